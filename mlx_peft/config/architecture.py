@@ -1,0 +1,91 @@
+"""What a Vision Transformer is made of, and how its images are prepared: the facts a name stands for.
+
+Field names are the keyword arguments of timm's ``VisionTransformer``, with strings where timm passes classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Architecture(BaseModel):
+    """Everything that decides the shapes and the forward pass of a ViT, the number of classes apart."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    img_size: int = Field(224, ge=1, description="side of the square input image, pixels")
+    patch_size: int = Field(16, ge=1, description="side of a square patch, pixels")
+    embed_dim: int = Field(768, ge=1)
+    depth: int = Field(12, ge=1)
+    num_heads: int = Field(12, ge=1)
+    mlp_ratio: float = Field(4.0, gt=0)
+    qkv_bias: bool = True
+    proj_bias: bool = Field(True, description="biases of proj, fc1 and fc2")
+    qk_norm: bool = False
+    scale_attn_norm: bool = Field(False, description="a norm between attention and proj")
+    scale_mlp_norm: bool = Field(False, description="a norm between the activation and fc2")
+    init_values: float | None = Field(None, description="layer scale's initial value; null: no layer scale")
+    class_token: bool = True
+    reg_tokens: int = Field(0, ge=0)
+    distilled: bool = Field(False, description="a distillation token and its own head; logits are the mean of both")
+    pos_embed: bool = True
+    no_embed_class: bool = Field(False, description="the position embedding covers patches only")
+    pre_norm: bool = False
+    final_norm: bool = True
+    fc_norm: bool | None = Field(None, description="final norm after pooling; null: only where global_pool is avg")
+    global_pool: Literal["token", "avg", "map"] = "token"
+    pool_include_prefix: bool = False
+    act_layer: Literal["gelu", "gelu_tanh", "quick_gelu", "silu"] = "gelu"
+    mlp_layer: Literal["mlp", "swiglu", "swiglu_packed"] = "mlp"
+    norm_layer: Literal["layernorm", "rmsnorm"] = "layernorm"
+    norm_eps: float = 1e-6
+    embed_norm: bool = Field(False, description="a norm inside the patch embedding")
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Architecture:
+        if self.img_size < self.patch_size:
+            raise ValueError(f"img_size {self.img_size} is smaller than patch_size {self.patch_size}")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        if self.global_pool == "token" and not self.class_token:
+            raise ValueError("global_pool 'token' needs class_token: true")
+        return self
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one side; pixels past the last whole patch are left out, as timm's convolution does."""
+        return self.img_size // self.patch_size
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Class, distillation and register tokens that stand before the patches."""
+        return int(self.class_token) + int(self.distilled) + self.reg_tokens
+
+    @property
+    def position_tokens(self) -> int:
+        """Length of the position embedding."""
+        return self.grid_size**2 + (0 if self.no_embed_class else self.num_prefix_tokens)
+
+    @property
+    def norm_after_pool(self) -> bool:
+        """Whether the final norm is ``fc_norm`` (after pooling) rather than ``norm`` (before)."""
+        return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the MLP's hidden layer."""
+        return int(self.embed_dim * self.mlp_ratio)
+
+
+class Preprocessing(BaseModel):
+    """How images were prepared for the weights: they must be prepared so again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: tuple[float, float, float] = Field(description="per channel, of values in 0..1")
+    std: tuple[float, float, float]
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    crop_pct: float = Field(0.875, gt=0, le=1, description="evaluation: crop side / resized side")
+    crop_mode: Literal["center", "squash", "border"] = "center"

@@ -1,0 +1,123 @@
+"""The experiment: everything a user may write in a configuration file, checked before any work is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mlx_peft.config.methods import Method
+
+
+class Section(BaseModel):
+    """A part of the experiment: frozen, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Model(Section):
+    name: str = Field(description="a timm name, with or without a tag: vit_small_patch16_224.augreg_in21k_ft_in1k")
+    weights: str = Field(
+        "timm", description="timm (the hub), none (random), package:NAME (shipped), or a file or folder"
+    )
+    image_size: int | None = Field(None, ge=1, description="pixels; null: the architecture's own")
+    args: dict[str, bool | int | float | str | None] = Field(
+        default_factory=dict, description="fields of the architecture to change, such as depth"
+    )
+    drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth of the last block; linear from 0")
+    head_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the head")
+
+
+class Split(Section):
+    """Fractions of the images that are held out where the data set has no such split of its own."""
+
+    val: float = Field(0.1, ge=0, lt=1)
+    test: float = Field(0.0, ge=0, lt=1)
+    seed: int = Field(0, ge=0, description="of the split alone; the experiment's seed does not move images")
+
+    @model_validator(mode="after")
+    def _leaves_training_images(self) -> Split:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val {self.val} and test {self.test} leave no training images")
+        return self
+
+
+class Augment(Section):
+    crop: Literal["none", "padded", "random_resized"] = "none"
+    padding: int = Field(4, ge=0, description="padded: pixels (of the stored image) on each side, reflected")
+    scale: tuple[float, float] = Field((0.08, 1.0), description="random_resized: share of the area")
+    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="random_resized: width / height")
+    flip: bool = Field(False, description="horizontal, with probability 1/2")
+
+
+class Data(Section):
+    name: str = Field(description="a data set: `mlx-peft ls datasets`")
+    root: Path = Field(Path("data"), description="the folder that holds it")
+    batch_size: int = Field(64, ge=1, description="images per optimiser step")
+    split: Split = Field(default_factory=Split)
+    augment: Augment = Field(default_factory=Augment)
+    download: bool = Field(False, description="fetch the data set where it is missing and may be fetched")
+    unreadable: Literal["refuse", "skip"] = Field("refuse", description="what to do with a broken image")
+    threads: int = Field(2, ge=1, description="that decode images; the pixels do not depend on it")
+
+
+class AdamW(Section):
+    """Decoupled weight decay (Loshchilov and Hutter 2019), with bias correction."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0, description="not applied to biases, norms, tokens and other vectors")
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+
+
+class SGD(Section):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"]
+    lr: float = Field(0.01, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="not applied to biases, norms, tokens and other vectors")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+
+
+class Schedule(Section):
+    """Learning rate as a share of the optimiser's, step by step."""
+
+    name: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of all steps, linear from 0")
+
+
+class Train(Section):
+    epochs: int = Field(10, ge=1)
+    optimizer: Annotated[AdamW | SGD, Field(discriminator="name")] = Field(default_factory=AdamW)
+    schedule: Schedule = Field(default_factory=Schedule)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the whole gradient; null: no clipping")
+    accumulate: int = Field(1, ge=1, description="a step's batch is computed in so many parts, to save memory")
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    gradient_checkpointing: bool = Field(False, description="recompute each block in the backward pass")
+    early_stopping: int | None = Field(None, ge=1, description="epochs without a better validation score")
+    log_every: int = Field(10, ge=1, description="steps")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps; null: after each epoch only")
+
+
+class Experiment(Section):
+    """One training run."""
+
+    backend: Literal["mlx", "torch"] = "mlx"
+    seed: int = Field(0, ge=0, lt=2**31)
+    model: Model
+    method: Method
+    data: Data
+    train: Train = Field(default_factory=Train)
+    track: list[Literal["tensorboard"]] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _parts_fit_the_batch(self) -> Experiment:
+        if self.data.batch_size % self.train.accumulate:
+            raise ValueError(
+                f"data.batch_size {self.data.batch_size} is not a multiple of train.accumulate {self.train.accumulate}"
+            )
+        return self

@@ -1,0 +1,99 @@
+"""What a backend gives the engine, and the one place where a backend's name is turned into code.
+
+Everything that crosses this border is NumPy: images as uint8 ``(batch, height, width, 3)`` exactly as decoded,
+targets as int32 ``(batch,)`` with ``IGNORED`` where a row only fills the batch up, tensors by timm's names.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Protocol, SupportsFloat
+
+import numpy as np
+
+from convert.base import Base
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.schema import Experiment
+
+IGNORED = -1
+"""The target of a row that fills a batch up: it adds nothing to the loss."""
+
+Tensors = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How many numbers are trained, and how many there are."""
+
+    adapter: int
+    head: int
+    total: int
+
+    @property
+    def trainable(self) -> int:
+        return self.adapter + self.head
+
+
+class Learner(Protocol):
+    """A model, its method and its optimiser, ready to train."""
+
+    parameters: Parameters
+
+    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float) -> SupportsFloat:
+        """One optimiser step on a batch. Returns the mean loss; reading it with ``float`` waits for the step."""
+        ...
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Evaluation mode: float32 ``(batch, classes)``."""
+        ...
+
+    def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, Tensors]:
+        """The loss of a batch in training mode, and its gradient for each trained parameter. Nothing is updated."""
+        ...
+
+    def adapter(self) -> Tensors:
+        """What was trained, the head included, float32, by parameter name: ``blocks.0.attn.qkv.lora_A``."""
+        ...
+
+    def load_adapter(self, tensors: Tensors) -> None:
+        """Sets what ``adapter`` returned. Raises ValueError where names or shapes differ."""
+        ...
+
+    def merged(self) -> Tensors:
+        """A plain timm state dictionary, float32, with the method merged into it. Raises UserError if it cannot be."""
+        ...
+
+    def state(self) -> Tensors:
+        """All that an exact resume needs: trained parameters, optimiser slots, counters, loss scale."""
+        ...
+
+    def load_state(self, state: Tensors) -> None:
+        """Sets what ``state`` returned, bit for bit."""
+        ...
+
+    def peak_memory(self) -> int:
+        """Bytes at the peak since the learner was built: the device's, or the process's on a CPU."""
+        ...
+
+
+class Backend(Protocol):
+    """The module of a backend."""
+
+    def build(self, experiment: Experiment, num_classes: int, base: Base) -> Learner: ...
+
+    def version(self) -> str:
+        """The framework, its version and its device, for ``env.json``: ``mlx 0.32.4 (cpu)``."""
+        ...
+
+
+BACKENDS = {"mlx": "mlx_peft.backend", "torch": "torch_ref.backend"}
+INSTALL = {"mlx": "pip install mlx-peft", "torch": "pip install 'mlx-peft[torch]'"}
+
+
+def load_backend(name: str) -> Backend:
+    """The backend of a name. Raises UserError where its framework is not installed."""
+    try:
+        return importlib.import_module(BACKENDS[name])  # type: ignore[return-value]
+    except ImportError as error:
+        raise UserError(f"the {name} backend cannot be loaded ({error}); install it with: {INSTALL[name]}") from error
