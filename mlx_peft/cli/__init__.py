@@ -1,0 +1,17 @@
+"""The commands. Nothing imports them; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """``mlx-peft``: the commands, on MLX unless a file or an option says otherwise."""
+    from mlx_peft.cli.app import app
+
+    app(prog_name="mlx-peft", obj="mlx")
+
+
+def torch_main() -> None:
+    """``torch-ref``: the same commands, on PyTorch."""
+    from mlx_peft.cli.app import app
+
+    app(prog_name="torch-ref", obj="torch")

@@ -1,0 +1,23 @@
+"""Images on disk to uint8 NumPy batches, the same whatever the backend and the number of threads."""
+
+from mlx_peft.data.dataset import ArrayImages, Dataset, FileImages, Images, Split
+from mlx_peft.data.pipeline import Batch, eval_batches, steps_per_epoch, train_batches
+from mlx_peft.data.reading import read_image
+from mlx_peft.data.recipe import eval_image
+from mlx_peft.data.registry import REGISTRY, open_dataset
+
+__all__ = [
+    "REGISTRY",
+    "ArrayImages",
+    "Batch",
+    "Dataset",
+    "FileImages",
+    "Images",
+    "Split",
+    "eval_batches",
+    "eval_image",
+    "open_dataset",
+    "read_image",
+    "steps_per_epoch",
+    "train_batches",
+]

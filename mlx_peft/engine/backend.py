@@ -7,33 +7,16 @@ targets as int32 ``(batch,)`` with ``IGNORED`` where a row only fills the batch 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from typing import Protocol, SupportsFloat
 
 import numpy as np
 
 from convert.base import Base
+from mlx_peft.config.border import IGNORED, Parameters, Tensors
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment
 
-IGNORED = -1
-"""The target of a row that fills a batch up: it adds nothing to the loss."""
-
-Tensors = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """How many numbers are trained, and how many there are."""
-
-    adapter: int
-    head: int
-    total: int
-
-    @property
-    def trainable(self) -> int:
-        return self.adapter + self.head
-
+__all__ = ["BACKENDS", "IGNORED", "Backend", "Learner", "Parameters", "Tensors", "load_backend"]
 
 class Learner(Protocol):
     """A model, its method and its optimiser, ready to train."""

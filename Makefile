@@ -1,0 +1,59 @@
+# `make` lists the targets. Nothing is needed but Python, make and the network.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+# One thread: the tests' arrays are small, and two BLAS libraries that each take every core slow each other down.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-cov setup format lint clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.demo-ready ## Adapt the shipped model to the digits, by LoRA and by a linear probe, and compare them
+	@rm -rf $(DEMO)
+	$(BIN)/mlx-peft train quickstart --out $(DEMO)/lora
+	$(BIN)/mlx-peft train quickstart method.name=linear --out $(DEMO)/linear
+	$(BIN)/mlx-peft report $(DEMO)
+
+test: $(VENV)/.dev-ready ## The tests, but for the slow ones
+	$(PYTEST)
+
+test-slow: $(VENV)/.dev-ready ## The slow tests
+	$(PYTEST) -m slow
+
+test-cov: $(VENV)/.dev-ready ## The tests, with the lines they do not reach
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered --cov-report=html
+
+setup: $(VENV)/.dev-ready ## A virtual environment with everything, and the hooks for git
+	$(BIN)/pre-commit install
+
+format: $(VENV)/.dev-ready ## Put the code in its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: $(VENV)/.dev-ready ## Everything that can be checked without running the code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## Remove the virtual environment, caches and build outputs; runs stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .coverage htmlcov build dist
+
+# Stamps: installing again only where pyproject.toml changed. pip, because it finds wheels that lie at hand, and all at
+# once, because torch and torchvision must match.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14) and "Python 3.10 to 3.13 is needed, this is %s: make PYTHON=python3.12" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo-ready: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.dev-ready: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.demo-ready

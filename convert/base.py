@@ -1,0 +1,134 @@
+"""The model that an experiment starts from: its weights, found or drawn, fitted to what is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from convert.files import listed
+from convert.fit import fit
+from convert.initial import initial_state
+from convert.timm import Checkpoint, from_file, from_folder, from_hub
+from mlx_peft.config.architecture import Architecture, Preprocessing
+from mlx_peft.config.border import Tensors
+from mlx_peft.config.errors import UserError, suggest
+from mlx_peft.config.packaged import packaged
+from mlx_peft.config.parameters import is_head
+from mlx_peft.config.registry import altered, find
+from mlx_peft.config.schema import Model
+
+
+@dataclass(frozen=True)
+class Base:
+    """A complete model before any method is applied to it.
+
+    Attributes:
+        name: timm's, with the tag where it is known.
+        source: where the weights came from: a hub id, a path, ``package:NAME`` or ``random``.
+        tensors: timm's state dictionary, float32 and C-contiguous, with head and position grid as asked for.
+        sha256: of the weights as found, heads excluded and nothing resized: what an adapter must meet again.
+        notes: what was replaced, resized or left out, for a person.
+    """
+
+    name: str
+    source: str
+    architecture: Architecture
+    preprocessing: Preprocessing
+    tensors: Tensors
+    sha256: str
+    notes: tuple[str, ...]
+
+
+def load_base(model: Model, num_classes: int, seed: int) -> Base:
+    """Finds a model's weights and fits them.
+
+    Args:
+        model: the experiment's ``model``.
+        num_classes: width of the head.
+        seed: of whatever the weights do not have.
+
+    Raises:
+        UserError: where the model or its weights are unknown, unreadable, or do not fit.
+    """
+    checkpoint = _open(model)
+    architecture = _wanted(model, checkpoint.architecture)
+    if checkpoint.preprocessing is None:
+        raise UserError(
+            f"model.name: timm has published no weights for {model.name!r}, so how its images are to be normalised is "
+            "unknown; name a folder in model.weights whose config.json says so (pretrained_cfg: mean, std, "
+            "interpolation, crop_pct)"
+        )
+    notes = list(checkpoint.notes)
+    if checkpoint.tensors is None:
+        tensors = initial_state(architecture, num_classes, seed)
+        digest = _sha256(tensors)
+    else:
+        digest = _sha256(checkpoint.tensors)
+        tensors, fitted = fit(
+            checkpoint.tensors,
+            architecture,
+            num_classes,
+            seed=seed,
+            resampling=checkpoint.resampling,
+            asked=model.args.keys(),
+            what=f"the weights of {checkpoint.source} and the model {model.name}",
+        )
+        notes += fitted
+    return Base(
+        name=checkpoint.name,
+        source=checkpoint.source,
+        architecture=architecture,
+        preprocessing=checkpoint.preprocessing,
+        tensors={name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()},
+        sha256=digest,
+        notes=tuple(notes),
+    )
+
+
+def _open(model: Model) -> Checkpoint:
+    if model.weights == "timm":
+        return from_hub(model.name)
+    if model.weights == "none":
+        entry = find(model.name)
+        return Checkpoint(entry.name, "random", entry.architecture, entry.preprocessing, entry.resampling)
+    if model.weights.startswith("package:"):
+        return _shipped(model)
+    path = Path(model.weights).expanduser()
+    if path.is_dir():
+        return from_folder(path, model.name, str(path))
+    if path.is_file() or path.suffix:
+        return from_file(path, model.name)
+    raise UserError(
+        f"model.weights: {model.weights!r} is no file or folder{suggest(model.weights, ['timm', 'none'])} "
+        "(timm, none, package:NAME, a file or a folder)"
+    )
+
+
+def _shipped(model: Model) -> Checkpoint:
+    name, folder = model.weights.removeprefix("package:"), packaged("models")
+    known = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if name not in known:
+        raise UserError(
+            f"model.weights: no model {name!r} is shipped{suggest(name, known)} ({listed(known) or 'none'})"
+        )
+    return from_folder(folder / name, model.name, model.weights)
+
+
+def _wanted(model: Model, architecture: Architecture) -> Architecture:
+    """The weights' own architecture with what the experiment changes in it."""
+    if "img_size" in model.args:
+        raise UserError("model.args.img_size: write model.image_size instead")
+    size = {} if model.image_size is None else {"img_size": model.image_size}
+    return altered(architecture, {**model.args, **size}, "model.args")
+
+
+def _sha256(tensors: Tensors) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(name for name in tensors if not is_head(name)):
+        tensor = np.ascontiguousarray(tensors[name], np.float32)
+        digest.update(f"{name} {tensor.shape}\n".encode())
+        digest.update(tensor.data)
+    return digest.hexdigest()

@@ -1,0 +1,135 @@
+"""A checkpoint's tensors made those of the model that is wanted, or refused with a list of what does not fit."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from math import isqrt
+
+from convert.files import listed
+from convert.initial import heads, initial_head, shapes
+from convert.resample import resize_patches, resize_positions
+from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.border import Tensors
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.registry import Resampling
+
+PATCHES = "patch_embed.proj.weight"
+
+
+def canonical(tensors: Tensors) -> Tensors:
+    """A checkpoint under timm's present names, as its ``checkpoint_filter_fn`` has them.
+
+    DeiT-3's layer scales, DINOv2's own names, patch embeddings kept as linear layers, and the representation layer of
+    old weights, which is dropped.
+    """
+    if "mask_token" in tensors:
+        tensors = _from_dinov2(tensors)
+    result = {}
+    for name, tensor in tensors.items():
+        if "pre_logits" in name:
+            continue
+        if name == PATCHES and tensor.ndim == 2:
+            side = isqrt(tensor.shape[1] // 3)
+            if 3 * side**2 == tensor.shape[1]:
+                tensor = tensor.reshape(-1, 3, side, side)
+        result[re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name)] = tensor
+    return result
+
+
+def _from_dinov2(tensors: Tensors) -> Tensors:
+    """With registers, DINOv2 adds a position to the class token and none to the registers: timm adds it beforehand."""
+    tensors = {name: tensor for name, tensor in tensors.items() if name != "mask_token"}
+    if {"register_tokens", "cls_token", "pos_embed"} <= tensors.keys():
+        positions = tensors["pos_embed"]
+        tensors["reg_token"] = tensors.pop("register_tokens")
+        tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
+        tensors["pos_embed"] = positions[:, 1:]
+    renamed = {"w12": "fc1", "w3": "fc2"}
+    return {re.sub(r"\.mlp\.(w12|w3)\.", lambda m: f".mlp.{renamed[m[1]]}.", name): t for name, t in tensors.items()}
+
+
+def fit(
+    tensors: Tensors,
+    architecture: Architecture,
+    num_classes: int,
+    *,
+    seed: int,
+    resampling: Resampling,
+    asked: Collection[str],
+    what: str,
+) -> tuple[Tensors, list[str]]:
+    """The tensors of ``shapes(architecture, num_classes)``, from a checkpoint's.
+
+    The position grid is resized, and a head of another width replaced by a fresh one. Fewer blocks or other patches
+    than the checkpoint's are made from it where the user asked for them, and are a misfit otherwise.
+
+    Args:
+        asked: the fields of the architecture that the user changed.
+        what: the checkpoint and the model, for an error.
+
+    Returns:
+        The tensors, and what was changed, in words.
+
+    Raises:
+        UserError: where anything else is missing, left over or of another shape.
+    """
+    tensors, notes = dict(tensors), []
+
+    if "depth" in asked:
+        depth = architecture.depth
+        surplus = {name for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name)) and int(match[1]) >= depth}
+        if surplus:
+            notes.append(f"blocks: those of the weights past the first {depth} are left out")
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in surplus}
+    if architecture.global_pool != "map" and "attn_pool.latent" in tensors:
+        notes.append(
+            f"attn_pool: the weights' attention pooling is left out, global_pool is {architecture.global_pool}"
+        )
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("attn_pool.")}
+
+    kernels, patch = tensors.get(PATCHES), architecture.patch_size
+    if "patch_size" in asked and kernels is not None and kernels.ndim == 4 and kernels.shape[2] != patch:
+        notes.append(f"patch_embed: {kernels.shape[2]} pixel patches resized to {patch}")
+        tensors[PATCHES] = resize_patches(kernels, patch, resampling)
+    positions, grid = tensors.get("pos_embed"), architecture.grid_size
+    if positions is not None and positions.ndim == 3 and architecture.pos_embed:
+        prefix = 0 if architecture.no_embed_class else architecture.num_prefix_tokens
+        side = isqrt(max(positions.shape[1] - prefix, 0))
+        if 0 < side != grid and side**2 + prefix == positions.shape[1]:
+            notes.append(f"pos_embed: {side} x {side} resized to {grid} x {grid}")
+            tensors["pos_embed"] = resize_positions(positions, prefix, grid, resampling)
+
+    fresh = initial_head(architecture, num_classes, seed)
+    for head in heads(architecture):
+        old = tensors.get(f"{head}.weight")
+        if old is None or old.shape[0] != num_classes:
+            having = "none" if old is None else f"one for {old.shape[0]}"
+            notes.append(f"{head}: a new one for {num_classes} classes, the weights have {having}")
+            tensors |= {name: tensor for name, tensor in fresh.items() if name.startswith(f"{head}.")}
+
+    _must_match(tensors, shapes(architecture, num_classes), what)
+    return tensors, notes
+
+
+def _must_match(tensors: Tensors, wanted: dict[str, tuple[int, ...]], what: str) -> None:
+    both = [name for name in wanted if name in tensors]
+    faults = {
+        "missing": _grouped(name for name in wanted if name not in tensors),
+        "left over": _grouped(name for name in tensors if name not in wanted),
+        "of another shape": [
+            f"{name} {tensors[name].shape}, not {wanted[name]}" for name in both if tensors[name].shape != wanted[name]
+        ],
+    }
+    if any(faults.values()):
+        lines = [f"  {fault}: {listed(names)}" for fault, names in faults.items() if names]
+        raise UserError("\n".join([f"{what} do not fit together", *lines]))
+
+
+def _grouped(names: Iterable[str]) -> list[str]:
+    """The same parameter of several blocks as one: ``blocks.*.ls1.gamma (12 blocks)``."""
+    groups = defaultdict(list)
+    for name in names:
+        groups[re.sub(r"^blocks\.\d+\.", "blocks.*.", name)].append(name)
+    return [some[0] if len(some) == 1 else f"{group} ({len(some)} blocks)" for group, some in groups.items()]

@@ -1,0 +1,150 @@
+"""Tensors that no checkpoint gave, drawn in NumPy as timm initialises them, so that both backends start equal.
+
+Each tensor has a stream of its own, seeded by the seed and its name: adding one moves no other.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.border import Tensors
+from mlx_peft.config.parameters import HEADS, is_head
+
+
+def generator(seed: int, name: str) -> np.random.Generator:
+    """The random stream of one tensor."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def kaiming_uniform(shape: tuple[int, ...], fan_in: int, seed: int, name: str) -> NDArray[np.float32]:
+    """float32 from U(-1, 1) / sqrt(fan_in): torch's ``kaiming_uniform_(a=sqrt(5))``, its default for weights."""
+    values: NDArray[np.float32] = generator(seed, name).uniform(-1, 1, shape).astype(np.float32)
+    values *= np.float32(fan_in**-0.5)
+    return values
+
+
+def heads(architecture: Architecture) -> tuple[str, ...]:
+    """The names of the classifiers: a distilled model has two."""
+    return HEADS if architecture.distilled else HEADS[:1]
+
+
+def shapes(architecture: Architecture, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """Every parameter of timm's model by name, in torch's layout: ``(out, in)``, and ``(dim, 3, patch, patch)``."""
+    dim, patch = architecture.embed_dim, architecture.patch_size
+    result: dict[str, tuple[int, ...]] = {}
+
+    def linear(name: str, outputs: int, inputs: int, bias: bool = True) -> None:
+        result[f"{name}.weight"] = (outputs, inputs)
+        if bias:
+            result[f"{name}.bias"] = (outputs,)
+
+    def norm(name: str, width: int, present: bool = True) -> None:
+        if present:
+            result[f"{name}.weight"] = (width,)
+            if architecture.norm_layer == "layernorm":
+                result[f"{name}.bias"] = (width,)
+
+    for name, count in (
+        ("cls_token", int(architecture.class_token)),
+        ("dist_token", int(architecture.distilled)),
+        ("reg_token", architecture.reg_tokens),
+    ):
+        if count:
+            result[name] = (1, count, dim)
+    if architecture.pos_embed:
+        result["pos_embed"] = (1, architecture.position_tokens, dim)
+    result["patch_embed.proj.weight"] = (dim, 3, patch, patch)
+    if not architecture.pre_norm:
+        result["patch_embed.proj.bias"] = (dim,)
+    norm("patch_embed.norm", dim, architecture.embed_norm)
+    norm("norm_pre", dim, architecture.pre_norm)
+
+    gated = {"mlp": ("fc1",), "swiglu": ("fc1_g", "fc1_x"), "swiglu_packed": ("fc1",)}[architecture.mlp_layer]
+    hidden = architecture.hidden_dim
+    inner = hidden // 2 if architecture.mlp_layer == "swiglu_packed" else hidden
+    for block in (f"blocks.{index}" for index in range(architecture.depth)):
+        norm(f"{block}.norm1", dim)
+        linear(f"{block}.attn.qkv", 3 * dim, dim, architecture.qkv_bias)
+        norm(f"{block}.attn.q_norm", dim // architecture.num_heads, architecture.qk_norm)
+        norm(f"{block}.attn.k_norm", dim // architecture.num_heads, architecture.qk_norm)
+        norm(f"{block}.attn.norm", dim, architecture.scale_attn_norm)
+        linear(f"{block}.attn.proj", dim, dim, architecture.proj_bias)
+        norm(f"{block}.norm2", dim)
+        for name in gated:
+            linear(f"{block}.mlp.{name}", hidden, dim, architecture.proj_bias)
+        norm(f"{block}.mlp.norm", inner, architecture.scale_mlp_norm)
+        linear(f"{block}.mlp.fc2", dim, inner, architecture.proj_bias)
+        if architecture.init_values is not None:
+            result |= {f"{block}.ls1.gamma": (dim,), f"{block}.ls2.gamma": (dim,)}
+
+    norm("norm", dim, architecture.final_norm and not architecture.norm_after_pool)
+    if architecture.global_pool == "map":
+        result["attn_pool.latent"] = (1, 1, dim)
+        linear("attn_pool.q", dim, dim)
+        linear("attn_pool.kv", 2 * dim, dim)
+        linear("attn_pool.proj", dim, dim)
+        norm("attn_pool.norm", dim)
+        linear("attn_pool.mlp.fc1", hidden, dim)
+        linear("attn_pool.mlp.fc2", dim, hidden)
+    norm("fc_norm", dim, architecture.final_norm and architecture.norm_after_pool)
+    for head in heads(architecture):
+        linear(head, num_classes, dim)
+    return result
+
+
+def initial_state(architecture: Architecture, num_classes: int, seed: int) -> Tensors:
+    """A whole ViT as timm initialises it, float32, by name."""
+    return {
+        name: _initial(name, shape, architecture, seed) for name, shape in shapes(architecture, num_classes).items()
+    }
+
+
+def initial_head(architecture: Architecture, num_classes: int, seed: int) -> Tensors:
+    """The classifier alone, or both of a distilled model: the tensors that ``initial_state`` has for it."""
+    every = shapes(architecture, num_classes)
+    return {name: _initial(name, every[name], architecture, seed) for name in every if is_head(name)}
+
+
+def _initial(name: str, shape: tuple[int, ...], architecture: Architecture, seed: int) -> NDArray[np.float32]:
+    random = generator(seed, name)
+    layer, kind = name.rpartition(".")[::2]
+    if kind in ("cls_token", "reg_token"):
+        return _normal(random, shape, 1e-6)
+    if kind in ("pos_embed", "dist_token"):
+        return _normal(random, shape, 0.02)
+    if kind == "latent":
+        return _truncated(random, shape, shape[-1] ** -0.5)
+    if kind == "gamma":
+        return np.full(shape, architecture.init_values, np.float32)
+    if layer == "patch_embed.proj":
+        return kaiming_uniform(shape, 3 * architecture.patch_size**2, seed, name)
+    if kind == "weight" and len(shape) == 1:
+        return np.ones(shape, np.float32)
+
+    values = np.zeros(shape, np.float32) if kind == "bias" else _normal(random, shape, 0.02)
+    if layer.startswith("blocks"):  # timm opens the gates of a SwiGLU: near-zero weights, biases of one
+        gate = {"swiglu": "fc1_g", "swiglu_packed": "fc1", "mlp": None}[architecture.mlp_layer]
+        if layer.rpartition(".")[2] == gate:
+            start = shape[0] // 2 if architecture.mlp_layer == "swiglu_packed" else 0
+            values[start:] = 1 if kind == "bias" else _normal(random, values[start:].shape, 1e-6)
+    return values
+
+
+def _normal(random: np.random.Generator, shape: tuple[int, ...], std: float) -> NDArray[np.float32]:
+    """N(0, std). timm cuts it off at +-2, which for its 0.02 is a hundred standard deviations and never happens."""
+    values = random.standard_normal(shape, np.float32)
+    values *= np.float32(std)
+    return values
+
+
+def _truncated(random: np.random.Generator, shape: tuple[int, ...], std: float) -> NDArray[np.float32]:
+    """N(0, std), cut off at two standard deviations."""
+    values = random.standard_normal(shape, np.float32)
+    while (outside := np.abs(values) > 2).any():
+        values[outside] = random.standard_normal(int(outside.sum()), np.float32)
+    values *= np.float32(std)
+    return values

@@ -1,0 +1,178 @@
+"""Adapters on disk, in Hugging Face PEFT's format: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+What PEFT has no words for (class names, the model, the method as it was written) lies as one JSON text in the metadata
+of the safetensors file, which PEFT does not look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from convert import lora
+from convert.files import new_folder, read_json, read_safetensors, write_json, write_safetensors
+from mlx_peft.config.architecture import Architecture, Preprocessing
+from mlx_peft.config.border import Tensors
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.methods import Full, Linear, LoRA, Method, MethodConfig
+from mlx_peft.config.parameters import HEADS
+from mlx_peft.config.registry import find
+from mlx_peft.config.schema import Model
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+METADATA = "mlx_peft"
+PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What was trained, with all that is needed to use it again.
+
+    Attributes:
+        tensors: by the names that a learner has for them; the head is always among them.
+        classes: names in the order of the head's rows; empty where the adapter does not say.
+        model: as in the experiment; None for an adapter that PEFT wrote, which does not know.
+        architecture: None where it is unknown; likewise ``preprocessing``.
+        base_sha256: of the base it was trained on; None where it is unknown.
+        source: where that base's weights came from.
+    """
+
+    method: Method
+    tensors: Tensors
+    classes: tuple[str, ...]
+    model: Model | None
+    architecture: Architecture | None
+    preprocessing: Preprocessing | None
+    base_sha256: str | None
+    source: str
+
+
+class Description(BaseModel):
+    """All of an adapter but its tensors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Method
+    classes: tuple[str, ...]
+    model: Model | None
+    architecture: Architecture | None
+    preprocessing: Preprocessing | None
+    base_sha256: str | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one method's adapters lie on disk.
+
+    Attributes:
+        peft_type: as ``adapter_config.json`` has it.
+        pack: a method and a learner's tensors to the method's part of the configuration and the tensors to store.
+        unpack: the inverse for the tensors; raises ValueError where they are not the method's.
+        from_peft: reads what PEFT wrote; None where PEFT has no such method.
+    """
+
+    peft_type: str
+    pack: Callable[[Any, Tensors], tuple[dict[str, Any], Tensors]]
+    unpack: Callable[[Any, Tensors], Tensors]
+    from_peft: Callable[[dict[str, Any], Tensors, Path], tuple[Any, Tensors]] | None = None
+
+
+def _plain(peft_type: str) -> Format:
+    """Tensors under their own names."""
+    return Format(peft_type, lambda method, tensors: ({}, tensors), lambda method, tensors: tensors)
+
+
+FORMATS: dict[type[MethodConfig], Format] = {
+    Linear: _plain("LINEAR"),
+    Full: _plain("FULL"),
+    LoRA: Format("LORA", lora.pack, lora.unpack, lora.from_peft),
+}
+
+
+def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
+    """Writes an adapter; the same adapter gives the same bytes. An earlier adapter in the folder is replaced.
+
+    Returns:
+        Notes for the user: that PEFT cannot read the method, where it cannot.
+
+    Raises:
+        UserError: where the folder holds other files, or cannot be written.
+    """
+    layout = FORMATS[type(adapter.method)]
+    config, tensors = layout.pack(adapter.method, adapter.tensors)
+    hub = adapter.model is not None and adapter.model.weights == "timm"
+    config |= {
+        "peft_type": layout.peft_type,
+        "task_type": None,
+        "base_model_name_or_path": adapter.source if hub or adapter.model is None else adapter.model.name,
+        "inference_mode": True,
+        "modules_to_save": [head for head in HEADS if f"{head}.weight" in tensors],
+    }
+    description = Description(**{name: getattr(adapter, name) for name in Description.model_fields})
+    with new_folder(folder, replaceable={CONFIG, WEIGHTS}) as new:
+        write_json(new / CONFIG, dict(sorted(config.items())))
+        write_safetensors(
+            new / WEIGHTS,
+            {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()},
+            {METADATA: description.model_dump_json()},
+        )
+    if layout.from_peft is None:
+        return [f"{folder}: Hugging Face PEFT has no method {adapter.method.name!r} and cannot read this adapter"]
+    return []
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Reads an adapter that ``write_adapter`` or PEFT wrote.
+
+    Raises:
+        UserError: where the folder holds no whole adapter, or one of a method that is not supported.
+    """
+    config = read_json(folder / CONFIG)
+    path = folder / WEIGHTS
+    if not path.exists() and (folder / "adapter_model.bin").exists():
+        raise UserError(f"{folder}: adapter_model.bin is a pickle; save the adapter again as {WEIGHTS}")
+    stored, metadata = read_safetensors(path)
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in stored.items()}
+    if METADATA not in metadata:
+        return _from_peft(config, tensors, folder)
+    try:
+        description = Description.model_validate_json(metadata[METADATA])
+        tensors = FORMATS[type(description.method)].unpack(description.method, tensors)
+    except ValidationError as error:
+        places = ", ".join(".".join(map(str, fault["loc"])) or fault["msg"] for fault in error.errors())
+        raise UserError(
+            f"{path}: its metadata is not understood ({places}); was it written by a later version?"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path}: not an adapter of the method its metadata names: {error}") from error
+    return Adapter(tensors=tensors, **{name: getattr(description, name) for name in Description.model_fields})
+
+
+def _from_peft(config: dict[str, Any], tensors: Tensors, folder: Path) -> Adapter:
+    readers = {layout.peft_type: layout.from_peft for layout in FORMATS.values() if layout.from_peft}
+    reader = readers.get(str(config.get("peft_type")))
+    if reader is None:
+        known = ", ".join(sorted(readers))
+        raise UserError(f"{folder / CONFIG}: peft_type {config.get('peft_type')!r} is not supported (known: {known})")
+    method, tensors = reader(config, tensors, folder)
+    source = str(config.get("base_model_name_or_path") or "unknown")
+    try:
+        entry = find(source.removeprefix("timm/"))
+    except UserError:
+        entry = None
+    return Adapter(
+        method=method,
+        tensors=tensors,
+        classes=(),
+        model=None,
+        architecture=None if entry is None else entry.architecture,
+        preprocessing=None if entry is None else entry.preprocessing,
+        base_sha256=None,
+        source=source,
+    )

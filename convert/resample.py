@@ -1,0 +1,74 @@
+"""Resizing as matrices: for position grids and patch kernels here, for images inside the backends' steps."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_peft.config.registry import Resampling
+
+
+def resample_matrix(
+    source: int, target: int, interpolation: str, antialias: bool, align_corners: bool = False
+) -> NDArray[np.float32]:
+    """The float32 matrix ``(target, source)`` that resizes one axis.
+
+    Antialiased, it is Pillow's filter, which widens with the reduction (bicubic with a = -0.5); otherwise it is plain
+    two-point or four-point interpolation as ``torch.nn.functional.interpolate`` has it (bicubic with a = -0.75, the
+    edge repeated).
+
+    Args:
+        interpolation: ``bilinear`` or ``bicubic``.
+        align_corners: the outermost samples coincide; without antialiasing only.
+    """
+    kernel, reach = {"bilinear": (_triangle, 1), "bicubic": (_cubic, 2)}[interpolation]
+    rows, columns = np.arange(target)[:, None], np.arange(source)
+    if antialias:
+        scale = source / target
+        width = max(scale, 1.0)
+        centre = (rows + 0.5) * scale
+        first = np.floor(np.maximum(centre - reach * width + 0.5, 0))
+        last = np.floor(np.minimum(centre + reach * width + 0.5, source))
+        weights = np.where((columns >= first) & (columns < last), kernel((columns + 0.5 - centre) / width, -0.5), 0)
+        return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
+
+    at = rows * ((source - 1) / max(target - 1, 1)) if align_corners else (rows + 0.5) * (source / target) - 0.5
+    taps = np.floor(at) + np.arange(1 - reach, reach + 1)
+    matrix = np.zeros((target, source))
+    np.add.at(matrix, (rows, np.clip(taps, 0, source - 1).astype(int)), kernel(taps - at, -0.75))
+    return matrix.astype(np.float32)
+
+
+def _triangle(x: NDArray[np.float64], _: float) -> NDArray[np.float64]:
+    return np.asarray(np.maximum(1 - np.abs(x), 0))
+
+
+def _cubic(x: NDArray[np.float64], a: float) -> NDArray[np.float64]:
+    """Keys 1981, "Cubic convolution interpolation for digital image processing"."""
+    x = np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+def resize_positions(positions: np.ndarray, prefix: int, grid: int, resampling: Resampling) -> np.ndarray:
+    """A position embedding ``(1, prefix + g * g, dim)`` for ``(1, prefix + grid * grid, dim)``, as timm resizes it.
+
+    The first ``prefix`` positions, those of class and other tokens, stay as they are.
+    """
+    before, patches = positions[:, :prefix], positions[0, prefix:]
+    side, dim = round(len(patches) ** 0.5), positions.shape[-1]
+    matrix = resample_matrix(side, grid, resampling.interpolation, resampling.antialias, resampling.align_corners)
+    resized = matrix @ (matrix @ patches.reshape(side, side * dim)).reshape(grid, side, dim)
+    return np.concatenate([before, resized.reshape(1, grid * grid, dim)], axis=1)
+
+
+def resize_patches(kernels: np.ndarray, size: int, resampling: Resampling) -> np.ndarray:
+    """Patch kernels ``(dim, 3, p, p)`` for ``(dim, 3, size, size)``: those that answer a resized patch alike.
+
+    With R the resizing of an axis it is P k P^T, P the pseudo-inverse of R^T (Beyer et al. 2023, FlexiViT, 3.4).
+    """
+    matrix = resample_matrix(kernels.shape[-1], size, resampling.interpolation, resampling.antialias)
+    inverse = np.linalg.pinv(matrix.T.astype(np.float64))
+    resized: np.ndarray = inverse @ kernels @ inverse.T
+    return resized.astype(np.float32)

@@ -1,0 +1,224 @@
+"""timm's checkpoints: from the hub, from a folder in its hub layout or from a file, and out into such a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from convert.files import listed, new_folder, read_json, read_tensors, write_json, write_safetensors
+from convert.fit import canonical
+from convert.hub import download
+from convert.initial import heads
+from mlx_peft.config.architecture import Architecture, Preprocessing
+from mlx_peft.config.border import Tensors
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.registry import Resampling, altered, find, tags
+
+if TYPE_CHECKING:
+    from convert.base import Base
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+TIMM_EPS = 1e-6
+"""The eps of a norm that timm's configuration names, as it can name no other."""
+
+NO_MATTER = {"num_classes", "weight_init", "fix_init", "dynamic_img_size", "dynamic_img_pad"} | {
+    f"{what}_rate" for what in ("drop", "pos_drop", "patch_drop", "proj_drop", "attn_drop", "drop_path")
+}
+"""Arguments of timm's that change neither the parameters nor the forward pass in evaluation."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights with all that is known about them, as found.
+
+    Attributes:
+        name: timm's, with the tag where it is known.
+        source: where the weights came from, for a person.
+        preprocessing: None where it is unknown.
+        tensors: under timm's names; None where they are yet to be drawn.
+        notes: cautions, for a person.
+    """
+
+    name: str
+    source: str
+    architecture: Architecture
+    preprocessing: Preprocessing | None
+    resampling: Resampling
+    tensors: Tensors | None = None
+    notes: tuple[str, ...] = ()
+
+
+def from_hub(name: str) -> Checkpoint:
+    """timm's published weights, downloaded once and kept in the hub's cache."""
+    entry = find(name)
+    if entry.hub_id is None or entry.hub_filename is None:
+        others = [tag for tag in tags(name.partition(".")[0]) if tag != entry.tag]
+        raise UserError(
+            f"model.weights: the hub has no weights for {name!r} (other tags: {', '.join(others) or 'none'}); "
+            "name a file, or write weights: none for random ones"
+        )
+    tensors = canonical(read_tensors(download(entry.hub_id, entry.hub_filename)))
+    notes = (f"{entry.name}: {entry.note}",) if entry.note else ()
+    return Checkpoint(
+        entry.name, entry.hub_id, entry.architecture, entry.preprocessing, entry.resampling, tensors, notes
+    )
+
+
+def from_file(path: Path, name: str) -> Checkpoint:
+    """Tensors alone: what they are is taken from the name.
+
+    Raises:
+        UserError: also where the weights published under the name were prepared in several ways and no tag tells which.
+    """
+    entry = find(name)
+    if entry.tag and not name.endswith(f".{entry.tag}"):
+        others = [find(f"{name}.{tag}") for tag in tags(name)]
+        recipes = {(other.preprocessing.mean, other.preprocessing.std) for other in others if other.preprocessing}
+        if len(recipes) > 1:
+            raise UserError(
+                f"model.name: weights called {name} normalise their images in different ways, and {path} does not say "
+                f"which: add a tag to the name ({', '.join(tags(name))})"
+            )
+    tensors = canonical(read_tensors(path))
+    return Checkpoint(entry.name, str(path), entry.architecture, entry.preprocessing, entry.resampling, tensors)
+
+
+def from_folder(folder: Path, name: str, source: str) -> Checkpoint:
+    """A model in timm's hub layout: its ``config.json`` says what it is, and the name must agree.
+
+    Raises:
+        UserError: where something is missing, or the configuration holds what is not understood.
+    """
+    path = folder / CONFIG
+    config = read_json(path)
+    pretrained = config.get("pretrained_cfg", config)
+    model = config.get("architecture")
+    if not isinstance(model, str) or not isinstance(pretrained, dict):
+        raise UserError(f"{path}: not a configuration of timm's: it names no architecture")
+    if model != name.partition(".")[0]:
+        raise UserError(f"model.name is {name!r}, but {path} is of a {model!r}")
+    entry = find(model)
+    size = {"img_size": pretrained["input_size"][-1]} if pretrained.get("input_size") else {}
+    arguments = config.get("model_args", {})
+    if not isinstance(arguments, dict):
+        raise UserError(f"{path}: model_args is no object")
+    tag = pretrained.get("tag")
+    weights = next((file for file in (folder / WEIGHTS, folder / "pytorch_model.bin") if file.is_file()), None)
+    if weights is None:
+        raise UserError(f"{folder}: no {WEIGHTS} in this folder")
+    return Checkpoint(
+        name=f"{model}.{tag}" if tag else model,
+        source=source,
+        architecture=altered(entry.architecture, size | _from_arguments(arguments, path), f"{path}: model_args"),
+        preprocessing=_preprocessing(pretrained, path),
+        resampling=entry.resampling,
+        tensors=canonical(read_tensors(weights)),
+    )
+
+
+def _preprocessing(config: Mapping[str, Any], path: Path) -> Preprocessing:
+    if missing := [key for key in ("mean", "std") if key not in config]:
+        raise UserError(
+            f"{path}: pretrained_cfg lacks {' and '.join(missing)}, without which images cannot be prepared"
+        )
+    try:
+        return Preprocessing(**{key: config[key] for key in Preprocessing.model_fields if key in config})
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise UserError(f"{path}: pretrained_cfg: {faults}") from error
+
+
+def _from_arguments(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """timm's ``model_args`` as fields of ``Architecture``."""
+    fields = {name: value for name, value in arguments.items() if value is not None and name not in NO_MATTER}
+    if fields.pop("in_chans", 3) != 3:
+        raise UserError(f"{path}: model_args.in_chans: only images of three channels are supported")
+    for side in ("img_size", "patch_size"):
+        if isinstance(value := fields.get(side), list):
+            if len(set(value)) != 1:
+                raise UserError(f"{path}: model_args.{side}: only squares are supported, not {value}")
+            fields[side] = value[0]
+    if "pos_embed" in fields:
+        fields["pos_embed"] = fields["pos_embed"] == "learn"
+    if "norm_layer" in fields:
+        fields["norm_eps"] = TIMM_EPS
+    if fields.pop("embed_norm_layer", None):
+        fields["embed_norm"] = True
+    return fields
+
+
+def _to_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
+    """The fields in which an architecture differs from what its name stands for, as timm's ``model_args``.
+
+    Raises:
+        UserError: for a difference that timm's configuration cannot express.
+    """
+    usual = find(name).architecture
+    changes = {key: value for key, value in architecture.model_dump().items() if value != getattr(usual, key)}
+    changes.pop("img_size", None)  # is pretrained_cfg's input_size
+    lost = changes.keys() & {"distilled", "mlp_layer"}
+    if changes.keys() & {"norm_layer", "norm_eps", "embed_norm"}:
+        lost |= (
+            set() if architecture.norm_eps == TIMM_EPS else changes.keys() & {"norm_layer", "norm_eps", "embed_norm"}
+        )
+        changes.pop("norm_eps", None)
+        changes["norm_layer"] = architecture.norm_layer
+        if architecture.embed_norm:
+            changes["embed_norm_layer"] = architecture.norm_layer
+        if changes.pop("embed_norm", True) is False:
+            lost |= {"embed_norm"}
+    if "fc_norm" in changes:
+        changes["fc_norm"] = architecture.norm_after_pool
+    if "pos_embed" in changes:
+        changes["pos_embed"] = "learn" if architecture.pos_embed else "none"
+    lost |= {key for key, value in changes.items() if value is None}
+    if lost:
+        raise UserError(f"timm's config.json cannot express that this {name} has another {listed(sorted(lost))}")
+    return changes
+
+
+def write_model(folder: Path, *, base: Base, tensors: Mapping[str, np.ndarray], classes: Sequence[str] = ()) -> None:
+    """Writes a whole model that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` and ``load_base`` open.
+
+    Args:
+        base: what the model was made from: name, architecture and preprocessing.
+        tensors: timm's state dictionary.
+        classes: names, in the order of the head's rows; none where they are unknown.
+
+    Raises:
+        UserError: where the folder exists and holds files, cannot be written, or timm has no words for the model.
+    """
+    name, _, tag = base.name.partition(".")
+    architecture, preprocessing = base.architecture, base.preprocessing
+    classifier = heads(architecture)
+    num_classes = len(tensors["head.weight"])
+    arguments = _to_arguments(architecture, name)
+    config = {
+        "architecture": name,
+        "num_classes": num_classes,
+        "num_features": architecture.embed_dim,
+        "global_pool": architecture.global_pool,
+        **({"label_names": list(classes)} if classes else {}),
+        **({"model_args": arguments} if arguments else {}),
+        "pretrained_cfg": {
+            **({"tag": tag} if tag else {}),
+            "custom_load": False,
+            "input_size": [3, architecture.img_size, architecture.img_size],
+            "fixed_input_size": True,
+            **preprocessing.model_dump(mode="json"),
+            "num_classes": num_classes,
+            "pool_size": None,
+            "first_conv": "patch_embed.proj",
+            "classifier": classifier[0] if len(classifier) == 1 else list(classifier),
+        },
+    }
+    with new_folder(folder) as new:
+        write_json(new / CONFIG, config)
+        write_safetensors(new / WEIGHTS, tensors)

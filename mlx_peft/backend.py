@@ -1,0 +1,215 @@
+"""MLX as a backend: a model, its method and its optimiser behind the engine's protocol, each step one compiled function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
+
+from convert.base import Base
+from mlx_peft import methods
+from mlx_peft.config.border import IGNORED, Parameters, Tensors
+from mlx_peft.config.parameters import is_head
+from mlx_peft.config.schema import Experiment
+from mlx_peft.models.preprocess import preprocess
+from mlx_peft.models.stochastic import randomness
+from mlx_peft.models.vit import VisionTransformer
+from mlx_peft.training import Arrays, Slots, Update, cross_entropy
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+PATCHES = "patch_embed.proj.weight"
+
+
+def version() -> str:
+    """``mlx 0.32.4 (cpu)``"""
+    return f"mlx {mx.__version__} ({mx.default_device().type.name})"
+
+
+def synchronize() -> None:
+    """Waits until everything that was asked for is computed."""
+    mx.synchronize()
+
+
+def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:
+    """For benchmarks: a function that computes one ``(batch, m, k) @ (batch, k, n)`` and waits for it."""
+    a, b = mx.random.normal((batch, m, k)), mx.random.normal((batch, k, n))
+    mx.eval(a, b)
+    return lambda: mx.eval(a @ b)
+
+
+def to_mlx(name: str, tensor: np.ndarray) -> mx.array:
+    """A tensor of timm's layout in MLX's: the patch convolution has its channels last."""
+    return mx.array(tensor.transpose(0, 2, 3, 1) if name == PATCHES else tensor)
+
+
+def to_timm(name: str, array: mx.array) -> np.ndarray:
+    """The reverse of ``to_mlx``, in float32."""
+    tensor = np.array(array.astype(mx.float32))
+    return np.ascontiguousarray(tensor.transpose(0, 3, 1, 2)) if name == PATCHES else tensor
+
+
+def load(model: VisionTransformer, tensors: Tensors) -> None:
+    """Sets parameters by name. Raises ValueError where a name is unknown or a shape differs."""
+    model.load_weights([(name, to_mlx(name, tensor)) for name, tensor in tensors.items()], strict=False)
+    known = dict(tree_flatten(model.parameters()))
+    for name, tensor in tensors.items():
+        if name not in known:
+            raise ValueError(f"{name} is no parameter of the model")
+        if to_timm(name, known[name]).shape != tensor.shape:
+            raise ValueError(f"{name} has the shape {tensor.shape}")
+
+
+def trained(model: VisionTransformer) -> Arrays:
+    """What is trained, by name."""
+    return dict(tree_flatten(model.trainable_parameters()))
+
+
+class Learner:
+    """See ``mlx_peft.engine.backend.Learner``. One thread must own it: MLX's lazy arrays belong to theirs."""
+
+    def __init__(self, experiment: Experiment, num_classes: int, base: Base):
+        self.experiment, self.base = experiment, base
+        self.dtype = DTYPES[experiment.train.precision]
+        self.model = VisionTransformer(
+            base.architecture, num_classes, experiment.model.drop_path, experiment.model.head_dropout
+        )
+        self.model.checkpointing = experiment.train.gradient_checkpointing
+        load(self.model, base.tensors)
+        methods.apply(self.model, experiment.method, experiment.seed)
+        self.trained = trained(self.model)
+        frozen = [(n, p) for n, p in tree_flatten(self.model.parameters()) if n not in self.trained]
+        self.model.update(tree_unflatten([(n, p.astype(self.dtype)) for n, p in frozen]))
+        sizes = {name: p.size for name, p in self.trained.items()}
+        head = sum(size for name, size in sizes.items() if is_head(name))
+        self.parameters = Parameters(
+            adapter=sum(sizes.values()) - head, head=head, total=sum(sizes.values()) + sum(p.size for _, p in frozen)
+        )
+        self.update = Update(experiment.train, self.trained)
+        self.slots = self.update.initial_slots(self.trained)
+        self.step = 0
+        self._step = mx.compile(self._whole_step)
+        self._gradients = mx.compile(self._loss_and_gradients)
+        self._update = mx.compile(self.update)
+        self._forward = mx.compile(self._evaluate)
+        mx.eval(self.model.parameters(), self.slots)
+        mx.reset_peak_memory()
+
+    # Traced functions: everything that changes comes in as an argument and goes out as a result.
+
+    def _input(self, images: mx.array) -> mx.array:
+        return preprocess(images, self.base.preprocessing, self.base.architecture.img_size, self.dtype)
+
+    def _loss(self, parameters: Arrays, images: mx.array, targets: mx.array, count: mx.array) -> mx.array:
+        self.model.update(tree_unflatten(list(parameters.items())))
+        return cross_entropy(self.model(self._input(images)), targets, count, self.experiment.train.label_smoothing)
+
+    def _loss_and_gradients(
+        self, parameters: Arrays, images: mx.array, targets: mx.array, count: mx.array, scale: Any, key: mx.array
+    ) -> tuple[mx.array, Arrays]:
+        def scaled(parameters: Arrays) -> tuple[mx.array, mx.array]:
+            loss = self._loss(parameters, images, targets, count)
+            return loss * scale, loss
+
+        self.model.train()
+        with randomness(key):
+            (_, loss), gradients = mx.value_and_grad(scaled)(parameters)
+        return loss, gradients
+
+    def _whole_step(
+        self, parameters: Arrays, slots: Slots, images: mx.array, targets: mx.array, count: mx.array, lr: mx.array,
+        key: mx.array,
+    ) -> tuple[Arrays, Slots, mx.array]:  # fmt: skip
+        scale = self.update.scale(slots)
+        loss, gradients = self._loss_and_gradients(parameters, images, targets, count, scale, key)
+        return *self.update(parameters, slots, gradients, lr), loss
+
+    def _evaluate(self, parameters: Arrays, images: mx.array) -> mx.array:
+        self.model.eval()
+        self.model.update(tree_unflatten(list(parameters.items())))
+        return self.model(self._input(images)).astype(mx.float32)
+
+    # The protocol.
+
+    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float) -> mx.array:
+        count = mx.array(max(1, int((targets != IGNORED).sum())), mx.float32)
+        seed, parts = self.experiment.seed << 32 | self.step, self.experiment.train.accumulate
+        if parts == 1:
+            self.trained, self.slots, loss = self._step(
+                self.trained, self.slots, mx.array(images), mx.array(targets), count, mx.array(lr), mx.random.key(seed)
+            )
+        else:
+            loss = self._accumulated_step(images, targets, count, lr, mx.random.split(mx.random.key(seed), parts))
+        self.step += 1
+        mx.async_eval(loss, self.trained, self.slots)
+        self._settle()
+        return loss
+
+    def _accumulated_step(
+        self, images: np.ndarray, targets: np.ndarray, count: mx.array, lr: float, keys: mx.array
+    ) -> mx.array:
+        loss, total = mx.array(0.0), None
+        scale = self.update.scale(self.slots)
+        for key, x, y in zip(keys, np.split(images, len(keys)), np.split(targets, len(keys)), strict=True):
+            part, gradients = self._gradients(self.trained, mx.array(x), mx.array(y), count, mx.array(scale), key)
+            total = gradients if total is None else {name: total[name] + g for name, g in gradients.items()}
+            loss = loss + part
+            mx.eval(loss, total)  # lets go of this part's activations before the next
+        self.trained, self.slots = self._update(self.trained, self.slots, total, mx.array(lr))
+        return loss
+
+    def _settle(self) -> None:
+        """Puts real arrays back where tracing left its own."""
+        self.model.update(tree_unflatten(list(self.trained.items())))
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        logits = np.array(self._forward(self.trained, mx.array(images)))
+        self._settle()
+        return logits
+
+    def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, Tensors]:
+        self.model.train()
+        count = mx.array(max(1, int((targets != IGNORED).sum())), mx.float32)
+        value_and_grad = mx.value_and_grad(partial(self._loss, images=mx.array(images), targets=mx.array(targets), count=count))
+        loss, gradients = value_and_grad(self.trained)
+        self._settle()
+        return float(loss), {name: to_timm(name, g) for name, g in gradients.items()}
+
+    def adapter(self) -> Tensors:
+        return {name: to_timm(name, p) for name, p in self.trained.items()}
+
+    def load_adapter(self, tensors: Tensors) -> None:
+        if differing := tensors.keys() ^ self.trained.keys():
+            raise ValueError(f"these tensors are missing or unknown: {', '.join(sorted(differing))}")
+        load(self.model, tensors)
+        self.trained = trained(self.model)
+
+    def merged(self) -> Tensors:
+        replaced = methods.merge(self.model)
+        tensors = {name: to_timm(name, p) for name, p in tree_flatten(self.model.parameters())}
+        methods.unmerge(self.model, replaced)
+        return tensors
+
+    def state(self) -> Tensors:
+        arrays = tree_flatten({"parameters": self.trained, "slots": self.slots})
+        return {name: np.array(a) for name, a in arrays} | {"step": np.array(self.step)}
+
+    def load_state(self, state: Tensors) -> None:
+        # Same nesting and same order: a compiled function takes its arguments' leaves as they come.
+        self.trained = {name: mx.array(state[f"parameters.{name}"]) for name in self.trained}
+        self.slots = tree_map_with_path(lambda name, _: mx.array(state[f"slots.{name}"]), self.slots)
+        self.step = int(state["step"])
+        self._settle()
+
+    def peak_memory(self) -> int:
+        return mx.get_peak_memory()
+
+
+def build(experiment: Experiment, num_classes: int, base: Base) -> Learner:
+    """A learner on MLX's default device."""
+    if mx.metal.is_available():  # keeps the model's pages resident; unverified on Metal
+        mx.set_wired_limit(mx.device_info()["max_recommended_working_set_size"])
+    return Learner(experiment, num_classes, base)

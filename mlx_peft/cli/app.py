@@ -1,0 +1,55 @@
+"""The application: which commands there are, and what becomes of a user's mistake."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from mlx_peft.cli import bench, cat, config, cp, eval, ls, merge, parity, predict, report, train
+from mlx_peft.config.errors import UserError
+
+
+class Commands(TyperGroup):
+    """Answers a user's mistake with one message and status 2, and an interrupt with status 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            typer.echo(f"{typer.style('error:', fg='red', bold=True)} {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+for module in (train, eval, predict, merge, parity, bench, report, ls, cat, cp):
+    app.command()(getattr(module, module.__name__.rpartition(".")[2]))
+app.add_typer(config.app, name="config")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"mlx-peft {version('mlx-peft')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Parameter-efficient fine-tuning of Vision Transformers, on MLX and PyTorch."""

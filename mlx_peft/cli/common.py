@@ -1,0 +1,76 @@
+"""What several commands share: their arguments, and reading the experiment that they name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mlx_peft.config.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from mlx_peft.config.schema import Experiment
+
+BackendName = Literal["mlx", "torch"]
+
+Config = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML file, or a recipe's name: see `ls recipes`.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Values over CONFIG's: method.rank=16.", show_default=False),
+]
+Backend = Annotated[
+    BackendName | None,
+    typer.Option("--backend", metavar="mlx|torch", help="What computes: mlx or torch.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON document to standard output, nothing else.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.", show_default=False)]
+RunOrAdapter = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="A finished run, an adapter, or a folder of several of either.", show_default=False
+    ),
+]
+AdapterName = Annotated[
+    str | None,
+    typer.Option("--adapter", metavar="NAME", help="Which one, where the folder holds several.", show_default=False),
+]
+
+
+def read_experiment(
+    ctx: typer.Context, config: str, overrides: list[str] | None, backend: BackendName | None = None
+) -> Experiment:
+    """The experiment that a command line describes, its names of models and data sets checked too."""
+    from mlx_peft.config import files, recipes, registry
+    from mlx_peft.data import REGISTRY
+
+    chosen = [f"backend={backend}"] if backend else []
+    return files.load(
+        recipes.locate(config),
+        [*(overrides or []), *chosen],
+        defaults={"backend": ctx.obj},
+        checks={"model.name": registry.find, "data.name": one_of(REGISTRY, "data set")},
+    )
+
+
+def one_of(known: Collection[str], what: str) -> Callable[[str], None]:
+    """A check that raises UserError, with the nearest names, at a name that is not known."""
+
+    def check(name: str) -> None:
+        if name not in known:
+            raise UserError(f"unknown {what} {name!r}" + (suggest(name, known) or f"; known: {', '.join(known)}"))
+
+    return check
+
+
+def backend_of(ctx: typer.Context, chosen: BackendName | None) -> BackendName:
+    """The backend that is asked for, or the command's own: ``torch-ref`` opens what MLX trained with torch."""
+    return chosen or ctx.obj
+
+
+def echo_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,34 @@
+"""``config``: what an experiment amounts to, and whether it is right."""
+
+from __future__ import annotations
+
+import typer
+
+from mlx_peft.cli.common import Backend, Config, Overrides, echo_json, read_experiment
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show, check or explain configurations.")
+
+
+@app.command()
+def show(ctx: typer.Context, config: Config, overrides: Overrides = None, backend: Backend = None) -> None:
+    """Show an experiment with every default written out."""
+    experiment = read_experiment(ctx, config, overrides, backend)
+
+    from mlx_peft.config.files import dump
+
+    typer.echo(dump(experiment), nl=False)
+
+
+@app.command()
+def validate(ctx: typer.Context, config: Config, overrides: Overrides = None) -> None:
+    """Check an experiment without running it; all that is wrong is said at once."""
+    read_experiment(ctx, config, overrides)
+    typer.echo(f"{config}: valid")
+
+
+@app.command()
+def schema() -> None:
+    """Show every key there is, as a JSON Schema: editors complete and check YAML with it."""
+    from mlx_peft.config.schema import Experiment
+
+    echo_json(Experiment.model_json_schema())

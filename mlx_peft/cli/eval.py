@@ -1,0 +1,27 @@
+"""``eval``: how good a run is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from mlx_peft.cli.common import AsJson, Backend, Run, backend_of, echo_json
+
+
+def eval(
+    ctx: typer.Context,
+    run: Run,
+    split: Annotated[Literal["val", "test"], typer.Option(metavar="val|test", help="Images to evaluate on.")] = "test",
+    backend: Backend = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a finished run on images it was not trained on."""
+    from mlx_peft.engine.load import evaluate_run
+    from mlx_peft.report.summary import metrics_line
+
+    metrics = evaluate_run(run, split, backend_of(ctx, backend))
+    if as_json:
+        echo_json({"run": str(run), "split": split, "metrics": metrics})
+    else:
+        typer.echo(metrics_line(split, metrics))

@@ -1,0 +1,34 @@
+"""``predict``: the classes of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlx_peft.cli.common import AdapterName, AsJson, Backend, RunOrAdapter, backend_of, echo_json
+
+
+def predict(
+    ctx: typer.Context,
+    run: RunOrAdapter,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)],
+    adapter: AdapterName = None,
+    top: Annotated[int, typer.Option(min=1, metavar="K", help="How many classes to show for each image.")] = 1,
+    backend: Backend = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is in images."""
+    from mlx_peft.engine import load
+
+    loaded = load.load_run(run, backend_of(ctx, backend), name=adapter)
+    results = load.predict(loaded, images, top)
+    if as_json:
+        echo_json(results)
+        return
+    width = max(len(str(path)) for path in images)
+    for result in results:
+        for rank, guess in enumerate(result["predictions"]):
+            image = "" if rank else result["image"]
+            typer.echo(f"{image:<{width}}  {100 * guess['probability']:5.1f} %  {guess['class']}")

@@ -1,0 +1,91 @@
+"""How a run is watched: bars on a terminal, plain lines in a log; both on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from mlx_peft.engine.progress import EpochEvent, StepEvent
+from mlx_peft.report.format import percent, seconds, size
+
+
+@contextmanager
+def watch() -> Iterator[Lines | Bars]:
+    """The watcher that suits standard error, for as long as the block runs."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        yield Lines()
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[facts]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        yield Bars(bars)
+
+
+class Lines:
+    """One plain line for each logged step, and one for each epoch."""
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def start(self, step: int, steps: int, epochs: int) -> None:
+        self.note(f"{steps} steps in {epochs} epochs" + (f", {step} of them done" if step else ""))
+
+    def step(self, event: StepEvent) -> None:
+        if event.logged:
+            self.note(f"step {event.step}/{event.steps}  epoch {event.epoch}/{event.epochs}  {step_facts(event)}")
+
+    def evaluating(self, split: str) -> None:
+        """Says nothing: the epoch's own line follows."""
+
+    def epoch(self, event: EpochEvent) -> None:
+        self.note(epoch_line(event))
+
+
+class Bars:
+    """A bar over all the steps, a line above it for each epoch."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._task = bars.add_task("loading", total=None, facts="")
+
+    def note(self, text: str) -> None:
+        self._bars.console.print(text, markup=False)
+
+    def start(self, step: int, steps: int, epochs: int) -> None:
+        self._bars.reset(self._task, total=steps, completed=step, description=f"epoch 1/{epochs}", facts="")
+
+    def step(self, event: StepEvent) -> None:
+        description = f"epoch {event.epoch}/{event.epochs}"
+        self._bars.update(self._task, completed=event.step, description=description, facts=short_facts(event))
+
+    def evaluating(self, split: str) -> None:
+        self._bars.update(self._task, description=f"evaluating {split}")
+
+    def epoch(self, event: EpochEvent) -> None:
+        self.note(epoch_line(event))
+
+
+def step_facts(event: StepEvent) -> str:
+    return f"loss {event.loss:.4f}  lr {event.lr:.2e}  {event.images_per_second:.0f} images/s  {size(event.peak_bytes)}"
+
+
+def short_facts(event: StepEvent) -> str:
+    return f"loss {event.loss:.3f} {event.images_per_second:.0f} img/s {size(event.peak_bytes)}"
+
+
+def epoch_line(event: EpochEvent) -> str:
+    parts = [f"epoch {event.epoch}/{event.epochs}", f"loss {event.train_loss:.4f}"]
+    if event.val:
+        parts.append(f"val top-1 {percent(event.val['top1'])} %" + (" (best)" if event.best else ""))
+    return "  ".join([*parts, seconds(event.seconds)])

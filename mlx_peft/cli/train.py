@@ -1,0 +1,52 @@
+"""``train``: fine-tune a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlx_peft.cli.common import AsJson, Backend, Config, Overrides, echo_json, read_experiment
+
+if TYPE_CHECKING:
+    from mlx_peft.config.schema import Experiment
+
+
+def train(
+    ctx: typer.Context,
+    config: Config,
+    overrides: Overrides = None,
+    backend: Backend = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Folder of the run; runs/CONFIG/METHOD-BACKEND-SEED if left out."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune a model as CONFIG says."""
+    experiment = read_experiment(ctx, config, overrides, backend)
+    run = out or default_run(config, experiment)
+
+    from mlx_peft.cli.progress import watch
+    from mlx_peft.engine.stop import Interrupted
+    from mlx_peft.engine.train import train
+    from mlx_peft.report.summary import summary
+
+    with watch() as progress:
+        progress.note(f"{experiment.method.name} on {experiment.data.name} with {experiment.backend}, in {run}")
+        try:
+            result = train(experiment, run, resume=resume, progress=progress)
+        except Interrupted as stopped:
+            progress.note(str(stopped))
+            raise typer.Exit(130) from None
+    if as_json:
+        echo_json(result)
+    else:
+        typer.echo(f"{summary(result)}\nadapter  {run / 'adapter'}")
+
+
+def default_run(config: str, experiment: Experiment) -> Path:
+    """``runs/quickstart/lora-mlx-0``."""
+    return Path("runs") / Path(config).stem / f"{experiment.method.name}-{experiment.backend}-{experiment.seed}"

@@ -1,0 +1,18 @@
+"""What a parameter's name says of it."""
+
+from __future__ import annotations
+
+HEADS = ("head", "head_dist")
+"""The classifiers: trained under every method, and counted apart."""
+
+TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed", "attn_pool.latent")
+
+
+def is_head(name: str) -> bool:
+    """Whether the parameter belongs to a classifier."""
+    return name.partition(".")[0] in HEADS
+
+
+def decays(name: str, ndim: int) -> bool:
+    """Whether weight decay applies: to matrices, but not to biases, norms, scales, tokens and positions."""
+    return ndim > 1 and name not in TOKENS

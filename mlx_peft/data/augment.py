@@ -1,0 +1,65 @@
+"""Shuffling and augmentation as pure functions of (seed, epoch, index): the same whatever thread draws them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+_SHUFFLE = 1
+ATTEMPTS = 10
+"""How often a random box is tried before the centre is taken, as in torchvision and timm."""
+
+
+def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The random numbers of one image in one epoch. They are drawn in a fixed order: the crop, then the flip."""
+    return np.random.default_rng([seed, epoch, index])
+
+
+def shuffle(size: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch: a permutation of ``range(size)``, int64."""
+    # A fourth word, since NumPy takes [seed, epoch] for [seed, epoch, 0]: the numbers of the first image.
+    return np.random.default_rng([seed, epoch, 0, _SHUFFLE]).permutation(size)
+
+
+def random_resized_box(
+    rng: np.random.Generator, size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random box in an image of `size` (height, width): timm's algorithm.
+
+    Its area is uniform in `scale` times the image's, its width / height log-uniform in `ratio`; where ATTEMPTS boxes
+    did not fit, the largest central one with an allowed ratio.
+    """
+    height, width = size
+    for _ in range(ATTEMPTS):
+        area = rng.uniform(*scale) * height * width
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            top, left = rng.integers(0, height - box_height + 1), rng.integers(0, width - box_width + 1)
+            return int(top), int(left), box_height, box_width
+    box_width, box_height = width, height
+    if width / height < ratio[0]:
+        box_height = max(1, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        box_width = max(1, round(height * ratio[1]))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def padded_crop(rng: np.random.Generator, image: np.ndarray, padding: int) -> np.ndarray:
+    """A window of the image's own size out of the image padded on each side by reflection."""
+    down, right = rng.integers(0, 2 * padding + 1, 2) - padding
+    height, width = image.shape[:2]
+    rows, columns = _reflect(np.arange(height) + down, height), _reflect(np.arange(width) + right, width)
+    window: np.ndarray = image[rows[:, None], columns]
+    return window
+
+
+def _reflect(indices: np.ndarray, size: int) -> np.ndarray:
+    """Indices outside ``range(size)`` mirrored into it, the border itself not repeated."""
+    if size == 1:
+        return np.zeros_like(indices)
+    period = 2 * (size - 1)
+    folded: np.ndarray = indices % period
+    mirrored: np.ndarray = np.minimum(folded, period - folded)
+    return mirrored

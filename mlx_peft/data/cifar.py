@@ -1,0 +1,250 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from the Python or the binary version, as a folder or as the archive."""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mlx_peft.config import schema
+from mlx_peft.config.errors import UserError
+from mlx_peft.data.dataset import ArrayImages, Dataset, Split
+from mlx_peft.data.download import Remote, fetch
+from mlx_peft.data.pickles import unpickle
+from mlx_peft.data.splits import hold_out
+
+SIDE = 32
+_PIXELS = 3 * SIDE * SIDE
+_MAX_MEMBER = 2**28
+"""Bytes of the largest file that is read out of an archive: the real ones have at most 155 MB."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One of the two published forms of a set: where its files are, and how they are read."""
+
+    folder: str
+    archive: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    names: str
+    read_batch: Callable[[Cifar, bytes, str], tuple[np.ndarray, np.ndarray]]
+    read_names: Callable[[Cifar, bytes, str], list[str]]
+
+
+@dataclass(frozen=True)
+class Cifar:
+    """What distinguishes CIFAR-10 from CIFAR-100."""
+
+    name: str
+    classes: int
+    train_size: int
+    test_size: int
+    labels_key: str
+    names_key: str
+    label_bytes: int
+    versions: tuple[Version, ...]
+    remote: Remote
+
+
+def open_cifar10(config: schema.Data) -> Dataset:
+    """The official 50,000 training and 10,000 test images; validation images are held out of the former."""
+    return open_cifar(CIFAR10, config)
+
+
+def open_cifar100(config: schema.Data) -> Dataset:
+    """The official 50,000 training and 10,000 test images, with the 100 fine labels."""
+    return open_cifar(CIFAR100, config)
+
+
+def open_cifar(cifar: Cifar, config: schema.Data) -> Dataset:
+    """Finds, reads and checks a set. Raises UserError where it is missing, damaged or not the whole set."""
+    found = _find(cifar, config.root)
+    notes: tuple[str, ...] = ()
+    if found is None and config.download:
+        fetch(cifar.remote, config.root)
+        notes = (f"downloaded {cifar.remote.url}",)
+        found = _find(cifar, config.root)
+    if found is None:
+        known = " or ".join(f"{version.folder}/, {version.archive}" for version in cifar.versions)
+        raise UserError(
+            f"{cifar.name}: none of {known} is in {config.root}; set data.download: true "
+            f"({cifar.remote.size / 2**20:.0f} MiB from {cifar.remote.url}), or data.root to where it is"
+        )
+    version, place = found
+    wanted = (*version.train, *version.test, version.names)
+    files = _archive_members(place, version.folder, wanted) if place.is_file() else _folder_files(place, wanted)
+    classes = version.read_names(cifar, files[version.names], f"{place}: {version.names}")
+    if len(classes) != cifar.classes:
+        raise UserError(f"{place}: {version.names}: {len(classes)} class names, not {cifar.classes}")
+    splits = {}
+    for split, names, size in (("train", version.train, cifar.train_size), ("test", version.test, cifar.test_size)):
+        batches = [_checked(cifar, version, files.pop(name), f"{place}: {name}") for name in names]
+        pixels, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        if len(labels) != size:
+            raise UserError(f"{place}: {len(labels)} {split} images, not {size}: not the whole of {cifar.name}")
+        splits[split] = Split(split, ArrayImages.whole(pixels, split), labels)
+    return hold_out(cifar.name, tuple(classes), splits["train"], config.split, test=splits["test"], notes=notes)
+
+
+def _find(cifar: Cifar, root: Path) -> tuple[Version, Path] | None:
+    for version in cifar.versions:
+        for folder in (root / version.folder, root):
+            if (folder / version.names).is_file() and (folder / version.test[0]).is_file():
+                return version, folder
+    for version in cifar.versions:
+        for archive in (root / version.archive, root):
+            if archive.is_file() and archive.name == version.archive:
+                return version, archive
+    return None
+
+
+def _folder_files(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    try:
+        return {name: (folder / name).read_bytes() for name in names}
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def _archive_members(archive: Path, folder: str, names: tuple[str, ...]) -> dict[str, bytes]:
+    """The wanted files of an archive, in memory: nothing is extracted, so no member can land anywhere."""
+    paths = {f"{folder}/{name}": name for name in names}
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(archive, "r|gz") as members:
+            for member in members:
+                name = paths.get(member.name.removeprefix("./"))
+                if name is None or name in found or not member.isreg():
+                    continue
+                if member.size > _MAX_MEMBER:
+                    raise UserError(f"{archive}: {member.name} has {member.size} bytes; that is not {folder}")
+                file = members.extractfile(member)
+                found[name] = file.read() if file else b""
+                if len(found) == len(paths):
+                    return found
+    except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
+        raise UserError(f"{archive}: not a readable tar.gz archive ({error}); fetch it again") from error
+    missing = [path for path, name in paths.items() if name not in found]
+    raise UserError(f"{archive}: no {missing[0]} in the archive")
+
+
+def _checked(cifar: Cifar, version: Version, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """One file's images, uint8 ``(n, 32, 32, 3)``, and labels, int64 ``(n,)``."""
+    flat, labels = version.read_batch(cifar, data, where)
+    if flat.dtype != np.uint8 or flat.ndim != 2 or flat.shape[1] != _PIXELS or labels.shape != flat.shape[:1]:
+        raise UserError(
+            f"{where}: data {flat.dtype} {flat.shape} and labels {labels.shape} are not rows of {_PIXELS} uint8"
+        )
+    if labels.size and not 0 <= labels.min() <= labels.max() < cifar.classes:
+        raise UserError(f"{where}: labels {labels.min()} to {labels.max()}, not 0 to {cifar.classes - 1}")
+    return flat.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1), labels
+
+
+def _python_batch(cifar: Cifar, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+    content = _dictionary(data, where, "data", cifar.labels_key)
+    labels = content[cifar.labels_key]
+    if not isinstance(content["data"], np.ndarray) or not _integers(labels):
+        raise UserError(f"{where}: 'data' is not an array or {cifar.labels_key!r} not a list of integers")
+    return content["data"], np.array(labels, np.int64)
+
+
+def _integers(labels: object) -> bool:
+    return isinstance(labels, list) and all(isinstance(label, int) and 0 <= label < 2**31 for label in labels)
+
+
+def _python_names(cifar: Cifar, data: bytes, where: str) -> list[str]:
+    names = _dictionary(data, where, cifar.names_key)[cifar.names_key]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where}: {cifar.names_key!r} is not a list of names")
+    return names
+
+
+def _dictionary(data: bytes, where: str, *keys: str) -> dict[str, object]:
+    content = unpickle(data, where)
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: holds no dictionary")
+    # Pickles rewritten by Python 3 may have bytes for keys, where Python 2 had strings.
+    content = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
+    for key in keys:
+        if key not in content:
+            raise UserError(f"{where}: no {key!r}; there is {', '.join(map(repr, content))}")
+    return content
+
+
+def _binary_batch(cifar: Cifar, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+    row = cifar.label_bytes + _PIXELS
+    if not data or len(data) % row:
+        raise UserError(f"{where}: {len(data)} bytes are not rows of {row}")
+    rows = np.frombuffer(data, np.uint8).reshape(-1, row)
+    return rows[:, cifar.label_bytes :], rows[:, cifar.label_bytes - 1].astype(np.int64)
+
+
+def _binary_names(cifar: Cifar, data: bytes, where: str) -> list[str]:
+    return data.decode("ascii", "replace").split()
+
+
+def _versions(
+    stem: str, python: str, binary: str, train: tuple[str, ...], test: str, names: tuple[str, str]
+) -> tuple[Version, ...]:
+    return (
+        Version(python, f"{stem}-python.tar.gz", train, (test,), names[0], _python_batch, _python_names),
+        Version(
+            binary,
+            f"{stem}-binary.tar.gz",
+            tuple(f"{name}.bin" for name in train),
+            (f"{test}.bin",),
+            names[1],
+            _binary_batch,
+            _binary_names,
+        ),
+    )
+
+
+CIFAR10 = Cifar(
+    name="cifar10",
+    classes=10,
+    train_size=50_000,
+    test_size=10_000,
+    labels_key="labels",
+    names_key="label_names",
+    label_bytes=1,
+    versions=_versions(
+        "cifar-10",
+        "cifar-10-batches-py",
+        "cifar-10-batches-bin",
+        tuple(f"data_batch_{number}" for number in range(1, 6)),
+        "test_batch",
+        ("batches.meta", "batches.meta.txt"),
+    ),
+    remote=Remote(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        170_498_071,
+        "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    ),
+)
+CIFAR100 = Cifar(
+    name="cifar100",
+    classes=100,
+    train_size=50_000,
+    test_size=10_000,
+    labels_key="fine_labels",
+    names_key="fine_label_names",
+    label_bytes=2,
+    versions=_versions(
+        "cifar-100",
+        "cifar-100-python",
+        "cifar-100-binary",
+        ("train",),
+        "test",
+        ("meta", "fine_label_names.txt"),
+    ),
+    remote=Remote(
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        169_001_437,
+        "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    ),
+)

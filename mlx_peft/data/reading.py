@@ -1,0 +1,66 @@
+"""Image files and bytes to uint8 RGB: every common format, and a refusal by name of what is broken."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mlx_peft.config.errors import UserError
+from mlx_peft.data import native
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+
+MAX_PIXELS = 89_478_485
+"""More pixels than this (256 MiB of RGB) are taken for a decompression bomb: Pillow's own limit for a warning."""
+
+MAX_BYTES = 2**30
+"""Larger files are not read: no image within MAX_PIXELS needs so many bytes."""
+
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # here it is an error, raised by _pillow
+
+
+def read_image(path: Path | str) -> np.ndarray:
+    """An image file as uint8 ``(height, width, 3)`` RGB, turned upright.
+
+    JPEG, PNG, WebP, TIFF, BMP and GIF (the first frame), whatever the suffix; grey, palette, CMYK and 16-bit images are
+    converted (of 16 bits, the upper 8), transparency is laid over white, EXIF orientation is applied. The array may be
+    read-only. Raises UserError, naming the file, where it is missing, unreadable, truncated or larger than MAX_PIXELS.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: larger than {MAX_BYTES // 2**20} MiB, the most that is read as an image")
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    try:
+        image = native.decode(path, data, MAX_PIXELS)
+        return _pillow(data) if image is None else image
+    except Exception as error:  # Pillow's parsers raise almost anything on damaged bytes
+        reason = "not an image in a known format" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"{path}: not a readable image ({reason or type(error).__name__})") from error
+
+
+def _pillow(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.asarray(_rgb(image))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no agreed range: convert the file to 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

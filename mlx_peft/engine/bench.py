@@ -1,0 +1,182 @@
+"""The time of one training step, each contender in a process of its own, in turn, so that ratios hold on a noisy machine."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from convert.base import load_base
+from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.schema import Experiment
+from mlx_peft.engine.backend import BACKENDS
+
+CLASSES = 10
+CONTENDERS = {**BACKENDS, "peft": "torch_ref.peer"}
+"""What is timed by default: modules with ``build``, ``version`` and ``synchronize``. Others are given as Python files."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is timed. The defaults are the benchmark that experiments/results records."""
+
+    model: str = "vit_small_patch16_224"
+    batch_size: int = 8
+    rank: int = 8
+    targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
+    rounds: int = 9
+    warmup: int = 2
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One contender's figures; seconds are of a whole training step, forward, backward and optimiser."""
+
+    name: str
+    version: str
+    seconds: list[float]
+    images_per_second: float
+    """At the fastest step."""
+    ratio: float
+    """Median over rounds of seconds / the first contender's seconds in the same round."""
+    products_seconds: float | None
+    """The matrix products that a step cannot do without, alone, in the same framework."""
+    products_share: float | None
+    """Of the fastest step."""
+    saved_bytes: int | None
+    """Activations that autograd keeps; torch only."""
+    peak_bytes: int
+    """Of the process."""
+
+
+def products(architecture: Architecture, batch: int) -> list[tuple[int, int, int, int, int]]:
+    """The matrix products of a step over frozen weights, forward and back to the activations.
+
+    Each is (times, batch, m, k, n): so often ``(batch, m, k) @ (batch, k, n)``.
+    """
+    a = architecture
+    tokens = a.grid_size**2 + a.num_prefix_tokens
+    rows, heads, width = batch * tokens, batch * a.num_heads, a.embed_dim // a.num_heads
+    linear = [(a.embed_dim, 3 * a.embed_dim), (a.embed_dim, a.embed_dim)]
+    linear += [(a.embed_dim, a.hidden_dim), (a.hidden_dim, a.embed_dim)]
+    found = [(1, 1, batch * a.grid_size**2, 3 * a.patch_size**2, a.embed_dim)]
+    for wide, out in linear:
+        found += [(a.depth, 1, rows, wide, out), (a.depth - 1, 1, rows, out, wide)]
+    # Attention: q k^T and dp = dy v^T; then p v, dv, dq and dk.
+    return [*found, (2 * a.depth, heads, tokens, width, tokens), (4 * a.depth, heads, tokens, tokens, width)]
+
+
+def experiment(settings: Settings) -> Experiment:
+    """LoRA over random weights; images are random too, since only the clock is read."""
+    return Experiment.model_validate(
+        {
+            "model": {"name": settings.model, "weights": "none"},
+            "method": {"name": "lora", "rank": settings.rank, "targets": settings.targets},
+            "data": {"name": "digits", "batch_size": settings.batch_size},
+        }
+    )
+
+
+def module(contender: str) -> ModuleType:
+    """The contender's module, by its name or from a file."""
+    if contender in CONTENDERS:
+        return importlib.import_module(CONTENDERS[contender])
+    spec = importlib.util.spec_from_file_location(Path(contender).stem, contender)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--beside {contender}: not a Python file")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def work(contender: str, settings: Settings) -> None:
+    """The process of one contender: a line in, a step, its seconds out. Ends with the other figures."""
+    backend, config = module(contender), experiment(settings)
+    base = load_base(config.model, CLASSES, config.seed)
+    learner = backend.build(config, CLASSES, base)
+    size, random = base.architecture.img_size, np.random.default_rng(0)
+    images = random.integers(0, 256, (settings.batch_size, size, size, 3), dtype=np.uint8)
+    targets = random.integers(0, CLASSES, settings.batch_size, dtype=np.int32)
+
+    def seconds(action: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        action()
+        return time.perf_counter() - start
+
+    def step() -> None:
+        learner.train_step(images, targets, 1e-3)
+        backend.synchronize()
+
+    for _ in range(settings.warmup):
+        step()
+    peak_unit = 1 if sys.platform == "darwin" else 1024
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(seconds(step)), flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * peak_unit
+    multiply, saved = getattr(backend, "multiply", None), getattr(learner, "saved_bytes", None)
+
+    def all_products() -> float:
+        return sum(
+            times * seconds(multiply(*shape)) for times, *shape in products(base.architecture, settings.batch_size)
+        )
+
+    figures = {
+        "version": backend.version(),
+        "products_seconds": min(all_products() for _ in range(5)) if multiply else None,
+        "saved_bytes": saved(images, targets) if saved else None,
+        "peak_bytes": peak,
+    }
+    print(json.dumps(figures), flush=True)
+
+
+def available(contenders: Sequence[str]) -> Iterator[str]:
+    """The contenders whose packages are installed; a file is always taken at its word."""
+    needs = {"mlx": ("mlx",), "torch": ("torch",), "peft": ("torch", "timm", "peft")}
+    for name in contenders:
+        if all(importlib.util.find_spec(package) for package in needs.get(name, ())):
+            yield name
+
+
+def run(settings: Settings, beside: Sequence[str] = ()) -> list[Timing]:
+    """Times every contender that is installed, and the Python files of ``beside``, round by round in turn."""
+    names = [*available(list(CONTENDERS)), *beside]
+    command = [sys.executable, "-m", "mlx_peft.engine.bench"]
+    workers = {}
+    for name in names:
+        arguments = [*command, name, json.dumps(asdict(settings))]
+        workers[name] = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if workers[name].stdout.readline().strip() != "ready":  # type: ignore[union-attr]
+            raise UserError(f"bench: {name} did not start; its message is above")
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(settings.rounds):
+        for name, worker in workers.items():
+            worker.stdin.write("step\n")  # type: ignore[union-attr]
+            worker.stdin.flush()  # type: ignore[union-attr]
+            times[name].append(json.loads(worker.stdout.readline()))  # type: ignore[union-attr]
+    timings = []
+    for name, worker in workers.items():
+        figures = json.loads(worker.communicate()[0])
+        fastest, needed = min(times[name]), figures["products_seconds"]
+        ratio = statistics.median(a / b for a, b in zip(times[name], times[names[0]], strict=True))
+        share = needed / fastest if needed else None
+        rate = settings.batch_size / fastest
+        timings.append(Timing(Path(name).stem, figures["version"], times[name], rate, ratio, needed, share,
+                              figures["saved_bytes"], figures["peak_bytes"]))  # fmt: skip
+    return timings
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], Settings(**json.loads(sys.argv[2])))

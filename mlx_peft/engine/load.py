@@ -1,0 +1,176 @@
+"""Finished runs and adapters opened again: to evaluate, to predict, to merge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from convert.base import Base, load_base
+from convert.peft import Adapter, read_adapter
+from convert.timm import write_model
+from mlx_peft.config.architecture import Preprocessing
+from mlx_peft.config.errors import UserError, suggest
+from mlx_peft.config.files import load
+from mlx_peft.config.schema import Data, Experiment
+from mlx_peft.data import eval_batches, eval_image, open_dataset
+from mlx_peft.engine.backend import Learner, load_backend
+from mlx_peft.engine.evaluate import evaluate
+from mlx_peft.engine.progress import Metrics
+from mlx_peft.engine.run import RunFolder
+
+ADAPTER_FILE = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A base with a trained adapter in it, ready for images."""
+
+    learner: Learner
+    adapter: Adapter
+    base: Base
+    experiment: Experiment
+    """The run's own; for an adapter without its run, one made of what the adapter says, with default data."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.adapter.classes
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.base.preprocessing
+
+    @property
+    def image_size(self) -> int:
+        return self.base.architecture.img_size
+
+
+def load_run(path: Path, backend: Literal["mlx", "torch"] | None = None, *, name: str | None = None) -> Loaded:
+    """Opens a finished run, an adapter's folder, or the one called ``name`` of a folder that holds several of either.
+
+    ``backend`` is the run's own unless it is given, and ``mlx`` for an adapter without a run. Raises UserError where
+    there is no adapter, and where the base it finds is not the one that the adapter was trained on.
+    """
+    place = find_adapter(path, name)
+    adapter = read_adapter(place)
+    run = RunFolder(place.parent)
+    if place == run.adapter and run.config.exists():
+        experiment = load(run.config)
+    elif adapter.model is None:
+        raise UserError(f"{place} does not say which model it belongs to: it was not written by mlx-peft")
+    else:
+        experiment = Experiment(model=adapter.model, method=adapter.method, data=Data(name="none"))
+    if backend is not None:
+        experiment = experiment.model_copy(update={"backend": backend})
+    module = load_backend(experiment.backend)
+    base = load_base(experiment.model, len(adapter.classes), experiment.seed)
+    if adapter.base_sha256 is not None and adapter.base_sha256 != base.sha256:
+        raise UserError(
+            f"{place} is an adapter for another base: it was trained on weights {adapter.base_sha256[:12]} "
+            f"({adapter.source}), and {base.source} has {base.sha256[:12]}"
+        )
+    learner = module.build(experiment, len(adapter.classes), base)
+    try:
+        learner.load_adapter(adapter.tensors)
+    except ValueError as error:
+        raise UserError(f"{place} does not fit {base.name}: {error}") from error
+    return Loaded(learner, adapter, base, experiment)
+
+
+def find_adapter(path: Path, name: str | None) -> Path:
+    """The adapter's folder that a path stands for. Raises UserError, with the names there are, where it is not one."""
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder: name a run or an adapter")
+    if name is None and (place := adapter_in(path)):
+        return place
+    several = {entry.name: place for entry in sorted(path.iterdir()) if entry.is_dir() and (place := adapter_in(entry))}
+    if name in several:
+        return several[name]
+    if RunFolder(path).config.exists():
+        raise UserError(
+            f"{path} is one run, not a folder of adapters: leave the name {name!r} out"
+            if name is not None and adapter_in(path)
+            else f"{path} is a run that is not finished: continue it with --resume"
+        )
+    if not several:
+        raise UserError(f"{path} holds no adapter ({ADAPTER_FILE} is missing)")
+    names = ", ".join(several)
+    if name is None:
+        raise UserError(f"{path} holds several adapters; choose one by its name: {names}")
+    raise UserError(f"{path} has no adapter {name!r}; it has {names}{suggest(name, several)}")
+
+
+def adapter_in(folder: Path) -> Path | None:
+    """The folder itself where it is an adapter, its ``adapter/`` where it is a run with one."""
+    places = (folder, RunFolder(folder).adapter)
+    return next((place for place in places if (place / ADAPTER_FILE).exists()), None)
+
+
+def evaluate_run(
+    path: Path, split: Literal["val", "test"] = "test", backend: Literal["mlx", "torch"] | None = None
+) -> Metrics:
+    """The metrics of a finished run on one of its splits.
+
+    Raises UserError where the data set has no such split, or where it is not the split that the run had: images that
+    were trained on might be in it.
+    """
+    run = RunFolder(path)
+    if not run.config.exists():
+        raise UserError(f"{path} is not a run (config.yaml is missing): only a run knows its data")
+    find_adapter(path, None)
+    experiment = load(run.config)
+    dataset = open_dataset(experiment.data)
+    wanted = {"val": dataset.val, "test": dataset.test}[split]
+    if wanted is None:
+        raise UserError(f"{dataset.name} has no {split} split in this run; see data.split in {run.config}")
+    known = ((run.read_result() or {}).get("splits") or {}).get(split)
+    if known is not None and known["sha256"] != wanted.sha256:
+        raise UserError(
+            f"the {split} split of {dataset.name} is not the one of the run: {known['size']} images "
+            f"({known['sha256'][:12]}) then, {wanted.size} ({wanted.sha256[:12]}) now"
+        )
+    loaded = load_run(path, backend)
+    if dataset.classes != loaded.classes:
+        raise UserError(f"the classes of {dataset.name} are not those that the run was trained on")
+    batches = eval_batches(wanted, experiment.data, loaded.preprocessing, loaded.image_size)
+    return evaluate(loaded.learner, batches, len(loaded.classes))
+
+
+def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[str, Any]]:
+    """The likeliest classes of image files: ``{"image": path, "predictions": [{"class": ..., "probability": ...}]}``.
+
+    Raises UserError at an image that cannot be read.
+    """
+    size = min(loaded.experiment.data.batch_size, len(paths))
+    results: list[dict[str, Any]] = []
+    for first in range(0, len(paths), max(size, 1)):
+        some = paths[first : first + size]
+        images = np.zeros((size, loaded.image_size, loaded.image_size, 3), np.uint8)
+        for row, path in zip(images, some, strict=False):
+            row[...] = eval_image(path, loaded.preprocessing, loaded.image_size)
+        for path, logits in zip(some, loaded.learner.logits(images).astype(np.float64), strict=False):
+            odds = np.exp(logits - logits.max())
+            best = np.argsort(-logits, kind="stable")[:top_k]
+            results.append({
+                "image": str(path),
+                "predictions": [
+                    {"class": loaded.classes[index], "probability": float(odds[index] / odds.sum())} for index in best
+                ],
+            })  # fmt: skip
+    return results
+
+
+def merge_run(
+    path: Path, out: Path, backend: Literal["mlx", "torch"] | None = None, *, name: str | None = None
+) -> None:
+    """Writes the model of a run or adapter, merged into its base, as a folder that timm opens.
+
+    Raises UserError where the method cannot be merged, and where ``out`` is there and not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is already there: choose another folder")
+    loaded = load_run(path, backend, name=name)
+    write_model(out, base=loaded.base, tensors=loaded.learner.merged(), classes=loaded.classes)

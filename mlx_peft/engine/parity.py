@@ -1,0 +1,159 @@
+"""Proof that both backends compute the same: the same weights and images through each, compared figure by figure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from convert.base import Base, load_base
+from mlx_peft.config.errors import UserError, suggest
+from mlx_peft.config.methods import Linear
+from mlx_peft.config.schema import Experiment
+from mlx_peft.engine.backend import Backend, Learner, Tensors, load_backend
+
+BATCH, CLASSES, STEPS = 2, 10, 20
+
+MODELS: dict[str, dict[str, object]] = {
+    "vit_tiny_patch16_224": {},
+    "deit_small_patch16_224": {"args": {"depth": 6}},
+    "deit_tiny_distilled_patch16_224": {},
+    "vit_base_patch16_224": {"args": {"depth": 2}},
+    "vit_small_patch14_dinov2": {"image_size": 112},
+    "vit_small_patch14_reg4_dinov2": {"image_size": 112},
+    "vit_base_patch16_siglip_224": {"args": {"depth": 2}},
+}
+"""The models that are compared, some cut in depth or image size so that a run stays short."""
+
+METHODS: dict[str, dict[str, object]] = {
+    "lora": {"rank": 8, "targets": ["qkv", "proj", "fc1", "fc2"]},
+    "lora-qv": {"rank": 8, "rslora": True, "targets": ["q", "v"]},
+    "linear": {},
+    "full": {},
+}
+"""Rows of the matrix: a method's name up to the first hyphen, and its options."""
+
+LOGITS, GRADIENTS, TRAJECTORY = 1e-5, 1e-4, 1e-4
+"""Largest relative error in float32: a few hundred roundings (1.2e-7 each) in logits; gradients and losses after real
+steps pass through twice as many operations, and through Adam's division by small numbers."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model under one method; each figure is ||a - b|| / ||b||, b being torch's."""
+
+    model: str
+    method: str
+    bits: int | None
+    logits: float
+    loss: float
+    gradients: float
+    worst: str
+    """The parameter whose gradient differs most."""
+    trajectory: float
+    """The losses of STEPS optimiser steps, the largest error of one."""
+    merged: float
+    """The logits of the plain model that merging gives, in both backends, against the unmerged one's in torch."""
+
+    @property
+    def passed(self) -> bool:
+        close = self.logits <= LOGITS and self.merged <= LOGITS and self.loss <= LOGITS
+        return close and self.gradients <= GRADIENTS and self.trajectory <= TRAJECTORY
+
+
+def relative(a: np.ndarray | float, b: np.ndarray | float) -> float:
+    """||a - b|| / ||b||, in float64."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), np.finfo(np.float64).tiny))
+
+
+def experiment(model: str, method: str, seed: int = 0) -> Experiment:
+    """The experiment of a cell: random weights, so that nothing is downloaded."""
+    options = {"name": method.partition("-")[0], **METHODS[method]}
+    return Experiment.model_validate(
+        {
+            "seed": seed,
+            "model": {"name": model, "weights": "none", **MODELS.get(model, {})},
+            "method": options,
+            "data": {"name": "digits", "batch_size": BATCH},
+            "train": {"schedule": {"name": "constant"}, "clip_norm": 1.0, "label_smoothing": 0.1},
+        }
+    )
+
+
+def batch(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random pixels and targets, so that no data set is needed."""
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (BATCH, size, size, 3), dtype=np.uint8)
+    return images, random.integers(0, CLASSES, BATCH, dtype=np.int32)
+
+
+def perturbed(tensors: Tensors, seed: int) -> Tensors:
+    """Moves every tensor a little, so that no update is zero as it is at the start."""
+    random = np.random.default_rng(seed)
+    return {n: t + 0.02 * random.standard_normal(t.shape).astype(np.float32) for n, t in sorted(tensors.items())}
+
+
+def merged_logits(backend: Backend, learner: Learner, config: Experiment, base: Base, images: np.ndarray) -> np.ndarray:
+    """The logits of a plain model that holds the learner's merged tensors."""
+    plain = config.model_copy(update={"method": Linear()})
+    return backend.build(plain, CLASSES, replace(base, tensors=learner.merged())).logits(images)
+
+
+def compare(ours: Backend, reference: Backend, model: str, method: str, seed: int = 0) -> Cell:
+    """Takes both through logits, gradients, the merge and a trajectory."""
+    config = experiment(model, method, seed)
+    base = load_base(config.model, CLASSES, seed)
+    a, b = (backend.build(config, CLASSES, base) for backend in (ours, reference))
+    images, targets = batch(base.architecture.img_size, seed)
+    start = perturbed(b.adapter(), seed)
+    a.load_adapter(start)
+    b.load_adapter(start)
+    expected = b.logits(images)
+    logits = relative(a.logits(images), expected)
+    merged = max(
+        relative(merged_logits(backend, learner, config, base, images), expected)
+        for backend, learner in ((ours, a), (reference, b))
+    )
+    (loss_a, gradients_a), (loss_b, gradients_b) = (learner.loss_and_gradients(images, targets) for learner in (a, b))
+    errors = {name: relative(gradients_a[name], gradients_b[name]) for name in gradients_b}
+    worst = max(errors, key=lambda name: errors[name])
+    trajectory = 0.0
+    for step in range(STEPS):
+        images, targets = batch(base.architecture.img_size, seed + step)
+        losses = [float(learner.train_step(images, targets, 1e-3)) for learner in (a, b)]
+        trajectory = max(trajectory, relative(*losses))
+    return Cell(
+        model=model, method=method, bits=None, logits=logits, loss=relative(loss_a, loss_b), gradients=errors[worst],
+        worst=worst, trajectory=trajectory, merged=merged,
+    )  # fmt: skip
+
+
+def cells(models: Iterable[str], methods: Iterable[str], seed: int = 0) -> Iterator[Cell]:
+    """Compares the backends on every pair. Torch is loaded first: see ``mlx_peft.blas``."""
+    os.environ.setdefault("MLX_ENABLE_TF32", "0")  # on M5, MLX's float32 products are TF32-like otherwise
+    reference, ours = load_backend("torch"), load_backend("mlx")
+    methods = list(methods)
+    for model in models:
+        for method in methods:
+            yield compare(ours, reference, model, method, seed)
+
+
+def run(model: str | None = None, method: str | None = None) -> Iterator[Cell]:
+    """The matrix, or the part of it that a model's or a method's name selects."""
+    if method is not None and method not in METHODS:
+        raise UserError(f"no method {method!r} in the parity matrix{suggest(method, METHODS)}")
+    return cells([model] if model else MODELS, [method] if method else METHODS)
+
+
+def summary(results: list[Cell]) -> dict[str, object]:
+    """What ``parity --json`` prints."""
+    return {
+        "cells": [asdict(cell) for cell in results],
+        "max_logits": max(cell.logits for cell in results),
+        "max_gradients": max(cell.gradients for cell in results),
+        "tolerances": {"logits": LOGITS, "gradients": GRADIENTS, "trajectory": TRAJECTORY},
+        "passed": all(cell.passed for cell in results),
+    }

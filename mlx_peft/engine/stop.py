@@ -1,0 +1,72 @@
+"""Stopping a run on request, at a point from which it can go on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from shlex import quote
+from types import FrameType
+from typing import TypeVar
+
+from mlx_peft.engine.run import RunFolder
+
+Item = TypeVar("Item")
+
+
+class Interrupted(Exception):
+    """Training was asked to stop and did, at a checkpoint. The text says how to go on; a command exits with 130."""
+
+    def __init__(self, folder: RunFolder, step: int, steps: int) -> None:
+        super().__init__(
+            f"interrupted after step {step} of {steps}; to go on: "
+            f"mlx-peft train {quote(str(folder.config))} --out {quote(str(folder.path))} --resume"
+        )
+        self.folder = folder
+        self.step = step
+
+
+class Stopped(Exception):
+    """Leaves the loop, between two batches. The engine's own: it reaches a caller as ``Interrupted``."""
+
+
+class StopSignal:
+    """Turns the first SIGINT or SIGTERM into a request to stop; a second one has its usual effect."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def check(self) -> None:
+        """Raises Stopped where a stop was requested."""
+        if self.requested:
+            raise Stopped
+
+    def watch(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, until a stop is requested."""
+        for item in items:
+            self.check()
+            yield item
+
+    @contextmanager
+    def listening(self) -> Iterator[StopSignal]:
+        """Listens while the block runs. Only the main thread can: in another, signals keep their usual effect."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def restore() -> None:
+            for number, handler in usual.items():
+                signal.signal(number, handler)
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.requested = True
+            restore()
+
+        for number in usual:
+            signal.signal(number, stop)
+        try:
+            yield self
+        finally:
+            restore()

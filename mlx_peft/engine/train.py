@@ -1,0 +1,157 @@
+"""One training run from its configuration to its result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from convert import peft
+from convert.base import Base, load_base
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.files import dump
+from mlx_peft.config.schema import Experiment
+from mlx_peft.data import Dataset, Split, eval_batches, open_dataset, steps_per_epoch, train_batches
+from mlx_peft.engine.backend import Learner, load_backend
+from mlx_peft.engine.checkpoint import Position, load_checkpoint
+from mlx_peft.engine.disk import replace
+from mlx_peft.engine.evaluate import evaluate
+from mlx_peft.engine.fit import Feed, fit
+from mlx_peft.engine.progress import Progress, Silent
+from mlx_peft.engine.run import RunFolder, environment, run_id, write_json
+from mlx_peft.engine.stop import Interrupted, Stopped, StopSignal
+from mlx_peft.engine.tracking import check_trackers
+
+
+def train(
+    experiment: Experiment, out: Path, *, resume: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Trains, evaluates and saves an experiment in the folder ``out``; returns the contents of its ``result.json``.
+
+    ``resume`` goes on from the folder's checkpoint, starts where there is none yet, and returns the result of a run
+    that is finished. The epoch is selected on the validation split, or is the last one where there is none; the test
+    split is read once, after that. Raises UserError, before ``out`` is touched, for all that can be known before
+    training; Interrupted, with a checkpoint written, on SIGINT and SIGTERM.
+    """
+    progress = progress or Silent()
+    folder = RunFolder(out)
+    folder.check(experiment, resume=resume)
+    if (result := folder.read_result()) is not None:
+        progress.note(f"{out} is finished: nothing is left to do")
+        return result
+    check_trackers(experiment.track)
+    backend = load_backend(experiment.backend)
+    dataset = open_dataset(experiment.data)
+    if experiment.train.early_stopping and dataset.val is None:
+        raise UserError(
+            f"train.early_stopping needs a validation split, and {dataset.name} has none: set data.split.val, "
+            "or leave train.early_stopping out"
+        )
+    base = load_base(experiment.model, len(dataset.classes), experiment.seed)
+    learner = backend.build(experiment, len(dataset.classes), base)
+    for note in (*dataset.notes, *base.notes):
+        progress.note(note)
+
+    splits = describe_splits(dataset)
+    name = run_id(experiment, splits)
+    facts = environment(backend.version())
+    with folder.locked(), StopSignal().listening() as stop:
+        folder.check(experiment, resume=resume)
+        if not folder.config.exists():
+            replace(folder.config, dump(experiment).encode())
+        write_json(folder.environment, facts)
+        position = fit(
+            learner,
+            experiment,
+            feed(experiment, dataset, base),
+            folder,
+            identity={"run_id": name, "base_sha256": base.sha256, "splits": splits},
+            progress=progress,
+            stop=stop,
+        )
+        if dataset.val is not None:
+            learner.load_adapter(load_checkpoint(folder.best)[0])
+        notes = peft.write_adapter(folder.adapter, describe_adapter(experiment, dataset, base, learner))
+        test = None
+        if dataset.test is not None:
+            progress.evaluating("test")
+            batches = eval_batches(dataset.test, experiment.data, base.preprocessing, base.architecture.img_size)
+            try:
+                test = evaluate(learner, stop.watch(batches), len(dataset.classes))
+            except Stopped:
+                raise Interrupted(folder, position.step, position.step) from None
+        result = {
+            "run_id": name,
+            "status": "finished",
+            "backend": experiment.backend,
+            "model": base.name,
+            "method": experiment.method.name,
+            "dataset": dataset.name,
+            "seed": experiment.seed,
+            "metrics": {"val": position.best or None, "test": test},
+            **costs(learner, position, folder),
+            "splits": splits,
+            "environment": facts,
+        }
+        write_json(folder.result, result)
+    for note in notes:
+        progress.note(note)
+    return result
+
+
+def feed(experiment: Experiment, dataset: Dataset, base: Base) -> Feed:
+    """The batches of an experiment, as the fit loop reads them."""
+    data, preprocessing, size = experiment.data, base.preprocessing, base.architecture.img_size
+    val = dataset.val
+    return Feed(
+        train=lambda epoch, start: train_batches(
+            dataset.train, data, preprocessing, size, seed=experiment.seed, epoch=epoch, start=start
+        ),
+        steps=steps_per_epoch(dataset.train, data.batch_size),
+        val=None if val is None else lambda: eval_batches(val, data, preprocessing, size),
+        num_classes=len(dataset.classes),
+    )
+
+
+def describe_splits(dataset: Dataset) -> dict[str, dict[str, Any] | None]:
+    """Size and hash of each split; None where there is none."""
+
+    def describe(split: Split | None) -> dict[str, Any] | None:
+        return None if split is None else {"size": split.size, "sha256": split.sha256}
+
+    return {"train": describe(dataset.train), "val": describe(dataset.val), "test": describe(dataset.test)}
+
+
+def describe_adapter(experiment: Experiment, dataset: Dataset, base: Base, learner: Learner) -> peft.Adapter:
+    """What was trained, with all that is needed to use it again."""
+    return peft.Adapter(
+        method=experiment.method,
+        tensors=learner.adapter(),
+        classes=dataset.classes,
+        model=experiment.model,
+        architecture=base.architecture,
+        preprocessing=base.preprocessing,
+        base_sha256=base.sha256,
+        source=base.source,
+    )
+
+
+def costs(learner: Learner, position: Position, folder: RunFolder) -> dict[str, Any]:
+    """What was selected, and what it took: parameters, bytes, seconds of training (evaluation is not in them)."""
+    parameters = learner.parameters
+    return {
+        "selected": {"epoch": position.best_epoch, "by": "val.top1" if position.best else "last epoch"},
+        "parameters": {
+            "adapter": parameters.adapter,
+            "head": parameters.head,
+            "trainable": parameters.trainable,
+            "total": parameters.total,
+            "trainable_percent": 100 * parameters.trainable / parameters.total,
+            "stored_bytes": sum(file.stat().st_size for file in folder.adapter.glob("*.safetensors")),
+        },
+        "time": {
+            "train_seconds": position.train_seconds,
+            "epoch_seconds": position.train_seconds / position.epoch,
+            "images_per_second": position.images_trained / position.train_seconds,
+        },
+        "memory": {"peak_bytes": max(position.peak_bytes, learner.peak_memory())},
+    }

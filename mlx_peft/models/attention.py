@@ -1,0 +1,36 @@
+"""Multi-head self-attention."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_peft.config.architecture import Architecture
+from mlx_peft.models.layers import Linear, norm
+
+
+def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+    """softmax(q k^T / sqrt(d)) v for ``(batch, heads, tokens, d)``, with the heads joined: ``(batch, tokens, heads d)``."""
+    x = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
+    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
+
+
+class Attention(nn.Module):
+    """proj(norm(softmax(q k^T / sqrt(d)) v)), q, k and v from one product; q and k normalised per head where asked."""
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        dim = architecture.embed_dim
+        self.num_heads = architecture.num_heads
+        self.head_dim = dim // architecture.num_heads
+        self.qkv = Linear(dim, 3 * dim, architecture.qkv_bias)
+        self.q_norm = norm(architecture, self.head_dim, architecture.qk_norm)
+        self.k_norm = norm(architecture, self.head_dim, architecture.qk_norm)
+        self.norm = norm(architecture, dim, architecture.scale_attn_norm)
+        self.proj = Linear(dim, dim, architecture.proj_bias)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).transpose(2, 0, 3, 1, 4)
+        x = attend(self.q_norm(qkv[0]), self.k_norm(qkv[1]), qkv[2])
+        return self.proj(self.norm(x))

@@ -1,0 +1,82 @@
+"""The small layers of a ViT. A parameter is cast to the dtype of the activation that meets it.
+
+So frozen weights may be stored in half precision and trained ones in float32, and no layer needs to know.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_peft.config.architecture import Architecture
+
+
+class Linear(nn.Module):
+    """y = x W^T + b; W ``(out, in)``, b ``(out,)`` or none."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True):
+        super().__init__()
+        self.weight = mx.zeros((out_features, in_features))
+        if bias:
+            self.bias = mx.zeros((out_features,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        weight = self.weight.astype(x.dtype)
+        if "bias" in self:
+            return mx.addmm(self.bias.astype(x.dtype), x, weight.T)
+        return x @ weight.T
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis (Ba et al. 2016)."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight = mx.ones((dim,))
+        self.bias = mx.zeros((dim,))
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.fast.layer_norm(x, self.weight.astype(x.dtype), self.bias.astype(x.dtype), self.eps)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalisation over the last axis (Zhang and Sennrich 2019)."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight = mx.ones((dim,))
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.fast.rms_norm(x, self.weight.astype(x.dtype), self.eps)
+
+
+class LayerScale(nn.Module):
+    """x * gamma, one factor a channel (Touvron et al. 2021, CaiT)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.gamma = mx.ones((dim,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x * self.gamma.astype(x.dtype)
+
+
+def quick_gelu(x: mx.array) -> mx.array:
+    """x sigmoid(1.702 x), OpenAI CLIP's approximation of GELU."""
+    return x * mx.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"gelu": nn.gelu, "gelu_tanh": nn.gelu_approx, "quick_gelu": quick_gelu, "silu": nn.silu}
+NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
+
+
+def norm(architecture: Architecture, dim: int, present: bool = True) -> nn.Module:
+    """The architecture's norm over ``dim`` channels, or an identity."""
+    return NORMS[architecture.norm_layer](dim, architecture.norm_eps) if present else nn.Identity()
+
+
+def layer_scale(architecture: Architecture) -> nn.Module:
+    """The architecture's layer scale, or an identity."""
+    return LayerScale(architecture.embed_dim) if architecture.init_values else nn.Identity()

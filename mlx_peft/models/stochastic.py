@@ -1,0 +1,62 @@
+"""Dropout and stochastic depth whose draws are a pure function of a key, so that a step can be replayed.
+
+Outside of ``randomness`` nothing is dropped: evaluation and parity need no other switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import mlx.core as mx
+import mlx.nn as nn
+
+_keys: list[mx.array] = []
+
+
+@contextmanager
+def randomness(seed: int | mx.array) -> Iterator[None]:
+    """Within it, layers in training mode draw from ``seed``: a number, or a key of ``mx.random``."""
+    _keys.append(mx.random.key(seed) if isinstance(seed, int) else seed)
+    try:
+        yield
+    finally:
+        _keys.pop()
+
+
+def next_key() -> mx.array | None:
+    """A fresh key of the innermost ``randomness``; None outside of any."""
+    if not _keys:
+        return None
+    _keys[-1], key = mx.random.split(_keys[-1])
+    return key
+
+
+def keep(x: mx.array, rate: float, shape: tuple[int, ...], training: bool) -> mx.array:
+    """x * m / (1 - rate), m ~ Bernoulli(1 - rate) of ``shape``, broadcast over x; x itself where nothing is dropped."""
+    if not rate or not training or (key := next_key()) is None:
+        return x
+    mask = mx.random.bernoulli(1 - rate, shape, key=key)
+    return mx.where(mask, x * (1 / (1 - rate)), mx.zeros((), x.dtype))
+
+
+class Dropout(nn.Module):
+    """Each element is dropped with probability ``rate`` (Srivastava et al. 2014)."""
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.rate = rate
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return keep(x, self.rate, x.shape, self.training)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): a residual branch is dropped for a whole image."""
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.rate = rate
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return keep(x, self.rate, (x.shape[0],) + (1,) * (x.ndim - 1), self.training)

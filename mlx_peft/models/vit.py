@@ -1,0 +1,130 @@
+"""timm's ``VisionTransformer`` and distilled DeiT, with timm's parameter names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_peft.config.architecture import Architecture
+from mlx_peft.models.attention import Attention
+from mlx_peft.models.embed import PatchEmbed
+from mlx_peft.models.layers import Linear, layer_scale, norm
+from mlx_peft.models.mlp import MLPS
+from mlx_peft.models.pool import AttentionPool
+from mlx_peft.models.stochastic import DropPath, Dropout, next_key, randomness
+
+
+class Block(nn.Module):
+    """x + attn(norm1(x)), then x + mlp(norm2(x)); layer scale and drop path are identities unless asked for."""
+
+    def __init__(self, architecture: Architecture, drop_path: float = 0.0):
+        super().__init__()
+        dim = architecture.embed_dim
+        self.norm1 = norm(architecture, dim)
+        self.attn = Attention(architecture)
+        self.ls1 = layer_scale(architecture)
+        self.drop_path1 = DropPath(drop_path)
+        self.norm2 = norm(architecture, dim)
+        self.mlp = MLPS[architecture.mlp_layer](architecture)
+        self.ls2 = layer_scale(architecture)
+        self.drop_path2 = DropPath(drop_path)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+
+class VisionTransformer(nn.Module):
+    """Dosovitskiy et al. 2021 (arXiv 2010.11929); distilled: Touvron et al. 2021 (arXiv 2012.12877).
+
+    Normalised images ``(batch, size, size, 3)`` to logits ``(batch, classes)``. With a distillation token the logits
+    are the mean of the two heads', in training too, as timm does outside of distillation.
+
+    Args:
+        architecture: what the model is made of.
+        num_classes: width of the head.
+        drop_path: stochastic depth of the last block, rising linearly from 0 at the first.
+        head_dropout: dropout on the features before the head.
+    """
+
+    def __init__(
+        self, architecture: Architecture, num_classes: int, drop_path: float = 0.0, head_dropout: float = 0.0
+    ):
+        super().__init__()
+        dim, depth = architecture.embed_dim, architecture.depth
+        self.architecture = architecture
+        self.checkpointing = False
+        self.patch_embed = PatchEmbed(architecture)
+        if architecture.class_token:
+            self.cls_token = mx.zeros((1, 1, dim))
+        if architecture.distilled:
+            self.dist_token = mx.zeros((1, 1, dim))
+        if architecture.reg_tokens:
+            self.reg_token = mx.zeros((1, architecture.reg_tokens, dim))
+        if architecture.pos_embed:
+            self.pos_embed = mx.zeros((1, architecture.position_tokens, dim))
+        self.norm_pre = norm(architecture, dim, architecture.pre_norm)
+        self.blocks = [Block(architecture, drop_path * i / max(depth - 1, 1)) for i in range(depth)]
+        after = architecture.norm_after_pool
+        self.norm = norm(architecture, dim, architecture.final_norm and not after)
+        if architecture.global_pool == "map":
+            self.attn_pool = AttentionPool(architecture)
+        self.fc_norm = norm(architecture, dim, architecture.final_norm and after)
+        self.head_drop = Dropout(head_dropout)
+        self.head = Linear(dim, num_classes)
+        if architecture.distilled:
+            self.head_dist = Linear(dim, num_classes)
+
+    def embed(self, x: mx.array) -> mx.array:
+        """Images to the blocks' input ``(batch, tokens, dim)``."""
+        x = self.patch_embed(x)
+        before = [self[name] for name in ("cls_token", "dist_token", "reg_token") if name in self]
+        tokens = [mx.broadcast_to(t.astype(x.dtype), (x.shape[0], *t.shape[1:])) for t in before]
+        if self.architecture.pos_embed and self.architecture.no_embed_class:
+            x = x + self.pos_embed.astype(x.dtype)
+        x = mx.concatenate([*tokens, x], axis=1)
+        if self.architecture.pos_embed and not self.architecture.no_embed_class:
+            x = x + self.pos_embed.astype(x.dtype)
+        return self.norm_pre(x)
+
+    def features(self, x: mx.array) -> mx.array:
+        """Images to the normalised tokens after the last block."""
+        x = self.embed(x)
+        for block in self.blocks:
+            x = (recomputed(block) if self.checkpointing and self.training else block)(x)
+        return self.norm(x)
+
+    def pool(self, x: mx.array) -> mx.array:
+        """Tokens to one feature vector an image."""
+        if self.architecture.global_pool == "token":
+            return x[:, 0]
+        if not self.architecture.pool_include_prefix:
+            x = x[:, self.architecture.num_prefix_tokens :]
+        return self.attn_pool(x) if self.architecture.global_pool == "map" else x.mean(axis=1)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        x = self.features(x)
+        logits = self.head(self.head_drop(self.fc_norm(self.pool(x))))
+        if self.architecture.distilled:
+            logits = (logits + self.head_dist(self.head_drop(x[:, 1]))) / 2
+        return logits
+
+
+def recomputed(block: nn.Module) -> Callable[[mx.array], mx.array]:
+    """The block under gradient checkpointing: its activations are computed again in the backward pass.
+
+    Trained parameters go in as arguments, since a checkpointed function passes no gradient to what it captures, and so
+    does a key, so that the second pass drops what the first one dropped.
+    """
+
+    def run(parameters: dict, x: mx.array, *keys: mx.array) -> mx.array:
+        block.update(parameters)
+        with randomness(mx.stop_gradient(keys[0])) if keys else nullcontext():
+            return block(x)
+
+    key = next_key()
+    keys = () if key is None else (key,)
+    return lambda x: mx.checkpoint(run)(block.trainable_parameters(), x, *keys)

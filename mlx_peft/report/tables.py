@@ -1,0 +1,109 @@
+"""Finished runs as a table: on the terminal, as Markdown, as CSV. Every number is one that the runs measured."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from mlx_peft.report.format import MISSING, count, decimal, percent
+from mlx_peft.report.gather import Run
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: where its value stands in ``result.json``, its heading, and how the value is written."""
+
+    key: str
+    heading: str
+    text: Callable[[Any], str]
+    numeric: bool = True
+
+
+def _text(value: Any) -> str:
+    return MISSING if value is None else str(value)
+
+
+def _megabytes(value: int | None) -> str:
+    return MISSING if value is None else decimal(value / 1e6, 0)
+
+
+COLUMNS = (
+    Column("method", "method", _text, numeric=False),
+    Column("model", "model", _text, numeric=False),
+    Column("dataset", "data set", _text, numeric=False),
+    Column("backend", "backend", _text, numeric=False),
+    Column("seed", "seed", _text),
+    Column("metrics.test.top1", "test top-1 (%)", percent),
+    Column("metrics.val.top1", "val top-1 (%)", percent),
+    Column("parameters.trainable", "trained", count),
+    Column("parameters.adapter", "without head", count),
+    Column("time.train_seconds", "seconds", decimal),
+    Column("time.images_per_second", "images/s", lambda value: decimal(value, 0)),
+    Column("memory.peak_bytes", "peak memory (MB)", _megabytes),
+)
+FACTS = ("model", "dataset", "backend", "seed")
+"""Columns that leave the table for the line above it where all the runs agree."""
+
+
+def row(run: Run) -> dict[str, Any]:
+    """The values of a run by column, unrounded; None where one was not measured."""
+    return {"run": run.name} | {column.key: run.value(column.key) for column in COLUMNS}
+
+
+def shared(runs: Sequence[Run]) -> tuple[str, list[Column]]:
+    """What several runs have in common, in a line, and the columns that are left. Of one run nothing is taken out."""
+    common = [
+        column
+        for column in COLUMNS
+        if column.key in FACTS and len(runs) > 1 and len({str(run.value(column.key)) for run in runs}) == 1
+    ]
+    line = ", ".join(f"{column.heading} {column.text(runs[0].value(column.key))}" for column in common)
+    return line, [column for column in COLUMNS if column not in common]
+
+
+def table(runs: Sequence[Run]) -> Table:
+    """The table for a terminal."""
+    line, columns = shared(runs)
+    view = Table(box=SIMPLE_HEAD, title=line or None, title_justify="left")
+    view.add_column("run", overflow="fold")
+    for column in columns:
+        view.add_column(column.heading, justify="right" if column.numeric else "left", overflow="fold")
+    for run in runs:
+        view.add_row(run.name, *(column.text(run.value(column.key)) for column in columns))
+    return view
+
+
+def markdown(runs: Sequence[Run]) -> str:
+    """The table in Markdown, its columns aligned for whoever reads the source."""
+    line, columns = shared(runs)
+    rows = [["run", *(column.heading for column in columns)]]
+    rows += [[run.name, *(column.text(run.value(column.key)) for column in columns)] for run in runs]
+    rows = [[cell.replace("|", "\\|") for cell in cells] for cells in rows]
+    numeric = [False, *(column.numeric for column in columns)]
+    widths = [max(3, *map(len, cells)) for cells in zip(*rows, strict=True)]
+
+    def joined(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    def aligned(cells: Sequence[str]) -> str:
+        pairs = zip(cells, widths, numeric, strict=True)
+        return joined([f"{cell:>{width}}" if right else f"{cell:<{width}}" for cell, width, right in pairs])
+
+    rule = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, numeric, strict=True)]
+    lines = [aligned(rows[0]), joined(rule), *map(aligned, rows[1:])]
+    return "\n".join([*([f"All runs: {line}.", ""] if line else []), *lines]) + "\n"
+
+
+def to_csv(runs: Sequence[Run]) -> str:
+    """The values themselves: fractions, seconds, bytes; empty where one was not measured."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["run", *(column.key for column in COLUMNS)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(row, runs))
+    return out.getvalue()

@@ -1,0 +1,107 @@
+"""The loss, and the optimiser as a function from parameters, slots and gradients to the next ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+from mlx.optimizers import SGD, AdamW, Optimizer, clip_grad_norm
+from mlx.utils import tree_flatten, tree_map
+
+from mlx_peft.config.parameters import decays
+from mlx_peft.config.schema import AdamW as AdamWConfig
+from mlx_peft.config.schema import SGD as SGDConfig
+from mlx_peft.config.schema import Train
+
+Arrays = dict[str, mx.array]
+Slots = dict[str, Any]
+
+INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000
+"""Of the loss under float16 (Micikevicius et al. 2018, section 3.2), as torch's ``GradScaler`` has them."""
+
+
+def cross_entropy(logits: mx.array, targets: mx.array, count: mx.array, smoothing: float) -> mx.array:
+    """Sum of the rows' losses / count, in float32; a row whose target is negative adds nothing.
+
+    Loss of a row: (1 - e) (-log p_target) + e mean_k (-log p_k), e the label smoothing (Szegedy et al. 2016, section 7).
+    """
+    log_p = logits.astype(mx.float32)
+    log_p = log_p - mx.logsumexp(log_p, axis=-1, keepdims=True)
+    valid = targets >= 0
+    picked = mx.take_along_axis(log_p, mx.where(valid, targets, 0)[:, None], axis=-1)[:, 0]
+    rows = -(1 - smoothing) * picked - smoothing * log_p.mean(axis=-1)
+    return mx.where(valid, rows, 0.0).sum() / count
+
+
+def adamw(config: AdamWConfig, weight_decay: float) -> Optimizer:
+    return AdamW(config.lr, list(config.betas), config.eps, weight_decay, bias_correction=True)
+
+
+def sgd(config: SGDConfig, weight_decay: float) -> Optimizer:
+    return SGD(config.lr, config.momentum, weight_decay, nesterov=config.nesterov)
+
+
+OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
+
+
+class Update:
+    """One optimiser step: clip, step, and under float16 scale the loss and leave out a step whose gradient overflowed.
+
+    Args:
+        config: the experiment's ``train`` section.
+        parameters: what is trained, by name; weight decay goes by the names.
+    """
+
+    def __init__(self, config: Train, parameters: Arrays):
+        self.clip_norm = config.clip_norm
+        self.scaled = config.precision == "float16"
+        make, weight_decay = OPTIMIZERS[config.optimizer.name], config.optimizer.weight_decay
+        self.groups: dict[str, tuple[Optimizer, list[str]]] = {}
+        for group, decay in (("decayed", True), ("plain", False)):
+            names = [name for name, p in parameters.items() if decays(name, p.ndim) is decay]
+            if names:
+                self.groups[group] = (make(config.optimizer, weight_decay if decay else 0.0), names)
+
+    def initial_slots(self, parameters: Arrays) -> Slots:
+        """Moments and counters before the first step."""
+        slots: Slots = {}
+        for group, (optimizer, names) in self.groups.items():
+            optimizer.init({name: parameters[name] for name in names})
+            slots[group] = optimizer.state
+        if self.scaled:
+            slots["scale"], slots["good_steps"] = mx.array(INITIAL_SCALE), mx.array(0)
+        return slots
+
+    def scale(self, slots: Slots) -> mx.array | float:
+        """What the loss is multiplied by before the backward pass."""
+        return slots.get("scale", 1.0)
+
+    def __call__(self, parameters: Arrays, slots: Slots, gradients: Arrays, lr: mx.array) -> tuple[Arrays, Slots]:
+        """The next parameters and slots. ``gradients`` are those of the scaled loss."""
+        if self.scaled:
+            gradients = tree_map(lambda g: g / slots["scale"], gradients)
+        unclipped = gradients
+        if self.clip_norm is not None:
+            gradients, _ = clip_grad_norm(gradients, self.clip_norm)
+        stepped, next_slots = dict(parameters), {}
+        for group, (optimizer, names) in self.groups.items():
+            optimizer.state = slots[group] | {"learning_rate": lr}
+            stepped |= optimizer.apply_gradients({n: gradients[n] for n in names}, {n: parameters[n] for n in names})
+            next_slots[group] = optimizer.state
+        if self.scaled:
+            return self._unless_overflowed(parameters, slots, unclipped, stepped, next_slots)
+        return stepped, next_slots
+
+    def _unless_overflowed(
+        self, parameters: Arrays, slots: Slots, gradients: Arrays, stepped: Arrays, next_slots: Slots
+    ) -> tuple[Arrays, Slots]:
+        finite = mx.stack([mx.isfinite(g).all() for _, g in tree_flatten(gradients)]).all()
+        grows = slots["good_steps"] + 1 >= SCALE_GROWS_AFTER
+        scale = slots["scale"]
+        kept = {name: slots[name] for name in next_slots}
+        parameters, next_slots = tree_map(
+            lambda new, old: mx.where(finite, new, old), (stepped, next_slots), (parameters, kept)
+        )
+        next_slots["scale"] = mx.where(finite, mx.where(grows, scale * 2, scale), scale / 2)
+        next_slots["good_steps"] = mx.where(finite & ~grows, slots["good_steps"] + 1, 0)
+        return parameters, next_slots

@@ -1,0 +1,52 @@
+"""The training step that mlx-vit-tune ships, as a contender for ``mlx-peft bench --beside tests/bench/mlx_vit_tune.py``.
+
+MLX_VIT_TUNE must name a checkout of https://github.com/JamesQFreeman/mlx-vit-tune (compared at commit a474669).
+Its gradient checkpointing stays off: under it, its adapters get no gradient. In float32, like the others.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import numpy as np
+
+from convert.base import Base
+from mlx_peft.backend import synchronize, version
+from mlx_peft.config.schema import Experiment
+
+sys.path.insert(0, os.environ["MLX_VIT_TUNE"])
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx_vit import FastViTModel
+from mlx_vit.trainer import cross_entropy_loss
+
+__all__ = ["Learner", "build", "synchronize", "version"]
+
+
+class Learner:
+    """What the body of its training loop does for one batch, in the same order."""
+
+    def __init__(self, experiment: Experiment, num_classes: int, base: Base):
+        model = FastViTModel.from_pretrained(base.name.partition(".")[0], num_classes=num_classes, dtype="float32")
+        self.model = FastViTModel.get_lora_model(model, rank=experiment.method.rank)
+        self.base = base
+        self.model.train()
+        optimizer = experiment.train.optimizer
+        self.optimizer = optim.AdamW(learning_rate=optimizer.lr, weight_decay=optimizer.weight_decay)
+        self.loss_and_grad = nn.value_and_grad(self.model, cross_entropy_loss)
+
+    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float) -> mx.array:
+        mean, std = mx.array(self.base.preprocessing.mean), mx.array(self.base.preprocessing.std)
+        pixels = (mx.array(images).astype(mx.float32) / 255 - mean) / std
+        self.optimizer.learning_rate = mx.array(lr)
+        (loss, _), gradients = self.loss_and_grad(self.model, pixels, mx.array(targets))
+        self.optimizer.update(self.model, gradients)
+        mx.eval(self.model.parameters(), self.optimizer.state)
+        return loss
+
+
+def build(experiment: Experiment, num_classes: int, base: Base) -> Learner:
+    return Learner(experiment, num_classes, base)

@@ -1,0 +1,59 @@
+"""Help is quick, and nothing heavy is loaded for it."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = ("train", "eval", "predict", "merge", "parity", "bench", "report", "ls", "cat", "cp", "config")
+HEAVY = ("mlx", "torch", "numpy", "yaml", "PIL", "matplotlib", "sklearn", "safetensors", "huggingface_hub")
+"""Not pydantic: typer itself may load it, to read arguments."""
+OURS = ("mlx_peft.config.schema", "mlx_peft.config.files", "mlx_peft.engine", "mlx_peft.data")
+SECONDS = 0.3
+
+LOADED = """
+import sys
+from mlx_peft.cli import main
+sys.argv[1:] = {arguments}
+try:
+    main()
+finally:
+    print("LOADED", *sorted({heavy} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS), ["config", "show", "-h"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = LOADED.format(arguments=arguments, heavy={*HEAVY, *OURS})
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Usage: mlx-peft" in done.stdout
+    assert done.stderr.split() == ["LOADED"]
+
+
+@pytest.mark.parametrize("arguments", [["mlx_peft"], ["torch_ref"], ["mlx_peft", "train"], ["mlx_peft", "config"]])
+def test_help_answers_at_once(arguments: list[str]) -> None:
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", *arguments, "--help"], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    # Processor time, the least of several: what the program takes, whatever else the machine is doing.
+    assert min(seconds() for _ in range(5)) < SECONDS
+
+
+@pytest.mark.parametrize(("module", "name"), [("mlx_peft", "mlx-peft"), ("torch_ref", "torch-ref")])
+def test_each_program_calls_itself_by_its_name(module: str, name: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
+    assert done.stdout.startswith(f"Usage: {name} ")
+
+
+def test_every_command_is_listed() -> None:
+    done = subprocess.run([sys.executable, "-m", "mlx_peft", "--help"], capture_output=True, text=True)
+    listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()]
+    assert listed == list(COMMANDS)
+    assert "..." not in done.stdout.partition("Commands:")[2]

@@ -1,0 +1,153 @@
+"""Finished runs to a table and a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from mlx_peft.config.errors import UserError
+from mlx_peft.report import files, gather, tables
+from mlx_peft.report.format import count, decimal, percent, seconds, size
+
+VALUES = {
+    "run_id": "0123456789ab",
+    "model": "vit_tiny_patch16_224",
+    "dataset": "digits",
+    "backend": "mlx",
+    "seed": 0,
+}
+
+
+def finish(folder: Path, method: str, top1: float | None, **more: Any) -> None:
+    """A run's folder as the engine leaves it."""
+    folder.mkdir(parents=True)
+    metrics = {"val": {"top1": 0.5}, "test": None if top1 is None else {"top1": top1}}
+    parameters = {"adapter": 40512, "head": 970, "trainable": 41482, "total": 490000}
+    time = {"train_seconds": 21.54, "images_per_second": 590.4}
+    result = VALUES | {"method": method, "metrics": metrics, "parameters": parameters, "time": time} | more
+    (folder / "result.json").write_text(json.dumps(result))
+    records = [{"step": 1, "epoch": 1, "loss": 1.0}]
+    records += [{"step": e, "epoch": e, "val_top1": 0.1 * e, "train_loss": 1 / e} for e in (1, 2, 3)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs"
+    finish(folder / "lora", "lora", 0.97222, memory={"peak_bytes": 312_400_000})
+    finish(folder / "deep" / "linear", "linear", None, seed=1)
+    return folder
+
+
+def test_runs_are_found_at_any_depth_in_the_order_of_their_paths(runs: Path) -> None:
+    assert [run.name for run in gather.finished_runs(runs)] == ["deep/linear", "lora"]
+    assert [run.name for run in gather.finished_runs(runs / "lora")] == ["lora"]
+
+
+def test_unfinished_runs_are_told_apart(runs: Path) -> None:
+    (runs / "begun").mkdir()
+    (runs / "begun" / "metrics.jsonl").write_text("")
+    assert gather.unfinished_runs(runs) == [runs / "begun"]
+    assert len(gather.finished_runs(runs)) == 2
+
+
+def test_another_programs_result_is_no_run(runs: Path) -> None:
+    (runs / "result.json").write_text('{"score": 3}')
+    assert len(gather.finished_runs(runs)) == 2
+
+
+def test_a_damaged_run_is_named(runs: Path) -> None:
+    (runs / "lora" / "result.json").write_text('{"run_id": ')
+    with pytest.raises(UserError, match="runs/lora is not a readable run"):
+        gather.finished_runs(runs)
+
+
+def test_the_table_says_what_was_measured_and_dashes_what_was_not(runs: Path) -> None:
+    assert tables.markdown(gather.finished_runs(runs)).splitlines() == [
+        "All runs: model vit_tiny_patch16_224, data set digits, backend mlx.",
+        "",
+        "| run         | method | seed | test top-1 (%) | val top-1 (%) | trained | without head | seconds | images/s "
+        "| peak memory (MB) |",
+        "| ----------- | ------ | ---: | -------------: | ------------: | ------: | -----------: | ------: | -------: "
+        "| ---------------: |",
+        "| deep/linear | linear |    1 |              – |         50.00 |  41,482 |       40,512 |    21.5 |      590 "
+        "|                – |",
+        "| lora        | lora   |    0 |          97.22 |         50.00 |  41,482 |       40,512 |    21.5 |      590 "
+        "|              312 |",
+    ]
+
+
+def test_one_run_keeps_every_column(runs: Path) -> None:
+    text = tables.markdown(gather.finished_runs(runs / "lora"))
+    assert text.startswith("| run ")
+    assert all(column.heading in text for column in tables.COLUMNS)
+
+
+def test_the_terminal_shows_the_same_cells(runs: Path) -> None:
+    found = gather.finished_runs(runs)
+    console = Console(width=200, file=io.StringIO())
+    console.print(tables.table(found))
+    text = console.file.getvalue()
+    for line in tables.markdown(found).splitlines()[4:]:
+        assert all(cell.strip() in text for cell in line.strip("|").split("|"))
+
+
+def test_the_csv_holds_the_unrounded_values(runs: Path) -> None:
+    linear, lora = csv.DictReader(tables.to_csv(gather.finished_runs(runs)).splitlines())
+    assert float(lora["metrics.test.top1"]) == 0.97222
+    assert linear["metrics.test.top1"] == ""
+    assert float(linear["time.train_seconds"]) == 21.54
+
+
+def test_a_bar_in_a_name_does_not_break_the_table(tmp_path: Path) -> None:
+    finish(tmp_path / "a|b", "lora", 0.5)
+    assert "| a\\|b " in tables.markdown(gather.finished_runs(tmp_path))
+
+
+def test_a_report_is_written_with_its_figure(runs: Path, tmp_path: Path) -> None:
+    written = files.write(gather.finished_runs(runs), tmp_path / "out" / "report")
+    assert [path.name for path in written] == ["table.md", "table.csv", "curves.png"]
+    with Image.open(written[-1]) as figure:
+        assert figure.width > 1000
+        assert len(figure.convert("RGB").getcolors(figure.width * figure.height) or []) > 10
+
+
+def test_the_same_runs_give_the_same_figure(runs: Path, tmp_path: Path) -> None:
+    first, second = (files.write(gather.finished_runs(runs), tmp_path / name)[-1] for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_without_validation_there_is_no_figure(tmp_path: Path) -> None:
+    finish(tmp_path / "run", "lora", 0.5)
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "loss": 1.0}\n')
+    assert [path.name for path in files.write(gather.finished_runs(tmp_path), tmp_path / "out")] == [
+        "table.md",
+        "table.csv",
+    ]
+
+
+def test_a_folder_that_cannot_be_made_is_named(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/out: Not a directory"):
+        files.write(gather.finished_runs(runs), tmp_path / "file" / "out")
+
+
+def test_numbers_are_written_for_a_person() -> None:
+    assert [percent(0.97222), percent(1.0), percent(None)] == ["97.22", "100.00", "–"]
+    assert [count(41482), count(0), count(None)] == ["41,482", "0", "–"]
+    assert [decimal(1234.56), decimal(0.04, 2), decimal(None)] == ["1,234.6", "0.04", "–"]
+    assert [seconds(9.96), seconds(75.2), seconds(3725), seconds(None)] == ["10.0 s", "1 min 15 s", "1 h 2 min", "–"]
+    assert [size(999), size(1500), size(2.5e6), size(1.25e9), size(None)] == [
+        "999 B",
+        "1.5 kB",
+        "2.5 MB",
+        "1.2 GB",
+        "–",
+    ]

@@ -1,0 +1,176 @@
+"""PyTorch as a backend: a model, its method and its optimiser behind the engine's protocol, on CUDA where there is one."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convert.base import Base
+from mlx_peft.config.border import IGNORED, Parameters, Tensors
+from mlx_peft.config.parameters import is_head
+from mlx_peft.config.schema import Experiment
+from torch_ref import methods
+from torch_ref.models.preprocess import preprocess
+from torch_ref.models.stochastic import randomness
+from torch_ref.models.vit import VisionTransformer
+from torch_ref.saved import saved_bytes
+from torch_ref.training import Arrays, Update, cross_entropy
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def device() -> torch.device:
+    """CUDA's first device where there is one, the CPU otherwise."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def version() -> str:
+    """``torch 2.14.1 (cpu)``"""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return f"torch {torch.__version__} ({name})"
+
+
+def synchronize() -> None:
+    """Waits until everything that was asked for is computed."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:
+    """For benchmarks: a function that computes one ``(batch, m, k) @ (batch, k, n)`` and waits for it."""
+    a, b = torch.randn(batch, m, k, device=device()), torch.randn(batch, k, n, device=device())
+
+    def product() -> None:
+        torch.matmul(a, b)
+        synchronize()
+
+    return product
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """A tensor on the host, in float32; a copy, so that the next step does not change it."""
+    return tensor.detach().float().cpu().numpy().copy()
+
+
+@torch.no_grad()
+def load(model: VisionTransformer, tensors: Tensors) -> None:
+    """Sets parameters by name. Raises ValueError where a name is unknown or a shape differs."""
+    known = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        if name not in known:
+            raise ValueError(f"{name} is no parameter of the model")
+        if known[name].shape != tensor.shape:
+            raise ValueError(f"{name} has the shape {tensor.shape}")
+        known[name].copy_(torch.from_numpy(np.asarray(tensor)))
+
+
+def trained(model: VisionTransformer) -> Arrays:
+    """What is trained, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+class Learner:
+    """See ``mlx_peft.engine.backend.Learner``."""
+
+    def __init__(self, experiment: Experiment, num_classes: int, base: Base):
+        self.experiment, self.base = experiment, base
+        self.dtype, self.device = DTYPES[experiment.train.precision], device()
+        self.model = VisionTransformer(
+            base.architecture, num_classes, experiment.model.drop_path, experiment.model.head_dropout
+        )
+        self.model.checkpointing = experiment.train.gradient_checkpointing
+        load(self.model, base.tensors)
+        methods.apply(self.model, experiment.method, experiment.seed)
+        self.model.to(self.device)
+        self.trained = trained(self.model)
+        frozen = [p for p in self.model.parameters() if not p.requires_grad]
+        for p in frozen:
+            p.data = p.data.to(self.dtype)
+        sizes = {name: p.numel() for name, p in self.trained.items()}
+        head = sum(size for name, size in sizes.items() if is_head(name))
+        self.parameters = Parameters(
+            adapter=sum(sizes.values()) - head, head=head, total=sum(sizes.values()) + sum(p.numel() for p in frozen)
+        )
+        self.update = Update(experiment.train, self.trained)
+        self.step = 0
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def _input(self, images: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(images).to(self.device, non_blocking=True)
+        return preprocess(pixels, self.base.preprocessing, self.base.architecture.img_size, self.dtype)
+
+    def _loss(self, images: np.ndarray, targets: np.ndarray, count: float) -> Tensor:
+        labels = torch.from_numpy(targets).to(self.device, non_blocking=True)
+        return cross_entropy(self.model(self._input(images)), labels, count, self.experiment.train.label_smoothing)
+
+    # The protocol.
+
+    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float) -> Tensor:
+        self.model.train()
+        count, parts = max(1, int((targets != IGNORED).sum())), self.experiment.train.accumulate
+        loss, scale = torch.zeros((), device=self.device), self.update.scale()
+        with randomness(self.experiment.seed << 32 | self.step):
+            for x, y in zip(np.split(images, parts), np.split(targets, parts), strict=True):
+                part = self._loss(x, y, count)
+                (part * scale).backward()
+                loss += part.detach()
+        self.update(lr)
+        self.step += 1
+        return loss
+
+    @torch.inference_mode()
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        self.model.eval()
+        return to_numpy(self.model(self._input(images)))
+
+    def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, Tensors]:
+        self.model.train()
+        loss = self._loss(images, targets, max(1, int((targets != IGNORED).sum())))
+        gradients = torch.autograd.grad(loss, list(self.trained.values()))
+        return float(loss.detach()), {name: to_numpy(g) for name, g in zip(self.trained, gradients, strict=True)}
+
+    def adapter(self) -> Tensors:
+        return {name: to_numpy(p) for name, p in self.trained.items()}
+
+    def load_adapter(self, tensors: Tensors) -> None:
+        if differing := tensors.keys() ^ self.trained.keys():
+            raise ValueError(f"these tensors are missing or unknown: {', '.join(sorted(differing))}")
+        load(self.model, tensors)
+
+    def merged(self) -> Tensors:
+        replaced = methods.merge(self.model)
+        tensors = {name: to_numpy(p) for name, p in self.model.named_parameters()}
+        methods.unmerge(self.model, replaced)
+        return tensors
+
+    def state(self) -> Tensors:
+        arrays = {f"parameters.{name}": p.detach() for name, p in self.trained.items()} | self.update.state()
+        return {name: a.cpu().numpy().copy() for name, a in arrays.items()} | {"step": np.array(self.step)}
+
+    def load_state(self, state: Tensors) -> None:
+        load(self.model, {name: state[f"parameters.{name}"] for name in self.trained})
+        self.update.load_state({name: torch.from_numpy(a.copy()) for name, a in state.items()})
+        self.step = int(state["step"])
+
+    def saved_bytes(self, images: np.ndarray, targets: np.ndarray) -> int:
+        """Bytes of activations that a step's forward pass keeps for its backward one."""
+        self.model.train()
+        return saved_bytes(lambda: self._loss(images, targets, len(targets)), self.model.parameters())
+
+    def peak_memory(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
+
+
+def build(experiment: Experiment, num_classes: int, base: Base) -> Learner:
+    """A learner on ``device()``."""
+    torch.backends.cudnn.allow_tf32 = False  # the patch convolution in float32, like everything else
+    return Learner(experiment, num_classes, base)

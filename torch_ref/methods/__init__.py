@@ -1,0 +1,45 @@
+"""The fine-tuning methods in PyTorch, and the registry that finds one by its configuration."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from torch import nn
+
+from mlx_peft.config.methods import MethodConfig
+from mlx_peft.config.parameters import HEADS
+from torch_ref.methods import full, linear, lora
+from torch_ref.methods.targets import replace
+from torch_ref.models.vit import VisionTransformer
+
+METHODS: dict[str, ModuleType] = {"linear": linear, "full": full, "lora": lora}
+
+
+
+def apply(model: VisionTransformer, method: MethodConfig, seed: int) -> None:
+    """Freezes the model but for its heads and what the method trains, which it puts in place.
+
+    Raises UserError where a target matches no layer or the method does not fit the model.
+    """
+    model.requires_grad_(False)
+    METHODS[method.name].apply(model, method, seed)
+    for name in HEADS:
+        if hasattr(model, name):
+            getattr(model, name).requires_grad_(True)
+
+
+def merge(model: VisionTransformer) -> dict[str, nn.Module]:
+    """Folds what the method put into the model into plain layers, in place; ``unmerge`` takes what this returns.
+
+    Raises UserError where the mathematics does not allow it.
+    """
+    replaced: dict[str, nn.Module] = {}
+    for module in METHODS.values():
+        replaced |= module.merge(model)
+    return replaced
+
+
+def unmerge(model: VisionTransformer, replaced: dict[str, nn.Module]) -> None:
+    """Puts back what ``merge`` replaced, bit for bit."""
+    for path, layer in replaced.items():
+        replace(model, path, layer)

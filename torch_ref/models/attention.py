@@ -1,0 +1,36 @@
+"""Multi-head self-attention."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlx_peft.config.architecture import Architecture
+from torch_ref.models.layers import Linear, norm
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v for ``(batch, heads, tokens, d)``, with the heads joined: ``(batch, tokens, heads d)``."""
+    x = F.scaled_dot_product_attention(q, k, v)
+    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1)
+
+
+class Attention(nn.Module):
+    """proj(norm(softmax(q k^T / sqrt(d)) v)), q, k and v from one product; q and k normalised per head where asked."""
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        dim = architecture.embed_dim
+        self.num_heads = architecture.num_heads
+        self.head_dim = dim // architecture.num_heads
+        self.qkv = Linear(dim, 3 * dim, architecture.qkv_bias)
+        self.q_norm = norm(architecture, self.head_dim, architecture.qk_norm)
+        self.k_norm = norm(architecture, self.head_dim, architecture.qk_norm)
+        self.norm = norm(architecture, dim, architecture.scale_attn_norm)
+        self.proj = Linear(dim, dim, architecture.proj_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        x = attend(self.q_norm(q), self.k_norm(k), v)
+        return self.proj(self.norm(x))

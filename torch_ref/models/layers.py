@@ -1,0 +1,82 @@
+"""The small layers of a ViT. A parameter is cast to the dtype of the activation that meets it.
+
+So frozen weights may be stored in half precision and trained ones in float32, and no layer needs to know.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlx_peft.config.architecture import Architecture
+
+
+class Linear(nn.Module):
+    """y = x W^T + b; W ``(out, in)``, b ``(out,)`` or none."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis (Ba et al. 2016)."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalisation over the last axis (Zhang and Sennrich 2019)."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
+
+
+class LayerScale(nn.Module):
+    """x * gamma, one factor a channel (Touvron et al. 2021, CaiT)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma.to(x.dtype)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x), OpenAI CLIP's approximation of GELU."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "quick_gelu": quick_gelu, "silu": F.silu}
+NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
+
+
+def norm(architecture: Architecture, dim: int, present: bool = True) -> nn.Module:
+    """The architecture's norm over ``dim`` channels, or an identity."""
+    return NORMS[architecture.norm_layer](dim, architecture.norm_eps) if present else nn.Identity()
+
+
+def layer_scale(architecture: Architecture) -> nn.Module:
+    """The architecture's layer scale, or an identity."""
+    return LayerScale(architecture.embed_dim) if architecture.init_values else nn.Identity()

@@ -1,0 +1,37 @@
+"""The attention pooling of SigLIP."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mlx_peft.config.architecture import Architecture
+from torch_ref.models.attention import attend
+from torch_ref.models.layers import Linear, norm
+from torch_ref.models.mlp import Mlp
+
+
+class AttentionPool(nn.Module):
+    """One learnt query attends to all tokens, then a residual MLP: ``(batch, tokens, dim)`` to ``(batch, dim)``.
+
+    Zhai et al. 2022 (arXiv 2106.04560), the "MAP head"; timm's ``AttentionPoolLatent``.
+    """
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        dim = architecture.embed_dim
+        self.num_heads = architecture.num_heads
+        self.head_dim = dim // architecture.num_heads
+        self.latent = nn.Parameter(torch.zeros(1, 1, dim))
+        self.q = Linear(dim, dim)
+        self.kv = Linear(dim, 2 * dim)
+        self.proj = Linear(dim, dim)
+        self.norm = norm(architecture, dim)
+        self.mlp = Mlp(architecture.model_copy(update={"proj_bias": True, "scale_mlp_norm": False}))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        q = self.q(self.latent.to(x.dtype)).reshape(1, 1, self.num_heads, self.head_dim).transpose(1, 2)
+        k, v = self.kv(x).reshape(batch, tokens, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        x = self.proj(attend(q.expand(batch, -1, -1, -1), k, v))
+        return (x + self.mlp(self.norm(x)))[:, 0]

@@ -1,0 +1,57 @@
+"""Dropout and stochastic depth whose draws are a pure function of a seed, so that a step can be replayed.
+
+Outside of ``randomness`` nothing is dropped: evaluation and parity need no other switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+_active: list[int] = []
+
+
+@contextmanager
+def randomness(seed: int) -> Iterator[None]:
+    """Within it, layers in training mode draw from ``seed``. torch's own generators are left as they were."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        _active.append(seed)
+        try:
+            yield
+        finally:
+            _active.pop()
+
+
+def keep(x: Tensor, rate: float, shape: tuple[int, ...], training: bool) -> Tensor:
+    """x * m / (1 - rate), m ~ Bernoulli(1 - rate) of ``shape``, broadcast over x; x itself where nothing is dropped."""
+    if not rate or not training or not _active:
+        return x
+    mask = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
+    return x * mask.div_(1 - rate)
+
+
+class Dropout(nn.Module):
+    """Each element is dropped with probability ``rate`` (Srivastava et al. 2014)."""
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return keep(x, self.rate, x.shape, self.training)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): a residual branch is dropped for a whole image."""
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return keep(x, self.rate, (x.shape[0],) + (1,) * (x.ndim - 1), self.training)

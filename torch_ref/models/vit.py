@@ -1,0 +1,122 @@
+"""timm's ``VisionTransformer`` and distilled DeiT, with timm's parameter names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mlx_peft.config.architecture import Architecture
+from torch_ref.models.attention import Attention
+from torch_ref.models.embed import PatchEmbed
+from torch_ref.models.layers import Linear, layer_scale, norm
+from torch_ref.models.mlp import MLPS
+from torch_ref.models.pool import AttentionPool
+from torch_ref.models.stochastic import DropPath, Dropout
+
+
+class Block(nn.Module):
+    """x + attn(norm1(x)), then x + mlp(norm2(x)); layer scale and drop path are identities unless asked for."""
+
+    def __init__(self, architecture: Architecture, drop_path: float = 0.0):
+        super().__init__()
+        dim = architecture.embed_dim
+        self.norm1 = norm(architecture, dim)
+        self.attn = Attention(architecture)
+        self.ls1 = layer_scale(architecture)
+        self.drop_path1 = DropPath(drop_path)
+        self.norm2 = norm(architecture, dim)
+        self.mlp = MLPS[architecture.mlp_layer](architecture)
+        self.ls2 = layer_scale(architecture)
+        self.drop_path2 = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+
+class VisionTransformer(nn.Module):
+    """Dosovitskiy et al. 2021 (arXiv 2010.11929); distilled: Touvron et al. 2021 (arXiv 2012.12877).
+
+    Normalised images ``(batch, size, size, 3)`` to logits ``(batch, classes)``. With a distillation token the logits
+    are the mean of the two heads', in training too, as timm does outside of distillation.
+
+    Args:
+        architecture: what the model is made of.
+        num_classes: width of the head.
+        drop_path: stochastic depth of the last block, rising linearly from 0 at the first.
+        head_dropout: dropout on the features before the head.
+    """
+
+    def __init__(
+        self, architecture: Architecture, num_classes: int, drop_path: float = 0.0, head_dropout: float = 0.0
+    ):
+        super().__init__()
+        dim, depth = architecture.embed_dim, architecture.depth
+        self.architecture = architecture
+        self.checkpointing = False
+        self.patch_embed = PatchEmbed(architecture)
+        if architecture.class_token:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        if architecture.distilled:
+            self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
+        if architecture.reg_tokens:
+            self.reg_token = nn.Parameter(torch.zeros(1, architecture.reg_tokens, dim))
+        if architecture.pos_embed:
+            self.pos_embed = nn.Parameter(torch.zeros(1, architecture.position_tokens, dim))
+        self.norm_pre = norm(architecture, dim, architecture.pre_norm)
+        self.blocks = nn.ModuleList(Block(architecture, drop_path * i / max(depth - 1, 1)) for i in range(depth))
+        after = architecture.norm_after_pool
+        self.norm = norm(architecture, dim, architecture.final_norm and not after)
+        if architecture.global_pool == "map":
+            self.attn_pool = AttentionPool(architecture)
+        self.fc_norm = norm(architecture, dim, architecture.final_norm and after)
+        self.head_drop = Dropout(head_dropout)
+        self.head = Linear(dim, num_classes)
+        if architecture.distilled:
+            self.head_dist = Linear(dim, num_classes)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images to the blocks' input ``(batch, tokens, dim)``."""
+        x = self.patch_embed(x)
+        before = [getattr(self, name) for name in ("cls_token", "dist_token", "reg_token") if hasattr(self, name)]
+        tokens = [t.to(x.dtype).expand(x.shape[0], -1, -1) for t in before]
+        if self.architecture.pos_embed and self.architecture.no_embed_class:
+            x = x + self.pos_embed.to(x.dtype)
+        x = torch.cat([*tokens, x], dim=1)
+        if self.architecture.pos_embed and not self.architecture.no_embed_class:
+            x = x + self.pos_embed.to(x.dtype)
+        return self.norm_pre(x)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images to the normalised tokens after the last block."""
+        x = self.embed(x)
+        for block in self.blocks:
+            x = (recomputed(block) if self.checkpointing and self.training else block)(x)
+        return self.norm(x)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Tokens to one feature vector an image."""
+        if self.architecture.global_pool == "token":
+            return x[:, 0]
+        if not self.architecture.pool_include_prefix:
+            x = x[:, self.architecture.num_prefix_tokens :]
+        return self.attn_pool(x) if self.architecture.global_pool == "map" else x.mean(dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        logits = self.head(self.head_drop(self.fc_norm(self.pool(x))))
+        if self.architecture.distilled:
+            logits = (logits + self.head_dist(self.head_drop(x[:, 1]))) / 2
+        return logits
+
+
+def recomputed(block: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The block under gradient checkpointing: its activations are computed again in the backward pass.
+
+    torch restores its generators for the second pass, so that it drops what the first one dropped.
+    """
+    return partial(checkpoint, block, use_reentrant=False)

@@ -1,0 +1,113 @@
+"""The loss, and the optimiser: one step from gradients to the next parameters, in place."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+
+from mlx_peft.config.border import IGNORED
+from mlx_peft.config.parameters import decays
+from mlx_peft.config.schema import AdamW as AdamWConfig
+from mlx_peft.config.schema import SGD as SGDConfig
+from mlx_peft.config.schema import Train
+
+Arrays = dict[str, Tensor]
+
+INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000
+"""Of the loss under float16 (Micikevicius et al. 2018, section 3.2), as torch's ``GradScaler`` has them."""
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, count: float, smoothing: float) -> Tensor:
+    """Sum of the rows' losses / count, in float32; a row whose target is negative adds nothing.
+
+    Loss of a row: (1 - e) (-log p_target) + e mean_k (-log p_k), e the label smoothing (Szegedy et al. 2016, section 7).
+    """
+    targets = targets.long()
+    total = F.cross_entropy(
+        logits.float(), targets, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing
+    )
+    return total / count
+
+
+def adamw(config: AdamWConfig, groups: list[dict]) -> Optimizer:
+    return AdamW(groups, config.lr, config.betas, config.eps, fused=True)
+
+
+def sgd(config: SGDConfig, groups: list[dict]) -> Optimizer:
+    return SGD(groups, config.lr, config.momentum, nesterov=config.nesterov, fused=True)
+
+
+OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
+
+
+class Update:
+    """One optimiser step: clip, step, and under float16 scale the loss and leave out a step whose gradient overflowed.
+
+    Args:
+        config: the experiment's ``train`` section.
+        parameters: what is trained, by name; weight decay goes by the names.
+    """
+
+    def __init__(self, config: Train, parameters: Arrays):
+        self.clip_norm = config.clip_norm
+        self.scaled = config.precision == "float16"
+        self.parameters = parameters
+        self.loss_scale, self.good_steps = INITIAL_SCALE, 0
+        weight_decay = config.optimizer.weight_decay
+        groups = []
+        for decay in (True, False):
+            chosen = [p for name, p in parameters.items() if decays(name, p.ndim) is decay]
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": weight_decay if decay else 0.0})
+        self.optimizer = OPTIMIZERS[config.optimizer.name](config.optimizer, groups)
+
+    def scale(self) -> float:
+        """What the loss is multiplied by before the backward pass."""
+        return self.loss_scale if self.scaled else 1.0
+
+    def __call__(self, lr: float) -> None:
+        """Steps from the gradients of the scaled loss that lie in the parameters, and clears them."""
+        parameters = list(self.parameters.values())
+        if self.scaled and self._overflowed(parameters):
+            self.optimizer.zero_grad()
+            return
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _overflowed(self, parameters: list[Tensor]) -> bool:
+        """Divides the gradients by the scale, then adapts it."""
+        for p in parameters:
+            p.grad.div_(self.loss_scale)
+        if not torch.stack([p.grad.isfinite().all() for p in parameters]).all():
+            self.loss_scale, self.good_steps = self.loss_scale / 2, 0
+            return True
+        self.good_steps += 1
+        if self.good_steps >= SCALE_GROWS_AFTER:
+            self.loss_scale, self.good_steps = self.loss_scale * 2, 0
+        return False
+
+    def state(self) -> Arrays:
+        """Moments and counters, by parameter name."""
+        slots = {
+            f"slots.{name}.{slot}": value
+            for name, p in self.parameters.items()
+            for slot, value in self.optimizer.state[p].items()
+            if value is not None
+        }
+        scale = {"scale": torch.tensor(self.loss_scale), "good_steps": torch.tensor(self.good_steps)}
+        return slots | (scale if self.scaled else {})
+
+    def load_state(self, state: Arrays) -> None:
+        """Sets what ``state`` returned."""
+        for name, p in self.parameters.items():
+            prefix = f"slots.{name}."
+            slots = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            self.optimizer.state[p] = {slot: value.to(p.device, copy=True) for slot, value in slots.items()}
+        if self.scaled:
+            self.loss_scale, self.good_steps = float(state["scale"]), int(state["good_steps"])
