@@ -107,7 +107,8 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[LoRA
     names = {TARGETS[layer.rpartition(".")[2]] for layer in layers}
     largest = max(layers, key=lambda layer: ranks[layer])
     try:
-        alphas = {layer: _of_pattern(config.get("alpha_pattern"), layer, config["lora_alpha"]) for layer in layers}
+        pattern = dict(config.get("alpha_pattern") or {})
+        alphas = {layer: _of_pattern(pattern, layer, config["lora_alpha"]) for layer in layers}
         method = LoRA.model_validate({
             "rank": ranks[largest],
             "alpha": alphas[largest],
@@ -119,7 +120,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[LoRA
             layer: method.model_copy(update={"rank": ranks[layer], "alpha": float(alphas[layer])}).scaling
             for layer in layers
         }
-    except (KeyError, TypeError, ValueError, re.error) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, re.error) as error:
         raise UserError(f"{path}: its LoRA configuration is not understood: {error}") from error
 
     tensors = {name: tensor for name, tensor in packed.items() if is_head(name)}
@@ -163,9 +164,9 @@ def _layers(packed: Tensors, path: Path) -> dict[str, tuple[np.ndarray, np.ndarr
     return layers
 
 
-def _of_pattern(pattern: dict[str, Any] | None, layer: str, default: Any) -> Any:
+def _of_pattern(pattern: dict[str, Any], layer: str, default: Any) -> Any:
     """PEFT's ``alpha_pattern``: the first key, a regular expression for the end of a layer's name, that fits it."""
-    return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", layer)), default)
+    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", layer)), default)
 
 
 def _alpha(method: LoRA, rank: int) -> float:

@@ -54,13 +54,14 @@ def to_timm(name: str, array: mx.array) -> np.ndarray:
 
 def load(model: VisionTransformer, tensors: Tensors) -> None:
     """Sets parameters by name. Raises ValueError where a name is unknown or a shape differs."""
-    model.load_weights([(name, to_mlx(name, tensor)) for name, tensor in tensors.items()], strict=False)
     known = dict(tree_flatten(model.parameters()))
-    for name, tensor in tensors.items():
+    arrays = {name: to_mlx(name, tensor) for name, tensor in tensors.items()}
+    for name, array in arrays.items():
         if name not in known:
             raise ValueError(f"{name} is no parameter of the model")
-        if to_timm(name, known[name]).shape != tensor.shape:
-            raise ValueError(f"{name} has the shape {tensor.shape}")
+        if known[name].shape != array.shape:
+            raise ValueError(f"{name} has the shape {tensors[name].shape}")
+    model.update(tree_unflatten(list(arrays.items())))
 
 
 def trained(model: VisionTransformer) -> Arrays:
@@ -173,7 +174,9 @@ class Learner:
     def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, Tensors]:
         self.model.train()
         count = mx.array(max(1, int((targets != IGNORED).sum())), mx.float32)
-        value_and_grad = mx.value_and_grad(partial(self._loss, images=mx.array(images), targets=mx.array(targets), count=count))
+        value_and_grad = mx.value_and_grad(
+            partial(self._loss, images=mx.array(images), targets=mx.array(targets), count=count)
+        )
         loss, gradients = value_and_grad(self.trained)
         self._settle()
         return float(loss), {name: to_timm(name, g) for name, g in gradients.items()}

@@ -1,0 +1,45 @@
+"""Parameter-efficient fine-tuning of Vision Transformers: the PyTorch backend.
+
+The library's names are found on first use, so that ``import torch_ref`` needs no framework.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlx_peft.config.methods import Full, Linear, LoRA
+    from torch_ref.library import (
+        add_adapter,
+        create_model,
+        load_adapter,
+        merge,
+        prepare,
+        save_adapter,
+        state_dict,
+        unmerge,
+    )
+
+__all__ = [
+    "Full",
+    "Linear",
+    "LoRA",
+    "add_adapter",
+    "create_model",
+    "load_adapter",
+    "merge",
+    "prepare",
+    "save_adapter",
+    "state_dict",
+    "unmerge",
+]
+
+_METHODS = ("Full", "Linear", "LoRA")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module("mlx_peft.config.methods" if name in _METHODS else "torch_ref.library"), name)

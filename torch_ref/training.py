@@ -25,9 +25,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, count: float, smoothing: floa
     Loss of a row: (1 - e) (-log p_target) + e mean_k (-log p_k), e the label smoothing (Szegedy et al. 2016, section 7).
     """
     targets = targets.long()
-    total = F.cross_entropy(
-        logits.float(), targets, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing
-    )
+    total = F.cross_entropy(logits.float(), targets, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing)
     return total / count
 
 

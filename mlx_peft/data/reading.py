@@ -13,7 +13,7 @@ from mlx_peft.config.errors import UserError
 from mlx_peft.data import native
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 
 MAX_PIXELS = 89_478_485
 """More pixels than this (256 MiB of RGB) are taken for a decompression bomb: Pillow's own limit for a warning."""

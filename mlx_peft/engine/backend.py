@@ -18,6 +18,7 @@ from mlx_peft.config.schema import Experiment
 
 __all__ = ["BACKENDS", "IGNORED", "Backend", "Learner", "Parameters", "Tensors", "load_backend"]
 
+
 class Learner(Protocol):
     """A model, its method and its optimiser, ready to train."""
 

@@ -19,7 +19,6 @@ from mlx_peft.models.vit import VisionTransformer  # noqa: E402
 METHODS: dict[str, ModuleType] = {"linear": linear, "full": full, "lora": lora}
 
 
-
 def apply(model: VisionTransformer, method: MethodConfig, seed: int) -> None:
     """Freezes the model but for its heads and what the method trains, which it puts in place.
 

@@ -50,9 +50,7 @@ class VisionTransformer(nn.Module):
         head_dropout: dropout on the features before the head.
     """
 
-    def __init__(
-        self, architecture: Architecture, num_classes: int, drop_path: float = 0.0, head_dropout: float = 0.0
-    ):
+    def __init__(self, architecture: Architecture, num_classes: int, drop_path: float = 0.0, head_dropout: float = 0.0):
         super().__init__()
         dim, depth = architecture.embed_dim, architecture.depth
         self.architecture = architecture

@@ -2,9 +2,9 @@
 
     python tests/bench/data_pipeline.py ROOT [--rounds 5] [--image-size 224] [--threads 2] [--batch-size 32]
 
-ROOT holds a folder of images for each class. Each contender reads every image once a round: decode, random resized crop,
-flip, batch. Rounds are interleaved, so that what else the machine does falls on all alike; the ratio is the median of the
-rounds' ratios to the DataLoader that emits uint8, as the pipeline does. Prints a Markdown table.
+ROOT holds a folder of images for each class. Each contender reads every image once a round: decode, random resized
+crop, flip, batch. Rounds are interleaved, so that what else the machine does falls on all alike; the ratio is the median
+of the rounds' ratios to the DataLoader that emits uint8, as the pipeline does. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def loader(arguments: argparse.Namespace, *last: object, interpolation: Interpol
     images = torchvision.datasets.ImageFolder(
         arguments.root, transforms.Compose([crop, transforms.RandomHorizontalFlip(), *last])
     )
-    return torch.utils.data.DataLoader(images, arguments.batch_size, shuffle=True, num_workers=arguments.threads)
+    return torch.utils.data.DataLoader(
+        images, arguments.batch_size, shuffle=True, num_workers=arguments.threads, persistent_workers=True
+    )
 
 
 def main() -> None:
@@ -98,8 +100,8 @@ def main() -> None:
             speeds[name].append(images / (time.perf_counter() - start))
 
     print(
-        f"{images} images to {arguments.image_size} px, batches of {arguments.batch_size}, {arguments.threads} threads or "
-        f"workers, {arguments.rounds} interleaved rounds; torch {torch.__version__}, "
+        f"{images} images to {arguments.image_size} px, batches of {arguments.batch_size}, {arguments.threads} threads "
+        f"or workers, {arguments.rounds} interleaved rounds; torch {torch.__version__}, "
         f"torchvision {torchvision.__version__}, Python {platform.python_version()}, {platform.machine()}\n"
     )
     print("| pipeline | images/s, median | lowest to highest | median ratio to the DataLoader |\n|---|---:|---:|---:|")

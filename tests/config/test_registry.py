@@ -50,7 +50,7 @@ def test_every_tag_has_the_preprocessing_and_the_place_that_timm_knows() -> None
             assert cfg.input_size == (3, entry.architecture.img_size, entry.architecture.img_size)
             assert (entry.hub_id or "", entry.license) == (cfg.hf_hub_id or "", cfg.license)
             assert (entry.num_classes, cfg.label_offset or 0) == (cfg.num_classes, 0)
-    assert count > 400
+    assert count > 300
 
 
 def test_without_a_tag_a_name_means_the_weights_that_timm_would_take() -> None:
@@ -80,7 +80,9 @@ def test_a_model_that_is_no_plain_vit_is_refused_with_the_reason() -> None:
 def test_unknown_names_are_met_with_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown model 'deit_tinny_patch16_224'; did you mean 'deit_tiny_patch16_224'"):
         find("deit_tinny_patch16_224")
-    with pytest.raises(UserError, match=r"no weights with the tag 'fb_in2k'; did you mean 'fb_in1k' \(its tags: fb_in1k\)"):
+    with pytest.raises(
+        UserError, match=r"no weights with the tag 'fb_in2k'; did you mean 'fb_in1k'\? \(its tags: fb_in1k\)"
+    ):
         find("deit_tiny_patch16_224.fb_in2k")
     with pytest.raises(UserError, match="no weights with the tag 'x' \\(it has none\\)"):
         find("vit_giant_patch14_224.x")

@@ -15,7 +15,6 @@ from torch_ref.models.vit import VisionTransformer
 METHODS: dict[str, ModuleType] = {"linear": linear, "full": full, "lora": lora}
 
 
-
 def apply(model: VisionTransformer, method: MethodConfig, seed: int) -> None:
     """Freezes the model but for its heads and what the method trains, which it puts in place.
 

@@ -1,0 +1,105 @@
+"""The library: models and adapters in a notebook. ``torch_ref`` has the same names, so that an import changes backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from convert.base import load_base
+from convert.peft import Adapter, read_adapter, write_adapter
+from mlx_peft import methods
+from mlx_peft.backend import load, to_timm, trained
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.methods import MethodConfig
+from mlx_peft.config.schema import Model
+from mlx_peft.methods import merge, unmerge
+from mlx_peft.models.preprocess import preprocess
+from mlx_peft.models.vit import VisionTransformer
+
+__all__ = ["add_adapter", "create_model", "load_adapter", "merge", "prepare", "save_adapter", "state_dict", "unmerge"]
+
+
+def create_model(
+    name: str, weights: str = "timm", num_classes: int = 1000, image_size: int | None = None, seed: int = 0
+) -> VisionTransformer:
+    """A ViT by its timm name.
+
+    Args:
+        name: ``vit_small_patch16_224``, with or without a tag.
+        weights: ``timm`` (the hub), ``none`` (random), or a file or folder.
+        num_classes: width of the head; one of another size in the weights is replaced by a new one.
+        image_size: pixels; the architecture's own where None, otherwise the position grid is resized.
+        seed: of whatever is drawn.
+
+    Raises:
+        UserError: the name is unknown, or the weights do not fit it.
+    """
+    description = Model(name=name, weights=weights, image_size=image_size)
+    base = load_base(description, num_classes, seed)
+    model = VisionTransformer(base.architecture, num_classes)
+    load(model, base.tensors)
+    model.description, model.base = description, replace(base, tensors={})
+    return model
+
+
+def add_adapter(model: VisionTransformer, method: MethodConfig, seed: int = 0) -> None:
+    """Puts a method in place: its parameters and the head can be trained from here, and nothing else.
+
+    Raises:
+        UserError: a target matches no layer, or the model has a method already.
+    """
+    if hasattr(model, "method"):
+        raise UserError(f"the model has the method {model.method.name!r} already; merge it first or make a new model")
+    methods.apply(model, method, seed)
+    model.method = method
+
+
+def prepare(model: VisionTransformer, images: np.ndarray) -> mx.array:
+    """uint8 images ``(batch, h, w, 3)`` as the model's input, normalised as its weights want them."""
+    return preprocess(mx.array(images), model.base.preprocessing, model.architecture.img_size, mx.float32)
+
+
+def save_adapter(model: VisionTransformer, folder: str | Path, classes: Sequence[str] = ()) -> list[str]:
+    """Writes what is trained in PEFT's format, the head and the class names with it. Returns notes for a person."""
+    tensors = {name: to_timm(name, p) for name, p in trained(model).items()}
+    base = model.base
+    return write_adapter(
+        Path(folder),
+        Adapter(
+            method=model.method,
+            tensors=tensors,
+            classes=tuple(classes),
+            model=model.description,
+            architecture=base.architecture,
+            preprocessing=base.preprocessing,
+            base_sha256=base.sha256,
+            source=base.source,
+        ),
+    )
+
+
+def load_adapter(model: VisionTransformer, folder: str | Path) -> Adapter:
+    """Puts a saved adapter into a model that has none yet, and returns what the folder says of it.
+
+    Raises:
+        UserError: the folder holds no adapter, or one for another base.
+    """
+    adapter = read_adapter(Path(folder))
+    if adapter.base_sha256 not in (None, model.base.sha256):
+        raise UserError(f"{folder} was trained on other weights than this model's ({adapter.source})")
+    add_adapter(model, adapter.method)
+    try:
+        load(model, adapter.tensors)
+    except ValueError as error:
+        raise UserError(f"{folder} does not fit the model: {error}") from error
+    return adapter
+
+
+def state_dict(model: VisionTransformer) -> dict[str, np.ndarray]:
+    """Every parameter by name, in timm's layout."""
+    return {name: to_timm(name, p) for name, p in tree_flatten(model.parameters())}

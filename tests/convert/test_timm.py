@@ -1,0 +1,128 @@
+"""Models out in timm's hub layout, and back in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from convert.base import Base, load_base
+from convert.timm import write_model
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.schema import Model
+
+Tiny = Callable[..., Base]
+
+CLASSES = ("cat", "dog", "emu", "fox", "gnu")
+VARIANTS: list[tuple[str, dict[str, object]]] = [
+    ("deit_tiny_distilled_patch16_224", {}),
+    ("vit_small_patch16_224.dino", {"reg_tokens": 2, "init_values": 0.1, "qk_norm": True}),
+    ("vit_base_patch16_siglip_224", {"act_layer": "gelu"}),
+    ("vit_base_patch16_clip_224", {"patch_size": 8, "norm_eps": 1e-6, "fc_norm": True}),
+    ("aimv2_large_patch14_224", {"qkv_bias": True}),
+    ("vit_tiny_patch16_224", {"pos_embed": False, "no_embed_class": True, "norm_layer": "rmsnorm"}),
+]
+
+
+@pytest.mark.parametrize(("name", "args"), VARIANTS)
+def test_timm_opens_the_folder_and_it_comes_back_as_it_was(
+    name: str, args: dict[str, object], tiny: Tiny, tmp_path: Path
+) -> None:
+    base = tiny(name, **args)
+    write_model(tmp_path / "model", base=base, tensors=base.tensors, classes=CLASSES)
+
+    model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True)
+    state = model.state_dict()
+    assert state.keys() == base.tensors.keys()
+    for key, tensor in base.tensors.items():
+        np.testing.assert_array_equal(state[key].numpy(), tensor)
+    assert model.pretrained_cfg["label_names"] == list(CLASSES)
+    data = timm.data.resolve_data_config(model=model)
+    recipe = base.preprocessing.model_dump(mode="json")
+    assert {key: data[key] for key in recipe} == recipe
+    assert data["input_size"] == [3, 64, 64]
+
+    again = load_base(Model(name=name, weights=str(tmp_path / "model")), 5, seed=0)
+    assert again.architecture == base.architecture.model_copy(update={"fc_norm": again.architecture.fc_norm})
+    assert again.architecture.norm_after_pool == base.architecture.norm_after_pool
+    assert (again.name, again.preprocessing, again.notes) == (base.name, base.preprocessing, ())
+    for key, tensor in base.tensors.items():
+        np.testing.assert_array_equal(again.tensors[key], tensor)
+
+
+def test_the_forward_pass_is_timms_of_the_same_arguments(tiny: Tiny, tmp_path: Path) -> None:
+    base = tiny("vit_base_patch16_clip_224", norm_eps=1e-6)
+    write_model(tmp_path / "model", base=base, tensors=base.tensors)
+    model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True)
+    assert model.blocks[0].norm1.eps == 1e-6
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+
+
+def test_a_folder_that_timm_saved_is_read(tmp_path: Path) -> None:
+    sizes = {"depth": 2, "embed_dim": 24, "num_heads": 3, "img_size": 64, "num_classes": 5}
+    model = timm.create_model("deit_tiny_patch16_224", **sizes, act_layer="quick_gelu", drop_path_rate=0.1)
+    timm.models.save_for_hf(
+        model, str(tmp_path), model_args={**sizes, "act_layer": "quick_gelu"}, safe_serialization=True
+    )
+    base = load_base(Model(name="deit_tiny_patch16_224", weights=str(tmp_path)), 5, seed=0)
+    assert (base.architecture.depth, base.architecture.img_size, base.architecture.act_layer) == (2, 64, "quick_gelu")
+    for key, tensor in model.state_dict().items():
+        np.testing.assert_array_equal(base.tensors[key], tensor.numpy())
+
+
+def test_the_same_model_gives_the_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
+    base = tiny("deit_tiny_patch16_224")
+    for name, tensors in {"a": base.tensors, "b": dict(reversed(base.tensors.items()))}.items():
+        write_model(tmp_path / name, base=base, tensors=tensors, classes=CLASSES)
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_a_folder_with_files_in_it_is_left_alone(tiny: Tiny, tmp_path: Path) -> None:
+    base = tiny("deit_tiny_patch16_224")
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        write_model(tmp_path, base=base, tensors=base.tensors)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    "args", [{"mlp_layer": "swiglu"}, {"norm_eps": 1e-5}, {"norm_layer": "rmsnorm", "norm_eps": 1e-5}]
+)
+def test_what_timm_cannot_be_told_is_refused(args: dict[str, object], tiny: Tiny, tmp_path: Path) -> None:
+    base = tiny("deit_tiny_patch16_224", **args)
+    with pytest.raises(UserError, match=rf"cannot express .* another .*{sorted(args)[0]}"):
+        write_model(tmp_path / "model", base=base, tensors=base.tensors)
+    assert not (tmp_path / "model").exists()
+
+
+def edited(folder: Path, **changes: object) -> Model:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return Model(name="deit_tiny_patch16_224", weights=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": "vit_tiny_patch16_224"}, "is of a 'vit_tiny_patch16_224'"),
+        ({"architecture": None}, "names no architecture"),
+        ({"model_args": {"dept": 2}}, r"model_args\.dept: no such field of a ViT; did you mean 'depth'"),
+        ({"model_args": {"in_chans": 1}}, "only images of three channels"),
+        ({"model_args": {"img_size": [64, 32]}}, "only squares"),
+        ({"pretrained_cfg": {"std": [1, 1, 1]}}, "pretrained_cfg lacks mean"),
+        ({"pretrained_cfg": {"mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "lanczos"}}, "interpolation"),
+    ],
+)
+def test_a_configuration_that_is_not_understood_is_refused(
+    changes: dict[str, object], message: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    base = tiny("deit_tiny_patch16_224")
+    write_model(tmp_path / "model", base=base, tensors=base.tensors)
+    with pytest.raises(UserError, match=message):
+        load_base(edited(tmp_path / "model", **changes), 5, seed=0)

@@ -1,0 +1,83 @@
+"""Augmentation: pure in (seed, epoch, index), and distributed as torchvision's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms import RandomResizedCrop
+
+from mlx_peft.data.augment import generator, padded_crop, random_resized_box, shuffle
+
+DRAWS = 4000
+STANDARD_ERRORS = 5
+"""Two samples' means lie further apart than this once in a million times."""
+
+
+def test_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch() -> None:
+    orders = [shuffle(1000, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(np.array_equal(np.sort(order), np.arange(1000)) for order in orders)
+    assert len({order.tobytes() for order in orders}) == 4
+    assert np.array_equal(orders[0], shuffle(1000, 0, 0))
+
+
+def test_each_image_has_random_numbers_of_its_own() -> None:
+    drawn = {generator(*key).random() for key in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))}
+    assert len(drawn) == 4
+    assert generator(3, 4, 5).random() == generator(3, 4, 5).random()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    seed=st.integers(0, 2**31 - 1),
+    low=st.floats(1e-4, 1.0),
+)
+def test_a_box_lies_within_the_image(size: tuple[int, int], seed: int, low: float) -> None:
+    top, left, height, width = random_resized_box(generator(seed, 0, 0), size, (low, 1.0), (3 / 4, 4 / 3))
+    assert 0 <= top <= top + height <= size[0]
+    assert 0 <= left <= left + width <= size[1]
+    assert height > 0
+    assert width > 0
+
+
+@pytest.mark.parametrize("size", [(200, 200), (100, 220)])
+def test_boxes_are_distributed_as_torchvisions(size: tuple[int, int]) -> None:
+    scale, ratio = (0.08, 1.0), (3 / 4, 4 / 3)
+    torch.manual_seed(0)
+    image = torch.zeros(3, *size)
+    theirs = np.array([RandomResizedCrop.get_params(image, scale, ratio) for _ in range(DRAWS)], float)
+    ours = np.array([random_resized_box(generator(0, 0, n), size, scale, ratio) for n in range(DRAWS)], float)
+    for power in (1, 2):
+        a, b = ours**power, theirs**power
+        distance = np.abs(a.mean(0) - b.mean(0)) / np.sqrt((a.var(0) + b.var(0)) / DRAWS)
+        assert (distance < STANDARD_ERRORS).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "box"), [((10, 400), (0, 193, 10, 13)), ((400, 10), (193, 0, 13, 10)), ((10, 10), (0, 0, 10, 10))]
+)
+def test_where_no_box_fits_the_centre_is_taken(size: tuple[int, int], box: tuple[int, int, int, int]) -> None:
+    assert random_resized_box(generator(0, 0, 0), size, (2.0, 3.0), (3 / 4, 4 / 3)) == box
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    padding=st.integers(0, 15),
+    seed=st.integers(0, 1000),
+)
+def test_a_padded_crop_is_a_window_of_numpys_reflection(size: tuple[int, int], padding: int, seed: int) -> None:
+    image = np.arange(size[0] * size[1] * 3, dtype=np.uint8).reshape(*size, 3)
+    window = padded_crop(generator(seed, 0, 0), image, padding)
+    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)), "reflect")
+    down, right = generator(seed, 0, 0).integers(0, 2 * padding + 1, 2)
+    assert np.array_equal(window, padded[down : down + size[0], right : right + size[1]])
+
+
+def test_padded_crops_reach_every_offset() -> None:
+    image = np.arange(25, dtype=np.uint8).reshape(5, 5, 1).repeat(3, 2)
+    windows = {padded_crop(generator(0, 0, n), image, 2).tobytes() for n in range(500)}
+    assert len(windows) == 25

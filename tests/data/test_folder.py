@@ -1,0 +1,220 @@
+"""Class folders: both layouts, what is left out, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlx_peft.config import schema
+from mlx_peft.config.errors import UserError
+from mlx_peft.data import Dataset, open_dataset
+
+
+def save(path: Path, colour: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (12, 10), (colour, 128, 255 - colour)).save(path)
+    return path
+
+
+def tree(root: Path, *classes: str, count: int = 4, suffix: str = "jpg") -> Path:
+    for name in classes:
+        for number in range(count):
+            save(root / name / f"{number}.{suffix}", 40 * number)
+    return root
+
+
+def opened(root: Path, val: float = 0.25, test: float = 0.0, **data: object) -> Dataset:
+    return open_dataset(schema.Data(name="folder", root=root, split=schema.Split(val=val, test=test), **data))
+
+
+def test_one_tree_is_split(tmp_path: Path) -> None:
+    dataset = opened(tree(tmp_path, "cat", "ant"), test=0.25)
+    assert dataset.classes == ("ant", "cat")
+    assert [split and split.size for split in (dataset.train, dataset.val, dataset.test)] == [4, 2, 2]
+    assert list(dataset.train.images.identifiers) == sorted(dataset.train.images.identifiers)
+    assert dataset.notes == ()
+
+
+def test_the_split_does_not_depend_on_where_the_folder_lies(tmp_path: Path) -> None:
+    one, two = (opened(tree(tmp_path / name, "ant", "cat")) for name in ("one", "elsewhere/two"))
+    assert one.train.sha256 == two.train.sha256
+
+
+@pytest.mark.parametrize("val", ["val", "validation"])
+def test_folders_for_the_splits_are_used(tmp_path: Path, val: str) -> None:
+    for name, count in (("train", 5), (val, 2), ("test", 3)):
+        tree(tmp_path / name, "ant", "cat", count=count)
+    dataset = opened(tmp_path, val=0.5)
+    assert [split and split.size for split in (dataset.train, dataset.val, dataset.test)] == [10, 4, 6]
+    assert dataset.test and dataset.test.images.identifiers[0] == "test/ant/0.jpg"
+
+
+def test_a_missing_validation_folder_is_carved_out_of_train(tmp_path: Path) -> None:
+    tree(tmp_path / "train", "ant", "cat", count=8)
+    tree(tmp_path / "test", "ant", "cat", count=2)
+    dataset = opened(tmp_path, val=0.25, test=0.5)
+    assert [split and split.size for split in (dataset.train, dataset.val, dataset.test)] == [12, 4, 4]
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    assert opened(tree(tmp_path, "boat", "train")).classes == ("boat", "train")
+
+
+def test_images_at_any_depth_and_with_any_suffix_are_taken(tmp_path: Path) -> None:
+    save(tmp_path / "ant" / "deep" / "er" / "1.PNG")
+    save(tmp_path / "ant" / "2.webp")
+    save(tmp_path / "cat" / "une forêt 3.tiff")
+    dataset = opened(tmp_path, val=0)
+    assert dataset.train.images.identifiers == ("ant/2.webp", "ant/deep/er/1.PNG", "cat/une forêt 3.tiff")
+    assert dataset.train.labels.tolist() == [0, 0, 1]
+    assert dataset.train.images.read(2).shape == (10, 12, 3)
+
+
+def test_hidden_files_are_ignored_and_others_are_noted(tmp_path: Path) -> None:
+    tree(tmp_path, "ant", "cat")
+    (tmp_path / ".cache").mkdir()
+    save(tmp_path / "ant" / ".thumbnail.jpg")
+    (tmp_path / "ant" / "readme.txt").write_text("four ants")
+    dataset = opened(tmp_path, val=0)
+    assert dataset.train.size == 8
+    assert dataset.notes == ("left out, without the suffix of an image: 1 (ant/readme.txt)",)
+
+
+def test_links_out_of_the_root_are_not_followed(tmp_path: Path) -> None:
+    secret = save(tmp_path / "elsewhere" / "secret.jpg")
+    root = tree(tmp_path / "root", "ant", "cat")
+    (root / "ant" / "out.jpg").symlink_to(secret)
+    (root / "ant" / "folder").symlink_to(secret.parent)
+    (root / "ant" / "inside.jpg").symlink_to(root / "cat" / "0.jpg")
+    (root / "dog").symlink_to(secret.parent)
+    dataset = opened(root, val=0)
+    assert dataset.classes == ("ant", "cat")
+    assert "ant/inside.jpg" in dataset.train.images.identifiers
+    assert dataset.train.size == 9
+    (note,) = dataset.notes
+    assert note.startswith("left out, links to folders or out of the root: 2")
+    assert "ant/out.jpg" in note
+
+
+def test_folders_beside_the_splits_are_noted(tmp_path: Path) -> None:
+    tree(tmp_path / "train", "ant", "cat")
+    tree(tmp_path / "unlabelled", "x")
+    assert opened(tmp_path).notes == ("left out, folders beside train: unlabelled",)
+
+
+def test_broken_images_are_skipped_and_counted_where_allowed(tmp_path: Path) -> None:
+    tree(tmp_path, "ant", "cat")
+    for number in range(4):
+        (tmp_path / "ant" / f"broken{number}.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    dataset = opened(tmp_path, val=0, unreadable="skip")
+    assert dataset.train.size == 8
+    assert dataset.notes == ("left out, unreadable: 4 (ant/broken0.jpg, ant/broken1.jpg, ant/broken2.jpg, ...)",)
+    (tmp_path / "ant" / "broken0.jpg").unlink()
+    assert opened(tmp_path, val=0, unreadable="skip").train.sha256 == dataset.train.sha256
+
+
+def test_a_broken_image_is_refused_by_name_when_it_is_read(tmp_path: Path) -> None:
+    tree(tmp_path, "ant", "cat")
+    (tmp_path / "ant" / "broken.png").write_bytes(b"nothing")
+    images = opened(tmp_path, val=0).train.images
+    with pytest.raises(UserError, match=r"ant/broken\.png: not a readable image.*data\.unreadable: skip"):
+        images.read(list(images.identifiers).index("ant/broken.png"))
+
+
+def missing(root: Path) -> None:
+    root.rmdir()
+
+
+def empty(root: Path) -> None:
+    pass
+
+
+def loose_images(root: Path) -> None:
+    save(root / "0.jpg")
+
+
+def an_empty_class(root: Path) -> None:
+    tree(root, "ant", "cat")
+    (root / "dog").mkdir()
+
+
+def a_class_of_broken_images(root: Path) -> None:
+    tree(root, "ant", "cat")
+    (root / "dog").mkdir()
+    (root / "dog" / "0.jpg").write_bytes(b"")
+
+
+def a_test_split_without_a_class(root: Path) -> None:
+    tree(root / "train", "ant", "cat")
+    tree(root / "test", "ant")
+
+
+def a_validation_split_with_one_more(root: Path) -> None:
+    tree(root / "train", "ant", "cat")
+    tree(root / "val", "ant", "cat", "dog", "elk")
+
+
+def an_unlabelled_test_split(root: Path) -> None:
+    tree(root / "train", "ant", "cat")
+    save(root / "test" / "0.jpg")
+
+
+def two_validation_folders(root: Path) -> None:
+    for name in ("train", "val", "validation"):
+        tree(root / name, "ant", "cat")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (missing, r"data\.root: .*images is not a folder"),
+        (empty, r"images: no class folders"),
+        (loose_images, r"images: no class folders"),
+        (an_empty_class, r"images/dog: no images in this class folder"),
+        (a_class_of_broken_images, r"images/dog: no images in this class folder"),
+        (a_test_split_without_a_class, r"images/test: no folder for class 'cat', which train has"),
+        (a_validation_split_with_one_more, r"images/val: has classes 'dog', 'elk', which train does not"),
+        (an_unlabelled_test_split, r"images/test: no class folders"),
+        (two_validation_folders, r"images: both val and validation are there"),
+    ],
+)
+def test_a_folder_that_cannot_be_right_is_refused(tmp_path: Path, damage: object, message: str) -> None:
+    root = tmp_path / "images"
+    root.mkdir()
+    damage(root)  # type: ignore[operator]
+    with pytest.raises(UserError, match=message):
+        opened(root, unreadable="skip")
+
+
+def test_the_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = opened(tree(tmp_path, "ant", "cat", count=9), val=0).train.images.identifiers
+    listed = os.scandir
+    rng = np.random.default_rng(0)
+
+    class Shuffled:
+        def __init__(self, path: object) -> None:
+            with listed(path) as entries:  # type: ignore[call-overload]
+                self.entries = list(entries)
+            rng.shuffle(self.entries)
+
+        def __enter__(self) -> Shuffled:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def __iter__(self) -> Shuffled:
+            return self
+
+        def __next__(self) -> os.DirEntry[str]:
+            if not self.entries:
+                raise StopIteration
+            return self.entries.pop()
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(os, "scandir", Shuffled)
+    assert opened(tmp_path, val=0).train.images.identifiers == expected

@@ -1,0 +1,216 @@
+"""Batches: the same bytes whatever the threads and wherever an epoch is entered, and a clean end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlx_peft.config import schema
+from mlx_peft.config.architecture import Preprocessing
+from mlx_peft.config.errors import UserError
+from mlx_peft.data import (
+    ArrayImages,
+    Batch,
+    Split,
+    eval_batches,
+    eval_image,
+    native,
+    open_dataset,
+    steps_per_epoch,
+    train_batches,
+)
+from mlx_peft.data.pipeline import PREFETCH
+
+RESIZE_ERROR = 8
+"""Levels by which mlx-data's bilinear resize may differ from Pillow's: at the border it weighs pixels otherwise."""
+
+BICUBIC = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+BILINEAR = BICUBIC.model_copy(update={"interpolation": "bilinear"})
+AUGMENTS = {
+    "none": schema.Augment(),
+    "flip": schema.Augment(flip=True),
+    "padded": schema.Augment(crop="padded", flip=True),
+    "random_resized": schema.Augment(crop="random_resized", flip=True),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    """37 JPEGs and PNGs of different sizes."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for number in range(37):
+        path = root / "ab"[number % 2] / f"{number}.{'png' if number % 5 == 0 else 'jpg'}"
+        path.parent.mkdir(exist_ok=True)
+        small = rng.integers(0, 256, (8, 9, 3), np.uint8)
+        size = (50 + number, 70 - number)
+        Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(path)
+    return open_dataset(schema.Data(name="folder", root=root, split=schema.Split(val=0))).train
+
+
+@pytest.fixture(scope="module")
+def arrays() -> Split:
+    pixels = np.random.default_rng(1).integers(0, 256, (37, 12, 10, 3), np.uint8)
+    return Split("train", ArrayImages.whole(pixels, "train"), np.arange(37) % 3)
+
+
+def data(augment: str = "none", batch_size: int = 8, threads: int = 2) -> schema.Data:
+    return schema.Data(name="folder", batch_size=batch_size, threads=threads, augment=AUGMENTS[augment])
+
+
+def train(split: Split, config: schema.Data, preprocessing: Preprocessing = BICUBIC, **where: int) -> list[Batch]:
+    return list(train_batches(split, config, preprocessing, 32, **({"seed": 0, "epoch": 0} | where)))
+
+
+def content(batches: list[Batch]) -> list[bytes]:
+    return [batch.images.tobytes() + batch.targets.tobytes() for batch in batches]
+
+
+@pytest.mark.parametrize("preprocessing", [BILINEAR, BICUBIC], ids=["bilinear", "bicubic"])
+@pytest.mark.parametrize("augment", AUGMENTS)
+@pytest.mark.parametrize("kind", ["files", "arrays"])
+def test_the_bytes_do_not_depend_on_the_threads(
+    request: pytest.FixtureRequest, kind: str, augment: str, preprocessing: Preprocessing
+) -> None:
+    split = request.getfixturevalue(kind)
+    one, two, eight = (content(train(split, data(augment, threads=n), preprocessing)) for n in (1, 2, 8))
+    assert one == two == eight
+
+
+@pytest.mark.parametrize("kind", ["files", "arrays"])
+def test_an_epoch_entered_in_the_middle_goes_on_as_it_would_have(request: pytest.FixtureRequest, kind: str) -> None:
+    split = request.getfixturevalue(kind)
+    whole = content(train(split, data("random_resized"), epoch=3))
+    for start in range(len(whole) + 1):
+        assert content(train(split, data("random_resized"), epoch=3, start=start)) == whole[start:]
+
+
+def test_each_image_comes_once_an_epoch_with_its_label(arrays: Split) -> None:
+    assert steps_per_epoch(arrays, 8) == 5
+    batches = train(arrays, data())
+    assert [batch.count for batch in batches] == [8, 8, 8, 8, 5]
+    seen = {}
+    for batch in batches:
+        for image, target in zip(batch.images[: batch.count], batch.targets[: batch.count], strict=True):
+            seen[image.tobytes()] = target
+    assert seen == {arrays.images.read(n).tobytes(): arrays.labels[n] for n in range(37)}
+
+
+def test_a_batch_has_always_the_same_form(files: Split) -> None:
+    for batch in (*train(files, data("random_resized")), *eval_batches(files, data(), BICUBIC, 32)):
+        assert batch.images.shape == (8, 32, 32, 3)
+        assert batch.images.dtype == np.uint8
+        assert batch.images.flags.c_contiguous
+        assert batch.targets.dtype == np.int32
+        assert (batch.targets[batch.count :] == -1).all()
+        assert (batch.targets[: batch.count] >= 0).all()
+        assert not batch.images[batch.count :].any()
+
+
+def test_epochs_and_seeds_differ(arrays: Split) -> None:
+    epochs = [content(train(arrays, data("flip"), seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (0, 1)]
+    assert len({epoch[0] for epoch in epochs}) == 4
+
+
+def test_an_image_is_augmented_by_its_index_and_not_by_its_place(arrays: Split) -> None:
+    def by_label(split: Split, batch_size: int) -> dict[int, bytes]:
+        batches = train(split, data("random_resized", batch_size))
+        rows = ((batch.images[n], batch.targets[n]) for batch in batches for n in range(batch.count))
+        return {int(target): image.tobytes() for image, target in rows}
+
+    numbered = Split("train", arrays.images, np.arange(37))
+    assert by_label(numbered, 8) == by_label(numbered, 5)
+
+
+def test_about_half_of_the_images_are_flipped(arrays: Split) -> None:
+    numbered = Split("train", arrays.images, np.arange(37))
+    flipped = 0
+    for epoch in range(10):
+        for batch in train(numbered, data("flip"), epoch=epoch):
+            for image, target in zip(batch.images[: batch.count], batch.targets, strict=False):
+                stored = arrays.images.read(int(target))
+                assert np.array_equal(image, stored) or np.array_equal(image, stored[:, ::-1])
+                flipped += not np.array_equal(image, stored)
+    assert 130 < flipped < 240  # 370 draws: six standard deviations
+
+
+def test_small_arrays_cross_at_their_stored_size(arrays: Split) -> None:
+    assert train(arrays, data("padded"))[0].images.shape == (8, 12, 10, 3)
+    assert train(arrays, data("random_resized"))[0].images.shape == (8, 32, 32, 3)
+    assert next(eval_batches(arrays, data(), BICUBIC, 32)).images.shape == (8, 12, 10, 3)
+
+
+def test_evaluation_keeps_the_order_and_follows_the_recipe(files: Split) -> None:
+    batches = list(eval_batches(files, data(threads=8), BICUBIC, 32))
+    images = np.concatenate([batch.images[: batch.count] for batch in batches])
+    expected = np.stack([eval_image(files.images.read(n), BICUBIC, 32) for n in range(37)])
+    assert np.array_equal(images, expected)
+    assert np.concatenate([batch.targets for batch in batches])[:37].tolist() == files.labels.tolist()
+
+
+def test_without_mlx_data_bicubic_batches_are_the_same_and_bilinear_ones_close(
+    files: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = data("random_resized", batch_size=37)
+    fast = {p.interpolation: train(files, config, p)[0].images for p in (BILINEAR, BICUBIC)}
+    monkeypatch.setattr(native, "_mlx_data", lambda: None)
+    slow = {p.interpolation: train(files, config, p)[0].images for p in (BILINEAR, BICUBIC)}
+    assert np.array_equal(fast["bicubic"], slow["bicubic"])
+    assert np.abs(fast["bilinear"].astype(int) - slow["bilinear"]).max() <= RESIZE_ERROR
+
+
+def workers() -> int:
+    return sum(thread.name.startswith("mlx-peft-data") for thread in threading.enumerate())
+
+
+def test_threads_are_gone_when_the_consumer_stops_early(files: Split) -> None:
+    batches = train_batches(files, data(batch_size=2, threads=4), BICUBIC, 32, seed=0, epoch=0)
+    next(batches)
+    assert workers() > 0
+    batches.close()  # type: ignore[attr-defined]
+    assert workers() == 0
+
+
+def test_threads_are_gone_when_the_consumer_raises(files: Split) -> None:
+    def consume() -> None:
+        for _batch in train_batches(files, data(batch_size=2), BICUBIC, 32, seed=0, epoch=0):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        consume()
+    assert workers() == 0
+
+
+def test_a_broken_image_ends_the_epoch_by_name_and_leaves_no_threads(tmp_path: Path) -> None:
+    for number in range(6):
+        Image.new("RGB", (9, 9)).save(tmp_path / f"{number}.png")
+    (tmp_path / "a").mkdir()
+    for number in range(6):
+        (tmp_path / f"{number}.png").rename(tmp_path / "a" / f"{number}.png")
+    whole = (tmp_path / "a" / "3.png").read_bytes()
+    (tmp_path / "a" / "3.png").write_bytes(whole[: len(whole) // 2])
+    split = open_dataset(schema.Data(name="folder", root=tmp_path, split=schema.Split(val=0))).train
+    with pytest.raises(UserError, match=r"a/3\.png: not a readable image"):
+        train(split, data(batch_size=2))
+    assert workers() == 0
+
+
+def test_no_more_than_a_few_batches_are_prepared_ahead(arrays: Split) -> None:
+    read = []
+
+    class Counted(ArrayImages):
+        def read(self, index: int) -> np.ndarray:
+            read.append(index)
+            return super().read(index)
+
+    images = Counted(arrays.images.pixels, "train", arrays.images.rows)  # type: ignore[attr-defined]
+    batches = train_batches(Split("train", images, arrays.labels), data(batch_size=4), BICUBIC, 32, seed=0, epoch=0)
+    next(batches)
+    time.sleep(0.1)
+    assert len(read) == 4 * (1 + PREFETCH)
+    batches.close()  # type: ignore[attr-defined]

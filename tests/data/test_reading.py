@@ -1,0 +1,244 @@
+"""Image files: every format and mode becomes upright uint8 RGB, or is refused by name."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlx_peft.config.errors import UserError
+from mlx_peft.data import native, read_image, reading
+
+JPEG_ERROR = 12
+"""Levels by which a smooth image may change in JPEG at quality 95."""
+
+
+def smooth(height: int = 40, width: int = 56) -> np.ndarray:
+    rows, columns = np.mgrid[0:height, 0:width]
+    return np.stack([rows * 4, columns * 4, 255 - rows * 2 - columns], -1).astype(np.uint8)
+
+
+def photograph(height: int = 120, width: int = 150, seed: int = 0) -> Image.Image:
+    """Something with edges and texture, so that two decoders that differ do differ on it."""
+    small = np.random.default_rng(seed).integers(0, 256, (height // 6, width // 6, 3), np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options", "tolerance"),
+    [
+        ("jpg", {"quality": 95}, JPEG_ERROR),
+        ("jpeg", {"quality": 95, "progressive": True}, JPEG_ERROR),
+        ("png", {}, 0),
+        ("webp", {"lossless": True}, 0),
+        ("tif", {}, 0),
+        ("tiff", {"compression": "tiff_lzw"}, 0),
+        ("bmp", {}, 0),
+    ],
+)
+def test_each_format_gives_its_pixels(tmp_path: Path, suffix: str, options: dict[str, object], tolerance: int) -> None:
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(smooth()).save(path, **options)  # type: ignore[arg-type]
+    image = read_image(path)
+    assert image.dtype == np.uint8
+    assert image.shape == (40, 56, 3)
+    assert np.abs(image.astype(int) - smooth()).max() <= tolerance
+
+
+def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert np.array_equal(read_image(tmp_path / "moving.gif"), np.asarray(frames[0]))
+
+
+def test_the_content_counts_and_not_the_suffix(tmp_path: Path) -> None:
+    Image.fromarray(smooth()).save(tmp_path / "image.png")
+    (tmp_path / "image.png").rename(tmp_path / "image.jpg")
+    assert np.array_equal(read_image(tmp_path / "image.jpg"), smooth())
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_grey_becomes_three_equal_channels(tmp_path: Path, suffix: str) -> None:
+    Image.fromarray(smooth()).convert("L").save(tmp_path / f"grey.{suffix}")
+    image = read_image(tmp_path / f"grey.{suffix}")
+    assert image.shape == (40, 56, 3)
+    assert (image == image[..., :1]).all()
+
+
+def test_black_and_white_becomes_0_and_255(tmp_path: Path) -> None:
+    Image.fromarray(smooth()[..., 0] > 80).save(tmp_path / "bits.png")
+    assert np.array_equal(read_image(tmp_path / "bits.png")[..., 2], np.where(smooth()[..., 0] > 80, 255, 0))
+
+
+def test_a_palette_is_looked_up(tmp_path: Path) -> None:
+    image = Image.fromarray(smooth()).quantize(32)
+    image.save(tmp_path / "palette.png")
+    assert np.array_equal(read_image(tmp_path / "palette.png"), np.asarray(image.convert("RGB")))
+
+
+def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
+    half = np.zeros((2, 3, 4), np.uint8)
+    half[0, :, 3] = 128
+    Image.fromarray(half).save(tmp_path / "rgba.png")
+    assert read_image(tmp_path / "rgba.png")[:, 0].tolist() == [[127] * 3, [255] * 3]
+    Image.fromarray(half[..., 2:]).save(tmp_path / "grey.png")
+    assert read_image(tmp_path / "grey.png")[:, 0].tolist() == [[127] * 3, [255] * 3]
+
+
+def test_a_transparent_colour_of_a_palette_becomes_white(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.save(tmp_path / "palette.png", transparency=1)
+    assert read_image(tmp_path / "palette.png").tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+def test_cmyk_is_converted(tmp_path: Path) -> None:
+    Image.fromarray(smooth()).convert("CMYK").save(tmp_path / "ink.jpg", quality=95)
+    assert np.abs(read_image(tmp_path / "ink.jpg").astype(int) - smooth()).max() <= JPEG_ERROR
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_of_16_bits_the_upper_8_are_taken(tmp_path: Path, suffix: str) -> None:
+    levels = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / f"deep.{suffix}")
+    assert read_image(tmp_path / f"deep.{suffix}")[0, :, 1].tolist() == [0, 0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_a_range_that_nobody_agreed_on_is_refused(tmp_path: Path, dtype: type) -> None:
+    Image.fromarray(np.ones((4, 4), dtype)).save(tmp_path / "deep.tif")
+    with pytest.raises(UserError, match=r"deep\.tif: .* have no agreed range"):
+        read_image(tmp_path / "deep.tif")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"jpg": {"quality": 95}, "webp": {"lossless": True}}.get(suffix, {})
+    Image.fromarray(smooth()).save(tmp_path / f"turned.{suffix}", exif=exif, **options)
+    upright = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a),
+    }[orientation](smooth())
+    image = read_image(tmp_path / f"turned.{suffix}")
+    assert image.shape == upright.shape
+    assert np.abs(image.astype(int) - upright).max() <= (JPEG_ERROR if suffix == "jpg" else 0)
+
+
+def encoded(**options: object) -> bytes:
+    file = io.BytesIO()
+    photograph().save(file, **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
+def test_a_truncated_file_is_refused_by_name(tmp_path: Path, form: str) -> None:
+    data = encoded(format=form)
+    path = tmp_path / "half.img"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match=r"half\.img: not a readable image \(.+\)"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("cut", [2, 3, 10, 100])
+def test_a_jpeg_without_its_last_bytes_is_refused(tmp_path: Path, cut: int) -> None:
+    (tmp_path / "cut.jpg").write_bytes(encoded(format="JPEG")[:-cut])
+    assert native.plain_jpeg((tmp_path / "cut.jpg").read_bytes()) is None
+    if cut > 2:  # without its end marker alone an image is whole
+        with pytest.raises(UserError, match=r"cut\.jpg: .*truncated"):
+            read_image(tmp_path / "cut.jpg")
+
+
+@pytest.mark.parametrize("content", [b"", b"text, not an image", b"\xff\xd8\xff\xd9", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+def test_what_is_no_image_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "no.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=r"no\.jpg: not a readable image"):
+        read_image(tmp_path / "no.jpg")
+
+
+def test_a_file_that_cannot_be_opened_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing\.jpg: cannot be read \(No such file or directory\)"):
+        read_image(tmp_path / "missing.jpg")
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_decompression_bomb_is_refused_by_name(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (100, 101)).save(tmp_path / f"bomb.{suffix}")
+    monkeypatch.setattr(reading, "MAX_PIXELS", 10_000)
+    with pytest.raises(UserError, match=rf"bomb\.{suffix}: .*100 x 101 is more than 10,000 pixels"):
+        read_image(tmp_path / f"bomb.{suffix}")
+
+
+def test_a_real_decompression_bomb_is_refused_by_name(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(UserError, match=r"bomb\.png: not a readable image"):
+        read_image(tmp_path / "bomb.png")
+
+
+def test_a_file_too_large_for_an_image_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "large.png").write_bytes(encoded(format="PNG"))
+    monkeypatch.setattr(reading, "MAX_BYTES", 2**10)
+    with pytest.raises(UserError, match=r"large\.png: larger than"):
+        read_image(tmp_path / "large.png")
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (7, 33), (120, 150)])
+def test_the_fast_decoder_gives_pillows_pixels(
+    tmp_path: Path, progressive: bool, subsampling: int, size: tuple[int, int]
+) -> None:
+    path = tmp_path / "söme image.jpg"
+    photograph().resize(size).save(path, quality=80, progressive=progressive, subsampling=subsampling)
+    fast = native.decode(path, path.read_bytes(), 10**6)
+    assert fast is not None, "mlx-data is installed with the tests and takes plain JPEGs"
+    with Image.open(path) as image:
+        assert np.array_equal(fast, np.asarray(image))
+
+
+def jpeg(mode: str = "RGB", **options: object) -> bytes:
+    file = io.BytesIO()
+    photograph().convert(mode).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def test_the_fast_decoder_leaves_anything_unusual_to_pillow() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = jpeg()
+    assert native.plain_jpeg(plain) == (120, 150)
+    assert native.plain_jpeg(jpeg(restart_marker_blocks=2)) == (120, 150)
+    unusual = {
+        "grey": jpeg("L"),
+        "CMYK": jpeg("CMYK"),
+        "EXIF": jpeg(exif=exif),
+        "truncated": plain[:-400],
+        "truncated, with an end": plain[:-400] + b"\xff\xd9" + plain[-400:],
+        "no end": plain[:-2],
+        "padded": plain + b"\0\0",
+        "PNG": encoded(format="PNG"),
+        "only a start": plain[:2],
+        "no picture": plain[:2] + plain[-2:],
+        "a marker cut in two": plain[:3],
+    }
+    assert {name: native.plain_jpeg(data) for name, data in unusual.items()} == dict.fromkeys(unusual)
+
+
+def test_without_mlx_data_pillow_gives_the_same_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "image.jpg").write_bytes(jpeg())
+    with_mlx_data = read_image(tmp_path / "image.jpg")
+    monkeypatch.setattr(native, "_mlx_data", lambda: None)
+    assert np.array_equal(read_image(tmp_path / "image.jpg"), with_mlx_data)

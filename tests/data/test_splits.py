@@ -1,0 +1,92 @@
+"""Holding out: stratified, seeded, and the same whatever the order in which images are listed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlx_peft.config import schema
+from mlx_peft.config.errors import UserError
+from mlx_peft.data import ArrayImages, Dataset, Split
+from mlx_peft.data.splits import hold_out
+
+CLASSES = ("a", "b", "c")
+
+
+def made(counts: tuple[int, ...], source: str = "made") -> Split:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return Split("train", ArrayImages.whole(np.zeros((len(labels), 2, 2), np.uint8), source), labels)
+
+
+def held(counts: tuple[int, ...], **config: float) -> Dataset:
+    return hold_out("made", CLASSES, made(counts), schema.Split(**config))
+
+
+def counts_of(split: Split | None) -> list[int]:
+    assert split is not None
+    return np.bincount(split.labels, minlength=3).tolist()
+
+
+def test_each_class_gives_its_share() -> None:
+    dataset = held((100, 50, 10), val=0.1, test=0.2)
+    assert counts_of(dataset.test) == [20, 10, 2]
+    assert counts_of(dataset.val) == [10, 5, 1]
+    assert counts_of(dataset.train) == [70, 35, 7]
+
+
+def test_the_parts_are_disjoint_and_together_the_whole() -> None:
+    dataset = held((31, 17, 5), val=0.2, test=0.2)
+    parts = [set(split.images.identifiers) for split in (dataset.train, dataset.val, dataset.test) if split]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 53
+
+
+def test_a_share_of_zero_leaves_no_split() -> None:
+    dataset = held((10, 10, 10), val=0, test=0)
+    assert dataset.val is None
+    assert dataset.test is None
+    assert dataset.train.size == 30
+
+
+def test_a_small_class_gives_one_image_but_never_its_last() -> None:
+    dataset = held((100, 2, 1), val=0.1, test=0)
+    assert counts_of(dataset.val) == [10, 1, 0]
+    assert counts_of(dataset.train) == [90, 1, 1]
+
+
+def test_a_share_that_no_class_can_spare_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.split\.val is 0\.5.*no class of made has an image to spare"):
+        held((1, 1, 1), val=0.5)
+
+
+def test_the_seed_moves_images_and_the_hash() -> None:
+    first, again, other = (held((40, 40, 40), val=0.25, seed=seed) for seed in (0, 0, 1))
+    assert first.train.sha256 == again.train.sha256
+    assert first.train.sha256 != other.train.sha256
+    assert first.val and other.val and first.val.images.identifiers != other.val.images.identifiers
+
+
+def test_the_validation_share_does_not_move_test_images() -> None:
+    small, large = held((40, 40, 40), val=0.1, test=0.2), held((40, 40, 40), val=0.4, test=0.2)
+    assert small.test and large.test and small.test.sha256 == large.test.sha256
+
+
+def test_an_image_more_moves_few_others() -> None:
+    before, after = held((100, 100, 100), val=0.2), held((100, 100, 101), val=0.2)
+    assert before.val and after.val
+    assert len(set(before.val.images.identifiers) ^ set(after.val.images.identifiers)) <= 2
+
+
+def test_splits_of_its_own_are_left_alone() -> None:
+    own = made((3, 3, 3), "own")
+    dataset = hold_out("made", CLASSES, made((9, 9, 9)), schema.Split(val=0.5, test=0.3), val=own, test=own)
+    assert dataset.val is own
+    assert dataset.test is own
+    assert dataset.train.size == 27
+
+
+def test_the_hash_sees_names_labels_and_order() -> None:
+    split = made((2, 1, 1))
+    reversed_rows = split.take(np.arange(4)[::-1], "train")
+    relabelled = Split("train", split.images, split.labels[::-1])
+    renamed = made((2, 1, 1), "other")
+    assert len({part.sha256 for part in (split, reversed_rows, relabelled, renamed)}) == 4

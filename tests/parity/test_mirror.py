@@ -1,0 +1,49 @@
+"""Every module of the MLX side has its twin in torch_ref: the same public names, the same docstrings."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MIRRORED = ["backend.py", "training.py", "library.py", *(f"{part}/*.py" for part in ("models", "methods", "quant"))]
+MODULES = sorted(p.relative_to(ROOT / "mlx_peft") for part in MIRRORED for p in (ROOT / "mlx_peft").glob(part))
+
+
+def public(path: Path) -> dict[str, str | None]:
+    """Top-level names and, for functions and classes, their docstrings."""
+    found: dict[str, str | None] = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            found[node.name] = ast.get_docstring(node)
+        elif isinstance(node, ast.Assign):
+            found |= {t.id: None for t in node.targets if isinstance(t, ast.Name) and not t.id.startswith("_")}
+    return found
+
+
+ONLY_HERE = {
+    # What one framework needs and the other does not.
+    "backend.py": {"PATCHES", "to_mlx", "to_timm", "to_numpy", "device"},
+    "models/stochastic.py": {"next_key"},
+    "training.py": {"Slots"},
+}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_twins_have_the_same_public_names(module):
+    ours, theirs = (set(public(ROOT / side / module)) for side in ("mlx_peft", "torch_ref"))
+    assert ours ^ theirs <= ONLY_HERE.get(str(module), set())
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.parts[0] in ("models", "methods", "quant")], ids=str)
+def test_twins_of_models_and_methods_promise_the_same(module):
+    ours, theirs = (public(ROOT / side / module) for side in ("mlx_peft", "torch_ref"))
+    frameworks_own = {"recomputed", "randomness", "PatchProjection"}  # how it is done differs, and is what they tell
+    for name in (ours.keys() & theirs.keys()) - frameworks_own:
+        assert ours[name] == theirs[name], name
+
+
+def test_the_torch_side_has_no_module_that_mlx_lacks():
+    for part in ("models", "methods", "quant"):
+        names = [{p.name for p in (ROOT / side / part).glob("*.py")} for side in ("mlx_peft", "torch_ref")]
+        assert names[0] == names[1], part
