@@ -116,6 +116,7 @@ def listed(names: Iterable[str], limit: int = 12) -> str:
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Writes float32 tensors. The same tensors give the same bytes as long as the metadata has one key at most."""
     save_file({name: np.ascontiguousarray(tensors[name], np.float32) for name in sorted(tensors)}, path, metadata)
+    path.chmod(path.parent.stat().st_mode & 0o666)  # the library lets the owner alone read it, whatever the umask
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

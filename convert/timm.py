@@ -105,7 +105,9 @@ def from_folder(folder: Path, name: str, source: str) -> Checkpoint:
     if model != name.partition(".")[0]:
         raise UserError(f"model.name is {name!r}, but {path} is of a {model!r}")
     entry = find(model)
-    size = {"img_size": pretrained["input_size"][-1]} if pretrained.get("input_size") else {}
+    size = pretrained.get("input_size", [3, entry.architecture.img_size, entry.architecture.img_size])
+    if not isinstance(size, list) or len(size) != 3 or size[0] != 3 or size[1] != size[2]:
+        raise UserError(f"{path}: pretrained_cfg.input_size: only squares of three channels are supported, not {size}")
     arguments = config.get("model_args", {})
     if not isinstance(arguments, dict):
         raise UserError(f"{path}: model_args is no object")
@@ -116,7 +118,9 @@ def from_folder(folder: Path, name: str, source: str) -> Checkpoint:
     return Checkpoint(
         name=f"{model}.{tag}" if tag else model,
         source=source,
-        architecture=altered(entry.architecture, size | _from_arguments(arguments, path), f"{path}: model_args"),
+        architecture=altered(
+            entry.architecture, {"img_size": size[-1]} | _from_arguments(arguments, path), f"{path}: model_args"
+        ),
         preprocessing=_preprocessing(pretrained, path),
         resampling=entry.resampling,
         tensors=canonical(read_tensors(weights)),
@@ -142,7 +146,7 @@ def _from_arguments(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: model_args.in_chans: only images of three channels are supported")
     for side in ("img_size", "patch_size"):
         if isinstance(value := fields.get(side), list):
-            if len(set(value)) != 1:
+            if not value or value[1:] != value[:-1]:
                 raise UserError(f"{path}: model_args.{side}: only squares are supported, not {value}")
             fields[side] = value[0]
     if "pos_embed" in fields:
@@ -163,24 +167,21 @@ def _to_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
     usual = find(name).architecture
     changes = {key: value for key, value in architecture.model_dump().items() if value != getattr(usual, key)}
     changes.pop("img_size", None)  # is pretrained_cfg's input_size
-    lost = changes.keys() & {"distilled", "mlp_layer"}
-    if changes.keys() & {"norm_layer", "norm_eps", "embed_norm"}:
-        lost |= (
-            set() if architecture.norm_eps == TIMM_EPS else changes.keys() & {"norm_layer", "norm_eps", "embed_norm"}
-        )
-        changes.pop("norm_eps", None)
-        changes["norm_layer"] = architecture.norm_layer
-        if architecture.embed_norm:
-            changes["embed_norm_layer"] = architecture.norm_layer
-        if changes.pop("embed_norm", True) is False:
-            lost |= {"embed_norm"}
     if "fc_norm" in changes:
         changes["fc_norm"] = architecture.norm_after_pool
     if "pos_embed" in changes:
         changes["pos_embed"] = "learn" if architecture.pos_embed else "none"
-    lost |= {key for key, value in changes.items() if value is None}
+    norms = changes.keys() & {"norm_layer", "norm_eps", "embed_norm"}
+    lost = {key for key, value in changes.items() if value is None or key in ("distilled", "mlp_layer")}
+    if norms and (architecture.norm_eps != TIMM_EPS or changes.get("embed_norm") is False):
+        lost |= norms
     if lost:
         raise UserError(f"timm's config.json cannot express that this {name} has another {listed(sorted(lost))}")
+    if norms:
+        changes = {key: value for key, value in changes.items() if key not in norms}
+        changes["norm_layer"] = architecture.norm_layer
+        if architecture.embed_norm:
+            changes["embed_norm_layer"] = architecture.norm_layer
     return changes
 
 

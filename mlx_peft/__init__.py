@@ -1,6 +1,6 @@
 """Parameter-efficient fine-tuning of Vision Transformers: the MLX backend, and what both backends stand on.
 
-The library's names are found on first use, so that ``import mlx_peft`` needs no framework and works where MLX is missing.
+The library's names are found on first use, so ``import mlx_peft`` needs no framework, and works where MLX is missing.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""MLX as a backend: a model, its method and its optimiser behind the engine's protocol, each step one compiled function."""
+"""MLX as a backend: a model, its method and its optimiser as the engine's learner, each step one compiled function."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
+from mlx_peft.blas import FAST  # before mlx.core
+
+# isort: split
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
@@ -25,8 +27,9 @@ PATCHES = "patch_embed.proj.weight"
 
 
 def version() -> str:
-    """``mlx 0.32.4 (cpu)``"""
-    return f"mlx {mx.__version__} ({mx.default_device().type.name})"
+    """``mlx 0.32.4 (cpu)``; it says where MLX runs on the reference BLAS."""
+    blas = "" if FAST else ", reference BLAS: install OpenBLAS"
+    return f"mlx {mx.__version__} ({mx.default_device().type.name}{blas})"
 
 
 def synchronize() -> None:
@@ -174,10 +177,7 @@ class Learner:
     def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, Tensors]:
         self.model.train()
         count = mx.array(max(1, int((targets != IGNORED).sum())), mx.float32)
-        value_and_grad = mx.value_and_grad(
-            partial(self._loss, images=mx.array(images), targets=mx.array(targets), count=count)
-        )
-        loss, gradients = value_and_grad(self.trained)
+        loss, gradients = mx.value_and_grad(self._loss)(self.trained, mx.array(images), mx.array(targets), count)
         self._settle()
         return float(loss), {name: to_timm(name, g) for name, g in gradients.items()}
 

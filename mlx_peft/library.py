@@ -1,4 +1,4 @@
-"""The library: models and adapters in a notebook. ``torch_ref`` has the same names, so that an import changes backend."""
+"""The library: models and adapters in a notebook. ``torch_ref`` has the same names, so an import changes backend."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mlx_peft import blas as _blas  # noqa: F401  before mlx.core
+
+# isort: split
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten

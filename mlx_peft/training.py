@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlx_peft import blas as _blas  # noqa: F401  before mlx.core
+
+# isort: split
 import mlx.core as mx
 from mlx.optimizers import SGD, AdamW, Optimizer, clip_grad_norm
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_peft.config.parameters import decays
-from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.config.schema import SGD as SGDConfig
+from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.config.schema import Train
 
 Arrays = dict[str, mx.array]
@@ -23,7 +26,7 @@ INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000
 def cross_entropy(logits: mx.array, targets: mx.array, count: mx.array, smoothing: float) -> mx.array:
     """Sum of the rows' losses / count, in float32; a row whose target is negative adds nothing.
 
-    Loss of a row: (1 - e) (-log p_target) + e mean_k (-log p_k), e the label smoothing (Szegedy et al. 2016, section 7).
+    Loss of a row: (1 - e) (-log p_target) + e mean_k (-log p_k), e the label smoothing (Szegedy et al. 2016, sec. 7).
     """
     log_p = logits.astype(mx.float32)
     log_p = log_p - mx.logsumexp(log_p, axis=-1, keepdims=True)

@@ -1,6 +1,6 @@
 """Parameter-efficient fine-tuning of Vision Transformers: the PyTorch backend.
 
-The library's names are found on first use, so that ``import torch_ref`` needs no framework.
+The library's names are found on first use, so ``import torch_ref`` needs no framework.
 """
 
 from __future__ import annotations

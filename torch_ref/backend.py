@@ -1,4 +1,4 @@
-"""PyTorch as a backend: a model, its method and its optimiser behind the engine's protocol, on CUDA where there is one."""
+"""PyTorch as a backend: a model, its method and its optimiser as the engine's learner, on CUDA where there is one."""
 
 from __future__ import annotations
 

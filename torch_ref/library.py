@@ -1,4 +1,4 @@
-"""The library: models and adapters in a notebook. ``mlx_peft`` has the same names, so that an import changes backend."""
+"""The library: models and adapters in a notebook. ``mlx_peft`` has the same names, so an import changes backend."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 import numpy as np
+import torch
 
 from convert.base import load_base
 from convert.peft import Adapter, read_adapter, write_adapter
-from torch_ref import methods
-from torch_ref.backend import load, to_numpy, trained
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.schema import Model
+from torch_ref import methods
+from torch_ref.backend import load, to_numpy, trained
 from torch_ref.methods import merge, unmerge
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer

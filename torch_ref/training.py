@@ -9,8 +9,8 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from mlx_peft.config.border import IGNORED
 from mlx_peft.config.parameters import decays
-from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.config.schema import SGD as SGDConfig
+from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.config.schema import Train
 
 Arrays = dict[str, Tensor]
@@ -22,7 +22,7 @@ INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000
 def cross_entropy(logits: Tensor, targets: Tensor, count: float, smoothing: float) -> Tensor:
     """Sum of the rows' losses / count, in float32; a row whose target is negative adds nothing.
 
-    Loss of a row: (1 - e) (-log p_target) + e mean_k (-log p_k), e the label smoothing (Szegedy et al. 2016, section 7).
+    Loss of a row: (1 - e) (-log p_target) + e mean_k (-log p_k), e the label smoothing (Szegedy et al. 2016, sec. 7).
     """
     targets = targets.long()
     total = F.cross_entropy(logits.float(), targets, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing)

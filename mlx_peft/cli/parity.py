@@ -8,8 +8,6 @@ import typer
 
 from mlx_peft.cli.common import AsJson, echo_json
 
-FIGURES = ("logits", "loss", "gradients", "trajectory", "merged")
-
 
 def parity(
     model: Annotated[
@@ -20,25 +18,22 @@ def parity(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the two backends, figure by figure.
+    """Compare the backends' logits, gradients and training steps; status 1 where they differ by more than rounding."""
+    from mlx_peft.engine import parity
 
-    The same weights and images go through both; the status is 1 where they differ by more than rounding.
-    """
-    from mlx_peft.engine.parity import run, summary
-
-    cells = []
-    for cell in run(model, method):
-        cells.append(cell)
-        if as_json:
-            continue
-        if len(cells) == 1:
-            typer.echo(f"{'model':<36} {'method':<10} " + " ".join(f"{name:>10}" for name in FIGURES))
-        figures = " ".join(f"{getattr(cell, name):10.1e}" for name in FIGURES)
-        typer.echo(f"{cell.model:<36} {cell.method:<10} {figures}{'' if cell.passed else '  differs'}")
-    passed = all(cell.passed for cell in cells)
+    results = []
+    for cell in parity.run(model, method):
+        results.append(cell)
+        if not as_json:
+            if len(results) == 1:
+                typer.echo(parity.HEADER)
+            typer.echo(parity.row(cell))
+    report = parity.summary(results)
     if as_json:
-        echo_json(summary(cells))
+        echo_json(report)
+    elif report["passed"]:
+        typer.echo(f"\nthe backends agree in all {len(results)} cells")
     else:
-        typer.echo(f"relative errors, MLX against PyTorch: {'all' if passed else 'not all'} within rounding")
-    if not passed:
+        typer.echo(f"\nthe backends differ in {sum(not cell.passed for cell in results)} of {len(results)} cells")
+    if not report["passed"]:
         raise typer.Exit(1)

@@ -60,8 +60,8 @@ class LoRA(MethodConfig):
     def layers(self) -> dict[str, tuple[str, ...]]:
         """Target layers by name, each with the parts of its output that are adapted (``()``: all of it)."""
         parts = tuple(part for part in ("q", "k", "v") if part in self.targets)
-        whole = {name: () for name in ("qkv", "proj", "fc1", "fc2") if name in self.targets}
-        return ({"qkv": parts} if parts else {}) | whole
+        layers: dict[str, tuple[str, ...]] = {"qkv": parts} if parts else {}
+        return layers | {name: () for name in ("qkv", "proj", "fc1", "fc2") if name in self.targets}
 
 
 Method = Annotated[Linear | Full | LoRA, Field(discriminator="name")]

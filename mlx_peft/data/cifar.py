@@ -141,7 +141,7 @@ def _checked(cifar: Cifar, version: Version, data: bytes, where: str) -> tuple[n
         )
     if labels.size and not 0 <= labels.min() <= labels.max() < cifar.classes:
         raise UserError(f"{where}: labels {labels.min()} to {labels.max()}, not 0 to {cifar.classes - 1}")
-    return flat.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1), labels
+    return np.ascontiguousarray(flat.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)), labels
 
 
 def _python_batch(cifar: Cifar, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:

@@ -78,6 +78,6 @@ INSTALL = {"mlx": "pip install mlx-peft", "torch": "pip install 'mlx-peft[torch]
 def load_backend(name: str) -> Backend:
     """The backend of a name. Raises UserError where its framework is not installed."""
     try:
-        return importlib.import_module(BACKENDS[name])  # type: ignore[return-value]
+        return importlib.import_module(BACKENDS[name])
     except ImportError as error:
         raise UserError(f"the {name} backend cannot be loaded ({error}); install it with: {INSTALL[name]}") from error

@@ -1,10 +1,11 @@
-"""The time of one training step, each contender in a process of its own, in turn, so that ratios hold on a noisy machine."""
+"""The time of one training step, each contender in a process of its own, in turn, so that ratios hold under noise."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -25,7 +26,7 @@ from mlx_peft.engine.backend import BACKENDS
 
 CLASSES = 10
 CONTENDERS = {**BACKENDS, "peft": "torch_ref.peer"}
-"""What is timed by default: modules with ``build``, ``version`` and ``synchronize``. Others are given as Python files."""
+"""What is timed by default: modules with ``build``, ``version`` and ``synchronize``. Others come as Python files."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,6 @@ class Timing:
     seconds: list[float]
     images_per_second: float
     """At the fastest step."""
-    ratio: float
-    """Median over rounds of seconds / the first contender's seconds in the same round."""
     products_seconds: float | None
     """The matrix products that a step cannot do without, alone, in the same framework."""
     products_share: float | None
@@ -126,16 +125,17 @@ def work(contender: str, settings: Settings) -> None:
     for _ in sys.stdin:
         print(json.dumps(seconds(step)), flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * peak_unit
-    multiply, saved = getattr(backend, "multiply", None), getattr(learner, "saved_bytes", None)
+    saved = getattr(learner, "saved_bytes", None)
 
-    def all_products() -> float:
-        return sum(
-            times * seconds(multiply(*shape)) for times, *shape in products(base.architecture, settings.batch_size)
-        )
+    def all_products() -> float | None:
+        if not hasattr(backend, "multiply"):
+            return None
+        shapes = products(base.architecture, settings.batch_size)
+        return sum(times * min(seconds(backend.multiply(*shape)) for _ in range(5)) for times, *shape in shapes)
 
     figures = {
         "version": backend.version(),
-        "products_seconds": min(all_products() for _ in range(5)) if multiply else None,
+        "products_seconds": all_products(),
         "saved_bytes": saved(images, targets) if saved else None,
         "peak_bytes": peak,
     }
@@ -170,12 +170,56 @@ def run(settings: Settings, beside: Sequence[str] = ()) -> list[Timing]:
     for name, worker in workers.items():
         figures = json.loads(worker.communicate()[0])
         fastest, needed = min(times[name]), figures["products_seconds"]
-        ratio = statistics.median(a / b for a, b in zip(times[name], times[names[0]], strict=True))
         share = needed / fastest if needed else None
-        rate = settings.batch_size / fastest
-        timings.append(Timing(Path(name).stem, figures["version"], times[name], rate, ratio, needed, share,
-                              figures["saved_bytes"], figures["peak_bytes"]))  # fmt: skip
+        timings.append(
+            Timing(
+                name=Path(name).stem,
+                version=figures["version"],
+                seconds=times[name],
+                images_per_second=settings.batch_size / fastest,
+                products_seconds=needed,
+                products_share=share,
+                saved_bytes=figures["saved_bytes"],
+                peak_bytes=figures["peak_bytes"],
+            )
+        )
     return timings
+
+
+def ratio(timing: Timing, other: Timing) -> float:
+    """Median over rounds of one contender's seconds by another's."""
+    return statistics.median(a / b for a, b in zip(timing.seconds, other.seconds, strict=True))
+
+
+def summary(settings: Settings, timings: Sequence[Timing]) -> dict[str, object]:
+    """What ``bench --json`` prints."""
+    return {"settings": asdict(settings), "cpus": os.cpu_count(), "contenders": [asdict(t) for t in timings]}
+
+
+def table(settings: Settings, timings: Sequence[Timing]) -> str:
+    """A Markdown table: every contender, and its time as a share of each other's, median over rounds."""
+
+    def mebibytes(count: int | None) -> str:
+        return "-" if count is None else f"{count / 2**20:,.0f}"
+
+    others = [t.name for t in timings]
+    lines = [
+        f"LoRA r {settings.rank} on {', '.join(settings.targets)}; {settings.model}, batch {settings.batch_size}, "
+        f"float32; {settings.rounds} rounds in turn, {os.cpu_count()} CPUs",
+        "",
+        "| | framework | images/s | fastest step, ms | matrix products | saved activations, MiB | peak memory, MiB "
+        + "".join(f"| time / {name}'s " for name in others)
+        + "|",
+        "|---|---|---:|---:|---:|---:|---:" + "|---:" * len(others) + "|",
+    ]
+    for t in timings:
+        share = "-" if t.products_share is None else f"{t.products_share:.0%}"
+        ratios = "".join(f"| {ratio(t, other):.2f} " for other in timings)
+        lines.append(
+            f"| {t.name} | {t.version} | {t.images_per_second:.1f} | {1000 * min(t.seconds):.0f} | {share} "
+            f"| {mebibytes(t.saved_bytes)} | {mebibytes(t.peak_bytes)} {ratios}|"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

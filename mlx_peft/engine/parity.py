@@ -157,3 +157,18 @@ def summary(results: list[Cell]) -> dict[str, object]:
         "tolerances": {"logits": LOGITS, "gradients": GRADIENTS, "trajectory": TRAJECTORY},
         "passed": all(cell.passed for cell in results),
     }
+
+
+HEADER = (
+    "| model | method | logits | merged logits | loss | gradients | worst gradient | 20-step trajectory | |\n"
+    "|---|---|---:|---:|---:|---:|---|---:|---|"
+)
+
+
+def row(cell: Cell) -> str:
+    """One line of the Markdown table under HEADER."""
+    verdict = "ok" if cell.passed else "**differs**"
+    return (
+        f"| {cell.model} | {cell.method} | {cell.logits:.1e} | {cell.merged:.1e} | {cell.loss:.1e} "
+        f"| {cell.gradients:.1e} | {cell.worst} | {cell.trajectory:.1e} | {verdict} |"
+    )

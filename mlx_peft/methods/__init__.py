@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from mlx_peft.blas import prefer_openblas
+from mlx_peft import blas as _blas  # noqa: F401  before mlx.core
+
+# isort: split
+import mlx.nn as nn
+
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.parameters import HEADS
-
-prefer_openblas()
-
-import mlx.nn as nn  # noqa: E402
-
-from mlx_peft.methods import full, linear, lora  # noqa: E402
-from mlx_peft.methods.targets import replace  # noqa: E402
-from mlx_peft.models.vit import VisionTransformer  # noqa: E402
+from mlx_peft.methods import full, linear, lora
+from mlx_peft.methods.targets import replace
+from mlx_peft.models.vit import VisionTransformer
 
 METHODS: dict[str, ModuleType] = {"linear": linear, "full": full, "lora": lora}
 

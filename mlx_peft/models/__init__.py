@@ -1,5 +1,3 @@
 """The Vision Transformer in MLX."""
 
-from mlx_peft.blas import prefer_openblas
-
-prefer_openblas()
+from mlx_peft import blas as _blas  # noqa: F401  before mlx.core

@@ -10,7 +10,7 @@ from mlx_peft.models.layers import Linear, norm
 
 
 def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-    """softmax(q k^T / sqrt(d)) v for ``(batch, heads, tokens, d)``, with the heads joined: ``(batch, tokens, heads d)``."""
+    """softmax(q k^T / sqrt(d)) v for ``(batch, heads, tokens, d)``, heads joined: ``(batch, tokens, heads d)``."""
     x = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
     return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
 

@@ -14,7 +14,7 @@ from mlx_peft.models.embed import PatchEmbed
 from mlx_peft.models.layers import Linear, layer_scale, norm
 from mlx_peft.models.mlp import MLPS
 from mlx_peft.models.pool import AttentionPool
-from mlx_peft.models.stochastic import DropPath, Dropout, next_key, randomness
+from mlx_peft.models.stochastic import Dropout, DropPath, next_key, randomness
 
 
 class Block(nn.Module):

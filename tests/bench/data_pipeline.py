@@ -3,8 +3,8 @@
     python tests/bench/data_pipeline.py ROOT [--rounds 5] [--image-size 224] [--threads 2] [--batch-size 32]
 
 ROOT holds a folder of images for each class. Each contender reads every image once a round: decode, random resized
-crop, flip, batch. Rounds are interleaved, so that what else the machine does falls on all alike; the ratio is the median
-of the rounds' ratios to the DataLoader that emits uint8, as the pipeline does. Prints a Markdown table.
+crop, flip, batch. Rounds are interleaved, so that what else the machine does falls on all alike; the ratio is the
+median of the rounds' ratios to the DataLoader that emits uint8, as the pipeline does. Prints a Markdown table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The training step that mlx-vit-tune ships, as a contender for ``mlx-peft bench --beside tests/bench/mlx_vit_tune.py``.
+"""The training step that mlx-vit-tune ships: ``mlx-peft bench --beside tests/bench/mlx_vit_tune.py``.
 
 MLX_VIT_TUNE must name a checkout of https://github.com/JamesQFreeman/mlx-vit-tune (compared at commit a474669).
 Its gradient checkpointing stays off: under it, its adapters get no gradient. In float32, like the others.

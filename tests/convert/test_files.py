@@ -80,6 +80,13 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (target / "whole").read_text() == "whole"
 
 
+def test_weights_may_be_read_by_whom_other_files_may(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "out") as new:
+        write_safetensors(new / "a.safetensors", {"a": np.ones(1)})
+        (new / "plain").touch()
+    assert (tmp_path / "out" / "a.safetensors").stat().st_mode == (tmp_path / "out" / "plain").stat().st_mode
+
+
 def test_only_what_may_be_replaced_is(tmp_path: Path) -> None:
     target = tmp_path / "out"
     for text in ("first", "second"):

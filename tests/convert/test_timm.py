@@ -113,6 +113,7 @@ def edited(folder: Path, **changes: object) -> Model:
         ({"architecture": "vit_tiny_patch16_224"}, "is of a 'vit_tiny_patch16_224'"),
         ({"architecture": None}, "names no architecture"),
         ({"model_args": {"dept": 2}}, r"model_args\.dept: no such field of a ViT; did you mean 'depth'"),
+        ({"pretrained_cfg": {"input_size": [3, 64, 32]}}, r"input_size: only squares .*\[3, 64, 32\]"),
         ({"model_args": {"in_chans": 1}}, "only images of three channels"),
         ({"model_args": {"img_size": [64, 32]}}, "only squares"),
         ({"pretrained_cfg": {"std": [1, 1, 1]}}, "pretrained_cfg lacks mean"),

@@ -125,7 +125,7 @@ def test_small_images_are_resized_inside_the_step(build):
 
 def test_foreign_tensors_are_refused(build):
     learner = build(LORA)
-    with pytest.raises(ValueError, match="head.bias"):
+    with pytest.raises(ValueError, match=r"head\.bias"):
         learner.load_adapter({n: t for n, t in learner.adapter().items() if n != "head.bias"})
     with pytest.raises(ValueError, match=r"head\.bias has the shape \(6,\)"):
         learner.load_adapter(learner.adapter() | {"head.bias": np.zeros(6, np.float32)})

@@ -10,7 +10,7 @@ from torch_ref.models.layers import Linear, norm
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v for ``(batch, heads, tokens, d)``, with the heads joined: ``(batch, tokens, heads d)``."""
+    """softmax(q k^T / sqrt(d)) v for ``(batch, heads, tokens, d)``, heads joined: ``(batch, tokens, heads d)``."""
     x = F.scaled_dot_product_attention(q, k, v)
     return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1)
 

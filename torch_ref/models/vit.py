@@ -15,7 +15,7 @@ from torch_ref.models.embed import PatchEmbed
 from torch_ref.models.layers import Linear, layer_scale, norm
 from torch_ref.models.mlp import MLPS
 from torch_ref.models.pool import AttentionPool
-from torch_ref.models.stochastic import DropPath, Dropout
+from torch_ref.models.stochastic import Dropout, DropPath
 
 
 class Block(nn.Module):

@@ -1,0 +1,115 @@
+"""Downloads from a real server on this machine: whole, continued, wrong, broken."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlx_peft.config.errors import UserError
+from mlx_peft.data.download import Remote, fetch
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves CONTENT; what it is to do wrong stands in the path."""
+
+    ranges: list[str | None]
+    failures: int
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.ranges.append(wanted)
+        if "missing" in self.path:
+            self.send_error(404)
+            return
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and "whole-only" not in self.path else 0
+        body = CONTENT[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if "breaking" in self.path and type(self).failures:
+            type(self).failures -= 1
+            body = body[: len(body) // 2]
+        self.wfile.write(body + b"more" * ("longer" in self.path))
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Handler.ranges, Handler.failures = [], 2
+    serving = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=serving.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{serving.server_port}"
+    serving.shutdown()
+    thread.join()
+    serving.server_close()
+
+
+def remote(url: str, content: bytes = CONTENT) -> Remote:
+    return Remote(url, len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_a_file_is_fetched_once_and_announced(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = remote(f"{server}/set.tar.gz")
+    for _ in range(2):
+        assert fetch(wanted, tmp_path / "new").read_bytes() == CONTENT
+    assert len(Handler.ranges) == 1
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["set.tar.gz"]
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert f"downloading {server}/set.tar.gz (0.3 MiB)" in output.err
+
+
+def test_an_earlier_part_is_continued(server: str, tmp_path: Path) -> None:
+    (tmp_path / "set.tar.gz.part").write_bytes(CONTENT[:1234])
+    assert fetch(remote(f"{server}/set.tar.gz"), tmp_path).read_bytes() == CONTENT
+    assert Handler.ranges == ["bytes=1234-"]
+
+
+def test_a_server_that_cannot_continue_is_asked_for_the_whole(server: str, tmp_path: Path) -> None:
+    (tmp_path / "whole-only.gz.part").write_bytes(CONTENT[:1234])
+    assert fetch(remote(f"{server}/whole-only.gz"), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_part_that_is_too_long_is_thrown_away(server: str, tmp_path: Path) -> None:
+    (tmp_path / "set.gz.part").write_bytes(CONTENT + b"more")
+    assert fetch(remote(f"{server}/set.gz"), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_connection_that_breaks_is_taken_up_again(server: str, tmp_path: Path) -> None:
+    assert fetch(remote(f"{server}/breaking.gz"), tmp_path).read_bytes() == CONTENT
+    assert Handler.ranges == [None, "bytes=150000-", "bytes=225000-"]
+
+
+def test_a_connection_that_always_breaks_leaves_a_part_to_continue(server: str, tmp_path: Path) -> None:
+    Handler.failures = 99
+    with pytest.raises(UserError, match=r"breaking\.gz: cannot be fetched .*by hand"):
+        fetch(remote(f"{server}/breaking.gz"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["breaking.gz.part"]
+
+
+def test_the_wrong_content_is_refused_and_removed(server: str, tmp_path: Path) -> None:
+    wrong = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    with pytest.raises(UserError, match=r"set\.gz: not the expected file: 300000 bytes, SHA-256"):
+        fetch(remote(f"{server}/set.gz", wrong), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_the_server_does_not_have_is_named(server: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing\.gz: cannot be fetched \(Not Found\)"):
+        fetch(remote(f"{server}/missing.gz"), tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_named(server: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"file/set\.gz: cannot be written"):
+        fetch(remote(f"{server}/set.gz"), tmp_path / "file")
