@@ -51,7 +51,7 @@ def padded_crop(rng: np.random.Generator, image: np.ndarray, padding: int) -> np
     down, right = rng.integers(0, 2 * padding + 1, 2) - padding
     height, width = image.shape[:2]
     rows, columns = _reflect(np.arange(height) + down, height), _reflect(np.arange(width) + right, width)
-    window: np.ndarray = image[rows[:, None], columns]
+    window: np.ndarray = image.take(rows, axis=0).take(columns, axis=1)
     return window
 
 

@@ -1,7 +1,7 @@
 """mlx-data's decoder and bilinear resize: about twice as fast as Pillow's. Where it is not installed, Pillow serves.
 
 Its decoder gives Pillow's very pixels for the files accepted here (both stand on libjpeg-turbo), but it is silent about
-truncation and deaf to EXIF: anything but a plain, complete, upright JPEG of three channels is left to Pillow.
+truncation and deaf to orientation: anything but a complete, upright JPEG of three channels is left to Pillow.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+from PIL import ExifTags, Image
 
 _START, _END = b"\xff\xd8", b"\xff\xd9"
 _EXIF = b"Exif\0\0"
+_ORIENTATION = b"Orientation"
 _APP1, _SCAN = 0xE1, 0xDA
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _MARKER = re.compile(rb"\xff[^\0\xd0-\xd7]")
@@ -56,14 +58,14 @@ def resize_bilinear(image: np.ndarray, size: int) -> np.ndarray | None:
 
 
 def plain_jpeg(data: bytes) -> tuple[int, int] | None:
-    """Height and width of a JPEG of three 8-bit channels, without EXIF and whole from start to end; else None."""
+    """Height and width of a JPEG of three 8-bit channels, upright and whole from start to end; else None."""
     if not data.startswith(_START):
         return None
     position, size = len(_START), None
     while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
         marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
         body = data[position + 4 : position + 2 + length]
-        if marker == _APP1 and body.startswith(_EXIF):
+        if marker == _APP1 and not _upright(body):
             return None
         if marker in (_BASELINE, _EXTENDED, _PROGRESSIVE):
             if size or len(body) < 6 or body[0] != 8 or body[5] != 3:
@@ -74,6 +76,18 @@ def plain_jpeg(data: bytes) -> tuple[int, int] | None:
             end = _MARKER.search(data, position)
             position = end.start() if end else len(data)
     return size if data[position:] == _END else None
+
+
+def _upright(metadata: bytes) -> bool:
+    """Whether EXIF or XMP leaves the image as it is stored; False in doubt."""
+    if not metadata.startswith(_EXIF):
+        return _ORIENTATION not in metadata
+    exif = Image.Exif()
+    try:
+        exif.load(metadata)
+        return exif.get(ExifTags.Base.Orientation) in (None, 1)
+    except Exception:  # damaged EXIF raises almost anything
+        return False
 
 
 def _apply(dx: ModuleType, source: np.ndarray | bytes, operation: str, **arguments: int) -> np.ndarray:

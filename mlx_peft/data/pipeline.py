@@ -58,9 +58,12 @@ def train_batches(
     images, wanted = split.images, config.augment
     random_resized = wanted.crop == "random_resized"
     as_stored = images.stored_size is not None and not random_resized
+    augmented = wanted.flip or wanted.crop != "none"
 
     def row(index: int) -> np.ndarray:
         image = images.read(index)
+        if not augmented:
+            return image if as_stored else eval_image(image, preprocessing, image_size)
         rng = augment.generator(seed, epoch, index)
         if random_resized:
             box = augment.random_resized_box(rng, (image.shape[0], image.shape[1]), wanted.scale, wanted.ratio)

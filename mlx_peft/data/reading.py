@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import stat
 import warnings
 from pathlib import Path
 
@@ -33,7 +34,10 @@ def read_image(path: Path | str) -> np.ndarray:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+            raise UserError(f"{path}: not a file")
+        if status.st_size > MAX_BYTES:
             raise UserError(f"{path}: larger than {MAX_BYTES // 2**20} MiB, the most that is read as an image")
         data = path.read_bytes()
     except OSError as error:

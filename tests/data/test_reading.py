@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,18 @@ def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: i
     assert np.abs(image.astype(int) - upright).max() <= (JPEG_ERROR if suffix == "jpg" else 0)
 
 
+TURNED = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+def test_the_orientation_in_xmp_is_applied(tmp_path: Path) -> None:
+    Image.fromarray(smooth()).save(tmp_path / "turned.jpg", quality=95, xmp=TURNED)
+    image = read_image(tmp_path / "turned.jpg")
+    assert np.abs(image.astype(int) - np.rot90(smooth(), -1)).max() <= JPEG_ERROR
+
+
 def encoded(**options: object) -> bytes:
     file = io.BytesIO()
     photograph().save(file, **options)  # type: ignore[arg-type]
@@ -170,8 +183,10 @@ def test_what_is_no_image_is_refused_by_name(tmp_path: Path, content: bytes) -> 
 def test_a_file_that_cannot_be_opened_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"missing\.jpg: cannot be read \(No such file or directory\)"):
         read_image(tmp_path / "missing.jpg")
-    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
-        read_image(tmp_path)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path, tmp_path / "pipe.jpg"):
+        with pytest.raises(UserError, match=f"{path.name}: not a file"):
+            read_image(path)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -216,15 +231,19 @@ def jpeg(mode: str = "RGB", **options: object) -> bytes:
 
 
 def test_the_fast_decoder_leaves_anything_unusual_to_pillow() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
+    turned, upright = Image.Exif(), Image.Exif()
+    turned[0x0112], upright[0x0112] = 6, 1
     plain = jpeg()
     assert native.plain_jpeg(plain) == (120, 150)
     assert native.plain_jpeg(jpeg(restart_marker_blocks=2)) == (120, 150)
+    assert native.plain_jpeg(jpeg(exif=upright)) == (120, 150)
+    assert native.plain_jpeg(jpeg(xmp=b"<x:xmpmeta/>")) == (120, 150)
     unusual = {
         "grey": jpeg("L"),
         "CMYK": jpeg("CMYK"),
-        "EXIF": jpeg(exif=exif),
+        "turned by EXIF": jpeg(exif=turned),
+        "turned by XMP": jpeg(xmp=TURNED),
+        "damaged EXIF": jpeg(exif=b"Exif\0\0II nonsense"),
         "truncated": plain[:-400],
         "truncated, with an end": plain[:-400] + b"\xff\xd9" + plain[-400:],
         "no end": plain[:-2],
