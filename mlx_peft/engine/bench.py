@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -102,6 +104,11 @@ def module(contender: str) -> ModuleType:
 
 def work(contender: str, settings: Settings) -> None:
     """The process of one contender: a line in, a step, its seconds out. Ends with the other figures."""
+    replies, sys.stdout = sys.stdout, sys.stderr  # a contender may print what it likes
+
+    def reply(what: object) -> None:
+        print(json.dumps(what), file=replies, flush=True)
+
     backend, config = module(contender), experiment(settings)
     base = load_base(config.model, CLASSES, config.seed)
     learner = backend.build(config, CLASSES, base)
@@ -121,9 +128,9 @@ def work(contender: str, settings: Settings) -> None:
     for _ in range(settings.warmup):
         step()
     peak_unit = 1 if sys.platform == "darwin" else 1024
-    print("ready", flush=True)
+    reply("ready")
     for _ in sys.stdin:
-        print(json.dumps(seconds(step)), flush=True)
+        reply(seconds(step))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * peak_unit
     saved = getattr(learner, "saved_bytes", None)
 
@@ -133,13 +140,14 @@ def work(contender: str, settings: Settings) -> None:
         shapes = products(base.architecture, settings.batch_size)
         return sum(times * min(seconds(backend.multiply(*shape)) for _ in range(5)) for times, *shape in shapes)
 
-    figures = {
-        "version": backend.version(),
-        "products_seconds": all_products(),
-        "saved_bytes": saved(images, targets) if saved else None,
-        "peak_bytes": peak,
-    }
-    print(json.dumps(figures), flush=True)
+    reply(
+        {
+            "version": backend.version(),
+            "products_seconds": all_products(),
+            "saved_bytes": saved(images, targets) if saved else None,
+            "peak_bytes": peak,
+        }
+    )
 
 
 def available(contenders: Sequence[str]) -> Iterator[str]:
@@ -154,36 +162,45 @@ def run(settings: Settings, beside: Sequence[str] = ()) -> list[Timing]:
     """Times every contender that is installed, and the Python files of ``beside``, round by round in turn."""
     names = [*available(list(CONTENDERS)), *beside]
     command = [sys.executable, "-m", "mlx_peft.engine.bench"]
-    workers = {}
-    for name in names:
-        arguments = [*command, name, json.dumps(asdict(settings))]
-        workers[name] = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        if workers[name].stdout.readline().strip() != "ready":  # type: ignore[union-attr]
-            raise UserError(f"bench: {name} did not start; its message is above")
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(settings.rounds):
-        for name, worker in workers.items():
-            worker.stdin.write("step\n")  # type: ignore[union-attr]
-            worker.stdin.flush()  # type: ignore[union-attr]
-            times[name].append(json.loads(worker.stdout.readline()))  # type: ignore[union-attr]
-    timings = []
-    for name, worker in workers.items():
-        figures = json.loads(worker.communicate()[0])
-        fastest, needed = min(times[name]), figures["products_seconds"]
-        share = needed / fastest if needed else None
-        timings.append(
-            Timing(
-                name=Path(name).stem,
-                version=figures["version"],
-                seconds=times[name],
-                images_per_second=settings.batch_size / fastest,
-                products_seconds=needed,
-                products_share=share,
-                saved_bytes=figures["saved_bytes"],
-                peak_bytes=figures["peak_bytes"],
+    workers: dict[str, subprocess.Popen[str]] = {}
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            arguments = [*command, name, json.dumps(asdict(settings))]
+            workers[name] = stack.enter_context(
+                subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             )
-        )
-    return timings
+            if line(workers[name]) != '"ready"':
+                for worker in workers.values():
+                    worker.kill()
+                raise UserError(f"bench: {name} could not be started; its own message is above")
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(settings.rounds):
+            for name, worker in workers.items():
+                times[name].append(json.loads(line(worker, "step")))
+        return [timing(name, settings, times[name], json.loads(workers[name].communicate()[0])) for name in names]
+
+
+def line(worker: subprocess.Popen[str], request: str | None = None) -> str:
+    """The worker's next line, after a request where one is given."""
+    assert worker.stdin is not None and worker.stdout is not None
+    if request is not None:
+        print(request, file=worker.stdin, flush=True)
+    return worker.stdout.readline().strip()
+
+
+def timing(name: str, settings: Settings, seconds: list[float], figures: dict[str, Any]) -> Timing:
+    """A contender's figures, from its steps' seconds and what its process printed at the end."""
+    needed = figures["products_seconds"]
+    return Timing(
+        name=Path(name).stem,
+        version=figures["version"],
+        seconds=seconds,
+        images_per_second=settings.batch_size / min(seconds),
+        products_seconds=needed,
+        products_share=needed / min(seconds) if needed else None,
+        saved_bytes=figures["saved_bytes"],
+        peak_bytes=figures["peak_bytes"],
+    )
 
 
 def ratio(timing: Timing, other: Timing) -> float:

@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_peft.config.architecture import Architecture
+from mlx_peft.models.gelu import gelu
 
 
 class Linear(nn.Module):
@@ -68,7 +69,7 @@ def quick_gelu(x: mx.array) -> mx.array:
     return x * mx.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"gelu": nn.gelu, "gelu_tanh": nn.gelu_approx, "quick_gelu": quick_gelu, "silu": nn.silu}
+ACTIVATIONS = {"gelu": gelu, "gelu_tanh": nn.gelu_approx, "quick_gelu": quick_gelu, "silu": nn.silu}
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 
 

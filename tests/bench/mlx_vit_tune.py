@@ -22,6 +22,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx_vit import FastViTModel
 from mlx_vit.trainer import cross_entropy_loss
+from mlx_vit.vit import VisionTransformer, ViTConfig
 
 __all__ = ["Learner", "build", "synchronize", "version"]
 
@@ -30,7 +31,18 @@ class Learner:
     """What the body of its training loop does for one batch, in the same order."""
 
     def __init__(self, experiment: Experiment, num_classes: int, base: Base):
-        model = FastViTModel.from_pretrained(base.name.partition(".")[0], num_classes=num_classes, dtype="float32")
+        a = base.architecture
+        config = ViTConfig(
+            image_size=a.img_size,
+            patch_size=a.patch_size,
+            embed_dim=a.embed_dim,
+            depth=a.depth,
+            num_heads=a.num_heads,
+            mlp_ratio=a.mlp_ratio,
+            num_classes=num_classes,
+            dtype=mx.float32,
+        )
+        model = VisionTransformer(config)  # random weights, float32; it has no preset of this size
         self.model = FastViTModel.get_lora_model(model, rank=experiment.method.rank)
         self.base = base
         self.model.train()

@@ -85,5 +85,3 @@ def test_timm_opens_the_merged_model(run, images, tmp_path):
     with torch.no_grad():
         logits = model(timm_input(read_adapter(out / "adapter"), images)).numpy()
     assert relative(logits, load_run(out).learner.logits(images)) <= LOGITS
-
-

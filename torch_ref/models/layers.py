@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlx_peft.config.architecture import Architecture
+from torch_ref.models.gelu import gelu
 
 
 class Linear(nn.Module):
@@ -69,7 +70,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 ACTIVATIONS = {
-    "gelu": F.gelu,
+    "gelu": gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "quick_gelu": quick_gelu,
     "silu": F.silu,
