@@ -12,8 +12,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from convert.base import Base
+from mlx_peft.config.border import IGNORED
 from mlx_peft.config.schema import Experiment
-from torch_ref.backend import device, synchronize, version
+from torch_ref.backend import device, synchronize, to_numpy, version
 from torch_ref.models.preprocess import preprocess
 from torch_ref.saved import saved_bytes
 from torch_ref.training import cross_entropy
@@ -38,21 +39,35 @@ class Learner:
         self.model = get_peft_model(model, config).to(self.device)
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         optimizer = experiment.train.optimizer
-        self.optimizer = torch.optim.AdamW(self.trained.values(), lr=optimizer.lr, weight_decay=optimizer.weight_decay)
+        groups = [
+            {"params": [p for p in self.trained.values() if (p.ndim > 1) is decays], "weight_decay": rate}
+            for decays, rate in ((True, optimizer.weight_decay), (False, 0.0))
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=optimizer.lr)
 
-    def _loss(self, images: np.ndarray, targets: np.ndarray) -> Tensor:
+    def _logits(self, images: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(images).to(self.device)
         x = preprocess(pixels, self.base.preprocessing, self.base.architecture.img_size, torch.float32)
-        logits = self.model(x.permute(0, 3, 1, 2))
-        return cross_entropy(logits, torch.from_numpy(targets).to(self.device), len(targets), 0.0)
+        return self.model(x.permute(0, 3, 1, 2))
+
+    def _loss(self, images: np.ndarray, targets: np.ndarray) -> Tensor:
+        count = max(1, int((targets != IGNORED).sum()))
+        return cross_entropy(self._logits(images), torch.from_numpy(targets).to(self.device), count, 0.0)
 
     def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float) -> Tensor:
         self.model.train()
         loss = self._loss(images, targets)
         loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.detach()
+
+    @torch.inference_mode()
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        self.model.eval()
+        return to_numpy(self._logits(images))
 
     def saved_bytes(self, images: np.ndarray, targets: np.ndarray) -> int:
         self.model.train()

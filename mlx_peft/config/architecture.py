@@ -69,6 +69,11 @@ class Architecture(BaseModel):
         return self.grid_size**2 + (0 if self.no_embed_class else self.num_prefix_tokens)
 
     @property
+    def tokens_read(self) -> int | None:
+        """How many leading tokens the heads read after the last block; None where pooling reads all of them."""
+        return 1 + int(self.distilled) if self.global_pool == "token" else None
+
+    @property
     def norm_after_pool(self) -> bool:
         """Whether the final norm is ``fc_norm`` (after pooling) rather than ``norm`` (before)."""
         return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm

@@ -70,11 +70,12 @@ def products(architecture: Architecture, batch: int) -> list[tuple[int, int, int
     a = architecture
     tokens = a.grid_size**2 + a.num_prefix_tokens
     rows, heads, width = batch * tokens, batch * a.num_heads, a.embed_dim // a.num_heads
-    linear = [(a.embed_dim, 3 * a.embed_dim), (a.embed_dim, a.embed_dim)]
-    linear += [(a.embed_dim, a.hidden_dim), (a.hidden_dim, a.embed_dim)]
+    last = batch * (a.tokens_read or tokens)  # rows of the last block after its attention
     found = [(1, 1, batch * a.grid_size**2, 3 * a.patch_size**2, a.embed_dim)]
-    for wide, out in linear:
-        found += [(a.depth, 1, rows, wide, out), (a.depth - 1, 1, rows, out, wide)]
+    found += [(a.depth, 1, rows, a.embed_dim, 3 * a.embed_dim), (a.depth - 1, 1, rows, 3 * a.embed_dim, a.embed_dim)]
+    for wide, out in ((a.embed_dim, a.embed_dim), (a.embed_dim, a.hidden_dim), (a.hidden_dim, a.embed_dim)):
+        for times, height in ((a.depth - 1, rows), (1, last)):
+            found += [(times, 1, height, wide, out), (times, 1, height, out, wide)]
     # Attention: q k^T and dp = dy v^T; then p v, dv, dq and dk.
     return [*found, (2 * a.depth, heads, tokens, width, tokens), (4 * a.depth, heads, tokens, tokens, width)]
 

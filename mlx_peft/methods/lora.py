@@ -107,7 +107,7 @@ def formed_product(
         formed = mx.addmm(weight.T, A.T, B.T, alpha=scaling)
         dx = (grad @ formed.T).reshape(x.shape)
         dA = scaling * ((grad @ B).T @ rows)
-        dB = scaling * (grad.T @ (rows @ A.T))
+        dB = scaling * ((rows @ A.T).T @ grad).T
         return dx, dA, dB
 
     return product(x, A, B)

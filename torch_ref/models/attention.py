@@ -16,7 +16,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """proj(norm(softmax(q k^T / sqrt(d)) v)), q, k and v from one product; q and k normalised per head where asked."""
+    """proj(norm(softmax(q k^T / sqrt(d)) v)), q, k and v from one product; q and k normalised per head where asked.
+
+    With ``queries``, only so many leading tokens ask, all are asked, and only theirs come out.
+    """
 
     def __init__(self, architecture: Architecture):
         super().__init__()
@@ -29,8 +32,9 @@ class Attention(nn.Module):
         self.norm = norm(architecture, dim, architecture.scale_attn_norm)
         self.proj = Linear(dim, dim, architecture.proj_bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
         batch, tokens, _ = x.shape
-        q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        x = attend(self.q_norm(q), self.k_norm(k), v)
+        heads = (batch, tokens, self.num_heads, self.head_dim)
+        q, k, v = (part.reshape(heads).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        x = attend(self.q_norm(q[:, :, :queries]), self.k_norm(k), v)
         return self.proj(self.norm(x))

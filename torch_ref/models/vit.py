@@ -19,7 +19,10 @@ from torch_ref.models.stochastic import Dropout, DropPath
 
 
 class Block(nn.Module):
-    """x + attn(norm1(x)), then x + mlp(norm2(x)); layer scale and drop path are identities unless asked for."""
+    """x + attn(norm1(x)), then x + mlp(norm2(x)); layer scale and drop path are identities unless asked for.
+
+    With ``queries``, only so many leading tokens come out: what the others would be is not computed.
+    """
 
     def __init__(self, architecture: Architecture, drop_path: float = 0.0):
         super().__init__()
@@ -33,8 +36,8 @@ class Block(nn.Module):
         self.ls2 = layer_scale(architecture)
         self.drop_path2 = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
+        x = x[:, :queries] + self.drop_path1(self.ls1(self.attn(self.norm1(x), queries)))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
@@ -90,10 +93,11 @@ class VisionTransformer(nn.Module):
         return self.norm_pre(x)
 
     def features(self, x: Tensor) -> Tensor:
-        """Images to the normalised tokens after the last block."""
+        """Images to the normalised tokens after the last block: those alone that the head reads."""
         x = self.embed(x)
-        for block in self.blocks:
-            x = (recomputed(block) if self.checkpointing and self.training else block)(x)
+        read = [None] * (len(self.blocks) - 1) + [self.architecture.tokens_read]
+        for block, queries in zip(self.blocks, read, strict=True):
+            x = (recomputed(block) if self.checkpointing and self.training else block)(x, queries)
         return self.norm(x)
 
     def pool(self, x: Tensor) -> Tensor:
@@ -112,7 +116,7 @@ class VisionTransformer(nn.Module):
         return logits
 
 
-def recomputed(block: nn.Module) -> Callable[[Tensor], Tensor]:
+def recomputed(block: nn.Module) -> Callable[[Tensor, int | None], Tensor]:
     """The block under gradient checkpointing: its activations are computed again in the backward pass.
 
     torch restores its generators for the second pass, so that it drops what the first one dropped.
