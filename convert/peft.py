@@ -51,6 +51,11 @@ class Adapter:
     base_sha256: str | None
     source: str
 
+    @property
+    def num_classes(self) -> int:
+        """Width of the head that was trained."""
+        return len(self.tensors["head.weight"])
+
 
 class Description(BaseModel):
     """All of an adapter but its tensors."""

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mlx_peft.config.methods import Method
 
+Precision = Literal["float32", "bfloat16", "float16"]
+
 
 class Section(BaseModel):
     """A part of the experiment: frozen, and strict about names."""
@@ -96,7 +98,7 @@ class Train(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the whole gradient; null: no clipping")
     accumulate: int = Field(1, ge=1, description="a step's batch is computed in so many parts, to save memory")
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Precision = "float32"
     gradient_checkpointing: bool = Field(False, description="recompute each block in the backward pass")
     early_stopping: int | None = Field(None, ge=1, description="epochs without a better validation score")
     log_every: int = Field(10, ge=1, description="steps")

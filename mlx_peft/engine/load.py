@@ -15,7 +15,7 @@ from convert.timm import write_model
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.files import load
-from mlx_peft.config.schema import Data, Experiment
+from mlx_peft.config.schema import Data, Experiment, Precision
 from mlx_peft.data import eval_batches, eval_image, open_dataset
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.evaluate import evaluate
@@ -37,7 +37,8 @@ class Loaded:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return self.adapter.classes
+        """Their names; their numbers where the adapter was saved without."""
+        return self.adapter.classes or tuple(map(str, range(self.adapter.num_classes)))
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -48,11 +49,17 @@ class Loaded:
         return self.base.architecture.img_size
 
 
-def load_run(path: Path, backend: Literal["mlx", "torch"] | None = None, *, name: str | None = None) -> Loaded:
+def load_run(
+    path: Path,
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    name: str | None = None,
+    precision: Precision | None = None,
+) -> Loaded:
     """Opens a finished run, an adapter's folder, or the one called ``name`` of a folder that holds several of either.
 
-    ``backend`` is the run's own unless it is given, and ``mlx`` for an adapter without a run. Raises UserError where
-    there is no adapter, and where the base it finds is not the one that the adapter was trained on.
+    ``backend`` and ``precision`` are the run's own unless given; an adapter without a run has the defaults. Raises
+    UserError where there is no adapter, and where the base it finds is not the one that the adapter was trained on.
     """
     place = find_adapter(path, name)
     adapter = read_adapter(place)
@@ -65,14 +72,17 @@ def load_run(path: Path, backend: Literal["mlx", "torch"] | None = None, *, name
         experiment = Experiment(model=adapter.model, method=adapter.method, data=Data(name="none"))
     if backend is not None:
         experiment = experiment.model_copy(update={"backend": backend})
+    if precision is not None:
+        train = experiment.train.model_copy(update={"precision": precision})
+        experiment = experiment.model_copy(update={"train": train})
     module = load_backend(experiment.backend)
-    base = load_base(experiment.model, len(adapter.classes), experiment.seed)
+    base = load_base(experiment.model, adapter.num_classes, experiment.seed)
     if adapter.base_sha256 is not None and adapter.base_sha256 != base.sha256:
         raise UserError(
             f"{place} is an adapter for another base: it was trained on weights {adapter.base_sha256[:12]} "
             f"({adapter.source}), and {base.source} has {base.sha256[:12]}"
         )
-    learner = module.build(experiment, len(adapter.classes), base)
+    learner = module.build(experiment, adapter.num_classes, base)
     try:
         learner.load_adapter(adapter.tensors)
     except ValueError as error:
@@ -166,11 +176,11 @@ def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[
 def merge_run(
     path: Path, out: Path, backend: Literal["mlx", "torch"] | None = None, *, name: str | None = None
 ) -> None:
-    """Writes the model of a run or adapter, merged into its base, as a folder that timm opens.
+    """Writes the model of a run or adapter, merged into its base in float32, as a folder that timm opens.
 
     Raises UserError where the method cannot be merged, and where ``out`` is there and not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is already there: choose another folder")
-    loaded = load_run(path, backend, name=name)
+    loaded = load_run(path, backend, name=name, precision="float32")
     write_model(out, base=loaded.base, tensors=loaded.learner.merged(), classes=loaded.classes)

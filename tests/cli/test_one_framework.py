@@ -1,0 +1,46 @@
+"""A Mac without torch trains, and so does a GPU box without MLX."""
+
+import subprocess
+import sys
+
+import pytest
+
+OVERRIDES = ["model.weights=none", "train.epochs=1", "data.batch_size=256", "method.targets=[qkv]"]
+SCRIPT = """
+import sys
+for name in {missing!r}: sys.modules[name] = None  # importing it fails, as if it were not installed
+from mlx_peft.cli import {main}
+sys.argv[1:] = {arguments!r}
+{main}()
+"""
+
+
+def run(main, missing, *arguments):
+    script = SCRIPT.format(main=main, missing=missing, arguments=list(map(str, arguments)))
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("main", "missing"),
+    [("main", ["torch", "torchvision", "timm", "peft"]), ("torch_main", ["mlx", "mlx.core", "mlx.data"])],
+    ids=["MLX alone", "torch alone"],
+)
+def test_training_evaluating_and_merging_need_one_framework(tmp_path, main, missing):
+    out = tmp_path / "run"
+    for arguments in (
+        ("train", "quickstart", *OVERRIDES, "--out", out),
+        ("eval", out),
+        ("merge", out, tmp_path / "merged"),
+    ):
+        done = run(main, missing, *arguments)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "merged" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("main", "missing"), [("main", ["mlx", "mlx.core"]), ("torch_main", ["torch"])])
+def test_a_missing_framework_is_named_with_what_installs_it(tmp_path, main, missing):
+    done = run(main, missing, "train", "quickstart", *OVERRIDES, "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert "install it with: pip install" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,60 @@
+"""``mlx-peft parity`` and ``mlx-peft bench``: what they print, and their exit status."""
+
+import json
+
+import pytest
+import torch  # noqa: F401  before MLX: see mlx_peft.blas
+from typer.testing import CliRunner
+
+from mlx_peft.cli.app import app
+from mlx_peft.config.architecture import Architecture
+from mlx_peft.engine import bench, parity
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """One small cell."""
+    args = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    monkeypatch.setattr(parity, "MODELS", {"vit_tiny_patch16_224": {"image_size": 32, "args": args}})
+    monkeypatch.setattr(parity, "STEPS", 3)
+
+
+def test_parity_prints_json_alone(small):
+    done = CliRunner().invoke(app, ["parity", "--method", "lora", "--json"])
+    report = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert [(c["model"], c["method"], c["bits"]) for c in report["cells"]] == [("vit_tiny_patch16_224", "lora", None)]
+    assert 0 < report["max_logits"] <= parity.LOGITS
+    assert 0 < report["max_gradients"] <= parity.GRADIENTS
+
+
+def test_parity_ends_with_status_1_past_a_tolerance(small, monkeypatch):
+    monkeypatch.setattr(parity, "GRADIENTS", 0.0)
+    done = CliRunner().invoke(app, ["parity", "--method", "linear"])
+    assert done.exit_code == 1
+    assert "differ in 1 of 1 cells" in done.stdout
+
+
+def test_products_of_a_step_are_counted_by_hand():
+    """Two blocks, 5 tokens of width 4, one head; what the head does not read of the last block is not computed."""
+    a = Architecture(img_size=4, patch_size=2, embed_dim=4, depth=2, num_heads=1, mlp_ratio=2)
+    operations = sum(times * batch * m * k * n for times, batch, m, k, n in bench.products(a, batch=1))
+    patches = 4 * 12 * 4
+    block = 5 * 4 * 12 + 5 * 4 * 4 + 2 * 5 * 4 * 8
+    last = 5 * 4 * 12 + 1 * 4 * 4 + 2 * 1 * 4 * 8
+    backward = 5 * 4 * 12 + (5 + 1) * (4 * 4 + 2 * 4 * 8)  # none into the first block's qkv: nothing trains before it
+    attention = 2 * 6 * 5 * 5 * 4
+    assert operations == patches + block + last + backward + attention
+
+
+@pytest.mark.slow
+def test_bench_times_every_contender_in_a_process_of_its_own():
+    done = CliRunner().invoke(
+        app, ["bench", "--model", "vit_tiny_patch16_224", "--batch-size", "1", "--rounds", "2", "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert [c["name"] for c in report["contenders"]] == ["mlx", "torch", "peft"]
+    ours, theirs = report["contenders"][1:]
+    assert ours["saved_bytes"] <= theirs["saved_bytes"]
+    assert all(len(c["seconds"]) == 2 and c["peak_bytes"] > 0 for c in report["contenders"])
