@@ -34,5 +34,5 @@ def download(repository: str, filename: str) -> Path:
         ) from error
     except errors.EntryNotFoundError as error:
         raise UserError(f"{what}: no such file in {page}") from error
-    except OSError as error:  # what is left: HTTP errors, a full disk
+    except Exception as error:  # what is left: a full disk, and the HTTP client's own, which are not all OSErrors
         raise UserError(f"{what} cannot be downloaded: {error}") from error

@@ -78,7 +78,7 @@ def shapes(architecture: Architecture, num_classes: int) -> dict[str, tuple[int,
             linear(f"{block}.mlp.{name}", hidden, dim, architecture.proj_bias)
         norm(f"{block}.mlp.norm", inner, architecture.scale_mlp_norm)
         linear(f"{block}.mlp.fc2", dim, inner, architecture.proj_bias)
-        if architecture.init_values is not None:
+        if architecture.init_values:  # as timm: none at 0 either
             result |= {f"{block}.ls1.gamma": (dim,), f"{block}.ls2.gamma": (dim,)}
 
     norm("norm", dim, architecture.final_norm and not architecture.norm_after_pool)

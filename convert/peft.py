@@ -53,8 +53,8 @@ class Adapter:
 
     @property
     def num_classes(self) -> int:
-        """Width of the head that was trained."""
-        return len(self.tensors["head.weight"])
+        """Width of the head that was trained; of one that is missing, what the class names say."""
+        return len(self.tensors.get("head.weight", self.classes))
 
 
 class Description(BaseModel):

@@ -57,7 +57,7 @@ def add_adapter(model: VisionTransformer, method: MethodConfig, seed: int = 0) -
         UserError: a target matches no layer, or the model has a method already.
     """
     if hasattr(model, "method"):
-        raise UserError(f"the model has the method {model.method.name!r} already; merge it first or make a new model")
+        raise UserError(f"the model has the method {model.method.name!r} already; make a new model")
     methods.apply(model, method, seed)
     model.method = method
 

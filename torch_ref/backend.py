@@ -66,6 +66,7 @@ def load(model: VisionTransformer, tensors: Tensors) -> None:
             raise ValueError(f"{name} is no parameter of the model")
         if known[name].shape != tensor.shape:
             raise ValueError(f"{name} has the shape {tensor.shape}")
+    for name, tensor in tensors.items():
         known[name].copy_(torch.from_numpy(np.asarray(tensor)))
 
 

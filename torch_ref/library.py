@@ -53,14 +53,15 @@ def add_adapter(model: VisionTransformer, method: MethodConfig, seed: int = 0) -
         UserError: a target matches no layer, or the model has a method already.
     """
     if hasattr(model, "method"):
-        raise UserError(f"the model has the method {model.method.name!r} already; merge it first or make a new model")
+        raise UserError(f"the model has the method {model.method.name!r} already; make a new model")
     methods.apply(model, method, seed)
     model.method = method
 
 
 def prepare(model: VisionTransformer, images: np.ndarray) -> torch.Tensor:
     """uint8 images ``(batch, h, w, 3)`` as the model's input, normalised as its weights want them."""
-    return preprocess(torch.from_numpy(images), model.base.preprocessing, model.architecture.img_size, torch.float32)
+    pixels = torch.from_numpy(images).to(model.head.weight.device)
+    return preprocess(pixels, model.base.preprocessing, model.architecture.img_size, torch.float32)
 
 
 def save_adapter(model: VisionTransformer, folder: str | Path, classes: Sequence[str] = ()) -> list[str]:

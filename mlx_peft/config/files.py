@@ -121,7 +121,13 @@ def _text(path: Path) -> str:
 
 
 def _merged(below: Document, above: Document) -> Document:
-    return Document(_merge(below.values, above.values, ()), below.where | above.where)
+    kept = {place: source for place, source in below.where.items() if _list_of(place) not in above.where}
+    return Document(_merge(below.values, above.values, ()), kept | above.where)
+
+
+def _list_of(place: Place) -> Place | None:
+    """The list that an item's place is in, since lists are replaced whole; None for what is in no list."""
+    return next((place[:depth] for depth, key in enumerate(place) if isinstance(key, int)), None)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any], place: Place) -> dict[str, Any]:

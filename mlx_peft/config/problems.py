@@ -48,7 +48,7 @@ def listed(found: Mapping[Place, str], where: Mapping[Place, str]) -> str:
     """The messages, one ``path: message`` a line, each with the file and line where that is known."""
     lines = []
     for place, message in found.items():
-        source = where.get(place)
+        source = where.get(place) or where.get(tuple(key for key in place if not isinstance(key, int)))
         lines.append(f"  {dotted(place)}: {message}{f'  [{source}]' if source else ''}")
     return "\n".join(lines)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mlx_peft.config.methods import Method
 
 Precision = Literal["float32", "bfloat16", "float16"]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -52,6 +53,13 @@ class Augment(Section):
     ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="random_resized: width / height")
     flip: bool = Field(False, description="horizontal, with probability 1/2")
 
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _an_interval(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < interval[0] <= interval[1]:
+            raise ValueError(f"should be a smaller and a larger number above 0, not {list(interval)}")
+        return interval
+
 
 class Data(Section):
     name: str = Field(description="a data set: `mlx-peft ls datasets`")
@@ -70,7 +78,7 @@ class AdamW(Section):
     name: Literal["adamw"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0, description="not applied to biases, norms, tokens and other vectors")
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
 
 
@@ -82,6 +90,12 @@ class SGD(Section):
     weight_decay: float = Field(0.0, ge=0, description="not applied to biases, norms, tokens and other vectors")
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> SGD:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
 
 
 class Schedule(Section):

@@ -23,6 +23,7 @@ import numpy as np
 from convert.base import load_base
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.errors import UserError
+from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Experiment
 from mlx_peft.engine.backend import BACKENDS
 
@@ -161,6 +162,10 @@ def available(contenders: Sequence[str]) -> Iterator[str]:
 
 def run(settings: Settings, beside: Sequence[str] = ()) -> list[Timing]:
     """Times every contender that is installed, and the Python files of ``beside``, round by round in turn."""
+    find(settings.model)  # a mistake is told once, not by every process
+    for file in beside:
+        if not Path(file).is_file():
+            raise UserError(f"--beside {file}: no such file")
     names = [*available(list(CONTENDERS)), *beside]
     command = [sys.executable, "-m", "mlx_peft.engine.bench"]
     workers: dict[str, subprocess.Popen[str]] = {}

@@ -79,7 +79,7 @@ def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
         with safe_open(path, "np") as file:
             facts = json.loads(file.metadata()[FACTS])
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not a whole checkpoint ({error}): it was damaged after it was written. "
             "The run cannot go on from it; start again in another folder"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,6 +77,8 @@ def load_run(
         experiment = experiment.model_copy(update={"train": train})
     module = load_backend(experiment.backend)
     base = load_base(experiment.model, adapter.num_classes, experiment.seed)
+    if adapter.preprocessing is not None:
+        base = replace(base, preprocessing=adapter.preprocessing)
     if adapter.base_sha256 is not None and adapter.base_sha256 != base.sha256:
         raise UserError(
             f"{place} is an adapter for another base: it was trained on weights {adapter.base_sha256[:12]} "

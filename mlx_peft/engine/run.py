@@ -62,8 +62,14 @@ class RunFolder:
         return self.path / "checkpoint" / "best.safetensors"
 
     def read_result(self) -> dict[str, Any] | None:
-        """``result.json``, or None where the run is not finished."""
-        return json.loads(self.result.read_text("utf-8")) if self.result.exists() else None
+        """``result.json``, or None where the run is not finished. Raises UserError where it is damaged."""
+        if not self.result.exists():
+            return None
+        try:
+            result: dict[str, Any] = json.loads(self.result.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.result} cannot be read: {error}") from error
+        return result
 
     def check(self, experiment: Experiment, *, resume: bool) -> None:
         """Raises UserError where ``experiment`` may not be run here. Writes nothing."""
@@ -158,6 +164,7 @@ class MetricsFile:
         if self._file.tell() < length:
             raise UserError(f"{path} is shorter than the checkpoint says: someone changed it; the run cannot go on")
         self._file.truncate(length)
+        self._file.seek(length)  # truncating moves no position, and that is what sync returns
         self._path = path
 
     def write(self, record: Record) -> None:
@@ -177,4 +184,8 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    """The records so far. Raises UserError where a line is damaged."""
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error

@@ -7,6 +7,7 @@ from typing import Any
 
 from convert import peft
 from convert.base import Base, load_base
+from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
 from mlx_peft.config.schema import Experiment
@@ -129,10 +130,17 @@ def describe_adapter(experiment: Experiment, dataset: Dataset, base: Base, learn
         classes=dataset.classes,
         model=experiment.model,
         architecture=base.architecture,
-        preprocessing=base.preprocessing,
+        preprocessing=as_evaluated(dataset, base.preprocessing),
         base_sha256=base.sha256,
         source=base.source,
     )
+
+
+def as_evaluated(dataset: Dataset, preprocessing: Preprocessing) -> Preprocessing:
+    """How an image file must be prepared to look as the run's did: of small stored images nothing was cropped away."""
+    if dataset.train.images.stored_size is None:
+        return preprocessing
+    return preprocessing.model_copy(update={"crop_pct": 1.0, "crop_mode": "squash"})
 
 
 def costs(learner: Learner, position: Position, folder: RunFolder) -> dict[str, Any]:

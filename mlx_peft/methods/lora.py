@@ -82,6 +82,7 @@ class LoRALinear(nn.Module):
         layer = Linear(weight.shape[1], weight.shape[0], "bias" in self.base_layer)
         layer.update(self.base_layer.parameters())
         layer.weight = (weight.astype(mx.float32) + delta).astype(weight.dtype)
+        layer.freeze()
         return layer
 
 
@@ -121,9 +122,7 @@ def apply(model: VisionTransformer, method: LoRA, seed: int) -> None:
             width = layer.weight.shape[1]
             shape = (method.rank * max(len(parts), 1), width)
             A = mx.array(kaiming_uniform(shape, width, seed, f"{path}.lora_A"))
-            wrapped = LoRALinear(layer, A, method.rank, method.scaling, method.dropout, parts)
-            wrapped.base_layer.freeze()
-            return wrapped
+            return LoRALinear(layer, A, method.rank, method.scaling, method.dropout, parts)
 
         wrap(model, target, wrapper)
 

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 import mlx.core as mx
 import mlx.nn as nn
 
-_keys: list[mx.array] = []
+_keys: list[mx.array | None] = []
 
 
 @contextmanager
-def randomness(seed: int | mx.array) -> Iterator[None]:
-    """Within it, layers in training mode draw from ``seed``: a number, or a key of ``mx.random``."""
+def randomness(seed: int | mx.array | None) -> Iterator[None]:
+    """Within it, layers in training mode draw from ``seed``: a number, or a key of ``mx.random``; None: not at all."""
     _keys.append(mx.random.key(seed) if isinstance(seed, int) else seed)
     try:
         yield
@@ -24,9 +24,14 @@ def randomness(seed: int | mx.array) -> Iterator[None]:
         _keys.pop()
 
 
+def current_key() -> mx.array | None:
+    """What the innermost ``randomness`` draws from next; None outside of any."""
+    return _keys[-1] if _keys else None
+
+
 def next_key() -> mx.array | None:
     """A fresh key of the innermost ``randomness``; None outside of any."""
-    if not _keys:
+    if not _keys or _keys[-1] is None:
         return None
     _keys[-1], key = mx.random.split(_keys[-1])
     return key

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,7 +13,7 @@ from mlx_peft.models.embed import PatchEmbed
 from mlx_peft.models.layers import Linear, layer_scale, norm
 from mlx_peft.models.mlp import MLPS
 from mlx_peft.models.pool import AttentionPool
-from mlx_peft.models.stochastic import Dropout, DropPath, next_key, randomness
+from mlx_peft.models.stochastic import Dropout, DropPath, current_key, next_key, randomness
 
 
 class Block(nn.Module):
@@ -96,7 +95,8 @@ class VisionTransformer(nn.Module):
         x = self.embed(x)
         read = [None] * (len(self.blocks) - 1) + [self.architecture.tokens_read]
         for block, queries in zip(self.blocks, read, strict=True):
-            x = (recomputed(block) if self.checkpointing and self.training else block)(x, queries)
+            with randomness(next_key()):  # a key a block, so that recomputing changes no draw
+                x = (recomputed(block) if self.checkpointing and self.training else block)(x, queries)
         return self.norm(x)
 
     def pool(self, x: mx.array) -> mx.array:
@@ -125,10 +125,10 @@ def recomputed(block: nn.Module) -> Callable[[mx.array, int | None], mx.array]:
     def forward(x: mx.array, queries: int | None) -> mx.array:
         def run(parameters: dict, x: mx.array, *keys: mx.array) -> mx.array:
             block.update(parameters)
-            with randomness(mx.stop_gradient(keys[0])) if keys else nullcontext():
+            with randomness(mx.stop_gradient(keys[0]) if keys else None):
                 return block(x, queries)
 
-        key = next_key()
+        key = current_key()
         keys = () if key is None else (key,)
         return mx.checkpoint(run)(block.trainable_parameters(), x, *keys)
 

@@ -178,6 +178,10 @@ def test_every_error_is_said_at_once_with_its_place(tmp_path: Path, file: Path) 
         (["data.augment.flip=yes"], "data.augment.flip: should be true or false, not 'yes'"),
         (["data.augment.scale=[1, 2, 3]"], "data.augment.scale: should be a list of at most 2, not [1, 2, 3]"),
         (["data.augment.scale=[1]"], "data.augment.scale[1]: missing"),
+        (["data.augment.scale=[2, 1]"], "data.augment.scale: should be a smaller and a larger number above 0"),
+        (["data.augment.ratio=[0, 1]"], "data.augment.ratio: should be a smaller and a larger number above 0"),
+        (["train.optimizer.betas=[0.9, 1.5]"], "train.optimizer.betas[1]: should be less than 1, not 1.5"),
+        (["train.optimizer={name: sgd, momentum: 0, nesterov: true}"], "train.optimizer: nesterov needs a momentum"),
         (["data.root=3"], "data.root: should be text, not 3"),
         (["model.args.depth=[1]"], "model.args.depth: should be a number, text, true, false or null, not [1]"),
         (["model.args=3"], "model.args: should be a section of keys and values, not 3"),
@@ -192,6 +196,13 @@ def test_every_error_is_said_at_once_with_its_place(tmp_path: Path, file: Path) 
 )
 def test_a_wrong_value_is_met_with_what_would_be_right(file: Path, overrides: list[str], message: str) -> None:
     assert f"\n  {message}" in refusal(file, *overrides).replace("experiment: ", "")
+
+
+def test_an_item_of_a_list_is_placed_where_the_list_is(file: Path) -> None:
+    message = "method.targets[0]: unknown 'qvk'; did you mean 'qkv'?"
+    assert f"{message}  [command line]" in refusal(file, "method.targets=[qvk]")
+    file.write_text(VALID.replace("[q, v]", "[qvk]"))
+    assert f"{message}  [{file}:2]" in refusal(file)
 
 
 def test_what_is_left_out_is_named(file: Path) -> None:

@@ -50,6 +50,7 @@ def test_a_timm_name_is_loaded_from_its_repository(
         ),
         (errors.HfHubHTTPError("teapot", response=RESPONSE), "cannot be downloaded: teapot"),
         (OSError(28, "No space left on device"), "cannot be downloaded: .*No space left"),
+        (RuntimeError("the connection was reset"), "cannot be downloaded: the connection was reset"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )

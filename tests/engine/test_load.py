@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from convert.peft import read_adapter, write_adapter
 from mlx_peft.config.errors import UserError
+from mlx_peft.data import eval_image
 from mlx_peft.engine.load import evaluate_run, load_run, merge_run, predict
 from mlx_peft.engine.train import train
 
@@ -143,6 +144,17 @@ def test_predictions_name_the_likeliest_classes_with_their_probabilities(run: Pa
     whole = predict(load_run(run), images[:1], top_k=99)[0]["predictions"]
     assert sum(prediction["probability"] for prediction in whole) == pytest.approx(1)
     assert len(whole) == 3
+
+
+def test_a_stored_image_saved_to_a_file_looks_as_it_did_in_the_run(
+    engine: SimpleNamespace, run: Path, tmp_path: Path
+) -> None:
+    """Nothing of it is cropped away, though the weights' own recipe for photographs would."""
+    loaded = load_run(run)
+    stored = engine.dataset().test.images.read(0)
+    Image.fromarray(stored).save(tmp_path / "stored.png")
+    seen = eval_image(tmp_path / "stored.png", loaded.preprocessing, loaded.image_size)
+    np.testing.assert_array_equal(seen, stored)
 
 
 def test_predictions_do_not_depend_on_the_batch(run: Path, images: list[Path]) -> None:

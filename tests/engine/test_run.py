@@ -134,6 +134,7 @@ def test_metrics_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
     file.close()
     path.write_bytes(path.read_bytes() + b'{"step": 3, "lo')
     file = MetricsFile(path, length)
+    assert file.sync() == length == path.stat().st_size
     file.write({"step": 2, "loss": 0.3})
     file.close()
     assert read_metrics(path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.3}]

@@ -31,6 +31,15 @@ def test_checkpointing_gives_the_same_gradients(build, batch, away, method):
     assert worst(results[1], results[0]) <= ROUNDING
 
 
+def test_checkpointing_drops_what_training_without_it_drops(build, batch):
+    rates = {"drop_path": 0.3, "head_dropout": 0.3}
+    method = LORA | {"dropout": 0.3}
+    plain, recomputed = build(method, rates), build(method, rates, {"gradient_checkpointing": True})
+    (losses, a), (losses_b, b) = trained(plain, batch), trained(recomputed, batch)
+    assert losses == pytest.approx(losses_b, rel=ROUNDING)
+    assert worst(a, b) <= 1e-3  # Adam divides by sqrt(v), and magnifies rounding in small gradients
+
+
 @pytest.mark.parametrize("rates", [{"drop_path": 0.4}, {"head_dropout": 0.4}], ids=str)
 def test_checkpointing_drops_the_same_activations_in_both_passes(build, batch, rates):
     """Were the second pass to draw anew, the gradient of the loss that was reported would be another one."""
