@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,10 @@ class Base:
     tensors: Tensors
     sha256: str
     notes: tuple[str, ...]
+
+    def without_tensors(self) -> Base:
+        """What it says without what it holds, for whoever keeps it once the weights are in a model."""
+        return replace(self, tensors={})
 
 
 def load_base(model: Model, num_classes: int, seed: int) -> Base:
@@ -96,7 +101,7 @@ def _open(model: Model) -> Checkpoint:
         return Checkpoint(entry.name, "random", entry.architecture, entry.preprocessing, entry.resampling)
     if model.weights.startswith("package:"):
         return _shipped(model)
-    path = Path(model.weights).expanduser()
+    path = Path(os.path.expanduser(model.weights))
     if path.is_dir():
         return from_folder(path, model.name, str(path))
     if path.is_file() or path.suffix:

@@ -108,6 +108,8 @@ def fit(
             having = "none" if old is None else f"one for {old.shape[0]}"
             notes.append(f"{head}: a new one for {num_classes} classes, the weights have {having}")
             tensors |= {name: tensor for name, tensor in fresh.items() if name.startswith(f"{head}.")}
+        else:
+            notes.append(f"{head}: kept, the weights have one for {num_classes} classes too")
 
     _must_match(tensors, shapes(architecture, num_classes), what)
     return tensors, notes

@@ -76,7 +76,7 @@ class Learner:
     """See ``mlx_peft.engine.backend.Learner``. One thread must own it: MLX's lazy arrays belong to theirs."""
 
     def __init__(self, experiment: Experiment, num_classes: int, base: Base):
-        self.experiment, self.base = experiment, base
+        self.experiment, self.base = experiment, base.without_tensors()  # the model has them now
         self.dtype = DTYPES[experiment.train.precision]
         self.model = VisionTransformer(
             base.architecture, num_classes, experiment.model.drop_path, experiment.model.head_dropout
@@ -213,6 +213,8 @@ class Learner:
 
 def build(experiment: Experiment, num_classes: int, base: Base) -> Learner:
     """A learner on MLX's default device."""
-    if mx.metal.is_available():  # keeps the model's pages resident; unverified on Metal
-        mx.set_wired_limit(mx.device_info()["max_recommended_working_set_size"])
+    if mx.metal.is_available():  # keep the model's pages resident, and freed ones within bounds; unverified on Metal
+        working_set = mx.device_info()["max_recommended_working_set_size"]
+        mx.set_wired_limit(working_set)
+        mx.set_cache_limit(working_set // 4)
     return Learner(experiment, num_classes, base)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from mlx_peft import blas as _blas  # noqa: F401  before mlx.core
@@ -46,7 +45,7 @@ def create_model(
     base = load_base(description, num_classes, seed)
     model = VisionTransformer(base.architecture, num_classes)
     load(model, base.tensors)
-    model.description, model.base = description, replace(base, tensors={})
+    model.description, model.base = description, base.without_tensors()
     return model
 
 

@@ -79,7 +79,7 @@ class Learner:
     """See ``mlx_peft.engine.backend.Learner``."""
 
     def __init__(self, experiment: Experiment, num_classes: int, base: Base):
-        self.experiment, self.base = experiment, base
+        self.experiment, self.base = experiment, base.without_tensors()  # the model has them now
         self.dtype, self.device = DTYPES[experiment.train.precision], device()
         self.model = VisionTransformer(
             base.architecture, num_classes, experiment.model.drop_path, experiment.model.head_dropout

@@ -21,7 +21,7 @@ def bench(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time a LoRA training step on each backend that is installed, and of peft on timm's model where that is."""
+    """Time a LoRA training step of each backend, and of peft on timm."""
     from mlx_peft.engine import bench
 
     settings = bench.Settings(model=model, batch_size=batch_size, rank=rank, rounds=rounds)

@@ -18,7 +18,7 @@ def parity(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the backends' logits, gradients and training steps; status 1 where they differ by more than rounding."""
+    """Compare the backends' logits, gradients and training steps."""
     from mlx_peft.engine import parity
 
     results = []

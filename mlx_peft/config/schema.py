@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mlx_peft.config.methods import Method
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def expanded(path: Path) -> Path:
+    """``~`` as the home folder, which a shell leaves alone in ``data.root=~/images``."""
+    return Path(os.path.expanduser(path))
 
 
 class Section(BaseModel):
@@ -63,7 +69,7 @@ class Augment(Section):
 
 class Data(Section):
     name: str = Field(description="a data set: `mlx-peft ls datasets`")
-    root: Path = Field(Path("data"), description="the folder that holds it")
+    root: Annotated[Path, AfterValidator(expanded)] = Field(Path("data"), description="the folder that holds it")
     batch_size: int = Field(64, ge=1, description="images per optimiser step")
     split: Split = Field(default_factory=Split)
     augment: Augment = Field(default_factory=Augment)

@@ -20,6 +20,10 @@ SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("te
 NAMED = 3
 """How many of the files that were left out a note names."""
 
+CHECKED = 50_000
+"""Every image of a class with at most so many is decoded once on opening, so that a broken one is found before
+training; larger classes are checked as they are read, unless broken images are to be skipped."""
+
 
 @dataclass
 class _LeftOut:
@@ -119,8 +123,12 @@ def _read_split(
     labels: list[int] = []
     for label, class_name in enumerate(classes):
         found = sorted(_image_files(root, folder / class_name, left_out))
-        if config.unreadable == "skip":
-            found = _readable(root, found, config.threads, left_out)
+        if config.unreadable == "skip" or len(found) <= CHECKED:
+            broken = _broken(root, found, config.threads)
+            if broken and config.unreadable == "refuse":
+                raise UserError(_refusal(broken))
+            left_out.broken += broken
+            found = [path for path in found if path not in broken]
         if not found:
             raise UserError(f"{folder / class_name}: no images in this class folder (taken: {', '.join(SUFFIXES)})")
         paths += found
@@ -148,17 +156,24 @@ def _relative(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _readable(root: Path, paths: list[str], threads: int, left_out: _LeftOut) -> list[str]:
-    """The paths whose images can be read: all are tried, so that the split depends on nothing but the files."""
+def _broken(root: Path, paths: list[str], threads: int) -> dict[str, str]:
+    """The paths whose images cannot be read, with the reasons. All are tried: the split depends on the files alone."""
 
-    def readable(path: str) -> bool:
+    def reason(path: str) -> str | None:
         try:
             read_image(root / path)
-        except UserError:
-            return False
-        return True
+        except UserError as error:
+            return str(error)
+        return None
 
     with ThreadPoolExecutor(threads) as pool:
-        verdicts = list(pool.map(readable, paths))
-    left_out.broken += [path for path, good in zip(paths, verdicts, strict=True) if not good]
-    return [path for path, good in zip(paths, verdicts, strict=True) if good]
+        reasons = list(pool.map(reason, paths))
+    return {path: why for path, why in zip(paths, reasons, strict=True) if why is not None}
+
+
+def _refusal(broken: dict[str, str]) -> str:
+    """Names the first images that cannot be read, counts the others, and says what to do."""
+    lines = [*broken.values()][:NAMED]
+    if more := len(broken) - len(lines):
+        lines.append(f"and {more} more in this class")
+    return "\n  ".join(lines) + "\nmend or remove what cannot be read, or set data.unreadable: skip"

@@ -191,7 +191,10 @@ def line(worker: subprocess.Popen[str], request: str | None = None) -> str:
     assert worker.stdin is not None and worker.stdout is not None
     if request is not None:
         print(request, file=worker.stdin, flush=True)
-    return worker.stdout.readline().strip()
+    reply = worker.stdout.readline().strip()
+    if not reply and worker.wait() != 0:
+        raise UserError("bench: a contender died; its own message is above")
+    return reply
 
 
 def timing(name: str, settings: Settings, seconds: list[float], figures: dict[str, Any]) -> Timing:

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
-from mlx_peft.engine.disk import disk_errors, replace
+from mlx_peft.engine.disk import disk_errors, write_whole
 from mlx_peft.engine.progress import Metrics
 
 FACTS = "facts"
@@ -70,7 +70,7 @@ def save_checkpoint(path: Path, tensors: Tensors, **facts: Any) -> None:
     """
     with disk_errors(path):
         path.parent.mkdir(exist_ok=True)
-    replace(path, save(tensors, metadata={FACTS: json.dumps(facts)}))
+    write_whole(path, save(tensors, metadata={FACTS: json.dumps(facts)}))
 
 
 def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:

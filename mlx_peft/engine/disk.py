@@ -11,7 +11,7 @@ from pathlib import Path
 from mlx_peft.config.errors import UserError
 
 
-def replace(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Puts ``content`` in the place of ``path`` in one stroke: a reader sees the old file or the new one, whole.
 
     Raises UserError where it cannot be written; the old file then stays as it was, and nothing else is left behind.

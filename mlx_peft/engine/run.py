@@ -18,7 +18,7 @@ from typing import Any
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import load
 from mlx_peft.config.schema import Experiment
-from mlx_peft.engine.disk import disk_errors, replace
+from mlx_peft.engine.disk import disk_errors, write_whole
 
 FREE = ("data.root", "data.threads", "data.download", "train.log_every", "train.checkpoint_every", "track")
 """What may differ when a run is continued: it decides neither the parameters nor the metrics."""
@@ -108,7 +108,7 @@ class RunFolder:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    replace(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    write_whole(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

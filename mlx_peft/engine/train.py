@@ -14,7 +14,7 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.data import Dataset, Split, eval_batches, open_dataset, steps_per_epoch, train_batches
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.checkpoint import Position, load_checkpoint
-from mlx_peft.engine.disk import replace
+from mlx_peft.engine.disk import write_whole
 from mlx_peft.engine.evaluate import evaluate
 from mlx_peft.engine.fit import Feed, fit
 from mlx_peft.engine.progress import Progress, Silent
@@ -49,6 +49,7 @@ def train(
         )
     base = load_base(experiment.model, len(dataset.classes), experiment.seed)
     learner = backend.build(experiment, len(dataset.classes), base)
+    base = base.without_tensors()  # the learner has its own
     for note in (*dataset.notes, *base.notes):
         progress.note(note)
 
@@ -58,7 +59,7 @@ def train(
     with folder.locked(), StopSignal().listening() as stop:
         folder.check(experiment, resume=resume)
         if not folder.config.exists():
-            replace(folder.config, dump(experiment).encode())
+            write_whole(folder.config, dump(experiment).encode())
         write_json(folder.environment, facts)
         position = fit(
             learner,

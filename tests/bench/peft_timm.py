@@ -1,6 +1,6 @@
-"""Hugging Face's peft on timm's model, trained as a recipe says: ``python tests/bench/peft_timm.py RECIPE KEY=VALUE ...``
+"""Hugging Face's peft on timm's model, trained as a recipe says: ``peft_timm.py RECIPE KEY=VALUE ...``
 
-Same images in the same order, same weights, schedule and optimiser as ``mlx-peft train`` with the same arguments; peft's
+Same images in the same order, same weights, schedule and optimiser as ``mlx-peft train`` with these arguments; peft's
 own layers and their own initial values. Prints one JSON line: accuracy on the test split after the last epoch, seconds
 of training, peak memory of the process.
 """

@@ -8,7 +8,10 @@ import pytest
 OVERRIDES = ["model.weights=none", "train.epochs=1", "data.batch_size=256", "method.targets=[qkv]"]
 SCRIPT = """
 import sys
-for name in {missing!r}: sys.modules[name] = None  # importing it fails, as if it were not installed
+class Missing:
+    def find_spec(self, name, *_):
+        if name in {missing!r}: raise ModuleNotFoundError("No module named " + repr(name), name=name)
+sys.meta_path.insert(0, Missing())  # as if they were not installed
 from mlx_peft.cli import {main}
 sys.argv[1:] = {arguments!r}
 {main}()

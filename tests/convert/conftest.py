@@ -41,3 +41,9 @@ def saved(tmp_path: Path) -> Callable[[dict[str, np.ndarray]], str]:
         return str(path)
 
     return save
+
+
+@pytest.fixture
+def changes() -> Callable[[tuple[str, ...]], list[str]]:
+    """The notes that tell of a change: that a head was kept is none."""
+    return lambda notes: [note for note in notes if ": kept, " not in note]

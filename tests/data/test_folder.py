@@ -11,7 +11,7 @@ from PIL import Image
 
 from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError
-from mlx_peft.data import Dataset, open_dataset
+from mlx_peft.data import Dataset, folder, open_dataset
 
 
 def save(path: Path, colour: int = 0) -> Path:
@@ -117,7 +117,18 @@ def test_broken_images_are_skipped_and_counted_where_allowed(tmp_path: Path) -> 
     assert opened(tmp_path, val=0, unreadable="skip").train.sha256 == dataset.train.sha256
 
 
-def test_a_broken_image_is_refused_by_name_when_it_is_read(tmp_path: Path) -> None:
+def test_broken_images_are_refused_by_name_on_opening(tmp_path: Path) -> None:
+    tree(tmp_path, "ant", "cat")
+    for number in range(folder.NAMED + 2):
+        (tmp_path / "ant" / f"broken{number}.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"(?s)ant/broken0\.png: not a readable image.*and 2 more.*unreadable: skip"):
+        opened(tmp_path)
+
+
+def test_a_broken_image_of_a_large_class_is_refused_by_name_when_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "CHECKED", 0)
     tree(tmp_path, "ant", "cat")
     (tmp_path / "ant" / "broken.png").write_bytes(b"nothing")
     images = opened(tmp_path, val=0).train.images

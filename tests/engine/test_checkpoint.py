@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlx_peft.config.errors import UserError
 from mlx_peft.engine.checkpoint import Position, load_checkpoint, save_checkpoint
-from mlx_peft.engine.disk import replace
+from mlx_peft.engine.disk import write_whole
 
 TENSORS = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array(3), "empty": np.zeros((0, 2))}
 
@@ -43,7 +43,7 @@ def test_a_full_disk_leaves_the_old_file_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, code: int
 ) -> None:
     path = tmp_path / "last.safetensors"
-    replace(path, b"old")
+    write_whole(path, b"old")
 
     def full(*_: object) -> None:
         raise OSError(code, os.strerror(code))
@@ -53,7 +53,7 @@ def test_a_full_disk_leaves_the_old_file_alone(
     else:
         monkeypatch.setattr(os, step, full)
     with pytest.raises(UserError, match=r"no space left for .*last\.safetensors.*--resume"):
-        replace(path, b"new")
+        write_whole(path, b"new")
     monkeypatch.undo()
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"last.safetensors": b"old"}
 
@@ -79,7 +79,7 @@ def test_a_folder_that_may_not_be_written_to_is_the_users_to_mend(
 
     monkeypatch.setattr(os, "replace", denied)
     with pytest.raises(UserError, match="cannot be written: Permission denied"):
-        replace(tmp_path / "last.safetensors", b"new")
+        write_whole(tmp_path / "last.safetensors", b"new")
 
 
 @pytest.mark.parametrize("keep", [0, 5, 60, -1])
@@ -94,5 +94,5 @@ def test_a_truncated_checkpoint_is_refused_by_name(tmp_path: Path, keep: int) ->
 def test_what_a_killed_process_left_behind_is_written_over(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     (tmp_path / ".last.safetensors.tmp").write_bytes(b"half a checkpoint, longer than the next")
-    replace(path, b"new")
+    write_whole(path, b"new")
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"last.safetensors": b"new"}

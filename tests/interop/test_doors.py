@@ -27,7 +27,9 @@ def relative(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
-@pytest.fixture(scope="module", params=[(b, m) for b in ("mlx", "torch") for m in METHODS], ids="-".join)
+@pytest.fixture(
+    scope="module", params=[(b, m) for b in ("mlx", "torch") for m in METHODS], ids=lambda param: "-".join(param)
+)
 def run(request, tmp_path_factory):
     """A finished run of a few steps, its folder and name of the backend that did not train it."""
     backend, method = request.param

@@ -11,7 +11,7 @@ LIGHT = {"vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"}
 CELLS = [(model, method) for model in parity.MODELS for method in parity.METHODS if model in LIGHT or method == "lora"]
 
 
-@pytest.mark.parametrize(("model", "method"), CELLS, ids="-".join)
+@pytest.mark.parametrize(("model", "method"), CELLS, ids=map("-".join, CELLS))
 def test_backends_agree(model, method):
     (cell,) = parity.cells([model], [method])
     assert cell.logits <= parity.LOGITS
