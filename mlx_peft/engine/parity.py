@@ -43,7 +43,7 @@ METHODS: dict[str, Row] = {
     "lora": Row({"rank": 8, "targets": ["qkv", "proj", "fc1", "fc2"]}),
     "lora-qv": Row({"rank": 8, "rslora": True, "targets": ["q", "v"]}),
     "linear": Row({}),
-    "full": Row({}, lr=1e-4),
+    "full": Row({}, lr=3e-5),
 }
 """By a method's name up to the first hyphen."""
 
