@@ -85,7 +85,8 @@ def train(
             "run_id": name,
             "status": "finished",
             "backend": experiment.backend,
-            "model": base.name,
+            # The tag of weights that were not loaded would say what is not so.
+            "model": base.name if experiment.model.weights == "timm" else experiment.model.name,
             "method": experiment.method.name,
             "dataset": dataset.name,
             "seed": experiment.seed,
