@@ -1,6 +1,6 @@
 """The exact GELU.
 
-MLX's CPU kernels compute erf and exp one element at a time, so that GELU took half of a ViT-S training step there. On
+MLX's CPU kernels compute erf and exp one element at a time, so GELU took a third of a ViT-S training step there. On
 the CPU it is computed from rational functions, which the compiler turns into vector instructions: odd in x, clipped to
 |x| <= 5.75, where Phi is 1 to within 5e-9, and fitted to x -> Phi(x) - 1/2 and x -> gelu'(x) - 1/2 by iteratively
 reweighted least squares. Their largest errors, 1.4e-8 and 2.6e-9, are below float32's rounding.
