@@ -8,12 +8,13 @@ from collections.abc import Collection, Iterable
 from math import isqrt
 
 from convert.files import listed
-from convert.initial import heads, initial_head, shapes
+from convert.initial import initial_head
 from convert.resample import resize_patches, resize_positions
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.registry import Resampling
+from mlx_peft.config.shapes import heads, shapes
 
 PATCHES = "patch_embed.proj.weight"
 

@@ -18,7 +18,7 @@ from convert.files import new_folder, read_json, read_safetensors, write_json, w
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
-from mlx_peft.config.methods import Full, Linear, LoRA, Method, MethodConfig
+from mlx_peft.config.methods import BitFit, Full, LayerNorm, Linear, LoRA, Method, MethodConfig
 from mlx_peft.config.parameters import HEADS
 from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Model
@@ -96,6 +96,8 @@ def _plain(peft_type: str) -> Format:
 FORMATS: dict[type[MethodConfig], Format] = {
     Linear: _plain("LINEAR"),
     Full: _plain("FULL"),
+    BitFit: _plain("BITFIT"),
+    LayerNorm: _plain("LN_TUNING"),
     LoRA: Format("LORA", lora.pack, lora.unpack, lora.from_peft),
 }
 

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from convert.files import listed, new_folder, read_json, read_tensors, write_json, write_safetensors
 from convert.fit import canonical
 from convert.hub import download
-from convert.initial import heads
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.registry import Resampling, altered, find, tags
+from mlx_peft.config.shapes import heads
 
 if TYPE_CHECKING:
     from convert.base import Base

@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 from convert.base import Base
 from mlx_peft import methods
 from mlx_peft.config.border import IGNORED, Parameters, Tensors
-from mlx_peft.config.parameters import is_head
+from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.schema import Experiment
 from mlx_peft.models.preprocess import preprocess
 from mlx_peft.models.stochastic import randomness
@@ -72,6 +72,11 @@ def trained(model: VisionTransformer) -> Arrays:
     return dict(tree_flatten(model.trainable_parameters()))
 
 
+def stored(model: VisionTransformer) -> Arrays:
+    """What an adapter is made of, by name: what is trained, and what the method keeps beside it."""
+    return trained(model) | {name: p for name, p in tree_flatten(model.parameters()) if is_kept(name)}
+
+
 class Learner:
     """See ``mlx_peft.engine.backend.Learner``. One thread must own it: MLX's lazy arrays belong to theirs."""
 
@@ -86,13 +91,13 @@ class Learner:
         methods.apply(self.model, experiment.method, experiment.seed)
         self.trained = trained(self.model)
         frozen = [(n, p) for n, p in tree_flatten(self.model.parameters()) if n not in self.trained]
-        self.model.update(tree_unflatten([(n, p.astype(self.dtype)) for n, p in frozen]))
+        self.model.update(tree_unflatten([(n, p.astype(self.dtype)) for n, p in frozen if not is_kept(n)]))
         sizes = {name: p.size for name, p in self.trained.items()}
         head = sum(size for name, size in sizes.items() if is_head(name))
         self.parameters = Parameters(
             adapter=sum(sizes.values()) - head, head=head, total=sum(sizes.values()) + sum(p.size for _, p in frozen)
         )
-        self.update = Update(experiment.train, self.trained)
+        self.update = Update(experiment.train, self.trained, experiment.method.lr_ratio)
         self.slots = self.update.initial_slots(self.trained)
         self.step = 0
         self._step = mx.compile(self._whole_step)
@@ -182,10 +187,10 @@ class Learner:
         return float(loss), {name: to_timm(name, g) for name, g in gradients.items()}
 
     def adapter(self) -> Tensors:
-        return {name: to_timm(name, p) for name, p in self.trained.items()}
+        return {name: to_timm(name, p) for name, p in stored(self.model).items()}
 
     def load_adapter(self, tensors: Tensors) -> None:
-        if differing := tensors.keys() ^ self.trained.keys():
+        if differing := tensors.keys() ^ stored(self.model).keys():
             raise ValueError(f"these tensors are missing or unknown: {', '.join(sorted(differing))}")
         load(self.model, tensors)
         self.trained = trained(self.model)

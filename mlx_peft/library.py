@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 from convert.base import load_base
 from convert.peft import Adapter, read_adapter, write_adapter
 from mlx_peft import methods
-from mlx_peft.backend import load, to_timm, trained
+from mlx_peft.backend import load, stored, to_timm
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.schema import Model
@@ -68,7 +68,7 @@ def prepare(model: VisionTransformer, images: np.ndarray) -> mx.array:
 
 def save_adapter(model: VisionTransformer, folder: str | Path, classes: Sequence[str] = ()) -> list[str]:
     """Writes what is trained in PEFT's format, the head and the class names with it. Returns notes for a person."""
-    tensors = {name: to_timm(name, p) for name, p in trained(model).items()}
+    tensors = {name: to_timm(name, p) for name, p in stored(model).items()}
     base = model.base
     return write_adapter(
         Path(folder),

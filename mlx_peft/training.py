@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from mlx_peft import blas as _blas  # noqa: F401  before mlx.core
 
@@ -47,30 +48,41 @@ def sgd(config: SGDConfig, weight_decay: float) -> Optimizer:
 OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
 
 
+class Group(NamedTuple):
+    """Parameters that share weight decay and learning rate."""
+
+    optimizer: Optimizer
+    lr_ratio: float
+    names: list[str]
+
+
 class Update:
     """One optimiser step: clip, step, and under float16 scale the loss and leave out a step whose gradient overflowed.
 
     Args:
         config: the experiment's ``train`` section.
         parameters: what is trained, by name; weight decay goes by the names.
+        lr_ratio: a parameter's learning rate over the optimiser's, by name.
     """
 
-    def __init__(self, config: Train, parameters: Arrays):
+    def __init__(self, config: Train, parameters: Arrays, lr_ratio: Callable[[str], float]):
         self.clip_norm = config.clip_norm
         self.scaled = config.precision == "float16"
         make, weight_decay = OPTIMIZERS[config.optimizer.name], config.optimizer.weight_decay
-        self.groups: dict[str, tuple[Optimizer, list[str]]] = {}
-        for group, decay in (("decayed", True), ("plain", False)):
-            names = [name for name, p in parameters.items() if decays(name, p.ndim) is decay]
-            if names:
-                self.groups[group] = (make(config.optimizer, weight_decay if decay else 0.0), names)
+        groups: dict[tuple[bool, float], list[str]] = {}
+        for name, p in parameters.items():
+            groups.setdefault((decays(name, p.ndim), lr_ratio(name)), []).append(name)
+        self.groups: dict[str, Group] = {}
+        for (decay, ratio), names in groups.items():
+            optimizer = make(config.optimizer, weight_decay if decay else 0.0)
+            self.groups[f"group{len(self.groups)}"] = Group(optimizer, ratio, names)
 
     def initial_slots(self, parameters: Arrays) -> Slots:
         """Moments and counters before the first step."""
         slots: Slots = {}
-        for group, (optimizer, names) in self.groups.items():
+        for name, (optimizer, _, names) in self.groups.items():
             optimizer.init({name: parameters[name] for name in names})
-            slots[group] = optimizer.state
+            slots[name] = optimizer.state
         if self.scaled:
             slots["scale"], slots["good_steps"] = mx.array(INITIAL_SCALE), mx.array(0)
         return slots
@@ -87,8 +99,8 @@ class Update:
         if self.clip_norm is not None:
             gradients, _ = clip_grad_norm(gradients, self.clip_norm)
         stepped, next_slots = dict(parameters), {}
-        for group, (optimizer, names) in self.groups.items():
-            optimizer.state = slots[group] | {"learning_rate": lr}
+        for group, (optimizer, ratio, names) in self.groups.items():
+            optimizer.state = slots[group] | {"learning_rate": lr * ratio}
             stepped |= optimizer.apply_gradients({n: gradients[n] for n in names}, {n: parameters[n] for n in names})
             next_slots[group] = optimizer.state
         if self.scaled:

@@ -8,7 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlx_peft.config.methods import Full, Linear, LoRA
+    from mlx_peft.config.methods import (
+        IA3,
+        SSF,
+        VPT,
+        AdaLoRA,
+        AdaptFormer,
+        BitFit,
+        FacT,
+        Full,
+        LayerNorm,
+        Linear,
+        LoRA,
+        VeRA,
+    )
     from torch_ref.library import (
         add_adapter,
         create_model,
@@ -21,9 +34,18 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "IA3",
+    "SSF",
+    "VPT",
+    "AdaLoRA",
+    "AdaptFormer",
+    "BitFit",
+    "FacT",
     "Full",
+    "LayerNorm",
     "Linear",
     "LoRA",
+    "VeRA",
     "add_adapter",
     "create_model",
     "load_adapter",
@@ -34,7 +56,7 @@ __all__ = [
     "unmerge",
 ]
 
-_METHODS = ("Full", "Linear", "LoRA")
+_METHODS = {name for name in __all__ if name[0].isupper()}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convert.base import Base
 from mlx_peft.config.border import IGNORED, Parameters, Tensors
-from mlx_peft.config.parameters import is_head
+from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.schema import Experiment
 from torch_ref import methods
 from torch_ref.models.preprocess import preprocess
@@ -75,6 +75,11 @@ def trained(model: VisionTransformer) -> Arrays:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def stored(model: VisionTransformer) -> Arrays:
+    """What an adapter is made of, by name: what is trained, and what the method keeps beside it."""
+    return trained(model) | {name: p for name, p in model.named_parameters() if is_kept(name)}
+
+
 class Learner:
     """See ``mlx_peft.engine.backend.Learner``."""
 
@@ -90,14 +95,15 @@ class Learner:
         self.model.to(self.device)
         self.trained = trained(self.model)
         frozen = [p for p in self.model.parameters() if not p.requires_grad]
-        for p in frozen:
-            p.data = p.data.to(self.dtype)
+        for name, p in self.model.named_parameters():
+            if not p.requires_grad and not is_kept(name):
+                p.data = p.data.to(self.dtype)
         sizes = {name: p.numel() for name, p in self.trained.items()}
         head = sum(size for name, size in sizes.items() if is_head(name))
         self.parameters = Parameters(
             adapter=sum(sizes.values()) - head, head=head, total=sum(sizes.values()) + sum(p.numel() for p in frozen)
         )
-        self.update = Update(experiment.train, self.trained)
+        self.update = Update(experiment.train, self.trained, experiment.method.lr_ratio)
         self.step = 0
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -137,10 +143,10 @@ class Learner:
         return float(loss.detach()), {name: to_numpy(g) for name, g in zip(self.trained, gradients, strict=True)}
 
     def adapter(self) -> Tensors:
-        return {name: to_numpy(p) for name, p in self.trained.items()}
+        return {name: to_numpy(p) for name, p in stored(self.model).items()}
 
     def load_adapter(self, tensors: Tensors) -> None:
-        if differing := tensors.keys() ^ self.trained.keys():
+        if differing := tensors.keys() ^ stored(self.model).keys():
             raise ValueError(f"these tensors are missing or unknown: {', '.join(sorted(differing))}")
         load(self.model, tensors)
 

@@ -14,7 +14,7 @@ from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.schema import Model
 from torch_ref import methods
-from torch_ref.backend import load, to_numpy, trained
+from torch_ref.backend import load, stored, to_numpy
 from torch_ref.methods import merge, unmerge
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
@@ -65,7 +65,7 @@ def prepare(model: VisionTransformer, images: np.ndarray) -> torch.Tensor:
 
 def save_adapter(model: VisionTransformer, folder: str | Path, classes: Sequence[str] = ()) -> list[str]:
     """Writes what is trained in PEFT's format, the head and the class names with it. Returns notes for a person."""
-    tensors = {name: to_numpy(p) for name, p in trained(model).items()}
+    tensors = {name: to_numpy(p) for name, p in stored(model).items()}
     base = model.base
     return write_adapter(
         Path(folder),

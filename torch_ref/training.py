@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,20 +48,23 @@ class Update:
     Args:
         config: the experiment's ``train`` section.
         parameters: what is trained, by name; weight decay goes by the names.
+        lr_ratio: a parameter's learning rate over the optimiser's, by name.
     """
 
-    def __init__(self, config: Train, parameters: Arrays):
+    def __init__(self, config: Train, parameters: Arrays, lr_ratio: Callable[[str], float]):
         self.clip_norm = config.clip_norm
         self.scaled = config.precision == "float16"
         self.parameters = parameters
         self.loss_scale, self.good_steps = INITIAL_SCALE, 0
         weight_decay = config.optimizer.weight_decay
-        groups = []
-        for decay in (True, False):
-            chosen = [p for name, p in parameters.items() if decays(name, p.ndim) is decay]
-            if chosen:
-                groups.append({"params": chosen, "weight_decay": weight_decay if decay else 0.0})
-        self.optimizer = OPTIMIZERS[config.optimizer.name](config.optimizer, groups)
+        groups: dict[tuple[bool, float], list[Tensor]] = {}
+        for name, p in parameters.items():
+            groups.setdefault((decays(name, p.ndim), lr_ratio(name)), []).append(p)
+        self.lr_ratios = [ratio for _, ratio in groups]
+        self.optimizer = OPTIMIZERS[config.optimizer.name](
+            config.optimizer,
+            [{"params": ps, "weight_decay": weight_decay if decay else 0.0} for (decay, _), ps in groups.items()],
+        )
 
     def scale(self) -> float:
         """What the loss is multiplied by before the backward pass."""
@@ -73,8 +78,8 @@ class Update:
             return
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        for group, ratio in zip(self.optimizer.param_groups, self.lr_ratios, strict=True):
+            group["lr"] = lr * ratio
         self.optimizer.step()
         self.optimizer.zero_grad()
 

@@ -16,3 +16,12 @@ def is_head(name: str) -> bool:
 def decays(name: str, ndim: int) -> bool:
     """Whether weight decay applies: to matrices, but not to biases, norms, scales, tokens and positions."""
     return ndim > 1 and name not in TOKENS
+
+
+KEPT: tuple[str, ...] = ()
+"""Last names of tensors that a method keeps frozen beside what it trains: an adapter is not whole without them."""
+
+
+def is_kept(name: str) -> bool:
+    """Whether the parameter is such a tensor."""
+    return name.rpartition(".")[2] in KEPT

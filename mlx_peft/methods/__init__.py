@@ -11,11 +11,17 @@ import mlx.nn as nn
 
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.parameters import HEADS
-from mlx_peft.methods import full, linear, lora
+from mlx_peft.methods import linear, lora, selective
 from mlx_peft.methods.targets import replace
 from mlx_peft.models.vit import VisionTransformer
 
-METHODS: dict[str, ModuleType] = {"linear": linear, "full": full, "lora": lora}
+METHODS: dict[str, ModuleType] = {
+    "linear": linear,
+    "full": selective,
+    "bitfit": selective,
+    "layernorm": selective,
+    "lora": lora,
+}
 
 
 def apply(model: VisionTransformer, method: MethodConfig, seed: int) -> None:
@@ -23,6 +29,7 @@ def apply(model: VisionTransformer, method: MethodConfig, seed: int) -> None:
 
     Raises UserError where a target matches no layer or the method does not fit the model.
     """
+    method.check(model.architecture)
     model.freeze()
     METHODS[method.name].apply(model, method, seed)
     for name in HEADS:
@@ -36,7 +43,7 @@ def merge(model: VisionTransformer) -> dict[str, nn.Module]:
     Raises UserError where the mathematics does not allow it.
     """
     replaced: dict[str, nn.Module] = {}
-    for module in METHODS.values():
+    for module in dict.fromkeys(METHODS.values()):
         replaced |= module.merge(model)
     return replaced
 

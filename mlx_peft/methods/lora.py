@@ -12,12 +12,11 @@ import mlx.nn as nn
 
 from convert.initial import kaiming_uniform
 from mlx_peft.config.methods import LoRA
+from mlx_peft.config.sites import PARTS, Site
 from mlx_peft.methods.targets import unwrap, wrap
 from mlx_peft.models.layers import Linear
 from mlx_peft.models.stochastic import Dropout
 from mlx_peft.models.vit import VisionTransformer
-
-PARTS = ("q", "k", "v")
 
 
 class LoRALinear(nn.Module):
@@ -116,15 +115,14 @@ def formed_product(
 
 def apply(model: VisionTransformer, method: LoRA, seed: int) -> None:
     """Wraps every target. The initial A is drawn by name, so both backends start from the same one."""
-    for target, parts in method.layers.items():
 
-        def wrapper(path: str, layer: Linear, parts: tuple[str, ...] = parts) -> LoRALinear:
-            width = layer.weight.shape[1]
-            shape = (method.rank * max(len(parts), 1), width)
-            A = mx.array(kaiming_uniform(shape, width, seed, f"{path}.lora_A"))
-            return LoRALinear(layer, A, method.rank, method.scaling, method.dropout, parts)
+    def wrapper(site: Site, layer: Linear) -> LoRALinear:
+        rank = method.rank_of(site.path)
+        shape = (rank * max(len(site.parts), 1), site.inputs)
+        A = mx.array(kaiming_uniform(shape, site.inputs, seed, f"{site.path}.lora_A"))
+        return LoRALinear(layer, A, rank, method.scaling_of(site.path), method.dropout, site.parts)
 
-        wrap(model, target, wrapper)
+    wrap(model, method.sites(model.architecture), wrapper)
 
 
 def merge(model: VisionTransformer) -> dict[str, nn.Module]:

@@ -1,44 +1,37 @@
-"""Which layers a method adapts: linear layers inside the blocks, by their last name."""
+"""Layers found and exchanged by their paths."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 import mlx.nn as nn
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.config.sites import Site
 from mlx_peft.models.vit import VisionTransformer
 
-ALIASES = {"fc1": ("fc1", "fc1_g", "fc1_x")}
-"""SwiGLU has its first layer in two; a target names both."""
 
-
-def layers(model: VisionTransformer, target: str) -> Iterator[tuple[str, nn.Module]]:
-    """Path and layer of each one in the blocks that ``target`` names. Raises UserError where there is none."""
-    names = ALIASES.get(target, (target,))
-    found = False
-    for index, block in enumerate(model.blocks):
-        for path, layer in block.named_modules():
-            if path.rpartition(".")[2] in names:
-                found = True
-                yield f"blocks.{index}.{path}", layer
-    if not found:
-        raise UserError(f"method.targets: {target!r} matches no layer of the model's blocks")
+def find(model: VisionTransformer, path: str) -> nn.Module:
+    """The module at a path such as ``blocks.3.attn.qkv``."""
+    module: object = model
+    for name in path.split("."):
+        module = module[int(name)] if isinstance(module, list) else module[name]  # type: ignore[index]
+    return module  # type: ignore[return-value]
 
 
 def replace(model: VisionTransformer, path: str, layer: nn.Module) -> None:
     """Puts ``layer`` in the place of the one at ``path``."""
-    parent: object = model
-    *above, last = path.split(".")
-    for name in above:
-        parent = parent[int(name)] if isinstance(parent, list) else parent[name]  # type: ignore[index]
-    parent[last] = layer  # type: ignore[index]
+    above, _, last = path.rpartition(".")
+    parent = find(model, above) if above else model
+    if isinstance(parent, list):
+        parent[int(last)] = layer
+    else:
+        parent[last] = layer
 
 
-def wrap(model: VisionTransformer, target: str, wrapper: Callable[[str, nn.Module], nn.Module]) -> None:
-    """Replaces each layer that ``target`` names by ``wrapper(path, layer)``."""
-    for path, layer in list(layers(model, target)):
-        replace(model, path, wrapper(path, layer))
+def wrap(model: VisionTransformer, sites: Iterable[Site], wrapper: Callable[[Site, nn.Module], nn.Module]) -> None:
+    """Replaces the layer of each site by ``wrapper(site, layer)``."""
+    for site in sites:
+        replace(model, site.path, wrapper(site, find(model, site.path)))
 
 
 def unwrap(model: VisionTransformer, kind: type, merged: Callable[[nn.Module], nn.Module]) -> dict[str, nn.Module]:
@@ -47,3 +40,10 @@ def unwrap(model: VisionTransformer, kind: type, merged: Callable[[nn.Module], n
     for path, layer in replaced.items():
         replace(model, path, merged(layer))
     return replaced
+
+
+def train(model: VisionTransformer, name: str) -> None:
+    """Trains the parameter of a name."""
+    path, _, last = name.rpartition(".")
+    module = find(model, path) if path else model
+    module.unfreeze(recurse=False, keys=[last])

@@ -35,8 +35,16 @@ class Block(nn.Module):
         self.drop_path2 = DropPath(drop_path)
 
     def __call__(self, x: mx.array, queries: int | None = None) -> mx.array:
-        x = x[:, :queries] + self.drop_path1(self.ls1(self.attn(self.norm1(x), queries)))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        x = self.attend(x, queries)
+        return x + self.feed(self.norm2(x))
+
+    def attend(self, x: mx.array, queries: int | None = None) -> mx.array:
+        """The first half: x + attn(norm1(x))."""
+        return x[:, :queries] + self.drop_path1(self.ls1(self.attn(self.norm1(x), queries)))
+
+    def feed(self, x: mx.array) -> mx.array:
+        """The second half's branch, of a normalised x: mlp(x)."""
+        return self.drop_path2(self.ls2(self.mlp(x)))
 
 
 class VisionTransformer(nn.Module):
@@ -57,6 +65,7 @@ class VisionTransformer(nn.Module):
         dim, depth = architecture.embed_dim, architecture.depth
         self.architecture = architecture
         self.checkpointing = False
+        self.shared = nn.Module()  # what a method gives to several blocks at once
         self.patch_embed = PatchEmbed(architecture)
         if architecture.class_token:
             self.cls_token = mx.zeros((1, 1, dim))
@@ -96,7 +105,7 @@ class VisionTransformer(nn.Module):
         read = [None] * (len(self.blocks) - 1) + [self.architecture.tokens_read]
         for block, queries in zip(self.blocks, read, strict=True):
             with randomness(next_key()):  # a key a block, so that recomputing changes no draw
-                x = (recomputed(block) if self.checkpointing and self.training else block)(x, queries)
+                x = (recomputed(block, self.shared) if self.checkpointing and self.training else block)(x, queries)
         return self.norm(x)
 
     def pool(self, x: mx.array) -> mx.array:
@@ -115,7 +124,7 @@ class VisionTransformer(nn.Module):
         return logits
 
 
-def recomputed(block: nn.Module) -> Callable[[mx.array, int | None], mx.array]:
+def recomputed(block: nn.Module, shared: nn.Module) -> Callable[[mx.array, int | None], mx.array]:
     """The block under gradient checkpointing: its activations are computed again in the backward pass.
 
     Trained parameters go in as arguments, since a checkpointed function passes no gradient to what it captures, and so
@@ -123,13 +132,14 @@ def recomputed(block: nn.Module) -> Callable[[mx.array, int | None], mx.array]:
     """
 
     def forward(x: mx.array, queries: int | None) -> mx.array:
-        def run(parameters: dict, x: mx.array, *keys: mx.array) -> mx.array:
+        def run(parameters: dict, common: dict, x: mx.array, *keys: mx.array) -> mx.array:
             block.update(parameters)
+            shared.update(common)
             with randomness(mx.stop_gradient(keys[0]) if keys else None):
                 return block(x, queries)
 
         key = current_key()
         keys = () if key is None else (key,)
-        return mx.checkpoint(run)(block.trainable_parameters(), x, *keys)
+        return mx.checkpoint(run)(block.trainable_parameters(), shared.trainable_parameters(), x, *keys)
 
     return forward

@@ -171,7 +171,7 @@ def test_every_error_is_said_at_once_with_its_place(tmp_path: Path, file: Path) 
     ("overrides", "message"),
     [
         (["method.name=loar"], "method.name: unknown 'loar'; did you mean 'lora'?"),
-        (["method.name=[1]"], "method.name: unknown [1]; known: linear, full, lora"),
+        (["method.name=[1]"], "method.name: unknown [1]; known: linear, full, bitfit, layernorm, lora"),
         (["method=lora"], "method: should be a section of keys and values, such as {name: lora}, not 'lora'"),
         (["train=3"], "train: should be a section of keys and values, not 3"),
         (["data.flip=true"], "data.flip: unknown key"),
@@ -185,7 +185,7 @@ def test_every_error_is_said_at_once_with_its_place(tmp_path: Path, file: Path) 
         (["data.root=3"], "data.root: should be text, not 3"),
         (["model.args.depth=[1]"], "model.args.depth: should be a number, text, true, false or null, not [1]"),
         (["model.args=3"], "model.args: should be a section of keys and values, not 3"),
-        (["method.targets=qkv"], "method.targets: should be a list, not 'qkv'"),
+        (["method.targets={qkv: 1}"], "method.targets: should be a list"),
         (["method.targets=[]"], "method.targets: should be a list of at least 1, not []"),
         (["method.targets=[q, qkv]"], "method.targets: 'qkv' already holds q, k and v"),
         (["data.split={val: 0.5, test: 0.6}"], "data.split: val 0.5 and test 0.6 leave no training images"),
@@ -209,7 +209,7 @@ def test_what_is_left_out_is_named(file: Path) -> None:
     file.write_text("method: {rank: 8}\nmodel: {weights: none}\n")
     message = refusal(file)
     assert "  model.name: missing" in message
-    assert "  method.name: missing; one of 'linear', 'full', 'lora'" in message
+    assert "  method.name: missing; one of 'linear', 'full', 'bitfit', 'layernorm', 'lora'" in message
     assert "  data: missing" in message
 
 

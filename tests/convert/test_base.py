@@ -11,10 +11,11 @@ import torch
 from timm.models.vision_transformer import checkpoint_filter_fn
 
 from convert.base import Base, load_base
-from convert.initial import initial_head, shapes
+from convert.initial import initial_head
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Model
+from mlx_peft.config.shapes import shapes
 
 Tiny = Callable[..., Base]
 Changes = Callable[[tuple[str, ...]], list[str]]

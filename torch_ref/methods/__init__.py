@@ -8,11 +8,17 @@ from torch import nn
 
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.parameters import HEADS
-from torch_ref.methods import full, linear, lora
+from torch_ref.methods import linear, lora, selective
 from torch_ref.methods.targets import replace
 from torch_ref.models.vit import VisionTransformer
 
-METHODS: dict[str, ModuleType] = {"linear": linear, "full": full, "lora": lora}
+METHODS: dict[str, ModuleType] = {
+    "linear": linear,
+    "full": selective,
+    "bitfit": selective,
+    "layernorm": selective,
+    "lora": lora,
+}
 
 
 def apply(model: VisionTransformer, method: MethodConfig, seed: int) -> None:
@@ -20,6 +26,7 @@ def apply(model: VisionTransformer, method: MethodConfig, seed: int) -> None:
 
     Raises UserError where a target matches no layer or the method does not fit the model.
     """
+    method.check(model.architecture)
     model.requires_grad_(False)
     METHODS[method.name].apply(model, method, seed)
     for name in HEADS:
@@ -33,7 +40,7 @@ def merge(model: VisionTransformer) -> dict[str, nn.Module]:
     Raises UserError where the mathematics does not allow it.
     """
     replaced: dict[str, nn.Module] = {}
-    for module in METHODS.values():
+    for module in dict.fromkeys(METHODS.values()):
         replaced |= module.merge(model)
     return replaced
 

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from convert.initial import kaiming_uniform
 from mlx_peft.config.methods import LoRA
+from mlx_peft.config.sites import PARTS, Site
 from torch_ref.methods.targets import unwrap, wrap
 from torch_ref.models.layers import Linear
 from torch_ref.models.stochastic import Dropout
 from torch_ref.models.vit import VisionTransformer
-
-PARTS = ("q", "k", "v")
 
 
 class LoRALinear(nn.Module):
@@ -117,15 +116,14 @@ def formed_product(x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B:
 
 def apply(model: VisionTransformer, method: LoRA, seed: int) -> None:
     """Wraps every target. The initial A is drawn by name, so both backends start from the same one."""
-    for target, parts in method.layers.items():
 
-        def wrapper(path: str, layer: Linear, parts: tuple[str, ...] = parts) -> LoRALinear:
-            width = layer.weight.shape[1]
-            shape = (method.rank * max(len(parts), 1), width)
-            A = torch.from_numpy(kaiming_uniform(shape, width, seed, f"{path}.lora_A")).to(layer.weight.device)
-            return LoRALinear(layer, A, method.rank, method.scaling, method.dropout, parts)
+    def wrapper(site: Site, layer: Linear) -> LoRALinear:
+        rank = method.rank_of(site.path)
+        shape = (rank * max(len(site.parts), 1), site.inputs)
+        A = torch.from_numpy(kaiming_uniform(shape, site.inputs, seed, f"{site.path}.lora_A")).to(layer.weight.device)
+        return LoRALinear(layer, A, rank, method.scaling_of(site.path), method.dropout, site.parts)
 
-        wrap(model, target, wrapper)
+    wrap(model, method.sites(model.architecture), wrapper)
 
 
 def merge(model: VisionTransformer) -> dict[str, nn.Module]:

@@ -37,8 +37,16 @@ class Block(nn.Module):
         self.drop_path2 = DropPath(drop_path)
 
     def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
-        x = x[:, :queries] + self.drop_path1(self.ls1(self.attn(self.norm1(x), queries)))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        x = self.attend(x, queries)
+        return x + self.feed(self.norm2(x))
+
+    def attend(self, x: Tensor, queries: int | None = None) -> Tensor:
+        """The first half: x + attn(norm1(x))."""
+        return x[:, :queries] + self.drop_path1(self.ls1(self.attn(self.norm1(x), queries)))
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The second half's branch, of a normalised x: mlp(x)."""
+        return self.drop_path2(self.ls2(self.mlp(x)))
 
 
 class VisionTransformer(nn.Module):
@@ -59,6 +67,7 @@ class VisionTransformer(nn.Module):
         dim, depth = architecture.embed_dim, architecture.depth
         self.architecture = architecture
         self.checkpointing = False
+        self.shared = nn.Module()  # what a method gives to several blocks at once
         self.patch_embed = PatchEmbed(architecture)
         if architecture.class_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))

@@ -1,0 +1,62 @@
+"""Methods that put scales, prompts or small layers into the model."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from mlx_peft.config.methods.base import Blockwise, Targeted
+from mlx_peft.config.sites import Targets
+
+
+class IA3(Targeted):
+    """(IA)^3 (Liu et al. 2022, arXiv 2205.05638): learnt factors on keys, values and the feed-forward layer's input.
+
+    y = (W x + b) * l on the output side; y = W (x * l) + b for the layers that ``feedforward`` names.
+    """
+
+    name: Literal["ia3"] = "ia3"
+    in_peft: ClassVar[bool] = True
+    targets: Targets = ("k", "v", "fc2")
+    feedforward: Targets = Field(("fc2",), description="the targets that are scaled on their input")
+
+    @model_validator(mode="after")
+    def _inputs_are_of_whole_layers(self) -> IA3:
+        if stray := [name for name in self.feedforward if name not in self.targets]:
+            raise ValueError(f"feedforward names {stray[0]!r}, which is not among the targets {list(self.targets)}")
+        if parts := [name for name in self.feedforward if name in ("q", "k", "v")]:
+            raise ValueError(f"{parts[0]!r} has no input of its own: q, k and v share qkv's")
+        return self
+
+
+class SSF(Blockwise):
+    """Scaling and shifting features (Lian et al. 2022, arXiv 2210.08823): x * scale + shift after every operation.
+
+    After the patch embedding, the norms and the linear layers; restricted to some blocks, inside them alone.
+    """
+
+    name: Literal["ssf"] = "ssf"
+
+
+class AdaptFormer(Blockwise):
+    """A bottleneck beside the MLP (Chen et al. 2022, arXiv 2205.13535): + s up(relu(down(norm2(x))))."""
+
+    name: Literal["adaptformer"] = "adaptformer"
+    merges: ClassVar[bool] = False
+    bottleneck: int = Field(64, ge=1)
+    scale: float = Field(0.1, gt=0, description="s")
+    dropout: float = Field(0.1, ge=0, lt=1, description="on the bottleneck")
+
+
+class VPT(Blockwise):
+    """Visual prompt tuning (Jia et al. 2022, arXiv 2203.12119): trained tokens beside the image's.
+
+    Shallow: they enter before the first of the blocks and leave after the last. ``deep``: each block has its own.
+    """
+
+    name: Literal["vpt"] = "vpt"
+    merges: ClassVar[bool] = False
+    tokens: int = Field(10, ge=1)
+    deep: bool = Field(False, description="prompts of its own for every block")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the prompts")

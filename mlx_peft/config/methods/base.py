@@ -1,0 +1,65 @@
+"""What every method's configuration has, and what is known of a method without a model."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.sites import Blocks, Site, Targets, chosen, sites
+
+
+class MethodConfig(BaseModel):
+    """A method trains its own parameters, and always the head.
+
+    Class attributes, which ``mlx-peft ls methods`` prints:
+        merges: whether what it trains folds into a plain model with the same logits.
+        in_peft: whether Hugging Face PEFT has the method and reads its adapters.
+        mixes: whether the rows of one batch may each have an adapter of their own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    merges: ClassVar[bool] = True
+    in_peft: ClassVar[bool] = False
+    mixes: ClassVar[bool] = True
+
+    def check(self, architecture: Architecture) -> None:
+        """Raises UserError where the method cannot be put on such a model."""
+
+    def lr_ratio(self, name: str) -> float:
+        """The learning rate of a parameter, over that of the optimiser."""
+        return 1.0
+
+
+class Blockwise(MethodConfig):
+    """A method that acts in the blocks, or in some of them."""
+
+    blocks: Blocks | None = Field(
+        None, description="numbers from 0, negative ones from the end, or 'last 4', 'first 6', '8-11'; null: all"
+    )
+
+    def chosen_blocks(self, architecture: Architecture) -> tuple[int, ...]:
+        """The blocks' numbers, in order. Raises UserError where the model has no such block."""
+        return chosen(self.blocks, architecture.depth)
+
+    def check(self, architecture: Architecture) -> None:
+        self.chosen_blocks(architecture)
+
+
+class Targeted(Blockwise):
+    """A method that adapts linear layers of the blocks."""
+
+    targets: Targets = Field(
+        ("qkv", "proj"),
+        description="linear layers inside the blocks; q, k and v are parts of qkv; or attention, mlp, all-linear",
+    )
+
+    def sites(self, architecture: Architecture) -> list[Site]:
+        """The layers that are adapted, in the model's order. Raises UserError where a target matches none."""
+        return sites(architecture, self.targets, self.chosen_blocks(architecture))
+
+    def check(self, architecture: Architecture) -> None:
+        self.sites(architecture)

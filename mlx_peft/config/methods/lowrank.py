@@ -1,0 +1,160 @@
+"""Methods whose update of a weight has a low rank."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.methods.base import Blockwise, Targeted
+from mlx_peft.config.sites import Site, Targets
+
+
+def of_pattern(pattern: dict[str, Any], path: str) -> Any:
+    """PEFT's rule: the value of the first key, a regular expression for the end of a layer's name, that fits; or None.
+
+    ``qkv`` and ``blocks\\.(8|9)\\.attn\\.qkv`` fit ``blocks.9.attn.qkv``; ``kv`` does not.
+    """
+    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", path)), None)
+
+
+class LoRA(Targeted):
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): y = W x + b + s B A drop(x), s = alpha / rank.
+
+    ``rslora``: s = alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732). ``dora``: the direction that results is
+    given a trained magnitude (Liu et al. 2024, arXiv 2402.09353). ``init: pissa``: B A starts as the leading singular
+    triplets of W, which is left with the rest (Meng et al. 2024, arXiv 2404.02948). ``lora_plus``: B learns so many
+    times faster (LoRA+, Hayou et al. 2024, arXiv 2402.12354, recommends 16).
+    """
+
+    name: Literal["lora"] = "lora"
+    in_peft: ClassVar[bool] = True
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the input of A")
+    rslora: bool = Field(False, description="s = alpha / sqrt(rank)")
+    dora: bool = Field(False, description="a trained magnitude for each row of the weight")
+    init: Literal["kaiming", "pissa"] = Field("kaiming", description="pissa: from the weight's singular vectors")
+    lora_plus: float = Field(1.0, gt=0, description="learning rate of B over that of A")
+    rank_pattern: dict[str, int] = Field(
+        default_factory=dict, description="other ranks by a regular expression for the end of a layer's name"
+    )
+    alpha_pattern: dict[str, float] = Field(default_factory=dict, description="likewise other alphas")
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _regular_and_positive(cls, pattern: dict[str, Any]) -> dict[str, Any]:
+        for key, value in pattern.items():
+            try:
+                re.compile(key)
+            except re.error as error:
+                raise ValueError(f"{key!r} is no regular expression: {error}") from None
+            if value <= 0:
+                raise ValueError(f"{key!r} should be given a number above 0, not {value}")
+        return pattern
+
+    @property
+    def scaling(self) -> float:
+        """s in the equation, where no pattern says otherwise."""
+        return self._scaling(self.rank, self.alpha)
+
+    @property
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """Target layers by name, each with the parts of its output that are adapted (``()``: all of it)."""
+        parts = tuple(part for part in ("q", "k", "v") if part in self.targets)
+        layers: dict[str, tuple[str, ...]] = {"qkv": parts} if parts else {}
+        return layers | {name: () for name in ("qkv", "proj", "fc1", "fc2") if name in self.targets}
+
+    def rank_of(self, path: str) -> int:
+        """r of the layer at a path."""
+        return int(of_pattern(self.rank_pattern, path) or self.rank)
+
+    def scaling_of(self, path: str) -> float:
+        """s of the layer at a path: its own alpha and rank."""
+        return self._scaling(self.rank_of(path), float(of_pattern(self.alpha_pattern, path) or self.alpha))
+
+    def _scaling(self, rank: int, alpha: float) -> float:
+        return alpha / (rank**0.5 if self.rslora else rank)
+
+    def lr_ratio(self, name: str) -> float:
+        return self.lora_plus if name.endswith(".lora_B") else 1.0
+
+    def check(self, architecture: Architecture) -> None:
+        found = self.sites(architecture)
+        for field in ("rank_pattern", "alpha_pattern"):
+            for key in getattr(self, field):
+                if not any(of_pattern({key: 1}, site.path) for site in found):
+                    raise UserError(f"method.{field}: {key!r} matches no adapted layer, such as {found[0].path}")
+        for site in found:
+            fits(self.rank_of(site.path), site)
+
+
+class AdaLoRA(Targeted):
+    """LoRA whose rank is dealt out by importance (Zhang et al. 2023, arXiv 2303.10512).
+
+    y = W x + b + s B diag(E) A drop(x), s = alpha / init_rank. From step ``t_init`` on, until ``t_final`` steps before
+    the end, ever more of the least important triplets are masked, down to ``target_rank`` a layer on average.
+    """
+
+    name: Literal["adalora"] = "adalora"
+    in_peft: ClassVar[bool] = True
+    init_rank: int = Field(12, ge=1)
+    target_rank: int = Field(8, ge=1, description="mean over the layers at the end")
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the input of A")
+    t_init: int = Field(0, ge=0, description="steps before the first mask")
+    t_final: int = Field(0, ge=0, description="steps after the last mask")
+    delta_t: int = Field(1, ge=1, description="steps between two masks")
+    beta1: float = Field(0.85, gt=0, lt=1, description="of the average of the importance")
+    beta2: float = Field(0.85, gt=0, lt=1, description="of the average of its uncertainty")
+    orth_weight: float = Field(0.5, ge=0, description="of the orthogonality penalty in the loss")
+
+    @model_validator(mode="after")
+    def _budget_within_the_ranks(self) -> AdaLoRA:
+        if self.target_rank > self.init_rank:
+            raise ValueError(f"target_rank {self.target_rank} is a budget above the initial rank {self.init_rank}")
+        return self
+
+    def check(self, architecture: Architecture) -> None:
+        for site in self.sites(architecture):
+            fits(self.init_rank, site)
+
+
+class VeRA(Targeted):
+    """Vector-based random adaptation (Kopiczko et al. 2024, arXiv 2310.11454).
+
+    y = W x + b + lambda_b * (B (lambda_d * (A drop(x)))): A and B are random, frozen and shared by all layers.
+    """
+
+    name: Literal["vera"] = "vera"
+    in_peft: ClassVar[bool] = True
+    targets: Targets = ("q", "v")
+    rank: int = Field(256, ge=1)
+    d_initial: float = Field(0.1, gt=0, description="lambda_d at the start")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the input of A")
+    projection_key: int = Field(0, ge=0, description="that A and B are drawn from, as PEFT draws them")
+
+
+class FacT(Blockwise):
+    """Factor tuning, Tucker form (Jie and Deng 2023, arXiv 2212.03145): the updates of all blocks as one tensor.
+
+    The weight j (q, k, v, proj, four quarters of fc1, four of fc2, in each block) gets s U Sigma_j V^T.
+    """
+
+    name: Literal["fact"] = "fact"
+    rank: int = Field(16, ge=1)
+    scale: float = Field(1.0, gt=0, description="s")
+    dropout: float = Field(0.0, ge=0, lt=1, description="between U and Sigma")
+
+
+def fits(rank: int, site: Site) -> None:
+    """Raises UserError where a layer's rank would be above what its weight can have."""
+    part = site.outputs // 3 if site.parts else site.outputs
+    if rank > min(part, site.inputs):
+        raise UserError(
+            f"method: rank {rank} is above the width of {site.path}: {'a part' if site.parts else 'its weight'} is "
+            f"{part} x {site.inputs}, so at most {min(part, site.inputs)}"
+        )

@@ -1,0 +1,146 @@
+"""Where a method acts: linear layers inside the blocks, by name, and the blocks themselves, by number."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.shapes import shapes
+
+Target = Literal["qkv", "q", "k", "v", "proj", "fc1", "fc2"]
+PARTS = ("q", "k", "v")
+"""The thirds of a fused qkv's rows, from the top."""
+
+LAYERS = {"qkv": "qkv", "proj": "proj", "fc1": "fc1", "fc1_g": "fc1", "fc1_x": "fc1", "fc2": "fc2"}
+"""The linear layers of a block by their last name, and the target that stands for each: SwiGLU has fc1 in two."""
+
+GROUPS = {"attention": ("qkv", "proj"), "mlp": ("fc1", "fc2"), "all-linear": ("qkv", "proj", "fc1", "fc2")}
+"""Names for several targets at once."""
+
+WEIGHT = re.compile(rf"(blocks\.(\d+)\.(?:attn|mlp)\.({'|'.join(LAYERS)}))\.weight")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One linear layer that a method adapts.
+
+    Attributes:
+        path: ``blocks.3.attn.qkv``.
+        outputs, inputs: the layer's widths.
+        parts: which of q, k and v of its output are meant, in this order; empty for the whole layer.
+    """
+
+    path: str
+    outputs: int
+    inputs: int
+    parts: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The layer's last name: ``qkv``."""
+        return self.path.rpartition(".")[2]
+
+    @property
+    def adapted(self) -> int:
+        """How many of the outputs are adapted."""
+        return self.outputs // len(PARTS) * len(self.parts) if self.parts else self.outputs
+
+    @property
+    def rows(self) -> list[slice]:
+        """Where the adapted outputs stand."""
+        height = self.outputs // len(PARTS)
+        starts = [PARTS.index(part) * height for part in self.parts]
+        return [slice(start, start + height) for start in starts] if self.parts else [slice(0, self.outputs)]
+
+
+def _grouped(targets: Any) -> Any:
+    """Group names spelled out; one name alone as a list of it."""
+    names = [targets] if isinstance(targets, str) else targets
+    if not isinstance(names, list | tuple):
+        return targets
+    return tuple(
+        target for name in names for target in (GROUPS.get(name, (name,)) if isinstance(name, str) else (name,))
+    )
+
+
+def _each_layer_once(targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    if len(set(targets)) < len(targets):
+        raise ValueError(f"a target is named twice in {list(targets)}")
+    if "qkv" in targets and {"q", "k", "v"} & set(targets):
+        raise ValueError("'qkv' already holds q, k and v: name either the whole or its parts")
+    return targets
+
+
+Targets = Annotated[
+    tuple[Target, ...], BeforeValidator(_grouped), Field(min_length=1), AfterValidator(_each_layer_once)
+]
+"""Linear layers inside the blocks; q, k and v are parts of qkv; attention, mlp and all-linear are groups."""
+
+RANGE = re.compile(r"(first|last)\s*(\d+)|(\d+)\s*-\s*(\d+)")
+
+
+def _readable(blocks: tuple[int, ...] | str) -> tuple[int, ...] | str:
+    if isinstance(blocks, str) and not RANGE.fullmatch(blocks.strip()):
+        raise ValueError(f"{blocks!r} should be like 'last 4', 'first 6', '8-11' or [0, 5, -1]")
+    if len(blocks) == 0:
+        raise ValueError("name at least one block")
+    return blocks
+
+
+Blocks = Annotated[tuple[int, ...] | str, AfterValidator(_readable)]
+"""Blocks by number from 0, negative ones from the end; or ``last 4``, ``first 6``, ``8-11`` (both included)."""
+
+
+def chosen(blocks: tuple[int, ...] | str | None, depth: int) -> tuple[int, ...]:
+    """The numbers of the blocks that are meant, in order; all of them for None.
+
+    Raises:
+        UserError: where the model has no such block.
+    """
+    if blocks is None:
+        return tuple(range(depth))
+    if isinstance(blocks, str):
+        match = RANGE.fullmatch(blocks.strip())
+        assert match is not None, blocks  # the schema has checked it
+        end, count, low, high = match.groups()
+        if end is None:
+            wanted = list(range(int(low), int(high) + 1))
+        elif end == "first":
+            wanted = list(range(int(count)))
+        else:
+            wanted = list(range(depth - int(count), depth))
+            if wanted and wanted[0] < 0:
+                raise UserError(f"method.blocks: {blocks!r} is more than the model's {depth} blocks")
+    else:
+        if outside := [block for block in blocks if not -depth <= block < depth]:
+            raise UserError(f"method.blocks: the model has no block {outside[0]}: it has {depth}, counted from 0")
+        wanted = [block % depth for block in blocks]
+    if not wanted:
+        raise UserError(f"method.blocks: {blocks!r} names no block")
+    if wanted[-1] >= depth and isinstance(blocks, str):
+        raise UserError(f"method.blocks: {blocks!r} goes past the model's last block, {depth - 1}")
+    return tuple(sorted(set(wanted)))
+
+
+def sites(architecture: Architecture, targets: Iterable[str], blocks: tuple[int, ...]) -> list[Site]:
+    """The layers that ``targets`` name in some blocks, in the model's order.
+
+    Raises:
+        UserError: for a target that matches none.
+    """
+    parts = tuple(part for part in PARTS if part in targets)
+    names = set(targets) - set(PARTS) | ({"qkv"} if parts else set())
+    found = []
+    for name, shape in shapes(architecture, num_classes=1).items():
+        match = WEIGHT.fullmatch(name)
+        if match and int(match[2]) in blocks and LAYERS[match[3]] in names:
+            found.append(Site(match[1], shape[0], shape[1], parts if match[3] == "qkv" else ()))
+    if missing := names - {LAYERS[site.name] for site in found}:
+        raise UserError(f"method.targets: {sorted(missing)[0]!r} matches no layer of the model's blocks")
+    return found
