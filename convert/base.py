@@ -27,7 +27,7 @@ class Base:
     """A complete model before any method is applied to it.
 
     Attributes:
-        name: timm's, with the tag where it is known.
+        name: timm's, with a tag where that is known of the weights.
         source: where the weights came from: a hub id, a path, ``package:NAME`` or ``random``.
         tensors: timm's state dictionary, float32 and C-contiguous, with head and position grid as asked for.
         sha256: of the weights as found, heads excluded and nothing resized: what an adapter must meet again.
@@ -98,7 +98,7 @@ def _open(model: Model) -> Checkpoint:
         return from_hub(model.name)
     if model.weights == "none":
         entry = find(model.name)
-        return Checkpoint(entry.name, "random", entry.architecture, entry.preprocessing, entry.resampling)
+        return Checkpoint(model.name, "random", entry.architecture, entry.preprocessing, entry.resampling)
     if model.weights.startswith("package:"):
         return _shipped(model)
     path = Path(os.path.expanduser(model.weights))

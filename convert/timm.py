@@ -39,7 +39,7 @@ class Checkpoint:
     """Weights with all that is known about them, as found.
 
     Attributes:
-        name: timm's, with the tag where it is known.
+        name: timm's, with a tag where that is known of the weights: the hub's, or one that the user gave.
         source: where the weights came from, for a person.
         preprocessing: None where it is unknown.
         tensors: under timm's names; None where they are yet to be drawn.
@@ -87,7 +87,7 @@ def from_file(path: Path, name: str) -> Checkpoint:
                 f"which: add a tag to the name ({', '.join(tags(name))})"
             )
     tensors = canonical(read_tensors(path))
-    return Checkpoint(entry.name, str(path), entry.architecture, entry.preprocessing, entry.resampling, tensors)
+    return Checkpoint(name, str(path), entry.architecture, entry.preprocessing, entry.resampling, tensors)
 
 
 def from_folder(folder: Path, name: str, source: str) -> Checkpoint:

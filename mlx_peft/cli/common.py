@@ -12,7 +12,7 @@ import typer
 from mlx_peft.config.errors import UserError, suggest
 
 if TYPE_CHECKING:
-    from mlx_peft.config.schema import Experiment
+    from mlx_peft.config.schema import Experiment, Model
 
 BackendName = Literal["mlx", "torch"]
 
@@ -39,6 +39,22 @@ AdapterName = Annotated[
     str | None,
     typer.Option("--adapter", metavar="NAME", help="Which one, where the folder holds several.", show_default=False),
 ]
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="The model of an adapter that names none.", show_default=False),
+]
+Weights = Annotated[
+    str, typer.Option("--weights", metavar="WEIGHTS", help="Of --model: timm, or a file or folder.", show_default=True)
+]
+
+
+def base_of(name: str | None, weights: str) -> Model | None:
+    """The model that ``--model`` and ``--weights`` name, or None. Raises UserError for ``--weights`` alone."""
+    from mlx_peft.config.schema import Model
+
+    if name is None and weights != "timm":
+        raise UserError("--weights needs --model: the name of the model that has them")
+    return None if name is None else Model(name=name, weights=weights)
 
 
 def read_experiment(

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from mlx_peft.cli.common import AdapterName, AsJson, Backend, RunOrAdapter, backend_of, echo_json
+from mlx_peft.cli.common import (
+    AdapterName,
+    AsJson,
+    Backend,
+    ModelName,
+    RunOrAdapter,
+    Weights,
+    backend_of,
+    base_of,
+    echo_json,
+)
 
 
 def predict(
@@ -16,13 +26,15 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)],
     adapter: AdapterName = None,
     top: Annotated[int, typer.Option(min=1, metavar="K", help="How many classes to show for each image.")] = 1,
+    model: ModelName = None,
+    weights: Weights = "timm",
     backend: Backend = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is in images."""
     from mlx_peft.engine import load
 
-    loaded = load.load_run(run, backend_of(ctx, backend), name=adapter)
+    loaded = load.load_run(run, backend_of(ctx, backend), name=adapter, model=base_of(model, weights))
     results = load.predict(loaded, images, top)
     if as_json:
         echo_json(results)

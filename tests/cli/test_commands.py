@@ -244,7 +244,7 @@ def test_eval_predict_and_merge_pass_the_programs_backend_on(command: Any, monke
 def test_predict_prints_the_likeliest_first(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     guesses = [{"class": "cat", "probability": 0.75}, {"class": "dog", "probability": 0.25}]
     results = [{"image": "a.png", "predictions": guesses}, {"image": "long.png", "predictions": guesses}]
-    monkeypatch.setattr("mlx_peft.engine.load.load_run", lambda run, backend, name: (run, backend, name))
+    monkeypatch.setattr("mlx_peft.engine.load.load_run", lambda run, backend, name, model: (run, backend, name))
     monkeypatch.setattr("mlx_peft.engine.load.predict", lambda loaded, images, top: results)
     assert command("predict", "run", "a.png", "long.png", "--top", 2).stdout.splitlines() == [
         "a.png      75.0 %  cat",

@@ -31,7 +31,7 @@ def model(weights: str, name: str = NAME, image_size: int | None = 64, **args: o
 
 def test_random_weights_are_those_of_the_seed() -> None:
     base = load_base(model("none"), 5, seed=7)
-    assert (base.name, base.source, base.notes) == ("deit_tiny_patch16_224.fb_in1k", "random", ())
+    assert (base.name, base.source, base.notes) == ("deit_tiny_patch16_224", "random", ())
     assert base.architecture.depth == 3 and base.architecture.img_size == 64
     assert base.preprocessing == find(NAME).preprocessing
     assert {name: tensor.shape for name, tensor in base.tensors.items()} == shapes(base.architecture, 5)
