@@ -21,11 +21,21 @@ def generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
+def uniform(shape: tuple[int, ...], bound: float, seed: int, name: str) -> NDArray[np.float32]:
+    """float32 from U(-bound, bound)."""
+    values: NDArray[np.float32] = generator(seed, name).uniform(-1, 1, shape).astype(np.float32)
+    values *= np.float32(bound)
+    return values
+
+
 def kaiming_uniform(shape: tuple[int, ...], fan_in: int, seed: int, name: str) -> NDArray[np.float32]:
     """float32 from U(-1, 1) / sqrt(fan_in): torch's ``kaiming_uniform_(a=sqrt(5))``, its default for weights."""
-    values: NDArray[np.float32] = generator(seed, name).uniform(-1, 1, shape).astype(np.float32)
-    values *= np.float32(fan_in**-0.5)
-    return values
+    return uniform(shape, fan_in**-0.5, seed, name)
+
+
+def normal(shape: tuple[int, ...], std: float, seed: int, name: str) -> NDArray[np.float32]:
+    """float32 from N(0, std)."""
+    return _normal(generator(seed, name), shape, std)
 
 
 def initial_state(architecture: Architecture, num_classes: int, seed: int) -> Tensors:

@@ -13,12 +13,27 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from convert import lora
+from convert import adalora, ia3, ln_tuning, lora, vera
 from convert.files import new_folder, read_json, read_safetensors, write_json, write_safetensors
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
-from mlx_peft.config.methods import BitFit, Full, LayerNorm, Linear, LoRA, Method, MethodConfig
+from mlx_peft.config.methods import (
+    IA3,
+    SSF,
+    VPT,
+    AdaLoRA,
+    AdaptFormer,
+    BitFit,
+    FacT,
+    Full,
+    LayerNorm,
+    Linear,
+    LoRA,
+    Method,
+    MethodConfig,
+    VeRA,
+)
 from mlx_peft.config.parameters import HEADS
 from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Model
@@ -26,7 +41,9 @@ from mlx_peft.config.schema import Model
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 METADATA = "mlx_peft"
-PREFIX = "base_model.model."
+ROOT = "base_model."
+PREFIX = f"{ROOT}model."
+"""Of the tensors in the model; what PEFT keeps beside it has a name that starts with ``base_model`` already."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +97,14 @@ class Format:
         pack: a method and a learner's tensors to the method's part of the configuration and the tensors to store.
         unpack: the inverse for the tensors; raises ValueError where they are not the method's.
         from_peft: reads what PEFT wrote; None where PEFT has no such method.
+        notes: what of a method PEFT passes over in silence, a sentence each.
     """
 
     peft_type: str
     pack: Callable[[Any, Tensors], tuple[dict[str, Any], Tensors]]
     unpack: Callable[[Any, Tensors], Tensors]
     from_peft: Callable[[dict[str, Any], Tensors, Path], tuple[Any, Tensors]] | None = None
+    notes: Callable[[Any], list[str]] = lambda method: []
 
 
 def _plain(peft_type: str) -> Format:
@@ -97,8 +116,15 @@ FORMATS: dict[type[MethodConfig], Format] = {
     Linear: _plain("LINEAR"),
     Full: _plain("FULL"),
     BitFit: _plain("BITFIT"),
-    LayerNorm: _plain("LN_TUNING"),
-    LoRA: Format("LORA", lora.pack, lora.unpack, lora.from_peft),
+    FacT: _plain("FACT"),
+    SSF: _plain("SSF"),
+    AdaptFormer: _plain("ADAPTFORMER"),
+    VPT: _plain("VPT"),
+    LoRA: Format("LORA", lora.pack, lora.unpack, lora.from_peft, lora.notes),
+    AdaLoRA: Format("ADALORA", adalora.pack, adalora.unpack, adalora.from_peft, adalora.notes),
+    VeRA: Format("VERA", vera.pack, vera.unpack, vera.from_peft, vera.notes),
+    IA3: Format("IA3", ia3.pack, ia3.unpack, ia3.from_peft, ia3.notes),
+    LayerNorm: Format("LN_TUNING", ln_tuning.pack, ln_tuning.unpack, ln_tuning.from_peft),
 }
 
 
@@ -106,7 +132,7 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
     """Writes an adapter; the same adapter gives the same bytes. An earlier adapter in the folder is replaced.
 
     Returns:
-        Notes for the user: that PEFT cannot read the method, where it cannot.
+        Notes for the user: that PEFT cannot read the method, where it cannot; otherwise what it passes over in silence.
 
     Raises:
         UserError: where the folder holds other files, or cannot be written.
@@ -126,12 +152,12 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
         write_json(new / CONFIG, dict(sorted(config.items())))
         write_safetensors(
             new / WEIGHTS,
-            {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()},
+            {name if name.startswith(ROOT) else f"{PREFIX}{name}": tensor for name, tensor in tensors.items()},
             {METADATA: description.model_dump_json()},
         )
     if layout.from_peft is None:
         return [f"{folder}: Hugging Face PEFT has no method {adapter.method.name!r} and cannot read this adapter"]
-    return []
+    return [f"{folder}: {note}" for note in layout.notes(adapter.method)]
 
 
 def read_adapter(folder: Path) -> Adapter:

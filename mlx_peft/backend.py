@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mlx_peft.blas import FAST  # before mlx.core
@@ -16,6 +17,7 @@ from convert.base import Base
 from mlx_peft import methods
 from mlx_peft.config.border import IGNORED, Parameters, Tensors
 from mlx_peft.config.parameters import is_head, is_kept
+from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
 from mlx_peft.models.preprocess import preprocess
 from mlx_peft.models.stochastic import randomness
@@ -97,30 +99,53 @@ class Learner:
         self.parameters = Parameters(
             adapter=sum(sizes.values()) - head, head=head, total=sum(sizes.values()) + sum(p.size for _, p in frozen)
         )
-        self.update = Update(experiment.train, self.trained, experiment.method.lr_ratio)
+        names = [name for name, _ in tree_flatten(self.model.parameters())]
+        self.prefix = frozen_prefix(base.architecture, experiment.model.drop_path, names, self.trained)
+        self.importance = methods.importance(self.model, experiment.method)
+        self.update = Update(experiment.train, self.trained, experiment.method.lr_ratio, self.importance)
         self.slots = self.update.initial_slots(self.trained)
         self.step = 0
-        self._step = mx.compile(self._whole_step)
-        self._gradients = mx.compile(self._loss_and_gradients)
-        self._update = mx.compile(self.update)
-        self._forward = mx.compile(self._evaluate)
+        self.keep: tuple[Mapping[str, Sequence[bool]], Arrays] = ({}, {})  # as ``mask`` had it last, and on the device
+        self._compile()
         mx.eval(self.model.parameters(), self.slots)
         mx.reset_peak_memory()
+
+    def _compile(self) -> None:
+        """At the first call of each, from when on it holds the frozen parameters as it found them."""
+        # Both without and with an observation.
+        self._step = {observe: mx.compile(partial(self._whole_step, observe)) for observe in (False, True)}
+        self._gradients = mx.compile(self._loss_and_gradients)
+        self._update = {observe: mx.compile(partial(self.update, observe=observe)) for observe in (False, True)}
+        self._forward = mx.compile(self._evaluate)
+        self._prefix = mx.compile(self._features)
 
     # Traced functions: everything that changes comes in as an argument and goes out as a result.
 
     def _input(self, images: mx.array) -> mx.array:
         return preprocess(images, self.base.preprocessing, self.base.architecture.img_size, self.dtype)
 
-    def _loss(self, parameters: Arrays, images: mx.array, targets: mx.array, count: mx.array) -> mx.array:
+    def _logits(self, inputs: mx.array) -> mx.array:
+        if inputs.dtype == mx.uint8:
+            return self.model(self._input(inputs))
+        return self.model.suffix(inputs.astype(self.dtype), self.prefix.end)
+
+    def _features(self, images: mx.array) -> mx.array:
+        self.model.eval()
+        return self.model.prefix(self._input(images), self.prefix.end).astype(mx.float32)
+
+    def _loss(
+        self, parameters: Arrays, images: mx.array, targets: mx.array, count: mx.array, parts: int = 1
+    ) -> mx.array:
         self.model.update(tree_unflatten(list(parameters.items())))
-        return cross_entropy(self.model(self._input(images)), targets, count, self.experiment.train.label_smoothing)
+        # First, since gradient checkpointing leaves parameters of its own tracing in the model.
+        penalty = methods.penalty(self.model, self.experiment.method) / parts
+        return cross_entropy(self._logits(images), targets, count, self.experiment.train.label_smoothing) + penalty
 
     def _loss_and_gradients(
         self, parameters: Arrays, images: mx.array, targets: mx.array, count: mx.array, scale: Any, key: mx.array
     ) -> tuple[mx.array, Arrays]:
         def scaled(parameters: Arrays) -> tuple[mx.array, mx.array]:
-            loss = self._loss(parameters, images, targets, count)
+            loss = self._loss(parameters, images, targets, count, self.experiment.train.accumulate)
             return loss * scale, loss
 
         self.model.train()
@@ -129,36 +154,37 @@ class Learner:
         return loss, gradients
 
     def _whole_step(
-        self, parameters: Arrays, slots: Slots, images: mx.array, targets: mx.array, count: mx.array, lr: mx.array,
-        key: mx.array,
+        self, observe: bool, parameters: Arrays, slots: Slots, images: mx.array, targets: mx.array, count: mx.array,
+        lr: mx.array, key: mx.array,
     ) -> tuple[Arrays, Slots, mx.array]:  # fmt: skip
         scale = self.update.scale(slots)
         loss, gradients = self._loss_and_gradients(parameters, images, targets, count, scale, key)
-        return *self.update(parameters, slots, gradients, lr), loss
+        return *self.update(parameters, slots, gradients, lr, observe), loss
 
     def _evaluate(self, parameters: Arrays, images: mx.array) -> mx.array:
         self.model.eval()
         self.model.update(tree_unflatten(list(parameters.items())))
-        return self.model(self._input(images)).astype(mx.float32)
+        return self._logits(images).astype(mx.float32)
 
     # The protocol.
 
-    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float) -> mx.array:
+    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float, *, observe: bool = False) -> mx.array:
         count = mx.array(max(1, int((targets != IGNORED).sum())), mx.float32)
         seed, parts = self.experiment.seed << 32 | self.step, self.experiment.train.accumulate
         if parts == 1:
-            self.trained, self.slots, loss = self._step(
+            self.trained, self.slots, loss = self._step[observe](
                 self.trained, self.slots, mx.array(images), mx.array(targets), count, mx.array(lr), mx.random.key(seed)
             )
         else:
-            loss = self._accumulated_step(images, targets, count, lr, mx.random.split(mx.random.key(seed), parts))
+            keys = mx.random.split(mx.random.key(seed), parts)
+            loss = self._accumulated_step(images, targets, count, lr, keys, observe)
         self.step += 1
         mx.async_eval(loss, self.trained, self.slots)
         self._settle()
         return loss
 
     def _accumulated_step(
-        self, images: np.ndarray, targets: np.ndarray, count: mx.array, lr: float, keys: mx.array
+        self, images: np.ndarray, targets: np.ndarray, count: mx.array, lr: float, keys: mx.array, observe: bool
     ) -> mx.array:
         loss, total = mx.array(0.0), None
         scale = self.update.scale(self.slots)
@@ -167,12 +193,29 @@ class Learner:
             total = gradients if total is None else {name: total[name] + g for name, g in gradients.items()}
             loss = loss + part
             mx.eval(loss, total)  # lets go of this part's activations before the next
-        self.trained, self.slots = self._update(self.trained, self.slots, total, mx.array(lr))
+        self.trained, self.slots = self._update[observe](self.trained, self.slots, total, mx.array(lr))
         return loss
+
+    def scores(self) -> Tensors:
+        if self.importance is None:
+            return {}
+        found = methods.scores(self.model, self.experiment.method, self.importance.scores(self.slots))
+        mx.eval(found)
+        return {adapter: np.array(values) for adapter, values in found.items()}
+
+    def mask(self, keep: Mapping[str, Sequence[bool]]) -> None:
+        if keep is not self.keep[0]:
+            masks = methods.masks(self.model, self.experiment.method, keep)
+            self.keep = keep, {name: mx.array(mask) for name, mask in masks.items()}
+        self.trained |= {name: mx.where(mask, self.trained[name], 0.0) for name, mask in self.keep[1].items()}
+        self._settle()
 
     def _settle(self) -> None:
         """Puts real arrays back where tracing left its own."""
         self.model.update(tree_unflatten(list(self.trained.items())))
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        return np.array(self._prefix(mx.array(images)))
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         logits = np.array(self._forward(self.trained, mx.array(images)))
@@ -194,6 +237,8 @@ class Learner:
             raise ValueError(f"these tensors are missing or unknown: {', '.join(sorted(differing))}")
         load(self.model, tensors)
         self.trained = trained(self.model)
+        if any(map(is_kept, tensors)):
+            self._compile()
 
     def merged(self) -> Tensors:
         replaced = methods.merge(self.model)

@@ -16,6 +16,7 @@ from mlx_peft.config.parameters import decays
 from mlx_peft.config.schema import SGD as SGDConfig
 from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.config.schema import Train
+from mlx_peft.methods.adalora import AVERAGES, Importance
 
 Arrays = dict[str, mx.array]
 Slots = dict[str, Any]
@@ -63,9 +64,17 @@ class Update:
         config: the experiment's ``train`` section.
         parameters: what is trained, by name; weight decay goes by the names.
         lr_ratio: a parameter's learning rate over the optimiser's, by name.
+        importance: what is averaged over the steps that are observed, where the method wants it.
     """
 
-    def __init__(self, config: Train, parameters: Arrays, lr_ratio: Callable[[str], float]):
+    def __init__(
+        self,
+        config: Train,
+        parameters: Arrays,
+        lr_ratio: Callable[[str], float],
+        importance: Importance | None = None,
+    ):
+        self.importance = importance
         self.clip_norm = config.clip_norm
         self.scaled = config.precision == "float16"
         make, weight_decay = OPTIMIZERS[config.optimizer.name], config.optimizer.weight_decay
@@ -83,6 +92,8 @@ class Update:
         for name, (optimizer, _, names) in self.groups.items():
             optimizer.init({name: parameters[name] for name in names})
             slots[name] = optimizer.state
+        if self.importance:
+            slots |= self.importance.initial(parameters)
         if self.scaled:
             slots["scale"], slots["good_steps"] = mx.array(INITIAL_SCALE), mx.array(0)
         return slots
@@ -91,7 +102,9 @@ class Update:
         """What the loss is multiplied by before the backward pass."""
         return slots.get("scale", 1.0)
 
-    def __call__(self, parameters: Arrays, slots: Slots, gradients: Arrays, lr: mx.array) -> tuple[Arrays, Slots]:
+    def __call__(
+        self, parameters: Arrays, slots: Slots, gradients: Arrays, lr: mx.array, observe: bool = False
+    ) -> tuple[Arrays, Slots]:
         """The next parameters and slots. ``gradients`` are those of the scaled loss."""
         if self.scaled:
             gradients = tree_map(lambda g: g / slots["scale"], gradients)
@@ -103,6 +116,9 @@ class Update:
             optimizer.state = slots[group] | {"learning_rate": lr * ratio}
             stepped |= optimizer.apply_gradients({n: gradients[n] for n in names}, {n: parameters[n] for n in names})
             next_slots[group] = optimizer.state
+        if self.importance:
+            averages = {name: slots[name] for name in AVERAGES}
+            next_slots |= self.importance.observed(averages, stepped, gradients) if observe else averages
         if self.scaled:
             return self._unless_overflowed(parameters, slots, unclipped, stepped, next_slots)
         return stepped, next_slots

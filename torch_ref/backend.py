@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from convert.base import Base
 from mlx_peft.config.border import IGNORED, Parameters, Tensors
 from mlx_peft.config.parameters import is_head, is_kept
+from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
 from torch_ref import methods
 from torch_ref.models.preprocess import preprocess
@@ -103,7 +104,11 @@ class Learner:
         self.parameters = Parameters(
             adapter=sum(sizes.values()) - head, head=head, total=sum(sizes.values()) + sum(p.numel() for p in frozen)
         )
-        self.update = Update(experiment.train, self.trained, experiment.method.lr_ratio)
+        names = [name for name, _ in self.model.named_parameters()]
+        self.prefix = frozen_prefix(base.architecture, experiment.model.drop_path, names, self.trained)
+        self.importance = methods.importance(self.model, experiment.method)
+        self.update = Update(experiment.train, self.trained, experiment.method.lr_ratio, self.importance)
+        self.keep: tuple[Mapping[str, Sequence[bool]], Arrays] = ({}, {})  # as ``mask`` had it last, and on the device
         self.step = 0
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -112,29 +117,56 @@ class Learner:
         pixels = torch.from_numpy(images).to(self.device, non_blocking=True)
         return preprocess(pixels, self.base.preprocessing, self.base.architecture.img_size, self.dtype)
 
-    def _loss(self, images: np.ndarray, targets: np.ndarray, count: float) -> Tensor:
+    def _logits(self, inputs: np.ndarray) -> Tensor:
+        if inputs.dtype == np.uint8:
+            return self.model(self._input(inputs))
+        features = torch.from_numpy(inputs).to(self.device, non_blocking=True)
+        return self.model.suffix(features.to(self.dtype), self.prefix.end)
+
+    def _loss(self, images: np.ndarray, targets: np.ndarray, count: float, parts: int = 1) -> Tensor:
         labels = torch.from_numpy(targets).to(self.device, non_blocking=True)
-        return cross_entropy(self.model(self._input(images)), labels, count, self.experiment.train.label_smoothing)
+        penalty = methods.penalty(self.model, self.experiment.method) / parts
+        return cross_entropy(self._logits(images), labels, count, self.experiment.train.label_smoothing) + penalty
 
     # The protocol.
 
-    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float) -> Tensor:
+    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float, *, observe: bool = False) -> Tensor:
         self.model.train()
         count, parts = max(1, int((targets != IGNORED).sum())), self.experiment.train.accumulate
         loss, scale = torch.zeros((), device=self.device), self.update.scale()
         with randomness(self.experiment.seed << 32 | self.step):
             for x, y in zip(np.split(images, parts), np.split(targets, parts), strict=True):
-                part = self._loss(x, y, count)
+                part = self._loss(x, y, count, parts)
                 (part * scale).backward()
                 loss += part.detach()
-        self.update(lr)
+        self.update(lr, observe)
         self.step += 1
         return loss
+
+    @torch.no_grad()
+    def scores(self) -> Tensors:
+        if self.importance is None:
+            return {}
+        found = methods.scores(self.model, self.experiment.method, self.importance.scores(self.update.averages))
+        return {adapter: to_numpy(values) for adapter, values in found.items()}
+
+    @torch.no_grad()
+    def mask(self, keep: Mapping[str, Sequence[bool]]) -> None:
+        if keep is not self.keep[0]:
+            masks = methods.masks(self.model, self.experiment.method, keep)
+            self.keep = keep, {name: torch.from_numpy(~mask).to(self.device) for name, mask in masks.items()}
+        for name, masked in self.keep[1].items():
+            self.trained[name].masked_fill_(masked, 0.0)
+
+    @torch.inference_mode()
+    def features(self, images: np.ndarray) -> np.ndarray:
+        self.model.eval()
+        return to_numpy(self.model.prefix(self._input(images), self.prefix.end))
 
     @torch.inference_mode()
     def logits(self, images: np.ndarray) -> np.ndarray:
         self.model.eval()
-        return to_numpy(self.model(self._input(images)))
+        return to_numpy(self._logits(images))
 
     def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, Tensors]:
         self.model.train()

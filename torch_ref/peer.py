@@ -34,7 +34,8 @@ class Learner:
         method = experiment.method
         config = LoraConfig(
             r=method.rank, lora_alpha=method.alpha, lora_dropout=method.dropout, use_rslora=method.rslora,
-            target_modules=rf".*blocks\.\d+\..*\.({'|'.join(method.layers)})", modules_to_save=["head"],
+            rank_pattern=method.rank_pattern, alpha_pattern=method.alpha_pattern, use_dora=method.dora,
+            target_modules=[site.path for site in method.sites(base.architecture)], modules_to_save=["head"],
         )  # fmt: skip
         self.model = get_peft_model(model, config).to(self.device)
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}

@@ -14,6 +14,7 @@ from mlx_peft.config.parameters import decays
 from mlx_peft.config.schema import SGD as SGDConfig
 from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.config.schema import Train
+from torch_ref.methods.adalora import Importance
 
 Arrays = dict[str, Tensor]
 
@@ -49,9 +50,18 @@ class Update:
         config: the experiment's ``train`` section.
         parameters: what is trained, by name; weight decay goes by the names.
         lr_ratio: a parameter's learning rate over the optimiser's, by name.
+        importance: what is averaged over the steps that are observed, where the method wants it.
     """
 
-    def __init__(self, config: Train, parameters: Arrays, lr_ratio: Callable[[str], float]):
+    def __init__(
+        self,
+        config: Train,
+        parameters: Arrays,
+        lr_ratio: Callable[[str], float],
+        importance: Importance | None = None,
+    ):
+        self.importance = importance
+        self.averages = importance.initial(parameters) if importance else {}
         self.clip_norm = config.clip_norm
         self.scaled = config.precision == "float16"
         self.parameters = parameters
@@ -70,7 +80,7 @@ class Update:
         """What the loss is multiplied by before the backward pass."""
         return self.loss_scale if self.scaled else 1.0
 
-    def __call__(self, lr: float) -> None:
+    def __call__(self, lr: float, observe: bool = False) -> None:
         """Steps from the gradients of the scaled loss that lie in the parameters, and clears them."""
         parameters = list(self.parameters.values())
         if self.scaled and self._overflowed(parameters):
@@ -81,6 +91,8 @@ class Update:
         for group, ratio in zip(self.optimizer.param_groups, self.lr_ratios, strict=True):
             group["lr"] = lr * ratio
         self.optimizer.step()
+        if self.importance and observe:
+            self.importance.observe(self.averages, self.parameters)
         self.optimizer.zero_grad()
 
     def _overflowed(self, parameters: list[Tensor]) -> bool:
@@ -103,6 +115,7 @@ class Update:
             for slot, value in self.optimizer.state[p].items()
             if value is not None
         }
+        slots |= {f"{name}.{p}": value for name, values in self.averages.items() for p, value in values.items()}
         scale = {"scale": torch.tensor(self.loss_scale), "good_steps": torch.tensor(self.good_steps)}
         return slots | (scale if self.scaled else {})
 
@@ -112,5 +125,8 @@ class Update:
             prefix = f"slots.{name}."
             slots = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             self.optimizer.state[p] = {slot: value.to(p.device, copy=True) for slot, value in slots.items()}
+        for average, values in self.averages.items():
+            for name, value in values.items():
+                value.copy_(state[f"{average}.{name}"])
         if self.scaled:
             self.loss_scale, self.good_steps = float(state["scale"]), int(state["good_steps"])

@@ -61,16 +61,22 @@ def read_experiment(
     ctx: typer.Context, config: str, overrides: list[str] | None, backend: BackendName | None = None
 ) -> Experiment:
     """The experiment that a command line describes, its names of models and data sets checked too."""
-    from mlx_peft.config import files, recipes, registry
+    from mlx_peft.config import files, recipes
+
+    return files.load(recipes.locate(config), **reading(ctx, overrides, backend))
+
+
+def reading(ctx: typer.Context, overrides: list[str] | None, backend: BackendName | None) -> dict[str, Any]:
+    """What a command line says of how a file is to be read: the arguments of ``files.load``."""
+    from mlx_peft.config import registry
     from mlx_peft.data import REGISTRY
 
     chosen = [f"backend={backend}"] if backend else []
-    return files.load(
-        recipes.locate(config),
-        [*(overrides or []), *chosen],
-        defaults={"backend": ctx.obj},
-        checks={"model.name": registry.find, "data.name": one_of(REGISTRY, "data set")},
-    )
+    return {
+        "overrides": [*(overrides or []), *chosen],
+        "defaults": {"backend": ctx.obj},
+        "checks": {"model.name": registry.find, "data.name": one_of(REGISTRY, "data set")},
+    }
 
 
 def one_of(known: Collection[str], what: str) -> Callable[[str], None]:

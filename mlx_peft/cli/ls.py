@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
 from mlx_peft.cli.common import AsJson, echo_json
 from mlx_peft.config.errors import UserError, suggest
 
-Kind = Literal["models", "methods", "datasets", "recipes"]
+Kind = Literal["models", "methods", "datasets", "recipes", "suites"]
 
 
 def ls(
@@ -21,45 +21,71 @@ def ls(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List models, methods, data sets or recipes."""
-    entries = dict(LISTS[kind]())
+    """List models, methods, data sets, recipes or suites.
+
+    Of a method: whether it merges into a plain model, PEFT reads its adapters, and a batch may mix several of them.
+    """
+    entries = {entry["name"]: entry for entry in LISTS[kind]()}
     wanted = pattern.lower() if set("*?[") & set(pattern) else f"*{pattern.lower()}*"
-    found = {name: text for name, text in entries.items() if fnmatch.fnmatchcase(name.lower(), wanted)}
+    found = [entry for name, entry in entries.items() if fnmatch.fnmatchcase(name.lower(), wanted)]
     if as_json:
-        echo_json([{"name": name, "description": text} for name, text in found.items()])
+        echo_json(found)
     elif found:
-        width = max(map(len, found))
-        typer.echo("\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in found.items()))
+        rows = [cells(entry) for entry in found]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
     else:
         raise UserError(f"no {kind} match {pattern!r}{suggest(pattern, entries)}")
 
 
-def models() -> Iterator[tuple[str, str]]:
+def cells(entry: dict[str, Any]) -> list[str]:
+    """An entry as a line's columns: what is true of it by its words, then the description."""
+    facts = [FACTS[key] if value else "-" for key, value in entry.items() if key in FACTS]
+    return [entry["name"], *facts, entry["description"]]
+
+
+FACTS = {"merges": "merges", "in_peft": "PEFT", "mixes": "mixes"}
+"""What may be true of a method, as a word."""
+
+
+def models() -> Iterator[dict[str, Any]]:
     from mlx_peft.config import registry
 
     for name in registry.names():
-        yield name, ", ".join(registry.tags(name))
+        yield {"name": name, "description": ", ".join(registry.tags(name))}
 
 
-def methods() -> Iterator[tuple[str, str]]:
+def methods() -> Iterator[dict[str, Any]]:
     from mlx_peft.config.methods import Method
 
     for method in get_args(get_args(Method)[0]):
-        yield method.model_fields["name"].default, method.__doc__.partition("\n")[0]
+        yield {
+            "name": method.model_fields["name"].default,
+            "description": method.__doc__.partition("\n")[0],
+            **{fact: getattr(method, fact) for fact in FACTS},
+        }
 
 
-def datasets() -> Iterator[tuple[str, str]]:
+def datasets() -> Iterator[dict[str, Any]]:
     from mlx_peft.data import REGISTRY
 
     for name, entry in REGISTRY.items():
-        yield name, entry.description
+        yield {"name": name, "description": entry.description}
 
 
-def recipes() -> Iterator[tuple[str, str]]:
+def recipes() -> Iterator[dict[str, Any]]:
     from mlx_peft.config import recipes
 
     for name in recipes.names():
-        yield name, recipes.description(name)
+        yield {"name": name, "description": recipes.description(name)}
 
 
-LISTS = {"models": models, "methods": methods, "datasets": datasets, "recipes": recipes}
+def suites() -> Iterator[dict[str, Any]]:
+    from mlx_peft.config import recipes
+
+    for name in recipes.names("suite"):
+        yield {"name": name, "description": recipes.description(name, "suite")}
+
+
+LISTS = {"models": models, "methods": methods, "datasets": datasets, "recipes": recipes, "suites": suites}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mlx_peft.cli.common import AsJson, echo_json
+
+if TYPE_CHECKING:
+    from mlx_peft.report.gather import Run
 
 
 def report(
@@ -19,19 +23,13 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Set the finished runs below a folder side by side."""
-    from rich.console import Console
-
     from mlx_peft.report import gather, tables
 
     runs = gather.finished_runs(folder)
     if as_json:
         echo_json([tables.row(run) for run in runs])
     else:
-        console = Console()
-        if console.is_terminal:
-            console.print(tables.table(runs))
-        else:
-            typer.echo(tables.markdown(runs), nl=False)
+        show(runs)
     if unfinished := gather.unfinished_runs(folder):
         typer.echo(f"left out, not finished: {', '.join(map(str, unfinished))}", err=True)
     if out is not None:
@@ -39,3 +37,16 @@ def report(
 
         for path in files.write(runs, out):
             typer.echo(path, err=True)
+
+
+def show(runs: Sequence[Run]) -> None:
+    """The table, as suits standard output: drawn on a terminal, in Markdown elsewhere."""
+    from rich.console import Console
+
+    from mlx_peft.report import tables
+
+    console = Console()
+    if console.is_terminal:
+        console.print(tables.table(runs))
+    else:
+        typer.echo(tables.markdown(runs), nl=False)

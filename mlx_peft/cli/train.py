@@ -32,6 +32,7 @@ def train(
     from mlx_peft.cli.progress import watch
     from mlx_peft.engine.stop import Interrupted
     from mlx_peft.engine.train import train
+    from mlx_peft.report import ranks
     from mlx_peft.report.summary import summary
 
     with watch() as progress:
@@ -41,10 +42,11 @@ def train(
         except Interrupted as stopped:
             progress.note(str(stopped))
             raise typer.Exit(130) from None
+    figure = ranks.write(run)
     if as_json:
         echo_json(result)
     else:
-        typer.echo(f"{summary(result)}\nadapter  {run / 'adapter'}")
+        typer.echo(f"{summary(result)}\nadapter  {run / 'adapter'}" + (f"\nranks    {figure}" if figure else ""))
 
 
 def default_run(config: str, experiment: Experiment) -> Path:

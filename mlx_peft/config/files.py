@@ -32,7 +32,15 @@ def load(
     neither says anything. ``checks`` are tried on the text at a dotted path (``{"model.name": registry.find}``); what
     they raise as UserError joins the list. Raises UserError with all that is wrong, one ``path: message`` a line.
     """
-    document = reduce(_merged, [Document(dict(defaults or {}), {}), compose(path), override(overrides)])
+    document = reduce(merged, [Document(dict(defaults or {}), {}), compose(path), override(overrides)])
+    try:
+        return resolve(document, checks)
+    except UserError as error:
+        raise UserError(f"{path} is not a valid experiment:\n{error}") from None
+
+
+def resolve(document: Document, checks: Mapping[str, Callable[[str], object]] | None = None) -> Experiment:
+    """The experiment that a document holds. Raises UserError with all that is wrong, one ``path: message`` a line."""
     values = structure.with_default_names(document.values)
     found: dict[Place, str] = {}
     experiment = None
@@ -50,7 +58,7 @@ def load(
             except UserError as error:
                 found[place] = str(error)
     if found or experiment is None:
-        raise UserError(f"{path} is not a valid experiment:\n{problems.listed(found, document.where)}")
+        raise UserError(problems.listed(found, document.where))
     return experiment
 
 
@@ -67,7 +75,7 @@ def compose(path: Path) -> Document:
     """
     documents: list[Document] = []
     _collect(path, (), documents)
-    return reduce(_merged, documents)
+    return reduce(merged, documents)
 
 
 def override(assignments: Iterable[str]) -> Document:
@@ -94,7 +102,7 @@ def _collect(path: Path, inside: tuple[Path, ...], documents: list[Document]) ->
     if resolved in inside:
         circle = " -> ".join(file.name for file in (*inside[inside.index(resolved) :], resolved))
         raise UserError(f"{path}: the base files form a cycle: {circle}")
-    document = yaml_io.parse(_text(path), str(path))
+    document = yaml_io.parse(text(path), str(path))
     bases = document.values.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -106,7 +114,8 @@ def _collect(path: Path, inside: tuple[Path, ...], documents: list[Document]) ->
         raise UserError(f"{path}: composed of more than {MAX_FILES} files")
 
 
-def _text(path: Path) -> str:
+def text(path: Path) -> str:
+    """What a file says. Raises UserError where it cannot be read, is no text, or is too large."""
     try:
         with path.open("rb") as file:
             content = file.read(yaml_io.MAX_BYTES + 1)
@@ -120,7 +129,8 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: not a text file in UTF-8") from None
 
 
-def _merged(below: Document, above: Document) -> Document:
+def merged(below: Document, above: Document) -> Document:
+    """One document over another: sections merge key by key, anything else is replaced."""
     kept = {place: source for place, source in below.where.items() if _list_of(place) not in above.where}
     return Document(_merge(below.values, above.values, ()), kept | above.where)
 

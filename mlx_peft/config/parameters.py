@@ -18,7 +18,7 @@ def decays(name: str, ndim: int) -> bool:
     return ndim > 1 and name not in TOKENS
 
 
-KEPT: tuple[str, ...] = ()
+KEPT = ("vera_A", "vera_B", "pissa_A", "pissa_B", "lora_magnitude_rest")
 """Last names of tensors that a method keeps frozen beside what it trains: an adapter is not whole without them."""
 
 

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mlx_peft.config.errors import suggest
+from mlx_peft.config.schema import Experiment
 from mlx_peft.config.structure import bare, dotted, locate, sections, variants
 from mlx_peft.config.yaml_io import Place
 
@@ -28,11 +29,11 @@ EXPECTED = {
 }
 
 
-def explain(error: ValidationError) -> dict[Place, str]:
-    """One message for each place that is wrong, in pydantic's order."""
+def explain(error: ValidationError, root: type[BaseModel] = Experiment) -> dict[Place, str]:
+    """One message for each place of a ``root`` that is wrong, in pydantic's order."""
     found: dict[Place, str] = {}
     for detail in error.errors(include_url=False):
-        place, annotation, alternatives = locate(detail["loc"])
+        place, annotation, alternatives = locate(detail["loc"], root)
         if detail["type"] == "too_short" and any(inner[: len(place)] == place for inner in found):
             continue  # pydantic counts only the items that are right, and the wrong ones are named
         if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):

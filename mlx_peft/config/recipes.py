@@ -1,41 +1,50 @@
-"""The recipes that are shipped: experiments by name."""
+"""What is shipped to be run: recipes, which are experiments by name, and suites of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from mlx_peft.config import files, yaml_io
 from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.packaged import packaged
 
-
-def names() -> list[str]:
-    """Every recipe, in alphabetical order."""
-    return sorted(path.stem for path in packaged("configs").glob("*.yaml"))
+Kind = Literal["recipe", "suite"]
+FOLDERS: dict[Kind, Literal["configs", "suites"]] = {"recipe": "configs", "suite": "suites"}
 
 
-def find(name: str) -> Path:
-    """The file of a recipe. Raises UserError with the nearest names where there is none."""
-    if name not in names():
-        raise UserError(f"no recipe {name!r}{suggest(name, names())}; see: mlx-peft ls recipes")
-    return packaged("configs") / f"{name}.yaml"
+def names(kind: Kind = "recipe") -> list[str]:
+    """Every recipe, or every suite, in alphabetical order."""
+    return sorted(path.stem for path in packaged(FOLDERS[kind]).glob("*.yaml"))
 
 
-def locate(config: str) -> Path:
-    """What CONFIG on a command line means: a file that exists, or else a recipe. Raises UserError if it is neither."""
-    path = Path(config)
+def find(name: str, kind: Kind = "recipe") -> Path:
+    """The file of a recipe or a suite. Raises UserError with the nearest names where there is none."""
+    if name not in names(kind):
+        raise UserError(f"no {kind} {name!r}{suggest(name, names(kind))}; see: mlx-peft ls {kind}s")
+    return packaged(FOLDERS[kind]) / f"{name}.yaml"
+
+
+def locate(config: str, kind: Kind = "recipe", *, beside: Path = Path()) -> Path:
+    """What CONFIG or SUITE on a command line means: a file that exists, or else one that is shipped.
+
+    ``beside`` is where a relative path starts. Raises UserError if it is neither.
+    """
+    path = beside / config
     if path.exists() and not path.is_dir():
         return path
-    if path.suffix in (".yaml", ".yml") or path.name != config:
-        raise UserError(f"{config}: no such file")
-    return find(config)
+    if path.suffix in (".yaml", ".yml") or Path(config).name != config:
+        raise UserError(f"{path}: no such file")
+    return find(config, kind)
 
 
-def description(name: str) -> str:
-    """The comment that a recipe begins with."""
-    return find(name).read_text("utf-8").partition("\n")[0].removeprefix("#").strip()
+def description(name: str, kind: Kind = "recipe") -> str:
+    """The comment that a recipe or a suite begins with."""
+    return find(name, kind).read_text("utf-8").partition("\n")[0].removeprefix("#").strip()
 
 
 def text(name: str) -> str:
-    """A recipe as one file that stands alone: its description, and what its parts add up to."""
+    """A recipe as one file that stands alone: its description, and what its parts add up to. A suite as it is."""
+    if name in names("suite"):
+        return find(name, "suite").read_text("utf-8")
     return f"# {description(name)}\n{yaml_io.write(files.compose(find(name)).values)}"

@@ -66,6 +66,11 @@ class Augment(Section):
             raise ValueError(f"should be a smaller and a larger number above 0, not {list(interval)}")
         return interval
 
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether an image differs from epoch to epoch."""
+        return self.flip or self.crop != "none"
+
 
 class Data(Section):
     name: str = Field(description="a data set: `mlx-peft ls datasets`")
@@ -120,6 +125,9 @@ class Train(Section):
     accumulate: int = Field(1, ge=1, description="a step's batch is computed in so many parts, to save memory")
     precision: Precision = "float32"
     gradient_checkpointing: bool = Field(False, description="recompute each block in the backward pass")
+    cache_features: float = Field(
+        2.0, ge=0, description="GB for features before the first trained block, computed once if not augmented; 0: off"
+    )
     early_stopping: int | None = Field(None, ge=1, description="epochs without a better validation score")
     log_every: int = Field(10, ge=1, description="steps")
     checkpoint_every: int | None = Field(None, ge=1, description="steps; null: after each epoch only")

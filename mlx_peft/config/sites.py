@@ -82,6 +82,9 @@ Targets = Annotated[
 ]
 """Linear layers inside the blocks; q, k and v are parts of qkv; attention, mlp and all-linear are groups."""
 
+OptionalTargets = Annotated[tuple[Target, ...], BeforeValidator(_grouped), AfterValidator(_each_layer_once)]
+"""The same, or none."""
+
 RANGE = re.compile(r"(first|last)\s*(\d+)|(\d+)\s*-\s*(\d+)")
 
 

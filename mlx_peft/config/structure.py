@@ -44,11 +44,11 @@ def with_default_names(values: dict[str, Any]) -> dict[str, Any]:
     return cast(dict[str, Any], named(values, ()))
 
 
-def locate(loc: tuple[str | int, ...]) -> tuple[Place, Any, bool]:
+def locate(loc: tuple[str | int, ...], root: type[BaseModel] = Experiment) -> tuple[Place, Any, bool]:
     """The place a pydantic location stands for; the annotation there (for an unknown key: of the section that holds
     it); and whether the location ends among the alternatives of a plain union."""
     place: Place = ()
-    annotation: Any = Experiment
+    annotation: Any = root
     for key in loc:
         kinds = sections(annotation)
         origin, arguments = get_origin(bare(annotation)), get_args(bare(annotation))

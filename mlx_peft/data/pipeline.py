@@ -26,7 +26,7 @@ CHUNK = 8
 class Batch:
     """A fixed number of rows, of which the first `count` are images; the others only fill it up.
 
-    images: uint8 ``(batch, height, width, 3)``, C-contiguous, zero in the other rows.
+    images: uint8 ``(batch, height, width, 3)``, or their features, float32; C-contiguous, zero in the other rows.
     targets: int32 ``(batch,)``, -1 in the other rows.
     """
 
@@ -58,11 +58,10 @@ def train_batches(
     images, wanted = split.images, config.augment
     random_resized = wanted.crop == "random_resized"
     as_stored = images.stored_size is not None and not random_resized
-    augmented = wanted.flip or wanted.crop != "none"
 
     def row(index: int) -> np.ndarray:
         image = images.read(index)
-        if not augmented:
+        if not wanted.changes_pixels:
             return image if as_stored else eval_image(image, preprocessing, image_size)
         rng = augment.generator(seed, epoch, index)
         if random_resized:
@@ -89,6 +88,23 @@ def eval_batches(split: Split, config: schema.Data, preprocessing: Preprocessing
     size = images.stored_size
     reader = row if size is None else images.read
     return _batches(split, np.arange(split.size), reader, size or (image_size, image_size), config, start=0)
+
+
+def feature_batches(
+    split: Split, features: np.ndarray, batch_size: int, order: np.ndarray, start: int = 0
+) -> Iterator[Batch]:
+    """The batches `start`, `start` + 1, ... of images in some order, their features in place of their pixels.
+
+    features: float32 ``(size, ...)``, in the split's own order.
+    """
+    for first in range(start * batch_size, split.size, batch_size):
+        indices = order[first : first + batch_size]
+        count = len(indices)
+        rows = np.zeros((batch_size, *features.shape[1:]), np.float32)
+        rows[:count] = features[indices]
+        targets = np.full(batch_size, -1, np.int32)
+        targets[:count] = split.labels[indices]
+        yield Batch(rows, targets, count)
 
 
 def _training_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int, interpolation: str) -> np.ndarray:

@@ -1,12 +1,14 @@
 """What a backend gives the engine, and the one place where a backend's name is turned into code.
 
-Everything that crosses this border is NumPy: images as uint8 ``(batch, height, width, 3)`` exactly as decoded,
-targets as int32 ``(batch,)`` with ``IGNORED`` where a row only fills the batch up, tensors by timm's names.
+Everything that crosses this border is NumPy: images as uint8 ``(batch, height, width, 3)`` exactly as decoded, or in
+their place the float32 features that the learner made of them (the dtype tells which); targets as int32 ``(batch,)``
+with ``IGNORED`` where a row only fills the batch up; tensors by timm's names.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
 from typing import Protocol, SupportsFloat
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from convert.base import Base
 from mlx_peft.config.border import IGNORED, Parameters, Tensors
 from mlx_peft.config.errors import UserError
+from mlx_peft.config.prefix import Prefix
 from mlx_peft.config.schema import Experiment
 
 __all__ = ["BACKENDS", "IGNORED", "Backend", "Learner", "Parameters", "Tensors", "load_backend"]
@@ -23,9 +26,36 @@ class Learner(Protocol):
     """A model, its method and its optimiser, ready to train."""
 
     parameters: Parameters
+    prefix: Prefix | None
+    """The frozen part whose features may stand for images; None where there is no such part."""
 
-    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float) -> SupportsFloat:
-        """One optimiser step on a batch. Returns the mean loss; reading it with ``float`` waits for the step."""
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """What the prefix makes of images: float32 ``(batch, *prefix.shape)``."""
+        ...
+
+    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float, *, observe: bool = False) -> SupportsFloat:
+        """One optimiser step on a batch.
+
+        Returns the loss that was differentiated: the mean over the rows, and the method's penalty where it has one.
+        Reading it with ``float`` waits for the step. With ``observe`` the step counts in the averages that ``scores``
+        are made of, unless it was left out because its gradient overflowed.
+        """
+        ...
+
+    def scores(self) -> Tensors:
+        """How much each triplet matters, float32 ``(r,)`` by adapter: ``blocks.0.attn.qkv``, ``blocks.0.attn.qkv/q``.
+
+        From averages over the steps that were observed (``state`` holds them); empty where the method keeps none.
+        Waits for the last step.
+        """
+        ...
+
+    def mask(self, keep: Mapping[str, Sequence[bool]]) -> None:
+        """Sets to zero what makes a triplet count that is not kept; it may grow again in later steps.
+
+        ``keep`` has the names and lengths of ``scores``. Waits for nothing, and the same object given again is not
+        looked at again.
+        """
         ...
 
     def logits(self, images: np.ndarray) -> np.ndarray:
@@ -33,7 +63,10 @@ class Learner(Protocol):
         ...
 
     def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, Tensors]:
-        """The loss of a batch in training mode, and its gradient for each trained parameter. Nothing is updated."""
+        """The loss of a batch in training mode, penalty and all, and its gradient for each trained parameter.
+
+        Nothing is updated, and no dropout drawn.
+        """
         ...
 
     def adapter(self) -> Tensors:

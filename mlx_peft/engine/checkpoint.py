@@ -46,6 +46,8 @@ class Position:
     epochs_without_improvement: int = 0
     metrics_bytes: int = 0
     """Length of ``metrics.jsonl``; what a killed process wrote after it is cut off."""
+    kept: dict[str, list[bool]] = field(default_factory=dict)
+    """By adapter, the triplets that are not masked; empty before the first step, and where ranks are not dealt out."""
     peak_bytes: int = 0
     """The largest peak of memory of any process that worked on the run."""
 

@@ -12,6 +12,7 @@ from typing import Any, SupportsFloat
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment, Train
 from mlx_peft.data import Batch
+from mlx_peft.engine.allocation import Kept, RankAllocator, allocator, ranks
 from mlx_peft.engine.backend import Learner
 from mlx_peft.engine.checkpoint import Position, load_checkpoint, save_checkpoint
 from mlx_peft.engine.evaluate import evaluate
@@ -47,9 +48,10 @@ def fit(
     """Trains to the last epoch, or until early stopping, from where the folder's checkpoint stands, if it has one.
 
     Leaves the selected parameters in ``folder.best`` where there is a validation split; without one the last ones,
-    which the learner then holds, are selected. ``identity`` is what must be the same after a resume. Raises UserError
-    on a loss or logits that are not finite, on a full disk, and on a checkpoint that does not fit; Interrupted, with
-    a checkpoint written, where ``stop`` is requested.
+    which the learner then holds, are selected. Where ranks are dealt out, an epoch before they are down to the budget
+    is neither selected nor held against the run. ``identity`` is what must be the same after a resume. Raises
+    UserError on a loss or logits that are not finite, on a full disk, and on a checkpoint that does not fit;
+    Interrupted, with a checkpoint written, where ``stop`` is requested.
     """
     position = Position()
     if folder.last.exists():
@@ -58,12 +60,17 @@ def fit(
         learner.load_state(state)
         position = Position(**facts["position"])
         progress.note(f"going on after step {position.step}")
+    dealer = allocator(experiment.method, experiment.train.epochs * feed.steps)
+    if dealer:
+        dealer.start(learner, position.kept)
     with ExitStack() as stack:
         metrics = stack.enter_context(closing(MetricsFile(folder.metrics, position.metrics_bytes)))
         trackers = open_trackers(experiment.track, folder.path, read_metrics(folder.metrics))
         for tracker in trackers:
             stack.enter_context(closing(tracker))
-        loop = Loop(learner, experiment.train, feed, folder, identity, position, metrics, trackers, progress, stop)
+        loop = Loop(
+            learner, experiment.train, feed, folder, identity, position, metrics, trackers, progress, stop, dealer
+        )
         loop.run()
     return position
 
@@ -88,6 +95,8 @@ class Launched:
     loss: SupportsFloat
     count: int
     lr: float
+    kept: Kept = field(default_factory=dict)
+    """The triplets that are not masked after it, where ranks are dealt out."""
 
 
 @dataclass
@@ -104,6 +113,8 @@ class Loop:
     trackers: list[Tracker]
     progress: Progress
     stop: StopSignal
+    dealer: RankAllocator | None = None
+    """Of ranks, where the method has them dealt out."""
     clock: float = field(default_factory=time.perf_counter)
     """When the time that counts as training was last added up."""
     window_images: int = 0
@@ -139,8 +150,7 @@ class Loop:
         waiting: Launched | None = None
         self.clock = time.perf_counter()
         for batch in self.feed.train(self.position.epoch, self.position.batch):
-            lr = learning_rate(number, self.steps, self.train.optimizer.lr, self.train.schedule)
-            launched = Launched(self.learner.train_step(batch.images, batch.targets, lr), batch.count, lr)
+            launched = self.launch(batch, number)
             number += 1
             if waiting:
                 self.settle(waiting)
@@ -153,6 +163,15 @@ class Loop:
                 self.save()
         if waiting:
             self.settle(waiting)
+
+    def launch(self, batch: Batch, number: int) -> Launched:
+        """Starts the step of a number, counted from 0. Waits for it only where ranks are decided on after it."""
+        lr = learning_rate(number, self.steps, self.train.optimizer.lr, self.train.schedule)
+        if self.dealer is None:
+            return Launched(self.learner.train_step(batch.images, batch.targets, lr), batch.count, lr)
+        observe = self.dealer.observes(number + 1)
+        loss = self.learner.train_step(batch.images, batch.targets, lr, observe=observe)
+        return Launched(loss, batch.count, lr, self.dealer.after(self.learner, number + 1))
 
     def settle(self, step: Launched) -> None:
         """Waits for a step, and moves the position past it."""
@@ -176,6 +195,11 @@ class Loop:
                 "step": here.step, "epoch": here.epoch + 1, "loss": loss, "lr": step.lr, "images_per_second": speed
             })  # fmt: skip
             self.window_images, self.window_seconds = 0, 0.0
+        left = ranks(step.kept)
+        if left != ranks(here.kept):
+            dealt: Record = {f"rank/{adapter}": rank for adapter, rank in left.items()}
+            self.record({"step": here.step, "epoch": here.epoch + 1} | dealt)
+        here.kept = step.kept
         self.progress.step(
             StepEvent(
                 step=here.step,
@@ -195,16 +219,17 @@ class Loop:
         here = self.position
         epoch = here.epoch + 1
         val = None
-        better = True
+        candidate = self.dealer is None or self.dealer.settled(here.step)
+        better = candidate
         if self.feed.val is not None:
             self.progress.evaluating("val")
             val = evaluate(self.learner, self.stop.watch(self.feed.val()), self.feed.num_classes)
-            better = not here.best or score(val) > score(here.best)
+            better = candidate and (not here.best or score(val) > score(here.best))
         if val and better:
             save_checkpoint(self.folder.best, self.learner.adapter(), epoch=epoch, metrics=val)
         if better:
             here.best_epoch, here.best, here.epochs_without_improvement = epoch, val or {}, 0
-        else:
+        elif candidate:
             here.epochs_without_improvement += 1
         event = EpochEvent(
             epoch=epoch,

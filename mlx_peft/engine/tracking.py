@@ -33,6 +33,7 @@ TAGS = {
     "val_top1": "val/top1",
     "val_top5": "val/top5",
 }
+"""Other names that hold a slash, such as ``rank/blocks.0.attn.qkv``, are tags as they are."""
 
 
 class TensorBoard:
@@ -62,9 +63,9 @@ class TensorBoard:
 
     def log(self, record: Record) -> None:
         with disk_errors(self._path):
-            for name, tag in TAGS.items():
-                if name in record:
-                    self._write(step=int(record["step"]), summary=self._scalar(tag, record[name]))
+            for name, value in record.items():
+                if tag := TAGS.get(name, name if "/" in name else None):
+                    self._write(step=int(record["step"]), summary=self._scalar(tag, value))
             self._file.flush()
 
     def close(self) -> None:

@@ -12,11 +12,13 @@ from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
 from mlx_peft.config.schema import Experiment
 from mlx_peft.data import Dataset, Split, eval_batches, open_dataset, steps_per_epoch, train_batches
+from mlx_peft.engine.allocation import allocator
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.checkpoint import Position, load_checkpoint
 from mlx_peft.engine.disk import write_whole
 from mlx_peft.engine.evaluate import evaluate
 from mlx_peft.engine.fit import Feed, fit
+from mlx_peft.engine.prefix import cached_feed, planned
 from mlx_peft.engine.progress import Progress, Silent
 from mlx_peft.engine.run import RunFolder, environment, run_id, write_json
 from mlx_peft.engine.stop import Interrupted, Stopped, StopSignal
@@ -42,16 +44,13 @@ def train(
     check_trackers(experiment.track)
     backend = load_backend(experiment.backend)
     dataset = open_dataset(experiment.data)
-    if experiment.train.early_stopping and dataset.val is None:
-        raise UserError(
-            f"train.early_stopping needs a validation split, and {dataset.name} has none: set data.split.val, "
-            "or leave train.early_stopping out"
-        )
+    check_data(experiment, dataset)
     base = load_base(experiment.model, len(dataset.classes), experiment.seed)
     learner = backend.build(experiment, len(dataset.classes), base)
     base = base.without_tensors()  # the learner has its own
     for note in (*dataset.notes, *base.notes):
         progress.note(note)
+    cache = planned(learner, experiment, dataset, progress)
 
     splits = describe_splits(dataset)
     name = run_id(experiment, splits)
@@ -61,10 +60,20 @@ def train(
         if not folder.config.exists():
             write_whole(folder.config, dump(experiment).encode())
         write_json(folder.environment, facts)
+        batches = feed(experiment, dataset, base)
+        if cache is not None:
+            size = base.architecture.img_size
+            batches = cached_feed(
+                batches,
+                learner,
+                experiment,
+                dataset,
+                lambda split: stop.watch(eval_batches(split, experiment.data, base.preprocessing, size)),
+            )
         position = fit(
             learner,
             experiment,
-            feed(experiment, dataset, base),
+            batches,
             folder,
             identity={"run_id": name, "base_sha256": base.sha256, "splits": splits},
             progress=progress,
@@ -76,9 +85,9 @@ def train(
         test = None
         if dataset.test is not None:
             progress.evaluating("test")
-            batches = eval_batches(dataset.test, experiment.data, base.preprocessing, base.architecture.img_size)
+            images = eval_batches(dataset.test, experiment.data, base.preprocessing, base.architecture.img_size)
             try:
-                test = evaluate(learner, stop.watch(batches), len(dataset.classes))
+                test = evaluate(learner, stop.watch(images), len(dataset.classes))
             except Stopped:
                 raise Interrupted(folder, position.step, position.step) from None
         result = {
@@ -91,6 +100,7 @@ def train(
             "seed": experiment.seed,
             "metrics": {"val": position.best or None, "test": test},
             **costs(learner, position, folder),
+            "cached_features": cache and cache.facts(),
             "splits": splits,
             "environment": facts,
         }
@@ -98,6 +108,16 @@ def train(
     for note in notes:
         progress.note(note)
     return result
+
+
+def check_data(experiment: Experiment, dataset: Dataset) -> None:
+    """Raises UserError where the experiment asks for what the data set does not have: a split, or as many steps."""
+    allocator(experiment.method, experiment.train.epochs * steps_per_epoch(dataset.train, experiment.data.batch_size))
+    if experiment.train.early_stopping and dataset.val is None:
+        raise UserError(
+            f"train.early_stopping needs a validation split, and {dataset.name} has none: set data.split.val, "
+            "or leave train.early_stopping out"
+        )
 
 
 def feed(experiment: Experiment, dataset: Dataset, base: Base) -> Feed:

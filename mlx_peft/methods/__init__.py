@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from mlx_peft import blas as _blas  # noqa: F401  before mlx.core
 
 # isort: split
+import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.parameters import HEADS
-from mlx_peft.methods import linear, lora, selective
+from mlx_peft.methods import adalora, adaptformer, fact, ia3, linear, lora, prompt, selective, ssf, vera
+from mlx_peft.methods.adalora import Importance
 from mlx_peft.methods.targets import replace
 from mlx_peft.models.vit import VisionTransformer
 
@@ -21,6 +25,13 @@ METHODS: dict[str, ModuleType] = {
     "bitfit": selective,
     "layernorm": selective,
     "lora": lora,
+    "adalora": adalora,
+    "vera": vera,
+    "ia3": ia3,
+    "ssf": ssf,
+    "adaptformer": adaptformer,
+    "fact": fact,
+    "vpt": prompt,
 }
 
 
@@ -46,6 +57,28 @@ def merge(model: VisionTransformer) -> dict[str, nn.Module]:
     for module in dict.fromkeys(METHODS.values()):
         replaced |= module.merge(model)
     return replaced
+
+
+def penalty(model: VisionTransformer, method: MethodConfig) -> mx.array | float:
+    """What the method adds to the loss in training; 0 where it adds nothing."""
+    function = getattr(METHODS[method.name], "penalty", None)
+    return 0.0 if function is None else function(model, method)
+
+
+def importance(model: VisionTransformer, method: MethodConfig) -> Importance | None:
+    """What the method has averaged over the steps; None for most."""
+    function = getattr(METHODS[method.name], "importance", None)
+    return None if function is None else function(model, method)
+
+
+def scores(model: VisionTransformer, method: MethodConfig, elements: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """How much each triplet matters, by adapter, from the scores of elements that ``importance`` gives."""
+    return METHODS[method.name].scores(model, method, elements)
+
+
+def masks(model: VisionTransformer, method: MethodConfig, keep: Mapping[str, Sequence[bool]]) -> dict[str, np.ndarray]:
+    """What of which parameters is kept, by name, from the triplets that are, by adapter."""
+    return METHODS[method.name].masks(model, method, keep)
 
 
 def unmerge(model: VisionTransformer, replaced: dict[str, nn.Module]) -> None:

@@ -99,14 +99,15 @@ class VisionTransformer(nn.Module):
             x = x + self.pos_embed.astype(x.dtype)
         return self.norm_pre(x)
 
-    def features(self, x: mx.array) -> mx.array:
-        """Images to the normalised tokens after the last block: those alone that the head reads."""
-        x = self.embed(x)
+    def between(self, x: mx.array, start: int, stop: int) -> mx.array:
+        """What enters block ``start`` to what enters block ``stop``; past the last, only the tokens that are read."""
         read = [None] * (len(self.blocks) - 1) + [self.architecture.tokens_read]
-        for block, queries in zip(self.blocks, read, strict=True):
-            with randomness(next_key()):  # a key a block, so that recomputing changes no draw
-                x = (recomputed(block, self.shared) if self.checkpointing and self.training else block)(x, queries)
-        return self.norm(x)
+        for index, (block, queries) in enumerate(zip(self.blocks, read, strict=True)):
+            key = next_key()  # a key a block, so that neither recomputing nor leaving out blocks changes a draw
+            if start <= index < stop:
+                with randomness(key):
+                    x = (recomputed(block, self.shared) if self.checkpointing and self.training else block)(x, queries)
+        return x
 
     def pool(self, x: mx.array) -> mx.array:
         """Tokens to one feature vector an image."""
@@ -116,12 +117,27 @@ class VisionTransformer(nn.Module):
             x = x[:, self.architecture.num_prefix_tokens :]
         return self.attn_pool(x) if self.architecture.global_pool == "map" else x.mean(axis=1)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        x = self.features(x)
-        logits = self.head(self.head_drop(self.fc_norm(self.pool(x))))
+    def vectors(self, x: mx.array) -> list[mx.array]:
+        """The last block's tokens to what each head reads, ``(batch, dim)``: one vector, two with distillation."""
+        x = self.norm(x)
+        return [self.fc_norm(self.pool(x)), *([x[:, 1]] if self.architecture.distilled else [])]
+
+    def prefix(self, x: mx.array, end: int) -> mx.array:
+        """Images to what enters block ``end``; past the depth, to the heads' vectors ``(batch, heads, dim)``."""
+        x = self.between(self.embed(x), 0, end)
+        return mx.stack(self.vectors(x), axis=1) if end > len(self.blocks) else x
+
+    def suffix(self, x: mx.array, start: int) -> mx.array:
+        """The logits of what ``prefix`` gave for ``end = start``; for 0, of what ``embed`` gave."""
+        x = self.between(x, start, len(self.blocks))
+        vectors = self.vectors(x) if start <= len(self.blocks) else [x[:, head] for head in range(x.shape[1])]
+        logits = self.head(self.head_drop(vectors[0]))
         if self.architecture.distilled:
-            logits = (logits + self.head_dist(self.head_drop(x[:, 1]))) / 2
+            logits = (logits + self.head_dist(self.head_drop(vectors[1]))) / 2
         return logits
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.suffix(self.embed(x), 0)
 
 
 def recomputed(block: nn.Module, shared: nn.Module) -> Callable[[mx.array, int | None], mx.array]:

@@ -37,7 +37,8 @@ def finished_runs(folder: Path) -> list[Run]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
-    runs = [run for path in sorted(folder.rglob("result.json")) if (run := _read(path, folder))]
+    paths = [path.parent for path in sorted(folder.rglob("result.json"))]
+    runs = [run for path in paths if (run := read_run(path, _name(path, folder)))]
     if not runs:
         raise UserError(f"no finished run below {folder} (a finished run has a result.json)")
     return runs
@@ -49,16 +50,24 @@ def unfinished_runs(folder: Path) -> list[Path]:
     return [path for path in begun if not (path / "result.json").exists()]
 
 
-def _read(path: Path, folder: Path) -> Run | None:
-    """The run of a ``result.json``; None for a file of that name that is not a run's."""
+def read_run(folder: Path, name: str) -> Run | None:
+    """The finished run in a folder, under a name; None where its ``result.json`` is not a run's.
+
+    Raises UserError where a file of it cannot be read.
+    """
     try:
-        result = json.loads(path.read_text("utf-8"))
+        result = json.loads((folder / "result.json").read_text("utf-8"))
         if not isinstance(result, dict) or "run_id" not in result:
             return None
-        log = path.with_name("metrics.jsonl")
+        log = folder / "metrics.jsonl"
         lines = log.read_text("utf-8").splitlines() if log.exists() else []
         metrics = tuple(json.loads(line) for line in lines)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path.parent} is not a readable run: {error}") from None
-    name = path.parent.relative_to(folder).as_posix()
-    return Run(folder.resolve().name if name == "." else name, result, metrics)
+        raise UserError(f"{folder} is not a readable run: {error}") from None
+    return Run(name, result, metrics)
+
+
+def _name(path: Path, folder: Path) -> str:
+    """A run's path from the folder where it was looked for."""
+    name = path.relative_to(folder).as_posix()
+    return folder.resolve().name if name == "." else name

@@ -44,6 +44,7 @@ COLUMNS = (
     Column("parameters.trainable", "trained", count),
     Column("parameters.adapter", "without head", count),
     Column("time.train_seconds", "seconds", decimal),
+    Column("time.epoch_seconds", "s/epoch", decimal),
     Column("time.images_per_second", "images/s", lambda value: decimal(value, 0)),
     Column("memory.peak_bytes", "peak memory (MB)", _megabytes),
 )
@@ -57,14 +58,17 @@ def row(run: Run) -> dict[str, Any]:
 
 
 def shared(runs: Sequence[Run]) -> tuple[str, list[Column]]:
-    """What several runs have in common, in a line, and the columns that are left. Of one run nothing is taken out."""
-    common = [
-        column
-        for column in COLUMNS
-        if column.key in FACTS and len(runs) > 1 and len({str(run.value(column.key)) for run in runs}) == 1
-    ]
-    line = ", ".join(f"{column.heading} {column.text(runs[0].value(column.key))}" for column in common)
-    return line, [column for column in COLUMNS if column not in common]
+    """What several runs have in common, in a line, and the columns that are left: of what one of them measured.
+
+    Of one run nothing is taken out.
+    """
+    if len(runs) == 1:
+        return "", list(COLUMNS)
+    values = {column: [run.value(column.key) for run in runs] for column in COLUMNS}
+    common = [column for column in COLUMNS if column.key in FACTS and len(set(map(str, values[column]))) == 1]
+    line = ", ".join(f"{column.heading} {column.text(values[column][0])}" for column in common)
+    measured = [column for column in COLUMNS if any(value is not None for value in values[column])]
+    return line, [column for column in measured if column not in common]
 
 
 def table(runs: Sequence[Run]) -> Table:

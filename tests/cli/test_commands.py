@@ -175,7 +175,7 @@ def test_a_broken_pipe_is_no_news() -> None:
     program.wait()
 
 
-@pytest.mark.parametrize("kind", ["models", "methods", "datasets", "recipes"])
+@pytest.mark.parametrize("kind", ["models", "methods", "datasets", "recipes", "suites"])
 def test_ls_json_holds_what_ls_lists(command: Any, kind: str) -> None:
     names = [entry["name"] for entry in json.loads(command("ls", kind, "--json").stdout)]
     assert names

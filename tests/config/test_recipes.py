@@ -3,21 +3,71 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from mlx_peft.config import files, recipes, registry
 from mlx_peft.config.errors import UserError
-from mlx_peft.config.methods import LoRA
+from mlx_peft.config.methods import LoRA, Method
 from mlx_peft.data import REGISTRY
 
-OTHERS = {"dinov2-small-lora-folder", "quickstart", "quickstart-pretrain"}
+OTHERS = {"quickstart", "quickstart-pretrain"}
+METHODS = {
+    "linear": "linear",
+    "full": "full",
+    "bitfit": "bitfit",
+    "layernorm": "layernorm",
+    "lora": "lora",
+    "dora": "lora",
+    "pissa": "lora",
+    "rslora": "lora",
+    "loraplus": "lora",
+    "adalora": "adalora",
+    "vera": "vera",
+    "fact": "fact",
+    "ia3": "ia3",
+    "ssf": "ssf",
+    "adaptformer": "adaptformer",
+    "vpt-shallow": "vpt",
+    "vpt-deep": "vpt",
+}
+"""A recipe's name for a method, and the configuration's."""
 MODELS = ("deit-tiny", "deit-small", "vit-small", "vit-base")
 DATA = ("cifar10", "cifar100", "folder")
+VARIED: Any = {"method": True, "train": {"optimizer": {"lr"}}}
 
 
 def test_every_promised_recipe_is_there() -> None:
-    assert set(recipes.names()) == {f"{model}-lora-{data}" for model in MODELS for data in DATA} | OTHERS
+    models = {f"{model}-lora-{data}" for model in MODELS for data in DATA}
+    methods = {f"dinov2-small-{method}-folder" for method in METHODS}
+    assert set(recipes.names()) == models | methods | OTHERS
+
+
+def test_every_method_has_a_recipe() -> None:
+    assert set(METHODS.values()) == {method.model_fields["name"].default for method in get_args(get_args(Method)[0])}
+
+
+@pytest.mark.parametrize(("recipe", "method"), METHODS.items())
+def test_a_method_s_recipe_differs_from_lora_s_in_the_method_and_its_learning_rate_alone(
+    recipe: str, method: str
+) -> None:
+    experiment, lora = (files.load(recipes.find(f"dinov2-small-{name}-folder")) for name in (recipe, "lora"))
+    assert experiment.method.name == method
+    assert experiment.method != lora.method or recipe == "lora"
+    assert experiment.model_dump(exclude=VARIED) == lora.model_dump(exclude=VARIED)
+    experiment.method.check(registry.find(experiment.model.name).architecture)
+
+
+def test_the_variants_of_lora_are_what_their_names_say() -> None:
+    def method(name: str) -> Any:
+        return files.load(recipes.find(f"dinov2-small-{name}-folder")).method
+
+    assert method("dora").dora
+    assert method("rslora").rslora
+    assert method("loraplus").lora_plus == 16
+    assert (method("pissa").init, method("pissa").scaling) == ("pissa", 1.0)
+    assert [method(name).deep for name in ("vpt-shallow", "vpt-deep")] == [False, True]
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -28,7 +78,7 @@ def test_a_recipe_is_valid_and_names_what_exists(name: str) -> None:
     assert recipes.description(name)
 
 
-@pytest.mark.parametrize("name", [name for name in recipes.names() if name not in OTHERS])
+@pytest.mark.parametrize("name", [name for name in recipes.names() if "-lora-" in name and "dinov2" not in name])
 def test_a_recipe_is_what_its_name_says(name: str) -> None:
     model, data = name.split("-lora-")
     experiment = files.load(recipes.find(name))
@@ -62,6 +112,12 @@ def test_a_file_goes_before_a_recipe_and_a_folder_does_not(tmp_path: Path, monke
 def test_a_path_to_nothing_is_no_recipe(config: str) -> None:
     with pytest.raises(UserError, match="no such file"):
         recipes.locate(config)
+
+
+def test_a_suite_s_text_is_its_file_and_no_recipe_has_its_name() -> None:
+    assert not set(recipes.names()) & set(recipes.names("suite"))
+    for name in recipes.names("suite"):
+        assert recipes.text(name) == recipes.find(name, "suite").read_text()
 
 
 def test_parts_are_no_recipes() -> None:

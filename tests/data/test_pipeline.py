@@ -19,11 +19,13 @@ from mlx_peft.data import (
     Split,
     eval_batches,
     eval_image,
+    feature_batches,
     native,
     open_dataset,
     steps_per_epoch,
     train_batches,
 )
+from mlx_peft.data.augment import shuffle
 from mlx_peft.data.pipeline import PREFETCH
 
 RESIZE_ERROR = 8
@@ -214,3 +216,24 @@ def test_no_more_than_a_few_batches_are_prepared_ahead(arrays: Split) -> None:
     time.sleep(0.1)
     assert len(read) == 4 * (1 + PREFETCH)
     batches.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("start", [0, 2, 4, 5])
+def test_batches_of_features_stand_for_those_of_images(arrays: Split, start: int) -> None:
+    config = schema.Data(name="arrays", batch_size=8, threads=1)
+    pixels = np.stack([arrays.images.read(index) for index in range(arrays.size)]).astype(np.float32)
+    pairs = [
+        (
+            feature_batches(arrays, pixels, 8, shuffle(arrays.size, 3, 1), start),
+            train_batches(arrays, config, BICUBIC, 16, seed=3, epoch=1, start=start),
+        ),
+        (feature_batches(arrays, pixels, 8, np.arange(arrays.size)), eval_batches(arrays, config, BICUBIC, 16)),
+    ]
+    for features, images in pairs:
+        found, expected = list(features), list(images)
+        assert len(found) == len(expected)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.images.dtype == np.float32
+            assert ours.count == theirs.count
+            np.testing.assert_array_equal(ours.images, theirs.images)
+            np.testing.assert_array_equal(ours.targets, theirs.targets)

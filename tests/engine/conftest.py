@@ -13,6 +13,7 @@ import pytest
 
 from convert.base import Base, load_base
 from mlx_peft.config.border import Parameters, Tensors
+from mlx_peft.config.prefix import Prefix
 from mlx_peft.config.schema import Experiment
 from mlx_peft.data import ArrayImages, Dataset, Split
 from mlx_peft.engine import backend, load, train
@@ -44,6 +45,8 @@ class FakeLearner:
     Its parameters are a head on ``dim`` features, so that its adapter is that of a linear probe.
     """
 
+    prefix: Prefix | None = None
+
     def __init__(self, base: Base, num_classes: int) -> None:
         self.base = base
         self.head = {name: base.tensors[name].copy() for name in ("head.weight", "head.bias")}
@@ -55,6 +58,8 @@ class FakeLearner:
         self.projection = np.random.default_rng(7).normal(size=(3, self.head["head.weight"].shape[1]))
 
     def features(self, images: np.ndarray) -> np.ndarray:
+        if images.dtype == np.float32:
+            return images
         return (images.astype(np.float32).mean((1, 2)) / 128 - 1) @ self.projection.astype(np.float32)
 
     def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float) -> Loss:
@@ -150,6 +155,13 @@ def install(patch: Any, dataset: Dataset) -> None:
         patch.setitem(backend.BACKENDS, name, "fake_backend")
     for module in (train, load):
         patch.setattr(module, "open_dataset", lambda config: dataset)
+
+
+@pytest.fixture
+def colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data set in the place of any, for the real backends."""
+    for module in (train, load):
+        monkeypatch.setattr(module, "open_dataset", lambda config: make_dataset())
 
 
 @pytest.fixture

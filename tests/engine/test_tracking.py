@@ -93,3 +93,12 @@ def test_a_missing_package_is_refused_with_the_extra_before_a_folder_is_made(
     with pytest.raises(UserError, match=r"pip install 'mlx-peft\[track\]'"):
         train(engine.experiment().model_copy(update={"track": ["tensorboard"]}), engine.out)
     assert not engine.out.exists()
+
+
+def test_ranks_are_shown_under_their_own_names(tmp_path: Path) -> None:
+    ranks = {"rank/blocks.0.attn.qkv": 4, "rank/blocks.0.attn.qkv/q": 0}
+    for tracker in open_trackers(["tensorboard"], tmp_path, [*HISTORY, {"step": 3, "epoch": 1, **ranks}]):
+        tracker.close()
+    assert {tag: shown for tag, shown in scalars(tmp_path).items() if tag.startswith("rank/")} == {
+        name: [(3, rank)] for name, rank in ranks.items()
+    }

@@ -24,7 +24,6 @@ LOGITS = 1e-5
 
 SIZES = {"depth": 2, "embed_dim": 24, "num_heads": 3}
 CLASSES = ("cat", "dog", "emu")
-FIRST = {"fc1": ("fc1", "fc1_g", "fc1_x")}
 
 
 def base_of(name: str) -> tuple[Model, Base]:
@@ -42,17 +41,19 @@ def trained(model: Model, base: Base, method: LoRA) -> Adapter:
     """What a learner would hand over, with random numbers in it."""
     random = np.random.default_rng(0)
     tensors = {}
-    for name, weight in base.tensors.items():
-        layer, _, kind = name.rpartition(".")
-        last = layer.rpartition(".")[2]
-        for target, parts in method.layers.items():
-            if layer.startswith("blocks") and kind == "weight" and last in FIRST.get(target, (target,)):
-                count = max(len(parts), 1)
-                rows = len(weight) // 3 * count if parts else len(weight)
-                tensors[f"{layer}.lora_A"] = random.normal(0, 0.2, (count * method.rank, weight.shape[1]))
-                tensors[f"{layer}.lora_B"] = random.normal(0, 0.2, (rows, method.rank))
-        if name.startswith("head"):
-            tensors[name] = random.normal(0, 0.2, weight.shape)
+    for site in method.sites(base.architecture):
+        rank, norms = method.rank_of(site.path), np.linalg.norm(base.tensors[f"{site.path}.weight"], axis=1)
+        for kind in ("lora", "pissa") if method.init == "pissa" else ("lora",):
+            tensors[f"{site.path}.{kind}_A"] = random.normal(0, 0.2, (max(len(site.parts), 1) * rank, site.inputs))
+            tensors[f"{site.path}.{kind}_B"] = random.normal(0, 0.2, (site.adapted, rank))
+        if method.dora:
+            adapted = np.concatenate([norms[rows] for rows in site.rows])
+            tensors[f"{site.path}.lora_magnitude_vector"] = adapted * random.uniform(0.5, 1.5, len(adapted))
+            if len(site.parts) in (1, 2):
+                thirds = dict(zip("qkv", np.split(norms, 3), strict=True))
+                rest = [third for part, third in thirds.items() if part not in site.parts]
+                tensors[f"{site.path}.lora_magnitude_rest"] = np.concatenate(rest)
+    tensors |= {name: random.normal(0, 0.2, t.shape) for name, t in base.tensors.items() if name.startswith("head")}
     return Adapter(
         method=method,
         tensors={name: tensor.astype(np.float32) for name, tensor in tensors.items()},
@@ -66,25 +67,21 @@ def trained(model: Model, base: Base, method: LoRA) -> Adapter:
 
 
 def merged(base: Base, adapter: Adapter) -> dict[str, np.ndarray]:
-    """W + s B A by the paper, each part of qkv on its own."""
-    method, tensors = adapter.method, dict(base.tensors)
+    """The weights by the papers, each part of qkv on its own: V = W + s (B A - B0 A0), and with DoRA m V / |V|."""
+    method, held = adapter.method, {name: tensor.astype(np.float64) for name, tensor in adapter.tensors.items()}
     assert isinstance(method, LoRA)
-    for name, tensor in adapter.tensors.items():
-        layer, _, kind = name.rpartition(".")
-        if name.startswith("head"):
-            tensors[name] = tensor
-        if kind != "lora_A":
-            continue
-        A, B = tensor.astype(np.float64), adapter.tensors[f"{layer}.lora_B"].astype(np.float64)
-        parts = method.layers.get(layer.rpartition(".")[2], ())
-        delta = np.zeros(tensors[f"{layer}.weight"].shape)
-        if parts:
-            third = len(delta) // 3
-            for part, a, b in zip(parts, np.split(A, len(parts)), np.split(B, len(parts)), strict=True):
-                delta["qkv".index(part) * third :][:third] = b @ a
-        else:
-            delta = B @ A
-        tensors[f"{layer}.weight"] = (tensors[f"{layer}.weight"] + method.scaling * delta).astype(np.float32)
+    tensors = base.tensors | {name: tensor for name, tensor in adapter.tensors.items() if name.startswith("head")}
+    for site in method.sites(base.architecture):
+        W, count = tensors[f"{site.path}.weight"].astype(np.float64), max(len(site.parts), 1)
+        factors = [held.get(f"{site.path}.{name}") for name in ("lora_A", "lora_B", "pissa_A", "pissa_B")]
+        split = [[0.0] * count if factor is None else np.split(factor, count) for factor in factors]
+        m = np.split(held.get(f"{site.path}.lora_magnitude_vector", np.zeros(site.adapted)), count)
+        for index, rows in enumerate(site.rows):
+            A, B, A0, B0 = (factor[index] for factor in split)
+            W[rows] += method.scaling_of(site.path) * (B @ A - (B0 @ A0 if method.init == "pissa" else 0))
+            if method.dora:
+                W[rows] *= (m[index] / np.linalg.norm(W[rows], axis=1))[:, None]
+        tensors[f"{site.path}.weight"] = W.astype(np.float32)
     return tensors
 
 
@@ -106,6 +103,28 @@ CASES = {
     "distilled": ("deit_tiny_distilled_patch16_224", LoRA(rank=2, targets=("qkv", "fc2"))),
     "attention pooling": ("vit_base_patch16_siglip_224", LoRA(rank=2, targets=("proj", "fc1", "fc2"))),
     "swiglu": ("aimv2_large_patch14_224", LoRA(rank=2, targets=("fc1", "proj"))),
+    "one block": ("deit_tiny_patch16_224", LoRA(rank=2, targets=("qkv", "fc2"), blocks=(-1,))),
+    "patterns": (
+        "deit_tiny_patch16_224",
+        LoRA(
+            rank=4,
+            alpha=6,
+            targets=("qkv", "proj", "fc2"),
+            rank_pattern={r"0\.attn\.qkv": 2, "fc2": 3, r"1\.attn\..*": 5},
+            alpha_pattern={r"blocks\.1\.mlp\.fc2": 2.5, "proj": 9},
+        ),
+    ),
+    "patterns of parts, rslora": (
+        "deit_tiny_patch16_224",
+        LoRA(rank=2, rslora=True, targets=("k", "v", "fc1"), rank_pattern={r"1\.attn\.qkv": 3, "fc1": 6}),
+    ),
+    "dora": ("deit_tiny_patch16_224", LoRA(rank=3, dora=True, targets=("qkv", "proj", "fc1", "fc2"))),
+    "dora, q and v": ("deit_tiny_patch16_224", LoRA(rank=3, dora=True, targets=("q", "v", "fc2"))),
+    "dora, k": ("vit_small_patch14_dinov2", LoRA(rank=3, dora=True, rslora=True, targets=("k",))),
+    "dora, all parts": ("deit_tiny_patch16_224", LoRA(rank=2, dora=True, targets=("q", "k", "v"))),
+    "pissa": ("deit_tiny_patch16_224", LoRA(rank=3, init="pissa", targets=("qkv", "proj", "fc1", "fc2"))),
+    "pissa, rslora, q and v": ("deit_tiny_patch16_224", LoRA(rank=3, init="pissa", rslora=True, targets=("q", "v"))),
+    "pissa with dora": ("deit_tiny_patch16_224", LoRA(rank=2, init="pissa", dora=True, targets=("k", "proj"))),
 }
 
 
@@ -114,7 +133,7 @@ def test_peft_opens_the_adapter_with_the_same_logits(case: str, tmp_path: Path) 
     name, method = CASES[case]
     model, base = base_of(name)
     adapter = trained(model, base, method)
-    assert write_adapter(tmp_path / "adapter", adapter) == []
+    write_adapter(tmp_path / "adapter", adapter)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # PEFT warns of keys that it does not know or does not find
@@ -166,18 +185,117 @@ def test_an_adapter_that_peft_trained_is_read(tmp_path: Path) -> None:
     opened = peft.get_peft_model(timm_of(name, base.tensors), config).eval()
     opened.save_pretrained(tmp_path)
     adapter = read_adapter(tmp_path)
-    assert adapter.method == LoRA(rank=4, alpha=6, dropout=0.25, targets=("qkv", "proj", "fc2"))
-    assert adapter.tensors["blocks.0.mlp.fc2.lora_A"].shape == (4, 96)
+    assert adapter.method == LoRA(
+        rank=4,
+        alpha=6,
+        dropout=0.25,
+        targets=("qkv", "proj", "fc2"),
+        rank_pattern={"fc2": 2},
+        alpha_pattern={r"1\.mlp\.fc2": 12},
+    )
+    assert adapter.tensors["blocks.0.mlp.fc2.lora_A"].shape == (2, 96)
     assert distance(logits(timm_of(name, merged(base, adapter))), logits(opened)) < LOGITS
+
+
+def test_a_dora_that_peft_trained_is_read(tmp_path: Path) -> None:
+    name = "deit_tiny_patch16_224"
+    _, base = base_of(name)
+    config = peft.LoraConfig(
+        r=3, target_modules=["qkv", "fc1"], use_dora=True, modules_to_save=["head"], init_lora_weights=False
+    )
+    opened = peft.get_peft_model(timm_of(name, base.tensors), config).eval()
+    with torch.no_grad():
+        for key, parameter in opened.named_parameters():
+            if "magnitude" in key:
+                parameter *= 1.5
+    opened.save_pretrained(tmp_path)
+    adapter = read_adapter(tmp_path)
+    assert adapter.method == LoRA(rank=3, alpha=8, dora=True, targets=("qkv", "fc1"))
+    assert distance(logits(timm_of(name, merged(base, adapter))), logits(opened)) < LOGITS
+    assert distance(logits(timm_of(name, base.tensors)), logits(opened)) > 0.1
+
+
+def test_a_pissa_that_peft_converted_is_read(tmp_path: Path) -> None:
+    name = "deit_tiny_patch16_224"
+    _, base = base_of(name)
+    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["qkv", "fc1"], init_lora_weights="pissa")
+    opened = peft.get_peft_model(timm_of(name, base.tensors), config).eval()
+    config.init_lora_weights = True  # as its documentation has it: the start is kept, to be subtracted on saving
+    opened.save_pretrained(tmp_path / "start")
+    with torch.no_grad():
+        for key, parameter in opened.named_parameters():
+            if "lora_" in key:
+                parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    opened.save_pretrained(tmp_path / "end", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    adapter = read_adapter(tmp_path / "end")
+    assert adapter.method == LoRA(rank=6, alpha=10, targets=("qkv", "fc1"))
+    heads = {key: tensor for key, tensor in base.tensors.items() if key.startswith("head")}  # it saved none
+    whole = dataclasses.replace(adapter, tensors=adapter.tensors | heads)
+    assert distance(logits(timm_of(name, merged(base, whole))), logits(opened)) < LOGITS
+    assert distance(logits(timm_of(name, base.tensors)), logits(opened)) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "blocks"),
+    [
+        ({}, None),
+        ({"target_modules": r".*blocks\.\d+\..*\.(qkv|fc1)"}, None),
+        ({"layers_to_transform": [0], "layers_pattern": "blocks"}, (0,)),
+        ({"layers_to_transform": 1, "layers_pattern": "blocks"}, (1,)),
+        ({"target_modules": r"blocks\.0\..*(qkv|fc1)"}, (0,)),
+        ({"exclude_modules": r"blocks\.0\..*"}, (1,)),
+    ],
+)
+def test_the_blocks_that_peft_adapted_are_the_methods(
+    changes: dict[str, object], blocks: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    name = "deit_tiny_patch16_224"
+    _, base = base_of(name)
+    config = peft.LoraConfig(**({"r": 2, "target_modules": ["qkv", "fc1"]} | changes))
+    peft.get_peft_model(timm_of(name, base.tensors), config).save_pretrained(tmp_path)
+    adapter = read_adapter(tmp_path)
+    assert isinstance(adapter.method, LoRA)
+    assert adapter.method.blocks == blocks
+    sites = adapter.method.sites(base.architecture)
+    assert {key.rpartition(".")[0] for key in adapter.tensors} == {site.path for site in sites}
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (LoRA(targets=("q", "v")), "one adapter of the whole qkv, of rank 2 times"),
+        (LoRA(init="pissa"), "PiSSA is LoRA of twice the rank"),
+        (LoRA(lora_plus=16), "loraplus_lr_ratio=16"),
+        (LoRA(dora=True, rslora=True), None),
+    ],
+)
+def test_what_peft_does_not_see_is_said(method: LoRA, words: str | None, tmp_path: Path) -> None:
+    notes = write_adapter(tmp_path / "adapter", trained(*base_of("deit_tiny_patch16_224"), method))
+    assert len(notes) == (words is not None)
+    assert all(words in note for note in notes)
+
+
+def test_a_rank_that_the_configuration_does_not_say_is_refused(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "adapter", trained(*base_of("deit_tiny_patch16_224"), LoRA(rank=2, targets=("proj",))))
+    _, base = base_of("deit_tiny_patch16_224")
+    opened = peft.PeftModel.from_pretrained(timm_of("deit_tiny_patch16_224", base.tensors), str(tmp_path / "adapter"))
+    opened.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
+    file = tmp_path / "theirs" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rank_pattern": {"proj": 3}}))
+    with pytest.raises(UserError, match=r"blocks\.0\.attn\.proj has the rank 2, but its configuration says 3"):
+        read_adapter(tmp_path / "theirs")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"target_modules": ["proj"]}, r"no LoRA of a linear layer in a block: patch_embed\.proj\.lora_A\.weight"),
-        ({"use_dora": True}, "not supported: use_dora: True"),
-        ({"init_lora_weights": "pissa"}, "not supported: init_lora_weights: pissa"),
+        ({"target_modules": ["proj"]}, r"patch_embed\.proj is a convolution"),
+        ({"target_modules": ["proj"], "use_dora": True}, r"patch_embed\.proj is a convolution"),
+        ({"target_modules": ["qkv", "head"]}, r"no LoRA of a linear layer in a block: head\.lora_A\.weight"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: pissa; PEFT converts it on saving"),
+        ({"lora_bias": True, "init_lora_weights": False}, "not supported: lora_bias: True"),
         ({"modules_to_save": ["head", "norm"]}, r"no LoRA of a linear layer in a block: norm\.bias, norm\.weight"),
+        ({"target_modules": r"blocks\.(0\.attn\.qkv|1\.mlp\.fc1)"}, "it adapts qkv in block 0 but fc1 in block 1"),
     ],
 )
 def test_more_than_lora_on_the_blocks_is_refused(changes: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -192,7 +310,7 @@ def test_another_method_of_pefts_is_refused_by_name(tmp_path: Path) -> None:
     _, base = base_of("deit_tiny_patch16_224")
     config = peft.LoHaConfig(target_modules=r"blocks.*\.qkv")
     peft.get_peft_model(timm_of("deit_tiny_patch16_224", base.tensors), config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"peft_type 'LOHA' is not supported \(known: LORA\)"):
+    with pytest.raises(UserError, match=r"peft_type 'LOHA' is not supported \(known: .*LORA.*\)"):
         read_adapter(tmp_path)
 
 

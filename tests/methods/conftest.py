@@ -1,12 +1,19 @@
 """A small learner of either backend."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-import torch  # noqa: F401  before MLX: see mlx_peft.blas
+import timm
+import torch  # before MLX: see mlx_peft.blas
+
+# isort: split
+import mlx.core as mx
 
 import mlx_peft.backend
 import torch_ref.backend
 from convert.base import load_base
+from convert.peft import Adapter, read_adapter, write_adapter
 from mlx_peft.config.schema import Experiment
 
 BACKENDS = {"mlx": mlx_peft.backend, "torch": torch_ref.backend}
@@ -14,9 +21,9 @@ BACKENDS = {"mlx": mlx_peft.backend, "torch": torch_ref.backend}
 
 @pytest.fixture(params=BACKENDS)
 def build(request):
-    """``build(method, model=..., train=...)`` gives a learner on a small random ViT."""
+    """``build(method, model=..., train=..., weights=...)`` gives a learner on a small ViT; random without weights."""
 
-    def make(method: dict, model: dict | None = None, train: dict | None = None):
+    def make(method: dict, model: dict | None = None, train: dict | None = None, weights: dict | None = None):
         experiment = Experiment.model_validate(
             {
                 "model": {
@@ -31,7 +38,8 @@ def build(request):
                 "train": train or {},
             }
         )
-        return BACKENDS[request.param].build(experiment, 5, load_base(experiment.model, 5, 0))
+        base = load_base(experiment.model, 5, 0)
+        return BACKENDS[request.param].build(experiment, 5, replace(base, tensors=base.tensors | (weights or {})))
 
     return make
 
@@ -51,3 +59,45 @@ def moved(tensors: dict[str, np.ndarray], size: float = 0.05) -> dict[str, np.nd
 @pytest.fixture
 def away():
     return moved
+
+
+@pytest.fixture
+def timms():
+    """``timms(learner, weights, images)`` gives timm's own model, weights in it, and the images as it wants them."""
+
+    def make(learner, weights: dict[str, np.ndarray], images: np.ndarray):
+        description, preprocessing = learner.experiment.model, learner.base.preprocessing
+        model = timm.create_model(description.name, num_classes=5, img_size=32, **description.args)
+        model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()})
+        pixels = (torch.from_numpy(images) / 255 - torch.tensor(preprocessing.mean)) / torch.tensor(preprocessing.std)
+        return model.eval(), pixels.permute(0, 3, 1, 2)
+
+    return make
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """``saved(learner)`` writes its adapter and gives what was said of it and what is read back."""
+
+    def write_and_read(learner) -> tuple[list[str], Adapter]:
+        adapter = Adapter(
+            method=learner.experiment.method,
+            tensors=learner.adapter(),
+            classes=("a", "b", "c", "d", "e"),
+            model=learner.experiment.model,
+            architecture=learner.base.architecture,
+            preprocessing=learner.base.preprocessing,
+            base_sha256=learner.base.sha256,
+            source=learner.base.source,
+        )
+        return write_adapter(tmp_path / "adapter", adapter), read_adapter(tmp_path / "adapter")
+
+    return write_and_read
+
+
+@pytest.fixture
+def uncompiled():
+    """MLX computes as it is told, without a kernel built for each model: seconds a test. tests/parity compiles."""
+    mx.disable_compile()
+    yield
+    mx.enable_compile()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mlx_peft.config.methods import LoRA
+from mlx_peft.config.registry import find
 
 ROUNDING = 2e-6
 """Relative, float32: two orders of the same few sums."""
@@ -14,6 +15,12 @@ OUTPUT = {"qkv": 3 * WIDTH, "proj": WIDTH, "fc1": HIDDEN, "fc2": WIDTH}
 PATHS = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 
 
+def layers_of(method: LoRA) -> dict[str, tuple[str, ...]]:
+    """The adapted layers by name, each with the parts that are adapted (``()``: all of it)."""
+    parts = tuple(part for part in "qkv" if part in method.targets)
+    return ({"qkv": parts} if parts else {}) | {name: () for name in PATHS if name in method.targets}
+
+
 def relative(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
@@ -21,7 +28,7 @@ def relative(a, b):
 def expected_delta(tensors, path, method: LoRA, rows: int) -> np.ndarray:
     """s B A by the equation; parts go to their third of the rows."""
     A, B = tensors[f"{path}.lora_A"].astype(np.float64), tensors[f"{path}.lora_B"].astype(np.float64)
-    parts = method.layers[path.rpartition(".")[2]]
+    parts = layers_of(method)[path.rpartition(".")[2]]
     if not parts:
         return method.scaling * B @ A
     delta, r, d = np.zeros((rows, A.shape[1])), method.rank, rows // 3
@@ -41,7 +48,7 @@ def test_merged_weights_are_the_equations(build, away, targets, rslora):
     for block in range(DEPTH):
         for name, path in PATHS.items():
             weight = base[f"blocks.{block}.{path}.weight"]
-            if name in method.layers:
+            if name in layers_of(method):
                 weight = weight + expected_delta(tensors, f"blocks.{block}.{path}", method, OUTPUT[name])
             assert relative(merged[f"blocks.{block}.{path}.weight"], weight) <= ROUNDING
             np.testing.assert_array_equal(merged[f"blocks.{block}.{path}.bias"], base[f"blocks.{block}.{path}.bias"])
@@ -67,7 +74,7 @@ def test_trained_parameters_are_the_closed_formulas(build, targets):
     method = LoRA(rank=4, targets=targets)
     learner = build(method.model_dump())
     per_block = 0
-    for name, parts in method.layers.items():
+    for name, parts in layers_of(method).items():
         per_block += 4 * (INPUT[name] + OUTPUT[name]) if not parts else len(parts) * 4 * (WIDTH + WIDTH)
     assert learner.parameters.adapter == DEPTH * per_block
     assert learner.parameters.head == CLASSES * (WIDTH + 1)
@@ -76,8 +83,10 @@ def test_trained_parameters_are_the_closed_formulas(build, targets):
 
 def test_published_count_of_lora_on_queries_and_values():
     """294,912 on ViT-B without the head: rank 8 on q and v (V-PETL Bench)."""
-    per_part = 8 * (768 + 768)
-    assert 12 * len(LoRA(targets=("q", "v")).layers["qkv"]) * per_part == 294_912
+    method, per_part = LoRA(rank=8, targets=("q", "v")), 8 * (768 + 768)
+    sites = method.sites(find("vit_base_patch16_224").architecture)
+    assert sum(len(site.parts) * per_part for site in sites) == 294_912
+    assert sum(method.rank_of(site.path) * (len(site.parts) * site.inputs + site.adapted) for site in sites) == 294_912
 
 
 def test_it_starts_as_the_bare_model(build, batch):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 LORA = {"name": "lora", "rank": 4, "targets": ["qkv", "proj", "fc1", "fc2"]}
+DORA, PISSA = LORA | {"dora": True}, LORA | {"init": "pissa", "targets": ["q", "v"]}
 SGD = {"name": "sgd", "momentum": 0.0}
 ROUNDING = 2e-5
 """Relative, float32: the same sums in another order, through a backward pass and three steps of Adam."""
@@ -18,7 +19,7 @@ def trained(learner, batch, steps=3):
     return losses, learner.adapter()
 
 
-@pytest.mark.parametrize("method", [LORA, {"name": "full"}], ids=["lora", "full"])
+@pytest.mark.parametrize("method", [LORA, DORA, PISSA, {"name": "full"}], ids=["lora", "dora", "pissa", "full"])
 def test_checkpointing_gives_the_same_gradients(build, batch, away, method):
     plain, recomputed = build(method), build(method, train={"gradient_checkpointing": True})
     start = away(plain.adapter())
@@ -31,9 +32,10 @@ def test_checkpointing_gives_the_same_gradients(build, batch, away, method):
     assert worst(results[1], results[0]) <= ROUNDING
 
 
-def test_checkpointing_drops_what_training_without_it_drops(build, batch):
+@pytest.mark.parametrize("method", [LORA, DORA | PISSA], ids=["lora", "dora with pissa"])
+def test_checkpointing_drops_what_training_without_it_drops(build, batch, method):
     rates = {"drop_path": 0.3, "head_dropout": 0.3}
-    method = LORA | {"dropout": 0.3}
+    method = method | {"dropout": 0.3}
     plain, recomputed = build(method, rates), build(method, rates, {"gradient_checkpointing": True})
     (losses, a), (losses_b, b) = trained(plain, batch), trained(recomputed, batch)
     assert losses == pytest.approx(losses_b, rel=ROUNDING)

@@ -9,10 +9,14 @@ from timm.layers import Mlp, RmsNorm, SwiGLU, SwiGLUPacked
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 
+# isort: split
+import mlx.core as mx
+
 import mlx_peft.backend
 import torch_ref.backend
 from convert.base import Base
 from mlx_peft.config.architecture import Architecture, Preprocessing
+from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
 
 LOGITS = 1e-5  # relative, float32: some hundred roundings of 1.2e-7 on the way through the blocks
@@ -72,9 +76,11 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("backend", [mlx_peft.backend, torch_ref.backend], ids=["mlx", "torch"])
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
-def test_logits_are_timms(options, backend):
+BACKENDS = pytest.mark.parametrize("backend", [mlx_peft.backend, torch_ref.backend], ids=["mlx", "torch"])
+
+
+def learner_and_reference(backend, options):
+    """Both with the same random parameters."""
     architecture = Architecture(**(SMALL | options))
     reference = randomised(timm_model(architecture, 7))
     tensors = {name: p.detach().numpy() for name, p in reference.state_dict().items()}
@@ -82,13 +88,36 @@ def test_logits_are_timms(options, backend):
     experiment = Experiment.model_validate(
         {"model": {"name": "vit"}, "method": {"name": "full"}, "data": {"name": "digits"}}
     )
-    size = architecture.img_size
+    return backend.build(experiment, 7, base), reference
+
+
+@BACKENDS
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+def test_logits_are_timms(options, backend):
+    learner, reference = learner_and_reference(backend, options)
+    size = learner.base.architecture.img_size
     images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
-    learner = backend.build(experiment, 7, base)
 
     mean, std = torch.tensor(PREPROCESSING.mean), torch.tensor(PREPROCESSING.std)
     with torch.no_grad():
         expected = reference(((torch.from_numpy(images) / 255 - mean) / std).permute(0, 3, 1, 2)).numpy()
     error = np.linalg.norm(learner.logits(images) - expected) / np.linalg.norm(expected)
     assert error <= LOGITS
-    assert learner.merged().keys() == tensors.keys()
+    assert learner.merged().keys() == reference.state_dict().keys()
+
+
+@BACKENDS
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+def test_wherever_the_model_is_cut_in_two_its_logits_are_the_same(options, backend):
+    model = learner_and_reference(backend, options)[0].model
+    architecture = model.architecture
+    array, numpy = (mx.array, np.array) if backend is mlx_peft.backend else (torch.from_numpy, torch.Tensor.numpy)
+    size = architecture.img_size
+    x = array(np.random.default_rng(0).standard_normal((3, size, size, 3), np.float32))
+    with torch.no_grad():
+        whole = numpy(model(x))
+        for trained in ("blocks.1.norm1.weight", "norm.weight", "head.weight"):
+            prefix = frozen_prefix(architecture, 0.0, [trained], [trained])
+            features = model.prefix(x, prefix.end)
+            assert features.shape == (3, *prefix.shape)
+            np.testing.assert_array_equal(numpy(model.suffix(features, prefix.end)), whole)

@@ -3,26 +3,48 @@
 import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.blas
 
+from mlx_peft.config.methods import Method
 from mlx_peft.engine import parity
 
-LIGHT = {"vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"}
-"""Models under which every method is compared; the others under the first one, LoRA on all four layers."""
-
-CELLS = [(model, method) for model in parity.MODELS for method in parity.METHODS if model in LIGHT or method == "lora"]
+SHORT = "vit_tiny_patch16_224"
 
 
-@pytest.mark.parametrize(("model", "method"), CELLS, ids=map("-".join, CELLS))
-def test_backends_agree(model, method):
+def check(model, method):
     (cell,) = parity.cells([model], [method])
     assert cell.logits <= parity.LOGITS
-    assert cell.merged <= parity.LOGITS
+    assert cell.merged is None or cell.merged <= parity.LOGITS
     assert cell.loss <= parity.LOGITS
     assert cell.gradients <= parity.GRADIENTS, cell.worst
     assert cell.trajectory <= parity.TRAJECTORY
+    assert not cell.masks
+    return cell
+
+
+@pytest.mark.parametrize("method", parity.METHODS)
+def test_backends_agree_under_every_method(method, monkeypatch):
+    """On one model, cut to three blocks: what a method does, it does in every block."""
+    monkeypatch.setitem(parity.MODELS, SHORT, {"args": {"depth": 3}})
+    check(SHORT, method)
+
+
+@pytest.mark.parametrize("model", parity.MODELS)
+def test_backends_agree_on_every_model(model):
+    check(model, "lora")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [m for m in parity.MODELS if m not in LIGHT])
+@pytest.mark.parametrize("model", parity.MODELS)
 @pytest.mark.parametrize("method", [m for m in parity.METHODS if m != "lora"])
 def test_backends_agree_in_the_whole_matrix(model, method):
-    test_backends_agree(model, method)
+    check(model, method)
+
+
+def test_every_method_has_a_row():
+    every = {kind.model_fields["name"].default for kind in Method.__origin__.__args__}
+    assert {row.partition("-")[0] for row in parity.METHODS} == every
+
+
+def test_only_what_cannot_be_merged_has_no_merged_logits(monkeypatch):
+    monkeypatch.setitem(parity.MODELS, SHORT, {"image_size": 32, "args": {"depth": 2}})
+    cells = parity.cells([SHORT], ["vpt", "ia3"])
+    assert [cell.merged is None for cell in cells] == [True, False]

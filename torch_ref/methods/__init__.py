@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.parameters import HEADS
-from torch_ref.methods import linear, lora, selective
+from torch_ref.methods import adalora, adaptformer, fact, ia3, linear, lora, prompt, selective, ssf, vera
+from torch_ref.methods.adalora import Importance
 from torch_ref.methods.targets import replace
 from torch_ref.models.vit import VisionTransformer
 
@@ -18,6 +21,13 @@ METHODS: dict[str, ModuleType] = {
     "bitfit": selective,
     "layernorm": selective,
     "lora": lora,
+    "adalora": adalora,
+    "vera": vera,
+    "ia3": ia3,
+    "ssf": ssf,
+    "adaptformer": adaptformer,
+    "fact": fact,
+    "vpt": prompt,
 }
 
 
@@ -43,6 +53,28 @@ def merge(model: VisionTransformer) -> dict[str, nn.Module]:
     for module in dict.fromkeys(METHODS.values()):
         replaced |= module.merge(model)
     return replaced
+
+
+def penalty(model: VisionTransformer, method: MethodConfig) -> Tensor | float:
+    """What the method adds to the loss in training; 0 where it adds nothing."""
+    function = getattr(METHODS[method.name], "penalty", None)
+    return 0.0 if function is None else function(model, method)
+
+
+def importance(model: VisionTransformer, method: MethodConfig) -> Importance | None:
+    """What the method has averaged over the steps; None for most."""
+    function = getattr(METHODS[method.name], "importance", None)
+    return None if function is None else function(model, method)
+
+
+def scores(model: VisionTransformer, method: MethodConfig, elements: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """How much each triplet matters, by adapter, from the scores of elements that ``importance`` gives."""
+    return METHODS[method.name].scores(model, method, elements)
+
+
+def masks(model: VisionTransformer, method: MethodConfig, keep: Mapping[str, Sequence[bool]]) -> dict[str, np.ndarray]:
+    """What of which parameters is kept, by name, from the triplets that are, by adapter."""
+    return METHODS[method.name].masks(model, method, keep)
 
 
 def unmerge(model: VisionTransformer, replaced: dict[str, nn.Module]) -> None:

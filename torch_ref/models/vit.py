@@ -101,13 +101,13 @@ class VisionTransformer(nn.Module):
             x = x + self.pos_embed.to(x.dtype)
         return self.norm_pre(x)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Images to the normalised tokens after the last block: those alone that the head reads."""
-        x = self.embed(x)
+    def between(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """What enters block ``start`` to what enters block ``stop``; past the last, only the tokens that are read."""
         read = [None] * (len(self.blocks) - 1) + [self.architecture.tokens_read]
-        for block, queries in zip(self.blocks, read, strict=True):
-            x = (recomputed(block) if self.checkpointing and self.training else block)(x, queries)
-        return self.norm(x)
+        for index, (block, queries) in enumerate(zip(self.blocks, read, strict=True)):
+            if start <= index < stop:
+                x = (recomputed(block) if self.checkpointing and self.training else block)(x, queries)
+        return x
 
     def pool(self, x: Tensor) -> Tensor:
         """Tokens to one feature vector an image."""
@@ -117,12 +117,27 @@ class VisionTransformer(nn.Module):
             x = x[:, self.architecture.num_prefix_tokens :]
         return self.attn_pool(x) if self.architecture.global_pool == "map" else x.mean(dim=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.features(x)
-        logits = self.head(self.head_drop(self.fc_norm(self.pool(x))))
+    def vectors(self, x: Tensor) -> list[Tensor]:
+        """The last block's tokens to what each head reads, ``(batch, dim)``: one vector, two with distillation."""
+        x = self.norm(x)
+        return [self.fc_norm(self.pool(x)), *([x[:, 1]] if self.architecture.distilled else [])]
+
+    def prefix(self, x: Tensor, end: int) -> Tensor:
+        """Images to what enters block ``end``; past the depth, to the heads' vectors ``(batch, heads, dim)``."""
+        x = self.between(self.embed(x), 0, end)
+        return torch.stack(self.vectors(x), dim=1) if end > len(self.blocks) else x
+
+    def suffix(self, x: Tensor, start: int) -> Tensor:
+        """The logits of what ``prefix`` gave for ``end = start``; for 0, of what ``embed`` gave."""
+        x = self.between(x, start, len(self.blocks))
+        vectors = self.vectors(x) if start <= len(self.blocks) else [x[:, head] for head in range(x.shape[1])]
+        logits = self.head(self.head_drop(vectors[0]))
         if self.architecture.distilled:
-            logits = (logits + self.head_dist(self.head_drop(x[:, 1]))) / 2
+            logits = (logits + self.head_dist(self.head_drop(vectors[1]))) / 2
         return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.suffix(self.embed(x), 0)
 
 
 def recomputed(block: nn.Module) -> Callable[[Tensor, int | None], Tensor]:

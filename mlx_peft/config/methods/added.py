@@ -6,8 +6,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.methods.base import Blockwise, Targeted
-from mlx_peft.config.sites import Targets
+from mlx_peft.config.methods.selective import BLOCK
+from mlx_peft.config.parameters import is_head
+from mlx_peft.config.shapes import shapes
+from mlx_peft.config.sites import OptionalTargets, Targets
 
 
 class IA3(Targeted):
@@ -19,7 +23,7 @@ class IA3(Targeted):
     name: Literal["ia3"] = "ia3"
     in_peft: ClassVar[bool] = True
     targets: Targets = ("k", "v", "fc2")
-    feedforward: Targets = Field(("fc2",), description="the targets that are scaled on their input")
+    feedforward: OptionalTargets = Field(("fc2",), description="the targets that are scaled on their input")
 
     @model_validator(mode="after")
     def _inputs_are_of_whole_layers(self) -> IA3:
@@ -37,6 +41,21 @@ class SSF(Blockwise):
     """
 
     name: Literal["ssf"] = "ssf"
+
+    def layers(self, architecture: Architecture) -> dict[str, int]:
+        """The layers that are scaled and shifted, by path, each with its width: all that have a weight, heads apart.
+
+        Raises UserError where the model has no such block.
+        """
+        blocks = set(self.chosen_blocks(architecture))
+        found = {}
+        for name, shape in shapes(architecture, num_classes=1).items():
+            path, _, last = name.rpartition(".")
+            match = BLOCK.match(name)
+            inside = self.blocks is None if match is None else int(match[1]) in blocks
+            if last == "weight" and inside and not is_head(name):
+                found[path] = shape[0]
+        return found
 
 
 class AdaptFormer(Blockwise):

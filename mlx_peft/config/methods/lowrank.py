@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods.base import Blockwise, Targeted
-from mlx_peft.config.sites import Site, Targets
+from mlx_peft.config.sites import GROUPS, Site, Targets, sites
 
 
 def of_pattern(pattern: dict[str, Any], path: str) -> Any:
@@ -60,13 +60,6 @@ class LoRA(Targeted):
     def scaling(self) -> float:
         """s in the equation, where no pattern says otherwise."""
         return self._scaling(self.rank, self.alpha)
-
-    @property
-    def layers(self) -> dict[str, tuple[str, ...]]:
-        """Target layers by name, each with the parts of its output that are adapted (``()``: all of it)."""
-        parts = tuple(part for part in ("q", "k", "v") if part in self.targets)
-        layers: dict[str, tuple[str, ...]] = {"qkv": parts} if parts else {}
-        return layers | {name: () for name in ("qkv", "proj", "fc1", "fc2") if name in self.targets}
 
     def rank_of(self, path: str) -> int:
         """r of the layer at a path."""
@@ -147,7 +140,25 @@ class FacT(Blockwise):
     name: Literal["fact"] = "fact"
     rank: int = Field(16, ge=1)
     scale: float = Field(1.0, gt=0, description="s")
-    dropout: float = Field(0.0, ge=0, lt=1, description="between U and Sigma")
+    dropout: float = Field(0.0, ge=0, lt=1, description="between Sigma and V")
+
+    def layers(self, architecture: Architecture) -> list[tuple[Site, range]]:
+        """The layers whose weights get an update, each with the numbers of its ``dim x dim`` weights in the tensor.
+
+        A layer wider than the model counts as several weights, the last of them cut off where it does not divide.
+        Raises UserError where the model has no such block.
+        """
+        found, start = [], 0
+        for site in sites(architecture, GROUPS["all-linear"], self.chosen_blocks(architecture)):
+            weights = range(start, start + -(-max(site.outputs, site.inputs) // architecture.embed_dim))
+            found.append((site, weights))
+            start = weights.stop
+        return found
+
+    def check(self, architecture: Architecture) -> None:
+        self.chosen_blocks(architecture)
+        if self.rank > architecture.embed_dim:
+            raise UserError(f"method: rank {self.rank} is above the model's width, {architecture.embed_dim}")
 
 
 def fits(rank: int, site: Site) -> None:

@@ -1,0 +1,112 @@
+"""(IA)^3 as Hugging Face PEFT keeps it: an ``ia3_l`` a layer, ``(out, 1)``, or ``(1, in)`` on the feed-forward side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.block_layers import LAYER, by_layer, gathered, must_be_plain, parts_of, spread
+from convert.targeting import target_modules, where
+from mlx_peft.config.border import Tensors
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.methods import IA3
+from mlx_peft.config.parameters import is_head
+from mlx_peft.config.sites import LAYERS, PARTS
+
+
+def pack(method: IA3, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
+    """Configuration and tensors for PEFT: parts of a fused qkv become factors of the whole, ones for the others."""
+    layers = [name.rpartition(".")[0] for name in tensors if not is_head(name)]
+    inner = [layer for layer in layers if _feedforward(method, layer)]
+    config = {
+        "target_modules": target_modules(layers, every_block=method.blocks is None),
+        "feedforward_modules": target_modules(inner, every_block=method.blocks is None) if inner else [],
+        "fan_in_fan_out": False,
+        "init_ia3_weights": True,
+    }
+    packed = {}
+    for name, tensor in tensors.items():
+        layer = name.rpartition(".")[0]
+        if is_head(name):
+            packed[name] = tensor
+        elif _feedforward(method, layer):
+            packed[name] = tensor[None]
+        else:
+            parts = parts_of(method.targets, layer)
+            packed[name] = (spread(tensor, parts, 1) if parts else tensor)[:, None]
+    return config, packed
+
+
+def unpack(method: IA3, packed: Tensors) -> Tensors:
+    """What ``pack`` was given, bit for bit. Raises ValueError where the tensors are not of this method."""
+    tensors = {}
+    for name, tensor in packed.items():
+        if is_head(name):
+            tensors[name] = tensor
+            continue
+        match = LAYER.fullmatch(name)
+        if match is None or match[2] != "ia3_l":
+            raise ValueError(f"an unknown tensor {name}")
+        if tensor.ndim != 2 or tensor.shape[0 if _feedforward(method, match[1]) else 1] != 1:
+            raise ValueError(f"{name} has the shape {tensor.shape}")
+        parts = parts_of(method.targets, match[1])
+        tensors[name] = gathered(tensor.ravel(), parts, 1) if parts else tensor.ravel()
+    return tensors
+
+
+def notes(method: IA3) -> list[str]:
+    """What PEFT does not see in the file, and would do otherwise were it to train the adapter further."""
+    parts = [part for part in PARTS if part in method.targets]
+    if not 0 < len(parts) < len(PARTS):
+        return []
+    return [
+        f"to Hugging Face PEFT, {', '.join(parts)} are one adapter of the whole qkv, with factors of 1 elsewhere; "
+        "trained further there, those move too"
+    ]
+
+
+def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[IA3, Tensors]:
+    """An adapter that PEFT itself wrote for a timm ViT.
+
+    Which side a layer is scaled on is what its factors' shape says. A part of qkv that has only ones, in every block,
+    is taken for one that is not adapted, unless they all have.
+
+    Raises:
+        UserError: for what is more than (IA)^3 on the linear layers of the blocks.
+    """
+    must_be_plain(config, {"feedforward_modules", "init_ia3_weights"}, path)
+    layers = {layer: tensors["ia3_l"] for layer, tensors in by_layer(packed, {"ia3_l"}, "(IA)^3", path).items()}
+    sides: dict[str, bool] = {}
+    for layer, tensor in layers.items():
+        if tensor.ndim != 2 or 1 not in tensor.shape:
+            raise UserError(f"{path}: {layer}.ia3_l should be (out, 1) or (1, in), but is {tensor.shape}")
+        target, inner = LAYERS[layer.rpartition(".")[2]], tensor.shape[0] == 1
+        if sides.setdefault(target, inner) != inner:
+            raise UserError(f"{path}: {target} is scaled on its input in some places and on its output in others")
+    targets, blocks = where(config, layers, path)
+    qkv = {layer: tensor for layer, tensor in layers.items() if layer.endswith(".qkv")}
+    parts = () if sides.get("qkv", True) else _adapted(qkv, path)
+    if parts:
+        targets = (*parts, *(target for target in targets if target != "qkv"))
+    feedforward = tuple(target for target in targets if sides.get(target, False))
+    method = IA3.model_validate({"targets": targets, "feedforward": feedforward, "blocks": blocks})
+    tensors = {name: tensor for name, tensor in packed.items() if is_head(name)}
+    for layer, tensor in layers.items():
+        own = parts_of(targets, layer)
+        tensors[f"{layer}.ia3_l"] = gathered(tensor.ravel(), own, 1) if own else tensor.ravel()
+    return method, tensors
+
+
+def _feedforward(method: IA3, layer: str) -> bool:
+    return LAYERS[layer.rpartition(".")[2]] in method.feedforward
+
+
+def _adapted(layers: Tensors, path: Path) -> tuple[str, ...]:
+    """The parts of qkv that have a factor other than 1 in some block; empty where that is all of them, or none."""
+    for layer, tensor in layers.items():
+        if tensor.size % len(PARTS):
+            raise UserError(f"{path}: {layer}.ia3_l has {tensor.size} numbers, which is not those of q, k and v")
+    changed = np.array([(tensor.reshape(len(PARTS), -1) != 1).any(axis=1) for tensor in layers.values()]).any(axis=0)
+    return () if changed.all() or not changed.any() else tuple(np.array(PARTS)[changed].tolist())

@@ -1,0 +1,83 @@
+"""Which layers an adapter is of, in PEFT's words and in ours."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from convert.files import listed
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.sites import LAYERS
+
+
+def target_modules(layers: Collection[str], every_block: bool) -> str:
+    """PEFT's regular expression for layers inside the blocks: of every block, or of the layers' own."""
+    names = "|".join(sorted({_name(layer) for layer in layers}))
+    blocks = r"\d+" if every_block else f"({'|'.join(map(str, sorted({_block(layer) for layer in layers})))})"
+    return rf".*blocks\.{blocks}\..*\.({names})"
+
+
+def pattern(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The value that most layers have, and PEFT's pattern for the others: by last name where that is enough."""
+    counts = Counter(values.values())
+    default = min(counts, key=lambda value: (-counts[value], value))
+    others: dict[str, Any] = {}
+    for name in dict.fromkeys(map(_name, values)):
+        own = {re.escape(layer): value for layer, value in values.items() if _name(layer) == name}
+        if len(distinct := set(own.values())) == 1:
+            own = {name: distinct.pop()}
+        others |= {key: value for key, value in own.items() if value != default}
+    return default, others
+
+
+def where(
+    config: dict[str, Any], layers: Collection[str], path: Path
+) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+    """Targets and blocks of what PEFT adapted, None for all blocks.
+
+    Raises:
+        UserError: where not every adapted block has the same targets.
+    """
+    by_block: dict[int, set[str]] = {}
+    for layer in layers:
+        by_block.setdefault(_block(layer), set()).add(_name(layer))
+    first = min(by_block)
+    for block, names in sorted(by_block.items()):
+        if names != by_block[first]:
+            raise UserError(
+                f"{path}: it adapts {listed(sorted(by_block[first]))} in block {first} but {listed(sorted(names))} in "
+                f"block {block}; the targets must be the same in every adapted block"
+            )
+    if len(half := by_block[first] & {"fc1_g", "fc1_x"}) == 1:
+        raise UserError(f"{path}: it adapts {half.pop()} alone; fc1_g and fc1_x are adapted together, as fc1")
+    found = {LAYERS[name] for name in by_block[first]}
+    targets = tuple(target for target in dict.fromkeys(LAYERS.values()) if target in found)
+    blocks = tuple(sorted(by_block))
+    return targets, None if _are_all(blocks, config, layers) else blocks
+
+
+def _are_all(blocks: tuple[int, ...], config: dict[str, Any], layers: Collection[str]) -> bool:
+    """Whether the model has no other blocks: PEFT would have adapted the layers of a further one."""
+    if config.get("layers_to_transform") not in (None, []) or blocks != tuple(range(len(blocks))):
+        return False
+    further = [re.sub(r"^blocks\.\d+", f"blocks.{len(blocks)}", layer) for layer in layers]
+    target, excluded = config.get("target_modules"), config.get("exclude_modules")
+    return any(_fits(target, layer) and not _fits(excluded, layer) for layer in further)
+
+
+def _fits(modules: Any, layer: str) -> bool:
+    """PEFT's rule for ``target_modules``: a regular expression for the whole name, or a list of names' ends."""
+    if isinstance(modules, str):
+        return re.fullmatch(modules, layer) is not None
+    return any(layer == name or layer.endswith(f".{name}") for name in modules or ())
+
+
+def _block(layer: str) -> int:
+    return int(layer.split(".")[1])
+
+
+def _name(layer: str) -> str:
+    return layer.rpartition(".")[2]

@@ -1,0 +1,134 @@
+"""``sweep``: the runs of a suite, and their table."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlx_peft.cli.common import AsJson, Backend, Overrides, echo_json, reading
+from mlx_peft.cli.report import show
+
+if TYPE_CHECKING:
+    from mlx_peft.engine.sweep import Outcome, Run
+
+WORKER = (sys.executable, "-m", "mlx_peft.cli.sweep")
+
+
+def sweep(
+    ctx: typer.Context,
+    suite: Annotated[
+        str,
+        typer.Argument(metavar="SUITE", help="A YAML file, or a suite's name: see `ls suites`.", show_default=False),
+    ],
+    overrides: Overrides = None,
+    backend: Backend = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the runs go; runs/SUITE if left out.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the runs of a suite, and set them side by side.
+
+    Every run is checked before the first one starts. None is made twice, and one that fails does not end the others;
+    what was stopped goes on with the same command.
+    """
+    from mlx_peft.cli.progress import Lines
+    from mlx_peft.config import recipes
+    from mlx_peft.config.suite import load
+    from mlx_peft.engine import sweep as engine
+
+    planned = load(recipes.locate(suite, "suite"), **reading(ctx, overrides, backend))
+    out = out or Path("runs") / Path(suite).stem
+    note = Lines().note
+    runs = engine.check(planned, out)
+    done = sum(run.folder.result.exists() for run in runs)
+    note(f"{len(runs)} runs in {out}" + (f", {done} of them finished" if done else ""))
+    outcomes: dict[str, Outcome] = {}
+    with closing(engine.run(runs, out, WORKER, note)) as made:
+        for outcome in made:
+            outcomes[outcome.run.name] = outcome
+            if outcome.error is not None:
+                note(f"{outcome.run.name} failed: {outcome.error}")
+            write(runs, outcomes, out)
+    if as_json:
+        echo_json({"runs": [entry(run, outcomes) | {"result": run.folder.read_result()} for run in runs]})
+    elif finished := finished_runs(runs):
+        show(finished)
+    failed = [name for name, outcome in outcomes.items() if outcome.status == "failed"]
+    if failed:
+        note(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
+    if len(outcomes) < len(runs) or any(outcome.status == "interrupted" for outcome in outcomes.values()):
+        done = sum(run.folder.result.exists() for run in runs)
+        note(f"interrupted with {done} of {len(runs)} runs finished; to go on, give the same command again")
+        raise typer.Exit(130)
+    if failed:
+        raise typer.Exit(1)
+
+
+def write(runs: Sequence[Run], outcomes: Mapping[str, Outcome], out: Path) -> None:
+    """Writes what became of each run so far, as ``sweep.json``; the finished ones as ``table.md`` and ``table.csv``."""
+    from mlx_peft.engine.disk import write_whole
+    from mlx_peft.engine.run import write_json
+    from mlx_peft.report import tables
+
+    write_json(out / "sweep.json", {"runs": [entry(run, outcomes) for run in runs]})
+    if finished := finished_runs(runs):
+        write_whole(out / "table.md", tables.markdown(finished).encode())
+        write_whole(out / "table.csv", tables.to_csv(finished).encode())
+
+
+def entry(run: Run, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """What became of a run: finished, failed, interrupted, or waiting for its turn."""
+    outcome = outcomes.get(run.name)
+    return {
+        "name": run.name,
+        "run_id": run.run_id,
+        "folder": str(run.folder.path),
+        "status": "finished" if run.folder.result.exists() else outcome.status if outcome else "waiting",
+        "error": outcome.error if outcome else None,
+    }
+
+
+def finished_runs(runs: Sequence[Run]) -> list[Any]:
+    """Those that are finished, by their names in the suite, for a table."""
+    from mlx_peft.report.gather import read_run
+
+    done = [run for run in runs if run.folder.result.exists()]
+    return [found for run in done if (found := read_run(run.folder.path, run.name))]
+
+
+def work() -> None:
+    """The process of one run: see ``mlx_peft.engine.sweep.run``."""
+    replies, sys.stdout = sys.stdout, sys.stderr  # what else is printed is no reply
+    try:
+        from mlx_peft.cli.progress import watch
+        from mlx_peft.config.errors import UserError
+        from mlx_peft.config.schema import Experiment
+        from mlx_peft.engine.stop import Interrupted
+        from mlx_peft.engine.sweep import INTERRUPTED, USER_ERROR
+        from mlx_peft.engine.train import train
+        from mlx_peft.report import ranks
+
+        order = json.load(sys.stdin)
+        experiment, out = Experiment.model_validate(order["experiment"]), Path(order["out"])
+        with watch() as progress:
+            try:
+                train(experiment, out, resume=True, progress=progress)
+                ranks.write(out)
+            except UserError as error:
+                json.dump({"error": str(error)}, replies)
+                sys.exit(USER_ERROR)
+            except Interrupted:
+                sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    work()

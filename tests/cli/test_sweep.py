@@ -1,0 +1,210 @@
+"""``sweep``: what it says, writes and ends with; and two runs made in earnest, stopped and gone on with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mlx_peft.config.suite import load
+
+SUITE = """# Ranks.
+base: quickstart
+set: {train.epochs: 1}
+runs: [{name: linear, set: {method: {name: linear}}}, {name: lora, axes: {method.rank: [2, 4]}}]
+"""
+WORKER = """
+import json, pathlib, sys
+order = json.load(sys.stdin)
+out, experiment = pathlib.Path(order["out"]), order["experiment"]
+print("training", experiment["backend"], file=sys.stderr)
+rank = experiment["method"].get("rank", 0)
+if experiment["seed"] == 666 and rank == 2:
+    json.dump({"error": "the loss is nan"}, sys.stdout)
+    sys.exit(2)
+if experiment["seed"] == 130 and rank == 2:
+    sys.exit(130)
+out.mkdir(parents=True)
+(out / "config.yaml").write_text(json.dumps(experiment))
+(out / "result.json").write_text(json.dumps({
+    "run_id": "none", "method": experiment["method"]["name"], "model": "vit", "dataset": "digits", "backend": "mlx",
+    "seed": 0, "metrics": {"val": {"top1": 0.5 + rank / 10}, "test": None}, "splits": SPLITS,
+    "parameters": {"adapter": rank, "trainable": rank + 970}, "memory": {"peak_bytes": 15_000_000},
+    "time": {"train_seconds": 2.0, "epoch_seconds": 2.0, "images_per_second": 700.0},
+}))
+"""
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for the training process: the command's part alone is under test."""
+    from mlx_peft.config import files, recipes
+    from mlx_peft.data import open_dataset
+    from mlx_peft.engine.train import describe_splits
+
+    splits = describe_splits(open_dataset(files.load(recipes.find("quickstart")).data))
+    code = WORKER.replace("SPLITS", repr(splits))
+    monkeypatch.setattr("mlx_peft.engine.sweep.load_backend", lambda name: None)
+    monkeypatch.setattr("mlx_peft.cli.sweep.WORKER", (sys.executable, "-I", "-S", "-c", code))
+
+
+@pytest.fixture
+def suite(command: Any) -> Path:
+    file = Path("ranks.yaml")
+    file.write_text(SUITE)
+    return file
+
+
+TABLE = """All runs: model vit, data set digits, backend mlx, seed 0.
+
+| run         | method | val top-1 (%) | trained | without head | seconds | s/epoch | images/s | peak memory (MB) |
+| ----------- | ------ | ------------: | ------: | -----------: | ------: | ------: | -------: | ---------------: |
+| linear      | linear |         50.00 |     970 |            0 |     2.0 |     2.0 |      700 |               15 |
+| lora-rank=2 | lora   |         70.00 |     972 |            2 |     2.0 |     2.0 |      700 |               15 |
+| lora-rank=4 | lora   |         90.00 |     974 |            4 |     2.0 |     2.0 |      700 |               15 |
+"""
+
+
+def test_the_runs_are_made_and_set_side_by_side(command: Any, suite: Path, worker: None) -> None:
+    done = command("sweep", suite)
+    assert done.exit_code == 0
+    assert done.stdout == TABLE
+    assert done.stderr.splitlines() == [
+        "3 runs in runs/ranks",
+        "[1/3] linear",
+        "[2/3] lora-rank=2",
+        "[3/3] lora-rank=4",
+    ]
+    out = Path("runs/ranks")
+    assert (out / "table.md").read_text() == TABLE
+    assert [row["metrics.val.top1"] for row in csv.DictReader((out / "table.csv").open())] == ["0.5", "0.7", "0.9"]
+    runs = json.loads((out / "sweep.json").read_text())["runs"]
+    assert [(run["name"], run["status"], run["error"]) for run in runs] == [
+        ("linear", "finished", None), ("lora-rank=2", "finished", None), ("lora-rank=4", "finished", None)
+    ]  # fmt: skip
+
+
+def test_what_is_finished_is_not_made_again(command: Any, suite: Path, worker: None) -> None:
+    command("sweep", suite)
+    suite.write_text(SUITE.replace("[2, 4]", "[2, 4, 8]"))
+    done = command("sweep", suite)
+    assert done.stderr.splitlines() == ["4 runs in runs/ranks, 3 of them finished", "[4/4] lora-rank=8"]
+    assert len(done.stdout.splitlines()) == len(TABLE.splitlines()) + 1
+
+
+def test_json_is_one_document_with_the_results(command: Any, suite: Path, worker: None) -> None:
+    runs = json.loads(command("sweep", suite, "--json", "--out", "here").stdout)["runs"]
+    assert [run["folder"] for run in runs] == ["here/linear", "here/lora-rank=2", "here/lora-rank=4"]
+    assert [run["result"]["parameters"]["adapter"] for run in runs] == [0, 2, 4]
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_made(command: Any, suite: Path, worker: None) -> None:
+    done = command("sweep", suite, "seed=666")
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[4:] == [line for line in TABLE.splitlines()[4:] if "rank=2" not in line]
+    assert "lora-rank=2 failed: the loss is nan" in done.stderr.splitlines()
+    assert done.stderr.endswith("\n1 of 3 runs failed: lora-rank=2\n")
+    runs = json.loads(Path("runs/ranks/sweep.json").read_text())["runs"]
+    assert [run["status"] for run in runs] == ["finished", "failed", "finished"]
+    assert runs[1]["error"] == "the loss is nan"
+
+
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(command: Any, suite: Path, worker: None) -> None:
+    done = command("sweep", suite, "seed=130", "--json")
+    assert done.exit_code == 130
+    assert [run["status"] for run in json.loads(done.stdout)["runs"]] == ["finished", "interrupted", "waiting"]
+    assert done.stderr.endswith("\ninterrupted with 1 of 3 runs finished; to go on, give the same command again\n")
+
+
+def test_the_command_line_reaches_every_run(command: Any, suite: Path, worker: None) -> None:
+    command("sweep", suite, "data.batch_size=64", "--backend", "torch", obj="mlx")
+    for run in ("linear", "lora-rank=2"):
+        experiment = json.loads(Path("runs/ranks", run, "config.yaml").read_text())
+        assert (experiment["backend"], experiment["data"]["batch_size"]) == ("torch", 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        (SUITE, ["train.epoch=1"], "every run: train.epoch: unknown key; did you mean 'epochs'?  [command line]"),
+        (SUITE, ["method.name=linear"], "lora-rank=2, lora-rank=4: is the same experiment as linear"),
+        (SUITE, ["data.name=digit"], "every run: data.name: unknown data set 'digit'; did you mean 'digits'"),
+        (SUITE.replace("[2, 4]", "[2, 400]"), [], "lora-rank=400: method: rank 400 is above the width"),
+        (SUITE.replace("axes", "axis"), [], "runs[1].axis: unknown key; did you mean 'axes'?"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_starts(
+    command: Any, suite: Path, text: str, arguments: list[str], message: str
+) -> None:
+    suite.write_text(text)
+    done = command("sweep", suite, *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert list(Path().iterdir()) == [suite]
+
+
+def test_an_unknown_suite_is_met_with_the_nearest(command: Any) -> None:
+    done = command("sweep", "quikstart-methods")
+    assert done.exit_code == 2
+    assert "no suite 'quikstart-methods'; did you mean 'quickstart-methods'" in done.stderr
+
+
+def test_a_shipped_suite_can_be_copied_and_run(command: Any, worker: None) -> None:
+    assert command("cp", "quickstart-methods", "mine.yaml").exit_code == 0
+    assert command("cat", "quickstart-methods").stdout == Path("mine.yaml").read_text()
+    assert command("sweep", "mine.yaml").exit_code == 0
+
+
+def test_the_readme_s_suite_is_what_it_says(command: Any) -> None:
+    section = (Path(__file__).parents[2] / "README.md").read_text().partition("## Compare methods")[2]
+    file = Path("readme.yaml")
+    file.write_text(section.partition("```yaml\n")[2].partition("```")[0])
+    names = [run.name for run in load(file)]
+    assert names[:2] == ["lora-rank=4-seed=0", "lora-rank=4-seed=1"]
+    assert names[-1] == "linear-seed=2"
+    assert len(names) == (2 + 2 + 1) * 3
+
+
+def test_a_run_in_earnest_is_stopped_in_the_middle_and_gone_on_with(tmp_path: Path) -> None:
+    for number in range(32):
+        image = tmp_path / "images" / f"class {number % 2}" / f"{number}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number * 8, 0, 0)).save(image)
+    (tmp_path / "one.yaml").write_text(
+        "base: quickstart\n"
+        "set:\n"
+        "  model: {name: vit_tiny_patch16_224, weights: none, image_size: 8, args: {patch_size: 4, embed_dim: 12, "
+        "depth: 1, num_heads: 1}}\n"
+        "  method: {name: linear}\n"
+        "  data: {name: folder, root: images, batch_size: 2, split: {val: 0.0}}\n"
+        "  train: {epochs: 20, cache_features: 0}\n"
+    )
+
+    def start(*overrides: str) -> subprocess.Popen[str]:
+        arguments = [sys.executable, "-m", "mlx_peft", "sweep", "one.yaml", "--out", "out", "--json", *overrides]
+        return subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    stopped = start("train.log_every=1")
+    log = tmp_path / "out" / "quickstart" / "metrics.jsonl"
+    while stopped.poll() is None and not (log.exists() and log.read_text().count("\n") >= 2):
+        time.sleep(0.01)
+    os.kill(stopped.pid, signal.SIGINT)
+    output, errors = stopped.communicate(timeout=120)
+    assert stopped.returncode == 130, errors
+    assert [run["status"] for run in json.loads(output)["runs"]] == ["interrupted"]
+
+    going_on = start()
+    output, errors = going_on.communicate(timeout=120)
+    assert going_on.returncode == 0, errors
+    assert "going on after step" in errors
+    (run,) = json.loads(output)["runs"]
+    assert run["run_id"] == run["result"]["run_id"]

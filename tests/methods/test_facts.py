@@ -1,0 +1,84 @@
+"""What is said of the methods, in ``ls methods`` and on the page for users, is so."""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from mlx.utils import tree_flatten
+from typer.testing import CliRunner
+
+from convert.peft import FORMATS
+from mlx_peft import methods
+from mlx_peft.cli.app import app
+from mlx_peft.config import files, recipes
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.methods import Method
+from mlx_peft.config.parameters import is_head
+from mlx_peft.config.registry import find
+from mlx_peft.models.vit import VisionTransformer
+
+CONFIGS = get_args(get_args(Method)[0])
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
+
+
+def rows() -> list[dict[str, str]]:
+    """The page's table."""
+    lines = [line.strip("|").split("|") for line in PAGE.read_text().splitlines() if line.startswith("|")]
+    heading, _, *body = [[cell.strip() for cell in line] for line in lines]
+    return [dict(zip(heading, line, strict=True)) for line in body]
+
+
+def method_of(row: dict[str, str]):
+    return files.load(recipes.find(row["recipe"].strip("`"))).method
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
+def test_peft_reads_what_is_said_to_be_read_by_it(config):
+    assert (FORMATS[config].from_peft is not None) == config.in_peft
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
+def test_what_is_said_to_merge_merges_and_the_rest_refuses(build, config):
+    rank = {"rank": 4} if "rank" in config.model_fields else {}
+    learner = build({"name": config.model_fields["name"].default, **rank})
+    if config.merges:
+        assert "blocks.0.attn.qkv.weight" in learner.merged()
+    else:
+        with pytest.raises(UserError):
+            learner.merged()
+
+
+def test_ls_says_it_in_words_and_in_json():
+    def ls(*options: str) -> str:
+        return CliRunner().invoke(app, ["ls", "methods", *options]).stdout
+
+    listed = {entry["name"]: entry for entry in json.loads(ls("--json"))}
+    assert list(listed) == [config.model_fields["name"].default for config in CONFIGS]
+    for config, line in zip(CONFIGS, ls().splitlines(), strict=True):
+        entry = listed[config.model_fields["name"].default]
+        assert [entry[fact] for fact in ("merges", "in_peft", "mixes")] == [config.merges, config.in_peft, config.mixes]
+        facts = zip(("merges", "PEFT", "mixes"), (config.merges, config.in_peft, config.mixes), strict=True)
+        assert line.split()[:4] == [entry["name"], *(word if fact else "-" for word, fact in facts)]
+        assert line.endswith(entry["description"])
+
+
+def test_the_page_has_every_method_and_every_recipe_of_one():
+    table = rows()
+    assert {type(method_of(row)) for row in table} == set(CONFIGS)
+    named = [row["recipe"].strip("`") for row in table]
+    assert sorted(named) == [name for name in recipes.names() if name.startswith("dinov2-small-")]
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row["method"])
+def test_a_row_of_the_page_is_what_the_code_says(row):
+    method = method_of(row)
+    assert [row[fact] for fact in ("merges", "PEFT reads it", "batch may mix it")] == [
+        "yes" if fact else "no" for fact in (method.merges, method.in_peft, method.mixes)
+    ]
+    if "init" in type(method).model_fields:  # the same shapes without singular values, which take seconds
+        method = method.model_copy(update={"init": "kaiming"})
+    model = VisionTransformer(find("vit_base_patch16_224").architecture, 10)
+    methods.apply(model, method, 0)
+    trained = {name: array.size for name, array in tree_flatten(model.trainable_parameters()) if not is_head(name)}
+    assert int(row["parameters"].replace(",", "")) == sum(trained.values())
