@@ -95,7 +95,7 @@ def unpack(method: AdaLoRA, packed: Tensors) -> Tensors:
 
 def notes(method: AdaLoRA) -> list[str]:
     """What PEFT does otherwise in silence, were it to train the adapter further."""
-    said = []
+    said = ["the adapter does not know how many steps the run had: total_step is the least that PEFT accepts"]
     if method.orth_weight:
         said.append(
             "Hugging Face PEFT adds the orthogonality penalty to no model that returns a tensor, as timm's do: trained "

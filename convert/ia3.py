@@ -100,7 +100,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[IA3,
 
 
 def _feedforward(method: IA3, layer: str) -> bool:
-    return LAYERS[layer.rpartition(".")[2]] in method.feedforward
+    return LAYERS[layer.rpartition(".")[2]] in method.inputs
 
 
 def _adapted(layers: Tensors, path: Path) -> tuple[str, ...]:

@@ -123,7 +123,7 @@ def notes(method: LoRA) -> list[str]:
     if method.lora_plus != 1:
         said.append(
             "Hugging Face PEFT has no word for LoRA+ in an adapter: to train it further there, give "
-            f"create_loraplus_optimizer loraplus_lr_ratio={method.lora_plus:g}"
+            f"create_loraplus_optimizer loraplus_lr_ratio={method.lora_plus:g} (there biases and magnitudes get it too)"
         )
     return said
 

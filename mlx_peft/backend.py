@@ -25,7 +25,6 @@ from mlx_peft.models.vit import VisionTransformer
 from mlx_peft.training import Arrays, Slots, Update, cross_entropy
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
-PATCHES = "patch_embed.proj.weight"
 
 
 def version() -> str:
@@ -46,21 +45,21 @@ def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:
     return lambda: mx.eval(a @ b)
 
 
-def to_mlx(name: str, tensor: np.ndarray) -> mx.array:
-    """A tensor of timm's layout in MLX's: the patch convolution has its channels last."""
-    return mx.array(tensor.transpose(0, 2, 3, 1) if name == PATCHES else tensor)
+def to_mlx(tensor: np.ndarray) -> mx.array:
+    """A tensor of timm's layout in MLX's: the patch convolution, the only one of four axes, has its channels last."""
+    return mx.array(tensor.transpose(0, 2, 3, 1) if tensor.ndim == 4 else tensor)
 
 
-def to_timm(name: str, array: mx.array) -> np.ndarray:
+def to_timm(array: mx.array) -> np.ndarray:
     """The reverse of ``to_mlx``, in float32."""
     tensor = np.array(array.astype(mx.float32))
-    return np.ascontiguousarray(tensor.transpose(0, 3, 1, 2)) if name == PATCHES else tensor
+    return np.ascontiguousarray(tensor.transpose(0, 3, 1, 2)) if tensor.ndim == 4 else tensor
 
 
 def load(model: VisionTransformer, tensors: Tensors) -> None:
     """Sets parameters by name. Raises ValueError where a name is unknown or a shape differs."""
     known = dict(tree_flatten(model.parameters()))
-    arrays = {name: to_mlx(name, tensor) for name, tensor in tensors.items()}
+    arrays = {name: to_mlx(tensor) for name, tensor in tensors.items()}
     for name, array in arrays.items():
         if name not in known:
             raise ValueError(f"{name} is no parameter of the model")
@@ -77,6 +76,13 @@ def trained(model: VisionTransformer) -> Arrays:
 def stored(model: VisionTransformer) -> Arrays:
     """What an adapter is made of, by name: what is trained, and what the method keeps beside it."""
     return trained(model) | {name: p for name, p in tree_flatten(model.parameters()) if is_kept(name)}
+
+
+def load_adapter(model: VisionTransformer, tensors: Tensors) -> None:
+    """Sets all that ``stored`` has, or nothing. Raises ValueError where names or shapes differ."""
+    if differing := tensors.keys() ^ stored(model).keys():
+        raise ValueError(f"these tensors are missing or unknown: {', '.join(sorted(differing))}")
+    load(model, tensors)
 
 
 class Learner:
@@ -227,34 +233,36 @@ class Learner:
         count = mx.array(max(1, int((targets != IGNORED).sum())), mx.float32)
         loss, gradients = mx.value_and_grad(self._loss)(self.trained, mx.array(images), mx.array(targets), count)
         self._settle()
-        return float(loss), {name: to_timm(name, g) for name, g in gradients.items()}
+        return float(loss), {name: to_timm(g) for name, g in gradients.items()}
 
     def adapter(self) -> Tensors:
-        return {name: to_timm(name, p) for name, p in stored(self.model).items()}
+        return {name: to_timm(p) for name, p in stored(self.model).items()}
 
     def load_adapter(self, tensors: Tensors) -> None:
-        if differing := tensors.keys() ^ stored(self.model).keys():
-            raise ValueError(f"these tensors are missing or unknown: {', '.join(sorted(differing))}")
-        load(self.model, tensors)
+        load_adapter(self.model, tensors)
         self.trained = trained(self.model)
         if any(map(is_kept, tensors)):
             self._compile()
 
     def merged(self) -> Tensors:
         replaced = methods.merge(self.model)
-        tensors = {name: to_timm(name, p) for name, p in tree_flatten(self.model.parameters())}
+        tensors = {name: to_timm(p) for name, p in tree_flatten(self.model.parameters())}
         methods.unmerge(self.model, replaced)
         return tensors
 
     def state(self) -> Tensors:
-        arrays = tree_flatten({"parameters": self.trained, "slots": self.slots})
+        kept = {name: p for name, p in tree_flatten(self.model.parameters()) if is_kept(name)}
+        arrays = tree_flatten({"parameters": self.trained | kept, "slots": self.slots})
         return {name: np.array(a) for name, a in arrays} | {"step": np.array(self.step)}
 
     def load_state(self, state: Tensors) -> None:
         # Same nesting and same order: a compiled function takes its arguments' leaves as they come.
-        self.trained = {name: mx.array(state[f"parameters.{name}"]) for name in self.trained}
+        parameters = {name: mx.array(state[f"parameters.{name}"]) for name in stored(self.model)}
+        self.model.update(tree_unflatten(list(parameters.items())))
+        self.trained = {name: parameters[name] for name in self.trained}
         self.slots = tree_map_with_path(lambda name, _: mx.array(state[f"slots.{name}"]), self.slots)
         self.step = int(state["step"])
+        self._compile()
         self._settle()
 
     def peak_memory(self) -> int:

@@ -81,6 +81,13 @@ def stored(model: VisionTransformer) -> Arrays:
     return trained(model) | {name: p for name, p in model.named_parameters() if is_kept(name)}
 
 
+def load_adapter(model: VisionTransformer, tensors: Tensors) -> None:
+    """Sets all that ``stored`` has, or nothing. Raises ValueError where names or shapes differ."""
+    if differing := tensors.keys() ^ stored(model).keys():
+        raise ValueError(f"these tensors are missing or unknown: {', '.join(sorted(differing))}")
+    load(model, tensors)
+
+
 class Learner:
     """See ``mlx_peft.engine.backend.Learner``."""
 
@@ -178,9 +185,7 @@ class Learner:
         return {name: to_numpy(p) for name, p in stored(self.model).items()}
 
     def load_adapter(self, tensors: Tensors) -> None:
-        if differing := tensors.keys() ^ stored(self.model).keys():
-            raise ValueError(f"these tensors are missing or unknown: {', '.join(sorted(differing))}")
-        load(self.model, tensors)
+        load_adapter(self.model, tensors)
 
     def merged(self) -> Tensors:
         replaced = methods.merge(self.model)
@@ -189,11 +194,11 @@ class Learner:
         return tensors
 
     def state(self) -> Tensors:
-        arrays = {f"parameters.{name}": p.detach() for name, p in self.trained.items()} | self.update.state()
+        arrays = {f"parameters.{name}": p.detach() for name, p in stored(self.model).items()} | self.update.state()
         return {name: a.cpu().numpy().copy() for name, a in arrays.items()} | {"step": np.array(self.step)}
 
     def load_state(self, state: Tensors) -> None:
-        load(self.model, {name: state[f"parameters.{name}"] for name in self.trained})
+        load(self.model, {name: state[f"parameters.{name}"] for name in stored(self.model)})
         self.update.load_state({name: torch.from_numpy(a.copy()) for name, a in state.items()})
         self.step = int(state["step"])
 

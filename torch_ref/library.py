@@ -13,13 +13,23 @@ from convert.peft import Adapter, read_adapter, write_adapter
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.schema import Model
-from torch_ref import methods
+from torch_ref import backend, methods
 from torch_ref.backend import load, stored, to_numpy
 from torch_ref.methods import merge, unmerge
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
 
-__all__ = ["add_adapter", "create_model", "load_adapter", "merge", "prepare", "save_adapter", "state_dict", "unmerge"]
+__all__ = [
+    "add_adapter",
+    "create_model",
+    "load_adapter",
+    "merge",
+    "prepare",
+    "remove_adapter",
+    "save_adapter",
+    "state_dict",
+    "unmerge",
+]
 
 
 def create_model(
@@ -51,10 +61,25 @@ def add_adapter(model: VisionTransformer, method: MethodConfig, seed: int = 0) -
     Raises:
         UserError: a target matches no layer, or the model has a method already.
     """
+    method.check_new(model.architecture)
+    _apply(model, method, seed)
+
+
+def _apply(model: VisionTransformer, method: MethodConfig, seed: int = 0) -> None:
     if hasattr(model, "method"):
-        raise UserError(f"the model has the method {model.method.name!r} already; make a new model")
+        raise UserError(f"the model has the method {model.method.name!r} already; take it out with remove_adapter")
     methods.apply(model, method, seed)
-    model.method = method
+    model.method, model.adapter_names = method, tuple(stored(model))
+
+
+def remove_adapter(model: VisionTransformer) -> None:
+    """Takes a method out again: what it wrapped is as it was, what it added is gone, all can be trained.
+
+    The head, and the parameters that a method of the model's own trains (full, BitFit, LayerNorm), keep their values.
+    """
+    methods.remove(model)
+    if hasattr(model, "method"):
+        del model.method, model.adapter_names
 
 
 def prepare(model: VisionTransformer, images: np.ndarray) -> torch.Tensor:
@@ -64,7 +89,15 @@ def prepare(model: VisionTransformer, images: np.ndarray) -> torch.Tensor:
 
 
 def save_adapter(model: VisionTransformer, folder: str | Path, classes: Sequence[str] = ()) -> list[str]:
-    """Writes what is trained in PEFT's format, the head and the class names with it. Returns notes for a person."""
+    """Writes what is trained in PEFT's format, the head and the class names with it. Returns notes for a person.
+
+    Raises:
+        UserError: the model has no method, or it is merged.
+    """
+    if not hasattr(model, "method"):
+        raise UserError("the model has no method: add one with add_adapter")
+    if missing := [name for name in model.adapter_names if name not in stored(model)]:
+        raise UserError(f"the method is merged into the model, {missing[0]} is gone: unmerge it first")
     tensors = {name: to_numpy(p) for name, p in stored(model).items()}
     base = model.base
     return write_adapter(
@@ -86,15 +119,16 @@ def load_adapter(model: VisionTransformer, folder: str | Path) -> Adapter:
     """Puts a saved adapter into a model that has none yet, and returns what the folder says of it.
 
     Raises:
-        UserError: the folder holds no adapter, or one for another base.
+        UserError: the folder holds no adapter, one for another base, or not all of one; the model has no method then.
     """
     adapter = read_adapter(Path(folder))
     if adapter.base_sha256 not in (None, model.base.sha256):
         raise UserError(f"{folder} was trained on other weights than this model's ({adapter.source})")
-    add_adapter(model, adapter.method)
+    _apply(model, adapter.method)
     try:
-        load(model, adapter.tensors)
+        backend.load_adapter(model, adapter.tensors)
     except ValueError as error:
+        remove_adapter(model)
         raise UserError(f"{folder} does not fit the model: {error}") from error
     return adapter
 

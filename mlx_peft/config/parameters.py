@@ -5,7 +5,8 @@ from __future__ import annotations
 HEADS = ("head", "head_dist")
 """The classifiers: trained under every method, and counted apart."""
 
-TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed", "attn_pool.latent")
+TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed", "latent", "prompts")
+"""By their last names."""
 
 
 def is_head(name: str) -> bool:
@@ -15,7 +16,7 @@ def is_head(name: str) -> bool:
 
 def decays(name: str, ndim: int) -> bool:
     """Whether weight decay applies: to matrices, but not to biases, norms, scales, tokens and positions."""
-    return ndim > 1 and name not in TOKENS
+    return ndim > 1 and name.rpartition(".")[2] not in TOKENS
 
 
 KEPT = ("vera_A", "vera_B", "pissa_A", "pissa_B", "lora_magnitude_rest")

@@ -21,7 +21,7 @@ from mlx_peft.data import Dataset, open_dataset
 from mlx_peft.engine.backend import load_backend
 from mlx_peft.engine.run import RunFolder, flatten, run_id
 from mlx_peft.engine.tracking import check_trackers
-from mlx_peft.engine.train import check_data, describe_splits
+from mlx_peft.engine.train import check_data, check_method, describe_splits
 
 Status = Literal["finished", "failed", "interrupted"]
 Key = TypeVar("Key")
@@ -67,7 +67,7 @@ def check(planned: Sequence[suite.Planned], out: Path) -> list[Run]:
             check_trackers(experiment.track)
             check_data(experiment, dataset)
             load_backend(experiment.backend)
-            experiment.method.check(opened.architecture(experiment.model, len(dataset.classes)))
+            check_method(experiment, opened.architecture(experiment.model, len(dataset.classes)))
             splits = describe_splits(dataset)
             identity = run_id(experiment, splits)
             if (twin := names.setdefault(identity, name)) != name:

@@ -7,7 +7,7 @@ from typing import Any
 
 from convert import peft
 from convert.base import Base, load_base
-from mlx_peft.config.architecture import Preprocessing
+from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
 from mlx_peft.config.schema import Experiment
@@ -46,6 +46,7 @@ def train(
     dataset = open_dataset(experiment.data)
     check_data(experiment, dataset)
     base = load_base(experiment.model, len(dataset.classes), experiment.seed)
+    check_method(experiment, base.architecture)
     learner = backend.build(experiment, len(dataset.classes), base)
     base = base.without_tensors()  # the learner has its own
     for note in (*dataset.notes, *base.notes):
@@ -118,6 +119,12 @@ def check_data(experiment: Experiment, dataset: Dataset) -> None:
             f"train.early_stopping needs a validation split, and {dataset.name} has none: set data.split.val, "
             "or leave train.early_stopping out"
         )
+
+
+def check_method(experiment: Experiment, architecture: Architecture) -> None:
+    """Raises UserError where the method does not fit the model, or should not be trained on it."""
+    experiment.method.check(architecture)
+    experiment.method.check_new(architecture)
 
 
 def feed(experiment: Experiment, dataset: Dataset, base: Base) -> Feed:

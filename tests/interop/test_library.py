@@ -1,8 +1,12 @@
 """The library: the same notebook on either backend, by changing one import."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import torch_ref
 
@@ -84,3 +88,49 @@ def test_a_second_method_and_a_foreign_adapter_are_refused(mp, tmp_path):
         mp.add_adapter(model, mp.Linear())
     with pytest.raises(UserError, match="other weights"):
         mp.load_adapter(create(mp, seed=1), tmp_path / "adapter")
+
+
+def test_an_adapter_that_lacks_tensors_is_refused_and_leaves_no_method(mp, tmp_path):
+    model, whole, part = create(mp), tmp_path / "whole", tmp_path / "part"
+    mp.add_adapter(model, mp.LoRA(rank=2))
+    mp.save_adapter(model, whole)
+    shutil.copytree(whole, part)
+    with safe_open(whole / "adapter_model.safetensors", "np") as file:
+        facts = file.metadata()
+        some = {name: file.get_tensor(name) for name in file.keys() if "blocks.0." not in name}  # noqa: SIM118
+    save_file(some, part / "adapter_model.safetensors", facts)
+    fresh = create(mp)
+    before = mp.state_dict(fresh)
+    with pytest.raises(UserError, match=r"missing or unknown: blocks\.0"):
+        mp.load_adapter(fresh, part)
+    assert mp.state_dict(fresh).keys() == before.keys()
+    mp.load_adapter(fresh, whole)
+
+
+def test_a_merged_method_is_not_saved(mp, tmp_path):
+    model = create(mp)
+    with pytest.raises(UserError, match="no method"):
+        mp.save_adapter(model, tmp_path / "none")
+    mp.add_adapter(model, mp.FacT(rank=2))
+    replaced = mp.merge(model)
+    with pytest.raises(UserError, match="unmerge it first"):
+        mp.save_adapter(model, tmp_path / "merged")
+    mp.unmerge(model, replaced)
+    mp.save_adapter(model, tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", ["FacT", "VPT", "AdaptFormer", "SSF", "VeRA", "LoRA"])
+def test_a_method_is_taken_out_again(mp, name):
+    model = create(mp)
+    before = mp.state_dict(model)
+    mp.add_adapter(model, getattr(mp, name)())
+    mp.remove_adapter(model)
+    after = mp.state_dict(model)
+    assert after.keys() == before.keys()
+    assert all(np.array_equal(after[key], before[key]) for key in before)
+    mp.add_adapter(model, mp.IA3(targets=("k", "v")))
+
+
+def test_a_rank_above_the_width_is_refused_when_added(mp):
+    with pytest.raises(UserError, match="rank 1000 is above the width"):
+        mp.add_adapter(create(mp), mp.LoRA(rank=1000))

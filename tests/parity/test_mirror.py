@@ -23,7 +23,7 @@ def public(path: Path) -> dict[str, str | None]:
 
 ONLY_HERE = {
     # What one framework needs and the other does not.
-    "backend.py": {"PATCHES", "to_mlx", "to_timm", "to_numpy", "device"},
+    "backend.py": {"to_mlx", "to_timm", "to_numpy", "device"},
     "models/gelu.py": {"LIMIT", "PHI", "SLOPE", "rational_gelu"},
     "models/stochastic.py": {"current_key", "next_key"},
     "training.py": {"Slots", "Group"},

@@ -55,6 +55,13 @@ def merge(model: VisionTransformer) -> dict[str, nn.Module]:
     return replaced
 
 
+def remove(model: VisionTransformer) -> None:
+    """Takes any method out: what it wrapped is as it was, what it added is gone, and all can be trained."""
+    wrapped = {path: layer.base_layer for path, layer in model.named_modules() if hasattr(layer, "base_layer")}
+    unmerge(model, wrapped | {"shared": nn.Module()})
+    model.requires_grad_(True)
+
+
 def penalty(model: VisionTransformer, method: MethodConfig) -> Tensor | float:
     """What the method adds to the loss in training; 0 where it adds nothing."""
     function = getattr(METHODS[method.name], "penalty", None)

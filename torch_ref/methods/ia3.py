@@ -67,7 +67,7 @@ def apply(model: VisionTransformer, method: IA3, seed: int) -> None:
     """Wraps every target; nothing is drawn."""
 
     def wrapper(site: Site, layer: Linear) -> IA3Linear:
-        return IA3Linear(layer, LAYERS[site.name] in method.feedforward, site.parts)
+        return IA3Linear(layer, LAYERS[site.name] in method.inputs, site.parts)
 
     wrap(model, method.sites(model.architecture), wrapper)
 

@@ -39,7 +39,8 @@ class ScaledShifted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.base_layer(x)
-        return torch.addcmul(self.ssf_shift.to(x.dtype), x, self.ssf_scale.to(x.dtype))
+        scaled = torch.addcmul(self.ssf_shift, x.float(), self.ssf_scale)  # in float32: half precision has no 1.001
+        return scaled.to(x.dtype)
 
     @property
     def mergeable(self) -> bool:

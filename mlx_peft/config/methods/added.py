@@ -17,21 +17,30 @@ from mlx_peft.config.sites import OptionalTargets, Targets
 class IA3(Targeted):
     """(IA)^3 (Liu et al. 2022, arXiv 2205.05638): learnt factors on keys, values and the feed-forward layer's input.
 
-    y = (W x + b) * l on the output side; y = W (x * l) + b for the layers that ``feedforward`` names.
+    y = (W x + b) * l on the output side; y = W (x * l) + b for the feed-forward layers.
     """
 
     name: Literal["ia3"] = "ia3"
     in_peft: ClassVar[bool] = True
     targets: Targets = ("k", "v", "fc2")
-    feedforward: OptionalTargets = Field(("fc2",), description="the targets that are scaled on their input")
+    feedforward: OptionalTargets | None = Field(
+        None, description="the targets that are scaled on their input; null: fc2, where it is one"
+    )
 
     @model_validator(mode="after")
     def _inputs_are_of_whole_layers(self) -> IA3:
-        if stray := [name for name in self.feedforward if name not in self.targets]:
+        if stray := [name for name in self.inputs if name not in self.targets]:
             raise ValueError(f"feedforward names {stray[0]!r}, which is not among the targets {list(self.targets)}")
-        if parts := [name for name in self.feedforward if name in ("q", "k", "v")]:
+        if parts := [name for name in self.inputs if name in ("q", "k", "v")]:
             raise ValueError(f"{parts[0]!r} has no input of its own: q, k and v share qkv's")
         return self
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The targets that are scaled on their input."""
+        if self.feedforward is None:
+            return tuple(name for name in self.targets if name == "fc2")
+        return self.feedforward
 
 
 class SSF(Blockwise):

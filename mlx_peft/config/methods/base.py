@@ -29,6 +29,9 @@ class MethodConfig(BaseModel):
     def check(self, architecture: Architecture) -> None:
         """Raises UserError where the method cannot be put on such a model."""
 
+    def check_new(self, architecture: Architecture) -> None:
+        """Raises UserError where the method fits such a model, but should not be trained on it from the start."""
+
     def lr_ratio(self, name: str) -> float:
         """The learning rate of a parameter, over that of the optimiser."""
         return 1.0

@@ -81,7 +81,11 @@ class LoRA(Targeted):
             for key in getattr(self, field):
                 if not any(of_pattern({key: 1}, site.path) for site in found):
                     raise UserError(f"method.{field}: {key!r} matches no adapted layer, such as {found[0].path}")
-        for site in found:
+        if self.init == "pissa":
+            self.check_new(architecture)
+
+    def check_new(self, architecture: Architecture) -> None:
+        for site in self.sites(architecture):
             fits(self.rank_of(site.path), site)
 
 
@@ -111,7 +115,7 @@ class AdaLoRA(Targeted):
             raise ValueError(f"target_rank {self.target_rank} is a budget above the initial rank {self.init_rank}")
         return self
 
-    def check(self, architecture: Architecture) -> None:
+    def check_new(self, architecture: Architecture) -> None:
         for site in self.sites(architecture):
             fits(self.init_rank, site)
 
