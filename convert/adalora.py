@@ -103,7 +103,8 @@ def notes(method: AdaLoRA) -> list[str]:
         )
     if parts := [part for part in PARTS if part in method.targets]:
         said.append(
-            f"to Hugging Face PEFT, {', '.join(parts)} are one adapter of the whole qkv; trained further there, rows "
+            f"to Hugging Face PEFT, what adapts {' and '.join(parts)} is "
+            f"one adapter of the whole qkv; trained further there, rows "
             "move that are not trained here"
         )
     return said

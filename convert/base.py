@@ -93,6 +93,16 @@ def load_base(model: Model, num_classes: int, seed: int) -> Base:
     )
 
 
+def described(model: Model) -> Architecture:
+    """What the model will be, as far as it is known without a download.
+
+    Raises:
+        UserError: as ``load_base``.
+    """
+    known = find(model.name).architecture if model.weights == "timm" else _open(model).architecture
+    return _wanted(model, known)
+
+
 def _open(model: Model) -> Checkpoint:
     if model.weights == "timm":
         return from_hub(model.name)

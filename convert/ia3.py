@@ -62,7 +62,8 @@ def notes(method: IA3) -> list[str]:
     if not 0 < len(parts) < len(PARTS):
         return []
     return [
-        f"to Hugging Face PEFT, {', '.join(parts)} are one adapter of the whole qkv, with factors of 1 elsewhere; "
+        f"to Hugging Face PEFT, what adapts {' and '.join(parts)} is "
+        f"one adapter of the whole qkv, with factors of 1 elsewhere; "
         "trained further there, those move too"
     ]
 

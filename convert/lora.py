@@ -112,7 +112,8 @@ def notes(method: LoRA) -> list[str]:
     said = []
     if parts := [part for part in PARTS if part in method.targets]:
         said.append(
-            f"to Hugging Face PEFT, {', '.join(parts)} are one adapter of the whole qkv, of rank {len(parts)} times as "
+            f"to Hugging Face PEFT, what adapts {' and '.join(parts)} is "
+            f"one adapter of the whole qkv, of rank {len(parts)} times as "
             "large; trained further there, rows and blocks move that are not trained here"
         )
     if method.init == "pissa":

@@ -100,7 +100,8 @@ def notes(method: VeRA) -> list[str]:
     if not (parts := [part for part in PARTS if part in method.targets]):
         return []
     return [
-        f"to Hugging Face PEFT, {', '.join(parts)} are one adapter of the whole qkv, and the rank is "
+        f"to Hugging Face PEFT, what adapts {' and '.join(parts)} is "
+        f"one adapter of the whole qkv, and the rank is "
         f"{len(_copies(method))} times as large; trained further there, vectors move that are not trained here"
     ]
 

@@ -67,3 +67,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module("mlx_peft.config.methods" if name in _METHODS else "torch_ref.library"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -21,8 +21,14 @@ def show(ctx: typer.Context, config: Config, overrides: Overrides = None, backen
 
 @app.command()
 def validate(ctx: typer.Context, config: Config, overrides: Overrides = None) -> None:
-    """Check an experiment without running it; all that is wrong is said at once."""
-    read_experiment(ctx, config, overrides)
+    """Check an experiment without its data, and without downloading; all that is wrong is said at once."""
+    experiment = read_experiment(ctx, config, overrides)
+
+    from convert.base import described
+
+    architecture = described(experiment.model)
+    experiment.method.check(architecture)
+    experiment.method.check_new(architecture)
     typer.echo(f"{config}: valid")
 
 

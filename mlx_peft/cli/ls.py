@@ -31,7 +31,8 @@ def ls(
     if as_json:
         echo_json(found)
     elif found:
-        rows = [cells(entry) for entry in found]
+        facts = [heading for key, heading in FACTS.items() if key in found[0]]
+        rows = [["name", *facts, "description"]] * bool(facts) + [cells(entry) for entry in found]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -40,13 +41,13 @@ def ls(
 
 
 def cells(entry: dict[str, Any]) -> list[str]:
-    """An entry as a line's columns: what is true of it by its words, then the description."""
-    facts = [FACTS[key] if value else "-" for key, value in entry.items() if key in FACTS]
+    """An entry as a line's columns."""
+    facts = ["yes" if value else "no" for key, value in entry.items() if key in FACTS]
     return [entry["name"], *facts, entry["description"]]
 
 
-FACTS = {"merges": "merges", "in_peft": "PEFT", "mixes": "mixes"}
-"""What may be true of a method, as a word."""
+FACTS = {"merges": "merges", "in_peft": "PEFT reads it", "mixes": "a batch may mix it"}
+"""What may be true of a method, and the heading over it."""
 
 
 def models() -> Iterator[dict[str, Any]]:

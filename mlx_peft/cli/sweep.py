@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -115,7 +118,8 @@ def work() -> None:
         from mlx_peft.engine.train import train
         from mlx_peft.report import ranks
 
-        order = json.load(sys.stdin)
+        order = json.loads(sys.stdin.readline())
+        threading.Thread(target=stop_with_parent, daemon=True).start()
         experiment, out = Experiment.model_validate(order["experiment"]), Path(order["out"])
         with watch() as progress:
             try:
@@ -128,6 +132,12 @@ def work() -> None:
                 sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def stop_with_parent() -> None:
+    """Waits for the end of the input: the sweep's process is gone. Then this one stops, as on Ctrl-C."""
+    os.read(sys.stdin.fileno(), 1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -12,5 +12,6 @@ class UserError(Exception):
 
 def suggest(wrong: str, known: Iterable[str], count: int = 3) -> str:
     """The nearest known names to a wrong one, as the tail of a message: ``"; did you mean 'rank'?"``, or nothing."""
-    names = difflib.get_close_matches(wrong, list(known), n=count, cutoff=0.6)
+    by_lower = {name.lower(): name for name in known}
+    names = [by_lower[near] for near in difflib.get_close_matches(wrong.lower(), by_lower, n=count, cutoff=0.6)]
     return f"; did you mean {' or '.join(repr(name) for name in names)}?" if names else ""

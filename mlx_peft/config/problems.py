@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mlx_peft.config.errors import suggest
+from mlx_peft.config.methods import OPTIONS
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.structure import bare, dotted, locate, sections, variants
 from mlx_peft.config.yaml_io import Place
@@ -64,7 +65,10 @@ def _message(detail: ErrorDetails, annotation: Any) -> str:
     if kind == "union_tag_not_found":
         return f"missing; one of {', '.join(map(repr, variants(kinds)))}"
     if kind == "union_tag_invalid":
-        return f"unknown {value['name']!r}" + _or_known(str(value["name"]), variants(kinds))
+        wrong = str(value["name"])
+        if meant := OPTIONS.get(wrong.lower()):
+            return f"unknown {wrong!r}: it is {meant}"
+        return f"unknown {value['name']!r}" + _or_known(wrong, variants(kinds))
     if kind == "literal_error":
         known = [str(item) for item in get_args(bare(annotation))]
         return f"unknown {_shown(value)}" + _or_known(str(value), known)

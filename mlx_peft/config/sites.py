@@ -13,7 +13,9 @@ from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.shapes import shapes
 
-Target = Literal["qkv", "q", "k", "v", "proj", "fc1", "fc2"]
+Target = Literal["qkv", "q", "k", "v", "proj", "fc1", "fc2", "attention", "mlp", "all-linear"]
+"""As it may be written; the last three are GROUPS, and spelled out when read."""
+
 PARTS = ("q", "k", "v")
 """The thirds of a fused qkv's rows, from the top."""
 
@@ -60,8 +62,8 @@ class Site:
 
 
 def _grouped(targets: Any) -> Any:
-    """Group names spelled out; one name alone as a list of it."""
-    names = [targets] if isinstance(targets, str) else targets
+    """Group names spelled out; names in one text, with commas between them, as a list."""
+    names = [name.strip() for name in targets.split(",")] if isinstance(targets, str) else targets
     if not isinstance(names, list | tuple):
         return targets
     return tuple(
@@ -88,15 +90,17 @@ OptionalTargets = Annotated[tuple[Target, ...], BeforeValidator(_grouped), After
 RANGE = re.compile(r"(first|last)\s*(\d+)|(\d+)\s*-\s*(\d+)")
 
 
-def _readable(blocks: tuple[int, ...] | str) -> tuple[int, ...] | str:
-    if isinstance(blocks, str) and not RANGE.fullmatch(blocks.strip()):
-        raise ValueError(f"{blocks!r} should be like 'last 4', 'first 6', '8-11' or [0, 5, -1]")
-    if len(blocks) == 0:
-        raise ValueError("name at least one block")
-    return blocks
+def _readable(blocks: Any) -> Any:
+    """Block numbers in a list, one alone too, or a range."""
+    numbers = [blocks] if isinstance(blocks, int) else blocks
+    if isinstance(numbers, list | tuple) and numbers and all(type(number) is int for number in numbers):
+        return tuple(numbers)
+    if isinstance(blocks, str) and RANGE.fullmatch(blocks.strip()):
+        return blocks
+    raise ValueError(f"should be like 'last 4', 'first 6', '8-11', 3 or [0, 5, -1], not {blocks!r}")
 
 
-Blocks = Annotated[tuple[int, ...] | str, AfterValidator(_readable)]
+Blocks = Annotated[tuple[int, ...] | str, BeforeValidator(_readable)]
 """Blocks by number from 0, negative ones from the end; or ``last 4``, ``first 6``, ``8-11`` (both included)."""
 
 

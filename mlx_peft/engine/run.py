@@ -77,9 +77,11 @@ class RunFolder:
             raise UserError(f"{self.path} is a file: a run needs a folder")
         if self.config.exists():
             if not resume:
-                done = "a finished run" if self.result.exists() else "an unfinished run"
+                if self.result.exists():
+                    raise UserError(f"{self.path} already holds a finished run: choose another folder with --out")
                 raise UserError(
-                    f"{self.path} already holds {done}: continue it with --resume, or choose another folder with --out"
+                    f"{self.path} already holds an unfinished run: continue it with --resume, or choose another folder "
+                    "with --out"
                 )
             check_same(load(self.config), experiment, self.config)
         elif self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):

@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -139,9 +139,10 @@ def run(
 ) -> Generator[Outcome, None, None]:
     """Makes the runs that are not finished, and says of each what became of it.
 
-    ``worker`` is a command that reads ``{"experiment": ..., "out": ...}`` and trains, resuming what it finds in the
-    folder. It writes ``{"error": ...}`` before it ends with ``USER_ERROR``, and ends with ``INTERRUPTED`` where it was
-    asked to stop; its standard error is this process's. SIGINT and SIGTERM are handed on to it and end the sweep.
+    ``worker`` is a command that reads ``{"experiment": ..., "out": ...}`` in one line, and trains, resuming what it
+    finds in the folder; where its input ends, this process is gone, and it stops. It writes ``{"error": ...}`` before
+    it ends with ``USER_ERROR``, and ends with ``INTERRUPTED`` where it was asked to stop; its standard error is this
+    process's. SIGINT and SIGTERM are handed on to it and end the sweep.
     Raises UserError where another sweep works in ``out``.
     """
     with RunFolder(out).locked(), Relay().listening() as relay:
@@ -169,7 +170,12 @@ def work(run: Run, worker: Sequence[str], relay: Relay) -> Outcome:
         ) as process,
         relay.to(process),
     ):
-        reply, _ = process.communicate(json.dumps(order))
+        assert process.stdin and process.stdout
+        with suppress(BrokenPipeError):  # it ended at once, and its status says why
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+        reply = process.stdout.read()
+        process.wait()
     if process.returncode == 0 and run.folder.read_result() is not None:
         return Outcome(run, "finished")
     if process.returncode == INTERRUPTED or relay.requested:

@@ -179,7 +179,8 @@ def test_a_broken_pipe_is_no_news() -> None:
 def test_ls_json_holds_what_ls_lists(command: Any, kind: str) -> None:
     names = [entry["name"] for entry in json.loads(command("ls", kind, "--json").stdout)]
     assert names
-    assert [line.split()[0] for line in command("ls", kind).stdout.splitlines()] == names
+    listed = [line.split()[0] for line in command("ls", kind).stdout.splitlines()]
+    assert listed == ["name"] * (kind == "methods") + names
 
 
 def test_ls_takes_a_part_of_a_name_or_a_pattern(command: Any) -> None:
@@ -254,3 +255,22 @@ def test_predict_prints_the_likeliest_first(command: Any, monkeypatch: pytest.Mo
     ]
     assert json.loads(command("predict", "run", "a.png", "--json").stdout) == results
     assert command("predict", "run", "a.png", "--top", 0).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method.rank=97", "rank 97 is above the width of blocks.0.attn.qkv: its weight is 288 x 96, so at most 96"),
+        ("method.blocks=last 5", "method.blocks: 'last 5' is more than the model's 4 blocks"),
+        ("method.blocks=4", "method.blocks: the model has no block 4: it has 4, counted from 0"),
+        ("method.rank_pattern={nothing: 4}", "method.rank_pattern: 'nothing' matches no adapted layer"),
+        ("method.name=DoRA", "method.name: unknown 'DoRA': it is lora with method.dora=true"),
+        ("method.targets=atention", "method.targets[0]: unknown 'atention'; did you mean 'attention'?"),
+        ("method.blocks=two", "method.blocks: should be like 'last 4', 'first 6', '8-11', 3 or [0, 5, -1], not 'two'"),
+    ],
+)
+def test_validate_says_what_cannot_be_on_the_model(command: Any, override: str, message: str) -> None:
+    done = command("config", "validate", "quickstart", override)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert command("config", "validate", "quickstart", "method.targets=q,v", "method.blocks=-1").exit_code == 0

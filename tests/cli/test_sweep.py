@@ -24,7 +24,7 @@ runs: [{name: linear, set: {method: {name: linear}}}, {name: lora, axes: {method
 """
 WORKER = """
 import json, pathlib, sys
-order = json.load(sys.stdin)
+order = json.loads(sys.stdin.readline())
 out, experiment = pathlib.Path(order["out"]), order["experiment"]
 print("training", experiment["backend"], file=sys.stderr)
 rank = experiment["method"].get("rank", 0)
@@ -174,7 +174,8 @@ def test_the_readme_s_suite_is_what_it_says(command: Any) -> None:
     assert len(names) == (2 + 2 + 1) * 3
 
 
-def test_a_run_in_earnest_is_stopped_in_the_middle_and_gone_on_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
+def test_a_run_in_earnest_is_stopped_in_the_middle_and_gone_on_with(tmp_path: Path, how: signal.Signals) -> None:
     for number in range(32):
         image = tmp_path / "images" / f"class {number % 2}" / f"{number}.png"
         image.parent.mkdir(parents=True, exist_ok=True)
@@ -197,10 +198,12 @@ def test_a_run_in_earnest_is_stopped_in_the_middle_and_gone_on_with(tmp_path: Pa
     log = tmp_path / "out" / "quickstart" / "metrics.jsonl"
     while stopped.poll() is None and not (log.exists() and log.read_text().count("\n") >= 2):
         time.sleep(0.01)
-    os.kill(stopped.pid, signal.SIGINT)
-    output, errors = stopped.communicate(timeout=120)
-    assert stopped.returncode == 130, errors
-    assert [run["status"] for run in json.loads(output)["runs"]] == ["interrupted"]
+    os.kill(stopped.pid, how)
+    output, errors = stopped.communicate(timeout=120)  # the run has this standard error too: it is over
+    if how is signal.SIGINT:
+        assert stopped.returncode == 130, errors
+        assert [run["status"] for run in json.loads(output)["runs"]] == ["interrupted"]
+    assert not (log.parent / "result.json").exists()
 
     going_on = start()
     output, errors = going_on.communicate(timeout=120)

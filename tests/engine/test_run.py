@@ -60,7 +60,8 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_is_to_be_resumed(tmp_pat
     folder = started(tmp_path / "run", make())
     if done:
         folder.result.write_text("{}")
-    with pytest.raises(UserError, match=r"already holds .*finished run: continue it with --resume"):
+    what = "a finished run: choose another folder" if done else "an unfinished run: continue it with --resume"
+    with pytest.raises(UserError, match=f"already holds {what}"):
         folder.check(make(), resume=False)
     folder.check(make(), resume=True)
 

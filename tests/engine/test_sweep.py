@@ -24,7 +24,7 @@ from mlx_peft.engine.train import train
 
 WORKER = """
 import json, os, pathlib, signal, sys, time
-order = json.load(sys.stdin)
+order = json.loads(sys.stdin.readline())
 out, epochs = pathlib.Path(order["out"]), order["experiment"]["train"]["epochs"]
 out.mkdir(parents=True, exist_ok=True)
 with open(out / "starts", "a") as starts:

@@ -437,10 +437,10 @@ def test_layernorm_tuning_trains_weights_and_biases_of_the_norms(case, count):
 
 
 def test_what_peft_does_not_see_is_said(tmp_path):
-    for method, parts in ((VERA | {"targets": ["q", "v", "fc1"]}, "q, v"), (IA3, "k, v")):
+    for method, parts in ((VERA | {"targets": ["q", "v", "fc1"]}, "q and v"), (IA3, "k and v")):
         learner, _ = build("torch", method)
         (note,) = write_adapter(tmp_path / method["name"], adapter_of(learner))
-        assert f"to Hugging Face PEFT, {parts} are one adapter of the whole qkv" in note
+        assert f"to Hugging Face PEFT, what adapts {parts} is one adapter of the whole qkv" in note
     for method in (VERA | {"targets": ["qkv"]}, IA3 | {"targets": ["fc2"]}, {"name": "layernorm"}):
         learner, _ = build("torch", method)
         assert write_adapter(tmp_path / "whole", adapter_of(learner)) == []

@@ -55,11 +55,13 @@ def test_ls_says_it_in_words_and_in_json():
 
     listed = {entry["name"]: entry for entry in json.loads(ls("--json"))}
     assert list(listed) == [config.model_fields["name"].default for config in CONFIGS]
-    for config, line in zip(CONFIGS, ls().splitlines(), strict=True):
+    heading, *lines = ls().splitlines()
+    assert heading.split("  ")[0] == "name" and heading.endswith("description")
+    for config, line in zip(CONFIGS, lines, strict=True):
         entry = listed[config.model_fields["name"].default]
         assert [entry[fact] for fact in ("merges", "in_peft", "mixes")] == [config.merges, config.in_peft, config.mixes]
-        facts = zip(("merges", "PEFT", "mixes"), (config.merges, config.in_peft, config.mixes), strict=True)
-        assert line.split()[:4] == [entry["name"], *(word if fact else "-" for word, fact in facts)]
+        facts = (config.merges, config.in_peft, config.mixes)
+        assert line.split()[:4] == [entry["name"], *("yes" if fact else "no" for fact in facts)]
         assert line.endswith(entry["description"])
 
 
