@@ -48,13 +48,18 @@ COLUMNS = (
     Column("time.images_per_second", "images/s", lambda value: decimal(value, 0)),
     Column("memory.peak_bytes", "peak memory (MB)", _megabytes),
 )
+DETAILS = ("metrics.test.loss", "metrics.val.loss", "selected.epoch")
+"""What CSV and JSON have besides the columns."""
+
 FACTS = ("model", "dataset", "backend", "seed")
 """Columns that leave the table for the line above it where all the runs agree."""
+
+KEYS = (*(column.key for column in COLUMNS), *DETAILS)
 
 
 def row(run: Run) -> dict[str, Any]:
     """The values of a run by column, unrounded; None where one was not measured."""
-    return {"run": run.name} | {column.key: run.value(column.key) for column in COLUMNS}
+    return {"run": run.name} | {key: run.value(key) for key in KEYS}
 
 
 def shared(runs: Sequence[Run]) -> tuple[str, list[Column]]:
@@ -107,7 +112,7 @@ def markdown(runs: Sequence[Run]) -> str:
 def to_csv(runs: Sequence[Run]) -> str:
     """The values themselves: fractions, seconds, bytes; empty where one was not measured."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, ["run", *(column.key for column in COLUMNS)], lineterminator="\n")
+    writer = csv.DictWriter(out, ["run", *KEYS], lineterminator="\n")
     writer.writeheader()
     writer.writerows(map(row, runs))
     return out.getvalue()
