@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.files import listed
+from convert.files import exact, listed
 from convert.fit import fit
 from convert.initial import initial_state
 from convert.timm import Checkpoint, from_file, from_folder, from_hub
@@ -18,6 +18,7 @@ from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.packaged import packaged
 from mlx_peft.config.parameters import is_head
+from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.registry import altered, find
 from mlx_peft.config.schema import Model
 
@@ -29,8 +30,10 @@ class Base:
     Attributes:
         name: timm's, with a tag where that is known of the weights.
         source: where the weights came from: a hub id, a path, ``package:NAME`` or ``random``.
-        tensors: timm's state dictionary, float32 and C-contiguous, with head and position grid as asked for.
+        tensors: timm's state dictionary, float32 and C-contiguous, with head and position grid as asked for; of weights
+            that were found quantised, the layers' uint32 words, scales and biases.
         sha256: of the weights as found, heads excluded and nothing resized: what an adapter must meet again.
+        quantization: how the linear layers of the blocks are, or are to be, quantised; None: not at all.
         notes: what was replaced, resized or left out, for a person.
     """
 
@@ -41,25 +44,35 @@ class Base:
     tensors: Tensors
     sha256: str
     notes: tuple[str, ...]
+    quantization: Quantization | None = None
+
+    @property
+    def packed(self) -> bool:
+        """Whether the tensors are quantised already."""
+        return any(tensor.dtype == np.uint32 for tensor in self.tensors.values())
 
     def without_tensors(self) -> Base:
         """What it says without what it holds, for whoever keeps it once the weights are in a model."""
         return replace(self, tensors={})
 
 
-def load_base(model: Model, num_classes: int, seed: int) -> Base:
+def load_base(model: Model, num_classes: int, seed: int, quantize: Quantization | None = None) -> Base:
     """Finds a model's weights and fits them.
 
     Args:
         model: the experiment's ``model``.
         num_classes: width of the head.
         seed: of whatever the weights do not have.
+        quantize: the experiment's ``quantize``.
 
     Raises:
-        UserError: where the model or its weights are unknown, unreadable, or do not fit.
+        UserError: where the model or its weights are unknown, unreadable, or do not fit, or cannot be quantised so.
     """
     checkpoint = _open(model)
     architecture = _wanted(model, checkpoint.architecture)
+    quantization = _agreed(quantize, checkpoint)
+    if quantization is not None:
+        quantization.sites(architecture)
     if checkpoint.preprocessing is None:
         raise UserError(
             f"model.name: timm has published no weights for {model.name!r}, so how its images are to be normalised is "
@@ -79,6 +92,7 @@ def load_base(model: Model, num_classes: int, seed: int) -> Base:
             seed=seed,
             resampling=checkpoint.resampling,
             asked=model.args.keys(),
+            quantization=checkpoint.quantization,
             what=f"the weights of {checkpoint.source} and the model {model.name}",
         )
         notes += fitted
@@ -87,13 +101,14 @@ def load_base(model: Model, num_classes: int, seed: int) -> Base:
         source=checkpoint.source,
         architecture=architecture,
         preprocessing=checkpoint.preprocessing,
-        tensors={name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()},
+        tensors={name: exact(tensor) for name, tensor in tensors.items()},
         sha256=digest,
         notes=tuple(notes),
+        quantization=quantization,
     )
 
 
-def described(model: Model) -> Architecture:
+def architecture_of(model: Model) -> Architecture:
     """What the model will be, as far as it is known without a download.
 
     Raises:
@@ -140,10 +155,21 @@ def _wanted(model: Model, architecture: Architecture) -> Architecture:
     return altered(architecture, {**model.args, **size}, "model.args")
 
 
+def _agreed(quantize: Quantization | None, checkpoint: Checkpoint) -> Quantization | None:
+    """What the experiment asks for, or what the weights are: they cannot be quantised a second time."""
+    found = checkpoint.quantization
+    if quantize is not None and found is not None and quantize != found:
+        raise UserError(
+            f"quantize: {checkpoint.source} is quantised already, to {described(found)}: leave quantize out, or name "
+            "weights that are not"
+        )
+    return found or quantize
+
+
 def _sha256(tensors: Tensors) -> str:
     digest = hashlib.sha256()
     for name in sorted(name for name in tensors if not is_head(name)):
-        tensor = np.ascontiguousarray(tensors[name], np.float32)
+        tensor = exact(tensors[name])
         digest.update(f"{name} {tensor.shape}\n".encode())
         digest.update(tensor.data)
     return digest.hexdigest()

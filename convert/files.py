@@ -20,17 +20,19 @@ from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
+WORDS = {"U32"}
+"""The codes of quantised weights."""
 PICKLES = {".pth", ".pt", ".bin", ".tar"}
 
 
-def read_tensors(path: Path) -> Tensors:
-    """The tensors of a ``.safetensors`` or ``.pth`` file as float32.
+def read_tensors(path: Path, *, words: bool = False) -> Tensors:
+    """The tensors of a ``.safetensors`` or ``.pth`` file as float32; with ``words``, uint32 ones of the former too.
 
     Raises:
         UserError: where the file is missing, damaged, of another kind, or holds values that are not finite.
     """
     if path.suffix == ".safetensors":
-        return read_safetensors(path)[0]
+        return read_safetensors(path, words=words)[0]
     if path.suffix not in PICKLES:
         raise UserError(f"{path}: weights are read from a .safetensors or .pth file, or from a folder of timm's")
     _must_be_file(path)
@@ -45,8 +47,10 @@ def read_tensors(path: Path) -> Tensors:
     return _finite(path, tensors)
 
 
-def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+def read_safetensors(path: Path, *, words: bool = False) -> tuple[Tensors, dict[str, str]]:
     """The tensors of a safetensors file, floats of any width as float32, and its metadata.
+
+    With ``words``, there may be uint32 ones, which stay as they are.
 
     Raises:
         UserError: where the file is missing or damaged, or holds values that are not finite or of a type without an
@@ -57,7 +61,9 @@ def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
         with safe_open(path, framework="numpy") as file:  # the parser checks every length and offset of the header
             metadata = dict(file.metadata() or {})
             dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - no mapping
-            if odd := sorted(name for name, dtype in dtypes.items() if dtype not in FLOATS):
+            if odd := sorted(
+                name for name, dtype in dtypes.items() if dtype not in (FLOATS | WORDS if words else FLOATS)
+            ):
                 raise UserError(f"{path}: tensors are not of a float type: {listed(f'{n} ({dtypes[n]})' for n in odd)}")
             tensors = {name: file.get_tensor(name) for name, dtype in dtypes.items() if dtype != "BF16"}
     except SafetensorError as error:
@@ -65,7 +71,12 @@ def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     tensors |= _bfloat16(path, [name for name, dtype in dtypes.items() if dtype == "BF16"])
-    return _finite(path, {name: np.ascontiguousarray(tensors[name], np.float32) for name in dtypes}), metadata
+    return _finite(path, {name: exact(tensors[name]) for name in dtypes}), metadata
+
+
+def exact(tensor: np.ndarray) -> np.ndarray:
+    """C-contiguous: the words of codes as they are, anything else as float32."""
+    return np.ascontiguousarray(tensor, None if tensor.dtype == np.uint32 else np.float32)
 
 
 def _bfloat16(path: Path, names: list[str]) -> Tensors:
@@ -114,8 +125,11 @@ def listed(names: Iterable[str], limit: int = 12) -> str:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Writes float32 tensors. The same tensors give the same bytes as long as the metadata has one key at most."""
-    save_file({name: np.ascontiguousarray(tensors[name], np.float32) for name in sorted(tensors)}, path, metadata)
+    """Writes tensors, float32 or words.
+
+    The same tensors give the same bytes as long as the metadata has one key at most.
+    """
+    save_file({name: exact(tensors[name]) for name in sorted(tensors)}, path, metadata)
     path.chmod(path.parent.stat().st_mode & 0o666)  # the library lets the owner alone read it, whatever the umask
 
 

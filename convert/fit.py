@@ -7,12 +7,15 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from math import isqrt
 
+import numpy as np
+
 from convert.files import listed
 from convert.initial import initial_head
 from convert.resample import resize_patches, resize_positions
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
+from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.registry import Resampling
 from mlx_peft.config.shapes import heads, shapes
 
@@ -60,6 +63,7 @@ def fit(
     resampling: Resampling,
     asked: Collection[str],
     what: str,
+    quantization: Quantization | None = None,
 ) -> tuple[Tensors, list[str]]:
     """The tensors of ``shapes(architecture, num_classes)``, from a checkpoint's.
 
@@ -69,6 +73,7 @@ def fit(
     Args:
         asked: the fields of the architecture that the user changed.
         what: the checkpoint and the model, for an error.
+        quantization: how the checkpoint is quantised; None: not at all.
 
     Returns:
         The tensors, and what was changed, in words.
@@ -112,17 +117,25 @@ def fit(
         else:
             notes.append(f"{head}: kept, the weights have one for {num_classes} classes too")
 
-    _must_match(tensors, shapes(architecture, num_classes), what)
+    wanted = shapes(architecture, num_classes)
+    words: set[str] = set()
+    if quantization is not None:
+        wanted = quantization.stored(architecture, wanted)
+        words = {f"{site.path}.weight" for site in quantization.sites(architecture)}
+    _must_match(tensors, wanted, words, what)
     return tensors, notes
 
 
-def _must_match(tensors: Tensors, wanted: dict[str, tuple[int, ...]], what: str) -> None:
+def _must_match(tensors: Tensors, wanted: dict[str, tuple[int, ...]], words: set[str], what: str) -> None:
     both = [name for name in wanted if name in tensors]
     faults = {
         "missing": _grouped(name for name in wanted if name not in tensors),
         "left over": _grouped(name for name in tensors if name not in wanted),
         "of another shape": [
             f"{name} {tensors[name].shape}, not {wanted[name]}" for name in both if tensors[name].shape != wanted[name]
+        ],
+        "of another type": [
+            f"{name} {tensors[name].dtype}" for name in both if (tensors[name].dtype == np.uint32) != (name in words)
         ],
     }
     if any(faults.values()):

@@ -32,9 +32,11 @@ from mlx_peft.config.methods import (
     LoRA,
     Method,
     MethodConfig,
+    QALoRA,
     VeRA,
 )
 from mlx_peft.config.parameters import HEADS
+from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Model
 
@@ -57,6 +59,7 @@ class Adapter:
         architecture: None where it is unknown; likewise ``preprocessing``.
         base_sha256: of the base it was trained on; None where it is unknown.
         source: where that base's weights came from.
+        quantize: how that base was quantised; None where it was not, or it is unknown.
     """
 
     method: Method
@@ -67,6 +70,7 @@ class Adapter:
     preprocessing: Preprocessing | None
     base_sha256: str | None
     source: str
+    quantize: Quantization | None = None
 
     @property
     def num_classes(self) -> int:
@@ -86,6 +90,7 @@ class Description(BaseModel):
     preprocessing: Preprocessing | None
     base_sha256: str | None
     source: str
+    quantize: Quantization | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ FORMATS: dict[type[MethodConfig], Format] = {
     Linear: _plain("LINEAR"),
     Full: _plain("FULL"),
     BitFit: _plain("BITFIT"),
+    QALoRA: _plain("QALORA"),
     FacT: _plain("FACT"),
     SSF: _plain("SSF"),
     AdaptFormer: _plain("ADAPTFORMER"),

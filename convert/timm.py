@@ -16,6 +16,7 @@ from convert.hub import download
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
+from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.registry import Resampling, altered, find, tags
 from mlx_peft.config.shapes import heads
 
@@ -44,6 +45,7 @@ class Checkpoint:
         preprocessing: None where it is unknown.
         tensors: under timm's names; None where they are yet to be drawn.
         notes: cautions, for a person.
+        quantization: of the tensors; None where they are plain.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Checkpoint:
     resampling: Resampling
     tensors: Tensors | None = None
     notes: tuple[str, ...] = ()
+    quantization: Quantization | None = None
 
 
 def from_hub(name: str) -> Checkpoint:
@@ -115,6 +118,7 @@ def from_folder(folder: Path, name: str, source: str) -> Checkpoint:
     weights = next((file for file in (folder / WEIGHTS, folder / "pytorch_model.bin") if file.is_file()), None)
     if weights is None:
         raise UserError(f"{folder}: no {WEIGHTS} in this folder")
+    quantization = _quantization(config["quantization"], path) if "quantization" in config else None
     return Checkpoint(
         name=f"{model}.{tag}" if tag else model,
         source=source,
@@ -123,8 +127,24 @@ def from_folder(folder: Path, name: str, source: str) -> Checkpoint:
         ),
         preprocessing=_preprocessing(pretrained, path),
         resampling=entry.resampling,
-        tensors=canonical(read_tensors(weights)),
+        tensors=canonical(read_tensors(weights, words=quantization is not None)),
+        quantization=quantization,
     )
+
+
+def _quantization(entry: Any, path: Path) -> Quantization:
+    """MLX's entry; ``mode`` is there only in some versions' files."""
+    fields = dict(entry) if isinstance(entry, dict) else {}
+    mode = fields.pop("mode", "affine")
+    try:
+        if mode != "affine":
+            raise ValueError
+        return Quantization(**fields)
+    except ValueError as error:  # pydantic's is one
+        raise UserError(
+            f"{path}: quantization: only MLX's affine mode is supported, bits and group_size alike in all layers, "
+            f"not {entry}"
+        ) from error
 
 
 def _preprocessing(config: Mapping[str, Any], path: Path) -> Preprocessing:
@@ -185,13 +205,21 @@ def _to_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
     return changes
 
 
-def write_model(folder: Path, *, base: Base, tensors: Mapping[str, np.ndarray], classes: Sequence[str] = ()) -> None:
+def write_model(
+    folder: Path,
+    *,
+    base: Base,
+    tensors: Mapping[str, np.ndarray],
+    classes: Sequence[str] = (),
+    quantization: Quantization | None = None,
+) -> None:
     """Writes a whole model that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` and ``load_base`` open.
 
     Args:
         base: what the model was made from: name, architecture and preprocessing.
         tensors: timm's state dictionary.
         classes: names, in the order of the head's rows; none where they are unknown.
+        quantization: of the tensors; timm cannot open such a model.
 
     Raises:
         UserError: where the folder exists and holds files, cannot be written, or timm has no words for the model.
@@ -208,6 +236,7 @@ def write_model(folder: Path, *, base: Base, tensors: Mapping[str, np.ndarray], 
         "global_pool": architecture.global_pool,
         **({"label_names": list(classes)} if classes else {}),
         **({"model_args": arguments} if arguments else {}),
+        **({"quantization": quantization.model_dump(mode="json")} if quantization else {}),
         "pretrained_cfg": {
             **({"tag": tag} if tag else {}),
             "custom_load": False,

@@ -19,6 +19,7 @@ from mlx_peft.config.border import IGNORED, Parameters, Tensors
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
+from mlx_peft.methods import quantized
 from mlx_peft.models.preprocess import preprocess
 from mlx_peft.models.stochastic import randomness
 from mlx_peft.models.vit import VisionTransformer
@@ -51,7 +52,9 @@ def to_mlx(tensor: np.ndarray) -> mx.array:
 
 
 def to_timm(array: mx.array) -> np.ndarray:
-    """The reverse of ``to_mlx``, in float32."""
+    """The reverse of ``to_mlx``, in float32; the words of codes as they are."""
+    if array.dtype == mx.uint32:
+        return np.array(array)
     tensor = np.array(array.astype(mx.float32))
     return np.ascontiguousarray(tensor.transpose(0, 3, 1, 2)) if tensor.ndim == 4 else tensor
 
@@ -66,6 +69,15 @@ def load(model: VisionTransformer, tensors: Tensors) -> None:
         if known[name].shape != array.shape:
             raise ValueError(f"{name} has the shape {tensors[name].shape}")
     model.update(tree_unflatten(list(arrays.items())))
+
+
+def fill(model: VisionTransformer, base: Base) -> None:
+    """Sets a base's weights; with what it says of quantisation, the linear layers of the blocks are quantised."""
+    if base.quantization is not None and base.packed:
+        quantized.quantize(model, base.quantization)
+    load(model, base.tensors)
+    if base.quantization is not None and not base.packed:
+        quantized.quantize(model, base.quantization)
 
 
 def trained(model: VisionTransformer) -> Arrays:
@@ -95,18 +107,23 @@ class Learner:
             base.architecture, num_classes, experiment.model.drop_path, experiment.model.head_dropout
         )
         self.model.checkpointing = experiment.train.gradient_checkpointing
-        load(self.model, base.tensors)
+        fill(self.model, base)
         methods.apply(self.model, experiment.method, experiment.seed)
         self.trained = trained(self.model)
         frozen = [(n, p) for n, p in tree_flatten(self.model.parameters()) if n not in self.trained]
-        self.model.update(tree_unflatten([(n, p.astype(self.dtype)) for n, p in frozen if not is_kept(n)]))
+        cast = [(n, p.astype(self.dtype)) for n, p in frozen if not is_kept(n) and mx.issubdtype(p.dtype, mx.floating)]
+        self.model.update(tree_unflatten(cast))
+        codes = quantized.sizes(self.model)
         sizes = {name: p.size for name, p in self.trained.items()}
         head = sum(size for name, size in sizes.items() if is_head(name))
         self.parameters = Parameters(
-            adapter=sum(sizes.values()) - head, head=head, total=sum(sizes.values()) + sum(p.size for _, p in frozen)
+            adapter=sum(sizes.values()) - head,
+            head=head,
+            total=sum(sizes.values()) + sum(codes.get(name, p.size) for name, p in frozen),
         )
         names = [name for name, _ in tree_flatten(self.model.parameters())]
-        self.prefix = frozen_prefix(base.architecture, experiment.model.drop_path, names, self.trained)
+        drop_path = experiment.model.drop_path
+        self.prefix = frozen_prefix(base.architecture, drop_path, names, self.trained, base.quantization)
         self.importance = methods.importance(self.model, experiment.method)
         self.update = Update(experiment.train, self.trained, experiment.method.lr_ratio, self.importance)
         self.slots = self.update.initial_slots(self.trained)
@@ -244,8 +261,8 @@ class Learner:
         if any(map(is_kept, tensors)):
             self._compile()
 
-    def merged(self) -> Tensors:
-        replaced = methods.merge(self.model)
+    def merged(self, dequantize: bool = False) -> Tensors:
+        replaced = methods.merge(self.model, dequantize)
         tensors = {name: to_timm(p) for name, p in tree_flatten(self.model.parameters())}
         methods.unmerge(self.model, replaced)
         return tensors

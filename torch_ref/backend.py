@@ -16,6 +16,7 @@ from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
 from torch_ref import methods
+from torch_ref.methods import quantized
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.stochastic import randomness
 from torch_ref.models.vit import VisionTransformer
@@ -54,7 +55,9 @@ def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    """A tensor on the host, in float32; a copy, so that the next step does not change it."""
+    """A tensor on the host, in float32, or the words of codes; a copy, so that the next step does not change it."""
+    if tensor.dtype == torch.uint32:
+        return tensor.cpu().numpy().copy()
     return tensor.detach().float().cpu().numpy().copy()
 
 
@@ -69,6 +72,15 @@ def load(model: VisionTransformer, tensors: Tensors) -> None:
             raise ValueError(f"{name} has the shape {tensor.shape}")
     for name, tensor in tensors.items():
         known[name].copy_(torch.from_numpy(np.asarray(tensor)))
+
+
+def fill(model: VisionTransformer, base: Base) -> None:
+    """Sets a base's weights; with what it says of quantisation, the linear layers of the blocks are quantised."""
+    if base.quantization is not None and base.packed:
+        quantized.quantize(model, base.quantization)
+    load(model, base.tensors)
+    if base.quantization is not None and not base.packed:
+        quantized.quantize(model, base.quantization)
 
 
 def trained(model: VisionTransformer) -> Arrays:
@@ -98,21 +110,25 @@ class Learner:
             base.architecture, num_classes, experiment.model.drop_path, experiment.model.head_dropout
         )
         self.model.checkpointing = experiment.train.gradient_checkpointing
-        load(self.model, base.tensors)
+        fill(self.model, base)
         methods.apply(self.model, experiment.method, experiment.seed)
         self.model.to(self.device)
         self.trained = trained(self.model)
-        frozen = [p for p in self.model.parameters() if not p.requires_grad]
+        frozen = [(n, p) for n, p in self.model.named_parameters() if not p.requires_grad]
         for name, p in self.model.named_parameters():
-            if not p.requires_grad and not is_kept(name):
+            if not p.requires_grad and not is_kept(name) and p.is_floating_point():
                 p.data = p.data.to(self.dtype)
+        codes = quantized.sizes(self.model)
         sizes = {name: p.numel() for name, p in self.trained.items()}
         head = sum(size for name, size in sizes.items() if is_head(name))
         self.parameters = Parameters(
-            adapter=sum(sizes.values()) - head, head=head, total=sum(sizes.values()) + sum(p.numel() for p in frozen)
+            adapter=sum(sizes.values()) - head,
+            head=head,
+            total=sum(sizes.values()) + sum(codes.get(name, p.numel()) for name, p in frozen),
         )
         names = [name for name, _ in self.model.named_parameters()]
-        self.prefix = frozen_prefix(base.architecture, experiment.model.drop_path, names, self.trained)
+        drop_path = experiment.model.drop_path
+        self.prefix = frozen_prefix(base.architecture, drop_path, names, self.trained, base.quantization)
         self.importance = methods.importance(self.model, experiment.method)
         self.update = Update(experiment.train, self.trained, experiment.method.lr_ratio, self.importance)
         self.keep: tuple[Mapping[str, Sequence[bool]], Arrays] = ({}, {})  # as ``mask`` had it last, and on the device
@@ -187,8 +203,8 @@ class Learner:
     def load_adapter(self, tensors: Tensors) -> None:
         load_adapter(self.model, tensors)
 
-    def merged(self) -> Tensors:
-        replaced = methods.merge(self.model)
+    def merged(self, dequantize: bool = False) -> Tensors:
+        replaced = methods.merge(self.model, dequantize)
         tensors = {name: to_numpy(p) for name, p in self.model.named_parameters()}
         methods.unmerge(self.model, replaced)
         return tensors

@@ -12,9 +12,10 @@ from convert.base import load_base
 from convert.peft import Adapter, read_adapter, write_adapter
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import MethodConfig
+from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Model
 from torch_ref import backend, methods
-from torch_ref.backend import load, stored, to_numpy
+from torch_ref.backend import fill, stored, to_numpy
 from torch_ref.methods import merge, unmerge
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
@@ -33,7 +34,12 @@ __all__ = [
 
 
 def create_model(
-    name: str, weights: str = "timm", num_classes: int = 1000, image_size: int | None = None, seed: int = 0
+    name: str,
+    weights: str = "timm",
+    num_classes: int = 1000,
+    image_size: int | None = None,
+    seed: int = 0,
+    quantize: Quantization | None = None,
 ) -> VisionTransformer:
     """A ViT by its timm name.
 
@@ -43,14 +49,15 @@ def create_model(
         num_classes: width of the head; one of another size in the weights is replaced by a new one.
         image_size: pixels; the architecture's own where None, otherwise the position grid is resized.
         seed: of whatever is drawn.
+        quantize: the linear layers of the blocks in so few bits; None: as the weights are.
 
     Raises:
-        UserError: the name is unknown, or the weights do not fit it.
+        UserError: the name is unknown, or the weights do not fit it or cannot be quantised so.
     """
     description = Model(name=name, weights=weights, image_size=image_size)
-    base = load_base(description, num_classes, seed)
+    base = load_base(description, num_classes, seed, quantize)
     model = VisionTransformer(base.architecture, num_classes)
-    load(model, base.tensors)
+    fill(model, base)
     model.description, model.base = description, base.without_tensors()
     return model
 
@@ -111,6 +118,7 @@ def save_adapter(model: VisionTransformer, folder: str | Path, classes: Sequence
             preprocessing=base.preprocessing,
             base_sha256=base.sha256,
             source=base.source,
+            quantize=base.quantization,
         ),
     )
 
@@ -124,6 +132,11 @@ def load_adapter(model: VisionTransformer, folder: str | Path) -> Adapter:
     adapter = read_adapter(Path(folder))
     if adapter.base_sha256 not in (None, model.base.sha256):
         raise UserError(f"{folder} was trained on other weights than this model's ({adapter.source})")
+    if adapter.base_sha256 is not None and adapter.quantize != model.quantization:
+        raise UserError(
+            f"{folder} was trained over a base with quantize: {described(adapter.quantize)}, and this model has "
+            f"quantize: {described(model.quantization)}"
+        )
     _apply(model, adapter.method)
     try:
         backend.load_adapter(model, adapter.tensors)

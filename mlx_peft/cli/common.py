@@ -13,6 +13,7 @@ from mlx_peft.config.errors import UserError, suggest
 
 if TYPE_CHECKING:
     from mlx_peft.config.schema import Experiment, Model
+    from mlx_peft.engine.quantize import Written
 
 BackendName = Literal["mlx", "torch"]
 
@@ -92,6 +93,24 @@ def one_of(known: Collection[str], what: str) -> Callable[[str], None]:
 def backend_of(ctx: typer.Context, chosen: BackendName | None) -> BackendName:
     """The backend that is asked for, or the command's own: ``torch-ref`` opens what MLX trained with torch."""
     return chosen or ctx.obj
+
+
+def echo_written(out: Path, written: Written) -> None:
+    """The files of a model's folder, and what quantising it changed."""
+    from mlx_peft.config.quantization import described
+
+    if written.sqnr:
+        width = max(map(len, written.sqnr))
+        typer.echo(f"{'layer':<{width}}  SQNR")
+        for path, decibels in written.sqnr.items():
+            typer.echo(f"{path:<{width}}  {decibels:.1f} dB")
+    if written.logits is not None:
+        typer.echo(
+            f"quantised to {described(written.quantization)}; on noise images the logits change by "
+            f"{100 * written.logits:.2f} %"
+        )
+    for file in sorted(out.iterdir()):
+        typer.echo(f"{file}  {file.stat().st_size:,} bytes")
 
 
 def echo_json(value: Any) -> None:

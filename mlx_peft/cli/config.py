@@ -24,11 +24,11 @@ def validate(ctx: typer.Context, config: Config, overrides: Overrides = None) ->
     """Check an experiment without its data, and without downloading; all that is wrong is said at once."""
     experiment = read_experiment(ctx, config, overrides)
 
-    from convert.base import described
+    from convert.base import architecture_of
+    from mlx_peft.engine.train import check_method
 
-    architecture = described(experiment.model)
-    experiment.method.check(architecture)
-    experiment.method.check_new(architecture)
+    architecture = architecture_of(experiment.model)
+    check_method(experiment, architecture, experiment.quantize)
     typer.echo(f"{config}: valid")
 
 

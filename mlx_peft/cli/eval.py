@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -13,15 +14,19 @@ def eval(
     ctx: typer.Context,
     run: Run,
     split: Annotated[Literal["val", "test"], typer.Option(metavar="val|test", help="Images to evaluate on.")] = "test",
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A model to evaluate on the run's images.", show_default=False),
+    ] = None,
     backend: Backend = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a finished run on images it was not trained on."""
+    """Evaluate a run, or a model, on images it was not trained on."""
     from mlx_peft.engine.load import evaluate_run
     from mlx_peft.report.summary import metrics_line
 
-    metrics = evaluate_run(run, split, backend_of(ctx, backend))
+    metrics = evaluate_run(run, split, backend_of(ctx, backend), model=model)
     if as_json:
-        echo_json({"run": str(run), "split": split, "metrics": metrics})
+        echo_json({"run": str(run), **({"model": str(model)} if model else {}), "split": split, "metrics": metrics})
     else:
         typer.echo(metrics_line(split, metrics))

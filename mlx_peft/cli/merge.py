@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from mlx_peft.cli.common import AdapterName, Backend, ModelName, RunOrAdapter, Weights, backend_of, base_of
+from mlx_peft.cli.common import (
+    AdapterName,
+    Backend,
+    ModelName,
+    RunOrAdapter,
+    Weights,
+    backend_of,
+    base_of,
+    echo_written,
+)
 
 
 def merge(
@@ -17,12 +26,21 @@ def merge(
     adapter: AdapterName = None,
     model: ModelName = None,
     weights: Weights = "timm",
+    dequantize: Annotated[
+        bool, typer.Option("--dequantize", help="Over a quantised base: write a plain model; exact.")
+    ] = False,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Over a quantised base: quantise what was merged again; lossy.")
+    ] = False,
     backend: Backend = None,
 ) -> None:
     """Write a run as a plain model, a folder that timm opens."""
     from mlx_peft.engine.load import merge_run
 
-    merge_run(run, out, backend_of(ctx, backend), name=adapter, model=base_of(model, weights))
-    for file in sorted(out.iterdir()):
-        typer.echo(f"{file}  {file.stat().st_size:,} bytes")
-    typer.echo(f'open it with: timm.create_model("local-dir:{out}")')
+    written = merge_run(
+        run, out, backend_of(ctx, backend), name=adapter, model=base_of(model, weights),
+        dequantize=dequantize, requantize=requantize,
+    )  # fmt: skip
+    echo_written(out, written)
+    if written.quantization is None:
+        typer.echo(f'open it with: timm.create_model("local-dir:{out}")')

@@ -16,13 +16,17 @@ def parity(
     method: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only this method; all if left out.", show_default=False)
     ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Only over bases quantised to so many bits.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare the backends' logits, gradients and training steps."""
     from mlx_peft.engine import parity
 
     results = []
-    for cell in parity.run(model, method):
+    for cell in parity.run(model, method, bits):
         results.append(cell)
         if not as_json:
             if len(results) == 1:

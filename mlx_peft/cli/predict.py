@@ -34,7 +34,11 @@ def predict(
     """Say what is in images."""
     from mlx_peft.engine import load
 
-    loaded = load.load_run(run, backend_of(ctx, backend), name=adapter, model=base_of(model, weights))
+    computing = backend_of(ctx, backend)
+    if load.is_model(run):
+        loaded = load.load_model(run, computing)
+    else:
+        loaded = load.load_run(run, computing, name=adapter, model=base_of(model, weights))
     results = load.predict(loaded, images, top)
     if as_json:
         echo_json(results)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.parameters import is_head
+from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.shapes import heads, shapes
 
 AFTER_THE_BLOCKS = ("norm", "fc_norm", "attn_pool")
@@ -28,7 +29,11 @@ class Prefix:
 
 
 def frozen_prefix(
-    architecture: Architecture, drop_path: float, names: Iterable[str], trained: Container[str]
+    architecture: Architecture,
+    drop_path: float,
+    names: Iterable[str],
+    trained: Container[str],
+    quantization: Quantization | None = None,
 ) -> Prefix | None:
     """The longest part from the images on that training does not change; None where the first block is not in it.
 
@@ -37,8 +42,11 @@ def frozen_prefix(
         drop_path: above 0, blocks are dropped at random, so that features differ from step to step.
         names: of all parameters, with the method in place. One that the plain model lacks is a sign of the method.
         trained: those among them that are trained.
+        quantization: of the base.
     """
     plain = shapes(architecture, num_classes=1)
+    if quantization is not None:
+        plain = quantization.stored(architecture, plain)
     changed = [name for name in names if name in trained or name not in plain]
     end = min((_place(name, architecture.depth) for name in changed), default=architecture.depth + 1)
     if end == 0 or drop_path:

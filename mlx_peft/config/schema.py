@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mlx_peft.config.methods import Method
+from mlx_peft.config.quantization import Quantization
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -140,6 +141,9 @@ class Experiment(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     model: Model
     method: Method
+    quantize: Quantization | None = Field(
+        None, description="linear layers of the blocks in so few bits, frozen; null: as they are"
+    )
     data: Data
     train: Train = Field(default_factory=Train)
     track: list[Literal["tensorboard"]] = Field(default_factory=list)

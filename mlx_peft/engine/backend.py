@@ -77,8 +77,12 @@ class Learner(Protocol):
         """Sets what ``adapter`` returned. Raises ValueError where names or shapes differ."""
         ...
 
-    def merged(self) -> Tensors:
-        """A plain timm state dictionary, float32, with the method merged into it. Raises UserError if it cannot be."""
+    def merged(self, dequantize: bool = False) -> Tensors:
+        """timm's state dictionary, float32, with the method merged into it; a quantised base stays quantised.
+
+        With ``dequantize`` the dictionary is a plain one. Raises UserError where the method cannot be merged, or not
+        into a base that stays quantised.
+        """
         ...
 
     def state(self) -> Tensors:

@@ -10,19 +10,24 @@ from typing import Any, Literal
 import numpy as np
 
 from convert.base import Base, load_base
+from convert.files import read_json
 from convert.peft import Adapter, read_adapter
 from convert.timm import write_model
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.files import load
+from mlx_peft.config.methods import Linear
+from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
 from mlx_peft.data import eval_batches, eval_image, open_dataset
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.evaluate import evaluate
 from mlx_peft.engine.progress import Metrics
+from mlx_peft.engine.quantize import Written, write_quantized
 from mlx_peft.engine.run import RunFolder
 
 ADAPTER_FILE = "adapter_config.json"
+MODEL_FILE = "config.json"
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def load_run(
             )
         if not adapter.num_classes:
             raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
-        experiment = Experiment(model=own, method=adapter.method, data=Data(name="none"))
+        experiment = Experiment(model=own, method=adapter.method, quantize=adapter.quantize, data=Data(name="none"))
     if model is not None and adapter.model is not None:
         raise UserError(f"{place} names its own model, {adapter.model.name}: leave --model out")
     if backend is not None:
@@ -85,7 +90,7 @@ def load_run(
         train = experiment.train.model_copy(update={"precision": precision})
         experiment = experiment.model_copy(update={"train": train})
     module = load_backend(experiment.backend)
-    base = load_base(experiment.model, adapter.num_classes, experiment.seed)
+    base = load_base(experiment.model, adapter.num_classes, experiment.seed, experiment.quantize)
     if adapter.preprocessing is not None:
         base = replace(base, preprocessing=adapter.preprocessing)
     if adapter.base_sha256 is not None and adapter.base_sha256 != base.sha256:
@@ -131,9 +136,13 @@ def adapter_in(folder: Path) -> Path | None:
 
 
 def evaluate_run(
-    path: Path, split: Literal["val", "test"] = "test", backend: Literal["mlx", "torch"] | None = None
+    path: Path,
+    split: Literal["val", "test"] = "test",
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    model: Path | None = None,
 ) -> Metrics:
-    """The metrics of a finished run on one of its splits.
+    """The metrics of a finished run on one of its splits; of a model's folder in its place, where one is named.
 
     Raises UserError where the data set has no such split, or where it is not the split that the run had: images that
     were trained on might be in it.
@@ -153,9 +162,9 @@ def evaluate_run(
             f"the {split} split of {dataset.name} is not the one of the run: {known['size']} images "
             f"({known['sha256'][:12]}) then, {wanted.size} ({wanted.sha256[:12]}) now"
         )
-    loaded = load_run(path, backend)
+    loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
     if dataset.classes != loaded.classes:
-        raise UserError(f"the classes of {dataset.name} are not those that the run was trained on")
+        raise UserError(f"the classes of {dataset.name} are not those that {model or 'the run'} was trained on")
     batches = eval_batches(wanted, experiment.data, loaded.preprocessing, loaded.image_size)
     return evaluate(loaded.learner, batches, len(loaded.classes))
 
@@ -191,12 +200,97 @@ def merge_run(
     *,
     name: str | None = None,
     model: Model | None = None,
-) -> None:
+    dequantize: bool = False,
+    requantize: bool = False,
+) -> Written:
     """Writes the model of a run or adapter, merged into its base in float32, as a folder that timm opens.
+
+    A quantised base stays quantised where the method adds nothing to its codes. Otherwise it must be said what the sum
+    becomes: with ``dequantize`` a plain model, which is exact, with ``requantize`` one that is quantised again as its
+    base was, which moves the logits.
 
     Raises UserError where the method cannot be merged, and where ``out`` is there and not empty.
     """
+    must_be_new(out)
+    if dequantize and requantize:
+        raise UserError("--dequantize and --requantize: choose one")
+    loaded = load_run(path, backend, name=name, precision="float32", model=model)
+    if loaded.base.quantization is None and (dequantize or requantize):
+        raise UserError(f"the base of {path} is not quantised: leave --{'de' if dequantize else 're'}quantize out")
+    if requantize:
+        assert loaded.base.quantization is not None
+        return requantized(loaded, out, loaded.base.quantization)
+    tensors = loaded.learner.merged(dequantize=True) if dequantize else loaded.learner.merged()
+    quantization = None if dequantize else loaded.base.quantization
+    write_model(out, base=loaded.base, tensors=tensors, classes=loaded.classes, quantization=quantization)
+    return Written(quantization, {}, None)
+
+
+def quantize_model(
+    path: Path,
+    out: Path,
+    quantization: Quantization,
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    name: str | None = None,
+    model: Model | None = None,
+) -> Written:
+    """Quantises a model's folder, or a run or adapter that is merged first, and writes it as a folder.
+
+    Raises UserError where there is no such model, it cannot be merged or is quantised already, the group does not
+    divide a layer's width, and where ``out`` is there and not empty.
+    """
+    must_be_new(out)
+    if is_model(path):
+        loaded = load_model(path, backend)
+    else:
+        loaded = load_run(path, backend, name=name, precision="float32", model=model)
+    if loaded.base.quantization is not None:
+        raise UserError(
+            f"{path} is quantised already, to {described(loaded.base.quantization)}: merge it with --dequantize, or "
+            "with --requantize, which keeps its bits"
+        )
+    quantization.sites(loaded.base.architecture)
+    return requantized(loaded, out, quantization)
+
+
+def requantized(loaded: Loaded, out: Path, quantization: Quantization) -> Written:
+    """Merges into plain weights, quantises these and writes them."""
+    return write_quantized(
+        out, loaded.learner, loaded.experiment, loaded.base, loaded.adapter.classes, len(loaded.classes), quantization
+    )
+
+
+def must_be_new(out: Path) -> None:
+    """Raises UserError where ``out`` is there and not empty."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is already there: choose another folder")
-    loaded = load_run(path, backend, name=name, precision="float32", model=model)
-    write_model(out, base=loaded.base, tensors=loaded.learner.merged(), classes=loaded.classes)
+
+
+def is_model(path: Path) -> bool:
+    """Whether a folder holds a whole model in timm's layout."""
+    return (path / MODEL_FILE).is_file() and adapter_in(path) is None
+
+
+def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Loaded:
+    """Opens a model's folder, plain or quantised. Raises UserError where it is none, or says no number of classes."""
+    config = read_json(path / MODEL_FILE)
+    name, names, count = config.get("architecture"), config.get("label_names", []), config.get("num_classes")
+    if not isinstance(name, str) or not isinstance(count, int) or not isinstance(names, list):
+        raise UserError(f"{path / MODEL_FILE}: not a configuration of timm's: no architecture, or no num_classes")
+    model = Model(name=name, weights=str(path))
+    experiment = Experiment(backend=backend or "mlx", model=model, method=Linear(), data=Data(name="none"))
+    base = load_base(model, count, experiment.seed)
+    learner = load_backend(experiment.backend).build(experiment, count, base)
+    adapter = Adapter(
+        method=experiment.method,
+        tensors=learner.adapter(),
+        classes=tuple(map(str, names)),
+        model=model,
+        architecture=base.architecture,
+        preprocessing=base.preprocessing,
+        base_sha256=base.sha256,
+        source=base.source,
+        quantize=base.quantization,
+    )
+    return Loaded(learner, adapter, base, experiment)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import NamedTuple
+from itertools import chain, product
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from convert.base import Base, load_base
 from mlx_peft.config.errors import UserError, suggest
-from mlx_peft.config.methods import Linear
+from mlx_peft.config.methods import Linear, Method
+from mlx_peft.config.quantization import asked
 from mlx_peft.config.schema import Experiment
 from mlx_peft.engine.allocation import allocator
 from mlx_peft.engine.backend import Backend, Learner, Tensors, load_backend
@@ -28,6 +30,10 @@ MODELS: dict[str, dict[str, object]] = {
     "vit_base_patch16_siglip_224": {"args": {"depth": 2}},
 }
 """The models that are compared, some cut in depth or image size so that a run stays short."""
+
+
+GROUP_SIZE = 64
+"""Of the quantised cells: the largest that divides the width of every model."""
 
 
 class Row(NamedTuple):
@@ -52,6 +58,8 @@ METHODS: dict[str, Row] = {
         {"init_rank": 8, "target_rank": 4, "t_init": 10, "t_final": 15, "delta_t": 3, "targets": ["q", "v", "fc1"]},
         steps=60,
     ),
+    "qalora": Row({"rank": 8, "targets": ["qkv", "fc2"]}),
+    "qalora-avg": Row({"rank": 8, "pool": "avg", "targets": ["q", "v", "fc1"]}),
     "vera": Row({"rank": 64, "targets": ["q", "v", "fc1"]}),
     "fact": Row({"rank": 8}),
     "ia3": Row({}),
@@ -66,6 +74,16 @@ METHODS: dict[str, Row] = {
     "full-blocks": Row({"blocks": "last 2"}, lr=3e-5),
 }
 """By a method's name up to the first hyphen."""
+
+QUANTIZED_MODELS = ("vit_tiny_patch16_224", "vit_small_patch14_dinov2")
+QUANTIZED_METHODS = ("lora", "lora-dora", "adalora", "vera", "qalora", "qalora-avg")
+"""What is also compared over quantised bases, or only over them."""
+
+OVER_CODES = {kind.model_fields["name"].default for kind in get_args(get_args(Method)[0]) if kind.over_codes}
+PLAIN_METHODS = tuple(name for name in METHODS if name.partition("-")[0] not in OVER_CODES)
+
+BITS = (8, 4, 3, 2)
+"""Of a weight in those bases."""
 
 LOGITS, GRADIENTS, TRAJECTORY = 1e-5, 1e-4, 1e-4
 """Largest relative error in float32: a few hundred roundings (1.2e-7 each) in logits; gradients and losses after real
@@ -90,7 +108,9 @@ class Cell:
     """Steps after which the backends keep different triplets; None where ranks are not dealt out."""
     merged: float | None
     """The logits of the plain model that merging gives, in both backends, against the unmerged one's in torch; None
-    where the method cannot be merged."""
+    where the method cannot be merged. Over a quantised base, the plain model has the weights that its codes stand for,
+    or, where the method keeps them, the codes.
+    """
 
     @property
     def passed(self) -> bool:
@@ -104,7 +124,7 @@ def relative(a: np.ndarray | float, b: np.ndarray | float) -> float:
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), np.finfo(np.float64).tiny))
 
 
-def experiment(model: str, method: str, seed: int = 0) -> Experiment:
+def experiment(model: str, method: str, bits: int | None = None, seed: int = 0) -> Experiment:
     """The experiment of a cell: random weights, so that nothing is downloaded."""
     options = {"name": method.partition("-")[0], **METHODS[method].options}
     return Experiment.model_validate(
@@ -112,6 +132,7 @@ def experiment(model: str, method: str, seed: int = 0) -> Experiment:
             "seed": seed,
             "model": {"name": model, "weights": "none", **MODELS.get(model, {})},
             "method": options,
+            "quantize": bits and {"bits": bits, "group_size": GROUP_SIZE},
             "data": {"name": "digits", "batch_size": BATCH},
             "train": {"schedule": {"name": "constant"}, "clip_norm": 1.0, "label_smoothing": 0.1},
         }
@@ -134,7 +155,11 @@ def perturbed(tensors: Tensors, seed: int) -> Tensors:
 def merged_logits(backend: Backend, learner: Learner, config: Experiment, base: Base, images: np.ndarray) -> np.ndarray:
     """The logits of a plain model that holds the learner's merged tensors."""
     plain = config.model_copy(update={"method": Linear()})
-    return backend.build(plain, CLASSES, replace(base, tensors=learner.merged())).logits(images)
+    if config.method.over_codes:
+        merged = replace(base, tensors=learner.merged())
+    else:
+        merged = replace(base, tensors=learner.merged(dequantize=True), quantization=None)
+    return backend.build(plain, CLASSES, merged).logits(images)
 
 
 def trajectory(
@@ -159,10 +184,10 @@ def trajectory(
     return error, differ if dealers[0] else None
 
 
-def compare(ours: Backend, reference: Backend, model: str, method: str, seed: int = 0) -> Cell:
+def compare(ours: Backend, reference: Backend, model: str, method: str, bits: int | None = None, seed: int = 0) -> Cell:
     """Takes both through logits, gradients, the merge and a trajectory."""
-    config = experiment(model, method, seed)
-    base = load_base(config.model, CLASSES, seed)
+    config = experiment(model, method, bits, seed)
+    base = load_base(config.model, CLASSES, seed, config.quantize)
     a, b = (backend.build(config, CLASSES, base) for backend in (ours, reference))
     images, targets = batch(base.architecture.img_size, seed)
     start = perturbed(b.adapter(), seed)
@@ -179,26 +204,36 @@ def compare(ours: Backend, reference: Backend, model: str, method: str, seed: in
     worst = max(errors, key=lambda name: errors[name])
     drift, masks = trajectory((a, b), config, METHODS[method], base.architecture.img_size, seed)
     return Cell(
-        model=model, method=method, bits=None, logits=logits, loss=relative(loss_a, loss_b), gradients=errors[worst],
+        model=model, method=method, bits=bits, logits=logits, loss=relative(loss_a, loss_b), gradients=errors[worst],
         worst=worst, trajectory=drift, masks=masks, merged=merged,
     )  # fmt: skip
 
 
-def cells(models: Iterable[str], methods: Iterable[str], seed: int = 0) -> Iterator[Cell]:
-    """Compares the backends on every pair. Torch is loaded first: see ``mlx_peft.blas``."""
+def cells(
+    models: Iterable[str], methods: Iterable[str], bits: Iterable[int | None] = (None,), seed: int = 0
+) -> Iterator[Cell]:
+    """Compares the backends on every triple. Torch is loaded first: see ``mlx_peft.blas``."""
     os.environ.setdefault("MLX_ENABLE_TF32", "0")  # on M5, MLX's float32 products are TF32-like otherwise
     reference, ours = load_backend("torch"), load_backend("mlx")
-    methods = list(methods)
-    for model in models:
-        for method in methods:
-            yield compare(ours, reference, model, method, seed)
+    for model, method, width in product(models, methods, bits):
+        yield compare(ours, reference, model, method, width, seed)
 
 
-def run(model: str | None = None, method: str | None = None) -> Iterator[Cell]:
-    """The matrix, or the part of it that a model's or a method's name selects."""
+def run(model: str | None = None, method: str | None = None, bits: int | None = None) -> Iterator[Cell]:
+    """The matrix, or the part of it that a model's name, a method's and the bits of the base select.
+
+    Over plain bases every model meets every method; over quantised ones, what is not named is what QUANTIZED_MODELS and
+    QUANTIZED_METHODS name.
+    """
     if method is not None and method not in METHODS:
         raise UserError(f"no method {method!r} in the parity matrix{suggest(method, METHODS)}")
-    return cells([model] if model else MODELS, [method] if method else METHODS)
+    if bits is not None:
+        asked(bits, GROUP_SIZE)
+        return cells([model] if model else QUANTIZED_MODELS, [method] if method else QUANTIZED_METHODS, [bits])
+    models = [name for name in QUANTIZED_MODELS if model in (None, name)]
+    methods = [name for name in QUANTIZED_METHODS if method in (None, name)]
+    plain = cells([model] if model else MODELS, [name for name in PLAIN_METHODS if method in (None, name)])
+    return chain(plain, cells(models, methods, BITS))
 
 
 def summary(results: list[Cell]) -> dict[str, object]:
@@ -213,8 +248,8 @@ def summary(results: list[Cell]) -> dict[str, object]:
 
 
 HEADER = (
-    "| model | method | logits | merged logits | loss | gradients | worst gradient | trajectory | |\n"
-    "|---|---|---:|---:|---:|---:|---|---:|---|"
+    "| model | method | bits | logits | merged logits | loss | gradients | worst gradient | trajectory | |\n"
+    "|---|---|---:|---:|---:|---:|---:|---|---:|---|"
 )
 
 
@@ -225,6 +260,6 @@ def row(cell: Cell) -> str:
         verdict += f"; masks differ after {cell.masks} steps" if cell.masks else "; masks equal at every step"
     merged = "never" if cell.merged is None else f"{cell.merged:.1e}"
     return (
-        f"| {cell.model} | {cell.method} | {cell.logits:.1e} | {merged} | {cell.loss:.1e} "
+        f"| {cell.model} | {cell.method} | {cell.bits or 32} | {cell.logits:.1e} | {merged} | {cell.loss:.1e} "
         f"| {cell.gradients:.1e} | {cell.worst} | {cell.trajectory:.1e} | {verdict} |"
     )

@@ -16,7 +16,8 @@ from convert.base import load_base
 from mlx_peft.config import suite
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.errors import UserError
-from mlx_peft.config.schema import Augment, Data, Experiment, Model
+from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.schema import Augment, Data, Experiment
 from mlx_peft.data import Dataset, open_dataset
 from mlx_peft.engine.backend import load_backend
 from mlx_peft.engine.run import RunFolder, flatten, run_id
@@ -67,7 +68,8 @@ def check(planned: Sequence[suite.Planned], out: Path) -> list[Run]:
             check_trackers(experiment.track)
             check_data(experiment, dataset)
             load_backend(experiment.backend)
-            check_method(experiment, opened.architecture(experiment.model, len(dataset.classes)))
+            architecture, quantization = opened.model(experiment, len(dataset.classes))
+            check_method(experiment, architecture, quantization)
             splits = describe_splits(dataset)
             identity = run_id(experiment, splits)
             if (twin := names.setdefault(identity, name)) != name:
@@ -87,17 +89,25 @@ class Opened:
 
     def __init__(self) -> None:
         self._datasets: dict[str, Dataset | UserError] = {}
-        self._architectures: dict[tuple[str, int], Architecture | UserError] = {}
+        self._models: dict[
+            tuple[str, Quantization | None, int], tuple[Architecture, Quantization | None] | UserError
+        ] = {}
 
     def dataset(self, data: Data) -> Dataset:
         """The splits, which depend neither on batches nor on augmentation."""
         alike = data.model_copy(update={"batch_size": 1, "augment": Augment(), "threads": 1})
         return once(self._datasets, alike.model_dump_json(), lambda: open_dataset(data))
 
-    def architecture(self, model: Model, num_classes: int) -> Architecture:
-        """The weights' own; they are read, so that what is missing or does not fit is known."""
-        key = (model.model_dump_json(), num_classes)
-        return once(self._architectures, key, lambda: load_base(model, num_classes, seed=0).architecture)
+    def model(self, experiment: Experiment, num_classes: int) -> tuple[Architecture, Quantization | None]:
+        """Of the weights, which are read, so that what is missing or does not fit is known."""
+        model, quantize = experiment.model, experiment.quantize
+        key = (model.model_dump_json(), quantize, num_classes)
+
+        def read() -> tuple[Architecture, Quantization | None]:
+            base = load_base(model, num_classes, 0, quantize)
+            return base.architecture, base.quantization
+
+        return once(self._models, key, read)
 
 
 def once(memory: dict[Key, Value | UserError], key: Key, make: Callable[[], Value]) -> Value:

@@ -10,6 +10,7 @@ from convert.base import Base, load_base
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
+from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
 from mlx_peft.data import Dataset, Split, eval_batches, open_dataset, steps_per_epoch, train_batches
 from mlx_peft.engine.allocation import allocator
@@ -45,8 +46,8 @@ def train(
     backend = load_backend(experiment.backend)
     dataset = open_dataset(experiment.data)
     check_data(experiment, dataset)
-    base = load_base(experiment.model, len(dataset.classes), experiment.seed)
-    check_method(experiment, base.architecture)
+    base = load_base(experiment.model, len(dataset.classes), experiment.seed, experiment.quantize)
+    check_method(experiment, base.architecture, base.quantization)
     learner = backend.build(experiment, len(dataset.classes), base)
     base = base.without_tensors()  # the learner has its own
     for note in (*dataset.notes, *base.notes):
@@ -121,9 +122,10 @@ def check_data(experiment: Experiment, dataset: Dataset) -> None:
         )
 
 
-def check_method(experiment: Experiment, architecture: Architecture) -> None:
+def check_method(experiment: Experiment, architecture: Architecture, quantization: Quantization | None) -> None:
     """Raises UserError where the method does not fit the model, or should not be trained on it."""
     experiment.method.check(architecture)
+    experiment.method.check_quantization(architecture, quantization)
     experiment.method.check_new(architecture)
 
 
@@ -161,6 +163,7 @@ def describe_adapter(experiment: Experiment, dataset: Dataset, base: Base, learn
         preprocessing=as_evaluated(dataset, base.preprocessing),
         base_sha256=base.sha256,
         source=base.source,
+        quantize=base.quantization,
     )
 
 

@@ -12,9 +12,23 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.parameters import HEADS
-from mlx_peft.methods import adalora, adaptformer, fact, ia3, linear, lora, prompt, selective, ssf, vera
+from mlx_peft.methods import (
+    adalora,
+    adaptformer,
+    fact,
+    ia3,
+    linear,
+    lora,
+    prompt,
+    qalora,
+    quantized,
+    selective,
+    ssf,
+    vera,
+)
 from mlx_peft.methods.adalora import Importance
 from mlx_peft.methods.targets import replace
 from mlx_peft.models.vit import VisionTransformer
@@ -25,6 +39,7 @@ METHODS: dict[str, ModuleType] = {
     "bitfit": selective,
     "layernorm": selective,
     "lora": lora,
+    "qalora": qalora,
     "adalora": adalora,
     "vera": vera,
     "ia3": ia3,
@@ -41,6 +56,7 @@ def apply(model: VisionTransformer, method: MethodConfig, seed: int) -> None:
     Raises UserError where a target matches no layer or the method does not fit the model.
     """
     method.check(model.architecture)
+    method.check_quantization(model.architecture, model.quantization)
     model.freeze()
     METHODS[method.name].apply(model, method, seed)
     for name in HEADS:
@@ -48,22 +64,31 @@ def apply(model: VisionTransformer, method: MethodConfig, seed: int) -> None:
             model[name].unfreeze()
 
 
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
+def merge(model: VisionTransformer, dequantize: bool = False) -> dict[str, nn.Module]:
     """Folds what the method put into the model into plain layers, in place; ``unmerge`` takes what this returns.
+
+    With ``dequantize``, a quantised base becomes a plain one first, with the weights that its codes stand for.
 
     Raises UserError where the mathematics does not allow it.
     """
+    below = quantized.dequantize(model) if dequantize else {}
     replaced: dict[str, nn.Module] = {}
-    for module in dict.fromkeys(METHODS.values()):
-        replaced |= module.merge(model)
-    return replaced
+    try:
+        for module in dict.fromkeys(METHODS.values()):
+            replaced |= module.merge(model)
+    except UserError:
+        unmerge(model, replaced | below)
+        raise
+    return replaced | below  # in this order: what was below a merged layer is in its place again only after that
 
 
 def remove(model: VisionTransformer) -> None:
-    """Takes any method out: what it wrapped is as it was, what it added is gone, and all can be trained."""
+    """Takes any method out: what it wrapped is as it was, what it added is gone, and all but codes can be trained."""
     wrapped = {path: layer.base_layer for path, layer in model.named_modules() if "base_layer" in layer}
     unmerge(model, wrapped | {"shared": nn.Module()})
     model.unfreeze()
+    for layer in quantized.layers(model).values():
+        layer.freeze()
 
 
 def penalty(model: VisionTransformer, method: MethodConfig) -> mx.array | float:

@@ -43,7 +43,7 @@ class FacTLinear(nn.Module):
         self.dropout = Dropout(dropout)
         self.scaling = scaling
         self.rows = slice(weights.start, weights.stop)
-        self.wide = base_layer.weight.shape[1] > shared.fact_U.shape[0]
+        self.wide = base_layer.shape[1] > shared.fact_U.shape[0]
         self._shared = (shared,)  # in a tuple, so that it is no child of every layer
 
     def cores(self) -> mx.array:
@@ -55,7 +55,7 @@ class FacTLinear(nn.Module):
     def factors(self) -> tuple[mx.array, mx.array]:
         """The update without s as B A: A ``(r, in)`` and B ``(out, r)``."""
         (shared,) = self._shared
-        U, V, (rows, columns) = shared.fact_U, shared.fact_V, self.base_layer.weight.shape
+        U, V, (rows, columns) = shared.fact_U, shared.fact_V, self.base_layer.shape
         if self.wide:
             A, B = (U @ self.cores()).reshape(-1, U.shape[1]).T, V
         else:
@@ -74,7 +74,7 @@ class FacTLinear(nn.Module):
         cores = self.cores().astype(x.dtype).transpose(1, 0, 2).reshape(inner.shape[-1], -1)
         inner = self.dropout(inner @ cores).reshape(*x.shape[:-1], -1, inner.shape[-1])
         V = (self.scaling * self._shared[0].fact_V).astype(x.dtype)
-        return self.base_layer(x) + (inner @ V.T).reshape(*x.shape[:-1], -1)[..., : weight.shape[0]]
+        return self.base_layer(x) + (inner @ V.T).reshape(*x.shape[:-1], -1)[..., : self.base_layer.shape[0]]
 
     def merged(self) -> Linear:
         """A plain layer with W + s B A, computed in float32 and kept in the base's dtype."""

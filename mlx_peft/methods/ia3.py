@@ -31,7 +31,7 @@ class IA3Linear(nn.Module):
 
     def __init__(self, base_layer: Linear, feedforward: bool, parts: tuple[str, ...] = ()):
         super().__init__()
-        outputs, inputs = base_layer.weight.shape
+        outputs, inputs = base_layer.shape
         outputs = outputs // len(PARTS) * len(parts) if parts else outputs
         self.base_layer = base_layer
         self.ia3_l = mx.ones((inputs if feedforward else outputs,))

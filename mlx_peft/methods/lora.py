@@ -100,7 +100,8 @@ class LoRALinear(nn.Module):
     def forms(self, x: mx.array) -> bool:
         """Whether y is one product with the formed weight.
 
-        In half precision W + s B A would round small updates away, and dropout is on the input of A alone.
+        In half precision W + s B A would round small updates away, codes would be unpacked to be added to, and dropout
+        is on the input of A alone.
         """
         return x.dtype == self.base_layer.weight.dtype == mx.float32 and not (self.training and self.dropout.rate)
 
@@ -114,7 +115,7 @@ class LoRALinear(nn.Module):
     def formed(self) -> mx.array:
         """W + s B A ``(out, in)``, in float32."""
         A, B = self.factors()
-        return mx.addmm(self.base_layer.weight.astype(mx.float32), B, A, alpha=self.scaling)
+        return mx.addmm(self.base_layer.dense(), B, A, alpha=self.scaling)
 
     def merged(self) -> Linear:
         """A plain layer with the formed weight, computed in float32 and kept in the base's dtype."""
@@ -153,14 +154,14 @@ class DoRALinear(LoRALinear):
         return mx.concatenate([m[part] / third if part in m else mx.ones_like(third) for part, third in thirds])
 
     def __call__(self, x: mx.array) -> mx.array:
-        c, bias, weight = self.scales(), self.base_layer.get("bias"), self.base_layer.weight
+        c, bias = self.scales(), self.base_layer.get("bias")
         if self.forms(x):
-            y = c * formed_product(x, weight, None, *self.factors(), self.scaling)
+            y = c * formed_product(x, self.base_layer.weight, None, *self.factors(), self.scaling)
         else:
             dropped = self.dropout(x)
-            y = frozen = self.less_initial(x @ weight.astype(x.dtype).T, x)
+            y = frozen = self.less_initial(self.base_layer.product(x), x)
             if dropped is not x:
-                frozen = self.less_initial(dropped @ weight.astype(x.dtype).T, dropped)
+                frozen = self.less_initial(self.base_layer.product(dropped), dropped)
             y = y + (c - 1).astype(x.dtype) * frozen
             y = self.plus(y, dropped, self.lora_A, c[:, None] * self.placed(self.lora_B))
         return y if bias is None else y + bias.astype(x.dtype)
@@ -202,7 +203,7 @@ def apply(model: VisionTransformer, method: LoRA, seed: int) -> None:
     """Wraps every target. The initial tensors come from NumPy, so both backends start from the same ones."""
 
     def wrapper(site: Site, layer: Linear) -> LoRALinear:
-        weight = np.array(layer.weight.astype(mx.float32))
+        weight = np.array(layer.dense())
         A, B = (mx.array(factor) for factor in initial_factors(method, site, weight, seed))
         scaling, residual = method.scaling_of(site.path), method.init == "pissa"
         arguments = (layer, A, B, scaling, method.dropout, site.parts, residual)
@@ -213,4 +214,4 @@ def apply(model: VisionTransformer, method: LoRA, seed: int) -> None:
 
 def merge(model: VisionTransformer) -> dict[str, nn.Module]:
     """Replaces every LoRALinear by its merged layer. Returns what was replaced."""
-    return unwrap(model, LoRALinear, LoRALinear.merged)
+    return unwrap(model, LoRALinear, lambda layer: layer.merged())

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 
 import mlx.nn as nn
 
+from mlx_peft.config.errors import UserError
 from mlx_peft.config.sites import Site
 from mlx_peft.models.vit import VisionTransformer
+from mlx_peft.quant.affine import QuantizedLinear
 
 
 def find(model: VisionTransformer, path: str) -> nn.Module:
@@ -35,8 +37,18 @@ def wrap(model: VisionTransformer, sites: Iterable[Site], wrapper: Callable[[Sit
 
 
 def unwrap(model: VisionTransformer, kind: type, merged: Callable[[nn.Module], nn.Module]) -> dict[str, nn.Module]:
-    """Replaces each layer of the type ``kind`` by ``merged(layer)``. Returns what was replaced, by path."""
+    """Replaces each layer of the type ``kind`` by ``merged(layer)``. Returns what was replaced, by path.
+
+    Raises UserError, and changes nothing, where a layer's base is quantised, unless its type says ``keeps_codes``.
+    """
     replaced = {path: layer for path, layer in model.named_modules() if isinstance(layer, kind)}
+    for path, layer in replaced.items():
+        if isinstance(layer.base_layer, QuantizedLinear) and not getattr(layer, "keeps_codes", False):
+            raise UserError(
+                f"{path} is quantised, and what its {layer.base_layer.bits}-bit codes and the update add up to has no "
+                "such codes: either merge into dequantised weights (dequantize), which is exact, or quantise the "
+                "merged ones again (requantize), which is not"
+            )
     for path, layer in replaced.items():
         replace(model, path, merged(layer))
     return replaced

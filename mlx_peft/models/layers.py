@@ -13,7 +13,10 @@ from mlx_peft.models.gelu import gelu
 
 
 class Linear(nn.Module):
-    """y = x W^T + b; W ``(out, in)``, b ``(out,)`` or none."""
+    """y = x W^T + b; W ``(out, in)``, b ``(out,)`` or none.
+
+    What a method asks of its base, ``shape``, ``dense`` and ``product``, a quantised layer answers too.
+    """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
         super().__init__()
@@ -21,11 +24,23 @@ class Linear(nn.Module):
         if bias:
             self.bias = mx.zeros((out_features,))
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(out, in)``."""
+        return self.weight.shape
+
+    def dense(self) -> mx.array:
+        """W in float32."""
+        return self.weight.astype(mx.float32)
+
+    def product(self, x: mx.array) -> mx.array:
+        """x W^T, the bias left out."""
+        return x @ self.weight.astype(x.dtype).T
+
     def __call__(self, x: mx.array) -> mx.array:
-        weight = self.weight.astype(x.dtype)
         if "bias" in self:
-            return mx.addmm(self.bias.astype(x.dtype), x, weight.T)
-        return x @ weight.T
+            return mx.addmm(self.bias.astype(x.dtype), x, self.weight.astype(x.dtype).T)
+        return self.product(x)
 
 
 class LayerNorm(nn.Module):

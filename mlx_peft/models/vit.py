@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.quantization import Quantization
 from mlx_peft.models.attention import Attention
 from mlx_peft.models.embed import PatchEmbed
 from mlx_peft.models.layers import Linear, layer_scale, norm
@@ -65,6 +66,7 @@ class VisionTransformer(nn.Module):
         dim, depth = architecture.embed_dim, architecture.depth
         self.architecture = architecture
         self.checkpointing = False
+        self.quantization: Quantization | None = None  # of the blocks' linear layers
         self.shared = nn.Module()  # what a method gives to several blocks at once
         self.patch_embed = PatchEmbed(architecture)
         if architecture.class_token:

@@ -230,7 +230,7 @@ def test_an_error_in_a_sub_command_is_met_alike(command: Any, monkeypatch: pytes
 def test_eval_predict_and_merge_pass_the_programs_backend_on(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def evaluate(run: Path, split: str, backend: str) -> dict[str, float]:
+    def evaluate(run: Path, split: str, backend: str, model: Path | None = None) -> dict[str, float]:
         asked.append((split, backend))
         return {"top1": 0.5, "top5": 0.875, "loss": 1.25, "count": 16}
 

@@ -7,7 +7,21 @@ import sys
 
 import pytest
 
-COMMANDS = ("train", "sweep", "eval", "predict", "merge", "parity", "bench", "report", "ls", "cat", "cp", "config")
+COMMANDS = (
+    "train",
+    "sweep",
+    "eval",
+    "predict",
+    "merge",
+    "quantize",
+    "parity",
+    "bench",
+    "report",
+    "ls",
+    "cat",
+    "cp",
+    "config",
+)
 HEAVY = ("mlx", "torch", "numpy", "yaml", "PIL", "matplotlib", "sklearn", "safetensors", "huggingface_hub")
 """Not pydantic: recent typers load it themselves, to read a command's arguments."""
 OURS = ("mlx_peft.config.schema", "mlx_peft.config.files", "mlx_peft.engine", "mlx_peft.data")

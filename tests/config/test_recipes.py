@@ -23,6 +23,7 @@ METHODS = {
     "pissa": "lora",
     "rslora": "lora",
     "loraplus": "lora",
+    "qalora": "qalora",
     "adalora": "adalora",
     "vera": "vera",
     "fact": "fact",
@@ -55,7 +56,9 @@ def test_a_method_s_recipe_differs_from_lora_s_in_the_method_and_its_learning_ra
     experiment, lora = (files.load(recipes.find(f"dinov2-small-{name}-folder")) for name in (recipe, "lora"))
     assert experiment.method.name == method
     assert experiment.method != lora.method or recipe == "lora"
-    assert experiment.model_dump(exclude=VARIED) == lora.model_dump(exclude=VARIED)
+    assert (experiment.quantize is not None) == experiment.method.over_codes
+    varied = VARIED | {"quantize": True}
+    assert experiment.model_dump(exclude=varied) == lora.model_dump(exclude=varied)
     experiment.method.check(registry.find(experiment.model.name).architecture)
 
 

@@ -23,7 +23,9 @@ BACKENDS = {"mlx": mlx_peft.backend, "torch": torch_ref.backend}
 def build(request):
     """``build(method, model=..., train=..., weights=...)`` gives a learner on a small ViT; random without weights."""
 
-    def make(method: dict, model: dict | None = None, train: dict | None = None, weights: dict | None = None):
+    def make(
+        method: dict, model: dict | None = None, train: dict | None = None, weights: dict | None = None, quantize=None
+    ):
         experiment = Experiment.model_validate(
             {
                 "model": {
@@ -34,11 +36,12 @@ def build(request):
                     **(model or {}),
                 },
                 "method": method,
+                "quantize": quantize,
                 "data": {"name": "digits", "batch_size": 4},
                 "train": train or {},
             }
         )
-        base = load_base(experiment.model, 5, 0)
+        base = load_base(experiment.model, 5, 0, experiment.quantize)
         return BACKENDS[request.param].build(experiment, 5, replace(base, tensors=base.tensors | (weights or {})))
 
     return make

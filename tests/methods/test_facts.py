@@ -15,7 +15,9 @@ from mlx_peft.config import files, recipes
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import Method
 from mlx_peft.config.parameters import is_head
+from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.registry import find
+from mlx_peft.methods import quantized
 from mlx_peft.models.vit import VisionTransformer
 
 CONFIGS = get_args(get_args(Method)[0])
@@ -41,7 +43,9 @@ def test_peft_reads_what_is_said_to_be_read_by_it(config):
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
 def test_what_is_said_to_merge_merges_and_the_rest_refuses(build, config):
     rank = {"rank": 4} if "rank" in config.model_fields else {}
-    learner = build({"name": config.model_fields["name"].default, **rank})
+    sizes = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
+    over = {"model": {"args": sizes}, "quantize": {"bits": 4, "group_size": 32}} if config.over_codes else {}
+    learner = build({"name": config.model_fields["name"].default, **rank}, **over)
     if config.merges:
         assert "blocks.0.attn.qkv.weight" in learner.merged()
     else:
@@ -81,6 +85,8 @@ def test_a_row_of_the_page_is_what_the_code_says(row):
     if "init" in type(method).model_fields:  # the same shapes without singular values, which take seconds
         method = method.model_copy(update={"init": "kaiming"})
     model = VisionTransformer(find("vit_base_patch16_224").architecture, 10)
+    if method.over_codes:
+        quantized.quantize(model, Quantization(bits=4))
     methods.apply(model, method, 0)
     trained = {name: array.size for name, array in tree_flatten(model.trainable_parameters()) if not is_head(name)}
     assert int(row["parameters"].replace(",", "")) == sum(trained.values())

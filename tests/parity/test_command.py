@@ -16,6 +16,7 @@ def small(monkeypatch):
     """One small cell."""
     args = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
     monkeypatch.setattr(parity, "MODELS", {"vit_tiny_patch16_224": {"image_size": 32, "args": args}})
+    monkeypatch.setattr(parity, "QUANTIZED_MODELS", ())
     monkeypatch.setattr(parity, "STEPS", 3)
 
 
@@ -26,6 +27,17 @@ def test_parity_prints_json_alone(small):
     assert [(c["model"], c["method"], c["bits"]) for c in report["cells"]] == [("vit_tiny_patch16_224", "lora", None)]
     assert 0 < report["max_logits"] <= parity.LOGITS
     assert 0 < report["max_gradients"] <= parity.GRADIENTS
+
+
+def test_parity_over_quantised_bases_alone(small, monkeypatch):
+    args = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
+    monkeypatch.setitem(parity.MODELS, "vit_tiny_patch16_224", {"image_size": 32, "args": args})
+    monkeypatch.setattr(parity, "QUANTIZED_MODELS", ("vit_tiny_patch16_224",))
+    monkeypatch.setattr(parity, "QUANTIZED_METHODS", ("lora",))
+    done = CliRunner().invoke(app, ["parity", "--bits", "3", "--json"])
+    assert [(c["method"], c["bits"]) for c in json.loads(done.stdout)["cells"]] == [("lora", 3)]
+    wrong = CliRunner().invoke(app, ["parity", "--bits", "7"])
+    assert wrong.exit_code == 2 and "not 7" in wrong.stderr
 
 
 def test_parity_ends_with_status_1_past_a_tolerance(small, monkeypatch):

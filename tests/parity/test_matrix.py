@@ -9,8 +9,8 @@ from mlx_peft.engine import parity
 SHORT = "vit_tiny_patch16_224"
 
 
-def check(model, method):
-    (cell,) = parity.cells([model], [method])
+def check(model, method, bits=None):
+    (cell,) = parity.cells([model], [method], [bits])
     assert cell.logits <= parity.LOGITS
     assert cell.merged is None or cell.merged <= parity.LOGITS
     assert cell.loss <= parity.LOGITS
@@ -20,7 +20,7 @@ def check(model, method):
     return cell
 
 
-@pytest.mark.parametrize("method", parity.METHODS)
+@pytest.mark.parametrize("method", parity.PLAIN_METHODS)
 def test_backends_agree_under_every_method(method, monkeypatch):
     """On one model, cut to three blocks: what a method does, it does in every block."""
     monkeypatch.setitem(parity.MODELS, SHORT, {"args": {"depth": 3}})
@@ -32,9 +32,24 @@ def test_backends_agree_on_every_model(model):
     check(model, "lora")
 
 
+@pytest.mark.parametrize("bits", parity.BITS)
+@pytest.mark.parametrize("method", parity.QUANTIZED_METHODS)
+def test_backends_agree_over_quantised_bases(method, bits, monkeypatch):
+    monkeypatch.setitem(parity.MODELS, SHORT, {"image_size": 64, "args": {"depth": 2}})
+    check(SHORT, method, bits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", parity.BITS)
+@pytest.mark.parametrize("method", parity.QUANTIZED_METHODS)
+@pytest.mark.parametrize("model", parity.QUANTIZED_MODELS)
+def test_backends_agree_in_the_whole_quantised_matrix(model, method, bits):
+    check(model, method, bits)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", parity.MODELS)
-@pytest.mark.parametrize("method", [m for m in parity.METHODS if m != "lora"])
+@pytest.mark.parametrize("method", [m for m in parity.PLAIN_METHODS if m != "lora"])
 def test_backends_agree_in_the_whole_matrix(model, method):
     check(model, method)
 

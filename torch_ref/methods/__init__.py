@@ -8,9 +8,23 @@ from types import ModuleType
 import numpy as np
 from torch import Tensor, nn
 
+from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.parameters import HEADS
-from torch_ref.methods import adalora, adaptformer, fact, ia3, linear, lora, prompt, selective, ssf, vera
+from torch_ref.methods import (
+    adalora,
+    adaptformer,
+    fact,
+    ia3,
+    linear,
+    lora,
+    prompt,
+    qalora,
+    quantized,
+    selective,
+    ssf,
+    vera,
+)
 from torch_ref.methods.adalora import Importance
 from torch_ref.methods.targets import replace
 from torch_ref.models.vit import VisionTransformer
@@ -21,6 +35,7 @@ METHODS: dict[str, ModuleType] = {
     "bitfit": selective,
     "layernorm": selective,
     "lora": lora,
+    "qalora": qalora,
     "adalora": adalora,
     "vera": vera,
     "ia3": ia3,
@@ -37,6 +52,7 @@ def apply(model: VisionTransformer, method: MethodConfig, seed: int) -> None:
     Raises UserError where a target matches no layer or the method does not fit the model.
     """
     method.check(model.architecture)
+    method.check_quantization(model.architecture, model.quantization)
     model.requires_grad_(False)
     METHODS[method.name].apply(model, method, seed)
     for name in HEADS:
@@ -44,22 +60,31 @@ def apply(model: VisionTransformer, method: MethodConfig, seed: int) -> None:
             getattr(model, name).requires_grad_(True)
 
 
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
+def merge(model: VisionTransformer, dequantize: bool = False) -> dict[str, nn.Module]:
     """Folds what the method put into the model into plain layers, in place; ``unmerge`` takes what this returns.
+
+    With ``dequantize``, a quantised base becomes a plain one first, with the weights that its codes stand for.
 
     Raises UserError where the mathematics does not allow it.
     """
+    below = quantized.dequantize(model) if dequantize else {}
     replaced: dict[str, nn.Module] = {}
-    for module in dict.fromkeys(METHODS.values()):
-        replaced |= module.merge(model)
-    return replaced
+    try:
+        for module in dict.fromkeys(METHODS.values()):
+            replaced |= module.merge(model)
+    except UserError:
+        unmerge(model, replaced | below)
+        raise
+    return replaced | below  # in this order: what was below a merged layer is in its place again only after that
 
 
 def remove(model: VisionTransformer) -> None:
-    """Takes any method out: what it wrapped is as it was, what it added is gone, and all can be trained."""
+    """Takes any method out: what it wrapped is as it was, what it added is gone, and all but codes can be trained."""
     wrapped = {path: layer.base_layer for path, layer in model.named_modules() if hasattr(layer, "base_layer")}
     unmerge(model, wrapped | {"shared": nn.Module()})
-    model.requires_grad_(True)
+    codes = {p for layer in quantized.layers(model).values() for p in layer.parameters()}
+    for p in model.parameters():
+        p.requires_grad_(p not in codes)
 
 
 def penalty(model: VisionTransformer, method: MethodConfig) -> Tensor | float:

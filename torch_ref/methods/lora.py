@@ -99,7 +99,8 @@ class LoRALinear(nn.Module):
     def forms(self, x: Tensor) -> bool:
         """Whether y is one product with the formed weight.
 
-        In half precision W + s B A would round small updates away, and dropout is on the input of A alone.
+        In half precision W + s B A would round small updates away, codes would be unpacked to be added to, and dropout
+        is on the input of A alone.
         """
         return x.dtype == self.base_layer.weight.dtype == torch.float32 and not (self.training and self.dropout.rate)
 
@@ -113,7 +114,7 @@ class LoRALinear(nn.Module):
     def formed(self) -> Tensor:
         """W + s B A ``(out, in)``, in float32."""
         A, B = self.factors()
-        return torch.addmm(self.base_layer.weight.float(), B, A, alpha=self.scaling)
+        return torch.addmm(self.base_layer.dense(), B, A, alpha=self.scaling)
 
     @torch.no_grad()
     def merged(self) -> Linear:
@@ -152,14 +153,14 @@ class DoRALinear(LoRALinear):
         return torch.cat([m[part] / third if part in m else torch.ones_like(third) for part, third in thirds])
 
     def forward(self, x: Tensor) -> Tensor:
-        c, bias, weight = self.scales(), self.base_layer.bias, self.base_layer.weight
+        c, bias = self.scales(), self.base_layer.bias
         if self.forms(x):
-            y = c * formed_product(x, weight, None, *self.factors(), self.scaling)
+            y = c * formed_product(x, self.base_layer.weight, None, *self.factors(), self.scaling)
         else:
             dropped = self.dropout(x)
-            y = frozen = self.less_initial(x @ weight.to(x.dtype).T, x)
+            y = frozen = self.less_initial(self.base_layer.product(x), x)
             if dropped is not x:
-                frozen = self.less_initial(dropped @ weight.to(x.dtype).T, dropped)
+                frozen = self.less_initial(self.base_layer.product(dropped), dropped)
             y = y + (c - 1).to(x.dtype) * frozen
             y = self.plus(y, dropped, self.lora_A, c[:, None] * self.placed(self.lora_B))
         return y if bias is None else y + bias.to(x.dtype)
@@ -203,7 +204,7 @@ def apply(model: VisionTransformer, method: LoRA, seed: int) -> None:
     """Wraps every target. The initial tensors come from NumPy, so both backends start from the same ones."""
 
     def wrapper(site: Site, layer: Linear) -> LoRALinear:
-        weight, device = layer.weight.detach().float().cpu().numpy(), layer.weight.device
+        weight, device = layer.dense().detach().cpu().numpy(), layer.weight.device
         A, B = (torch.from_numpy(factor).to(device) for factor in initial_factors(method, site, weight, seed))
         scaling, residual = method.scaling_of(site.path), method.init == "pissa"
         arguments = (layer, A, B, scaling, method.dropout, site.parts, residual)
@@ -215,4 +216,4 @@ def apply(model: VisionTransformer, method: LoRA, seed: int) -> None:
 
 def merge(model: VisionTransformer) -> dict[str, nn.Module]:
     """Replaces every LoRALinear by its merged layer. Returns what was replaced."""
-    return unwrap(model, LoRALinear, LoRALinear.merged)
+    return unwrap(model, LoRALinear, lambda layer: layer.merged())

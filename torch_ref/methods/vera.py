@@ -45,7 +45,7 @@ class VeRALinear(nn.Module):
         parts: tuple[str, ...] = (),
     ):
         super().__init__()
-        rows, count = base_layer.weight.shape[0], max(len(parts), 1)
+        rows, count = base_layer.shape[0], max(len(parts), 1)
         self.base_layer = base_layer
         self.dropout = Dropout(dropout)
         self.vera_lambda_d = nn.Parameter(torch.full((count * shared.vera_A.shape[0],), d_initial))
@@ -61,7 +61,7 @@ class VeRALinear(nn.Module):
         if self.parts:
             own = dict(zip(self.parts, blocks, strict=True))
             blocks = torch.stack([own[part] if part in own else torch.zeros_like(blocks[0]) for part in PARTS])
-        return shared.vera_A[:, : self.base_layer.weight.shape[1]], blocks.reshape(-1, d.shape[2])
+        return shared.vera_A[:, : self.base_layer.shape[1]], blocks.reshape(-1, d.shape[2])
 
     def forward(self, x: Tensor) -> Tensor:
         A, B = self.factors()

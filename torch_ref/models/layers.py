@@ -16,12 +16,28 @@ from torch_ref.models.gelu import gelu
 
 
 class Linear(nn.Module):
-    """y = x W^T + b; W ``(out, in)``, b ``(out,)`` or none."""
+    """y = x W^T + b; W ``(out, in)``, b ``(out,)`` or none.
+
+    What a method asks of its base, ``shape``, ``dense`` and ``product``, a quantised layer answers too.
+    """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(out, in)``."""
+        return tuple(self.weight.shape)
+
+    def dense(self) -> Tensor:
+        """W in float32."""
+        return self.weight.float()
+
+    def product(self, x: Tensor) -> Tensor:
+        """x W^T, the bias left out."""
+        return x @ self.weight.to(x.dtype).T
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)

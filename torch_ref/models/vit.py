@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.quantization import Quantization
 from torch_ref.models.attention import Attention
 from torch_ref.models.embed import PatchEmbed
 from torch_ref.models.layers import Linear, layer_scale, norm
@@ -67,6 +68,7 @@ class VisionTransformer(nn.Module):
         dim, depth = architecture.embed_dim, architecture.depth
         self.architecture = architecture
         self.checkpointing = False
+        self.quantization: Quantization | None = None  # of the blocks' linear layers
         self.shared = nn.Module()  # what a method gives to several blocks at once
         self.patch_embed = PatchEmbed(architecture)
         if architecture.class_token:

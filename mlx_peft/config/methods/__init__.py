@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mlx_peft.config.methods.added import IA3, SSF, VPT, AdaptFormer
 from mlx_peft.config.methods.base import MethodConfig
-from mlx_peft.config.methods.lowrank import AdaLoRA, FacT, LoRA, VeRA
+from mlx_peft.config.methods.lowrank import AdaLoRA, FacT, LoRA, QALoRA, VeRA
 from mlx_peft.config.methods.selective import BitFit, Full, LayerNorm, Linear
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "LoRA",
     "Method",
     "MethodConfig",
+    "QALoRA",
     "VeRA",
 ]
 
@@ -40,6 +41,6 @@ OPTIONS = {
 """Methods by the names that people know, which are options of another here."""
 
 Method = Annotated[
-    Linear | Full | BitFit | LayerNorm | LoRA | AdaLoRA | VeRA | FacT | IA3 | SSF | AdaptFormer | VPT,
+    Linear | Full | BitFit | LayerNorm | LoRA | QALoRA | AdaLoRA | VeRA | FacT | IA3 | SSF | AdaptFormer | VPT,
     Field(discriminator="name"),
 ]

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.sites import Blocks, Site, Targets, chosen, sites
 
 
@@ -25,12 +26,17 @@ class MethodConfig(BaseModel):
     merges: ClassVar[bool] = True
     in_peft: ClassVar[bool] = False
     mixes: ClassVar[bool] = True
+    over_codes: ClassVar[bool] = False
+    """Whether it needs a quantised base, which it merges into as it is."""
 
     def check(self, architecture: Architecture) -> None:
         """Raises UserError where the method cannot be put on such a model."""
 
     def check_new(self, architecture: Architecture) -> None:
         """Raises UserError where the method fits such a model, but should not be trained on it from the start."""
+
+    def check_quantization(self, architecture: Architecture, quantization: Quantization | None) -> None:
+        """Raises UserError where the method cannot be put on a base that is quantised like this; None: not at all."""
 
     def lr_ratio(self, name: str) -> float:
         """The learning rate of a parameter, over that of the optimiser."""

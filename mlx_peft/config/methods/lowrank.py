@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods.base import Blockwise, Targeted
+from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.sites import GROUPS, Site, Targets, sites
 
 
@@ -87,6 +88,40 @@ class LoRA(Targeted):
     def check_new(self, architecture: Architecture) -> None:
         for site in self.sites(architecture):
             fits(self.rank_of(site.path), site)
+
+
+class QALoRA(Targeted):
+    """QA-LoRA (Xu et al. 2024, arXiv 2309.14717): LoRA whose update is the same within a group of a quantised weight.
+
+    y = W x + b + s B A pool(x), s = alpha / rank; pool sums, or averages, the inputs of each group of the base.
+    """
+
+    name: Literal["qalora"] = "qalora"
+    over_codes: ClassVar[bool] = True
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the input of A")
+    pool: Literal["sum", "avg"] = Field("sum", description="of a group's inputs")
+    pool_size: int | None = Field(
+        None, ge=1, description="inputs pooled; null: the base's group, the only one it can be"
+    )
+
+    def check(self, architecture: Architecture) -> None:
+        for site in self.sites(architecture):
+            if self.rank > (site.outputs // 3 if site.parts else site.outputs):
+                raise UserError(f"method: rank {self.rank} is above the outputs of {site.path}")
+
+    def check_quantization(self, architecture: Architecture, quantization: Quantization | None) -> None:
+        if quantization is None:
+            raise UserError(
+                "method qalora needs a quantised base: it merges into the biases of groups, which plain weights lack; "
+                "set quantize, or choose lora"
+            )
+        if self.pool_size not in (None, quantization.group_size):
+            raise UserError(
+                f"method.pool_size: {self.pool_size} is not the base's group, {quantization.group_size}: an update "
+                "that differs within a group, or spans two, is no change of their biases"
+            )
 
 
 class AdaLoRA(Targeted):

@@ -6,8 +6,10 @@ import re
 from typing import ClassVar, Literal
 
 from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods.base import Blockwise, MethodConfig
 from mlx_peft.config.parameters import is_head
+from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.shapes import shapes
 
 BLOCK = re.compile(r"blocks\.(\d+)\.")
@@ -33,6 +35,17 @@ class Selective(Blockwise):
 
         names = (name for name in shapes(architecture, num_classes=1) if not is_head(name))
         return tuple(name for name in names if inside(name) and self.selects(name))
+
+    def check_quantization(self, architecture: Architecture, quantization: Quantization | None) -> None:
+        if quantization is None:
+            return
+        codes = {f"{site.path}.weight" for site in quantization.sites(architecture)}
+        if wanted := [name for name in self.selected(architecture) if name in codes]:
+            raise UserError(
+                f"method {self.name} trains {wanted[0]}, which quantize makes a matrix of {quantization.bits}-bit "
+                "codes: codes have no gradient. Choose a method that trains beside them, such as lora, or leave "
+                "quantize out and quantise what was trained"
+            )
 
 
 class Linear(MethodConfig):

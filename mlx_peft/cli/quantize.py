@@ -1,0 +1,38 @@
+"""``quantize``: a model in few bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlx_peft.cli.common import AdapterName, Backend, ModelName, Weights, backend_of, base_of, echo_written
+
+
+def quantize(
+    ctx: typer.Context,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL_OR_RUN",
+            help="The folder of a model, a finished run or an adapter.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)],
+    bits: Annotated[int, typer.Option(metavar="8|6|5|4|3|2", help="Of a weight inside the blocks.")] = 4,
+    group_size: Annotated[int, typer.Option(metavar="32|64|128", help="Inputs that share a scale and a bias.")] = 64,
+    adapter: AdapterName = None,
+    model: ModelName = None,
+    weights: Weights = "timm",
+    backend: Backend = None,
+) -> None:
+    """Write a model, or a run merged first, in few bits a weight."""
+    from mlx_peft.config.quantization import asked
+    from mlx_peft.engine.load import quantize_model
+
+    written = quantize_model(
+        source, out, asked(bits, group_size), backend_of(ctx, backend), name=adapter, model=base_of(model, weights)
+    )
+    echo_written(out, written)

@@ -1,0 +1,74 @@
+"""Quantised bases: how many bits a weight has, which layers are quantised, and what of the others stays float.
+
+Every linear layer inside the blocks is quantised: qkv, proj, fc1 (fc1_g and fc1_x), fc2. The patch embedding, norms and
+layer scales, biases, tokens and positions, attention pooling and the heads stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.sites import GROUPS, Site, chosen, sites
+
+Bits = Literal[8, 6, 5, 4, 3, 2]
+GroupSize = Literal[32, 64, 128]
+
+WORD = 32
+"""Bits of the unsigned integers that hold the codes."""
+
+
+class Quantization(BaseModel):
+    """MLX's affine format: so many consecutive inputs share a scale and a bias, and each weight is a code of few bits.
+
+    In files and in memory a layer has ``weight`` (uint32 words, ``(out, in bits / 32)``), ``scales`` and ``biases``
+    (``(out, in / group_size)``), and its own ``bias`` where it had one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bits: Bits = Field(description="of a weight inside the blocks")
+    group_size: GroupSize = Field(64, description="consecutive inputs that share a scale and a bias")
+
+    def sites(self, architecture: Architecture) -> list[Site]:
+        """The layers that are quantised.
+
+        Raises UserError where the group does not divide a layer's width.
+        """
+        found = sites(architecture, GROUPS["all-linear"], chosen(None, architecture.depth))
+        if unfit := [site for site in found if site.inputs % self.group_size]:
+            widths = {site.name: site.inputs for site in unfit}
+            layers = ", ".join(f"{name} (width {width})" for name, width in widths.items())
+            fitting = [str(size) for size in get_args(GroupSize) if not any(site.inputs % size for site in found)]
+            advice = f"groups of {' or '.join(fitting)} fit every layer" if fitting else "no group fits every layer"
+            raise UserError(f"quantize.group_size: {self.group_size} does not divide the inputs of {layers}; {advice}")
+        return found
+
+    def stored(self, architecture: Architecture, plain: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """The shapes of a quantised model's tensors, from those of the plain one.
+
+        Raises UserError where the group does not divide a layer's width.
+        """
+        result = dict(plain)
+        for site in self.sites(architecture):
+            result[f"{site.path}.weight"] = (site.outputs, site.inputs * self.bits // WORD)
+            groups = (site.outputs, site.inputs // self.group_size)
+            result |= {f"{site.path}.scales": groups, f"{site.path}.biases": groups}
+        return result
+
+
+def described(quantization: Quantization | None) -> str:
+    """``4 bits in groups of 64``, for a person."""
+    return "null" if quantization is None else f"{quantization.bits} bits in groups of {quantization.group_size}"
+
+
+def asked(bits: int, group_size: int) -> Quantization:
+    """What a command line asks for. Raises UserError for bits or a group that there are not."""
+    for option, value, known in (("bits", bits, get_args(Bits)), ("group-size", group_size, get_args(GroupSize))):
+        if value not in known:
+            raise UserError(f"--{option}: one of {', '.join(map(str, known))}, not {value}")
+    return Quantization.model_validate({"bits": bits, "group_size": group_size})

@@ -1,0 +1,67 @@
+"""A small learner of either backend over a quantised base."""
+
+import numpy as np
+import pytest
+import torch  # noqa: F401  before MLX: see mlx_peft.blas
+
+# isort: split
+import mlx.core as mx
+
+import mlx_peft.backend
+import torch_ref.backend
+from convert.base import load_base
+from mlx_peft.config.schema import Experiment
+
+BACKENDS = {"mlx": mlx_peft.backend, "torch": torch_ref.backend}
+MODEL = {
+    "name": "vit_tiny_patch16_224",
+    "weights": "none",
+    "image_size": 32,
+    "args": {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2},
+}
+
+
+def experiment(method: dict, quantize: dict | None = None, model: dict | None = None, **train) -> Experiment:
+    data = {"name": "digits", "batch_size": 4}
+    parts = {"model": MODEL | (model or {}), "method": method, "quantize": quantize, "data": data, "train": train}
+    return Experiment.model_validate(parts)
+
+
+@pytest.fixture
+def described():
+    """``described(method, quantize, ...)`` gives an experiment on a small ViT."""
+    return experiment
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return BACKENDS[request.param]
+
+
+@pytest.fixture
+def build(backend):
+    """``build(method, quantize, ...)`` gives a learner for five classes, its adapter moved away from the start."""
+
+    def make(method: dict, quantize: dict | None = None, model: dict | None = None, **train):
+        config = experiment(method, quantize, model, **train)
+        learner = backend.build(config, 5, load_base(config.model, 5, 0, config.quantize))
+        random = np.random.default_rng(1)
+        tensors = sorted(learner.adapter().items())
+        learner.load_adapter({n: t + 0.05 * random.standard_normal(t.shape).astype(np.float32) for n, t in tensors})
+        return learner
+
+    return make
+
+
+@pytest.fixture
+def batch():
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8), np.array([0, 1, 2, 4], np.int32)
+
+
+@pytest.fixture(autouse=True)
+def uncompiled():
+    """MLX computes as it is told, without a kernel built for each model: seconds a test. tests/parity compiles."""
+    mx.disable_compile()
+    yield
+    mx.enable_compile()

@@ -1,0 +1,99 @@
+"""A run beside a quantised base, from its training to what is made of it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch  # noqa: F401  before MLX: see mlx_peft.blas
+from typer.testing import CliRunner
+
+from mlx_peft.cli.app import app
+from mlx_peft.config.schema import Experiment
+from mlx_peft.engine.load import load_model, load_run
+from mlx_peft.engine.train import train
+
+ROUNDING = 1e-5
+
+
+def command(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)), obj="torch")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of one epoch on handwritten digits."""
+    args = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
+    experiment = Experiment.model_validate(
+        {
+            "backend": "torch",
+            "model": {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": args},
+            "method": {"name": "lora", "targets": "all-linear"},
+            "quantize": {"bits": 4, "group_size": 32},
+            "data": {"name": "digits", "split": {"test": 0.2}},
+            "train": {"epochs": 1},
+        }
+    )
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train(experiment, out)
+    return out
+
+
+@pytest.fixture
+def batch():
+    return np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+
+
+def test_either_backend_opens_what_the_other_trained(run, batch):
+    a, b = (load_run(run, name).learner.logits(batch) for name in ("mlx", "torch"))
+    assert np.linalg.norm(a - b) <= ROUNDING * np.linalg.norm(b)
+
+
+def test_an_adapter_alone_knows_how_its_base_was_quantised(run, batch, tmp_path):
+    alone = load_run((run / "adapter").rename(tmp_path / "alone"), "torch")
+    (tmp_path / "alone").rename(run / "adapter")
+    assert np.array_equal(alone.learner.logits(batch), load_run(run).learner.logits(batch))
+
+
+def test_merging_is_refused_unless_told_what_becomes_of_the_codes(run, tmp_path):
+    refused = command("merge", run, tmp_path / "m")
+    assert refused.exit_code == 2 and "dequantize" in refused.stderr and "requantize" in refused.stderr
+    assert not (tmp_path / "m").exists()
+    assert command("merge", run, tmp_path / "m", "--dequantize", "--requantize").exit_code == 2
+    assert command("quantize", run, tmp_path / "m").exit_code == 2
+
+
+def test_dequantised_it_is_a_plain_model_with_the_same_logits(run, batch, tmp_path):
+    done = command("merge", run, tmp_path / "m", "--dequantize")
+    assert done.exit_code == 0 and "timm.create_model" in done.stdout
+    merged, trained = load_model(tmp_path / "m", "torch"), load_run(run).learner.logits(batch)
+    assert merged.base.quantization is None
+    assert np.linalg.norm(merged.learner.logits(batch) - trained) <= ROUNDING * np.linalg.norm(trained)
+    wrong = command("quantize", tmp_path / "m", tmp_path / "q", "--group-size", 128)
+    assert wrong.exit_code == 2 and "does not divide" in wrong.stderr and not (tmp_path / "q").exists()
+
+
+def test_requantised_it_says_how_far_the_logits_moved(run, batch, tmp_path):
+    done = command("merge", run, tmp_path / "m", "--requantize")
+    assert done.exit_code == 0, done.stderr
+    assert "quantised to 4 bits in groups of 32; on noise images the logits change by" in done.stdout
+    merged, trained = load_model(tmp_path / "m", "mlx"), load_run(run).learner.logits(batch)
+    assert merged.base.packed
+    assert np.linalg.norm(merged.learner.logits(batch) - trained) > ROUNDING * np.linalg.norm(trained)
+
+
+def test_a_model_made_from_a_run_is_evaluated_on_its_images(run, tmp_path):
+    command("merge", run, tmp_path / "m", "--dequantize")
+    documents = [
+        json.loads(command("eval", run, *more, "--json").stdout)
+        for more in ((), ("--model", tmp_path / "m"), ("--model", tmp_path / "m", "--backend", "mlx"))
+    ]
+    bare, *models = (document["metrics"] for document in documents)
+    assert all(m["top1"] == bare["top1"] and m["loss"] == pytest.approx(bare["loss"], rel=1e-4) for m in models)
+
+
+def test_a_plain_run_has_no_codes_to_speak_of(tmp_path, run):
+    experiment = load_run(run).experiment.model_copy(update={"quantize": None})
+    train(experiment, tmp_path / "run")
+    done = command("merge", tmp_path / "run", tmp_path / "m", "--requantize")
+    assert done.exit_code == 2 and "is not quantised: leave --requantize out" in done.stderr
+    assert command("quantize", tmp_path / "run", tmp_path / "q", "--bits", 8).exit_code == 0
