@@ -24,6 +24,7 @@ from mlx_peft.data import ArrayImages
 from mlx_peft.engine.backend import load_backend
 from mlx_peft.engine.checkpoint import load_checkpoint
 from mlx_peft.engine.load import evaluate_run, load_run, predict
+from mlx_peft.engine.parity import OVER_CODES
 from mlx_peft.engine.progress import EpochEvent, Silent, StepEvent
 from mlx_peft.engine.run import RunFolder, read_metrics
 from mlx_peft.engine.stop import Interrupted
@@ -135,7 +136,7 @@ def test_the_run_is_the_uncached_one(colours: None, tmp_path: Path, backend: str
 
 
 @BOTH
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in OVER_CODES])
 def test_every_method_computes_the_same_from_features_as_from_images(backend: str, name: str) -> None:
     blocks = {} if name == "linear" else {"blocks": "last 1"}
     config = experiment(backend, {"name": name} | blocks, {"args": {**VIT["args"], "embed_dim": 48}})  # type: ignore[dict-item]

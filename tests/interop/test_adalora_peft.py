@@ -192,7 +192,8 @@ def test_the_same_triplets_give_pefts_logits_and_merged_weights(trained: tuple[A
 def test_peft_opens_ours_with_the_same_logits(trained: tuple[Any, Peft], tmp_path: Path) -> None:
     learner, _ = trained
     pixels, _ = images(0)
-    assert write_adapter(tmp_path, adapter_of(SCHEDULE, learner.adapter())) == []
+    (note,) = write_adapter(tmp_path, adapter_of(SCHEDULE, learner.adapter()))
+    assert "total_step is the least that PEFT accepts" in note
     assert distance(logits(opened(tmp_path), pixels), learner.logits(pixels)) < LOGITS
 
 

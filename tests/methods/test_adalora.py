@@ -306,9 +306,11 @@ def test_other_methods_average_nothing(build):
         ({"blocks": [7]}, "the model has no block 7"),
     ],
 )
-def test_what_cannot_be_is_refused(build, changes, message):
+def test_what_cannot_be_is_refused_before_training(build, changes, message):
+    architecture, method = build(METHOD).base.architecture, AdaLoRA.model_validate(METHOD | changes)
     with pytest.raises(UserError, match=message):
-        build(METHOD | changes)
+        method.check(architecture)
+        method.check_new(architecture)
 
 
 def test_a_budget_above_the_ranks_is_refused():

@@ -225,5 +225,8 @@ def test_groups_of_targets_and_blocks_take_one_line(build, options, layers):
     ],
 )
 def test_what_cannot_be_is_refused_before_training(build, options, message):
+    method = LoRA.model_validate({"rank": 2, "targets": ["qkv"], **options})
+    architecture = build({"name": "linear"}).base.architecture
     with pytest.raises(UserError, match=message):
-        build({"name": "lora", "rank": 2, "targets": ["qkv"], **options})
+        method.check(architecture)
+        method.check_new(architecture)
