@@ -78,13 +78,8 @@ class FacTLinear(nn.Module):
 
     def merged(self) -> Linear:
         """A plain layer with W + s B A, computed in float32 and kept in the base's dtype."""
-        weight = self.base_layer.weight
         A, B = self.factors()
-        layer = Linear(weight.shape[1], weight.shape[0], "bias" in self.base_layer)
-        layer.update(self.base_layer.parameters())
-        layer.weight = (weight.astype(mx.float32) + self.scaling * (B @ A)).astype(weight.dtype)
-        layer.freeze()
-        return layer
+        return self.base_layer.with_weight(self.base_layer.dense() + self.scaling * (B @ A))
 
 
 def apply(model: VisionTransformer, method: FacT, seed: int) -> None:

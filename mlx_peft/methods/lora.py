@@ -119,12 +119,7 @@ class LoRALinear(nn.Module):
 
     def merged(self) -> Linear:
         """A plain layer with the formed weight, computed in float32 and kept in the base's dtype."""
-        weight = self.base_layer.weight
-        layer = Linear(weight.shape[1], weight.shape[0], "bias" in self.base_layer)
-        layer.update(self.base_layer.parameters())
-        layer.weight = self.formed().astype(weight.dtype)
-        layer.freeze()
-        return layer
+        return self.base_layer.with_weight(self.formed())
 
 
 class DoRALinear(LoRALinear):

@@ -76,12 +76,7 @@ class VeRALinear(nn.Module):
     def merged(self) -> Linear:
         """A plain layer with W + lambda_b B lambda_d A, computed in float32 and kept in the base's dtype."""
         A, B = self.factors()
-        weight = self.base_layer.weight
-        layer = Linear(weight.shape[1], weight.shape[0], "bias" in self.base_layer)
-        layer.update(self.base_layer.parameters())
-        layer.weight = (weight.astype(mx.float32) + B @ A).astype(weight.dtype)
-        layer.freeze()
-        return layer
+        return self.base_layer.with_weight(self.base_layer.dense() + B @ A)
 
 
 def apply(model: VisionTransformer, method: VeRA, seed: int) -> None:

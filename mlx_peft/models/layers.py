@@ -37,6 +37,14 @@ class Linear(nn.Module):
         """x W^T, the bias left out."""
         return x @ self.weight.astype(x.dtype).T
 
+    def with_weight(self, weight: mx.array) -> Linear:
+        """A plain layer with another weight, frozen: in this one's dtype, with its bias."""
+        layer = Linear(weight.shape[1], weight.shape[0], "bias" in self)
+        layer.update(self.parameters())
+        layer.weight = weight.astype(self.weight.dtype)
+        layer.freeze()
+        return layer
+
     def __call__(self, x: mx.array) -> mx.array:
         if "bias" in self:
             return mx.addmm(self.bias.astype(x.dtype), x, self.weight.astype(x.dtype).T)

@@ -79,12 +79,8 @@ class FacTLinear(nn.Module):
     @torch.no_grad()
     def merged(self) -> Linear:
         """A plain layer with W + s B A, computed in float32 and kept in the base's dtype."""
-        weight = self.base_layer.weight
         A, B = self.factors()
-        layer = Linear(weight.shape[1], weight.shape[0], bias=False).requires_grad_(False)
-        layer.weight.data = (weight.float() + self.scaling * (B @ A)).to(weight.dtype)
-        layer.bias = self.base_layer.bias
-        return layer
+        return self.base_layer.with_weight(self.base_layer.dense() + self.scaling * (B @ A))
 
 
 def apply(model: VisionTransformer, method: FacT, seed: int) -> None:

@@ -119,10 +119,7 @@ class LoRALinear(nn.Module):
     @torch.no_grad()
     def merged(self) -> Linear:
         """A plain layer with the formed weight, computed in float32 and kept in the base's dtype."""
-        weight = self.base_layer.weight
-        layer = Linear(weight.shape[1], weight.shape[0], bias=False).requires_grad_(False)
-        layer.weight.data, layer.bias = self.formed().to(weight.dtype), self.base_layer.bias
-        return layer
+        return self.base_layer.with_weight(self.formed())
 
 
 class DoRALinear(LoRALinear):

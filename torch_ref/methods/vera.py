@@ -76,10 +76,7 @@ class VeRALinear(nn.Module):
     def merged(self) -> Linear:
         """A plain layer with W + lambda_b B lambda_d A, computed in float32 and kept in the base's dtype."""
         A, B = self.factors()
-        weight = self.base_layer.weight
-        layer = Linear(weight.shape[1], weight.shape[0], bias=False).requires_grad_(False)
-        layer.weight.data, layer.bias = (weight.float() + B @ A).to(weight.dtype), self.base_layer.bias
-        return layer
+        return self.base_layer.with_weight(self.base_layer.dense() + B @ A)
 
 
 def apply(model: VisionTransformer, method: VeRA, seed: int) -> None:

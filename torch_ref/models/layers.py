@@ -39,6 +39,12 @@ class Linear(nn.Module):
         """x W^T, the bias left out."""
         return x @ self.weight.to(x.dtype).T
 
+    def with_weight(self, weight: Tensor) -> Linear:
+        """A plain layer with another weight, frozen: in this one's dtype, with its bias."""
+        layer = Linear(weight.shape[1], weight.shape[0], bias=False).requires_grad_(False)
+        layer.weight.data, layer.bias = weight.to(self.weight.dtype), self.bias
+        return layer
+
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
