@@ -65,8 +65,8 @@ def load_run(
     """Opens a finished run, an adapter's folder, or the one called ``name`` of a folder that holds several of either.
 
     ``backend`` and ``precision`` are the run's own unless given; an adapter without a run has the defaults. ``model``
-    is for an adapter that names none, as those that PEFT wrote. Raises UserError where there is no adapter, and where
-    the base it finds is not the one that the adapter was trained on.
+    is for an adapter that names none, as those that PEFT wrote; to one that does, it may say where the weights are now.
+    Raises UserError where there is no adapter, and where the base it finds is not the one that the adapter was trained on.
     """
     place = find_adapter(path, name)
     adapter = read_adapter(place)
@@ -83,7 +83,10 @@ def load_run(
             raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
         experiment = Experiment(model=own, method=adapter.method, quantize=adapter.quantize, data=Data(name="none"))
     if model is not None and adapter.model is not None:
-        raise UserError(f"{place} names its own model, {adapter.model.name}: leave --model out")
+        if model.name != adapter.model.name:
+            raise UserError(f"{place} names its own model, {adapter.model.name}: leave --model out")
+        moved = experiment.model.model_copy(update={"weights": model.weights})  # the hash says if they are the same
+        experiment = experiment.model_copy(update={"model": moved})
     if backend is not None:
         experiment = experiment.model_copy(update={"backend": backend})
     if precision is not None:

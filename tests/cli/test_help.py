@@ -14,6 +14,8 @@ COMMANDS = (
     "predict",
     "merge",
     "quantize",
+    "push",
+    "pull",
     "parity",
     "bench",
     "report",
