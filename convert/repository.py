@@ -119,16 +119,21 @@ def _allowed(siblings: Any, what: str) -> list[Any]:
         raise UserError(f"{what}: only files outside of folders are fetched, not {listed(map(repr, odd))}")
     if odd := [file.rfilename for file in files if Path(file.rfilename).suffix not in LARGEST]:
         raise UserError(f"{what}: only {', '.join(LARGEST)} files are fetched, not {listed(odd)}; nothing was fetched")
-    if odd := [file.rfilename for file in files if not 0 <= (file.size or 0) <= LARGEST[Path(file.rfilename).suffix]]:
-        raise UserError(f"{what}: too large to be what it should: {listed(odd)}; nothing was fetched")
+    if odd := [file.rfilename for file in files if not 0 <= _size(file) <= LARGEST[Path(file.rfilename).suffix]]:
+        raise UserError(f"{what}: too large, or of a length that is not said: {listed(odd)}; nothing was fetched")
     if len(files) > MOST or not files:
         raise UserError(f"{what} has {len(files)} files, where 1 to {MOST} were expected")
     return files
 
 
+def _size(file: Any) -> float:
+    """Its bytes; infinite where that is not said."""
+    return float("inf") if file.size is None else int(file.size)
+
+
 def _as_announced(path: Path, file: Any, what: str) -> None:
     """Raises UserError where a file has another length, or another hash, than the repository's list says."""
-    same = file.size is None or path.stat().st_size == file.size
+    same = path.stat().st_size == file.size
     if same and file.lfs is not None:
         with open(path, "rb") as content:
             digest = hashlib.sha256()

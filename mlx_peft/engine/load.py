@@ -66,7 +66,7 @@ def load_run(
 
     ``backend`` and ``precision`` are the run's own unless given; an adapter without a run has the defaults. ``model``
     is for an adapter that names none, as those that PEFT wrote; to one that does, it may say where the weights are now.
-    Raises UserError where there is no adapter, and where the base it finds is not the one that the adapter was trained on.
+    Raises UserError where there is no adapter, and where the base it finds is not the one it was trained on.
     """
     place = find_adapter(path, name)
     adapter = read_adapter(place)
@@ -74,7 +74,7 @@ def load_run(
     if place == run.adapter and run.config.exists():
         experiment = load(run.config)
     else:
-        if (own := model or adapter.model) is None:
+        if (own := adapter.model or model) is None:
             raise UserError(
                 f"{place} does not say which model it belongs to, as it was not written by mlx-peft: name it with "
                 "--model NAME (and --weights, where they are not timm's)"

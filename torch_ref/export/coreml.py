@@ -1,6 +1,6 @@
 """Core ML: an image classifier as an ``.mlpackage``, for macOS 13 and iOS 16 or later.
 
-It takes a picture, 8 bits a channel, normalises it itself, and gives the likeliest class with every class's probability.
+It takes a picture, 8 bits a channel, normalises it itself, and gives the likeliest class and the probabilities of all.
 Its weights and its arithmetic are float16, which is what the Neural Engine computes in.
 """
 
