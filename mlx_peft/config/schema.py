@@ -38,6 +38,11 @@ class Model(Section):
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth of the last block; linear from 0")
     head_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the head")
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the weights are a file or a folder of this machine; else they mean the same on any."""
+        return self.weights not in ("timm", "none") and not self.weights.startswith("package:")
+
 
 class Split(Section):
     """Fractions of the images that are held out where the data set has no such split of its own."""

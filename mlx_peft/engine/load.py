@@ -81,6 +81,11 @@ def load_run(
             )
         if not adapter.num_classes:
             raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
+        if model is None and own.is_local and not Path(own.weights).exists():
+            raise UserError(
+                f"{place} was trained on {own.weights}, which is not there: say where those weights are, with "
+                f"--model {own.name} --weights FILE"
+            )
         experiment = Experiment(model=own, method=adapter.method, quantize=adapter.quantize, data=Data(name="none"))
     if model is not None and adapter.model is not None:
         if model.name != adapter.model.name:

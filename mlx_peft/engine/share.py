@@ -21,11 +21,6 @@ from mlx_peft.engine.load import adapter_in, find_adapter, is_model, merge_run, 
 from mlx_peft.engine.run import RunFolder
 
 
-def portable(model: Model) -> bool:
-    """Whether a model's weights mean the same on any machine: a file's name does not."""
-    return model.weights in ("timm", "none") or model.weights.startswith("package:")
-
-
 @dataclass(frozen=True)
 class Parcel:
     """What is sent, and what is known of it.
@@ -119,7 +114,7 @@ def _adapter(place: Path, adapter: Adapter, new: Path) -> Parcel:
     """Of an adapter that we wrote, a copy that names no place on this machine."""
     notes = []
     if adapter.model is not None:
-        if not portable(adapter.model):
+        if adapter.model.is_local:
             file = Path(adapter.model.weights).name
             adapter = replace(adapter, model=adapter.model.model_copy(update={"weights": file}), source=file)
             notes.append(f"its base is a file of yours, {file}: who is to use it needs that file too")

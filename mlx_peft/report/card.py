@@ -11,7 +11,7 @@ from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
 from mlx_peft.config.registry import Entry, find
 from mlx_peft.config.schema import Experiment
-from mlx_peft.engine.share import Parcel, portable
+from mlx_peft.engine.share import Parcel
 from mlx_peft.report.format import count, percent, seconds, size
 
 NO_DATASET = ("folder", "none")
@@ -26,7 +26,7 @@ def card(parcel: Parcel, repository: str) -> str:
         f"---\n{front_matter(parcel, repository)}\n---",
         f"# {repository.partition('/')[2]}",
         _summary(parcel),
-        _results(parcel.result),
+        _results(parcel),
         _use(parcel, repository),
         _training(parcel),
         _base(parcel),
@@ -111,8 +111,8 @@ def _summary(parcel: Parcel) -> str:
     return f"An adapter of the method `{method}` for `{_name(parcel)}`, with a head of {classes}."
 
 
-def _results(result: Mapping[str, Any] | None) -> str:
-    if result is None:
+def _results(parcel: Parcel) -> str:
+    if (result := parcel.result) is None:
         return f"## Results\n\n{UNKNOWN}"
     rows = [["split", "images", "top-1 (%)", "top-5 (%)", "loss", "sha256 of the split"]]
     for split, name in (("train", "training"), ("val", "validation"), ("test", "test")):
@@ -126,7 +126,8 @@ def _results(result: Mapping[str, Any] | None) -> str:
     selected = f"Epoch {result['selected']['epoch']} was selected by {result['selected']['by']}"
     read = "; the test split was read once, after that" if result["splits"].get("test") else ""
     run = f"One run, seed {result['seed']}, data set `{result['dataset']}`."
-    return f"## Results\n\n{_table(rows)}\n\n{run} {selected}{read}."
+    merged = " All was measured before merging, which rounds each weight once more." if parcel.kind == "model" else ""
+    return f"## Results\n\n{_table(rows)}\n\n{run} {selected}{read}.{merged}"
 
 
 def _use(parcel: Parcel, repository: str) -> str:
@@ -143,7 +144,7 @@ def _use(parcel: Parcel, repository: str) -> str:
 def _where(parcel: Parcel) -> str:
     """What says where the base's file is, where the base is one."""
     model = parcel.model
-    if parcel.kind == "model" or (model and portable(model)):
+    if parcel.kind == "model" or (model and not model.is_local):
         return ""
     return f" --model {model.name} --weights {model.weights}" if model else " --model NAME"
 
@@ -153,7 +154,7 @@ def _snippet(parcel: Parcel, repository: str) -> str | None:
     if _library(parcel) == "timm":
         return f'import timm\n\nmodel = timm.create_model("hf-hub:{repository}", pretrained=True).eval()'
     model = parcel.model
-    if _library(parcel) != "peft" or model is None or (portable(model) and model.weights != "timm"):
+    if _library(parcel) != "peft" or model is None or not (model.is_local or model.weights == "timm"):
         return None
     if any(isinstance(value, str) for value in model.args.values()):  # in timm these are classes
         return None

@@ -160,8 +160,8 @@ class Handler(BaseHTTPRequestHandler):
         files = json.loads(body)["files"]
         return self.answer(200, {
             "files": [
-                {"path": file["path"], "uploadMode": "lfs" if is_large(file["path"]) else "regular", "shouldIgnore": False}
-                for file in files
+                {"path": path, "uploadMode": "lfs" if is_large(path) else "regular", "shouldIgnore": False}
+                for path in (file["path"] for file in files)
             ]
         })  # fmt: skip
 
