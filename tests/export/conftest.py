@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch_ref.backend
 from convert.base import Base, load_base
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.schema import Experiment
+from mlx_peft.engine.export import KINDS, Exported, export_model
 
 CLASSES = ("cat", "dog", 'a "fox"', "Wölfe", "5")
 ARGS: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3, "patch_size": 8}
@@ -29,9 +31,15 @@ MODELS = {
 
 
 @pytest.fixture(scope="session")
+def classes() -> tuple[str, ...]:
+    return CLASSES
+
+
+@pytest.fixture(scope="session")
 def merged() -> Callable[[str], tuple[Base, Tensors]]:
     """``merged("registers")``: a small model with a LoRA of no small effect merged into it, by torch."""
 
+    @cache
     def build(kind: str) -> tuple[Base, Tensors]:
         experiment = Experiment.model_validate({
             "model": {"name": MODELS[kind], "weights": "none", "image_size": 32, "args": ARGS},
@@ -51,6 +59,19 @@ def merged() -> Callable[[str], tuple[Base, Tensors]]:
         return base, tensors
 
     return build
+
+
+@pytest.fixture(scope="session")
+def exported(merged: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Exported]:
+    """``exported("onnx", "registers")``: the merged model, written and proved; its file is the first of ``files``."""
+
+    @cache
+    def write(kind: str, model: str) -> Exported:
+        base, tensors = merged(model)
+        out = tmp_path_factory.mktemp(kind) / f"model{KINDS[kind].suffix}"
+        return export_model(kind, out, base=base, tensors=tensors, classes=CLASSES)
+
+    return write
 
 
 @pytest.fixture(scope="session")

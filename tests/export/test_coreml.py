@@ -14,10 +14,7 @@ import pytest
 import torch
 from coremltools.converters.mil.frontend.milproto.load import load as load_program
 
-from mlx_peft.engine.export import export_model
 from torch_ref.models.preprocess import preprocess
-
-from .conftest import CLASSES
 
 PROBABILITIES = 0.02
 """Of 1: weights and normalisation are rounded to float16 (5e-4 of each), and the logits are of the order of 10."""
@@ -29,14 +26,12 @@ def opened(path: Path):
 
 
 @pytest.fixture(scope="module", params=["registers", "attention pooling"])
-def package(request, merged, tmp_path_factory):
-    base, tensors = merged(request.param)
-    out = tmp_path_factory.mktemp("coreml") / "model.mlpackage"
-    exported = export_model("coreml", out, base=base, tensors=tensors, classes=CLASSES)
-    return request.param, base, tensors, out, exported
+def package(request, merged, exported):
+    written = exported("coreml", request.param)
+    return request.param, *merged(request.param), next(iter(written.files)), written
 
 
-def test_it_takes_a_picture_and_gives_a_class_with_probabilities(package):
+def test_it_takes_a_picture_and_gives_a_class_with_probabilities(package, classes):
     _, base, _, path, _ = package
     spec, program = opened(path)
     (given,) = spec.description.input
@@ -46,7 +41,7 @@ def test_it_takes_a_picture_and_gives_a_class_with_probabilities(package):
     assert [output.name for output in spec.description.output] == ["classLabel", "classLabel_probs"]
     assert spec.description.predictedFeatureName == "classLabel"
     (classify,) = [o for o in program.functions["main"].operations if o.op_type == "classify"]
-    assert [str(name) for name in classify.classes.val] == list(CLASSES)
+    assert [str(name) for name in classify.classes.val] == list(classes)
     facts = spec.description.metadata.userDefined
     assert facts["model"] == base.name
     assert json.loads(facts["mean"]) == list(base.preprocessing.mean)

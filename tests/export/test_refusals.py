@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 import numpy as np
@@ -11,17 +12,15 @@ from mlx_peft.config.errors import UserError
 from mlx_peft.engine.export import KINDS, export_model
 from torch_ref.export import coreml, onnx
 
-from .conftest import CLASSES
-
 EXPORTERS = {"onnx": onnx, "coreml": coreml}
 
 
 @pytest.fixture
-def export(merged, tmp_path):
+def export(merged, classes, tmp_path):
     base, tensors = merged("registers")
 
     def run(kind: str, name: str | None = None, **options):
-        arguments = {"base": base, "tensors": tensors, "classes": CLASSES} | options
+        arguments = {"base": base, "tensors": tensors, "classes": classes} | options
         return export_model(kind, tmp_path / (name or f"model{KINDS[kind].suffix}"), **arguments)
 
     run.base, run.tensors = base, tensors
@@ -62,7 +61,7 @@ class TestNothingIsLeftOf:
             raise RuntimeError("the converter does not know aten::new\nTraceback ...")
 
         monkeypatch.setattr(EXPORTERS[kind], "write", fail)
-        with pytest.raises(UserError, match="nothing was written: the converter does not know aten::new$"):
+        with pytest.raises(UserError, match=r"nothing was written: the converter does not know aten::new$"):
             export(kind)
         assert nothing_left()
 
@@ -90,21 +89,23 @@ class TestNothingIsLeftOf:
         assert path.read_text() == "mine"
 
 
-def test_a_failed_proof_of_the_logits_leaves_nothing(export, nothing_left, monkeypatch):
-    write = onnx.write
-    wrong = export.tensors | {"head.weight": export.tensors["head.weight"] * 1.001}
-    monkeypatch.setattr(onnx, "write", lambda path, base, tensors, classes: write(path, base, wrong, classes))
+def test_a_failed_proof_of_the_logits_leaves_nothing(export, exported, nothing_left, monkeypatch):
+    (file,) = exported("onnx", "registers").files
+    monkeypatch.setattr(onnx, "write", lambda path, *_: shutil.copy(file, path))
+    other = export.tensors | {"head.weight": export.tensors["head.weight"] * np.float32(1.001)}
     with pytest.raises(UserError, match=r"nothing was written: ONNX Runtime's logits differ by \d"):
-        export("onnx")
+        export("onnx", tensors=other)
     assert nothing_left()
 
 
-def test_a_failed_proof_of_the_constants_leaves_nothing(export, nothing_left, monkeypatch):
-    write = coreml.write
-    wrong = export.tensors | {"head.weight": export.tensors["head.weight"] * 1.01}
-    monkeypatch.setattr(coreml, "write", lambda path, base, tensors, classes: write(path, base, wrong, classes))
+def test_a_failed_proof_of_the_constants_leaves_nothing(export, exported, nothing_left, monkeypatch):
+    (package,) = exported("coreml", "registers").files
+    monkeypatch.setattr(coreml, "write", lambda path, *_: shutil.copytree(package, path))
+    other = export.tensors | {"head.weight": export.tensors["head.weight"] * np.float32(1.01)}
     with pytest.raises(UserError, match=r"nothing was written: the package does not hold head\.weight"):
-        export("coreml")
+        export("coreml", tensors=other)
+    with pytest.raises(UserError, match=r"nothing was written: the package has the classes \['cat', 'dog'"):
+        export("coreml", classes=("a", "b", "c", "d", "e"))
     assert nothing_left()
 
 
