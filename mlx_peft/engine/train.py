@@ -126,6 +126,8 @@ def check_method(experiment: Experiment, architecture: Architecture, quantizatio
     """Raises UserError where the method does not fit the model, or should not be trained on it."""
     experiment.method.check(architecture)
     experiment.method.check_quantization(architecture, quantization)
+    if experiment.qat is not None:
+        experiment.method.check_rounding(architecture, experiment.qat, quantization)
     experiment.method.check_new(architecture)
 
 
@@ -164,6 +166,7 @@ def describe_adapter(experiment: Experiment, dataset: Dataset, base: Base, learn
         base_sha256=base.sha256,
         source=base.source,
         quantize=base.quantization,
+        qat=experiment.qat,
     )
 
 
