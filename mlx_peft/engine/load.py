@@ -19,7 +19,7 @@ from mlx_peft.config.files import load
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
-from mlx_peft.data import eval_batches, eval_image, open_dataset
+from mlx_peft.data import Dataset, Split, eval_batches, eval_image, open_dataset
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.evaluate import evaluate
 from mlx_peft.engine.progress import Metrics
@@ -155,12 +155,36 @@ def evaluate_run(
     Raises UserError where the data set has no such split, or where it is not the split that the run had: images that
     were trained on might be in it.
     """
+    return evaluate_splits(path, [split], backend, model=model)[0][split]
+
+
+def evaluate_splits(
+    path: Path,
+    splits: Sequence[Literal["val", "test"]],
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    model: Path | None = None,
+) -> tuple[dict[str, Metrics], Learner]:
+    """As ``evaluate_run``, on several splits; and what was evaluated."""
     run = RunFolder(path)
     if not run.config.exists():
         raise UserError(f"{path} is not a run (config.yaml is missing): only a run knows its data")
     find_adapter(path, None)
     experiment = load(run.config)
     dataset = open_dataset(experiment.data)
+    wanted = {split: _as_in_the_run(dataset, split, run) for split in splits}
+    loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
+    if dataset.classes != loaded.classes:
+        raise UserError(f"the classes of {dataset.name} are not those that {model or 'the run'} was trained on")
+    metrics: dict[str, Metrics] = {}
+    for split, images in wanted.items():
+        batches = eval_batches(images, experiment.data, loaded.preprocessing, loaded.image_size)
+        metrics[split] = evaluate(loaded.learner, batches, len(loaded.classes))
+    return metrics, loaded.learner
+
+
+def _as_in_the_run(dataset: Dataset, split: str, run: RunFolder) -> Split:
+    """A split of the data. Raises UserError where there is none, or it is not the one that the run had."""
     wanted = {"val": dataset.val, "test": dataset.test}[split]
     if wanted is None:
         raise UserError(f"{dataset.name} has no {split} split in this run; see data.split in {run.config}")
@@ -170,11 +194,7 @@ def evaluate_run(
             f"the {split} split of {dataset.name} is not the one of the run: {known['size']} images "
             f"({known['sha256'][:12]}) then, {wanted.size} ({wanted.sha256[:12]}) now"
         )
-    loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
-    if dataset.classes != loaded.classes:
-        raise UserError(f"the classes of {dataset.name} are not those that {model or 'the run'} was trained on")
-    batches = eval_batches(wanted, experiment.data, loaded.preprocessing, loaded.image_size)
-    return evaluate(loaded.learner, batches, len(loaded.classes))
+    return wanted
 
 
 def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[str, Any]]:
