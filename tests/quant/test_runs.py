@@ -141,7 +141,7 @@ def test_it_needs_no_other_codes(through, tmp_path):
     assert not (tmp_path / "m").exists()
 
 
-def test_dequantised_it_is_a_plain_model_with_the_same_logits(through, batch, tmp_path):
+def test_what_was_trained_through_codes_can_be_written_as_plain_weights(through, batch, tmp_path):
     assert command("merge", through, tmp_path / "plain", "--dequantize").exit_code == 0
     assert "quantization" not in json.loads((tmp_path / "plain" / "config.json").read_text())
     seen, plain = load_run(through).learner.logits(batch), load_model(tmp_path / "plain", "torch").learner.logits(batch)
