@@ -100,7 +100,9 @@ def export_model(
     if out.exists():
         raise UserError(f"{out}: exists already; choose another name")
     notes = []
-    if base.quantization is not None and any(tensor.dtype == np.uint32 for tensor in tensors.values()):
+    if any(tensor.dtype == np.uint32 for tensor in tensors.values()):
+        if base.quantization is None:
+            raise UserError(f"{base.name} is in codes, and its base does not say in which: merge it with --dequantize")
         tensors = affine.plain(tensors, base.architecture, base.quantization)
         notes.append(f"the codes, {described(base.quantization)}, are written as the float32 weights they stand for")
     names = _names(classes, len(tensors["head.weight"]))

@@ -19,7 +19,7 @@ from mlx_peft.config.files import load
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
-from mlx_peft.data import eval_batches, eval_image, open_dataset
+from mlx_peft.data import Dataset, Split, eval_batches, eval_image, open_dataset
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.evaluate import evaluate
 from mlx_peft.engine.progress import Metrics
@@ -44,6 +44,12 @@ class Loaded:
     def classes(self) -> tuple[str, ...]:
         """Their names; their numbers where the adapter was saved without."""
         return self.adapter.classes or tuple(map(str, range(self.adapter.num_classes)))
+
+    @property
+    def codes(self) -> Quantization | None:
+        """How the merged model is quantised, unless it is told otherwise; None: it is a plain one."""
+        qat = self.experiment.qat
+        return self.base.quantization if qat is None else qat.format
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -86,7 +92,9 @@ def load_run(
                 f"{place} was trained on {own.weights}, which is not there: say where those weights are, with "
                 f"--model {own.name} --weights FILE"
             )
-        experiment = Experiment(model=own, method=adapter.method, quantize=adapter.quantize, data=Data(name="none"))
+        experiment = Experiment(
+            model=own, method=adapter.method, quantize=adapter.quantize, qat=adapter.qat, data=Data(name="none")
+        )
     if model is not None and adapter.model is not None:
         if model.name != adapter.model.name:
             raise UserError(f"{place} names its own model, {adapter.model.name}: leave --model out")
@@ -155,12 +163,36 @@ def evaluate_run(
     Raises UserError where the data set has no such split, or where it is not the split that the run had: images that
     were trained on might be in it.
     """
+    return evaluate_splits(path, [split], backend, model=model)[0][split]
+
+
+def evaluate_splits(
+    path: Path,
+    splits: Sequence[Literal["val", "test"]],
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    model: Path | None = None,
+) -> tuple[dict[str, Metrics], Learner]:
+    """As ``evaluate_run``, on several splits; and what was evaluated."""
     run = RunFolder(path)
     if not run.config.exists():
         raise UserError(f"{path} is not a run (config.yaml is missing): only a run knows its data")
     find_adapter(path, None)
     experiment = load(run.config)
     dataset = open_dataset(experiment.data)
+    wanted = {split: _as_in_the_run(dataset, split, run) for split in splits}
+    loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
+    if dataset.classes != loaded.classes:
+        raise UserError(f"the classes of {dataset.name} are not those that {model or 'the run'} was trained on")
+    metrics: dict[str, Metrics] = {}
+    for split, images in wanted.items():
+        batches = eval_batches(images, experiment.data, loaded.preprocessing, loaded.image_size)
+        metrics[split] = evaluate(loaded.learner, batches, len(loaded.classes))
+    return metrics, loaded.learner
+
+
+def _as_in_the_run(dataset: Dataset, split: str, run: RunFolder) -> Split:
+    """A split of the data. Raises UserError where there is none, or it is not the one that the run had."""
     wanted = {"val": dataset.val, "test": dataset.test}[split]
     if wanted is None:
         raise UserError(f"{dataset.name} has no {split} split in this run; see data.split in {run.config}")
@@ -170,11 +202,7 @@ def evaluate_run(
             f"the {split} split of {dataset.name} is not the one of the run: {known['size']} images "
             f"({known['sha256'][:12]}) then, {wanted.size} ({wanted.sha256[:12]}) now"
         )
-    loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
-    if dataset.classes != loaded.classes:
-        raise UserError(f"the classes of {dataset.name} are not those that {model or 'the run'} was trained on")
-    batches = eval_batches(wanted, experiment.data, loaded.preprocessing, loaded.image_size)
-    return evaluate(loaded.learner, batches, len(loaded.classes))
+    return wanted
 
 
 def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[str, Any]]:
@@ -213,7 +241,8 @@ def merge_run(
 ) -> Written:
     """Writes the model of a run or adapter, merged into its base in float32, as a folder that timm opens.
 
-    A quantised base stays quantised where the method adds nothing to its codes. Otherwise it must be said what the sum
+    What was trained through codes is written in these. A quantised base stays quantised where the method adds nothing
+    to its codes. Otherwise it must be said what the sum
     becomes: with ``dequantize`` a plain model, which is exact, with ``requantize`` one that is quantised again as its
     base was, which moves the logits.
 
@@ -223,13 +252,14 @@ def merge_run(
     if dequantize and requantize:
         raise UserError("--dequantize and --requantize: choose one")
     loaded = load_run(path, backend, name=name, precision="float32", model=model)
-    if loaded.base.quantization is None and (dequantize or requantize):
+    if loaded.codes is None and (dequantize or requantize):
         raise UserError(f"the base of {path} is not quantised: leave --{'de' if dequantize else 're'}quantize out")
     if requantize:
-        assert loaded.base.quantization is not None
+        if loaded.base.quantization is None:
+            raise UserError(f"{path} was trained through the codes that it is merged into: leave --requantize out")
         return requantized(loaded, out, loaded.base.quantization)
     tensors = loaded.learner.merged(dequantize=True) if dequantize else loaded.learner.merged()
-    quantization = None if dequantize else loaded.base.quantization
+    quantization = None if dequantize else loaded.codes
     write_model(out, base=loaded.base, tensors=tensors, classes=loaded.classes, quantization=quantization)
     return Written(quantization, {}, None)
 
@@ -257,6 +287,11 @@ def quantize_model(
         raise UserError(
             f"{path} is quantised already, to {described(loaded.base.quantization)}: merge it with --dequantize, or "
             "with --requantize, which keeps its bits"
+        )
+    if loaded.codes is not None:
+        raise UserError(
+            f"{path} was trained through codes of {described(loaded.codes)}: `mlx-peft merge` writes them as they are; "
+            "for others, merge it with --dequantize and quantise that"
         )
     quantization.sites(loaded.base.architecture)
     return requantized(loaded, out, quantization)

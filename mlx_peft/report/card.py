@@ -68,7 +68,9 @@ def _library(parcel: Parcel) -> str:
     """What opens the files by the repository's name."""
     if parcel.kind == "model":
         return "mlx-peft" if parcel.quantization else "timm"
-    return "peft" if parcel.adapter and parcel.adapter.method.in_peft and not parcel.quantization else "mlx-peft"
+    adapter = parcel.adapter
+    rounded = adapter is not None and (adapter.quantize or adapter.qat)  # to codes that PEFT knows nothing of
+    return "peft" if adapter is not None and adapter.method.in_peft and not rounded else "mlx-peft"
 
 
 def _name(parcel: Parcel) -> str:
