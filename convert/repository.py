@@ -96,16 +96,17 @@ def fetch(repository: str, out: Path, check: Callable[[Path], None], *, revision
         UserError: before anything is fetched, where a file is of another kind than LARGEST's, lies in a folder, or is
             too large; and where ``out`` is there, or the hub does not have what is asked for.
     """
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi
 
+    api = HfApi()
     what = f"{checked_name(repository)}{f' at {revision}' if revision else ''}"
     with explained(what):
-        found = HfApi().model_info(repository, revision=revision, files_metadata=True)
+        found = api.model_info(repository, revision=revision, files_metadata=True)
     files = _allowed(found.siblings or (), what)
     with new_folder(out) as new:
         for file in files:
             with explained(f"{file.rfilename} of {what}"):
-                got = Path(hf_hub_download(repository, file.rfilename, revision=found.sha))
+                got = Path(api.hf_hub_download(repository, file.rfilename, revision=found.sha))
             shutil.copyfile(got, new / file.rfilename)
             _as_announced(new / file.rfilename, file, what)
         check(new)
@@ -159,10 +160,14 @@ def explained(what: str) -> Iterator[None]:
         raise UserError(f"{what}: the hub shows no such repository; if it is private, {LOGIN}") from error
     except errors.RevisionNotFoundError as error:
         raise UserError(f"{what}: the repository has no such branch, tag or commit") from error
-    except errors.EntryNotFoundError as error:
-        raise UserError(f"{what}: no such file") from error
     except errors.OfflineModeIsEnabled as error:
         raise UserError(f"{what}: HF_HUB_OFFLINE is set, and this needs the hub") from error
+    except errors.LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but of the cache
+        raise UserError(
+            f"{what}: the hub at {constants.ENDPOINT} failed: {_first_line(error.__cause__ or error)}"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise UserError(f"{what}: no such file") from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         raise UserError(f"{what}: {REFUSALS.get(status or 0) or _first_line(error)}") from error

@@ -165,7 +165,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "sqrt": torch.sqrt,
     "square": torch.square,
     "sigmoid": torch.sigmoid,
-    "silu": F.silu,
+    "silu": lambda x: F.silu(x),
     "gelu": gelu,
     "softmax": lambda x, axis: torch.softmax(x, int(axis)),
     "layer_norm": layer_norm,

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from huggingface_hub import ModelCardData, constants
+from huggingface_hub import ModelCardData, constants, file_download
 from typer.testing import CliRunner
 
 from mlx_peft.cli.app import app
@@ -57,6 +58,8 @@ class Hub(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.cut: str | None = None
         """Of requests that match, the connection is cut in the middle of the answer."""
+        self.silent: str | None = None
+        """Requests that match are not answered."""
 
     @property
     def address(self) -> str:
@@ -95,6 +98,9 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         path = unquote(urlsplit(self.path).path)
         self.server.requests.append(f"{self.command} {path}")
+        if self.server.silent and re.match(self.server.silent, f"{self.command} {path}"):
+            self.close_connection = True
+            return None
         for pattern, respond in ROUTES:
             if match := re.fullmatch(pattern, f"{self.command} {path}"):
                 return respond(self, body, *match.groups())
@@ -230,13 +236,16 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     monkeypatch.setattr(constants, "ENDPOINT", server.address)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
-    )
+    template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    for module in (constants, file_download):  # older releases have a copy in the second
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between attempts
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # a protocol of its own, which only the real hub speaks
+    monkeypatch.setattr(
+        constants, "HF_HUB_DISABLE_XET", True, raising=False
+    )  # a protocol of its own, which only the real hub speaks
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     yield server
     server.shutdown()

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import timm
+from huggingface_hub import constants
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
@@ -45,6 +45,12 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
+def done(result: Any) -> Any:
+    """What a command that did its work gave."""
+    assert result.exit_code == 0, result.output
+    return result
+
+
 def failed(result: Any) -> str:
     """What a command that refused said; its status is 2 and no traceback is there."""
     assert result.exit_code == 2, result.output
@@ -59,10 +65,9 @@ def left(folder: Path) -> set[str]:
 
 class TestThereAndBack:
     def test_an_adapter_comes_back_byte_for_byte_and_predicts_the_same(self, hub, run, command, image, tmp_path):
-        pushed = command("push", run, "jane/digits")
-        assert pushed.exit_code == 0, pushed.output
+        pushed = done(command("push", run, "jane/digits"))
         assert pushed.stdout.startswith(f"{hub.address}/jane/digits/commit/")
-        assert command("pull", "jane/digits", "got").exit_code == 0
+        done(command("pull", "jane/digits", "got"))
         assert {path.name for path in (tmp_path / "got").iterdir()} == {*ADAPTER, "README.md"}
         for name in ADAPTER:
             assert (tmp_path / "got" / name).read_bytes() == (run / "adapter" / name).read_bytes()
@@ -72,8 +77,8 @@ class TestThereAndBack:
         assert here == there
 
     def test_a_merged_model_comes_back_and_timm_opens_it(self, hub, run, command, images, tmp_path):
-        assert command("push", run, "jane/merged", "--merged").exit_code == 0
-        assert command("pull", "jane/merged", "got").exit_code == 0
+        done(command("push", run, "jane/merged", "--merged"))
+        done(command("pull", "jane/merged", "got"))
         expected = load_run(run).learner.logits(images)
         loaded = load_model(tmp_path / "got", "torch")
         assert relative(loaded.learner.logits(images), expected) <= LOGITS
@@ -85,7 +90,7 @@ class TestThereAndBack:
         (tmp_path / "merged" / "notes.txt").write_text("mine")
         pushed = command("push", "merged", "lab/model")
         assert "left out: notes.txt" in pushed.stderr
-        assert command("pull", "lab/model", "got").exit_code == 0
+        done(command("pull", "lab/model", "got"))
         for name in ("config.json", "model.safetensors"):
             assert (tmp_path / "got" / name).read_bytes() == (tmp_path / "merged" / name).read_bytes()
 
@@ -95,24 +100,24 @@ class TestThereAndBack:
         assert hub.repositories["jane/digits"].branches["main"].keys() == {".gitattributes", *ADAPTER, "README.md"}
 
     def test_a_branch_is_made_and_fetched(self, hub, run, command):
-        assert command("push", run, "jane/digits", "--revision", "seed-0").exit_code == 0
+        done(command("push", run, "jane/digits", "--revision", "seed-0"))
         branches = hub.repositories["jane/digits"].branches
         assert branches["main"].keys() == {".gitattributes"}
-        assert command("pull", "jane/digits", "got", "--revision", "seed-0").exit_code == 0
+        done(command("pull", "jane/digits", "got", "--revision", "seed-0"))
 
     def test_a_private_one_is_made_private(self, hub, run, command):
-        assert command("push", run, "jane/secret", "--private").exit_code == 0
+        done(command("push", run, "jane/secret", "--private"))
         assert hub.repositories["jane/secret"].private
-        assert command("pull", "jane/secret", "got").exit_code == 0
+        done(command("pull", "jane/secret", "got"))
 
     def test_the_environment_names_the_hub(self, hub, run, command, tmp_path):
-        command("push", run, "jane/digits")
-        done = subprocess.run(
+        done(command("push", run, "jane/digits"))
+        process = subprocess.run(
             [sys.executable, "-m", "torch_ref", "pull", "jane/digits", "elsewhere"],
             env=os.environ | {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"},
             capture_output=True, text=True,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        assert process.returncode == 0, process.stderr
         assert (tmp_path / "elsewhere" / ADAPTER[1]).is_file()
 
 
@@ -136,11 +141,10 @@ class TestABaseThatIsAFile:
             assert b"jane's-home" not in content, name
 
     def test_what_was_pulled_predicts_with_the_file_and_with_no_other(self, hub, based, command, image, tmp_path):
-        command("push", based[0], "jane/digits")
-        command("pull", "jane/digits", "got")
+        done(command("push", based[0], "jane/digits"))
+        done(command("pull", "jane/digits", "got"))
         naming = ("--model", "vit_tiny_patch16_224", "--weights")
-        got = command("predict", "got", image, "--json", *naming, based[1])
-        assert got.exit_code == 0, got.stderr
+        got = done(command("predict", "got", image, "--json", *naming, based[1]))
         assert json.loads(got.stdout) == json.loads(command("predict", based[0], image, "--json").stdout)
         said = failed(command("predict", "got", image))
         assert "was trained on base.safetensors, which is not there" in said
@@ -189,7 +193,7 @@ class TestWhatPushRefuses:
         assert f"jane/digits: the hub at {hub.address} failed" in failed(command("push", run, "jane/digits"))
         assert hub.repositories["jane/digits"].branches["main"].keys() == {".gitattributes"}
         hub.cut = None
-        assert command("push", run, "jane/digits").exit_code == 0
+        done(command("push", run, "jane/digits"))
 
     def test_a_folder_with_nothing_to_send(self, hub, command, tmp_path):
         (tmp_path / "empty").mkdir()
@@ -269,14 +273,25 @@ class TestWhatPullRefuses:
         assert "jane/data holds neither an adapter" in failed(command("pull", "jane/data", "got"))
         assert not left(tmp_path)
 
-    def test_a_connection_that_breaks_leaves_nothing(self, hub, command, files, tmp_path, monkeypatch):
-        monkeypatch.setattr(time, "sleep", lambda _: None)  # between the attempts
+    def test_a_connection_that_breaks_leaves_nothing(self, hub, command, files, tmp_path):
         hub.put("jane/digits", files)
         hub.cut = "GET .*/resolve/.*/adapter_model"
         assert "adapter_model.safetensors of jane/digits" in failed(command("pull", "jane/digits", "got"))
         assert not left(tmp_path)
         hub.cut = None
-        assert command("pull", "jane/digits", "got").exit_code == 0
+        done(command("pull", "jane/digits", "got"))
+
+    def test_a_hub_that_cannot_be_reached(self, hub, command, files, tmp_path, monkeypatch):
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nothing listens
+        assert "jane/digits: the hub at http://127.0.0.1:9 failed: " in failed(command("pull", "jane/digits", "got"))
+        assert not left(tmp_path)
+
+    def test_a_hub_that_falls_silent_after_its_list(self, hub, command, files, tmp_path):
+        hub.put("jane/digits", files)
+        hub.silent = "HEAD"
+        said = failed(command("pull", "jane/digits", "got"))
+        assert f"adapter_config.json of jane/digits: the hub at {hub.address} failed: " in said
+        assert not left(tmp_path)
 
     def test_a_folder_that_is_there_before_the_hub_is_asked(self, hub, command, files, tmp_path):
         hub.put("jane/digits", files)
