@@ -14,11 +14,10 @@ import numpy as np
 
 from convert import affine
 from convert.base import Base
-from convert.files import listed, to_disk
+from convert.files import listed, to_disk, writing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.quantization import described
-from mlx_peft.engine.disk import disk_errors
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def export_model(
         notes.append(f"the codes, {described(base.quantization)}, are written as the float32 weights they stand for")
     names = _names(classes, len(tensors["head.weight"]))
     exporter = _load(kind, chosen)
-    with disk_errors(out):
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
             new = Path(folder, out.name)

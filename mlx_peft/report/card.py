@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from mlx_peft.config.architecture import Preprocessing
@@ -206,8 +207,10 @@ def _without_places(experiment: Experiment) -> Experiment:
     model, data = experiment.model, experiment.data
     return experiment.model_copy(
         update={
-            "model": model.model_copy(update={"weights": model.weights.rpartition("/")[2]}),
-            "data": data.model_copy(update={"root": data.root.__class__(data.root.name)}),
+            "model": model.model_copy(
+                update={"weights": Path(model.weights).name if model.is_local else model.weights}
+            ),
+            "data": data.model_copy(update={"root": Path(data.root.name)}),
         }
     )
 

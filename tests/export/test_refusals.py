@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 
@@ -46,6 +47,12 @@ class TestNothingIsLeftOf:
             export(kind, classes=("a", "b", "a", "c", "d"))
         assert nothing_left()
 
+    def test_codes_of_which_nobody_says_what_they_stand_for(self, export, nothing_left, kind):
+        codes = export.tensors | {"blocks.0.attn.qkv.weight": np.zeros((144, 6), np.uint32)}
+        with pytest.raises(UserError, match="its base does not say in which: merge it with --dequantize"):
+            export(kind, tensors=codes)
+        assert nothing_left()
+
     def test_tensors_that_are_not_the_architectures(self, export, nothing_left, kind):
         tensors = dict(export.tensors)
         del tensors["norm.bias"]
@@ -62,6 +69,16 @@ class TestNothingIsLeftOf:
 
         monkeypatch.setattr(EXPORTERS[kind], "write", fail)
         with pytest.raises(UserError, match=r"nothing was written: the converter does not know aten::new$"):
+            export(kind)
+        assert nothing_left()
+
+    def test_one_that_the_disk_has_no_room_for(self, export, nothing_left, monkeypatch, kind):
+        def fill(path, *_):
+            path.write_bytes(b"x")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(EXPORTERS[kind], "write", fill)
+        with pytest.raises(UserError, match=r"cannot be written: no space left on the device$"):
             export(kind)
         assert nothing_left()
 

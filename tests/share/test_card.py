@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors.numpy import save_file
 
 from convert.peft import read_adapter, write_adapter
+from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.engine.load import load_run, merge_run
 from mlx_peft.engine.share import Parcel, packed
@@ -117,6 +118,15 @@ def test_a_method_that_peft_does_not_know_has_no_snippet_for_it(experiment, tmp_
     vpt = experiment.model_dump() | {"method": {"name": "vpt", "tokens": 2}}
     train(Experiment.model_validate(vpt), tmp_path / "vpt")
     text = of(tmp_path / "vpt")
+    assert metadata(text).library_name == "mlx-peft"
+    assert "import peft" not in text
+
+
+def test_neither_has_one_that_was_trained_through_codes_which_peft_would_leave_out(run):
+    with packed(run, "torch") as parcel:
+        rounded = replace(parcel.adapter, qat=QAT(bits=4))
+        text = card(replace(parcel, adapter=rounded), NAME)
+        assert metadata(card(parcel, NAME)).library_name == "peft"
     assert metadata(text).library_name == "mlx-peft"
     assert "import peft" not in text
 
