@@ -19,7 +19,7 @@ from mlx_peft.config.files import load
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
-from mlx_peft.data import eval_batches, eval_image, open_dataset
+from mlx_peft.data import Dataset, Split, eval_batches, eval_image, open_dataset
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.evaluate import evaluate
 from mlx_peft.engine.progress import Metrics
@@ -147,26 +147,37 @@ def evaluate_run(
     Raises UserError where the data set has no such split, or where it is not the split that the run had: images that
     were trained on might be in it.
     """
-    run = RunFolder(path)
-    if not run.config.exists():
-        raise UserError(f"{path} is not a run (config.yaml is missing): only a run knows its data")
-    find_adapter(path, None)
-    experiment = load(run.config)
-    dataset = open_dataset(experiment.data)
-    wanted = {"val": dataset.val, "test": dataset.test}[split]
-    if wanted is None:
-        raise UserError(f"{dataset.name} has no {split} split in this run; see data.split in {run.config}")
-    known = ((run.read_result() or {}).get("splits") or {}).get(split)
-    if known is not None and known["sha256"] != wanted.sha256:
-        raise UserError(
-            f"the {split} split of {dataset.name} is not the one of the run: {known['size']} images "
-            f"({known['sha256'][:12]}) then, {wanted.size} ({wanted.sha256[:12]}) now"
-        )
+    run, experiment, dataset = run_data(path)
+    wanted = own_split(run, dataset, split)
     loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
     if dataset.classes != loaded.classes:
         raise UserError(f"the classes of {dataset.name} are not those that {model or 'the run'} was trained on")
     batches = eval_batches(wanted, experiment.data, loaded.preprocessing, loaded.image_size)
     return evaluate(loaded.learner, batches, len(loaded.classes))
+
+
+def run_data(path: Path) -> tuple[RunFolder, Experiment, Dataset]:
+    """A finished run's configuration, and its data set opened again. Raises UserError where it is no such run."""
+    run = RunFolder(path)
+    if not run.config.exists():
+        raise UserError(f"{path} is not a run (config.yaml is missing): only a run knows its data")
+    find_adapter(path, None)
+    experiment = load(run.config)
+    return run, experiment, open_dataset(experiment.data)
+
+
+def own_split(run: RunFolder, dataset: Dataset, split: Literal["train", "val", "test"]) -> Split:
+    """A split of a run's data set. Raises UserError where there is none, or it is not the one that the run had."""
+    found = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
+    if found is None:
+        raise UserError(f"{dataset.name} has no {split} split in this run; see data.split in {run.config}")
+    known = ((run.read_result() or {}).get("splits") or {}).get(split)
+    if known is not None and known["sha256"] != found.sha256:
+        raise UserError(
+            f"the {split} split of {dataset.name} is not the one of the run: {known['size']} images "
+            f"({known['sha256'][:12]}) then, {found.size} ({found.sha256[:12]}) now"
+        )
+    return found
 
 
 def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[str, Any]]:
