@@ -98,7 +98,7 @@ class LogSqrt2:
         """What each code stands for, ``(2^bits,)``."""
         codes = np.arange(2**self.bits)
         scales = self.scale * np.where(codes % 2 == 1, np.sqrt(2), 1.0)
-        return np.ldexp(scales, -((codes + 1) // 2)).astype(np.float32)
+        return np.asarray(np.ldexp(scales, -((codes + 1) // 2)), np.float32)
 
     def codes(self, x: np.ndarray) -> Array:
         """The codes of float32 numbers that are not negative."""

@@ -14,11 +14,15 @@ def simulate(
     run: Run,
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="wNaN", help="Bits of weights and activations: w8a8 (if left out), w4a8, w4a4.", show_default=False),
+        typer.Argument(metavar="wNaN", help="Bits of weights, activations: w8a8, if left out.", show_default=False),
     ] = None,
     calibration: Annotated[
         list[str] | None,
-        typer.Option(metavar="minmax|percentile|repq", help="How ranges are chosen: repq if left out; may be repeated.", show_default=False),
+        typer.Option(
+            metavar="minmax|percentile|repq",
+            help="How ranges are chosen: repq, if left out; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
     percentile: Annotated[float, typer.Option(metavar="P", help="Of --calibration percentile.")] = 99.99,
     softmax: Annotated[

@@ -1,8 +1,8 @@
 """Simulated quantisation of a trained model, activations too: what may be asked for, and where numbers are rounded.
 
 Everything is computed in float32 on numbers that stand for codes. Rounded are the weights of the linear layers inside
-the blocks, whatever enters these layers, and both operands of attention's two products. Patch embedding, norms, residual
-sums, layer scales, biases, tokens, attention pooling and heads stay float.
+the blocks, whatever enters these layers, and both operands of attention's two products. Patch embedding, norms,
+residual sums, layer scales, biases, tokens, attention pooling and heads stay float.
 """
 
 from __future__ import annotations

@@ -90,12 +90,12 @@ class Learner(Protocol):
         """Shows what enters each product of the blocks, evaluation mode, float32: ``observe(point, operand)``.
 
         The points are those of ``config.simulation``; an operand is ``(batch, tokens, dim)`` or, inside attention,
-        ``(batch, heads, tokens, ...)``.
+        ``(batch, heads, tokens, ...)``. For a model that is not simulated yet.
         """
         ...
 
     def simulate(self, quantizers: Mapping[str, Quantizer]) -> None:
-        """Rounds the operand of each point that has a quantiser, from here on. For a plain model, not for training."""
+        """Rounds the operand of each point that has a quantiser, from here on. For a model without a method."""
         ...
 
     def state(self) -> Tensors:

@@ -1,6 +1,6 @@
 """How a model is quantised in simulation: what its operands are on a few images, and the quantisers that follow.
 
-The images are looked at twice: for the ranges, and then for the squared error of every quantiser that comes into question.
+The images are looked at twice: for the ranges, and then for the squared errors of all quantisers that might be chosen.
 """
 
 from __future__ import annotations
@@ -116,9 +116,9 @@ class Errors:
 def some(rows: np.ndarray, numbers: int, seed: Sequence[int]) -> np.ndarray:
     """As many rows as hold so many numbers, one at least, in their order; all where there are no more."""
     wanted = max(1, numbers // rows.shape[1])
-    if wanted >= len(rows):
-        return rows.copy()
-    return rows[np.sort(np.random.default_rng(seed).choice(len(rows), wanted, replace=False))]
+    if wanted < len(rows):
+        rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), wanted, replace=False))]
+    return np.array(rows)
 
 
 def choices(simulation: Simulation, architecture: Architecture, operands: Mapping[str, Operand]) -> dict[str, Choice]:

@@ -38,7 +38,7 @@ def simulate(model: VisionTransformer, quantizers: Mapping[str, Quantizer]) -> N
 
 
 def record(model: VisionTransformer, x: Tensor, observe: Callable[[str, Tensor], object]) -> None:
-    """Takes a model's input through it, and shows each point's operand as it comes by."""
+    """Takes a model's input through it, and shows each operand as it comes by; the model is not simulated yet."""
     insert(model, {point: partial(shown, observe, point) for point in points(model.architecture)})
     try:
         model(x)

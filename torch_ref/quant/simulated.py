@@ -49,7 +49,7 @@ class Preceded(nn.Module):
 
 
 class Attend:
-    """softmax(q k^T / sqrt(d)) v as ``models.attention.attend``; q, k, v and the softmax go through ``before`` first."""
+    """softmax(q k^T / sqrt(d)) v as ``models.attention.attend``; q, k, v and softmax go through ``before`` first."""
 
     def __init__(self, before: Mapping[str, Before]):
         self.before = before
