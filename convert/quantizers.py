@@ -20,17 +20,37 @@ TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class Uniform:
-    """Integers: code = clip(rint(x / scale) + zero_point, 0, 2^bits - 1), which stands for (code - zero_point) scale.
+class Codes:
+    """What all quantisers have.
 
     Attributes:
         scale: a float32 number.
-        zero_point: the code of zero; it may lie outside of the codes that there are.
+        bits: of a code.
     """
 
     scale: float
-    zero_point: int
     bits: int
+
+    @property
+    def top(self) -> int:
+        """The largest code."""
+        return (1 << self.bits) - 1
+
+    @property
+    def inverse(self) -> float:
+        """The float32 number nearest to 1 / scale."""
+        return float(np.float32(1) / np.float32(self.scale))
+
+
+@dataclass(frozen=True)
+class Uniform(Codes):
+    """Integers: code = clip(rint(x / scale) + zero_point, 0, 2^bits - 1), which stands for (code - zero_point) scale.
+
+    Attributes:
+        zero_point: the code of zero; it may lie outside of the codes that there are.
+    """
+
+    zero_point: int
 
     @classmethod
     def over(cls, low: float, high: float, bits: int) -> Uniform:
@@ -40,17 +60,7 @@ class Uniform:
         """
         low, high = min(low, 0.0), max(high, 0.0)
         scale = single((high - low) / (2**bits - 1))
-        return cls(scale, int(np.rint(-low / scale)), bits)
-
-    @property
-    def top(self) -> int:
-        """The largest code."""
-        return (1 << self.bits) - 1
-
-    @property
-    def inverse(self) -> float:
-        """1 / scale, a float32 number."""
-        return inverse(self.scale)
+        return cls(scale, bits, int(np.rint(-low / scale)))
 
     def codes(self, x: np.ndarray) -> Array:
         """The codes of float32 numbers."""
@@ -65,33 +75,17 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class LogSqrt2:
+class LogSqrt2(Codes):
     """Codes for probabilities, which are many and small: code = clip(rint(-2 log2(x / scale)), 0, 2^bits - 1).
 
     A code stands for scale sqrt(2)^-code = scale (1 + [code is odd] (sqrt(2) - 1)) 2^floor(-code / 2): a shift, and one
     of two scales (RepQ-ViT, Li et al. 2023, arXiv 2212.08254, section 3.4).
-
-    Attributes:
-        scale: a float32 number: what the code 0 stands for.
     """
-
-    scale: float
-    bits: int
 
     @classmethod
     def up_to(cls, high: float, bits: int) -> LogSqrt2:
         """The quantiser of the range from 0 to ``high``."""
         return cls(single(high), bits)
-
-    @property
-    def top(self) -> int:
-        """The largest code."""
-        return (1 << self.bits) - 1
-
-    @property
-    def inverse(self) -> float:
-        """1 / scale, a float32 number."""
-        return inverse(self.scale)
 
     @cached_property
     def levels(self) -> Array:
@@ -119,11 +113,6 @@ Quantizer = Uniform | LogSqrt2
 def single(scale: float) -> float:
     """A scale as float32 has it, TINY at least."""
     return float(np.float32(max(scale, TINY)))
-
-
-def inverse(scale: float) -> float:
-    """The float32 number nearest to 1 / scale."""
-    return float(np.float32(1) / np.float32(scale))
 
 
 def rounded_weight(weight: Array, bits: int, ratios: Sequence[float] = (1.0,)) -> Array:

@@ -35,7 +35,7 @@ class Reparametrization:
         scales = (high - low) / (2**bits - 1)
         scales = np.maximum(scales, single(FLATTEST * scales.mean()))
         zero_points = np.rint(-low / scales)
-        quantizer = Uniform(single(scales.mean()), int(np.rint(zero_points.mean())), bits)
+        quantizer = Uniform(single(scales.mean()), bits, int(np.rint(zero_points.mean())))
         return cls(scales / quantizer.scale, scales * (zero_points - quantizer.zero_point), quantizer)
 
     def applied(self, x: np.ndarray) -> np.ndarray:
