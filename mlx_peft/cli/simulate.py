@@ -51,7 +51,9 @@ def simulate(
         images=images,
         seed=seed,
     )
-    report = simulate_run(run, simulations, split, backend_of(ctx, backend))
+    report = simulate_run(
+        run, simulations, split, backend_of(ctx, backend), note=lambda text: typer.echo(text, err=True)
+    )
     if as_json:
         echo_json(document(report))
     else:

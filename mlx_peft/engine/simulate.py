@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -83,11 +83,12 @@ def simulate_run(
     simulations: Sequence[Simulation],
     split: Literal["val", "test"] = "test",
     backend: Literal["mlx", "torch"] | None = None,
+    note: Callable[[str], object] = lambda text: None,
 ) -> Report:
     """Merges a finished run in float32, quantises it in simulation, and evaluates it on one of its splits.
 
     Nothing is written, and nothing but images of the training split is calibrated on. A quantised base is turned into
-    the weights that its codes stand for first.
+    the weights that its codes stand for first. ``note`` is told what is being done.
 
     Raises UserError where there is no such run or split, its method cannot be merged, or a calibration does not suit
     the model.
@@ -109,11 +110,14 @@ def simulate_run(
         pairs = list(answers(learner, batches))
         return measured(pairs, len(loaded.classes)), np.concatenate([logits for logits, _ in pairs])
 
+    note(f"evaluating on {wanted.size} {split} images: float32")
     before, expected = said(loaded.learner)
+    note("calibrating on training images")
     calibrations = calibrated(rebuilt(loaded, tensors), loaded, experiment, train, simulations)
     after = []
     for simulation, calibration in zip(simulations, calibrations, strict=True):
         made = plan(simulation, loaded.base.architecture, tensors, calibration.choices)
+        note(f"evaluating on {wanted.size} {split} images: {simulation.name} simulated, {simulation.calibration}")
         metrics, logits = said(simulated(loaded, made))
         after.append(
             Simulated(
