@@ -1,4 +1,4 @@
-"""MLX's affine codes read in NumPy, for reports on files; how they are made is in ``quant/affine.py`` of a backend."""
+"""MLX's affine codes in NumPy: read for reports on files, packed; how they are made is in ``quant`` of a backend."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def dequantized(packed: NDArray[np.uint32], scales: Matrix, biases: Matrix, bits
     codes = stream.reshape(*scales.shape, -1, bits).astype(np.float32) @ places
     weight: Matrix = codes * scales[..., None] + biases[..., None]
     return weight.reshape(len(packed), -1)
+
+
+def packed(codes: NDArray[np.uint32], bits: int) -> NDArray[np.uint32]:
+    """Codes ``(out, in)`` as ``dequantized`` reads them: ``(out, in bits / 32)``."""
+    stream = (codes[..., None] >> np.arange(bits, dtype=np.uint32)).astype(np.uint8) & 1
+    return np.packbits(stream.reshape(len(codes), -1), axis=1, bitorder="little").view("<u4").astype(np.uint32)
 
 
 def plain(tensors: Tensors, architecture: Architecture, quantization: Quantization) -> Tensors:

@@ -46,6 +46,12 @@ class Loaded:
         return self.adapter.classes or tuple(map(str, range(self.adapter.num_classes)))
 
     @property
+    def codes(self) -> Quantization | None:
+        """How the merged model is quantised, unless it is told otherwise; None: it is a plain one."""
+        qat = self.experiment.qat
+        return self.base.quantization if qat is None else qat.format
+
+    @property
     def preprocessing(self) -> Preprocessing:
         return self.base.preprocessing
 
@@ -81,7 +87,9 @@ def load_run(
             )
         if not adapter.num_classes:
             raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
-        experiment = Experiment(model=own, method=adapter.method, quantize=adapter.quantize, data=Data(name="none"))
+        experiment = Experiment(
+            model=own, method=adapter.method, quantize=adapter.quantize, qat=adapter.qat, data=Data(name="none")
+        )
     if model is not None and adapter.model is not None:
         raise UserError(f"{place} names its own model, {adapter.model.name}: leave --model out")
     if backend is not None:
@@ -147,13 +155,27 @@ def evaluate_run(
     Raises UserError where the data set has no such split, or where it is not the split that the run had: images that
     were trained on might be in it.
     """
+    return evaluate_splits(path, [split], backend, model=model)[0][split]
+
+
+def evaluate_splits(
+    path: Path,
+    splits: Sequence[Literal["val", "test"]],
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    model: Path | None = None,
+) -> tuple[dict[str, Metrics], Learner]:
+    """As ``evaluate_run``, on several splits; and what was evaluated."""
     run, experiment, dataset = run_data(path)
-    wanted = own_split(run, dataset, split)
+    wanted = {split: own_split(run, dataset, split) for split in splits}
     loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
     if dataset.classes != loaded.classes:
         raise UserError(f"the classes of {dataset.name} are not those that {model or 'the run'} was trained on")
-    batches = eval_batches(wanted, experiment.data, loaded.preprocessing, loaded.image_size)
-    return evaluate(loaded.learner, batches, len(loaded.classes))
+    metrics: dict[str, Metrics] = {}
+    for split, images in wanted.items():
+        batches = eval_batches(images, experiment.data, loaded.preprocessing, loaded.image_size)
+        metrics[split] = evaluate(loaded.learner, batches, len(loaded.classes))
+    return metrics, loaded.learner
 
 
 def run_data(path: Path) -> tuple[RunFolder, Experiment, Dataset]:
@@ -216,7 +238,8 @@ def merge_run(
 ) -> Written:
     """Writes the model of a run or adapter, merged into its base in float32, as a folder that timm opens.
 
-    A quantised base stays quantised where the method adds nothing to its codes. Otherwise it must be said what the sum
+    What was trained through codes is written in these. A quantised base stays quantised where the method adds nothing
+    to its codes. Otherwise it must be said what the sum
     becomes: with ``dequantize`` a plain model, which is exact, with ``requantize`` one that is quantised again as its
     base was, which moves the logits.
 
@@ -226,13 +249,14 @@ def merge_run(
     if dequantize and requantize:
         raise UserError("--dequantize and --requantize: choose one")
     loaded = load_run(path, backend, name=name, precision="float32", model=model)
-    if loaded.base.quantization is None and (dequantize or requantize):
+    if loaded.codes is None and (dequantize or requantize):
         raise UserError(f"the base of {path} is not quantised: leave --{'de' if dequantize else 're'}quantize out")
     if requantize:
-        assert loaded.base.quantization is not None
+        if loaded.base.quantization is None:
+            raise UserError(f"{path} was trained through the codes that it is merged into: leave --requantize out")
         return requantized(loaded, out, loaded.base.quantization)
     tensors = loaded.learner.merged(dequantize=True) if dequantize else loaded.learner.merged()
-    quantization = None if dequantize else loaded.base.quantization
+    quantization = None if dequantize else loaded.codes
     write_model(out, base=loaded.base, tensors=tensors, classes=loaded.classes, quantization=quantization)
     return Written(quantization, {}, None)
 
@@ -260,6 +284,11 @@ def quantize_model(
         raise UserError(
             f"{path} is quantised already, to {described(loaded.base.quantization)}: merge it with --dequantize, or "
             "with --requantize, which keeps its bits"
+        )
+    if loaded.codes is not None:
+        raise UserError(
+            f"{path} was trained through codes of {described(loaded.codes)}: `mlx-peft merge` writes them as they are; "
+            "for others, merge it with --dequantize and quantise that"
         )
     quantization.sites(loaded.base.architecture)
     return requantized(loaded, out, quantization)
