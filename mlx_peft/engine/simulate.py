@@ -87,8 +87,8 @@ def simulate_run(
 ) -> Report:
     """Merges a finished run in float32, quantises it in simulation, and evaluates it on one of its splits.
 
-    Nothing is written, and nothing but images of the training split is calibrated on. A quantised base is turned into
-    the weights that its codes stand for first. ``note`` is told what is being done.
+    Nothing is written, and nothing but images of the training split is calibrated on. What is in codes, or was trained
+    through them, is turned into the weights that they stand for first. ``note`` is told what is being done.
 
     Raises UserError where there is no such run or split, its method cannot be merged, or a calibration does not suit
     the model.

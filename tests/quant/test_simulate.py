@@ -139,8 +139,11 @@ def test_mlx_measures_what_torch_does(run, report):
     assert ours.after[0].activations == pytest.approx(report.after[0].activations, abs=0.2)
 
 
-def test_a_quantised_base_is_merged_into_the_weights_of_its_codes(tmp_path):
-    out = trained(tmp_path / "q", {"name": "lora"}, quantize={"bits": 4, "group_size": 32})
+@pytest.mark.parametrize(
+    "few", [{"quantize": {"bits": 4, "group_size": 32}}, {"qat": {"bits": 4, "group_size": 32}}], ids=["base", "qat"]
+)
+def test_codes_are_merged_into_the_weights_that_they_stand_for(tmp_path, few):
+    out = trained(tmp_path / "few", {"name": "lora"}, **few)
     (one,) = simulate_run(out, [Simulation(weights=32, activations=32)]).after
     assert one.logits < 1e-5
 
