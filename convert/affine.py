@@ -45,5 +45,9 @@ def plain(tensors: Tensors, architecture: Architecture, quantization: Quantizati
 def sqnr(exact: np.ndarray, approximate: np.ndarray) -> float:
     """The power of a signal over that of its error, in dB; infinite where there is no error."""
     signal = np.square(exact, dtype=np.float64).sum()
-    noise = np.square(exact.astype(np.float64) - approximate).sum()
+    return decibels(signal, np.square(exact.astype(np.float64) - approximate).sum())
+
+
+def decibels(signal: float, noise: float) -> float:
+    """The ratio of two powers in dB; infinite where there is no noise."""
     return float("inf") if noise == 0 else float(10 * np.log10(max(signal, np.finfo(np.float64).tiny) / noise))

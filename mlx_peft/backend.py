@@ -14,12 +14,13 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
 from convert.base import Base
+from convert.quantizers import Quantizer
 from mlx_peft import methods
 from mlx_peft.config.border import IGNORED, Parameters, Tensors
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
-from mlx_peft.methods import quantized, rounding
+from mlx_peft.methods import quantized, rounding, simulated
 from mlx_peft.models.preprocess import preprocess
 from mlx_peft.models.stochastic import randomness
 from mlx_peft.models.vit import VisionTransformer
@@ -271,6 +272,15 @@ class Learner:
         tensors = {name: to_timm(p) for name, p in tree_flatten(self.model.parameters())}
         methods.unmerge(self.model, replaced)
         return tensors
+
+    def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:
+        self.model.eval()
+        x = self._input(mx.array(images))
+        simulated.record(self.model, x, lambda point, x: observe(point, np.array(x.astype(mx.float32))))
+
+    def simulate(self, quantizers: Mapping[str, Quantizer]) -> None:
+        simulated.simulate(self.model, quantizers)
+        self._compile()
 
     def state(self) -> Tensors:
         kept = {name: p for name, p in tree_flatten(self.model.parameters()) if is_kept(name)}

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from convert.base import Base
+from convert.quantizers import Quantizer
 from mlx_peft.config.border import IGNORED, Parameters, Tensors
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
 from torch_ref import methods
-from torch_ref.methods import quantized, rounding
+from torch_ref.methods import quantized, rounding, simulated
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.stochastic import randomness
 from torch_ref.models.vit import VisionTransformer
@@ -209,6 +210,14 @@ class Learner:
         tensors = {name: to_numpy(p) for name, p in self.model.named_parameters()}
         methods.unmerge(self.model, replaced)
         return tensors
+
+    @torch.inference_mode()
+    def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:
+        self.model.eval()
+        simulated.record(self.model, self._input(images), lambda point, x: observe(point, to_numpy(x)))
+
+    def simulate(self, quantizers: Mapping[str, Quantizer]) -> None:
+        simulated.simulate(self.model, quantizers)
 
     def state(self) -> Tensors:
         arrays = {f"parameters.{name}": p.detach() for name, p in stored(self.model).items()} | self.update.state()

@@ -21,6 +21,7 @@ from mlx_peft.cli import (
     push,
     quantize,
     report,
+    simulate,
     sweep,
     train,
 )
@@ -49,7 +50,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for module in (train, sweep, eval, predict, merge, quantize, push, pull, parity, bench, report, ls, cat, cp):
+for module in (train, sweep, eval, predict, merge, quantize, simulate, push, pull, parity, bench, report, ls, cat, cp):
     app.command()(getattr(module, module.__name__.rpartition(".")[2]))
 app.add_typer(config.app, name="config")
 

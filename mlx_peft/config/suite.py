@@ -127,7 +127,7 @@ def load(
         try:
             whole = files.merged(reduce(lambda below, change: change.over(below), changes, start), above)
             run = Planned(name, files.resolve(whole, checks))
-            planned += [run, *(Planned(f"{name}-{step.name}", run.experiment, step, name) for step in steps)]
+            planned += [run, *(Planned(f"{name}-{step.folder}", run.experiment, step, name) for step in steps)]
         except UserError as error:
             wrong[name] = [line.removeprefix("  ") for line in str(error).splitlines()]
     if wrong:
@@ -170,7 +170,7 @@ def _expanded(suite: Suite, document: Document, path: str) -> list[tuple[str, li
             changes += [] if seed is None else [Change("seed", seed, _below(document, ("seeds",)))]
             found.append(("-".join(parts) or Path(suite.base).stem, common + changes, run.then if run else ()))
     names: dict[str, str] = {}
-    for name in (name for run, _, steps in found for name in (run, *(f"{run}-{step.name}" for step in steps))):
+    for name in (name for run, _, steps in found for name in (run, *(f"{run}-{step.folder}" for step in steps))):
         other = names.get(name.casefold())  # a Mac's folders do not tell a from A
         if other is not None:
             raise UserError(f"{path}: two runs have the name {name!r}{'' if other == name else f' (or {other!r})'}")

@@ -5,32 +5,75 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.step import Step
 from mlx_peft.engine.load import evaluate_splits, merge_run, quantize_model
+from mlx_peft.engine.progress import Metrics
+from mlx_peft.engine.quantize import Written
 from mlx_peft.engine.run import RunFolder, write_json
+from mlx_peft.engine.simulate import simulate_run
 
 MODEL = "model"
-"""The folder of what was made, inside the step's."""
+"""The folder of a model that was made, inside the step's."""
 
-Make = Callable[[Path, Step, Path], object]
-
-
-def _merge(run: Path, step: Step, out: Path) -> None:
-    merge_run(run, out, dequantize=step.merge == "dequantize", requantize=step.merge == "requantize")
+SplitName = Literal["val", "test"]
 
 
-def _quantize(run: Path, step: Step, out: Path) -> None:
+@dataclass(frozen=True)
+class Made:
+    """What was measured of a step.
+
+    Attributes:
+        metrics: by split.
+        stored_bytes: of the model's file; None where nothing but a simulation was made.
+        peak_bytes: the device's, or the process's on a CPU; None likewise.
+        report: what else is known of it.
+    """
+
+    metrics: dict[str, Metrics]
+    stored_bytes: int | None = None
+    peak_bytes: int | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def _model(run: Path, out: Path, splits: Sequence[SplitName], written: Written) -> Made:
+    metrics, learner = evaluate_splits(run, splits, model=out)
+    stored = sum(file.stat().st_size for file in out.glob("*.safetensors"))
+    return Made(metrics, stored, learner.peak_memory(), {"sqnr_db": written.sqnr} if written.sqnr else {})
+
+
+def _merge(run: Path, step: Step, out: Path, splits: Sequence[SplitName]) -> Made:
+    written = merge_run(run, out, dequantize=step.merge == "dequantize", requantize=step.merge == "requantize")
+    return _model(run, out, splits, written)
+
+
+def _quantize(run: Path, step: Step, out: Path, splits: Sequence[SplitName]) -> Made:
     assert step.quantize is not None
-    quantize_model(run, out, step.quantize)
+    return _model(run, out, splits, quantize_model(run, out, step.quantize))
 
 
-MAKE: dict[str, Make] = {"merge": _merge, "quantize": _quantize}
-"""By a step's kind: writes the model of a run."""
+def _simulate(run: Path, step: Step, out: Path, splits: Sequence[SplitName]) -> Made:
+    assert step.simulate is not None
+    after = {split: simulate_run(run, [step.simulate], split).after[0] for split in splits}
+    one = next(iter(after.values()))
+    report = {
+        "sqnr_db": {"weights": one.weights, "activations": one.activations},
+        "images": one.images and asdict(one.images),
+    }
+    return Made({split: simulated.metrics for split, simulated in after.items()}, report=report)
+
+
+KINDS: dict[str, Callable[[Path, Step, Path, Sequence[SplitName]], Made]] = {
+    "merge": _merge,
+    "quantize": _quantize,
+    "simulate": _simulate,
+}
+"""By a step's kind: makes it of a run, with a model in a folder where it makes one, and measures it on splits."""
 
 
 def step_id(run_id: str, step: Step) -> str:
@@ -61,22 +104,22 @@ def derive(run: Path, step: Step, out: Path) -> dict[str, Any]:
     if (done := folder.read_result()) is not None:
         return done
     shutil.rmtree(out / MODEL, ignore_errors=True)  # half of an earlier attempt
-    MAKE[step.kind](run, step, out / MODEL)
-    measured: list[Literal["val", "test"]] = ["val", "test"]
-    splits = [split for split in measured if parent["metrics"][split]]
-    metrics, learner = evaluate_splits(run, splits, model=out / MODEL)
-    stored = sum(file.stat().st_size for file in (out / MODEL).glob("*.safetensors"))
+    measured: tuple[SplitName, ...] = ("val", "test")
+    made = KINDS[step.kind](run, step, out / MODEL, [split for split in measured if parent["metrics"][split]])
+    stored = made.stored_bytes
     result = {
         "run_id": identity,
         "status": "finished",
         **{key: parent[key] for key in ("backend", "model", "method", "dataset", "seed")},
         "of": parent["run_id"],
         "step": step.model_dump(mode="json", exclude_none=True),
-        "metrics": {"val": None, "test": None} | metrics,
-        "stored": {"base_bytes": stored, "adapter_bytes": 0, "total_bytes": stored},
-        "memory": {"peak_bytes": learner.peak_memory()},
+        "metrics": {"val": None, "test": None} | made.metrics,
+        "stored": stored and {"base_bytes": stored, "adapter_bytes": 0, "total_bytes": stored},
+        "memory": {"peak_bytes": made.peak_bytes},
+        "report": made.report,
         "splits": parent["splits"],
         "environment": parent["environment"],
     }
+    out.mkdir(parents=True, exist_ok=True)
     write_json(folder.result, result)
     return result

@@ -174,13 +174,8 @@ def evaluate_splits(
     model: Path | None = None,
 ) -> tuple[dict[str, Metrics], Learner]:
     """As ``evaluate_run``, on several splits; and what was evaluated."""
-    run = RunFolder(path)
-    if not run.config.exists():
-        raise UserError(f"{path} is not a run (config.yaml is missing): only a run knows its data")
-    find_adapter(path, None)
-    experiment = load(run.config)
-    dataset = open_dataset(experiment.data)
-    wanted = {split: _as_in_the_run(dataset, split, run) for split in splits}
+    run, experiment, dataset = run_data(path)
+    wanted = {split: own_split(run, dataset, split) for split in splits}
     loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
     if dataset.classes != loaded.classes:
         raise UserError(f"the classes of {dataset.name} are not those that {model or 'the run'} was trained on")
@@ -191,18 +186,28 @@ def evaluate_splits(
     return metrics, loaded.learner
 
 
-def _as_in_the_run(dataset: Dataset, split: str, run: RunFolder) -> Split:
-    """A split of the data. Raises UserError where there is none, or it is not the one that the run had."""
-    wanted = {"val": dataset.val, "test": dataset.test}[split]
-    if wanted is None:
+def run_data(path: Path) -> tuple[RunFolder, Experiment, Dataset]:
+    """A finished run's configuration, and its data set opened again. Raises UserError where it is no such run."""
+    run = RunFolder(path)
+    if not run.config.exists():
+        raise UserError(f"{path} is not a run (config.yaml is missing): only a run knows its data")
+    find_adapter(path, None)
+    experiment = load(run.config)
+    return run, experiment, open_dataset(experiment.data)
+
+
+def own_split(run: RunFolder, dataset: Dataset, split: Literal["train", "val", "test"]) -> Split:
+    """A split of a run's data set. Raises UserError where there is none, or it is not the one that the run had."""
+    found = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
+    if found is None:
         raise UserError(f"{dataset.name} has no {split} split in this run; see data.split in {run.config}")
     known = ((run.read_result() or {}).get("splits") or {}).get(split)
-    if known is not None and known["sha256"] != wanted.sha256:
+    if known is not None and known["sha256"] != found.sha256:
         raise UserError(
             f"the {split} split of {dataset.name} is not the one of the run: {known['size']} images "
-            f"({known['sha256'][:12]}) then, {wanted.size} ({wanted.sha256[:12]}) now"
+            f"({known['sha256'][:12]}) then, {found.size} ({found.sha256[:12]}) now"
         )
-    return wanted
+    return found
 
 
 def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[str, Any]]:

@@ -83,7 +83,7 @@ def check(planned: Sequence[suite.Planned], out: Path) -> list[Run]:
             architecture, quantization = opened.model(experiment, len(dataset.classes))
             check_method(experiment, architecture, quantization)
             if run.step is not None:
-                run.step.check(experiment, quantization)
+                run.step.check(experiment, architecture, quantization)
                 runs.append(made_of(next(made for made in runs if made.name == run.of), run.step, out / name))
                 continue
             splits = describe_splits(dataset)

@@ -38,7 +38,7 @@ def experiment(method: dict[str, Any], **more: Any) -> Experiment:
 
 def planned(name: str, step: dict[str, Any], config: Experiment) -> list[Planned]:
     step = Step.model_validate(step)
-    return [Planned(name, config), Planned(f"{name}-{step.name}", config, step, name)]
+    return [Planned(name, config), Planned(f"{name}-{step.folder}", config, step, name)]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,16 @@ def test_qa_lora_merged_is_as_good_and_as_small_as_the_bare_quantised_model(tmp_
     run = result(tmp_path / "run")
     assert made["metrics"]["test"]["top1"] == run["metrics"]["test"]["top1"]
     assert made["stored"]["total_bytes"] == run["stored"]["base_bytes"]
+
+
+def test_what_is_simulated_is_called_so_and_stores_nothing(lora: Path, tmp_path: Path) -> None:
+    step = Step.model_validate({"name": "w8a8", "simulate": {"weights": 8, "activations": 8, "images": 4}})
+    assert step.folder == "w8a8-simulated"
+    made = derive(lora, step, tmp_path / "x")
+    assert made["stored"] is None and made["report"]["images"]["count"] == 4
+    assert made["report"]["images"]["sha256"] != made["splits"]["train"]["sha256"]
+    assert abs(made["metrics"]["val"]["top1"] - result(lora)["metrics"]["val"]["top1"]) < 0.05  # eight bits are many
+    assert not (tmp_path / "x" / "model").exists()
 
 
 def test_a_finished_step_is_not_made_again_and_half_of_one_is(lora: Path, tmp_path: Path) -> None:
