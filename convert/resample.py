@@ -21,22 +21,46 @@ def resample_matrix(
         interpolation: ``bilinear`` or ``bicubic``.
         align_corners: the outermost samples coincide; without antialiasing only.
     """
-    kernel, reach = {"bilinear": (_triangle, 1), "bicubic": (_cubic, 2)}[interpolation]
-    rows, columns = np.arange(target)[:, None], np.arange(source)
     if antialias:
-        scale = source / target
-        width = max(scale, 1.0)
-        centre = (rows + 0.5) * scale
-        first = np.floor(np.maximum(centre - reach * width + 0.5, 0))
-        last = np.floor(np.minimum(centre + reach * width + 0.5, source))
-        weights = np.where((columns >= first) & (columns < last), kernel((columns + 0.5 - centre) / width, -0.5), 0)
-        return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
-
+        return resample_weights(source, target, interpolation).astype(np.float32)
+    kernel, reach = KERNELS[interpolation]
+    rows = np.arange(target)[:, None]
     at = rows * ((source - 1) / max(target - 1, 1)) if align_corners else (rows + 0.5) * (source / target) - 0.5
     taps = np.floor(at) + np.arange(1 - reach, reach + 1)
     matrix = np.zeros((target, source))
     np.add.at(matrix, (rows, np.clip(taps, 0, source - 1).astype(int)), kernel(taps - at, -0.75))
     return matrix.astype(np.float32)
+
+
+PIXEL_BITS, LOW_BITS = 22, 12
+"""Pillow multiplies pixels with whole numbers, PIXEL_BITS of them after the point; LOW_BITS go to a product of their own
+(see ``pixel_matrices``)."""
+
+
+def pixel_matrices(source: int, target: int, interpolation: str) -> NDArray[np.float32]:
+    """Pillow's weights for one axis of 8-bit images in two parts: whole numbers, float32 ``(2, target, source)``.
+
+    The weights are those of the antialiased ``resample_matrix`` times 2^22, rounded: 2^12 ``[0]`` + ``[1]``. Each part
+    has at most 11 bits and a pixel 8, so that float32 products and their sums are exact, in any order and on hardware
+    that cuts factors down to 11 bits. What remains is whole-number arithmetic: add half, divide by 2^22, clip.
+    """
+    weights = resample_weights(source, target, interpolation) * 2**PIXEL_BITS
+    whole = np.copysign(np.floor(np.abs(weights) + 0.5), weights)
+    high = np.floor(whole / 2**LOW_BITS + 0.5)
+    return np.stack([high, whole - high * 2**LOW_BITS]).astype(np.float32)
+
+
+def resample_weights(source: int, target: int, interpolation: str) -> NDArray[np.float64]:
+    """Pillow's antialiased filter as a float64 matrix ``(target, source)``; each row adds up to 1."""
+    kernel, reach = KERNELS[interpolation]
+    rows, columns = np.arange(target)[:, None], np.arange(source)
+    scale = source / target
+    width = max(scale, 1.0)
+    centre = (rows + 0.5) * scale
+    first = np.floor(np.maximum(centre - reach * width + 0.5, 0))
+    last = np.floor(np.minimum(centre + reach * width + 0.5, source))
+    weights = np.where((columns >= first) & (columns < last), kernel((columns + 0.5 - centre) / width, -0.5), 0)
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def _triangle(x: NDArray[np.float64], _: float) -> NDArray[np.float64]:
@@ -49,6 +73,10 @@ def _cubic(x: NDArray[np.float64], a: float) -> NDArray[np.float64]:
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = a * (((x - 5) * x + 8) * x - 4)
     return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+KERNELS = {"bilinear": (_triangle, 1), "bicubic": (_cubic, 2)}
+"""By interpolation: the kernel, and how far it reaches on either side."""
 
 
 def resize_positions(positions: np.ndarray, prefix: int, grid: int, resampling: Resampling) -> np.ndarray:
