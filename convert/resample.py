@@ -33,8 +33,7 @@ def resample_matrix(
 
 
 PIXEL_BITS, LOW_BITS = 22, 12
-"""Pillow multiplies pixels with whole numbers, PIXEL_BITS of them after the point; LOW_BITS go to a product of their own
-(see ``pixel_matrices``)."""
+"""Pillow's weights are whole numbers with PIXEL_BITS after the point; ``pixel_matrices`` splits LOW_BITS off."""
 
 
 def pixel_matrices(source: int, target: int, interpolation: str) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
 from convert.base import Base
 from mlx_peft import methods
-from mlx_peft.config.border import IGNORED, Parameters, Tensors
+from mlx_peft.config.border import Parameters, Tensors, total_weight
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
@@ -192,7 +192,7 @@ class Learner:
     # The protocol.
 
     def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float, *, observe: bool = False) -> mx.array:
-        count = mx.array(max(1, int((targets != IGNORED).sum())), mx.float32)
+        count = mx.array(total_weight(targets), mx.float32)
         seed, parts = self.experiment.seed << 32 | self.step, self.experiment.train.accumulate
         if parts == 1:
             self.trained, self.slots, loss = self._step[observe](
@@ -247,7 +247,7 @@ class Learner:
 
     def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, Tensors]:
         self.model.train()
-        count = mx.array(max(1, int((targets != IGNORED).sum())), mx.float32)
+        count = mx.array(total_weight(targets), mx.float32)
         loss, gradients = mx.value_and_grad(self._loss)(self.trained, mx.array(images), mx.array(targets), count)
         self._settle()
         return float(loss), {name: to_timm(g) for name, g in gradients.items()}

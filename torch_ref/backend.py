@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from convert.base import Base
-from mlx_peft.config.border import IGNORED, Parameters, Tensors
+from mlx_peft.config.border import Parameters, Tensors, total_weight
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
@@ -155,7 +155,7 @@ class Learner:
 
     def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float, *, observe: bool = False) -> Tensor:
         self.model.train()
-        count, parts = max(1, int((targets != IGNORED).sum())), self.experiment.train.accumulate
+        count, parts = total_weight(targets), self.experiment.train.accumulate
         loss, scale = torch.zeros((), device=self.device), self.update.scale()
         with randomness(self.experiment.seed << 32 | self.step):
             for x, y in zip(np.split(images, parts), np.split(targets, parts), strict=True):
@@ -193,7 +193,7 @@ class Learner:
 
     def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, Tensors]:
         self.model.train()
-        loss = self._loss(images, targets, max(1, int((targets != IGNORED).sum())))
+        loss = self._loss(images, targets, total_weight(targets))
         gradients = torch.autograd.grad(loss, list(self.trained.values()))
         return float(loss.detach()), {name: to_numpy(g) for name, g in zip(self.trained, gradients, strict=True)}
 

@@ -132,14 +132,21 @@ def check_method(experiment: Experiment, architecture: Architecture, quantizatio
 def feed(experiment: Experiment, dataset: Dataset, base: Base) -> Feed:
     """The batches of an experiment, as the fit loop reads them."""
     data, preprocessing, size = experiment.data, base.preprocessing, base.architecture.img_size
-    val = dataset.val
+    val, num_classes = dataset.val, len(dataset.classes)
     return Feed(
         train=lambda epoch, start: train_batches(
-            dataset.train, data, preprocessing, size, seed=experiment.seed, epoch=epoch, start=start
+            dataset.train,
+            data,
+            preprocessing,
+            size,
+            seed=experiment.seed,
+            epoch=epoch,
+            start=start,
+            num_classes=num_classes,
         ),
         steps=steps_per_epoch(dataset.train, data.batch_size),
         val=None if val is None else lambda: eval_batches(val, data, preprocessing, size),
-        num_classes=len(dataset.classes),
+        num_classes=num_classes,
     )
 
 

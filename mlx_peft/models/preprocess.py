@@ -8,7 +8,6 @@ import numpy as np
 from convert.resample import LOW_BITS, PIXEL_BITS, pixel_matrices
 from mlx_peft.config.architecture import Preprocessing
 
-
 HALF = 1 << PIXEL_BITS - 1
 """Of a level, in Pillow's whole numbers."""
 
