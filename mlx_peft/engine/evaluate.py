@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
 from mlx_peft.config.errors import UserError
 from mlx_peft.data import Batch
 from mlx_peft.engine.backend import Learner
+from mlx_peft.engine.metrics import SHOWN, Evaluation, measure
 from mlx_peft.engine.progress import Metrics
 
 
 def evaluate(learner: Learner, batches: Iterable[Batch], num_classes: int) -> Metrics:
-    """``top1``, ``loss`` (mean cross entropy, without label smoothing), ``count`` and, past five classes, ``top5``.
+    """The metrics of ``evaluation``; with very many classes without ``auroc``, which then takes as long as a model."""
+    return evaluation(learner, batches, num_classes, auroc=num_classes <= SHOWN).metrics
 
-    Rows that fill a batch up are left out. Sums are float64; of equal logits the first class wins. Raises UserError
-    where a logit is not finite, since no metric of it would mean anything.
+
+def evaluation(learner: Learner, batches: Iterable[Batch], num_classes: int, *, auroc: bool = True) -> Evaluation:
+    """``top1``, ``loss`` (mean cross entropy, unsmoothed, unweighted), ``count``, past five classes ``top5``, and more.
+
+    See ``metrics.measure`` for the others. Rows that fill a batch up are left out. Sums are float64; of equal logits
+    the first class wins. Raises UserError where a logit is not finite, since no metric of it would mean anything.
     """
     ranks = {"top1": 1} | ({"top5": 5} if num_classes > 5 else {})
     hits = dict.fromkeys(ranks, 0)
     loss = 0.0
-    count = 0
+    kept: list[tuple[np.ndarray, ...]] = []
     for batch in batches:
-        logits = learner.logits(batch.images)[: batch.count].astype(np.float64)
+        exact = learner.logits(batch.images)[: batch.count]
+        logits = exact.astype(np.float64)
         targets = batch.targets[: batch.count]
         if not np.isfinite(logits).all():
             raise UserError(
@@ -31,12 +39,16 @@ def evaluate(learner: Learner, batches: Iterable[Batch], num_classes: int) -> Me
                 "try train.precision: float32 or a lower train.optimizer.lr"
             )
         rows = np.arange(batch.count)
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        loss += float((np.log(np.exp(shifted).sum(axis=1)) - shifted[rows, targets]).sum())
+        largest = logits.max(axis=1, keepdims=True)
+        normalizers = np.log(np.exp(logits - largest).sum(axis=1)) + largest[:, 0]
+        loss += float((normalizers - logits[rows, targets]).sum())
         best = np.argsort(-logits, axis=1, kind="stable")
         for name, rank in ranks.items():
             hits[name] += int((best[:, :rank] == targets[:, None]).any(axis=1).sum())
-        count += batch.count
-    if not count:
+        kept.append((exact, normalizers, best[:, 0], targets.astype(np.int64)))
+    if not kept:
         raise ValueError("there are no images to evaluate on")
-    return {**{name: hit / count for name, hit in hits.items()}, "loss": loss / count, "count": count}
+    found = measure(*(np.concatenate(parts) for parts in zip(*kept, strict=True)), auroc=auroc)
+    count = int(found.confusion.sum())
+    sums: Metrics = {**{name: hit / count for name, hit in hits.items()}, "loss": loss / count, "count": count}
+    return replace(found, metrics=sums | found.metrics)

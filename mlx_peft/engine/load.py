@@ -21,7 +21,8 @@ from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
 from mlx_peft.data import eval_batches, eval_image, open_dataset
 from mlx_peft.engine.backend import Learner, load_backend
-from mlx_peft.engine.evaluate import evaluate
+from mlx_peft.engine.evaluate import evaluation
+from mlx_peft.engine.metrics import Evaluation
 from mlx_peft.engine.progress import Metrics
 from mlx_peft.engine.quantize import Written, write_quantized
 from mlx_peft.engine.run import RunFolder
@@ -142,7 +143,18 @@ def evaluate_run(
     *,
     model: Path | None = None,
 ) -> Metrics:
-    """The metrics of a finished run on one of its splits; of a model's folder in its place, where one is named.
+    """The metrics that ``examine_run`` finds."""
+    return examine_run(path, split, backend, model=model)[1].metrics
+
+
+def examine_run(
+    path: Path,
+    split: Literal["val", "test"] = "test",
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    model: Path | None = None,
+) -> tuple[tuple[str, ...], Evaluation]:
+    """The classes and the evaluation of a finished run on one of its splits; of a model's folder, where one is named.
 
     Raises UserError where the data set has no such split, or where it is not the split that the run had: images that
     were trained on might be in it.
@@ -166,7 +178,7 @@ def evaluate_run(
     if dataset.classes != loaded.classes:
         raise UserError(f"the classes of {dataset.name} are not those that {model or 'the run'} was trained on")
     batches = eval_batches(wanted, experiment.data, loaded.preprocessing, loaded.image_size)
-    return evaluate(loaded.learner, batches, len(loaded.classes))
+    return loaded.classes, evaluation(loaded.learner, batches, len(loaded.classes))
 
 
 def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[str, Any]]:

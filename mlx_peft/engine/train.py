@@ -17,7 +17,7 @@ from mlx_peft.engine.allocation import allocator
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.checkpoint import Position, load_checkpoint
 from mlx_peft.engine.disk import write_whole
-from mlx_peft.engine.evaluate import evaluate
+from mlx_peft.engine.evaluate import evaluation
 from mlx_peft.engine.fit import Feed, fit
 from mlx_peft.engine.prefix import cached_feed, planned
 from mlx_peft.engine.progress import Progress, Silent
@@ -89,7 +89,7 @@ def train(
             progress.evaluating("test")
             images = eval_batches(dataset.test, experiment.data, base.preprocessing, base.architecture.img_size)
             try:
-                test = evaluate(learner, stop.watch(images), len(dataset.classes))
+                test = evaluation(learner, stop.watch(images), len(dataset.classes))
             except Stopped:
                 raise Interrupted(folder, position.step, position.step) from None
         result = {
@@ -100,7 +100,8 @@ def train(
             "method": experiment.method.name,
             "dataset": dataset.name,
             "seed": experiment.seed,
-            "metrics": {"val": position.best or None, "test": test},
+            "metrics": {"val": position.best or None, "test": test.metrics if test else None},
+            "details": {"test": test.details(dataset.classes) if test else None},
             **costs(learner, position, folder),
             "cached_features": cache and cache.facts(),
             "splits": splits,
