@@ -147,6 +147,20 @@ class Augment(Section):
         return self.changes_image or self.mixes
 
 
+class Cache(Section):
+    """Decoded image files, kept on disk from the first epoch on. Runs may share a folder."""
+
+    gigabytes: float = Field(0.0, ge=0, description="the most that is kept; 0: off")
+    folder: Annotated[Path, AfterValidator(expanded)] | None = Field(None, description="null: the user's, for caches")
+    side: int | None = Field(None, ge=1, description="larger images are kept with this shorter side; null: as they are")
+
+    @model_validator(mode="after")
+    def _side_of_what_is_kept(self) -> Cache:
+        if self.side is not None and not self.gigabytes:
+            raise ValueError("side is that of kept images: set gigabytes too")
+        return self
+
+
 class Data(Section):
     name: str = Field(description="a data set: `mlx-peft ls datasets`")
     root: Annotated[Path, AfterValidator(expanded)] = Field(Path("data"), description="the folder that holds it")
@@ -162,6 +176,7 @@ class Data(Section):
     download: bool = Field(False, description="fetch the data set where it is missing and may be fetched")
     unreadable: Literal["refuse", "skip"] = Field("refuse", description="what to do with a broken image")
     threads: int = Field(2, ge=1, description="that decode images; the pixels do not depend on it")
+    cache: Cache = Field(default_factory=Cache)
 
     @property
     def soft_targets(self) -> bool:

@@ -1,5 +1,6 @@
 """Images on disk to uint8 NumPy batches, the same whatever the backend and the number of threads."""
 
+from mlx_peft.data.cache import cached
 from mlx_peft.data.dataset import ArrayImages, Dataset, FileImages, Images, Split
 from mlx_peft.data.pipeline import (
     Batch,
@@ -21,6 +22,7 @@ __all__ = [
     "FileImages",
     "Images",
     "Split",
+    "cached",
     "eval_batches",
     "eval_features",
     "eval_image",

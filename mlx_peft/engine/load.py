@@ -19,7 +19,7 @@ from mlx_peft.config.files import load
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
-from mlx_peft.data import eval_batches, eval_image, open_dataset
+from mlx_peft.data import cached, eval_batches, eval_image, open_dataset
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.evaluate import evaluation
 from mlx_peft.engine.metrics import Evaluation
@@ -164,7 +164,7 @@ def examine_run(
         raise UserError(f"{path} is not a run (config.yaml is missing): only a run knows its data")
     find_adapter(path, None)
     experiment = load(run.config)
-    dataset = open_dataset(experiment.data)
+    dataset = cached(open_dataset(experiment.data), experiment.data)
     wanted = {"val": dataset.val, "test": dataset.test}[split]
     if wanted is None:
         raise UserError(f"{dataset.name} has no {split} split in this run; see data.split in {run.config}")

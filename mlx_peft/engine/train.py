@@ -12,7 +12,7 @@ from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
-from mlx_peft.data import Dataset, Split, eval_batches, open_dataset, steps_per_epoch, train_batches
+from mlx_peft.data import Dataset, Split, cached, eval_batches, open_dataset, steps_per_epoch, train_batches
 from mlx_peft.engine.allocation import allocator
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.checkpoint import Position, load_checkpoint
@@ -44,7 +44,7 @@ def train(
         return result
     check_trackers(experiment.track)
     backend = load_backend(experiment.backend)
-    dataset = open_dataset(experiment.data)
+    dataset = cached(open_dataset(experiment.data), experiment.data)
     check_data(experiment, dataset)
     base = load_base(experiment.model, len(dataset.classes), experiment.seed, experiment.quantize)
     check_method(experiment, base.architecture, base.quantization)
