@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_peft.config.registry import Resampling
+from mlx_peft.config.resampling import KERNELS, pillow_weights
 
 
 def resample_matrix(
@@ -22,7 +23,7 @@ def resample_matrix(
         align_corners: the outermost samples coincide; without antialiasing only.
     """
     if antialias:
-        return resample_weights(source, target, interpolation).astype(np.float32)
+        return pillow_weights(source, target, interpolation).astype(np.float32)
     kernel, reach = KERNELS[interpolation]
     rows = np.arange(target)[:, None]
     at = rows * ((source - 1) / max(target - 1, 1)) if align_corners else (rows + 0.5) * (source / target) - 0.5
@@ -43,39 +44,9 @@ def pixel_matrices(source: int, target: int, interpolation: str) -> NDArray[np.f
     has at most 11 bits and a pixel 8, so that float32 products and their sums are exact, in any order and on hardware
     that cuts factors down to 11 bits. What remains is whole-number arithmetic: add half, divide by 2^22, clip.
     """
-    weights = resample_weights(source, target, interpolation) * 2**PIXEL_BITS
-    whole = np.copysign(np.floor(np.abs(weights) + 0.5), weights)
+    whole = pillow_weights(source, target, interpolation, PIXEL_BITS)
     high = np.floor(whole / 2**LOW_BITS + 0.5)
     return np.stack([high, whole - high * 2**LOW_BITS]).astype(np.float32)
-
-
-def resample_weights(source: int, target: int, interpolation: str) -> NDArray[np.float64]:
-    """Pillow's antialiased filter as a float64 matrix ``(target, source)``; each row adds up to 1."""
-    kernel, reach = KERNELS[interpolation]
-    rows, columns = np.arange(target)[:, None], np.arange(source)
-    scale = source / target
-    width = max(scale, 1.0)
-    centre = (rows + 0.5) * scale
-    first = np.floor(np.maximum(centre - reach * width + 0.5, 0))
-    last = np.floor(np.minimum(centre + reach * width + 0.5, source))
-    weights = np.where((columns >= first) & (columns < last), kernel((columns + 0.5 - centre) / width, -0.5), 0)
-    return np.asarray(weights / weights.sum(1, keepdims=True))
-
-
-def _triangle(x: NDArray[np.float64], _: float) -> NDArray[np.float64]:
-    return np.asarray(np.maximum(1 - np.abs(x), 0))
-
-
-def _cubic(x: NDArray[np.float64], a: float) -> NDArray[np.float64]:
-    """Keys 1981, "Cubic convolution interpolation for digital image processing"."""
-    x = np.abs(x)
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = a * (((x - 5) * x + 8) * x - 4)
-    return np.where(x < 1, near, np.where(x < 2, far, 0))
-
-
-KERNELS = {"bilinear": (_triangle, 1), "bicubic": (_cubic, 2)}
-"""By interpolation: the kernel, and how far it reaches on either side."""
 
 
 def resize_positions(positions: np.ndarray, prefix: int, grid: int, resampling: Resampling) -> np.ndarray:

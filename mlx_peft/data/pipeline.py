@@ -16,7 +16,8 @@ from mlx_peft.data import augment, colour, native
 from mlx_peft.data.dataset import Split
 from mlx_peft.data.mix import Targets, mix
 from mlx_peft.data.order import epoch_order, occurrences
-from mlx_peft.data.recipe import crop_and_resize, eval_image
+from mlx_peft.data.recipe import eval_image
+from mlx_peft.data.resize import crop_and_resize
 
 PREFETCH = 2
 """Batches prepared ahead of the one that is being consumed."""
