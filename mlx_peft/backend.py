@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
 from convert.base import Base
 from mlx_peft import methods
+from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.border import Parameters, Tensors, total_weight
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
@@ -44,6 +45,12 @@ def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:
     a, b = mx.random.normal((batch, m, k)), mx.random.normal((batch, k, n))
     mx.eval(a, b)
     return lambda: mx.eval(a @ b)
+
+
+def resizing(images: np.ndarray, preprocessing: Preprocessing, size: int) -> Callable[[], None]:
+    """For benchmarks: a function that makes a batch of uint8 images a model's input and waits for it."""
+    prepare = mx.compile(lambda pixels: preprocess(pixels, preprocessing, size, mx.float32))
+    return lambda: mx.eval(prepare(mx.array(images)))
 
 
 def to_mlx(tensor: np.ndarray) -> mx.array:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from convert.base import Base
+from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.border import Parameters, Tensors, total_weight
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
@@ -52,6 +53,16 @@ def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:
         synchronize()
 
     return product
+
+
+def resizing(images: np.ndarray, preprocessing: Preprocessing, size: int) -> Callable[[], None]:
+    """For benchmarks: a function that makes a batch of uint8 images a model's input and waits for it."""
+
+    def prepare() -> None:
+        preprocess(torch.from_numpy(images).to(device()), preprocessing, size, torch.float32)
+        synchronize()
+
+    return prepare
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

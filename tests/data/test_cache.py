@@ -10,6 +10,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -42,8 +43,10 @@ def data(root: Path, **options: object) -> schema.Data:
     return schema.Data(name="folder", root=root, batch_size=8, split=split, augment=augment, cache=cache)
 
 
-def epoch(opened: Dataset, config: schema.Data, number: int = 0) -> list[bytes]:
-    preprocessing = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+def epoch(
+    opened: Dataset, config: schema.Data, number: int = 0, interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+) -> list[bytes]:
+    preprocessing = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation=interpolation)
     batches = train_batches(opened.train, config, preprocessing, 32, seed=0, epoch=number)
     return [batch.images.tobytes() for batch in batches]
 
@@ -67,6 +70,17 @@ def test_later_epochs_decode_nothing_and_show_the_same_pixels(root: Path, monkey
     assert epoch(opened, config, 1) == expected[1]
     assert epoch(cached(plain, config), config, 2) == expected[2]  # another run
     assert opened.train.sha256 == plain.train.sha256
+
+
+def test_whole_images_that_are_mapped_read_only_are_resized_too(root: Path) -> None:
+    config = data(root)
+    whole = config.model_copy(update={"augment": schema.Augment(crop="random_resized", scale=(1, 1), ratio=(0.2, 5))})
+    plain = open_dataset(config)
+    opened = cached(plain, config)
+    for interpolation in ("bilinear", "bicubic"):
+        expected = epoch(plain, whole, 0, interpolation)
+        assert epoch(opened, whole, 0, interpolation) == expected
+        assert epoch(opened, whole, 0, interpolation) == expected
 
 
 def test_a_file_that_changed_is_decoded_again(root: Path) -> None:
