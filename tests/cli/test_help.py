@@ -41,7 +41,7 @@ finally:
 
 @pytest.mark.parametrize(
     "arguments",
-    [ARGUMENTS,
+    ARGUMENTS,
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = LOADED.format(arguments=arguments, heavy={*HEAVY, *OURS})
