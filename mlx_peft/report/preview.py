@@ -34,8 +34,8 @@ def draw(images: Sequence[Shown], path: Path) -> None:
 
 def caption(image: Shown) -> str:
     """``cat``, or ``0.70 cat`` over ``0.30 dog``; with the weight where the image does not count as one."""
-    names = {
-        name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…": share for name, share in image.classes.items()
-    }
-    lines = [*names] if len(names) == 1 else [f"{share:.2f} {name}" for name, share in names.items()]
+    cut = [
+        (name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…", share) for name, share in image.classes.items()
+    ]
+    lines = [name for name, _ in cut] if len(cut) == 1 else [f"{share:.2f} {name}" for name, share in cut]
     return "\n".join(lines) + ("" if abs(image.weight - 1) < 1e-3 else f"\nweight {image.weight:.2f}")
