@@ -64,12 +64,17 @@ class Cache:
 
     def get(self, key: str) -> np.ndarray | None:
         """The image, uint8 ``(height, width, 3)``, read-only; None where it is not there, or damaged."""
-        place = self._place(key)
+        place = f"{self.folder}/{key[:2]}/{key}{SUFFIX}"
         try:
-            with open(place, "rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError):  # there is none; or an empty one
+            file = os.open(place, os.O_RDONLY)
+        except OSError:
             return None
+        try:
+            mapped = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError):  # of an empty one
+            return None
+        finally:
+            os.close(file)
         if len(mapped) < HEADER.size:
             return None
         magic, height, width, checksum = HEADER.unpack_from(mapped)

@@ -17,15 +17,17 @@ from mlx_peft.config.resampling import pillow_weights
 BITS = 15
 
 
-def crop_and_resize(image: np.ndarray, box: tuple[int, int, int, int], size: int, interpolation: str) -> np.ndarray:
-    """A box (top, left, height, width) of a uint8 ``(h, w, 3)`` image as uint8 ``(size, size, 3)``, rows first."""
+def crop_and_resize(
+    image: np.ndarray, box: tuple[int, int, int, int], size: int, interpolation: str, *, flip: bool = False
+) -> np.ndarray:
+    """A box (top, left, height, width) of a uint8 ``(h, w, 3)`` image as uint8 ``(size, size, 3)``, rows first.
+
+    With `flip` left for right, which costs nothing here: the matrix has its rows the other way round.
+    """
     top, left, height, width = box
-    window = image[top : top + height, left : left + width]
-    if width != size:
-        window = turned(_resized(turned(window), size, interpolation))
-    if height != size:
-        window = _resized(window, size, interpolation)
-    return window
+    window = turned(image[top : top + height, left : left + width])
+    window = turned(_resized(window, _matrix(width, size, interpolation, flip)))
+    return _resized(window, _matrix(height, size, interpolation, False)) if height != size else window
 
 
 def turned(image: np.ndarray) -> np.ndarray:
@@ -35,17 +37,16 @@ def turned(image: np.ndarray) -> np.ndarray:
     return whole.view(np.uint8).reshape(image.shape[1], image.shape[0], 3)
 
 
-def _resized(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+def _resized(image: np.ndarray, matrix: sparse.csr_matrix) -> np.ndarray:
     """The first axis resized: to whole levels of 0..255, halves upwards."""
-    rows = image.reshape(len(image), -1).astype(np.float32)
-    levels = _matrix(len(image), size, interpolation) @ rows
+    levels = matrix @ image.reshape(len(image), -1).astype(np.float32)
     levels += 0.5
     np.clip(levels, 0, 255.5, out=levels)
     whole: np.ndarray = levels.astype(np.uint8)
-    return whole.reshape(size, *image.shape[1:])
+    return whole.reshape(len(levels), *image.shape[1:])
 
 
 @lru_cache(maxsize=4096)
-def _matrix(source: int, target: int, interpolation: str) -> sparse.csr_matrix:
-    weights = pillow_weights(source, target, interpolation, BITS)
+def _matrix(source: int, target: int, interpolation: str, flip: bool) -> sparse.csr_matrix:
+    weights = pillow_weights(source, target, interpolation, BITS)[:: -1 if flip else 1]
     return sparse.csr_matrix((weights / 2**BITS).astype(np.float32))

@@ -48,7 +48,7 @@ def test_a_box_differs_from_pillows_by_a_level_at_most(
 def test_sums_are_exact_in_float32_in_any_order(sizes: tuple[int, int], interpolation: str) -> None:
     from mlx_peft.data.resize import _matrix
 
-    matrix = _matrix(*sizes, interpolation)
+    matrix = _matrix(*sizes, interpolation, False)
     whole = matrix.data.astype(np.float64) * 2**BITS
     assert np.array_equal(whole, np.rint(whole))
     assert 255 * np.abs(matrix).sum(1).max() * 2**BITS < 2**24
@@ -69,3 +69,12 @@ def test_a_grey_image_that_is_a_view_of_one_channel_is_resized_too() -> None:
     found = crop_and_resize(view, (2, 3, 15, 14), 32, "bicubic")
     assert np.array_equal(found, crop_and_resize(view.copy(), (2, 3, 15, 14), 32, "bicubic"))
     assert (found == found[..., :1]).all()
+
+
+@pytest.mark.parametrize("width", [14, 32, 50])
+def test_flipping_on_the_way_is_flipping_afterwards(width: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+    for interpolation in FILTERS:
+        plain = crop_and_resize(image, (2, 3, 40, width), 32, interpolation)
+        flipped = crop_and_resize(image, (2, 3, 40, width), 32, interpolation, flip=True)
+        assert np.array_equal(flipped, plain[:, ::-1])
