@@ -63,6 +63,18 @@ def change(operation: str, magnitude: int, size: tuple[int, int]) -> float:
     return share * ends.get(operation, 0.9 if operation in SIGNED else 0.0)
 
 
+def changed(rng: np.random.Generator, image: np.ndarray, config: schema.Augment) -> np.ndarray:
+    """A uint8 ``(height, width, 3)`` image after whichever of the two is asked for; as it is where neither is."""
+    if not (config.randaugment or config.color_jitter):
+        return image
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    if config.randaugment:
+        picture = rand_augment(rng, picture, config.randaugment)
+    if config.color_jitter:
+        picture = color_jitter(rng, picture, config.color_jitter)
+    return np.asarray(picture)
+
+
 def rand_augment(rng: np.random.Generator, image: Image.Image, config: schema.RandAugment) -> Image.Image:
     """RandAugment (Cubuk et al. 2020): `ops` operations, drawn alike and with replacement, each at one magnitude."""
     names = list(OPERATIONS)

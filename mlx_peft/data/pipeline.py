@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
@@ -84,13 +83,7 @@ def train_batches(
                 image = eval_image(image, preprocessing, image_size)
             if wanted.flip and rng.random() < 0.5:
                 image = image[:, ::-1]
-        if wanted.randaugment or wanted.color_jitter:
-            picture = Image.fromarray(np.ascontiguousarray(image))
-            if wanted.randaugment:
-                picture = colour.rand_augment(rng, picture, wanted.randaugment)
-            if wanted.color_jitter:
-                picture = colour.color_jitter(rng, picture, wanted.color_jitter)
-            image = np.asarray(picture)
+        image = colour.changed(rng, image, wanted)
         return augment.erase(rng, image, wanted.erasing, preprocessing) if wanted.erasing else image
 
     def finish(batch: Batch, step: int) -> None:
