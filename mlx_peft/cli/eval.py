@@ -26,12 +26,13 @@ def eval(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a run, or a model, on images it was not trained on."""
-    from mlx_peft.engine.load import examine_run
+    from mlx_peft.engine.load import examine_splits
     from mlx_peft.report import evaluation
     from mlx_peft.report.summary import metrics_line
 
-    classes, found = examine_run(run, split, backend_of(ctx, backend), model=model)
-    details = found.details(classes)
+    splits, loaded = examine_splits(run, [split], backend_of(ctx, backend), model=model)
+    found = splits[split]
+    details = found.details(loaded.classes)
     written = evaluation.write(out, split, found.metrics, details, found.confusion) if out else []
     if as_json:
         facts = {"run": str(run), **({"model": str(model)} if model else {}), "split": split}

@@ -7,6 +7,7 @@ from typing import Any
 
 from convert import peft
 from convert.base import Base, load_base
+from convert.stored import model_bytes
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
@@ -17,7 +18,7 @@ from mlx_peft.engine.allocation import allocator
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.checkpoint import Position, load_checkpoint
 from mlx_peft.engine.disk import write_whole
-from mlx_peft.engine.evaluate import evaluation
+from mlx_peft.engine.evaluate import answers, examined
 from mlx_peft.engine.fit import Feed, fit
 from mlx_peft.engine.prefix import cached_feed, planned
 from mlx_peft.engine.progress import Progress, Silent
@@ -89,7 +90,7 @@ def train(
             progress.evaluating("test")
             images = eval_batches(dataset.test, experiment.data, base.preprocessing, base.architecture.img_size)
             try:
-                test = evaluation(learner, stop.watch(images), len(dataset.classes))
+                test = examined(answers(learner, stop.watch(images)), len(dataset.classes))
             except Stopped:
                 raise Interrupted(folder, position.step, position.step) from None
         result = {
@@ -103,6 +104,7 @@ def train(
             "metrics": {"val": position.best or None, "test": test.metrics if test else None},
             "details": {"test": test.details(dataset.classes) if test else None},
             **costs(learner, position, folder),
+            "stored": storage(base, len(dataset.classes), folder),
             "cached_features": cache and cache.facts(),
             "splits": splits,
             "environment": facts,
@@ -127,6 +129,8 @@ def check_method(experiment: Experiment, architecture: Architecture, quantizatio
     """Raises UserError where the method does not fit the model, or should not be trained on it."""
     experiment.method.check(architecture)
     experiment.method.check_quantization(architecture, quantization)
+    if experiment.qat is not None:
+        experiment.method.check_rounding(architecture, experiment.qat, quantization)
     experiment.method.check_new(architecture)
 
 
@@ -172,6 +176,7 @@ def describe_adapter(experiment: Experiment, dataset: Dataset, base: Base, learn
         base_sha256=base.sha256,
         source=base.source,
         quantize=base.quantization,
+        qat=experiment.qat,
     )
 
 
@@ -180,6 +185,13 @@ def as_evaluated(dataset: Dataset, preprocessing: Preprocessing) -> Preprocessin
     if dataset.train.images.stored_size is None:
         return preprocessing
     return preprocessing.model_copy(update={"crop_pct": 1.0, "crop_mode": "squash"})
+
+
+def storage(base: Base, num_classes: int, folder: RunFolder) -> dict[str, int]:
+    """Bytes of what the run needs to be used: its base as a file, with a head of its own, and its adapter."""
+    model = model_bytes(base.architecture, num_classes, base.quantization)
+    adapter = sum(file.stat().st_size for file in folder.adapter.glob("*.safetensors"))
+    return {"base_bytes": model, "adapter_bytes": adapter, "total_bytes": model + adapter}
 
 
 def costs(learner: Learner, position: Position, folder: RunFolder) -> dict[str, Any]:

@@ -14,6 +14,7 @@ COMMANDS = (
     "predict",
     "merge",
     "quantize",
+    "simulate",
     "parity",
     "report",
     "ls",
