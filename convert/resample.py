@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_peft.config.registry import Resampling
+from mlx_peft.config.resampling import KERNELS, pillow_weights
 
 
 def resample_matrix(
@@ -21,17 +22,10 @@ def resample_matrix(
         interpolation: ``bilinear`` or ``bicubic``.
         align_corners: the outermost samples coincide; without antialiasing only.
     """
-    kernel, reach = {"bilinear": (_triangle, 1), "bicubic": (_cubic, 2)}[interpolation]
-    rows, columns = np.arange(target)[:, None], np.arange(source)
     if antialias:
-        scale = source / target
-        width = max(scale, 1.0)
-        centre = (rows + 0.5) * scale
-        first = np.floor(np.maximum(centre - reach * width + 0.5, 0))
-        last = np.floor(np.minimum(centre + reach * width + 0.5, source))
-        weights = np.where((columns >= first) & (columns < last), kernel((columns + 0.5 - centre) / width, -0.5), 0)
-        return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
-
+        return pillow_weights(source, target, interpolation).astype(np.float32)
+    kernel, reach = KERNELS[interpolation]
+    rows = np.arange(target)[:, None]
     at = rows * ((source - 1) / max(target - 1, 1)) if align_corners else (rows + 0.5) * (source / target) - 0.5
     taps = np.floor(at) + np.arange(1 - reach, reach + 1)
     matrix = np.zeros((target, source))
@@ -39,16 +33,20 @@ def resample_matrix(
     return matrix.astype(np.float32)
 
 
-def _triangle(x: NDArray[np.float64], _: float) -> NDArray[np.float64]:
-    return np.asarray(np.maximum(1 - np.abs(x), 0))
+PIXEL_BITS, LOW_BITS = 22, 12
+"""Pillow's weights are whole numbers with PIXEL_BITS after the point; ``pixel_matrices`` splits LOW_BITS off."""
 
 
-def _cubic(x: NDArray[np.float64], a: float) -> NDArray[np.float64]:
-    """Keys 1981, "Cubic convolution interpolation for digital image processing"."""
-    x = np.abs(x)
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = a * (((x - 5) * x + 8) * x - 4)
-    return np.where(x < 1, near, np.where(x < 2, far, 0))
+def pixel_matrices(source: int, target: int, interpolation: str) -> NDArray[np.float32]:
+    """Pillow's weights for one axis of 8-bit images in two parts: whole numbers, float32 ``(2, target, source)``.
+
+    The weights are those of the antialiased ``resample_matrix`` times 2^22, rounded: 2^12 ``[0]`` + ``[1]``. Each part
+    has at most 11 bits and a pixel 8, so that float32 products and their sums are exact, in any order and on hardware
+    that cuts factors down to 11 bits. What remains is whole-number arithmetic: add half, divide by 2^22, clip.
+    """
+    whole = pillow_weights(source, target, interpolation, PIXEL_BITS)
+    high = np.floor(whole / 2**LOW_BITS + 0.5)
+    return np.stack([high, whole - high * 2**LOW_BITS]).astype(np.float32)
 
 
 def resize_positions(positions: np.ndarray, prefix: int, grid: int, resampling: Resampling) -> np.ndarray:

@@ -16,7 +16,8 @@ from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 from convert.base import Base
 from convert.quantizers import Quantizer
 from mlx_peft import methods
-from mlx_peft.config.border import IGNORED, Parameters, Tensors
+from mlx_peft.config.architecture import Preprocessing
+from mlx_peft.config.border import Parameters, Tensors, total_weight
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
@@ -45,6 +46,12 @@ def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:
     a, b = mx.random.normal((batch, m, k)), mx.random.normal((batch, k, n))
     mx.eval(a, b)
     return lambda: mx.eval(a @ b)
+
+
+def resizing(images: np.ndarray, preprocessing: Preprocessing, size: int) -> Callable[[], None]:
+    """For benchmarks: a function that makes a batch of uint8 images a model's input and waits for it."""
+    prepare = mx.compile(lambda pixels: preprocess(pixels, preprocessing, size, mx.float32))
+    return lambda: mx.eval(prepare(mx.array(images)))
 
 
 def to_mlx(tensor: np.ndarray) -> mx.array:
@@ -198,7 +205,7 @@ class Learner:
     # The protocol.
 
     def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float, *, observe: bool = False) -> mx.array:
-        count = mx.array(max(1, int((targets != IGNORED).sum())), mx.float32)
+        count = mx.array(total_weight(targets), mx.float32)
         seed, parts = self.experiment.seed << 32 | self.step, self.experiment.train.accumulate
         if parts == 1:
             self.trained, self.slots, loss = self._step[observe](
@@ -253,7 +260,7 @@ class Learner:
 
     def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, Tensors]:
         self.model.train()
-        count = mx.array(max(1, int((targets != IGNORED).sum())), mx.float32)
+        count = mx.array(total_weight(targets), mx.float32)
         loss, gradients = mx.value_and_grad(self._loss)(self.trained, mx.array(images), mx.array(targets), count)
         self._settle()
         return float(loss), {name: to_timm(g) for name, g in gradients.items()}

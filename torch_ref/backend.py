@@ -12,7 +12,8 @@ from torch import Tensor
 
 from convert.base import Base
 from convert.quantizers import Quantizer
-from mlx_peft.config.border import IGNORED, Parameters, Tensors
+from mlx_peft.config.architecture import Preprocessing
+from mlx_peft.config.border import Parameters, Tensors, total_weight
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
@@ -53,6 +54,16 @@ def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:
         synchronize()
 
     return product
+
+
+def resizing(images: np.ndarray, preprocessing: Preprocessing, size: int) -> Callable[[], None]:
+    """For benchmarks: a function that makes a batch of uint8 images a model's input and waits for it."""
+
+    def prepare() -> None:
+        preprocess(torch.from_numpy(images).to(device()), preprocessing, size, torch.float32)
+        synchronize()
+
+    return prepare
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
@@ -157,7 +168,7 @@ class Learner:
 
     def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float, *, observe: bool = False) -> Tensor:
         self.model.train()
-        count, parts = max(1, int((targets != IGNORED).sum())), self.experiment.train.accumulate
+        count, parts = total_weight(targets), self.experiment.train.accumulate
         loss, scale = torch.zeros((), device=self.device), self.update.scale()
         with randomness(self.experiment.seed << 32 | self.step):
             for x, y in zip(np.split(images, parts), np.split(targets, parts), strict=True):
@@ -195,7 +206,7 @@ class Learner:
 
     def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, Tensors]:
         self.model.train()
-        loss = self._loss(images, targets, max(1, int((targets != IGNORED).sum())))
+        loss = self._loss(images, targets, total_weight(targets))
         gradients = torch.autograd.grad(loss, list(self.trained.values()))
         return float(loss.detach()), {name: to_numpy(g) for name, g in zip(self.trained, gradients, strict=True)}
 

@@ -23,10 +23,15 @@ INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, count: float, smoothing: float) -> Tensor:
-    """Sum of the rows' losses / count, in float32; a row whose target is negative adds nothing.
+    """Sum of the rows' losses / count, in float32; a row that only fills the batch up adds nothing.
 
-    Loss of a row: (1 - e) (-log p_target) + e mean_k (-log p_k), e the label smoothing (Szegedy et al. 2016, sec. 7).
+    Loss of a row: (1 - e) (-sum_k t_k log p_k) + e (sum_k t_k) mean_k (-log p_k), e the label smoothing (Szegedy et al.
+    2016, sec. 7), t the row's targets: one class, or float32 ``(batch, classes)``, which add up to what the row counts.
     """
+    if targets.ndim == 2:
+        log_p = logits.float().log_softmax(-1)
+        rows = (1 - smoothing) * (targets * log_p).sum(-1) + smoothing * targets.sum(-1) * log_p.mean(-1)
+        return -rows.sum() / count
     targets = targets.long()
     total = F.cross_entropy(logits.float(), targets, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing)
     return total / count

@@ -50,8 +50,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for module in (train, sweep, eval, predict, merge, quantize, simulate, push, pull, parity, bench, report, ls, cat, cp):
+for module in (train, sweep, eval, predict, merge, quantize, simulate, push, pull, parity, report, ls, cat, cp):
     app.command()(getattr(module, module.__name__.rpartition(".")[2]))
+app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 
 

@@ -19,14 +19,25 @@ def eval(
         typer.Option(metavar="FOLDER", help="A model to evaluate on the run's images.", show_default=False),
     ] = None,
     backend: Backend = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where to write the metrics by class, and pictures.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a run, or a model, on images it was not trained on."""
-    from mlx_peft.engine.load import evaluate_run
+    from mlx_peft.engine.load import examine_splits
+    from mlx_peft.report import evaluation
     from mlx_peft.report.summary import metrics_line
 
-    metrics = evaluate_run(run, split, backend_of(ctx, backend), model=model)
+    splits, loaded = examine_splits(run, [split], backend_of(ctx, backend), model=model)
+    found = splits[split]
+    details = found.details(loaded.classes)
+    written = evaluation.write(out, split, found.metrics, details, found.confusion) if out else []
     if as_json:
-        echo_json({"run": str(run), **({"model": str(model)} if model else {}), "split": split, "metrics": metrics})
-    else:
-        typer.echo(metrics_line(split, metrics))
+        facts = {"run": str(run), **({"model": str(model)} if model else {}), "split": split}
+        echo_json({**facts, "metrics": found.metrics, **details})
+        return
+    typer.echo(metrics_line(split, found.metrics))
+    for path in written:
+        typer.echo(str(path))

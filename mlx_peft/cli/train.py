@@ -32,7 +32,7 @@ def train(
     from mlx_peft.cli.progress import watch
     from mlx_peft.engine.stop import Interrupted
     from mlx_peft.engine.train import train
-    from mlx_peft.report import ranks
+    from mlx_peft.report import evaluation, ranks
     from mlx_peft.report.summary import summary
 
     with watch() as progress:
@@ -42,11 +42,12 @@ def train(
         except Interrupted as stopped:
             progress.note(str(stopped))
             raise typer.Exit(130) from None
-    figure = ranks.write(run)
+    figure, pictures = ranks.write(run), evaluation.write_result(run, result)
     if as_json:
         echo_json(result)
     else:
-        typer.echo(f"{summary(result)}\nadapter  {run / 'adapter'}" + (f"\nranks    {figure}" if figure else ""))
+        places = {"adapter": run / "adapter", "ranks": figure, "pictures": pictures}
+        typer.echo("\n".join([summary(result), *(f"{name:<8} {place}" for name, place in places.items() if place)]))
 
 
 def default_run(config: str, experiment: Experiment) -> Path:

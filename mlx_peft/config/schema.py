@@ -59,24 +59,112 @@ class Split(Section):
         return self
 
 
+class RandAugment(Section):
+    """RandAugment (Cubuk et al. 2020), torchvision's operations and magnitudes."""
+
+    ops: int = Field(2, ge=1, description="operations on an image, one after the other")
+    magnitude: int = Field(9, ge=0, le=30, description="of each, from none to 30")
+
+
+class ColorJitter(Section):
+    """Random changes of colour, torchvision's: factors in 1 - x to 1 + x; the hue turned by -x to x of the circle."""
+
+    brightness: float = Field(0.4, ge=0)
+    contrast: float = Field(0.4, ge=0)
+    saturation: float = Field(0.4, ge=0)
+    hue: float = Field(0.0, ge=0, le=0.5)
+
+    @model_validator(mode="after")
+    def _does_something(self) -> ColorJitter:
+        if not (self.brightness or self.contrast or self.saturation or self.hue):
+            raise ValueError("changes nothing: leave it out")
+        return self
+
+
+class Erasing(Section):
+    """Random erasing (Zhong et al. 2020) of a box, timm's."""
+
+    probability: float = Field(0.25, gt=0, le=1)
+    area: tuple[float, float] = Field((0.02, 1 / 3), description="of the box, share of the image's")
+    ratio: tuple[float, float] = Field((0.3, 10 / 3), description="of the box, height / width")
+    fill: Literal["mean", "noise"] = Field("mean", description="the weights' mean colour, or noise around it")
+
+    @model_validator(mode="after")
+    def _intervals(self) -> Erasing:
+        an_interval(self.area)
+        an_interval(self.ratio)
+        if self.area[1] > 1:
+            raise ValueError(f"area: should be at most 1, not {self.area[1]}")
+        return self
+
+
+def an_interval(interval: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < interval[0] <= interval[1]:
+        raise ValueError(f"should be a smaller and a larger number above 0, not {list(interval)}")
+    return interval
+
+
 class Augment(Section):
     crop: Literal["none", "padded", "random_resized"] = "none"
     padding: int = Field(4, ge=0, description="padded: pixels (of the stored image) on each side, reflected")
     scale: tuple[float, float] = Field((0.08, 1.0), description="random_resized: share of the area")
     ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="random_resized: width / height")
     flip: bool = Field(False, description="horizontal, with probability 1/2")
+    randaugment: RandAugment | None = None
+    color_jitter: ColorJitter | None = None
+    erasing: Erasing | None = None
+    mixup: float = Field(0.0, ge=0, description="of its Beta distribution: timm's is 0.8; 0: off")
+    cutmix: float = Field(0.0, ge=0, description="of its Beta distribution: timm's is 1; 0: off")
+    mix_probability: float = Field(1.0, gt=0, le=1, description="that a batch is mixed")
+    cutmix_share: float = Field(0.5, ge=0, le=1, description="of the batches that are mixed, where both are on")
+    repeats: int = Field(1, ge=1, description="copies of an image in an epoch, of so many fewer images")
 
     @field_validator("scale", "ratio")
     @classmethod
     def _an_interval(cls, interval: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < interval[0] <= interval[1]:
-            raise ValueError(f"should be a smaller and a larger number above 0, not {list(interval)}")
-        return interval
+        return an_interval(interval)
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Augment:
+        given = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+        if self.randaugment and self.color_jitter:
+            raise ValueError("randaugment changes colours itself: choose it or color_jitter")
+        if "mix_probability" in given and not self.mixes:
+            raise ValueError("mix_probability needs mixup or cutmix")
+        if "cutmix_share" in given and not (self.mixup and self.cutmix):
+            raise ValueError("cutmix_share needs both mixup and cutmix")
+        if self.repeats > 1 and not self.changes_image:
+            raise ValueError("repeats without another augmentation would show the same pixels again")
+        return self
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed with each other."""
+        return bool(self.mixup or self.cutmix)
+
+    @property
+    def changes_image(self) -> bool:
+        """Whether an image differs from epoch to epoch before it meets another."""
+        return self.flip or self.crop != "none" or bool(self.randaugment or self.color_jitter or self.erasing)
 
     @property
     def changes_pixels(self) -> bool:
-        """Whether an image differs from epoch to epoch."""
-        return self.flip or self.crop != "none"
+        """Whether what the model sees differs from epoch to epoch."""
+        return self.changes_image or self.mixes
+
+
+class Cache(Section):
+    """Decoded image files, kept on disk from the first epoch on. Runs may share a folder."""
+
+    gigabytes: float = Field(0.0, ge=0, description="the most that is kept; 0: off")
+    folder: Annotated[Path, AfterValidator(expanded)] | None = Field(None, description="null: the user's, for caches")
+    side: int | None = Field(None, ge=1, description="larger images are kept with this shorter side; null: as they are")
+
+    @model_validator(mode="after")
+    def _side_of_what_is_kept(self) -> Cache:
+        if self.side is not None and not self.gigabytes:
+            raise ValueError("side is that of kept images: set gigabytes too")
+        return self
 
 
 class Data(Section):
@@ -85,9 +173,31 @@ class Data(Section):
     batch_size: int = Field(64, ge=1, description="images per optimiser step")
     split: Split = Field(default_factory=Split)
     augment: Augment = Field(default_factory=Augment)
+    sampling: Literal["instance", "square_root", "class"] = Field(
+        "instance", description="a class's share of an epoch: its images', their square root's, or alike for all"
+    )
+    class_weights: Literal["none", "square_root", "balanced"] = Field(
+        "none", description="what an image counts in the loss, by how rare its class is"
+    )
     download: bool = Field(False, description="fetch the data set where it is missing and may be fetched")
     unreadable: Literal["refuse", "skip"] = Field("refuse", description="what to do with a broken image")
     threads: int = Field(2, ge=1, description="that decode images; the pixels do not depend on it")
+    cache: Cache = Field(default_factory=Cache)
+
+    @property
+    def soft_targets(self) -> bool:
+        """Whether a target is a number for each class: where images are mixed or classes weigh differently."""
+        return self.augment.mixes or self.class_weights != "none"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Data:
+        if self.sampling != "instance" and self.class_weights != "none":
+            raise ValueError("sampling and class_weights would make up for rare classes twice: choose one")
+        if self.sampling != "instance" and self.augment.repeats > 1:
+            raise ValueError(f"sampling: {self.sampling} repeats images itself: leave augment.repeats out")
+        if self.augment.mixes and self.batch_size < 2:
+            raise ValueError("augment: mixup and cutmix need a batch_size of 2 or more")
+        return self
 
 
 class AdamW(Section):

@@ -1,7 +1,15 @@
 """Images on disk to uint8 NumPy batches, the same whatever the backend and the number of threads."""
 
+from mlx_peft.data.cache import cached
 from mlx_peft.data.dataset import ArrayImages, Dataset, FileImages, Images, Split
-from mlx_peft.data.pipeline import Batch, eval_batches, feature_batches, steps_per_epoch, train_batches
+from mlx_peft.data.pipeline import (
+    Batch,
+    eval_batches,
+    eval_features,
+    steps_per_epoch,
+    train_batches,
+    train_features,
+)
 from mlx_peft.data.reading import read_image
 from mlx_peft.data.recipe import eval_image
 from mlx_peft.data.registry import REGISTRY, open_dataset
@@ -14,11 +22,13 @@ __all__ = [
     "FileImages",
     "Images",
     "Split",
+    "cached",
     "eval_batches",
+    "eval_features",
     "eval_image",
-    "feature_batches",
     "open_dataset",
     "read_image",
     "steps_per_epoch",
     "train_batches",
+    "train_features",
 ]

@@ -6,19 +6,26 @@ import math
 
 import numpy as np
 
-_SHUFFLE = 1
+from mlx_peft.config import schema
+from mlx_peft.config.architecture import Preprocessing
+
+_IMAGE, _SHUFFLE = 0, 1
+"""Fourth words of a seed, which keep one purpose's numbers from another's; sampling and mixing have 2 and 3. NumPy
+takes [seed, epoch, index] for [seed, epoch, index, 0]."""
 ATTEMPTS = 10
 """How often a random box is tried before the centre is taken, as in torchvision and timm."""
 
 
-def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random numbers of one image in one epoch. They are drawn in a fixed order: the crop, then the flip."""
-    return np.random.default_rng([seed, epoch, index])
+def generator(seed: int, epoch: int, index: int, copy: int = 0) -> np.random.Generator:
+    """The random numbers of one image in one epoch, or of a further copy of it.
+
+    They are drawn in a fixed order: the crop, the flip, RandAugment or the colours, the box that is erased.
+    """
+    return np.random.default_rng([seed, epoch, index, *([_IMAGE, copy] if copy else [])])
 
 
 def shuffle(size: int, seed: int, epoch: int) -> np.ndarray:
     """The order of an epoch: a permutation of ``range(size)``, int64."""
-    # A fourth word, since NumPy takes [seed, epoch] for [seed, epoch, 0]: the numbers of the first image.
     return np.random.default_rng([seed, epoch, 0, _SHUFFLE]).permutation(size)
 
 
@@ -63,3 +70,29 @@ def _reflect(indices: np.ndarray, size: int) -> np.ndarray:
     folded: np.ndarray = indices % period
     mirrored: np.ndarray = np.minimum(folded, period - folded)
     return mirrored
+
+
+def erase(
+    rng: np.random.Generator, image: np.ndarray, config: schema.Erasing, preprocessing: Preprocessing
+) -> np.ndarray:
+    """The image, or with the probability asked for a copy without a box: timm's algorithm.
+
+    The box is filled with the mean colour of the weights' training images, or with noise of their mean and deviation:
+    once normalised it is 0, or standard normal.
+    """
+    if rng.random() >= config.probability:
+        return image
+    height, width = image.shape[:2]
+    for _ in range(ATTEMPTS):
+        area = rng.uniform(*config.area) * height * width
+        aspect = math.exp(rng.uniform(math.log(config.ratio[0]), math.log(config.ratio[1])))
+        box_height, box_width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if box_height < height and box_width < width:
+            top, left = rng.integers(0, height - box_height + 1), rng.integers(0, width - box_width + 1)
+            values: np.ndarray = np.broadcast_to(preprocessing.mean, (box_height, box_width, 3))
+            if config.fill == "noise":
+                values = values + rng.standard_normal(values.shape, np.float32) * preprocessing.std
+            erased: np.ndarray = image.copy()
+            erased[top : top + box_height, left : left + box_width] = np.rint(np.clip(255 * values, 0, 255))
+            return erased
+    return image

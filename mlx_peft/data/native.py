@@ -54,7 +54,7 @@ def resize_bilinear(image: np.ndarray, size: int) -> np.ndarray | None:
     uint8 ``(height, width, 3)`` to ``(size, size, 3)``; within a few levels of Pillow's.
     """
     dx = _mlx_data()
-    return None if dx is None else _apply(dx, np.ascontiguousarray(image), "image_resize", w=size, h=size)
+    return None if dx is None else _apply(dx, np.require(image, None, ["C", "W"]), "image_resize", w=size, h=size)
 
 
 def plain_jpeg(data: bytes) -> tuple[int, int] | None:

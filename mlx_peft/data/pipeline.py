@@ -11,12 +11,18 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.data import augment, native
+from mlx_peft.data import augment, colour, native
 from mlx_peft.data.dataset import Split
-from mlx_peft.data.recipe import crop_and_resize, eval_image
+from mlx_peft.data.mix import Targets, mix
+from mlx_peft.data.order import epoch_order, occurrences
+from mlx_peft.data.recipe import eval_image
+from mlx_peft.data.resize import crop_and_resize
 
 PREFETCH = 2
 """Batches prepared ahead of the one that is being consumed."""
+
+PIXEL = "V3"
+"""Three bytes that are moved together."""
 
 CHUNK = 8
 """Images a thread prepares at a time: few, so that all threads share a batch; not one, so that handing out is cheap."""
@@ -27,7 +33,7 @@ class Batch:
     """A fixed number of rows, of which the first `count` are images; the others only fill it up.
 
     images: uint8 ``(batch, height, width, 3)``, or their features, float32; C-contiguous, zero in the other rows.
-    targets: int32 ``(batch,)``, -1 in the other rows.
+    targets: int32 ``(batch,)``, -1 in the other rows; or soft, float32 ``(batch, classes)``, 0 in the other rows.
     """
 
     images: np.ndarray
@@ -49,111 +55,153 @@ def train_batches(
     seed: int,
     epoch: int,
     start: int = 0,
+    num_classes: int | None = None,
 ) -> Iterator[Batch]:
-    """The batches `start`, `start` + 1, ... of an epoch, shuffled and augmented.
+    """The batches `start`, `start` + 1, ... of an epoch, sampled, augmented and mixed.
 
     A pure function of its arguments, the number of threads apart, which changes nothing. Arrays cross at their stored
-    size unless they are cropped at random; everything else at `image_size`. Raises UserError at an unreadable image.
+    size unless they are cropped at random; everything else at `image_size`. `num_classes` is for soft targets. Raises
+    UserError at an unreadable image.
     """
     images, wanted = split.images, config.augment
     random_resized = wanted.crop == "random_resized"
     as_stored = images.stored_size is not None and not random_resized
 
-    def row(index: int) -> np.ndarray:
+    def row(index: int, copy: int) -> np.ndarray:
         image = images.read(index)
-        if not wanted.changes_pixels:
+        if not wanted.changes_image:
             return image if as_stored else eval_image(image, preprocessing, image_size)
-        rng = augment.generator(seed, epoch, index)
+        rng = augment.generator(seed, epoch, index, copy)
         if random_resized:
             box = augment.random_resized_box(rng, (image.shape[0], image.shape[1]), wanted.scale, wanted.ratio)
-            image = _training_crop(image, box, image_size, preprocessing.interpolation)
-        elif wanted.crop == "padded":
-            image = augment.padded_crop(rng, image, wanted.padding)
-        if not (as_stored or random_resized):
-            image = eval_image(image, preprocessing, image_size)
-        return image[:, ::-1] if wanted.flip and rng.random() < 0.5 else image
+            flip = wanted.flip and rng.random() < 0.5
+            image = _training_crop(image, box, image_size, preprocessing.interpolation, flip)
+        else:
+            if wanted.crop == "padded":
+                image = augment.padded_crop(rng, image, wanted.padding)
+            if not as_stored:
+                image = eval_image(image, preprocessing, image_size)
+            if wanted.flip and rng.random() < 0.5:
+                image = image[:, ::-1]
+        image = colour.changed(rng, image, wanted)
+        return augment.erase(rng, image, wanted.erasing, preprocessing) if wanted.erasing else image
 
-    size = images.stored_size if as_stored else None
-    order = augment.shuffle(split.size, seed, epoch)
-    return _batches(split, order, row, size or (image_size, image_size), config, start)
+    def finish(batch: Batch, step: int) -> None:
+        if wanted.mixes:
+            mix(batch.images, batch.targets, batch.count, wanted, seed, epoch, step)
+
+    size = (images.stored_size if as_stored else None) or (image_size, image_size)
+    order, targets = epoch_order(split.labels, config, seed, epoch), Targets(split.labels, config, num_classes)
+    return _batches(order, targets, row, size, config.threads, start, finish)
 
 
 def eval_batches(split: Split, config: schema.Data, preprocessing: Preprocessing, image_size: int) -> Iterator[Batch]:
     """The batches of a split in its own order: arrays at their stored size, files by the evaluation recipe."""
     images = split.images
+    stored = images.stored_size
 
-    def row(index: int) -> np.ndarray:
-        return eval_image(images.read(index), preprocessing, image_size)
+    def row(index: int, copy: int) -> np.ndarray:
+        image = images.read(index)
+        return image if stored else eval_image(image, preprocessing, image_size)
 
-    size = images.stored_size
-    reader = row if size is None else images.read
-    return _batches(split, np.arange(split.size), reader, size or (image_size, image_size), config, start=0)
+    targets = Targets(split.labels, plain(config), None)
+    return _batches(np.arange(split.size), targets, row, stored or (image_size, image_size), config.threads)
 
 
-def feature_batches(
-    split: Split, features: np.ndarray, batch_size: int, order: np.ndarray, start: int = 0
+def train_features(
+    split: Split,
+    features: np.ndarray,
+    config: schema.Data,
+    *,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    num_classes: int | None = None,
 ) -> Iterator[Batch]:
-    """The batches `start`, `start` + 1, ... of images in some order, their features in place of their pixels.
+    """What ``train_batches`` gives where nothing is augmented, with features in place of pixels.
 
     features: float32 ``(size, ...)``, in the split's own order.
     """
-    for first in range(start * batch_size, split.size, batch_size):
-        indices = order[first : first + batch_size]
+    order, targets = epoch_order(split.labels, config, seed, epoch), Targets(split.labels, config, num_classes)
+    return _feature_batches(features, order, targets, start)
+
+
+def eval_features(split: Split, features: np.ndarray, config: schema.Data) -> Iterator[Batch]:
+    """What ``eval_batches`` gives, with features in place of pixels."""
+    return _feature_batches(features, np.arange(split.size), Targets(split.labels, plain(config), None))
+
+
+def plain(config: schema.Data) -> schema.Data:
+    """As images are evaluated: one label each, all counting alike."""
+    return config.model_copy(update={"augment": schema.Augment(), "class_weights": "none"})
+
+
+def _feature_batches(features: np.ndarray, order: np.ndarray, targets: Targets, start: int = 0) -> Iterator[Batch]:
+    size = targets.batch_size
+    for first in range(start * size, len(order), size):
+        indices = order[first : first + size]
         count = len(indices)
-        rows = np.zeros((batch_size, *features.shape[1:]), np.float32)
+        rows = np.zeros((size, *features.shape[1:]), np.float32)
         rows[:count] = features[indices]
-        targets = np.full(batch_size, -1, np.int32)
-        targets[:count] = split.labels[indices]
-        yield Batch(rows, targets, count)
+        yield Batch(rows, targets.batch(indices), count)
 
 
-def _training_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int, interpolation: str) -> np.ndarray:
+def _training_crop(
+    image: np.ndarray, box: tuple[int, int, int, int], size: int, interpolation: str, flip: bool
+) -> np.ndarray:
     if interpolation == "bilinear":
         top, left, height, width = box
         resized = native.resize_bilinear(image[top : top + height, left : left + width], size)
         if resized is not None:
-            return resized
-    return crop_and_resize(image, box, size, interpolation)
+            return resized[:, ::-1] if flip else resized
+    return crop_and_resize(image, box, size, interpolation, flip=flip)
 
 
 def _batches(
-    split: Split,
     order: np.ndarray,
-    row: Callable[[int], np.ndarray],
+    targets: Targets,
+    row: Callable[[int, int], np.ndarray],
     size: tuple[int, int],
-    config: schema.Data,
-    start: int,
+    threads: int,
+    start: int = 0,
+    finish: Callable[[Batch, int], None] = lambda batch, step: None,
 ) -> Iterator[Batch]:
-    """Batches of the rows in `order`. However the consumer leaves, the threads are gone when the iterator is closed."""
+    """Batches of the rows in `order`, by their index and copy; `finish` is called on each whole batch and its number.
 
-    def fill(indices: np.ndarray, out: np.ndarray) -> None:
-        for index, place in zip(indices.tolist(), out, strict=True):
-            place[...] = row(index)
+    However the consumer leaves, the threads are gone when the iterator is closed.
+    """
+    copies = occurrences(order)
+    batch_size = targets.batch_size
+
+    def fill(indices: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
+        for index, number, place in zip(indices.tolist(), numbers.tolist(), out, strict=True):
+            image = row(index, number)
+            if image.strides[2] == 1:
+                place.view(PIXEL)[...] = image.view(PIXEL)  # whole pixels at a time: quick for flipped images too
+            else:
+                place[...] = image
 
     def submit(step: int) -> tuple[Batch, list[Future[None]]]:
-        indices = order[step * config.batch_size : (step + 1) * config.batch_size]
+        whole = slice(step * batch_size, (step + 1) * batch_size)
+        indices, numbers = order[whole], copies[whole]
         count = len(indices)
-        batch = Batch(
-            images=np.zeros((config.batch_size, *size, 3), np.uint8),
-            targets=np.full(config.batch_size, -1, np.int32),
-            count=count,
-        )
-        batch.targets[:count] = split.labels[indices]
+        batch = Batch(images=np.zeros((batch_size, *size, 3), np.uint8), targets=targets.batch(indices), count=count)
         chunks = [slice(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
-        return batch, [pool.submit(fill, indices[chunk], batch.images[chunk]) for chunk in chunks]
+        return batch, [pool.submit(fill, indices[chunk], numbers[chunk], batch.images[chunk]) for chunk in chunks]
 
-    pending: deque[tuple[Batch, list[Future[None]]]] = deque()
-    pool = ThreadPoolExecutor(config.threads, thread_name_prefix="mlx-peft-data")
+    pending: deque[tuple[int, Batch, list[Future[None]]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="mlx-peft-data")
     try:
-        steps = iter(range(start, steps_per_epoch(split, config.batch_size)))
+        steps = iter(range(start, -(-len(order) // batch_size)))
         while True:
             while len(pending) <= PREFETCH and (step := next(steps, None)) is not None:
-                pending.append(submit(step))
+                pending.append((step, *submit(step)))
             if not pending:
                 return
-            batch, futures = pending.popleft()
+            number, batch, futures = pending.popleft()
             for future in futures:
                 future.result()
+            finish(batch, number)
             yield batch
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

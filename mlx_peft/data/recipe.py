@@ -30,13 +30,6 @@ def eval_image(source: Path | str | np.ndarray, preprocessing: Preprocessing, im
     return np.asarray(_center(image, image_size, ground))
 
 
-def crop_and_resize(image: np.ndarray, box: tuple[int, int, int, int], size: int, interpolation: str) -> np.ndarray:
-    """A box (top, left, height, width) of the image, resized by Pillow to uint8 ``(size, size, 3)``."""
-    top, left, height, width = box
-    window = np.ascontiguousarray(image[top : top + height, left : left + width])
-    return np.asarray(Image.fromarray(window).resize((size, size), FILTERS[interpolation]))
-
-
 def _resized(width: int, height: int, scaled: int, mode: str) -> tuple[int, int]:
     if mode == "squash":
         return scaled, scaled

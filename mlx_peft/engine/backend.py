@@ -2,7 +2,8 @@
 
 Everything that crosses this border is NumPy: images as uint8 ``(batch, height, width, 3)`` exactly as decoded, or in
 their place the float32 features that the learner made of them (the dtype tells which); targets as int32 ``(batch,)``
-with ``IGNORED`` where a row only fills the batch up; tensors by timm's names.
+with ``IGNORED`` where a row only fills the batch up, or soft as float32 ``(batch, classes)``, where a row adds up to
+what the image counts in the loss and one that fills up is zero; tensors by timm's names.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Learner(Protocol):
     def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float, *, observe: bool = False) -> SupportsFloat:
         """One optimiser step on a batch.
 
-        Returns the loss that was differentiated: the mean over the rows, and the method's penalty where it has one.
+        Returns the loss that was differentiated: the mean over the rows, weighted where targets are soft, and the
+        method's penalty where it has one.
         Reading it with ``float`` waits for the step. With ``observe`` the step counts in the averages that ``scores``
         are made of, unless it was left out because its gradient overflowed.
         """

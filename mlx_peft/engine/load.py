@@ -19,9 +19,10 @@ from mlx_peft.config.files import load
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
-from mlx_peft.data import Dataset, Split, eval_batches, eval_image, open_dataset
+from mlx_peft.data import Dataset, Split, cached, eval_batches, eval_image, open_dataset
 from mlx_peft.engine.backend import Learner, load_backend
-from mlx_peft.engine.evaluate import evaluate
+from mlx_peft.engine.evaluate import answers, examined
+from mlx_peft.engine.metrics import Evaluation
 from mlx_peft.engine.progress import Metrics
 from mlx_peft.engine.quantize import Written, write_quantized
 from mlx_peft.engine.run import RunFolder
@@ -174,16 +175,28 @@ def evaluate_splits(
     model: Path | None = None,
 ) -> tuple[dict[str, Metrics], Learner]:
     """As ``evaluate_run``, on several splits; and what was evaluated."""
+    found, loaded = examine_splits(path, splits, backend, model=model)
+    return {split: evaluation.metrics for split, evaluation in found.items()}, loaded.learner
+
+
+def examine_splits(
+    path: Path,
+    splits: Sequence[Literal["val", "test"]],
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    model: Path | None = None,
+) -> tuple[dict[str, Evaluation], Loaded]:
+    """As ``evaluate_splits``, with what the metrics are made of."""
     run, experiment, dataset = run_data(path)
     wanted = {split: own_split(run, dataset, split) for split in splits}
     loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
     if dataset.classes != loaded.classes:
         raise UserError(f"the classes of {dataset.name} are not those that {model or 'the run'} was trained on")
-    metrics: dict[str, Metrics] = {}
+    found: dict[str, Evaluation] = {}
     for split, images in wanted.items():
         batches = eval_batches(images, experiment.data, loaded.preprocessing, loaded.image_size)
-        metrics[split] = evaluate(loaded.learner, batches, len(loaded.classes))
-    return metrics, loaded.learner
+        found[split] = examined(answers(loaded.learner, batches), len(loaded.classes))
+    return found, loaded
 
 
 def run_data(path: Path) -> tuple[RunFolder, Experiment, Dataset]:
@@ -193,7 +206,7 @@ def run_data(path: Path) -> tuple[RunFolder, Experiment, Dataset]:
         raise UserError(f"{path} is not a run (config.yaml is missing): only a run knows its data")
     find_adapter(path, None)
     experiment = load(run.config)
-    return run, experiment, open_dataset(experiment.data)
+    return run, experiment, cached(open_dataset(experiment.data), experiment.data)
 
 
 def own_split(run: RunFolder, dataset: Dataset, split: Literal["train", "val", "test"]) -> Split:

@@ -12,8 +12,7 @@ import numpy as np
 
 from mlx_peft.config.prefix import Prefix
 from mlx_peft.config.schema import Experiment
-from mlx_peft.data import Batch, Dataset, Split, feature_batches
-from mlx_peft.data.augment import shuffle
+from mlx_peft.data import Batch, Dataset, Split, eval_features, train_features
 from mlx_peft.engine.backend import Learner
 from mlx_peft.engine.fit import Feed
 from mlx_peft.engine.progress import Progress
@@ -62,7 +61,7 @@ def cached_feed(
     gives a split's images in that order.
     """
     assert learner.prefix is not None
-    shape, batch_size = learner.prefix.shape, experiment.data.batch_size
+    shape = learner.prefix.shape
     train, val = dataset.train, dataset.val
 
     @cache
@@ -75,9 +74,17 @@ def cached_feed(
         return kept
 
     def train_batches(epoch: int, start: int) -> Iterable[Batch]:
-        return feature_batches(train, features(train), batch_size, shuffle(train.size, experiment.seed, epoch), start)
+        return train_features(
+            train,
+            features(train),
+            experiment.data,
+            seed=experiment.seed,
+            epoch=epoch,
+            start=start,
+            num_classes=len(dataset.classes),
+        )
 
     def val_batches(split: Split) -> Iterable[Batch]:
-        return feature_batches(split, features(split), batch_size, np.arange(split.size))
+        return eval_features(split, features(split), experiment.data)
 
     return replace(feed, train=train_batches, val=None if val is None else lambda: val_batches(val))

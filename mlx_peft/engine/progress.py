@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Metrics = dict[str, float]
-"""``top1`` (a fraction), ``loss``, ``count``, and ``top5`` where there are more than five classes."""
+"""``top1`` (a fraction), ``loss``, ``count``, ``top5`` where there are more than five classes, ``balanced_accuracy``,
+``precision``, ``recall``, ``f1``, ``auroc`` where there is more than one class, ``ece``."""
 
 
 @dataclass(frozen=True)

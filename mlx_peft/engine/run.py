@@ -20,7 +20,10 @@ from mlx_peft.config.files import load
 from mlx_peft.config.schema import Experiment
 from mlx_peft.engine.disk import disk_errors, write_whole
 
-FREE = ("data.root", "data.threads", "data.download", "train.log_every", "train.checkpoint_every", "track")
+FREE = (
+    *("data.root", "data.threads", "data.download", "data.cache.gigabytes", "data.cache.folder"),
+    *("train.log_every", "train.checkpoint_every", "track"),
+)
 """What may differ when a run is continued: it decides neither the parameters nor the metrics."""
 
 Record = dict[str, float]

@@ -32,6 +32,12 @@ TAGS = {
     "val_loss": "val/loss",
     "val_top1": "val/top1",
     "val_top5": "val/top5",
+    "val_balanced_accuracy": "val/balanced_accuracy",
+    "val_precision": "val/precision",
+    "val_recall": "val/recall",
+    "val_f1": "val/f1",
+    "val_auroc": "val/auroc",
+    "val_ece": "val/calibration_error",
 }
 """Other names that hold a slash, such as ``rank/blocks.0.attn.qkv``, are tags as they are."""
 

@@ -13,12 +13,12 @@ from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
-from mlx_peft.data import Dataset, Split, eval_batches, open_dataset, steps_per_epoch, train_batches
+from mlx_peft.data import Dataset, Split, cached, eval_batches, open_dataset, steps_per_epoch, train_batches
 from mlx_peft.engine.allocation import allocator
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.checkpoint import Position, load_checkpoint
 from mlx_peft.engine.disk import write_whole
-from mlx_peft.engine.evaluate import evaluate
+from mlx_peft.engine.evaluate import answers, examined
 from mlx_peft.engine.fit import Feed, fit
 from mlx_peft.engine.prefix import cached_feed, planned
 from mlx_peft.engine.progress import Progress, Silent
@@ -45,7 +45,7 @@ def train(
         return result
     check_trackers(experiment.track)
     backend = load_backend(experiment.backend)
-    dataset = open_dataset(experiment.data)
+    dataset = cached(open_dataset(experiment.data), experiment.data)
     check_data(experiment, dataset)
     base = load_base(experiment.model, len(dataset.classes), experiment.seed, experiment.quantize)
     check_method(experiment, base.architecture, base.quantization)
@@ -90,7 +90,7 @@ def train(
             progress.evaluating("test")
             images = eval_batches(dataset.test, experiment.data, base.preprocessing, base.architecture.img_size)
             try:
-                test = evaluate(learner, stop.watch(images), len(dataset.classes))
+                test = examined(answers(learner, stop.watch(images)), len(dataset.classes))
             except Stopped:
                 raise Interrupted(folder, position.step, position.step) from None
         result = {
@@ -101,7 +101,8 @@ def train(
             "method": experiment.method.name,
             "dataset": dataset.name,
             "seed": experiment.seed,
-            "metrics": {"val": position.best or None, "test": test},
+            "metrics": {"val": position.best or None, "test": test.metrics if test else None},
+            "details": {"test": test.details(dataset.classes) if test else None},
             **costs(learner, position, folder),
             "stored": storage(base, len(dataset.classes), folder),
             "cached_features": cache and cache.facts(),
@@ -136,14 +137,21 @@ def check_method(experiment: Experiment, architecture: Architecture, quantizatio
 def feed(experiment: Experiment, dataset: Dataset, base: Base) -> Feed:
     """The batches of an experiment, as the fit loop reads them."""
     data, preprocessing, size = experiment.data, base.preprocessing, base.architecture.img_size
-    val = dataset.val
+    val, num_classes = dataset.val, len(dataset.classes)
     return Feed(
         train=lambda epoch, start: train_batches(
-            dataset.train, data, preprocessing, size, seed=experiment.seed, epoch=epoch, start=start
+            dataset.train,
+            data,
+            preprocessing,
+            size,
+            seed=experiment.seed,
+            epoch=epoch,
+            start=start,
+            num_classes=num_classes,
         ),
         steps=steps_per_epoch(dataset.train, data.batch_size),
         val=None if val is None else lambda: eval_batches(val, data, preprocessing, size),
-        num_classes=len(dataset.classes),
+        num_classes=num_classes,
     )
 
 

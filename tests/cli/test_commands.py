@@ -6,13 +6,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import load
 from mlx_peft.config.schema import Experiment
+from mlx_peft.engine.metrics import Evaluation
 from mlx_peft.engine.progress import EpochEvent, Progress, StepEvent
 from mlx_peft.engine.run import RunFolder
 from mlx_peft.engine.stop import Interrupted
@@ -222,7 +225,7 @@ def test_an_error_in_a_sub_command_is_met_alike(command: Any, monkeypatch: pytes
     def refuse(*arguments: Any, **options: Any) -> None:
         raise UserError("this is wrong")
 
-    monkeypatch.setattr("mlx_peft.engine.load.evaluate_run", refuse)
+    monkeypatch.setattr("mlx_peft.engine.load.examine_splits", refuse)
     done = command("eval", "run")
     assert (done.exit_code, done.stderr) == (2, "error: this is wrong\n")
 
@@ -230,15 +233,21 @@ def test_an_error_in_a_sub_command_is_met_alike(command: Any, monkeypatch: pytes
 def test_eval_predict_and_merge_pass_the_programs_backend_on(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def evaluate(run: Path, split: str, backend: str, model: Path | None = None) -> dict[str, float]:
-        asked.append((split, backend))
-        return {"top1": 0.5, "top5": 0.875, "loss": 1.25, "count": 16}
+    metrics = {"top1": 0.5, "top5": 0.875, "balanced_accuracy": 0.25, "loss": 1.25, "count": 16}
 
-    monkeypatch.setattr("mlx_peft.engine.load.evaluate_run", evaluate)
+    def examine(run: Path, splits: list[str], backend: str, model: Path | None = None) -> tuple[Any, Any]:
+        asked.append((*splits, backend))
+        found = Evaluation(metrics, np.eye(2, dtype=int), {"recall": np.array([1, np.nan])}, {})
+        return dict.fromkeys(splits, found), SimpleNamespace(classes=("a", "b"))
+
+    monkeypatch.setattr("mlx_peft.engine.load.examine_splits", examine)
     done = command("eval", "run", "--split", "val", obj="torch")
-    assert done.stdout == "val      top-1 50.00 %, top-5 87.50 %, loss 1.2500 on 16 images\n"
+    assert done.stdout == "val      top-1 50.00 %, top-5 87.50 %, balanced 25.00 %, loss 1.2500 on 16 images\n"
     document = json.loads(command("eval", "run", "--json", "--backend", "mlx", obj="torch").stdout)
-    assert document == {"run": "run", "split": "test", "metrics": evaluate(Path(), "test", "mlx")}
+    assert document == {
+        "run": "run", "split": "test", "metrics": metrics, "classes": ["a", "b"],
+        "confusion": [[1, 0], [0, 1]], "per_class": {"recall": [1, None]}, "reliability": {},
+    }  # fmt: skip
     assert asked[:2] == [("val", "torch"), ("test", "mlx")]
 
 

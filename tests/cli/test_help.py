@@ -18,16 +18,18 @@ COMMANDS = (
     "push",
     "pull",
     "parity",
-    "bench",
     "report",
     "ls",
     "cat",
     "cp",
+    "bench",
     "config",
 )
 HEAVY = ("mlx", "torch", "numpy", "yaml", "PIL", "matplotlib", "sklearn", "safetensors", "huggingface_hub")
 """Not pydantic: recent typers load it themselves, to read a command's arguments."""
 OURS = ("mlx_peft.config.schema", "mlx_peft.config.files", "mlx_peft.engine", "mlx_peft.data")
+
+ARGUMENTS = [["--help"], *([name, "--help"] for name in COMMANDS), ["config", "show", "-h"], ["bench", "data", "-h"]]
 
 LOADED = """
 import sys
@@ -40,7 +42,10 @@ finally:
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS), ["config", "show", "-h"]])
+@pytest.mark.parametrize(
+    "arguments",
+    ARGUMENTS,
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = LOADED.format(arguments=arguments, heavy={*HEAVY, *OURS})
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -7,9 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import RandomResizedCrop
 
-from mlx_peft.data.augment import generator, padded_crop, random_resized_box, shuffle
+from mlx_peft.config import schema
+from mlx_peft.config.architecture import Preprocessing
+from mlx_peft.data.augment import erase, generator, padded_crop, random_resized_box, shuffle
 
 DRAWS = 4000
 STANDARD_ERRORS = 5
@@ -24,9 +27,10 @@ def test_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch() -> None:
 
 
 def test_each_image_has_random_numbers_of_its_own() -> None:
-    drawn = {generator(*key).random() for key in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))}
-    assert len(drawn) == 4
+    drawn = {generator(*key).random() for key in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0, 1))}
+    assert len(drawn) == 5
     assert generator(3, 4, 5).random() == generator(3, 4, 5).random()
+    assert generator(3, 4, 5, 0).random() == np.random.default_rng([3, 4, 5]).random()
 
 
 @settings(max_examples=200, deadline=None)
@@ -81,3 +85,45 @@ def test_padded_crops_reach_every_offset() -> None:
     image = np.arange(25, dtype=np.uint8).reshape(5, 5, 1).repeat(3, 2)
     windows = {padded_crop(generator(0, 0, n), image, 2).tobytes() for n in range(500)}
     assert len(windows) == 25
+
+
+STATISTICS = Preprocessing(mean=(0.5, 0.25, 0.75), std=(0.1, 0.2, 0.1))
+
+
+def test_erased_boxes_are_distributed_as_timms() -> None:
+    torch.manual_seed(0)
+    theirs = RandomErasing(probability=0.7, device="cpu")
+    config = schema.Erasing(probability=0.7)
+    image = np.full((40, 30, 3), 9, np.uint8)
+    found = []
+    for number in range(DRAWS):
+        ours = (erase(generator(0, 0, number), image, config, STATISTICS) != image).all(2)
+        erased = (theirs(torch.ones(3, 40, 30)) == 0).all(0).numpy()
+        found.append([(mask.sum(), mask.any(1).sum(), mask.any(0).sum()) for mask in (ours, erased)])
+    a, b = np.moveaxis(np.array(found, float), 1, 0)
+    for power in (1, 2):
+        distance = np.abs((a**power).mean(0) - (b**power).mean(0))
+        assert (distance < STANDARD_ERRORS * np.sqrt(((a**power).var(0) + (b**power).var(0)) / DRAWS)).all()
+
+
+def test_a_box_is_filled_with_the_mean_colour_or_noise_around_it_and_the_rest_left_alone() -> None:
+    image = np.full((64, 64, 3), 200, np.uint8)
+    image.flags.writeable = False
+    for number in range(50):
+        plain = erase(generator(0, 0, number), image, schema.Erasing(probability=1), STATISTICS)
+        box = (plain != image).all(2)
+        assert box.any()
+        assert box[np.ix_(box.any(1), box.any(0))].all()
+        assert (plain[box] == [128, 64, 191]).all()
+        assert (plain[~box] == 200).all()
+    noisy = erase(generator(0, 0, 0), image, schema.Erasing(probability=1, fill="noise"), STATISTICS)
+    drawn = noisy[(noisy != 200).any(2)] / 255
+    error = STANDARD_ERRORS / np.sqrt(len(drawn))
+    assert np.abs((drawn.mean(0) - STATISTICS.mean) / STATISTICS.std).max() < error
+    assert np.abs(drawn.std(0) / STATISTICS.std - 1).max() < error
+
+
+def test_an_image_that_is_not_erased_is_the_same_array() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    kept = [erase(generator(0, 0, n), image, schema.Erasing(), STATISTICS) is image for n in range(400)]
+    assert 250 < sum(kept) < 350  # three quarters of 400, five standard deviations

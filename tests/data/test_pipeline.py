@@ -18,14 +18,14 @@ from mlx_peft.data import (
     Batch,
     Split,
     eval_batches,
+    eval_features,
     eval_image,
-    feature_batches,
     native,
     open_dataset,
     steps_per_epoch,
     train_batches,
+    train_features,
 )
-from mlx_peft.data.augment import shuffle
 from mlx_peft.data.pipeline import PREFETCH
 
 RESIZE_ERROR = 8
@@ -38,7 +38,15 @@ AUGMENTS = {
     "flip": schema.Augment(flip=True),
     "padded": schema.Augment(crop="padded", flip=True),
     "random_resized": schema.Augment(crop="random_resized", flip=True),
+    "randaugment": schema.Augment(crop="padded", flip=True, randaugment=schema.RandAugment(), mixup=0.8, cutmix=1.0),
+    "jitter": schema.Augment(
+        flip=True,
+        color_jitter=schema.ColorJitter(hue=0.1),
+        erasing=schema.Erasing(probability=0.7, fill="noise"),
+        repeats=3,
+    ),
 }
+CLASSES = 3
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +74,8 @@ def data(augment: str = "none", batch_size: int = 8, threads: int = 2) -> schema
 
 
 def train(split: Split, config: schema.Data, preprocessing: Preprocessing = BICUBIC, **where: int) -> list[Batch]:
-    return list(train_batches(split, config, preprocessing, 32, **({"seed": 0, "epoch": 0} | where)))
+    where = {"seed": 0, "epoch": 0, "num_classes": CLASSES} | where
+    return list(train_batches(split, config, preprocessing, 32, **where))
 
 
 def content(batches: list[Batch]) -> list[bytes]:
@@ -84,12 +93,39 @@ def test_the_bytes_do_not_depend_on_the_threads(
     assert one == two == eight
 
 
+@pytest.mark.parametrize("augment", ["random_resized", "randaugment", "jitter"])
 @pytest.mark.parametrize("kind", ["files", "arrays"])
-def test_an_epoch_entered_in_the_middle_goes_on_as_it_would_have(request: pytest.FixtureRequest, kind: str) -> None:
+def test_an_epoch_entered_in_the_middle_goes_on_as_it_would_have(
+    request: pytest.FixtureRequest, kind: str, augment: str
+) -> None:
     split = request.getfixturevalue(kind)
-    whole = content(train(split, data("random_resized"), epoch=3))
+    whole = content(train(split, data(augment), epoch=3))
     for start in range(len(whole) + 1):
-        assert content(train(split, data("random_resized"), epoch=3, start=start)) == whole[start:]
+        assert content(train(split, data(augment), epoch=3, start=start)) == whole[start:]
+
+
+def test_copies_of_an_image_differ_and_are_the_same_again(arrays: Split) -> None:
+    config = data("jitter", batch_size=9)
+    numbered = Split("train", arrays.images, np.arange(37))
+    batches = train(numbered, config)
+    assert [batch.count for batch in batches] == [9, 9, 9, 9, 1]
+    for batch in batches[:4]:
+        assert (batch.targets.reshape(3, 3) == batch.targets[::3, None]).all()
+        assert len({image.tobytes() for image in batch.images}) == 9
+    assert content(batches) == content(train(numbered, config))
+
+
+def test_mixed_batches_have_soft_targets_and_evaluation_has_not(arrays: Split) -> None:
+    config = data("randaugment")
+    batches = train(arrays, config)
+    for batch in batches:
+        assert (batch.targets.dtype, batch.targets.shape) == (np.float32, (8, CLASSES))
+        np.testing.assert_allclose(batch.targets[: batch.count].sum(1), 1, rtol=1e-6)
+        assert not batch.targets[batch.count :].any()
+        assert not batch.images[batch.count :].any()
+    assert next(eval_batches(arrays, config, BICUBIC, 32)).targets.dtype == np.int32
+    with pytest.raises(ValueError, match="num_classes"):
+        train(arrays, config, num_classes=None)
 
 
 def test_each_image_comes_once_an_epoch_with_its_label(arrays: Split) -> None:
@@ -219,15 +255,15 @@ def test_no_more_than_a_few_batches_are_prepared_ahead(arrays: Split) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 2, 4, 5])
-def test_batches_of_features_stand_for_those_of_images(arrays: Split, start: int) -> None:
-    config = schema.Data(name="arrays", batch_size=8, threads=1)
+@pytest.mark.parametrize("options", [{}, {"sampling": "class"}, {"class_weights": "balanced"}], ids=str)
+def test_batches_of_features_stand_for_those_of_images(arrays: Split, start: int, options: dict[str, str]) -> None:
+    config = schema.Data(name="arrays", batch_size=8, threads=1, **options)
+    uneven = Split("train", arrays.images, np.minimum(arrays.labels, np.arange(37) % 5))
     pixels = np.stack([arrays.images.read(index) for index in range(arrays.size)]).astype(np.float32)
+    where = {"seed": 3, "epoch": 1, "start": start, "num_classes": CLASSES}
     pairs = [
-        (
-            feature_batches(arrays, pixels, 8, shuffle(arrays.size, 3, 1), start),
-            train_batches(arrays, config, BICUBIC, 16, seed=3, epoch=1, start=start),
-        ),
-        (feature_batches(arrays, pixels, 8, np.arange(arrays.size)), eval_batches(arrays, config, BICUBIC, 16)),
+        (train_features(uneven, pixels, config, **where), train_batches(uneven, config, BICUBIC, 16, **where)),
+        (eval_features(uneven, pixels, config), eval_batches(uneven, config, BICUBIC, 16)),
     ]
     for features, images in pairs:
         found, expected = list(features), list(images)

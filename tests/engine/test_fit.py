@@ -114,7 +114,10 @@ def test_metrics_hold_the_first_step_every_few_steps_and_every_epoch(
     assert [(line["step"], line["epoch"]) for line in steps] == [(1, 1), (4, 1), (8, 2), (12, 2)]
     assert [(line["step"], line["epoch"]) for line in epochs] == [(6, 1), (12, 2)]
     assert set(steps[0]) == {"step", "epoch", "loss", "lr", "images_per_second"}
-    assert set(epochs[0]) == {"step", "epoch", "train_loss", "val_top1", "val_loss", "seconds"}
+    assert set(epochs[0]) == {
+        *("step", "epoch", "train_loss", "seconds", "val_top1", "val_loss", "val_balanced_accuracy"),
+        *("val_precision", "val_recall", "val_f1", "val_auroc", "val_ece"),
+    }
     schedule = experiment.train.schedule
     assert [line["lr"] for line in steps] == [learning_rate(step, 12, 0.1, schedule) for step in (0, 3, 7, 11)]
     assert [event.step for event in watcher.steps] == list(range(1, 13))

@@ -39,6 +39,7 @@ def test_the_result_has_the_promised_fields(engine: SimpleNamespace) -> None:
     assert {key: set(value) if isinstance(value, dict) else None for key, value in result.items()} == {
         **dict.fromkeys(("run_id", "status", "backend", "model", "method", "dataset", "seed", "cached_features")),
         "metrics": {"val", "test"},
+        "details": {"test"},
         "selected": {"epoch", "by"},
         "parameters": {"adapter", "head", "trainable", "total", "trainable_percent", "stored_bytes"},
         "time": {"train_seconds", "epoch_seconds", "images_per_second"},

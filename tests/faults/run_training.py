@@ -16,7 +16,11 @@ EXPERIMENT = {
         "args": {"patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 3},
     },
     "method": {"name": "lora", "rank": 4, "dropout": 0.1, "targets": ["q", "v", "fc1"]},
-    "data": {"name": "digits", "batch_size": 32, "augment": {"crop": "padded"}},
+    "data": {
+        "name": "digits",
+        "batch_size": 32,
+        "augment": {"crop": "padded", "randaugment": {}, "erasing": {}, "mixup": 0.8, "cutmix": 1.0, "repeats": 2},
+    },
     "train": {"epochs": 4, "log_every": 1, "checkpoint_every": 3, "clip_norm": 1.0},
 }
 

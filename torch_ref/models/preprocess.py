@@ -6,27 +6,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convert.resample import resample_matrix
+from convert.resample import LOW_BITS, PIXEL_BITS, pixel_matrices
 from mlx_peft.config.architecture import Preprocessing
+
+HALF = 1 << PIXEL_BITS - 1
+"""Of a level, in Pillow's whole numbers."""
 
 
 def preprocess(images: Tensor, preprocessing: Preprocessing, size: int, dtype: torch.dtype) -> Tensor:
     """uint8 ``(batch, h, w, 3)`` to normalised ``(batch, size, size, 3)``.
 
-    A resize is two matrix products with Pillow's antialiased filter: R_h x R_w^T, clipped to 0..255. It differs from
-    Pillow's own by less than one level, since Pillow rounds after each pass.
+    A resize is Pillow's, bit for bit: two matrix products with its own antialiased weights, rows first, whole levels of
+    0..255 after each. (Pillow takes the columns first where the height shrinks by far more than the width.)
     """
     device = images.device
     x = images.float()
     batch, height, width, _ = x.shape
-    if height != size:
-        rows = torch.from_numpy(resample_matrix(height, size, preprocessing.interpolation, True)).to(device)
-        x = (rows @ x.reshape(batch, height, width * 3)).reshape(batch, size, width, 3)
     if width != size:
-        columns = torch.from_numpy(resample_matrix(width, size, preprocessing.interpolation, True)).to(device)
-        x = (x.transpose(2, 3) @ columns.T).transpose(2, 3)
-    if (height, width) != (size, size):
-        x = x.clamp(0, 255)
+        x = resize_rows(x.transpose(1, 2).reshape(batch, width, height * 3), size, preprocessing.interpolation)
+        x = x.reshape(batch, size, height, 3).transpose(1, 2)
+    if height != size:
+        x = resize_rows(x.reshape(batch, height, size * 3), size, preprocessing.interpolation)
+        x = x.reshape(batch, size, size, 3)
     mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
     scale, shift = torch.from_numpy(1 / (255 * std)).to(device), torch.from_numpy(mean / std).to(device)
     return (x * scale - shift).to(dtype)
+
+
+def resize_rows(x: Tensor, size: int, interpolation: str) -> Tensor:
+    """Levels ``(batch, n, m)`` to levels ``(batch, size, m)``, float32 both."""
+    parts = torch.from_numpy(pixel_matrices(x.shape[1], size, interpolation)).to(x.device)
+    high, low = (part @ x for part in parts)
+    whole = (high.int() << LOW_BITS) + low.int() + HALF
+    return (whole >> PIXEL_BITS).clamp(0, 255).float()

@@ -1,0 +1,28 @@
+"""``data preview``: what the model is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlx_peft.cli.common import Config, Overrides, read_experiment
+
+
+def preview(
+    ctx: typer.Context,
+    config: Config,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="Where to draw it.")] = Path("preview.png"),
+    count: Annotated[int, typer.Option(min=1, max=400, help="How many images to draw.")] = 24,
+    epoch: Annotated[int, typer.Option(min=1, help="Of which epoch.")] = 1,
+) -> None:
+    """Draw the images that CONFIG trains on, as the model is shown them."""
+    experiment = read_experiment(ctx, config, overrides)
+
+    from mlx_peft.engine.preview import preview
+    from mlx_peft.report.preview import draw
+
+    draw(preview(experiment, count, epoch - 1), out)
+    typer.echo(str(out))

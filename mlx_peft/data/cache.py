@@ -1,0 +1,230 @@
+"""Decoded images on disk, so that a second epoch decodes nothing: one file an image, mapped into memory.
+
+An entry's name is a hash of which file it was (path, size, times) and what was done to it: a file that changed has
+another, and nothing is ever changed in place. Entries are written beside and renamed, so that a killed run leaves none
+by halves, and runs that share a cache find each other's at once. The bytes in use stand in a file of their own; one run
+at a time counts up and writes: one that is killed in between leaves the count too high, never too low, and the next one
+to open the cache counts anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import mmap
+import os
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mlx_peft.config import schema
+from mlx_peft.config.errors import UserError
+from mlx_peft.data.dataset import Dataset, FileImages, Split
+
+HEADER = struct.Struct("<4sIII")
+"""Magic, height, width, CRC-32 of the pixels, which follow row by row."""
+MAGIC = b"MPD1"
+SUFFIX, UNFINISHED = ".rgb", ".part"
+STALE = 3600.0
+"""Seconds after which what was left unfinished is taken for a killed run's."""
+
+
+class Cache:
+    """A folder of decoded images of at most so many bytes; safe to use from several threads and processes."""
+
+    def __init__(self, folder: Path, limit: int, side: int | None) -> None:
+        """Counts what is there, and makes room by deleting what has not been read for longest.
+
+        Raises UserError where the folder cannot be made or written to.
+        """
+        self.folder, self.limit, self.side = folder, limit, side
+        self._verified: set[str] = set()
+        self._lock = threading.Lock()
+        self._full = False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with self._counter() as counter:
+                counter.write(self._tidied())
+        except OSError as error:
+            raise UserError(f"data.cache.folder: {folder} cannot be used ({error.strerror or error})") from error
+
+    def key(self, path: Path) -> str:
+        """Of the image in a file as it is now. Raises OSError where there is no such file."""
+        status = path.stat()
+        identity = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0{self.side}"
+        return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:40]
+
+    def get(self, key: str) -> np.ndarray | None:
+        """The image, uint8 ``(height, width, 3)``, read-only; None where it is not there, or damaged."""
+        place = f"{self.folder}/{key[:2]}/{key}{SUFFIX}"
+        try:
+            file = os.open(place, os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            mapped = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError):  # of an empty one
+            return None
+        finally:
+            os.close(file)
+        if len(mapped) < HEADER.size:
+            return None
+        magic, height, width, checksum = HEADER.unpack_from(mapped)
+        if magic != MAGIC or len(mapped) != HEADER.size + height * width * 3:
+            return None
+        pixels = np.frombuffer(mapped, np.uint8, offset=HEADER.size)
+        if key not in self._verified:
+            # Once a process: renaming outlives a kill, but what a power cut leaves may have holes.
+            if zlib.crc32(pixels.data) != checksum:
+                return None
+            os.utime(place)
+            self._verified.add(key)
+        return pixels.reshape(height, width, 3)
+
+    def put(self, key: str, image: np.ndarray) -> None:
+        """Keeps an image, where there is room for it. A full disk only ends the keeping."""
+        if self._full:
+            return
+        data = np.ascontiguousarray(image).tobytes()
+        size = HEADER.size + len(data)
+        place = self._place(key)
+        unfinished = place.with_name(f"{key}-{os.getpid()}{UNFINISHED}")
+        try:
+            with self._counter() as counter:
+                used = counter.read()
+                if used + size > self.limit:
+                    self._full = True
+                    return
+                counter.write(used + size)
+                place.parent.mkdir(exist_ok=True)
+                with open(unfinished, "wb") as file:
+                    file.write(HEADER.pack(MAGIC, image.shape[0], image.shape[1], zlib.crc32(data)) + data)
+                unfinished.replace(place)
+            self._verified.add(key)
+        except OSError:
+            self._full = True
+            unfinished.unlink(missing_ok=True)
+
+    def _place(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}{SUFFIX}"
+
+    @contextmanager
+    def _counter(self) -> Iterator[_Counter]:
+        """The bytes in use, held against other threads and processes."""
+        with self._lock, open(self.folder / "bytes", "a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield _Counter(file.fileno())
+
+    def _tidied(self) -> int:
+        """Bytes of the entries that stay: unfinished ones of killed runs are deleted, and the longest unread ones too
+        where there is no tenth of the limit left."""
+        found: list[tuple[float, int, str]] = []
+        now = time.time()
+        for shard in os.scandir(self.folder):
+            if not shard.is_dir(follow_symlinks=False):
+                continue
+            for entry in os.scandir(shard.path):
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                    if entry.name.endswith(SUFFIX):
+                        found.append((status.st_mtime, status.st_size, entry.path))
+                    elif entry.name.endswith(UNFINISHED) and now - status.st_mtime > STALE:
+                        os.unlink(entry.path)
+                except FileNotFoundError:  # another run was quicker
+                    continue
+        used = sum(size for _, size, _ in found)
+        if used > 0.9 * self.limit:
+            for _, size, path in sorted(found):
+                if used <= 0.9 * self.limit:
+                    break
+                Path(path).unlink(missing_ok=True)  # who has it mapped keeps it
+                used -= size
+        return used
+
+
+@dataclass(frozen=True)
+class _Counter:
+    file: int
+
+    def read(self) -> int:
+        data = os.pread(self.file, 8, 0)
+        return int.from_bytes(data, "little")
+
+    def write(self, value: int) -> None:
+        os.ftruncate(self.file, 0)  # appending: what is written lands at the start
+        os.write(self.file, value.to_bytes(8, "little"))
+
+
+@dataclass(frozen=True)
+class CachedImages:
+    """Image files, each decoded once."""
+
+    images: FileImages
+    cache: Cache
+
+    @property
+    def identifiers(self) -> Sequence[str]:
+        return self.images.identifiers
+
+    @property
+    def stored_size(self) -> None:
+        return None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, rows: np.ndarray) -> CachedImages:
+        return replace(self, images=self.images.take(rows))
+
+    def read(self, index: int) -> np.ndarray:
+        try:
+            key = self.cache.key(self.images.root / self.images.paths[index])
+        except OSError:
+            return self.images.read(index)  # which says what is wrong with it
+        image = self.cache.get(key)
+        if image is None:
+            image = shrunk(self.images.read(index), self.cache.side)
+            self.cache.put(key, image)
+        return image
+
+
+def shrunk(image: np.ndarray, side: int | None) -> np.ndarray:
+    """The image with its shorter side at most `side`, by Pillow's bicubic filter; as it is where that is None."""
+    height, width = image.shape[:2]
+    shorter = min(height, width)
+    if side is None or shorter <= side:
+        return image
+    size = max(side, width * side // shorter), max(side, height * side // shorter)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BICUBIC))
+
+
+def cached(dataset: Dataset, config: schema.Data) -> Dataset:
+    """The data set with its image files read through the cache that ``data.cache`` asks for.
+
+    Raises UserError where the cache's folder cannot be used.
+    """
+    if not config.cache.gigabytes:
+        return dataset
+    cache = Cache(config.cache.folder or default_folder(), int(config.cache.gigabytes * 1e9), config.cache.side)
+
+    def through(split: Split | None) -> Split | None:
+        if split is None or not isinstance(split.images, FileImages):
+            return split
+        return replace(split, images=CachedImages(split.images, cache))
+
+    train = through(dataset.train)
+    assert train is not None
+    return replace(dataset, train=train, val=through(dataset.val), test=through(dataset.test))
+
+
+def default_folder() -> Path:
+    """``mlx-peft/decoded`` in the user's folder for caches."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-peft" / "decoded"

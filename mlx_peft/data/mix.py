@@ -1,0 +1,88 @@
+"""Mixup and CutMix over the rows of a batch, and the soft targets that they need: timm's, one draw for a batch."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mlx_peft.config import schema
+from mlx_peft.config.border import IGNORED
+from mlx_peft.data.order import class_weights
+
+_MIX = 3
+
+
+class Targets:
+    """What the labels of a split become in a batch.
+
+    int32 ``(batch,)``, IGNORED in the rows that fill it up; or, where rows are mixed or classes weigh differently,
+    float32 ``(batch, classes)``: a row adds up to what the image counts in the loss, the rows that fill up to 0.
+    Label smoothing is the loss's.
+    """
+
+    def __init__(self, labels: np.ndarray, config: schema.Data, num_classes: int | None) -> None:
+        """Raises ValueError where targets are soft and nobody says how many classes there are."""
+        self.labels, self.batch_size = labels, config.batch_size
+        self.weights: np.ndarray | None = None
+        if config.soft_targets:
+            if num_classes is None:
+                raise ValueError("soft targets need num_classes")
+            self.weights = class_weights(labels, num_classes, config.class_weights)
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        """The targets of these images, a batch's worth of rows."""
+        labels, rows = self.labels[indices], np.arange(len(indices))
+        if self.weights is None:
+            targets = np.full(self.batch_size, IGNORED, np.int32)
+            targets[rows] = labels
+        else:
+            targets = np.zeros((self.batch_size, len(self.weights)), np.float32)
+            targets[rows, labels] = self.weights[labels]
+        return targets
+
+
+def mix(
+    images: np.ndarray, targets: np.ndarray, count: int, config: schema.Augment, seed: int, epoch: int, step: int
+) -> None:
+    """Mixes each of the first `count` rows with its counterpart from the end, in place, as (seed, epoch, step) draw.
+
+    Mixup (Zhang et al. 2018): x = l x_a + (1 - l) x_b in whole levels, and so the targets, with l ~ Beta(a, a).
+    CutMix (Yun et al. 2019): a box of x_b in x_a, l the share of x_a that is left.
+
+    images: uint8 ``(batch, height, width, 3)``; targets: float32 ``(batch, classes)``.
+    """
+    rng = np.random.default_rng([seed, epoch, step, _MIX])
+    if rng.random() >= config.mix_probability:
+        return
+    share = config.cutmix_share if config.mixup and config.cutmix else float(config.cutmix > 0)
+    rows, soft = images[:count], targets[:count]
+    if rng.random() < share:
+        height, width = images.shape[1:3]
+        top, bottom, left, right = cut_box(rng, (height, width), rng.beta(config.cutmix, config.cutmix))
+        kept = 1 - (bottom - top) * (right - left) / (height * width)
+        rows[:, top:bottom, left:right] = rows[::-1, top:bottom, left:right].copy()
+    else:
+        kept = rng.beta(config.mixup, config.mixup)
+        _blend(rows, kept)
+    soft[:] = kept * soft + (1 - kept) * soft[::-1]
+
+
+def cut_box(rng: np.random.Generator, size: tuple[int, int], kept: float) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of a box of the image's shape that leaves about `kept` of its area.
+
+    Its centre is anywhere in the image; what reaches over the border is cut off.
+    """
+    edges = []
+    for side in size:
+        length, centre = int(side * math.sqrt(1 - kept)), int(rng.integers(side))
+        edges += [max(0, centre - length // 2), min(side, centre + (length + 1) // 2)]
+    return edges[0], edges[1], edges[2], edges[3]
+
+
+def _blend(rows: np.ndarray, kept: float) -> None:
+    """Pairs of rows from both ends at once: few temporary arrays, and the middle row is its own counterpart."""
+    for a, b in zip(range(len(rows) // 2), range(len(rows) - 1, 0, -1), strict=False):
+        x, y = rows[a].astype(np.float32), rows[b].astype(np.float32)
+        rows[a] = np.rint(np.float32(kept) * x + np.float32(1 - kept) * y)
+        rows[b] = np.rint(np.float32(kept) * y + np.float32(1 - kept) * x)

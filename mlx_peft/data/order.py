@@ -1,0 +1,67 @@
+"""Which images an epoch is made of, and in which order: a pure function of labels, seed and epoch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlx_peft.config import schema
+from mlx_peft.data.augment import shuffle
+
+_SAMPLING = 2
+POWERS = {"instance": 1.0, "square_root": 0.5, "class": 0.0}
+"""Kang et al. 2020, "Decoupling representation and classifier", eq. 1: a class of n images has a share of n^q."""
+
+
+def epoch_order(labels: np.ndarray, config: schema.Data, seed: int, epoch: int) -> np.ndarray:
+    """The images of an epoch, int64 ``(size,)``: as many as the split has, whatever the sampling.
+
+    ``data.sampling``: every image once, or each class its share of the epoch (see POWERS), an image of it never again
+    before all others of its class had their turn. ``data.augment.repeats``: r copies of an image one after another, of
+    so many images as fit (Hoffer et al. 2020), as timm's sampler has them for one process.
+    """
+    if config.sampling != "instance":
+        return _sampled(labels, POWERS[config.sampling], seed, epoch)
+    order = shuffle(len(labels), seed, epoch)
+    return np.repeat(order, config.augment.repeats)[: len(labels)]
+
+
+def occurrences(order: np.ndarray) -> np.ndarray:
+    """How often each entry came before in the order: the copies of an image are numbered from 0."""
+    ranked = np.argsort(order, kind="stable")
+    first = np.searchsorted(order[ranked], order[ranked])
+    numbers = np.empty_like(order)
+    numbers[ranked] = np.arange(len(order)) - first
+    return numbers
+
+
+def class_weights(labels: np.ndarray, num_classes: int, kind: str) -> np.ndarray:
+    """What an image counts in the loss, by class: float32 ``(num_classes,)``, 1 on average over the images.
+
+    ``balanced``: n / (classes * n_k), scikit-learn's; ``square_root``: in proportion to n_k^-1/2; ``none``: 1.
+    A class without images has 0, and is not one of the classes.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    power = {"none": 0.0, "square_root": 0.5, "balanced": 1.0}[kind]
+    weights = np.where(counts > 0, np.maximum(counts, 1).astype(np.float64) ** -power, 0.0)
+    return np.asarray(weights * (counts.sum() / (counts * weights).sum()), np.float32)
+
+
+def _sampled(labels: np.ndarray, power: float, seed: int, epoch: int) -> np.ndarray:
+    rng = np.random.default_rng([seed, epoch, 0, _SAMPLING])
+    present, counts = np.unique(labels, return_counts=True)
+    shares = counts.astype(np.float64) ** power
+    wanted = _rounded(shares / shares.sum() * len(labels), len(labels))
+    drawn = []
+    for label, count in zip(present, wanted, strict=True):
+        rows = np.flatnonzero(labels == label)
+        rounds, rest = divmod(int(count), len(rows))
+        drawn += [np.tile(rows, rounds), rng.permutation(rows)[:rest]]
+    order: np.ndarray = rng.permutation(np.concatenate(drawn))
+    return order
+
+
+def _rounded(shares: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers that add up to the total: rounded down, then one more for those that lost most."""
+    whole: np.ndarray = np.floor(shares).astype(np.int64)
+    whole[np.argsort(whole - shares, kind="stable")[: total - whole.sum()]] += 1
+    return whole

@@ -1,0 +1,95 @@
+"""What the predictions on a split are worth: scikit-learn's metrics, over the classes that the split has images of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlx_peft.engine.progress import Metrics
+
+BINS = 15
+"""Of confidence, of equal width, as in Guo et al. 2017."""
+SHOWN = 100
+"""Up to so many classes ``result.json`` has the confusion matrix, and every epoch's validation the AUROC."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The metrics of a split, and what they are made of."""
+
+    metrics: Metrics
+    confusion: np.ndarray
+    """int64 ``(classes, classes)``: images of the class of the row that were taken for that of the column."""
+    per_class: dict[str, np.ndarray]
+    """``support``, ``precision``, ``recall``, ``f1`` and, where asked for, ``auroc``, ``(classes,)`` each; NaN where
+    the split has no image of the class, or nothing else."""
+    reliability: dict[str, np.ndarray]
+    """``count``, ``confidence`` and ``accuracy`` of each bin of confidence, ``(BINS,)``; NaN in empty bins."""
+
+    def details(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        """For ``result.json`` and ``eval --json``: lists, with null for what is not defined."""
+        return {
+            "classes": list(classes),
+            "confusion": self.confusion.tolist() if len(classes) <= SHOWN else None,
+            "per_class": {name: listed(values) for name, values in self.per_class.items()},
+            "reliability": {name: listed(values) for name, values in self.reliability.items()},
+        }
+
+
+def listed(values: np.ndarray) -> list[float | None]:
+    return [None if value != value else value for value in values.tolist()]
+
+
+def measure(
+    logits: np.ndarray, normalizers: np.ndarray, predicted: np.ndarray, targets: np.ndarray, *, auroc: bool
+) -> Evaluation:
+    """Everything but the metrics that are sums over images (``top1``, ``top5``, ``loss``).
+
+    Macro averages, and so the balanced accuracy, which is the macro recall, are over the classes with an image in the
+    split; a class that is never predicted has precision and F1 0. ``auroc`` is the mean over these classes of one
+    against the rest, for two classes the usual one; left out where the split has one class only. ``ece`` is the
+    expected calibration error of the predicted class's probability (Guo et al. 2017, eq. 3).
+
+    Args:
+        logits: float32 ``(n, classes)``; normalizers: float64 ``(n,)``, log sum exp of each row.
+        predicted, targets: int64 ``(n,)``.
+    """
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
+
+    n, classes = logits.shape
+    present = np.flatnonzero(np.bincount(targets, minlength=classes))
+    confusion = confusion_matrix(targets, predicted, labels=np.arange(classes))
+    per_class = {name: np.full(classes, np.nan) for name in ("precision", "recall", "f1")}
+    found = precision_recall_fscore_support(targets, predicted, labels=present, average=None, zero_division=0)
+    for values, some in zip(per_class.values(), found, strict=False):
+        values[present] = some
+    per_class["support"] = confusion.sum(axis=1)
+    metrics: Metrics = {name: float(per_class[name][present].mean()) for name in ("precision", "recall", "f1")}
+    metrics = {"balanced_accuracy": metrics["recall"], **metrics}
+    if auroc:
+        per_class["auroc"] = np.full(classes, np.nan)
+        for label in present if len(present) > 1 else ():
+            # Not rounded to float32, in which a sure model's probabilities are all 1.
+            probability = np.exp(logits[:, label] - normalizers)
+            per_class["auroc"][label] = roc_auc_score(targets == label, probability)
+        if len(present) > 1:
+            metrics["auroc"] = float(per_class["auroc"][present].mean())
+    confidence = np.exp(logits[np.arange(n), predicted] - normalizers)
+    reliability = binned(confidence, predicted == targets)
+    gaps = np.abs(reliability["accuracy"] - reliability["confidence"]) * reliability["count"]
+    metrics["ece"] = float(np.nansum(gaps) / n)
+    return Evaluation(metrics, confusion, per_class, reliability)
+
+
+def binned(confidence: np.ndarray, correct: np.ndarray) -> dict[str, np.ndarray]:
+    """Images by confidence: how many in each bin, their mean confidence, and the share that is right."""
+    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    count = np.bincount(place, minlength=BINS)
+    occupied = np.where(count, count, np.nan)
+    return {
+        "count": count,
+        "confidence": np.bincount(place, confidence, BINS) / occupied,
+        "accuracy": np.bincount(place, correct, BINS) / occupied,
+    }

@@ -1,0 +1,125 @@
+"""An evaluation as pictures: which classes are taken for which, and whether the probabilities can be believed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_peft.engine.disk import disk_errors
+
+NAMED = 40
+"""Up to so many classes the confusion matrix names them."""
+COUNTED = 12
+"""Up to so many its cells show their numbers."""
+BLUE, GREY = "#0072B2", "#999999"
+
+
+def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> None:
+    """Writes a heat map as PNG, 200 dots an inch: of each true class, the share that was taken for each class.
+
+    A row whose class has no image is left white.
+    """
+    from matplotlib.figure import Figure  # here, since most runs draw nothing and need not wait for it
+
+    counts = np.asarray(confusion, float)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+    side = 2.2 + 0.42 * min(len(classes), 20)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    if len(classes) <= COUNTED:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    if len(classes) <= NAMED:
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.tick_params(labelsize=8, length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"{counts.sum():,.0f} images, {100 * np.trace(counts) / counts.sum():.2f} % right", fontsize=9)
+    bar = figure.colorbar(image, ax=axes, label="share of the true class (%)", shrink=0.8)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
+    figure.savefig(path, dpi=200, metadata={"Software": None})
+
+
+def draw_reliability(reliability: Mapping[str, Sequence[float | None]], ece: float, path: Path) -> None:
+    """Writes a reliability diagram (Guo et al. 2017) as PNG, 200 dots an inch: accuracy by confidence, and images."""
+    from matplotlib.figure import Figure
+
+    count, confidence, accuracy = (
+        np.array([np.nan if value is None else value for value in reliability[name]], float)
+        for name in ("count", "confidence", "accuracy")
+    )
+    width = 100 / len(count)
+    lower = width * np.arange(len(count))
+    figure = Figure(figsize=(4.2, 4.6), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    axes.bar(lower, 100 * accuracy, width, align="edge", color=BLUE, edgecolor="white", label="accuracy")
+    axes.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1, label="as confident as right")
+    axes.plot(100 * confidence, 100 * accuracy, "o", color="black", markersize=3, label="mean confidence")
+    axes.set_ylabel("right (%)")
+    axes.set_ylim(0, 102)
+    axes.set_xlim(0, 100)
+    axes.set_title(f"expected calibration error {100 * ece:.2f} %", fontsize=9)
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    below.bar(lower, count, width, align="edge", color=GREY, edgecolor="white")
+    below.set_ylabel("images")
+    below.set_xlabel("probability of the predicted class (%)")
+    for some in (axes, below):
+        some.spines[["top", "right"]].set_visible(False)
+        some.tick_params(labelsize=8)
+    figure.savefig(path, dpi=200, metadata={"Software": None})
+
+
+def write(
+    folder: Path, split: str, metrics: Mapping[str, float], details: Mapping[str, Any], confusion: np.ndarray | None
+) -> list[Path]:
+    """Writes ``SPLIT.json``, ``SPLIT-reliability.png`` and, where there is one, ``SPLIT-confusion`` as CSV and PNG.
+
+    Returns them. Raises UserError where the folder cannot be written to.
+    """
+    facts, reliability = folder / f"{split}.json", folder / f"{split}-reliability.png"
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"split": split, "metrics": metrics, **details}, indent=2, ensure_ascii=False)
+        facts.write_text(text + "\n", "utf-8")
+        draw_reliability(details["reliability"], metrics["ece"], reliability)
+        if confusion is None:
+            return [facts, reliability]
+        classes, table, picture = (
+            details["classes"],
+            folder / f"{split}-confusion.csv",
+            folder / f"{split}-confusion.png",
+        )
+        with open(table, "w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["true class", *classes])
+            rows.writerows([name, *row] for name, row in zip(classes, confusion.tolist(), strict=True))
+        draw_confusion(confusion.tolist(), classes, picture)
+    return [facts, reliability, table, picture]
+
+
+def write_result(run: Path, result: Mapping[str, Any]) -> Path | None:
+    """Writes what ``result.json`` says of the test split into the run's ``evaluation``; None where it says nothing."""
+    details = (result.get("details") or {}).get("test")
+    if details is None:
+        return None
+    confusion = details["confusion"]
+    write(
+        run / "evaluation",
+        "test",
+        result["metrics"]["test"],
+        details,
+        None if confusion is None else np.array(confusion),
+    )
+    return run / "evaluation"

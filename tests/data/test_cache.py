@@ -1,0 +1,263 @@
+"""The decoded cache: the same pixels, decoded once; shared, limited, and never half there."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlx_peft.config import schema
+from mlx_peft.config.architecture import Preprocessing
+from mlx_peft.config.errors import UserError
+from mlx_peft.data import Dataset, cached, dataset, open_dataset, train_batches
+from mlx_peft.data.cache import HEADER, STALE, Cache, shrunk
+
+COUNT = 24
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for number in range(COUNT):
+        path = tmp_path / "images" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (8, 9, 3), np.uint8)
+        Image.fromarray(pixels).resize((60 + number, 90 - number), Image.Resampling.BICUBIC).save(path)
+    return tmp_path / "images"
+
+
+def data(root: Path, **options: object) -> schema.Data:
+    cache = {"gigabytes": 1, "folder": root.parent / "cache"} | options
+    augment = schema.Augment(crop="random_resized", flip=True)
+    split = schema.Split(val=0)
+    return schema.Data(name="folder", root=root, batch_size=8, split=split, augment=augment, cache=cache)
+
+
+def epoch(
+    opened: Dataset, config: schema.Data, number: int = 0, interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+) -> list[bytes]:
+    preprocessing = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation=interpolation)
+    batches = train_batches(opened.train, config, preprocessing, 32, seed=0, epoch=number)
+    return [batch.images.tobytes() for batch in batches]
+
+
+def entries(root: Path) -> list[Path]:
+    return sorted((root.parent / "cache").glob("*/*.rgb"))
+
+
+def test_later_epochs_decode_nothing_and_show_the_same_pixels(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = data(root)
+    plain = open_dataset(config)
+    expected = [epoch(plain, config, number) for number in range(3)]
+    opened = cached(plain, config)
+    assert epoch(opened, config, 0) == expected[0]
+    assert len(entries(root)) == COUNT
+
+    def refuse(path: object) -> None:
+        raise AssertionError(f"{path} is decoded again")
+
+    monkeypatch.setattr(dataset, "read_image", refuse)
+    assert epoch(opened, config, 1) == expected[1]
+    assert epoch(cached(plain, config), config, 2) == expected[2]  # another run
+    assert opened.train.sha256 == plain.train.sha256
+
+
+def test_whole_images_that_are_mapped_read_only_are_resized_too(root: Path) -> None:
+    config = data(root)
+    whole = config.model_copy(update={"augment": schema.Augment(crop="random_resized", scale=(1, 1), ratio=(0.2, 5))})
+    plain = open_dataset(config)
+    opened = cached(plain, config)
+    for interpolation in ("bilinear", "bicubic"):
+        expected = epoch(plain, whole, 0, interpolation)
+        assert epoch(opened, whole, 0, interpolation) == expected
+        assert epoch(opened, whole, 0, interpolation) == expected
+
+
+def test_a_file_that_changed_is_decoded_again(root: Path) -> None:
+    config = data(root)
+    opened = cached(open_dataset(config), config)
+    path = root / opened.train.images.identifiers[3]
+    before = opened.train.images.read(3)
+    Image.new("RGB", (before.shape[1], before.shape[0]), "red").save(path)
+    after = opened.train.images.read(3)
+    assert not np.array_equal(before, after)
+    assert np.abs(after.astype(int) - (255, 0, 0)).max() < 8
+
+
+def test_a_limited_side_shrinks_larger_images_alike_in_every_epoch_and_where_nothing_is_kept(root: Path) -> None:
+    config = data(root, side=40)
+    opened = cached(open_dataset(config), config)
+    first = epoch(opened, config)
+    assert [min(opened.train.images.read(n).shape[:2]) for n in range(COUNT)] == [40] * COUNT
+    assert epoch(opened, config) == first
+    full = data(root, side=40, gigabytes=1e-6, folder=root.parent / "other")
+    assert epoch(cached(open_dataset(full), full), full) == first
+    assert not list((root.parent / "other").glob("*/*"))
+
+
+@pytest.mark.parametrize(("size", "side", "expected"), [((30, 60), 20, (20, 40)), ((61, 30), 20, (40, 20))])
+def test_shrinking_keeps_the_shape(size: tuple[int, int], side: int, expected: tuple[int, int]) -> None:
+    image = np.zeros((*size, 3), np.uint8)
+    assert shrunk(image, side).shape[:2] == expected
+    assert shrunk(image, None) is image
+    assert shrunk(image, 30) is image
+
+
+def test_no_more_is_kept_than_the_limit(root: Path) -> None:
+    sizes = 60 * 90 * 3
+    config = data(root, gigabytes=5 * sizes / 1e9)
+    opened = cached(open_dataset(config), config)
+    first = epoch(opened, config)
+    kept = entries(root)
+    assert 2 <= len(kept) <= 5
+    assert sum(path.stat().st_size for path in kept) <= 5 * sizes
+    assert epoch(opened, config) == first
+    assert entries(root) == kept
+
+
+def test_room_is_made_on_opening_by_what_was_not_read_for_longest(tmp_path: Path) -> None:
+    image = np.zeros((10, 10, 3), np.uint8)
+    size = HEADER.size + image.nbytes
+    cache = Cache(tmp_path, 20 * size, None)
+    keys = [f"{number:040x}" for number in range(20)]
+    for age, key in enumerate(keys):
+        cache.put(key, image)
+        os.utime(cache._place(key), (1e9 - age, 1e9 - age))
+    assert Cache(tmp_path, 99 * size, None).get(keys[-1]) is not None  # read again: the youngest now
+    again = Cache(tmp_path, 20 * size, None)
+    gone = [key for key in keys if again.get(key) is None]
+    assert gone == keys[-3:-1]  # down to nine tenths: the longest unread
+    again.put("ff" * 20, image)
+    assert again.get("ff" * 20) is not None
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "header", "pixels", "longer"])
+def test_a_damaged_entry_is_decoded_anew_and_replaced(root: Path, damage: str) -> None:
+    config = data(root)
+    plain = open_dataset(config)
+    expected = epoch(cached(plain, config), config)
+    path = entries(root)[0]
+    whole = path.read_bytes()
+    broken = {
+        "empty": b"", "short": whole[:-1], "header": b"XXXX" + whole[4:], "longer": whole + b"x",
+        "pixels": whole[:-1] + bytes([whole[-1] ^ 1]),
+    }[damage]  # fmt: skip
+    path.write_bytes(broken)
+    assert epoch(cached(plain, config), config) == expected
+    assert path.read_bytes() == whole
+
+
+def test_a_full_disk_ends_the_keeping_and_not_the_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = data(root)
+    plain = open_dataset(config)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    assert epoch(cached(plain, config), config) == epoch(plain, config)
+    assert not list((root.parent / "cache").glob("*/*"))
+
+
+def test_a_folder_that_cannot_be_used_is_refused(root: Path) -> None:
+    (root.parent / "cache").write_text("")
+    with pytest.raises(UserError, match=r"data\.cache\.folder: .*cache cannot be used"):
+        cached(open_dataset(data(root)), data(root))
+
+
+def test_a_file_that_is_gone_is_named(root: Path) -> None:
+    opened = cached(open_dataset(data(root)), data(root))
+    (root / opened.train.images.identifiers[0]).unlink()
+    with pytest.raises(UserError, match=r"a/.*\.jpg: cannot be read"):
+        opened.train.images.read(0)
+
+
+def test_what_a_killed_run_left_unfinished_is_swept_away_later(tmp_path: Path) -> None:
+    (tmp_path / "ab").mkdir()
+    old, new = tmp_path / "ab" / "x-1-1.part", tmp_path / "ab" / "y-1-1.part"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - STALE - 9,) * 2)
+    Cache(tmp_path, 100, None)
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+WORKER = """
+import sys
+from pathlib import Path
+import numpy as np
+from mlx_peft.data.cache import Cache
+folder, seed, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+cache = Cache(folder, limit, None)
+rng = np.random.default_rng(seed)
+print("ready", flush=True)
+while True:
+    number = int(rng.integers(60))
+    image = np.full((40 + number, 50, 3), number, np.uint8)
+    key = f"{number:02x}" * 20
+    found = cache.get(key)
+    if found is None:
+        cache.put(key, image)
+    else:
+        assert np.array_equal(found, image), number
+    if not sys.stdin.isatty() and seed < 0:
+        break
+"""
+
+
+def start(folder: Path, seed: int, limit: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(folder), str(seed), str(limit)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_runs_that_share_a_cache_and_are_killed_leave_whole_entries_within_the_limit(tmp_path: Path) -> None:
+    """Lives of two processes that fill and read one cache, each ended by SIGKILL somewhere."""
+    limit, chance = 200_000, random.Random(0)
+    workers = [start(tmp_path, seed, limit) for seed in range(2)]
+    for seed in range(2, 8):
+        number = seed % 2
+        assert workers[number].stdout is not None
+        assert workers[number].stdout.readline() == "ready\n", workers[number].stderr.read()  # type: ignore[union-attr]
+        time.sleep(chance.random() * 0.1)
+        workers[number].send_signal(signal.SIGKILL)
+        _, errors = workers[number].communicate()
+        assert workers[number].returncode == -signal.SIGKILL, errors
+        workers[number] = start(tmp_path, seed, limit)
+        if seed == 4:
+            for path in list(tmp_path.glob("*/*.rgb"))[:20]:
+                path.unlink()  # so that there is something to write again
+    for worker in workers:
+        worker.kill()
+        worker.communicate()
+    found = sorted(tmp_path.glob("*/*.rgb"))
+    assert found
+    assert sum(path.stat().st_size for path in found) <= limit
+    cache = Cache(tmp_path, 2 * limit, None)
+    for path in found:
+        image = cache.get(path.stem)
+        assert image is not None, path
+        assert (image == int(path.stem[:2], 16)).all()
+
+
+def test_threads_share_a_cache(root: Path) -> None:
+    config = data(root)
+    opened = cached(open_dataset(config), config)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(opened.train.images.read, list(range(COUNT)) * 6))
+    plain = open_dataset(config).train.images
+    assert all(np.array_equal(image, plain.read(n % COUNT)) for n, image in enumerate(found))
+    assert len(entries(root)) == COUNT

@@ -1,0 +1,131 @@
+"""The loss on soft and weighted targets: timm's and torch's, and the same in both backends."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.data.mixup import mixup_target
+from timm.loss import SoftTargetCrossEntropy
+
+# isort: split
+import mlx.core as mx
+
+import mlx_peft.backend
+import mlx_peft.training
+import torch_ref.backend
+import torch_ref.training
+from convert.base import load_base
+from mlx_peft.config.border import total_weight
+from mlx_peft.config.schema import Experiment
+
+ROUNDING = 2e-6  # float32, sums over a handful of rows and classes
+CLASSES, ROWS = 7, 6
+
+LOGITS = np.random.default_rng(0).normal(0, 3, (ROWS, CLASSES)).astype(np.float32)
+LABELS = np.array([0, 3, 6, 1, 1, 2])
+
+
+def losses(targets: np.ndarray, smoothing: float) -> list[float]:
+    count = total_weight(targets)
+    return [
+        float(mlx_peft.training.cross_entropy(mx.array(LOGITS), mx.array(targets), mx.array(count), smoothing)),
+        float(torch_ref.training.cross_entropy(torch.from_numpy(LOGITS), torch.from_numpy(targets), count, smoothing)),
+    ]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_mixed_targets_are_smoothed_as_timm_smooths_them(smoothing):
+    one_hot = np.eye(CLASSES, dtype=np.float32)[LABELS]
+    soft = 0.3 * one_hot + 0.7 * one_hot[::-1]
+    theirs = mixup_target(torch.from_numpy(LABELS), CLASSES, 0.3, smoothing)
+    expected = float(SoftTargetCrossEntropy()(torch.from_numpy(LOGITS), theirs))
+    np.testing.assert_allclose(losses(soft.astype(np.float32), smoothing), expected, rtol=ROUNDING)
+
+
+def test_weighted_targets_give_torchs_weighted_loss():
+    weights = np.array([0.5, 1, 2, 4, 1, 1, 0.25], np.float32)
+    targets = np.eye(CLASSES, dtype=np.float32)[LABELS] * weights[LABELS, None]
+    expected = float(F.cross_entropy(torch.from_numpy(LOGITS), torch.from_numpy(LABELS), torch.from_numpy(weights)))
+    np.testing.assert_allclose(losses(targets, 0.0), expected, rtol=ROUNDING)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_one_hot_targets_are_labels_and_rows_that_fill_up_add_nothing(smoothing):
+    hard, soft = LABELS.astype(np.int32), np.eye(CLASSES, dtype=np.float32)[LABELS]
+    hard[-2:], soft[-2:] = -1, 0
+    np.testing.assert_allclose(losses(hard, smoothing), losses(soft, smoothing), rtol=ROUNDING)
+    assert total_weight(hard) == total_weight(soft) == 4
+    assert total_weight(np.full(3, -1, np.int32)) == total_weight(np.zeros((3, 2), np.float32)) == 1
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_on_one_hot_targets_is_the_step_on_labels(build, batch, uncompiled, accumulate):
+    images, labels = batch
+    soft = np.eye(5, dtype=np.float32)[labels]
+    found = []
+    for targets in (labels, soft):
+        learner = build({"name": "linear"}, train={"accumulate": accumulate, "label_smoothing": 0.1})
+        loss = float(learner.train_step(images, targets, 0.01))
+        found.append((loss, learner.adapter()["head.weight"]))
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=ROUNDING)
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-6)
+
+
+def test_a_rare_class_weighs_more_in_the_gradient(build, batch, uncompiled):
+    images, labels = batch
+    learner = build({"name": "linear"})
+    soft = np.eye(5, dtype=np.float32)[labels]
+    soft[3] *= 100
+    _, gradients = learner.loss_and_gradients(images, soft)
+    _, alone = learner.loss_and_gradients(images[3:], labels[3:])
+    np.testing.assert_allclose(gradients["head.bias"], alone["head.bias"], atol=0.05)
+
+
+def learner(backend):
+    experiment = Experiment.model_validate(
+        {
+            "model": {
+                "name": "vit_tiny_patch16_224",
+                "weights": "none",
+                "image_size": 16,
+                "args": {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3},
+            },
+            "method": {"name": "full"},
+            "data": {"name": "digits", "batch_size": 4, "augment": {"mixup": 1.0}},
+            "train": {"label_smoothing": 0.1},
+        }
+    )
+    return backend.build(experiment, 5, load_base(experiment.model, 5, 0))
+
+
+def random_batch(rng):
+    """Small images, to be resized in the step, and weighted soft targets, the last row filling up."""
+    targets = rng.dirichlet(np.ones(5), 4) * rng.uniform(0.5, 2, (4, 1))
+    targets[3] = 0
+    return rng.integers(0, 256, (4, 8, 8, 3), np.uint8), targets.astype(np.float32)
+
+
+def test_the_backends_agree_on_soft_weighted_targets(uncompiled):
+    rng = np.random.default_rng(0)
+    ours, theirs = learner(mlx_peft.backend), learner(torch_ref.backend)
+    images, targets = random_batch(rng)
+    (loss, gradients), (reference, expected) = (one.loss_and_gradients(images, targets) for one in (ours, theirs))
+    np.testing.assert_allclose(loss, reference, rtol=ROUNDING)
+    for name, gradient in expected.items():
+        error = np.linalg.norm(gradients[name] - gradient) / max(np.linalg.norm(gradient), 1e-6)
+        assert error < 1e-5, name  # float32 through a block, as tests/parity has it
+    for _ in range(3):
+        images, targets = random_batch(rng)
+        losses = [float(one.train_step(images, targets, 1e-3)) for one in (ours, theirs)]
+        np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_the_step_is_compiled_once_for_soft_targets():
+    one = learner(mlx_peft.backend)
+    traced, original = [], one._loss
+    one._loss = lambda *arguments: traced.append(1) or original(*arguments)
+    one._compile()
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        float(one.train_step(*random_batch(rng), 0.01))
+    assert len(traced) == 1
