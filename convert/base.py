@@ -12,7 +12,9 @@ import numpy as np
 from convert.files import exact, listed
 from convert.fit import fit
 from convert.initial import initial_state
-from convert.timm import Checkpoint, from_file, from_folder, from_hub
+from convert.layout import Asked
+from convert.open import open_path
+from convert.timm import Checkpoint, from_folder, from_hub
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError, suggest
@@ -127,10 +129,8 @@ def _open(model: Model) -> Checkpoint:
     if model.weights.startswith("package:"):
         return _shipped(model)
     path = Path(os.path.expanduser(model.weights))
-    if path.is_dir():
-        return from_folder(path, model.name, str(path))
-    if path.is_file() or path.suffix:
-        return from_file(path, model.name)
+    if path.exists() or path.suffix:
+        return open_path(path, Asked(model.name, model.args))
     raise UserError(
         f"model.weights: {model.weights!r} is no file or folder{suggest(model.weights, ['timm', 'none'])} "
         "(timm, none, package:NAME, a file or a folder)"

@@ -29,11 +29,8 @@ COUNTERS = ("position_ids", "num_batches_tracked")
 """Last names of buffers that hold whole numbers and no weights: they are passed over."""
 
 
-def read_tensors(path: Path, *, words: bool = False, container: str | None = None) -> Tensors:
+def read_tensors(path: Path, *, words: bool = False) -> Tensors:
     """The tensors of a ``.safetensors`` or ``.pth`` file as float32; with ``words``, uint32 ones of the former too.
-
-    Args:
-        container: of a ``.pth`` that holds several models, the one that is meant: ``teacher``.
 
     Raises:
         UserError: where the file is missing, damaged, of another kind, or holds values that are not finite.
@@ -50,7 +47,7 @@ def read_tensors(path: Path, *, words: bool = False, container: str | None = Non
             f"{path}: a {path.suffix} file can only be read with PyTorch ({error}); install it with: "
             "pip install 'mlx-peft[torch]', or use a .safetensors file"
         ) from error
-    tensors: Tensors = reader.read_pth(path, container)
+    tensors: Tensors = reader.read_pth(path)
     return finite(path, {name: tensor for name, tensor in tensors.items() if not _counts(name)})
 
 

@@ -22,16 +22,15 @@ HARMLESS = [argparse.Namespace]
 """What training code keeps beside it, and is allowed for: a plain container, of which nothing is used."""
 
 
-def read_pth(path: Path, container: str | None = None) -> dict[str, np.ndarray]:
+def read_pth(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a state dictionary as float32, out of the containers that may hold it; mapped where they can be.
 
-    Args:
-        container: which one is meant, where there are several.
+    Where there are several models (``teacher`` and ``student``), all are read, with their containers in the names.
 
     Raises:
         UserError: where the file is damaged, would have run code, is larger inside than outside (compressed, or tensors
-            that repeat a few bytes: torch writes neither, and a small file could fill the memory), holds several
-            models, or anything else than tensors by name.
+            that repeat a few bytes: torch writes neither, and a small file could fill the memory), or holds anything
+            else than tensors by name.
     """
     size = path.stat().st_size
     try:
@@ -54,7 +53,7 @@ def read_pth(path: Path, container: str | None = None) -> dict[str, np.ndarray]:
     except Exception as error:  # a damaged pickle raises whatever its garbage leads to
         raise UserError(f"{path}: not a whole PyTorch file: {error or 'it ends too early'}") from error
 
-    content = _inside(content, container, path)
+    content = _unwrapped(content)
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: a dictionary of tensors was expected, not {type(content).__name__}")
     others = sorted(str(name) for name, value in content.items() if not isinstance(value, torch.Tensor))
@@ -77,24 +76,12 @@ def read_pth(path: Path, container: str | None = None) -> dict[str, np.ndarray]:
     return {str(name): value.detach().float().contiguous().numpy() for name, value in content.items()}
 
 
-def _inside(content: Any, container: str | None, path: Path) -> Any:
-    """The state dictionary inside of what training code keeps around it.
-
-    Raises:
-        UserError: where there are several and none is named, or none of the name.
-    """
-    seen: list[str] = []
-    while isinstance(content, dict):
-        found = [name for name in CONTAINERS if isinstance(content.get(name), dict)]
-        if container in found:
-            found, container = [container], None
-        if len(found) > 1:
-            raise UserError(f"{path}: it holds several models: say which with --container {' or '.join(found)}")
-        if not found:
-            break
-        seen.append(found[0])
-        content = content[found[0]]
-    if container is not None and container not in seen:
-        held = f"only {' and '.join(seen)}" if seen else "a state dictionary alone"
-        raise UserError(f"{path}: no container {container!r} in it, {held}")
-    return content
+def _unwrapped(content: Any, depth: int = 4) -> Any:
+    """The state dictionary inside of what training code keeps around it; of several, one with all their tensors."""
+    found = [name for name in CONTAINERS if isinstance(content, dict) and isinstance(content.get(name), dict)]
+    if not found or not depth:
+        return content
+    inner = {name: _unwrapped(content[name], depth - 1) for name in found}
+    if len(inner) == 1:
+        return inner[found[0]]
+    return {f"{name}.{key}": value for name, state in inner.items() for key, value in state.items()}
