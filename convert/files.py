@@ -231,11 +231,11 @@ def new_folder(target: Path, replaceable: Collection[str] = ()) -> Iterator[Path
             folder.mkdir()
             yield folder
             for file in (*folder.iterdir(), folder):
-                _to_disk(file)
+                to_disk(file)
             if target.exists():
                 os.replace(target, Path(beside, "old"))
             os.replace(folder, target)
-            _to_disk(target.parent)
+            to_disk(target.parent)
     except OSError as error:
         reason = "no space left on the device" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error
         raise UserError(f"{target}: cannot be written: {reason}") from error
@@ -243,7 +243,8 @@ def new_folder(target: Path, replaceable: Collection[str] = ()) -> Iterator[Path
         raise UserError(f"{target}: cannot be written: {error}") from error
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """Waits until a file, or the list of a folder's files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

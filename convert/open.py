@@ -66,4 +66,5 @@ def _known(reading: Reading, layout: str, path: Path, asked: Asked) -> Checkpoin
         notes=reading.notes,
         classes=reading.classes,
         layout=layout,
+        described=layout == "transformers",
     )

@@ -52,6 +52,7 @@ class Checkpoint:
         quantization: of the tensors; None where they are plain.
         classes: names, in the order of the head's rows; empty where they are unknown.
         layout: whose names and shapes the tensors had.
+        described: whether the source says itself what its architecture is, rather than its name or its shapes.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Checkpoint:
     quantization: Quantization | None = None
     classes: tuple[str, ...] = ()
     layout: str = "timm"
+    described: bool = False
 
 
 def from_hub(name: str) -> Checkpoint:
@@ -78,8 +80,9 @@ def from_hub(name: str) -> Checkpoint:
     tensors = canonical(read_tensors(download(entry.hub_id, entry.hub_filename)))
     notes = (f"{entry.name}: {entry.note}",) if entry.note else ()
     return Checkpoint(
-        entry.name, entry.hub_id, entry.architecture, entry.preprocessing, entry.resampling, tensors, notes
-    )
+        entry.name, entry.hub_id, entry.architecture, entry.preprocessing, entry.resampling, tensors, notes,
+        described=True,
+    )  # fmt: skip
 
 
 def from_tensors(tensors: Tensors, path: Path, name: str | None) -> Checkpoint:
@@ -102,9 +105,7 @@ def from_tensors(tensors: Tensors, path: Path, name: str | None) -> Checkpoint:
                 f"model.name: weights called {name} normalise their images in different ways, and {path} does not say "
                 f"which: add a tag to the name ({', '.join(tags(name))})"
             )
-    return Checkpoint(
-        name, str(path), entry.architecture, entry.preprocessing, entry.resampling, tensors, notes, classes=()
-    )
+    return Checkpoint(name, str(path), entry.architecture, entry.preprocessing, entry.resampling, tensors, notes)
 
 
 def _only(names: list[str], path: Path) -> str:
@@ -168,6 +169,7 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
         resampling=entry.resampling,
         tensors=canonical(read_tensors(weights, words=quantization is not None)),
         quantization=quantization,
+        described=True,
         classes=tuple(map(str, labels)) if isinstance(labels := config.get("label_names"), list) else (),
     )
 
@@ -218,7 +220,7 @@ def _from_arguments(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return fields
 
 
-def _to_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
+def timm_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
     """The fields in which an architecture differs from what its name stands for, as timm's ``model_args``.
 
     Raises:
@@ -274,7 +276,7 @@ def write_model(
     num_classes = len(tensors.get("head.weight", ()))
     arguments, exact = {}, {}
     try:
-        arguments = _to_arguments(architecture, name)
+        arguments = timm_arguments(architecture, name)
     except UserError:
         if not exactly:
             raise
