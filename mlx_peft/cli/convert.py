@@ -63,7 +63,7 @@ def convert(
     backend: Backend = None,
     as_json: AsJson = False,
 ) -> None:
-    """Convert a ViT from any format into any other, and prove that it is the same model."""
+    """Convert a ViT into another format, with proof."""
     from mlx_peft.cli.common import one_of
     from mlx_peft.config.files import override
     from mlx_peft.config.quantization import asked

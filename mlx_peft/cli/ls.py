@@ -23,7 +23,8 @@ def ls(
 ) -> None:
     """List models, methods, data sets, recipes or suites.
 
-    Of a model: parameters without a head, image size, licences and tags of its weights. Of a method: whether it merges into a plain model, PEFT reads its adapters, and a batch may mix several of them.
+    Of a model: parameters without a head, image size, and the licences and tags of its weights. Of a method: whether
+    it merges into a plain model, PEFT reads its adapters, and a batch may mix several of them.
     """
     entries = {entry["name"]: entry for entry in LISTS[kind]()}
     wanted = pattern.lower() if set("*?[") & set(pattern) else f"*{pattern.lower()}*"
@@ -37,7 +38,9 @@ def ls(
         for row in rows:
             typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
         if kind == "models":
-            typer.echo("whether the hub asks for consent first (gating) is not known of any; a download says so")
+            typer.echo(
+                "whether the hub asks for consent first (gating) is not known of any; a download says so", err=True
+            )
     else:
         raise UserError(f"no {kind} match {pattern!r}{suggest(pattern, entries)}")
 
@@ -106,7 +109,7 @@ def methods() -> Iterator[dict[str, Any]]:
         yield {
             "name": method.model_fields["name"].default,
             "description": method.__doc__.partition("\n")[0],
-            **{fact: getattr(method, fact) for fact in FACTS},
+            **{fact: getattr(method, fact) for fact in ("merges", "in_peft", "mixes")},
         }
 
 

@@ -111,8 +111,8 @@ def _timm(out: Path, job: Job) -> list[str]:
         write_model(out, base=job.base, tensors=job.tensors, classes=job.classes, dtype=job.dtype)
     except UserError as error:
         raise UserError(
-            f"{error}: --to mlx holds it; or take timm's with --set FIELD=VALUE, and by how much that changes the logits "
-            "is printed"
+            f"{error}: --to mlx holds it; or take timm's own with --set FIELD=VALUE, and how much that changes the "
+            "logits is printed"
         ) from error
     return []
 
