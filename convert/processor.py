@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.errors import UserError
@@ -15,6 +15,9 @@ from mlx_peft.config.errors import UserError
 CONFIG = "preprocessor_config.json"
 RESAMPLE = {"bilinear": 2, "bicubic": 3}
 """Pillow's numbers of the filters."""
+
+LARGEST = 2**16
+"""Above any side of an image."""
 
 SQUASHED, CROPPED, SQUASHED_CROPPED = "ViTImageProcessor", "BitImageProcessor", "DeiTImageProcessor"
 """The image processor that prepares images so: both sides to the size; the shorter side, then the centre; both sides
@@ -30,6 +33,23 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """What a processor does where its file does not say."""
 
 
+class _Processor(BaseModel):
+    """What of a file is read; anything else in it does not change an image."""
+
+    model_config = ConfigDict(strict=True)
+
+    size: int | dict[str, int | None]
+    crop_size: int | dict[str, int | None] = 224
+    resample: int
+    do_center_crop: bool
+    do_resize: bool = True
+    do_rescale: bool = True
+    do_normalize: bool = True
+    rescale_factor: float = 1 / 255
+    image_mean: list[float]
+    image_std: list[float]
+
+
 def read(config: Mapping[str, Any], path: Path) -> Preprocessing:
     """The preprocessing that a file describes.
 
@@ -40,30 +60,29 @@ def read(config: Mapping[str, Any], path: Path) -> Preprocessing:
     kind = kind.removesuffix("Fast").replace("FeatureExtractor", "ImageProcessor").removesuffix("Pil")
     if kind not in DEFAULTS:
         raise UserError(f"{path}: image_processor_type: {kind!r} is not supported (known: {', '.join(DEFAULTS)})")
-    values = DEFAULTS[kind] | {key: value for key, value in config.items() if value is not None}
-    for key in ("do_resize", "do_rescale", "do_normalize"):
-        if not values.get(key, True):
-            raise UserError(f"{path}: {key}: false is not supported")
-    if not math.isclose(values.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
-        raise UserError(f"{path}: rescale_factor: only 1/255 is supported, not {values['rescale_factor']}")
-    if missing := [key for key in ("image_mean", "image_std") if key not in values]:
+    given = DEFAULTS[kind] | {key: value for key, value in config.items() if value is not None}
+    if missing := [key for key in ("image_mean", "image_std") if key not in given]:
         raise UserError(f"{path}: {' and '.join(missing)} missing, without which images cannot be prepared")
     filters = {number: name for name, number in RESAMPLE.items()}
-    if values["resample"] not in filters:
-        raise UserError(f"{path}: resample: only 2 (bilinear) and 3 (bicubic) are supported, not {values['resample']}")
-    scaled, mode = _size(values["size"], path)
-    side = (
-        _size(values.get("crop_size", {"height": 224, "width": 224}), path)[0] if values["do_center_crop"] else scaled
-    )
-    if side > scaled:
-        raise UserError(f"{path}: crop_size {side} is larger than size {scaled}")
-    if mode == "center" and not values["do_center_crop"]:
-        raise UserError(f"{path}: size: a shortest_edge without do_center_crop gives images that are not square")
     try:
-        return Preprocessing(
-            mean=values["image_mean"], std=values["image_std"], interpolation=filters[values["resample"]],
-            crop_pct=side / scaled, crop_mode=mode,
-        )  # fmt: skip
+        values = _Processor.model_validate(given)
+        for key in ("do_resize", "do_rescale", "do_normalize"):
+            if not getattr(values, key):
+                raise UserError(f"{path}: {key}: false is not supported")
+        if not math.isclose(values.rescale_factor, 1 / 255, rel_tol=1e-6):
+            raise UserError(f"{path}: rescale_factor: only 1/255 is supported, not {values.rescale_factor}")
+        if values.resample not in filters:
+            raise UserError(f"{path}: resample: only 2 (bilinear) and 3 (bicubic) are supported, not {values.resample}")
+        scaled, mode = _size(values.size, "size", path)
+        side = _size(values.crop_size, "crop_size", path)[0] if values.do_center_crop else scaled
+        if side > scaled:
+            raise UserError(f"{path}: crop_size {side} is larger than size {scaled}")
+        if mode == "center" and not values.do_center_crop:
+            raise UserError(f"{path}: size: a shortest_edge without do_center_crop gives images that are not square")
+        return Preprocessing.model_validate({
+            "mean": values.image_mean, "std": values.image_std, "interpolation": filters[values.resample],
+            "crop_pct": side / scaled, "crop_mode": mode,
+        })  # fmt: skip
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise UserError(f"{path}: {faults}") from error
@@ -97,15 +116,13 @@ def write(preprocessing: Preprocessing, image_size: int) -> dict[str, Any]:
     }
 
 
-def _size(value: Any, path: Path) -> tuple[int, str]:
+def _size(value: int | dict[str, int | None], key: str, path: Path) -> tuple[int, str]:
     """A side in pixels, and the crop mode it means."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value, "squash"
-    if isinstance(value, dict):
-        sides = {key: side for key, side in value.items() if side is not None}
-        if all(isinstance(side, int) and side > 0 for side in sides.values()):
-            if sides.keys() == {"shortest_edge"}:
-                return sides["shortest_edge"], "center"
-            if sides.keys() == {"height", "width"} and sides["height"] == sides["width"]:
-                return sides["height"], "squash"
-    raise UserError(f"{path}: size: only squares and a shortest_edge are supported, not {value}")
+    sides = {"height": value, "width": value} if isinstance(value, int) else value
+    found = {name: side for name, side in sides.items() if side is not None}
+    if all(0 < side < LARGEST for side in found.values()):
+        if found.keys() == {"shortest_edge"}:
+            return found["shortest_edge"], "center"
+        if found.keys() == {"height", "width"} and found["height"] == found["width"]:
+            return found["height"], "squash"
+    raise UserError(f"{path}: {key}: only squares and a shortest_edge are supported, not {value}")

@@ -35,6 +35,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """What each model type's configuration means where it does not say: files of older versions leave defaults out."""
 
+NUMBERS = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_register_tokens", "mlp_ratio",
+)  # fmt: skip
+LARGEST = 2**20
+"""Above any number that a configuration may hold: a shape is computed from it before a tensor is looked at."""
+
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(NUMBERS, int), "num_channels": int, "mlp_ratio": (int, float), "layer_norm_eps": (int, float),
+    "hidden_act": str, "qkv_bias": bool, "use_swiglu_ffn": bool,
+}  # fmt: skip
+
 WHOLE = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 """Models with a text tower; the vision tower's configuration is their ``vision_config``."""
 
@@ -132,6 +143,9 @@ def architecture_of(config: Mapping[str, Any], variant: Variant, path: Path) -> 
     if not isinstance(vision, dict):
         raise UserError(f"{path}: vision_config is no object")
     values = DEFAULTS[variant.kind] | {key: value for key, value in vision.items() if value is not None}
+    for key, kind in KINDS.items():
+        if key in values and (not isinstance(values[key], kind) or isinstance(values[key], bool) is not (kind is bool)):
+            raise UserError(f"{path}: {key}: {values[key]!r} is not understood")
     if values["num_channels"] != 3:
         raise UserError(f"{path}: num_channels: only images of three channels are supported")
     if values["hidden_act"] not in ACTIVATIONS:
@@ -139,9 +153,8 @@ def architecture_of(config: Mapping[str, Any], variant: Variant, path: Path) -> 
         raise UserError(f"{path}: hidden_act: {values['hidden_act']!r} is not supported (known: {known})")
     sides = {key: _side(values[key], key, path) for key in ("image_size", "patch_size")}
     dim = values["hidden_size"]
-    numbers = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_register_tokens")
-    for key in numbers:
-        if key in values and (not isinstance(values[key], int) or not 0 < values[key] < 2**20):
+    for key in NUMBERS:
+        if key in values and not 0 < values[key] < LARGEST:
             raise UserError(f"{path}: {key}: a number above 0 was expected, not {values[key]!r}")
     fields = {
         "img_size": sides["image_size"], "patch_size": sides["patch_size"], "embed_dim": dim,
@@ -151,8 +164,6 @@ def architecture_of(config: Mapping[str, Any], variant: Variant, path: Path) -> 
     }  # fmt: skip
     if "mlp_ratio" not in DEFAULTS[variant.kind]:
         fields["mlp_ratio"] = ratio(values["intermediate_size"], dim)
-    elif not isinstance(values["mlp_ratio"], int | float) or not 0 < values["mlp_ratio"] < 2**10:
-        raise UserError(f"{path}: mlp_ratio: a number above 0 was expected, not {values['mlp_ratio']!r}")
     elif values["use_swiglu_ffn"]:
         hidden = _gated(int(dim * values["mlp_ratio"]))
         fields |= {"mlp_layer": "swiglu_packed", "act_layer": "silu", "mlp_ratio": ratio(2 * hidden, dim)}
