@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from googles import googles
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from convert import mlx_vision, npz, torchvision, transformers
+from convert import mlx_vision, torchvision, transformers
 from convert.base import load_base, whole
 from convert.files import write_json, write_safetensors
 from convert.layout import Asked
@@ -51,29 +52,8 @@ def refused(source: Path, **asked: Any) -> str:
     return str(caught.value)
 
 
-def googles() -> dict[str, np.ndarray]:
-    """The model as Google's archive has it."""
-    heads, dim, result = 3, 24, {}
-    for name, tensor in BASE.tensors.items():
-        block = name.split(".")[1] if name.startswith("blocks.") else ""
-        one = next(one for one in npz.PAIRS if one.ours.replace("{i}", block) == name)
-        parts = np.split(tensor, len(one.theirs)) if len(one.theirs) > 1 else [tensor]
-        for theirs, part in zip(one.theirs, parts, strict=True):
-            theirs = theirs.replace("{i}", block)
-            if theirs.endswith("out/kernel"):
-                part = part.T.reshape(heads, -1, dim)
-            elif "DotProduct" in theirs and "out" not in theirs:
-                part = part.T.reshape(dim, heads, -1) if theirs.endswith("kernel") else part.reshape(heads, -1)
-            elif theirs == "embedding/kernel":
-                part = part.transpose(2, 3, 1, 0)
-            elif theirs.endswith("kernel"):
-                part = part.T
-            result[theirs] = part
-    return result
-
-
 def test_the_archive_that_is_damaged_here_is_whole(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", **googles())
+    np.savez(tmp_path / "a.npz", **googles(BASE.tensors, 3))
     found = whole(open_path(tmp_path / "a.npz", Asked()))
     assert found.tensors.keys() == BASE.tensors.keys()
     for name, tensor in BASE.tensors.items():
@@ -150,7 +130,7 @@ def test_a_bomb_is_refused_unread(tmp_path: Path) -> None:
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_truncated_archive_is_refused(share: float, tmp_path: Path) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, **googles())
+    np.savez(buffer, **googles(BASE.tensors, 3))
     (tmp_path / "a.npz").write_bytes(buffer.getvalue()[: int(share * buffer.tell())])
     assert "a.npz: not a whole .npz archive" in refused(tmp_path / "a.npz")
 
@@ -159,7 +139,7 @@ def test_a_truncated_archive_is_refused(share: float, tmp_path: Path) -> None:
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_refused_or_seen_as_a_value(position: float, bit: int, tmp_path: Path) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, **googles())
+    np.savez(buffer, **googles(BASE.tensors, 3))
     content = bytearray(buffer.getvalue())
     content[int(position * len(content))] ^= 1 << bit
     (tmp_path / "a.npz").write_bytes(content)
@@ -168,7 +148,7 @@ def test_a_flipped_bit_is_refused_or_seen_as_a_value(position: float, bit: int, 
     except UserError as error:
         assert "a.npz" in str(error)
     else:  # in what the archive's checksums do not cover
-        for name, tensor in googles().items():
+        for name, tensor in googles(BASE.tensors, 3).items():
             assert np.array_equal(found.get(name, tensor), tensor)
 
 
@@ -187,7 +167,9 @@ def mlx_images(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found | {"conv_proj.weight": found["conv_proj.weight"].transpose(0, 2, 3, 1)}
 
 
-@pytest.mark.parametrize("layout", [torchvisions, mlx_images, lambda tensors: googles()], ids=["tv", "mlx", "npz"])
+@pytest.mark.parametrize(
+    "layout", [torchvisions, mlx_images, lambda tensors: googles(BASE.tensors, 3)], ids=["tv", "mlx", "npz"]
+)
 @many
 @given(data=st.data())
 def test_a_foreign_key_off_by_one_letter_is_named(
@@ -376,7 +358,7 @@ def test_an_archive_that_claims_more_than_it_has_is_refused(tmp_path: Path) -> N
 @pytest.mark.parametrize("kind", ["safetensors", "npz", "pickle", "text", "nothing"])
 def test_a_file_of_another_kind_than_its_name_is_refused(suffix: str, kind: str, tmp_path: Path) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, **googles())
+    np.savez(buffer, **googles(BASE.tensors, 3))
     trace = tmp_path.with_name("was-run")
     content = {
         "safetensors": save(BASE.tensors),

@@ -11,6 +11,7 @@ import timm
 import torch
 import torchvision
 from comparing import LOGITS, SIZE, logits, pixels, prepared, relative, shaken
+from googles import googles
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 from torchvision.models import VisionTransformer, get_model_weights
@@ -120,36 +121,8 @@ def test_heads_that_no_shape_says_are_asked_for(tmp_path: Path) -> None:
         open_path(tmp_path / "a.safetensors", Asked())
 
 
-def google(model: timm.models.VisionTransformer) -> dict[str, np.ndarray]:
-    """timm's model as Google saved its own, by the layout of flax's modules."""
-    state = {key: tensor.detach().numpy() for key, tensor in model.state_dict().items()}
-    heads, dim = model.blocks[0].attn.num_heads, model.embed_dim
-    result = {
-        "cls": state["cls_token"],
-        "Transformer/posembed_input/pos_embedding": state["pos_embed"],
-        "embedding/kernel": state["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
-        "embedding/bias": state["patch_embed.proj.bias"],
-        "Transformer/encoder_norm/scale": state["norm.weight"],
-        "Transformer/encoder_norm/bias": state["norm.bias"],
-        "head/kernel": state["head.weight"].T,
-        "head/bias": state["head.bias"],
-    }
-    for i in range(len(model.blocks)):
-        theirs, ours = f"Transformer/encoderblock_{i}", f"blocks.{i}"
-        attention = f"{theirs}/MultiHeadDotProductAttention_1"
-        for part, name in enumerate(("query", "key", "value")):
-            rows = slice(part * dim, (part + 1) * dim)
-            result[f"{attention}/{name}/kernel"] = state[f"{ours}.attn.qkv.weight"][rows].T.reshape(dim, heads, -1)
-            result[f"{attention}/{name}/bias"] = state[f"{ours}.attn.qkv.bias"][rows].reshape(heads, -1)
-        result[f"{attention}/out/kernel"] = state[f"{ours}.attn.proj.weight"].T.reshape(heads, -1, dim)
-        result[f"{attention}/out/bias"] = state[f"{ours}.attn.proj.bias"]
-        for norm, name in (("norm1", "LayerNorm_0"), ("norm2", "LayerNorm_2")):
-            result[f"{theirs}/{name}/scale"] = state[f"{ours}.{norm}.weight"]
-            result[f"{theirs}/{name}/bias"] = state[f"{ours}.{norm}.bias"]
-        for fc, name in (("fc1", "Dense_0"), ("fc2", "Dense_1")):
-            result[f"{theirs}/MlpBlock_3/{name}/kernel"] = state[f"{ours}.mlp.{fc}.weight"].T
-            result[f"{theirs}/MlpBlock_3/{name}/bias"] = state[f"{ours}.mlp.{fc}.bias"]
-    return result
+def arrays(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    return {key: tensor.detach().numpy() for key, tensor in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -157,7 +130,7 @@ def test_googles_archive_is_the_model_that_timm_reads_from_it(save: object, tmp_
     sizes = {"img_size": SIZE, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "mlp_ratio": 2}
     torch.manual_seed(0)
     source = shaken(timm.models.VisionTransformer(**sizes, num_classes=5))
-    save(tmp_path / "a.npz", **google(source))
+    save(tmp_path / "a.npz", **googles(arrays(source), 3))
     theirs = timm.models.VisionTransformer(**sizes, num_classes=5).eval()
     theirs.load_pretrained(str(tmp_path / "a.npz"))
 
@@ -175,8 +148,8 @@ def test_googles_archive_is_the_model_that_timm_reads_from_it(save: object, tmp_
 
 def test_a_representation_layer_goes_with_its_head(tmp_path: Path) -> None:
     sizes = {"img_size": SIZE, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "mlp_ratio": 2}
-    arrays = google(timm.models.VisionTransformer(**sizes, num_classes=5))
-    np.savez(tmp_path / "a.npz", **arrays, **{"pre_logits/kernel": np.ones((24, 24)), "pre_logits/bias": np.ones(24)})
+    given = googles(arrays(timm.models.VisionTransformer(**sizes, num_classes=5)), 3)
+    np.savez(tmp_path / "a.npz", **given, **{"pre_logits/kernel": np.ones((24, 24)), "pre_logits/bias": np.ones(24)})
     checkpoint = open_path(tmp_path / "a.npz", Asked())
     assert "head.weight" not in checkpoint.tensors
     assert any("pre_logits" in note for note in checkpoint.notes)
