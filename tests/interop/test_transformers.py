@@ -16,8 +16,13 @@ from convert.base import Base, load_base
 from convert.files import write_json, write_safetensors
 from convert.layout import Asked
 from convert.open import open_path
+from convert.transformers_config import DEFAULTS
+from mlx_peft.config.architecture import Architecture, Preprocessing
+from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Model
+from mlx_peft.engine.source import open_source
 
+WIDTHS = ("embed_dim", "depth", "num_heads", "patch_size", "mlp_ratio")
 META = {key: value for key, value in SMALL.items() if key != "intermediate_size"}
 CLASSES = {"id2label": {0: "cat", 1: "dog", 2: "emu"}}
 TEXT = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 48, "vocab_size": 50}
@@ -149,3 +154,63 @@ def test_the_way_back_gives_the_same_tensors_bit_for_bit(case: str, tmp_path: Pa
     assert rewritten.architecture == base.architecture
     for key, tensor in base.tensors.items():
         np.testing.assert_array_equal(rewritten.tensors[key], tensor, err_msg=key)
+
+
+@pytest.mark.parametrize("case", ["vit", "deit with teacher", "dinov2 with swiglu", "dinov2 with registers"])
+def test_the_names_in_memory_are_those_on_disk(case: str, tmp_path: Path) -> None:
+    model, base = saved(case, tmp_path)
+    assert model.state_dict().keys() != on_disk(tmp_path).keys()
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    again = loaded(tmp_path)
+    for key, tensor in base.tensors.items():
+        np.testing.assert_array_equal(again.tensors[key], tensor, err_msg=key)
+
+
+def test_what_a_configuration_leaves_out_means_what_it_does_there() -> None:
+    for kind, ours in DEFAULTS.items():
+        theirs = transformers.AutoConfig.for_model(kind).to_dict()
+        assert {key: theirs[key] for key in ours} == ours
+
+
+def test_a_repository_of_the_hub_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, base = saved("vit", tmp_path / "cache")
+    asked = []
+
+    def download(repository: str, filename: str) -> Path:
+        asked.append((repository, filename))
+        return tmp_path / "cache" / filename
+
+    monkeypatch.setattr("mlx_peft.engine.source.download", download)
+    found = open_source("google/vit-tiny")
+    files = ("config.json", "model.safetensors", "preprocessor_config.json")
+    assert asked == [("google/vit-tiny", file) for file in files]
+    assert (found.kind, found.classes) == ("transformers", ("cat", "dog", "emu"))
+    np.testing.assert_array_equal(found.base.tensors["norm.weight"], base.tensors["norm.weight"])
+
+
+def test_an_experiment_starts_from_a_folder_of_transformers(tmp_path: Path) -> None:
+    _, base = saved("dinov2", tmp_path)
+    args = {key: value for key, value in base.architecture.model_dump().items() if key in WIDTHS}
+    again = load_base(
+        Model(name="vit_small_patch14_dinov2", weights=str(tmp_path), args=args, image_size=48), 4, seed=0
+    )
+    assert again.architecture.global_pool == "token_avg" and again.tensors["head.weight"].shape == (4, 48)
+    assert "pos_embed: 4 x 4 resized to 6 x 6" in again.notes
+    np.testing.assert_array_equal(again.tensors["norm.weight"], base.tensors["norm.weight"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qk_norm": True}, "ViTForImageClassification has no qk_norm: True"),
+        ({"pre_norm": True}, "pre_norm: True|a bias of the head"),
+        ({"mlp_ratio": 2.5, "init_values": 1e-5}, "mlp_ratio: 2.5"),
+        ({"class_token": False, "global_pool": "map"}, "global_pool: map"),
+    ],
+)
+def test_what_no_class_of_transformers_is_is_refused(changes: dict[str, Any], message: str) -> None:
+    recipe = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    tensors = {"head.weight": np.ones((2, 768), np.float32), "head.bias": np.ones(2, np.float32)}
+    with pytest.raises(UserError, match=f"transformers has no class for this model: .*({message})"):
+        layout.pack(Architecture(**changes), recipe, tensors, ())
