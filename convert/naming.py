@@ -23,13 +23,17 @@ def _every() -> dict[str, Architecture]:
 
 
 def nearest(architecture: Architecture) -> str:
-    """The name whose architecture differs least, first in what a name is for; of equals the one of the same size."""
+    """The name whose architecture differs least, first in what a name is for.
 
-    def distance(name: str) -> tuple[int, int, bool, int]:
+    Of equals, it is one of the same image size, with published weights, and called ViT.
+    """
+
+    def distance(name: str) -> tuple[int, int, bool, bool, bool]:
         other = _every()[name]
         odd = [fault.partition(":")[0] for fault in differing(architecture, other, {"img_size"})]
-        published = find(name).preprocessing is None
-        return sum(key in DECISIVE for key in odd), len(odd), architecture.img_size != other.img_size, published
+        unpublished = find(name).preprocessing is None
+        decisive = sum(key in DECISIVE for key in odd)
+        return decisive, len(odd), architecture.img_size != other.img_size, unpublished, not name.startswith("vit_")
 
     return min(_every(), key=distance)
 

@@ -18,6 +18,7 @@ from convert.hub import download
 from convert.layout import Asked
 from convert.open import open_path
 from convert.peft import FORMATS
+from convert.processor import CONFIG as PROCESSOR
 from convert.timm import Checkpoint, from_hub
 from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.registry import names
@@ -85,6 +86,8 @@ def open_source(
         if args or part or image_size:
             raise UserError("--set, --part and --image-size: not for a run or an adapter, which says what it is")
         return _run(path, model, weights, adapter, backend)
+    if adapter is not None or weights != "timm":
+        raise UserError(f"--adapter and --weights are for an adapter, and {source} is none")
     args = args or {}
     checkpoint = _checkpoint(source, path, Asked(model, args), part)
     base = whole(checkpoint, args={} if checkpoint.described else args)
@@ -114,7 +117,11 @@ def _checkpoint(source: str, path: Path, asked: Asked, part: str | None) -> Chec
     if "/" not in name and name.partition(".")[0] in names():
         return from_hub(name)
     if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        return open_path(_repository(source), asked, part)
+        try:
+            repository = _repository(source)
+        except UserError as error:
+            raise UserError(f"{source}: no such file or folder here, and of the hub: {error}") from error
+        return open_path(repository, asked, part)
     raise UserError(
         f"{source!r} is no file or folder, and no model of timm's{suggest(name, names())} (mlx-peft ls models); of the "
         "hub, name OWNER/REPOSITORY"
@@ -122,11 +129,14 @@ def _checkpoint(source: str, path: Path, asked: Asked, part: str | None) -> Chec
 
 
 def _repository(name: str) -> Path:
-    """The folder of a hub's repository in transformers' or timm's layout, in the cache."""
-    folder = download(name, transformers.CONFIG).parent
-    download(name, transformers.WEIGHTS)
+    """What the cache has of a hub's repository: its folder, in transformers' or timm's layout, or its weights alone."""
+    weights = download(name, transformers.WEIGHTS)
+    try:
+        folder = download(name, transformers.CONFIG).parent
+    except UserError:  # mlx-image's have none
+        return weights
     with suppress(UserError):  # timm's have none, and of transformers' it will be said that it is missing
-        download(name, "preprocessor_config.json")
+        download(name, PROCESSOR)
     return folder
 
 

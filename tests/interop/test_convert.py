@@ -29,10 +29,12 @@ from convert.layout import Asked
 from convert.open import open_path
 from convert.timm import write_model
 from mlx_peft.cli.app import app
+from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Data, Experiment
 from mlx_peft.data.recipe import eval_image
+from mlx_peft.engine.load import load_model
 
 CLASSES = ("cat", "dog", "emu")
 ARGS: dict[str, Any] = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
@@ -196,6 +198,25 @@ def test_what_timm_has_no_words_for_is_kept_by_our_own_folder_and_refused_by_tim
         timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
 
 
+def test_images_are_predicted_with_a_folder_of_transformers_and_with_our_own(tmp_path: Path) -> None:
+    model = huggingface(tmp_path / "hf", layer_norm_eps=1e-3)
+    converted(tmp_path / "hf", tmp_path / "ours", "--to", "mlx", "--no-verify")
+    for folder in ("hf", "ours"):
+        loaded = load_model(tmp_path / folder, "torch")
+        with torch.no_grad():
+            expected = model(pixel_values=prepared(pixels(), loaded.base)).logits.numpy()
+        assert relative(loaded.learner.logits(pixels()), expected) <= LOGITS
+        assert loaded.classes == CLASSES
+
+
+def test_a_model_without_a_classifier_predicts_nothing(tmp_path: Path) -> None:
+    config = transformers.Dinov2Config(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=SIZE)
+    transformers.Dinov2Model(config).save_pretrained(tmp_path / "hf")
+    transformers.BitImageProcessor(crop_size={"height": SIZE, "width": SIZE}).save_pretrained(tmp_path / "hf")
+    with pytest.raises(UserError, match="the model has no classifier: train one"):
+        load_model(tmp_path / "hf")
+
+
 @pytest.fixture(scope="module")
 def run(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a finished run leaves, with an adapter that changes every logit."""
@@ -335,6 +356,7 @@ def test_what_is_said_to_a_person(source: Path, tmp_path: Path) -> None:
         (["--to", "timm", "--bits", "4"], "only --to mlx holds quantised weights"),
         (["--to", "mlx", "--bits", "7"], "--bits: one of"),
         (["--to", "onnx", "--dtype", "float16"], "--dtype: --to onnx has float32"),
+        (["--to", "mlx", "--weights", "here"], "--adapter and --weights are for an adapter"),
         (["--to", "mlx", "--set", "dept=2"], "--set.dept: no such field of a ViT; did you mean 'depth'"),
         (["--to", "mlx", "--model", "vit_base_patch16_224"], "but .* is of a 'vit_tiny_patch16_224'"),
     ],

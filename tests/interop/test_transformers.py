@@ -183,7 +183,7 @@ def test_a_repository_of_the_hub_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("mlx_peft.engine.source.download", download)
     found = open_source("google/vit-tiny")
-    files = ("config.json", "model.safetensors", "preprocessor_config.json")
+    files = ("model.safetensors", "config.json", "preprocessor_config.json")
     assert asked == [("google/vit-tiny", file) for file in files]
     assert (found.kind, found.classes) == ("transformers", ("cat", "dog", "emu"))
     np.testing.assert_array_equal(found.base.tensors["norm.weight"], base.tensors["norm.weight"])
