@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from convert import affine
 from convert.files import exact, listed
 from convert.fit import fit
 from convert.initial import initial_state
-from convert.timm import Checkpoint, from_file, from_folder, from_hub
+from convert.layout import Asked
+from convert.open import open_path
+from convert.timm import Checkpoint, from_folder, from_hub
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError, suggest
@@ -32,7 +37,8 @@ class Base:
         source: where the weights came from: a hub id, a path, ``package:NAME`` or ``random``.
         tensors: timm's state dictionary, float32 and C-contiguous, with head and position grid as asked for; of weights
             that were found quantised, the layers' uint32 words, scales and biases.
-        sha256: of the weights as found, heads excluded and nothing resized: what an adapter must meet again.
+        sha256: of the weights as found, heads excluded and nothing resized: what an adapter must meet again; empty
+            where none will.
         quantization: how the linear layers of the blocks are, or are to be, quantised; None: not at all.
         notes: what was replaced, resized or left out, for a person.
     """
@@ -108,6 +114,47 @@ def load_base(model: Model, num_classes: int, seed: int, quantize: Quantization 
     )
 
 
+def whole(checkpoint: Checkpoint, image_size: int | None = None, args: Mapping[str, Any] | None = None) -> Base:
+    """A checkpoint as a base with its own head: none where it has none. Its quantised weights are made plain.
+
+    Args:
+        image_size: pixels, for which the position grid is resized; its own where None.
+        args: fields of the architecture to change.
+
+    Raises:
+        UserError: where the tensors do not fit the architecture, or no normalisation is known.
+    """
+    if checkpoint.preprocessing is None:
+        raise UserError(
+            f"{checkpoint.source}: timm has published no weights for {checkpoint.name!r}, so how its images are to be "
+            "normalised is unknown: name a model with a tag, or a folder whose config.json says so"
+        )
+    changes = {**(args or {}), **({} if image_size is None else {"img_size": image_size})}
+    architecture = altered(checkpoint.architecture, changes, "--set")
+    found = checkpoint.tensors or {}
+    if checkpoint.quantization is not None:
+        found = affine.plain(found, checkpoint.architecture, checkpoint.quantization)
+    classes = found.get("head.weight", np.empty(0)).shape[0]
+    tensors, notes = fit(
+        found,
+        architecture,
+        classes,
+        seed=0,
+        resampling=checkpoint.resampling,
+        asked=changes.keys(),
+        what=f"the weights of {checkpoint.source} and the model {checkpoint.name}",
+    )
+    return Base(
+        name=checkpoint.name,
+        source=checkpoint.source,
+        architecture=architecture,
+        preprocessing=checkpoint.preprocessing,
+        tensors={name: exact(tensor) for name, tensor in tensors.items() if classes or not is_head(name)},
+        sha256="",
+        notes=(*checkpoint.notes, *(note for note in notes if not note.startswith("head"))),
+    )
+
+
 def architecture_of(model: Model) -> Architecture:
     """What the model will be, as far as it is known without a download.
 
@@ -127,10 +174,8 @@ def _open(model: Model) -> Checkpoint:
     if model.weights.startswith("package:"):
         return _shipped(model)
     path = Path(os.path.expanduser(model.weights))
-    if path.is_dir():
-        return from_folder(path, model.name, str(path))
-    if path.is_file() or path.suffix:
-        return from_file(path, model.name)
+    if path.exists() or path.suffix:
+        return open_path(path, Asked(model.name, model.args))
     raise UserError(
         f"model.weights: {model.weights!r} is no file or folder{suggest(model.weights, ['timm', 'none'])} "
         "(timm, none, package:NAME, a file or a folder)"

@@ -14,15 +14,19 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
 
-FLOATS = {"F64", "F32", "F16", "BF16"}
-WORDS = {"U32"}
+FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+"""The float types of safetensors, and what NumPy reads their bytes as: it has no bfloat16."""
+WORDS = {"U32": np.uint32}
 """The codes of quantised weights."""
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+"""What weights may be written as."""
 PICKLES = {".pth", ".pt", ".bin", ".tar"}
+COUNTERS = ("position_ids", "num_batches_tracked")
+"""Last names of buffers that hold whole numbers and no weights: they are passed over."""
 
 
 def read_tensors(path: Path, *, words: bool = False) -> Tensors:
@@ -34,7 +38,7 @@ def read_tensors(path: Path, *, words: bool = False) -> Tensors:
     if path.suffix == ".safetensors":
         return read_safetensors(path, words=words)[0]
     if path.suffix not in PICKLES:
-        raise UserError(f"{path}: weights are read from a .safetensors or .pth file, or from a folder of timm's")
+        raise UserError(f"{path}: weights are read from a .safetensors, .pth or .npz file, or from a folder")
     _must_be_file(path)
     try:
         reader = importlib.import_module("torch_ref.pth")
@@ -44,34 +48,77 @@ def read_tensors(path: Path, *, words: bool = False) -> Tensors:
             "pip install 'mlx-peft[torch]', or use a .safetensors file"
         ) from error
     tensors: Tensors = reader.read_pth(path)
-    return _finite(path, tensors)
+    return finite(path, {name: tensor for name, tensor in tensors.items() if not _counts(name)})
 
 
 def read_safetensors(path: Path, *, words: bool = False) -> tuple[Tensors, dict[str, str]]:
     """The tensors of a safetensors file, floats of any width as float32, and its metadata.
 
-    With ``words``, there may be uint32 ones, which stay as they are.
+    What is float32 in the file is mapped, not copied: it may be written to, and the file does not change. With
+    ``words``, there may be uint32 tensors, which stay as they are.
 
     Raises:
         UserError: where the file is missing or damaged, or holds values that are not finite or of a type without an
             exact float32.
     """
     _must_be_file(path)
+    known = FLOATS | WORDS if words else FLOATS
     try:
         with safe_open(path, framework="numpy") as file:  # the parser checks every length and offset of the header
             metadata = dict(file.metadata() or {})
-            dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - no mapping
-            if odd := sorted(
-                name for name, dtype in dtypes.items() if dtype not in (FLOATS | WORDS if words else FLOATS)
-            ):
-                raise UserError(f"{path}: tensors are not of a float type: {listed(f'{n} ({dtypes[n]})' for n in odd)}")
-            tensors = {name: file.get_tensor(name) for name, dtype in dtypes.items() if dtype != "BF16"}
+        raw = np.memmap(path, np.uint8, mode="c")
     except SafetensorError as error:
         raise UserError(f"{path}: not a whole safetensors file: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    tensors |= _bfloat16(path, [name for name, dtype in dtypes.items() if dtype == "BF16"])
-    return _finite(path, {name: exact(tensors[name]) for name in dtypes}), metadata
+    entries, start = _header(raw)
+    if odd := sorted(name for name, entry in entries.items() if entry["dtype"] not in known and not _counts(name)):
+        types = (f"{name} ({entries[name]['dtype']})" for name in odd)
+        raise UserError(f"{path}: tensors are not of a float type: {listed(types)}")
+    tensors = {}
+    for name, entry in entries.items():
+        if not _counts(name):
+            begin, end = (start + offset for offset in entry["data_offsets"])
+            tensors[name] = _mapped(raw[begin:end], entry["dtype"]).reshape(entry["shape"])
+    return finite(path, tensors), metadata
+
+
+def describe_safetensors(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str, str]]:
+    """Each tensor's type and shape by name, and the metadata, with no tensor read.
+
+    Raises:
+        UserError: where the file is missing or damaged.
+    """
+    _must_be_file(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            facts = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+            return facts, dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a whole safetensors file: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _header(raw: np.ndarray) -> tuple[dict[str, Any], int]:
+    """A checked file's entries by name, and where its data start."""
+    start = 8 + int(raw[:8].view("<u8")[0])
+    entries: dict[str, Any] = json.loads(bytes(raw[8:start]))
+    entries.pop("__metadata__", None)
+    return entries, start
+
+
+def _mapped(data: np.ndarray, dtype: str) -> np.ndarray:
+    """A tensor's bytes as float32 or words: where nothing needs to change, a view."""
+    values = np.require(data.view(np.ndarray).view((FLOATS | WORDS)[dtype]), requirements="A")
+    if dtype == "BF16":  # the upper half of a float32
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return exact(values)
+
+
+def _counts(name: str) -> bool:
+    return name.rpartition(".")[2] in COUNTERS
 
 
 def exact(tensor: np.ndarray) -> np.ndarray:
@@ -79,22 +126,8 @@ def exact(tensor: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(tensor, None if tensor.dtype == np.uint32 else np.float32)
 
 
-def _bfloat16(path: Path, names: list[str]) -> Tensors:
-    """NumPy has no bfloat16: its bits are the upper half of a float32's. The header has been checked already."""
-    if not names:
-        return {}
-    raw = np.memmap(path, np.uint8, mode="r")
-    start = 8 + int(raw[:8].view("<u8")[0])
-    header = json.loads(bytes(raw[8:start]))
-    result = {}
-    for name in names:
-        begin, end = (start + offset for offset in header[name]["data_offsets"])
-        bits = np.frombuffer(raw[begin:end], "<u2").astype(np.uint32) << 16
-        result[name] = bits.view(np.float32).reshape(header[name]["shape"])
-    return result
-
-
-def _finite(path: Path, tensors: Tensors) -> Tensors:
+def finite(path: Path, tensors: Tensors) -> Tensors:
+    """The tensors. Raises UserError where a value is NaN or infinite."""
     if broken := sorted(name for name, tensor in tensors.items() if not np.isfinite(tensor).all()):
         raise UserError(f"{path}: NaN or infinite values in {listed(broken)}")
     return tensors
@@ -124,13 +157,54 @@ def listed(names: Iterable[str], limit: int = 12) -> str:
     return ", ".join(names[:limit]) + rest
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Writes tensors, float32 or words.
+def write_safetensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None, dtype: str = "float32"
+) -> None:
+    """Writes tensors one after another, floats as ``dtype`` and words as they are: the library would copy them all.
 
-    The same tensors give the same bytes as long as the metadata has one key at most.
+    The same tensors give the same bytes, those that the library would write.
+
+    Raises:
+        UserError: where a value is too large for float16.
     """
-    save_file({name: exact(tensors[name]) for name in sorted(tensors)}, path, metadata)
-    path.chmod(path.parent.stat().st_mode & 0o666)  # the library lets the owner alone read it, whatever the umask
+    kinds = {name: "U32" if tensor.dtype == np.uint32 else DTYPES[dtype] for name, tensor in tensors.items()}
+    order = sorted(tensors, key=lambda name: (list(ORDER).index(kinds[name]), name))
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata is not None else {}
+    begin = 0
+    for name in order:
+        end = begin + tensors[name].size * ORDER[kinds[name]]
+        header[name] = {"dtype": kinds[name], "shape": list(tensors[name].shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(_narrowed(name, exact(tensors[name]), kinds[name]).data)
+
+
+ORDER = {"F32": 4, "U32": 4, "BF16": 2, "F16": 2}
+"""The types in the order in which they lie in a file, with their bytes."""
+
+
+def narrowed(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
+    """What ``write_safetensors`` makes of a tensor and ``read_safetensors`` finds again: rounded, float32."""
+    kind = "U32" if tensor.dtype == np.uint32 else DTYPES[dtype]
+    return _mapped(_narrowed(name, exact(tensor), kind).reshape(-1).view(np.uint8), kind).reshape(tensor.shape)
+
+
+def _narrowed(name: str, tensor: np.ndarray, kind: str) -> np.ndarray:
+    """float32 rounded to the nearest, ties to even."""
+    if kind == "BF16":
+        bits = tensor.view(np.uint32)
+        return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+    if kind == "F16":
+        with np.errstate(over="ignore"):
+            half = tensor.astype(np.float16)
+        if not np.isfinite(half).all():
+            raise UserError(f"{name}: values above 65,504 do not fit float16; bfloat16 has room for them")
+        return half
+    return tensor
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from convert.files import listed, new_folder, read_json, read_tensors, write_json, write_safetensors
 from convert.fit import canonical
 from convert.hub import download
+from convert.naming import fitting
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+
+OURS = "mlx_peft:"
+"""Before the name of an architecture that timm has no words for, so that timm refuses the folder."""
 
 TIMM_EPS = 1e-6
 """The eps of a norm that timm's configuration names, as it can name no other."""
@@ -46,6 +50,9 @@ class Checkpoint:
         tensors: under timm's names; None where they are yet to be drawn.
         notes: cautions, for a person.
         quantization: of the tensors; None where they are plain.
+        classes: names, in the order of the head's rows; empty where they are unknown.
+        layout: whose names and shapes the tensors had.
+        described: whether the source says itself what its architecture is, rather than its name or its shapes.
     """
 
     name: str
@@ -56,6 +63,9 @@ class Checkpoint:
     tensors: Tensors | None = None
     notes: tuple[str, ...] = ()
     quantization: Quantization | None = None
+    classes: tuple[str, ...] = ()
+    layout: str = "timm"
+    described: bool = False
 
 
 def from_hub(name: str) -> Checkpoint:
@@ -70,16 +80,22 @@ def from_hub(name: str) -> Checkpoint:
     tensors = canonical(read_tensors(download(entry.hub_id, entry.hub_filename)))
     notes = (f"{entry.name}: {entry.note}",) if entry.note else ()
     return Checkpoint(
-        entry.name, entry.hub_id, entry.architecture, entry.preprocessing, entry.resampling, tensors, notes
-    )
+        entry.name, entry.hub_id, entry.architecture, entry.preprocessing, entry.resampling, tensors, notes,
+        described=True,
+    )  # fmt: skip
 
 
-def from_file(path: Path, name: str) -> Checkpoint:
-    """Tensors alone: what they are is taken from the name.
+def from_tensors(tensors: Tensors, path: Path, name: str | None) -> Checkpoint:
+    """Tensors alone, under timm's names: what they are is taken from the model's name.
+
+    Without a name, it is the only one whose parameters have these shapes.
 
     Raises:
-        UserError: also where the weights published under the name were prepared in several ways and no tag tells which.
+        UserError: where several models have these shapes, and where the weights published under the name were prepared
+            in several ways and no tag tells which.
     """
+    tensors, notes = _without_projection(canonical(tensors))
+    name = name or _only(fitting(tensors), path)
     entry = find(name)
     if entry.tag and not name.endswith(f".{entry.tag}"):
         others = [find(f"{name}.{tag}") for tag in tags(name)]
@@ -89,12 +105,33 @@ def from_file(path: Path, name: str) -> Checkpoint:
                 f"model.name: weights called {name} normalise their images in different ways, and {path} does not say "
                 f"which: add a tag to the name ({', '.join(tags(name))})"
             )
-    tensors = canonical(read_tensors(path))
-    return Checkpoint(name, str(path), entry.architecture, entry.preprocessing, entry.resampling, tensors)
+    return Checkpoint(name, str(path), entry.architecture, entry.preprocessing, entry.resampling, tensors, notes)
 
 
-def from_folder(folder: Path, name: str, source: str) -> Checkpoint:
-    """A model in timm's hub layout: its ``config.json`` says what it is, and the name must agree.
+def _only(names: list[str], path: Path) -> str:
+    """The one name that fits. Raises UserError where none does or several do."""
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise UserError(
+            f"{path}: no model of timm's has these shapes: name the nearest with --model NAME, and what differs with "
+            "--set FIELD=VALUE"
+        )
+    raise UserError(
+        f"{path}: its shapes are those of several models, and it does not say which: add --model NAME, one of "
+        f"{', '.join(names)}, with a tag where they are published weights"
+    )
+
+
+def _without_projection(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
+    """DINO's projection head, which is no classifier, is left out."""
+    kept = {name: t for name, t in tensors.items() if not name.startswith(("head.mlp.", "head.last_layer."))}
+    note = ("head: the projection head of self-supervised training is left out",)
+    return kept, note if len(kept) < len(tensors) else ()
+
+
+def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
+    """A model in timm's hub layout: its ``config.json`` says what it is, and the name, if there is one, must agree.
 
     Raises:
         UserError: where something is missing, or the configuration holds what is not understood.
@@ -105,7 +142,8 @@ def from_folder(folder: Path, name: str, source: str) -> Checkpoint:
     model = config.get("architecture")
     if not isinstance(model, str) or not isinstance(pretrained, dict):
         raise UserError(f"{path}: not a configuration of timm's: it names no architecture")
-    if model != name.partition(".")[0]:
+    model, exact = model.removeprefix(OURS), config.get("exact_architecture")
+    if name is not None and model != name.partition(".")[0]:
         raise UserError(f"model.name is {name!r}, but {path} is of a {model!r}")
     entry = find(model)
     size = pretrained.get("input_size", [3, entry.architecture.img_size, entry.architecture.img_size])
@@ -122,13 +160,17 @@ def from_folder(folder: Path, name: str, source: str) -> Checkpoint:
     return Checkpoint(
         name=f"{model}.{tag}" if tag else model,
         source=source,
-        architecture=altered(
+        architecture=altered(Architecture(), exact, f"{path}: exact_architecture")
+        if isinstance(exact, dict)
+        else altered(
             entry.architecture, {"img_size": size[-1]} | _from_arguments(arguments, path), f"{path}: model_args"
         ),
         preprocessing=_preprocessing(pretrained, path),
         resampling=entry.resampling,
         tensors=canonical(read_tensors(weights, words=quantization is not None)),
         quantization=quantization,
+        described=True,
+        classes=tuple(map(str, labels)) if isinstance(labels := config.get("label_names"), list) else (),
     )
 
 
@@ -178,7 +220,7 @@ def _from_arguments(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return fields
 
 
-def _to_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
+def timm_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
     """The fields in which an architecture differs from what its name stands for, as timm's ``model_args``.
 
     Raises:
@@ -192,7 +234,7 @@ def _to_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
     if "pos_embed" in changes:
         changes["pos_embed"] = "learn" if architecture.pos_embed else "none"
     norms = changes.keys() & {"norm_layer", "norm_eps", "embed_norm"}
-    lost = {key for key, value in changes.items() if value is None or key in ("distilled", "mlp_layer")}
+    lost = {key for key, value in changes.items() if value in (None, "token_avg") or key in ("distilled", "mlp_layer")}
     if norms and (architecture.norm_eps != TIMM_EPS or changes.get("embed_norm") is False):
         lost |= norms
     if lost:
@@ -212,6 +254,8 @@ def write_model(
     tensors: Mapping[str, np.ndarray],
     classes: Sequence[str] = (),
     quantization: Quantization | None = None,
+    dtype: str = "float32",
+    exactly: bool = False,
 ) -> None:
     """Writes a whole model that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` and ``load_base`` open.
 
@@ -220,6 +264,8 @@ def write_model(
         tensors: timm's state dictionary.
         classes: names, in the order of the head's rows; none where they are unknown.
         quantization: of the tensors; timm cannot open such a model.
+        dtype: of the weights that are not quantised.
+        exactly: write what timm has no words for in words of our own; timm refuses such a folder.
 
     Raises:
         UserError: where the folder exists and holds files, cannot be written, or timm has no words for the model.
@@ -227,15 +273,22 @@ def write_model(
     name, _, tag = base.name.partition(".")
     architecture, preprocessing = base.architecture, base.preprocessing
     classifier = heads(architecture)
-    num_classes = len(tensors["head.weight"])
-    arguments = _to_arguments(architecture, name)
+    num_classes = len(tensors.get("head.weight", ()))
+    arguments, exact = {}, {}
+    try:
+        arguments = timm_arguments(architecture, name)
+    except UserError:
+        if not exactly:
+            raise
+        exact = {"exact_architecture": architecture.model_dump(mode="json")}
     config = {
-        "architecture": name,
+        "architecture": OURS + name if exact else name,
         "num_classes": num_classes,
-        "num_features": architecture.embed_dim,
+        "num_features": architecture.feature_dim,
         "global_pool": architecture.global_pool,
         **({"label_names": list(classes)} if classes else {}),
         **({"model_args": arguments} if arguments else {}),
+        **exact,
         **({"quantization": quantization.model_dump(mode="json")} if quantization else {}),
         "pretrained_cfg": {
             **({"tag": tag} if tag else {}),
@@ -251,4 +304,4 @@ def write_model(
     }
     with new_folder(folder) as new:
         write_json(new / CONFIG, config)
-        write_safetensors(new / WEIGHTS, tensors)
+        write_safetensors(new / WEIGHTS, tensors, dtype=dtype)

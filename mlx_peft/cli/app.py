@@ -11,8 +11,10 @@ from mlx_peft.cli import (
     bench,
     cat,
     config,
+    convert,
     cp,
     eval,
+    info,
     ls,
     merge,
     parity,
@@ -50,7 +52,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for module in (train, sweep, eval, predict, merge, quantize, simulate, push, pull, parity, report, ls, cat, cp):
+COMMANDS = (
+    train, sweep, eval, predict, merge, quantize, simulate, convert, info, push, pull, parity, report, ls, cat, cp,
+)  # fmt: skip
+for module in COMMANDS:
     app.command()(getattr(module, module.__name__.rpartition(".")[2]))
 app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")

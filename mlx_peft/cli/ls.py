@@ -23,7 +23,8 @@ def ls(
 ) -> None:
     """List models, methods, data sets, recipes or suites.
 
-    Of a method: whether it merges into a plain model, PEFT reads its adapters, and a batch may mix several of them.
+    Of a model: parameters without a head, image size, and the licences and tags of its weights. Of a method: whether
+    it merges into a plain model, PEFT reads its adapters, and a batch may mix several of them.
     """
     entries = {entry["name"]: entry for entry in LISTS[kind]()}
     wanted = pattern.lower() if set("*?[") & set(pattern) else f"*{pattern.lower()}*"
@@ -32,29 +33,73 @@ def ls(
         echo_json(found)
     elif found:
         facts = [heading for key, heading in FACTS.items() if key in found[0]]
-        rows = [["name", *facts, "description"]] * bool(facts) + [cells(entry) for entry in found]
+        rows = [["name", *facts, HEADING.get(kind, "description")]] * bool(facts) + [cells(entry) for entry in found]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        if kind == "models":
+            typer.echo(
+                "whether the hub asks for consent first (gating) is not known of any; a download says so", err=True
+            )
     else:
         raise UserError(f"no {kind} match {pattern!r}{suggest(pattern, entries)}")
 
 
 def cells(entry: dict[str, Any]) -> list[str]:
     """An entry as a line's columns."""
-    facts = ["yes" if value else "no" for key, value in entry.items() if key in FACTS]
-    return [entry["name"], *facts, entry["description"]]
+    return [entry["name"], *(cell(value) for key, value in entry.items() if key in FACTS), entry["description"]]
 
 
-FACTS = {"merges": "merges", "in_peft": "PEFT reads it", "mixes": "a batch may mix it"}
-"""What may be true of a method, and the heading over it."""
+def cell(value: Any) -> str:
+    """A fact for a person."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else ", ".join(value) or "-"
+
+
+FACTS = {
+    "parameters": "parameters",
+    "image_size": "pixels",
+    "licenses": "licences",
+    "merges": "merges",
+    "in_peft": "PEFT reads it",
+    "mixes": "a batch may mix it",
+}
+"""What may be known of a model or a method, and the heading over it."""
+
+HEADING = {"models": "tags"}
+"""Over the last column, where it is no description."""
 
 
 def models() -> Iterator[dict[str, Any]]:
+    import math
+
     from mlx_peft.config import registry
+    from mlx_peft.config.parameters import is_head
+    from mlx_peft.config.shapes import shapes
 
     for name in registry.names():
-        yield {"name": name, "description": ", ".join(registry.tags(name))}
+        weights = [registry.find(f"{name}.{tag}") for tag in registry.tags(name)]
+        architecture = registry.find(name).architecture
+        sizes = {key: math.prod(shape) for key, shape in shapes(architecture, 1).items() if not is_head(key)}
+        yield {
+            "name": name,
+            "parameters": sum(sizes.values()),
+            "image_size": architecture.img_size,
+            "licenses": sorted({entry.license or "unknown" for entry in weights}),
+            "description": ", ".join(registry.tags(name)),
+            "weights": [
+                {
+                    "tag": entry.tag,
+                    "image_size": entry.architecture.img_size,
+                    "classes": entry.num_classes,
+                    "license": entry.license,
+                    "gated": entry.gated,
+                    "hub_id": entry.hub_id,
+                }
+                for entry in weights
+            ],
+        }
 
 
 def methods() -> Iterator[dict[str, Any]]:
@@ -64,7 +109,7 @@ def methods() -> Iterator[dict[str, Any]]:
         yield {
             "name": method.model_fields["name"].default,
             "description": method.__doc__.partition("\n")[0],
-            **{fact: getattr(method, fact) for fact in FACTS},
+            **{fact: getattr(method, fact) for fact in ("merges", "in_peft", "mixes")},
         }
 
 

@@ -35,7 +35,9 @@ class Architecture(BaseModel):
     pre_norm: bool = False
     final_norm: bool = True
     fc_norm: bool | None = Field(None, description="final norm after pooling; null: only where global_pool is avg")
-    global_pool: Literal["token", "avg", "map"] = "token"
+    global_pool: Literal["token", "avg", "map", "token_avg"] = Field(
+        "token", description="token_avg: the class token beside the mean of the patches, twice the width"
+    )
     pool_include_prefix: bool = False
     act_layer: Literal["gelu", "gelu_tanh", "quick_gelu", "silu"] = "gelu"
     mlp_layer: Literal["mlp", "swiglu", "swiglu_packed"] = "mlp"
@@ -49,8 +51,10 @@ class Architecture(BaseModel):
             raise ValueError(f"img_size {self.img_size} is smaller than patch_size {self.patch_size}")
         if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
-        if self.global_pool == "token" and not self.class_token:
-            raise ValueError("global_pool 'token' needs class_token: true")
+        if self.global_pool in ("token", "token_avg") and not self.class_token:
+            raise ValueError(f"global_pool {self.global_pool!r} needs class_token: true")
+        if self.global_pool == "token_avg" and (self.norm_after_pool or self.distilled):
+            raise ValueError("global_pool 'token_avg' goes with neither fc_norm nor distilled")
         return self
 
     @property
@@ -77,6 +81,11 @@ class Architecture(BaseModel):
     def norm_after_pool(self) -> bool:
         """Whether the final norm is ``fc_norm`` (after pooling) rather than ``norm`` (before)."""
         return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of what a head reads."""
+        return 2 * self.embed_dim if self.global_pool == "token_avg" else self.embed_dim
 
     @property
     def hidden_dim(self) -> int:

@@ -56,7 +56,7 @@ def frozen_prefix(
         return Prefix(end, (tokens, dim), f"block {end}")
     if end == architecture.depth:
         return Prefix(end, (architecture.tokens_read or tokens, dim), "the last norm")
-    return Prefix(end, (len(heads(architecture)), dim), "the head")
+    return Prefix(end, (len(heads(architecture)), architecture.feature_dim), "the head")
 
 
 def _place(name: str, depth: int) -> int:

@@ -43,6 +43,7 @@ class Entry:
         hub_id: None where the hub has no copy.
         hub_filename: the file in the hub's repository.
         license: as timm states it.
+        gated: whether the hub asks for consent before a download; None where it is unknown: timm does not say.
         note: a caution of timm's about these weights.
     """
 
@@ -55,6 +56,7 @@ class Entry:
     hub_id: str | None = None
     hub_filename: str | None = None
     license: str | None = None
+    gated: bool | None = None
     note: str | None = None
 
 
@@ -115,6 +117,7 @@ def find(name: str) -> Entry:
         hub_id=row["hub_id"] and row["hub_id"].format(name=base, tag=tag),
         hub_filename=row["hub_filename"],
         license=row["license"],
+        gated=row.get("gated"),
         note=row["note"],
     )
 

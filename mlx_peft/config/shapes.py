@@ -71,5 +71,5 @@ def shapes(architecture: Architecture, num_classes: int) -> dict[str, tuple[int,
         linear("attn_pool.mlp.fc2", dim, hidden)
     norm("fc_norm", dim, architecture.final_norm and architecture.norm_after_pool)
     for head in heads(architecture):
-        linear(head, num_classes, dim)
+        linear(head, num_classes, architecture.feature_dim)
     return result

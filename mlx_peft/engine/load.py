@@ -10,7 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from convert.base import Base, load_base
-from convert.files import read_json
+from convert.layout import Asked
+from convert.naming import DECISIVE
+from convert.open import open_path
 from convert.peft import Adapter, read_adapter
 from convert.timm import write_model
 from mlx_peft.config.architecture import Preprocessing
@@ -334,19 +336,24 @@ def is_model(path: Path) -> bool:
 
 
 def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Loaded:
-    """Opens a model's folder, plain or quantised. Raises UserError where it is none, or says no number of classes."""
-    config = read_json(path / MODEL_FILE)
-    name, names, count = config.get("architecture"), config.get("label_names", []), config.get("num_classes")
-    if not isinstance(name, str) or not isinstance(count, int) or not isinstance(names, list):
-        raise UserError(f"{path / MODEL_FILE}: not a configuration of timm's: no architecture, or no num_classes")
-    model = Model(name=name, weights=str(path))
+    """Opens a model's folder, timm's (plain or quantised) or transformers'.
+
+    Raises UserError where it is none, and where it has no classifier.
+    """
+    checkpoint = open_path(path, Asked())
+    count = len((checkpoint.tensors or {}).get("head.weight", ()))
+    if not count:
+        raise UserError(f"{path}: the model has no classifier: train one, with model.weights={path}")
+    found = checkpoint.architecture.model_dump()
+    args = {} if checkpoint.layout == "timm" else {field: found[field] for field in DECISIVE}
+    model = Model(name=checkpoint.name, weights=str(path), args=args)
     experiment = Experiment(backend=backend or "mlx", model=model, method=Linear(), data=Data(name="none"))
     base = load_base(model, count, experiment.seed)
     learner = load_backend(experiment.backend).build(experiment, count, base)
     adapter = Adapter(
         method=experiment.method,
         tensors=learner.adapter(),
-        classes=tuple(map(str, names)),
+        classes=checkpoint.classes,
         model=model,
         architecture=base.architecture,
         preprocessing=base.preprocessing,

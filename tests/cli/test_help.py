@@ -12,6 +12,8 @@ COMMANDS = (
     "sweep",
     "eval",
     "predict",
+    "convert",
+    "info",
     "merge",
     "quantize",
     "simulate",

@@ -172,7 +172,8 @@ def test_whatever_else_does_not_fit_is_listed(tiny: Tiny, saved: Saved) -> None:
 
 def test_a_long_list_is_grouped_and_cut_short(saved: Saved) -> None:
     with pytest.raises(UserError) as caught:
-        load_base(model(saved({f"x{index:02}": np.zeros(1, np.float32) for index in range(40)})), 5, seed=0)
+        odd = {f"x{index:02}": np.zeros(1, np.float32) for index in range(40)}
+        load_base(model(saved({"cls_token": np.zeros((1, 1, 24), np.float32), **odd})), 5, seed=0)
     missing, left_over = str(caught.value).splitlines()[1:]
     assert "blocks.*.norm1.weight (3 blocks)" in missing
     assert left_over.endswith("x10, x11 and 28 more")
@@ -207,7 +208,7 @@ def test_what_cannot_be_found_is_said(tmp_path: object) -> None:
         f"{tmp_path}/none.safetensors": "no such file",
         f"{tmp_path}": "config.json: no such file",
         "package:nothing": "no model 'nothing' is shipped",
-        __file__: r"a \.safetensors or \.pth file",
+        __file__: r"a \.safetensors, \.pth or \.npz file",
     }.items():
         with pytest.raises(UserError, match=message):
             load_base(model(weights), 5, seed=0)

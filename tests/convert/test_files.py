@@ -9,12 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 
-from convert.files import listed, new_folder, read_json, read_safetensors, read_tensors, write_safetensors
+from convert.files import (
+    listed,
+    narrowed,
+    new_folder,
+    read_json,
+    read_safetensors,
+    read_tensors,
+    write_safetensors,
+)
 from mlx_peft.config.errors import UserError
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -31,6 +40,54 @@ def test_written_tensors_are_read_bit_for_bit(tensors: dict[str, np.ndarray]) ->
     assert found.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert found[name].tobytes() == tensor.tobytes() and found[name].shape == tensor.shape
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=4), arrays(np.float32, array_shapes(min_dims=0)), max_size=4),
+    st.none() | st.fixed_dictionaries({"about": st.text(max_size=5)}),
+)
+def test_the_bytes_are_those_that_the_library_writes(
+    tensors: dict[str, np.ndarray], metadata: dict[str, str] | None
+) -> None:
+    assume("__metadata__" not in tensors and all(name.isprintable() for name in tensors))
+    words = {f"{name} words": tensor.view(np.uint32) for name, tensor in tensors.items() if tensor.ndim}
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = Path(folder, "ours.safetensors"), Path(folder, "theirs.safetensors")
+        write_safetensors(ours, tensors | words, metadata)
+        save_numpy(tensors | words, theirs, metadata)
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_fewer_bits_are_rounded_as_torch_rounds_them(dtype: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(0, 1, 10_000).astype(np.float32) * np.float32(2.0) ** np.arange(
+        -24, 1, 0.0025
+    )
+    tensor = np.concatenate([values.astype(np.float32), np.float32([0, -0.0, 1e-45, 65_504, 1 + 2**-8, 1 + 3 * 2**-8])])
+    write_safetensors(tmp_path / "a.safetensors", {"a": tensor}, dtype=dtype)
+    expected = torch.from_numpy(tensor).to(getattr(torch, dtype)).float().numpy()
+    for found in (read_tensors(tmp_path / "a.safetensors")["a"], narrowed("a", tensor, dtype)):
+        assert found.tobytes() == expected.tobytes()
+
+
+def test_what_float16_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"big: values above 65,504 do not fit float16; bfloat16"):
+        write_safetensors(tmp_path / "a.safetensors", {"big": np.float32([1e5])}, dtype="float16")
+
+
+def test_what_was_read_may_be_written_to_and_the_file_stays(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "a.safetensors", {"a": np.ones(3, np.float32)})
+    read_tensors(tmp_path / "a.safetensors")["a"][:] = 2
+    np.testing.assert_array_equal(read_tensors(tmp_path / "a.safetensors")["a"], 1)
+
+
+def test_counters_are_passed_over(tmp_path: Path) -> None:
+    tensors = {"embeddings.position_ids": torch.arange(3), "a": torch.ones(1)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    torch.save(tensors, tmp_path / "a.pth")
+    for name in ("a.safetensors", "a.pth"):
+        assert read_tensors(tmp_path / name).keys() == {"a"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])

@@ -124,7 +124,7 @@ def test_damage_in_the_data_is_refused_or_finite(position: int, value: bytes, tm
 def test_a_key_off_by_one_letter_is_named(name: str, position: int, letter: str, tmp_path: Path) -> None:
     position %= len(name)
     wrong = name[:position] + letter + name[position + 1 :]
-    assume(wrong != name and not name.startswith("head"))
+    assume(wrong not in TENSORS and not name.startswith("head"))
     path = tmp_path / "weights.safetensors"
     path.write_bytes(save({wrong if key == name else key: tensor for key, tensor in TENSORS.items()}))
     with pytest.raises(UserError) as caught:

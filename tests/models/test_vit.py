@@ -50,7 +50,19 @@ VARIANTS = {
     "swiglu with a norm": {"mlp_layer": "swiglu", "act_layer": "silu", "scale_mlp_norm": True},
     "swiglu, packed": {"mlp_layer": "swiglu_packed", "act_layer": "silu"},
     "distilled": {"distilled": True},
+    "class token beside the mean": {"global_pool": "token_avg", "reg_tokens": 2},
 }
+
+
+class TokenBesideMean(VisionTransformer):
+    """The linear head of DINOv2 (Oquab et al. 2024), which timm lacks: the class token and the mean of the patches."""
+
+    def __init__(self, **options):
+        super().__init__(**options | {"global_pool": "token"})
+        self.head = torch.nn.Linear(2 * self.embed_dim, options["num_classes"])
+
+    def forward_head(self, x, pre_logits=False):
+        return self.head(torch.cat([x[:, 0], x[:, self.num_prefix_tokens :].mean(1)], dim=1))
 
 
 def timm_model(architecture: Architecture, num_classes: int) -> torch.nn.Module:
@@ -64,6 +76,8 @@ def timm_model(architecture: Architecture, num_classes: int) -> torch.nn.Module:
         "embed_norm_layer": norm_layer if options.pop("embed_norm") else None,
         "mlp_layer": MLP_LAYERS[options["mlp_layer"]],
     }
+    if options["global_pool"] == "token_avg":
+        return TokenBesideMean(num_classes=num_classes, **options)
     return (VisionTransformerDistilled if distilled else VisionTransformer)(num_classes=num_classes, **options)
 
 

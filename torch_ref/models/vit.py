@@ -87,7 +87,7 @@ class VisionTransformer(nn.Module):
             self.attn_pool = AttentionPool(architecture)
         self.fc_norm = norm(architecture, dim, architecture.final_norm and after)
         self.head_drop = Dropout(head_dropout)
-        self.head = Linear(dim, num_classes)
+        self.head = Linear(architecture.feature_dim, num_classes)
         if architecture.distilled:
             self.head_dist = Linear(dim, num_classes)
 
@@ -113,11 +113,15 @@ class VisionTransformer(nn.Module):
 
     def pool(self, x: Tensor) -> Tensor:
         """Tokens to one feature vector an image."""
+        token = x[:, 0]
         if self.architecture.global_pool == "token":
-            return x[:, 0]
+            return token
         if not self.architecture.pool_include_prefix:
             x = x[:, self.architecture.num_prefix_tokens :]
-        return self.attn_pool(x) if self.architecture.global_pool == "map" else x.mean(dim=1)
+        if self.architecture.global_pool == "map":
+            return self.attn_pool(x)
+        mean = x.mean(dim=1)
+        return mean if self.architecture.global_pool == "avg" else torch.cat([token, mean], dim=1)
 
     def vectors(self, x: Tensor) -> list[Tensor]:
         """The last block's tokens to what each head reads, ``(batch, dim)``: one vector, two with distillation."""

@@ -1,0 +1,70 @@
+"""A checkpoint from anywhere: its kind is recognised, and it comes under timm's names with what is known about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convert import transformers
+from convert.files import read_json, read_tensors
+from convert.fit import canonical
+from convert.layout import Asked, Reading
+from convert.naming import must_agree, nearest
+from convert.npz import read_npz
+from convert.recognise import recognise
+from convert.timm import CONFIG, WEIGHTS, Checkpoint, from_folder, from_tensors
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.registry import find, names
+
+
+def open_path(path: Path, asked: Asked, part: str | None = None) -> Checkpoint:
+    """A file or folder of any layout.
+
+    Args:
+        asked: the model's name and fields, as far as the user gives them.
+        part: which model is meant, in a file of several.
+
+    Raises:
+        UserError: where it is missing, damaged, of an unknown kind, or leaves open what a model is.
+    """
+    if not path.is_dir():
+        return _file(path, asked, part)
+    config = path / CONFIG
+    if not config.is_file() and (path / WEIGHTS).is_file():
+        return _file(path / WEIGHTS, asked, part)
+    if not transformers.is_folder(read_json(config)):
+        return from_folder(path, asked.name, str(path))
+    return _known(transformers.read(path), "transformers", path, asked)
+
+
+def _file(path: Path, asked: Asked, part: str | None) -> Checkpoint:
+    tensors = read_npz(path) if path.suffix == ".npz" else read_tensors(path)
+    layout, tensors = recognise(tensors, path, part)
+    if layout is None:
+        return from_tensors(tensors, path, asked.name)
+    return _known(layout.read(tensors, path, asked), layout.name, path, asked)
+
+
+def _known(reading: Reading, layout: str, path: Path, asked: Asked) -> Checkpoint:
+    """What a foreign layout says, under a name of timm's: the user's, or the nearest."""
+    name, architecture = asked.name, reading.architecture
+    if name is None or name.partition(".")[0] not in names():
+        name = nearest(architecture)
+    else:
+        must_agree(name, architecture, str(path), asked.args)
+        find(name)
+    if reading.preprocessing is None:
+        raise UserError(
+            f"{path}: it does not say how images are to be normalised: put a preprocessor_config.json beside it"
+        )
+    return Checkpoint(
+        name=name.partition(".")[0],
+        source=str(path),
+        architecture=architecture,
+        preprocessing=reading.preprocessing,
+        resampling=find(name).resampling,
+        tensors=canonical(reading.tensors),
+        notes=reading.notes,
+        classes=reading.classes,
+        layout=layout,
+        described=layout == "transformers",
+    )

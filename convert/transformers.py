@@ -1,0 +1,193 @@
+"""Hugging Face transformers' ViTs: ViT, DeiT, DINOv2 with and without registers, CLIP's and SigLIP's vision towers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert import processor
+from convert import transformers_names as names
+from convert.files import read_json, read_tensors
+from convert.layout import Reading, differing
+from convert.renaming import Pair, from_timm, to_timm
+from convert.transformers_config import (
+    AVERAGE,
+    VARIANTS,
+    WRITTEN,
+    Variant,
+    architecture_of,
+    class_of,
+    config_of,
+    whole_config,
+)
+from mlx_peft.config.architecture import Architecture, Preprocessing
+from mlx_peft.config.border import Tensors
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.parameters import is_head
+from mlx_peft.config.registry import altered
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def is_folder(config: Mapping[str, Any]) -> bool:
+    """Whether a ``config.json`` is of transformers: it names its model type, and timm's its architecture."""
+    return isinstance(config.get("model_type"), str) and "architecture" not in config
+
+
+def read(folder: Path) -> Reading:
+    """A folder that ``save_pretrained`` wrote.
+
+    Raises:
+        UserError: for another model class, a configuration that is not understood, and tensors that have no place.
+    """
+    path = folder / CONFIG
+    config = read_json(path)
+    tensors = names.as_on_disk(_weights(folder))
+    variant = VARIANTS[class_of(config, tensors, path)]
+    architecture = architecture_of(config, variant, path)
+    tensors, notes = _without_prefix(tensors)
+    ours = to_timm(tensors, [*_pairs(variant, architecture), *variant.head], str(folder))
+    if variant.unused and (unused := [name for name in ours if re.fullmatch(variant.unused, name)]):
+        ours = {name: tensor for name, tensor in ours.items() if name not in unused}
+        notes.append(f"{unused[0].partition('.')[0]}: left out, the model's class does not use it")
+    ours, architecture = _to_ours(ours, variant, architecture, str(folder))
+    given = folder / processor.CONFIG
+    labels = config.get("id2label") or {}
+    classes = tuple(str(labels[key]) for key in sorted(labels, key=int)) if _numbered(labels) else ()
+    return Reading(
+        ours,
+        architecture,
+        processor.read(read_json(given), given) if given.is_file() else None,
+        () if classes == tuple(f"LABEL_{i}" for i in range(len(classes))) else classes,
+        tuple(notes),
+    )
+
+
+def pack(
+    architecture: Architecture, preprocessing: Preprocessing, tensors: Tensors, classes: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any], Tensors]:
+    """``config.json``, ``preprocessor_config.json`` and the tensors of a model that transformers opens.
+
+    Of its classes, the first is taken that is the same model; with a head, one that classifies images if there is one.
+
+    Raises:
+        UserError: where no class is, with what the nearest one differs in.
+    """
+    prepared = processor.write(preprocessing, architecture.img_size)
+    faults: list[tuple[int, str]] = []
+    for name in WRITTEN:
+        variant = VARIANTS[name]
+        if bool(variant.head) != ("head.weight" in tensors):
+            continue
+        config = config_of(architecture, variant)
+        theirs = architecture_of(config, variant, Path(CONFIG))
+        free = set()
+        if variant.kind.startswith("dinov2") and variant.head and not architecture.norm_after_pool:
+            free = {"global_pool", "fc_norm"}  # its head reads the class token and the mean: half of it may be zero
+        odd = differing(architecture, theirs, free)
+        if variant.head is names.PROJECTION and tensors["head.bias"].any():
+            odd.append("a bias of the head")
+        if not odd:
+            labels = list(classes) or [f"LABEL_{index}" for index in range(len(tensors.get("head.weight", ())))]
+            return whole_config(config, name, variant, labels), prepared, _to_theirs(tensors, variant, architecture)
+        faults.append((len(odd), f"{name} has no {', '.join(odd)}"))
+    raise UserError(f"transformers has no class for this model: the nearest, {min(faults)[1]}")
+
+
+def _weights(folder: Path) -> Tensors:
+    """The tensors of a folder, which may be several files."""
+    index = folder / f"{WEIGHTS}.index.json"
+    if index.is_file():
+        files = read_json(index).get("weight_map", {})
+        if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+            raise UserError(f"{index}: weight_map: an object of file names was expected")
+        every: Tensors = {}
+        for file in sorted(set(files.values())):
+            if Path(file).name != file:
+                raise UserError(f"{index}: weight_map: {file!r} is not in the folder")
+            every |= read_tensors(folder / file)
+        return every
+    for file in (WEIGHTS, "pytorch_model.bin"):
+        if (folder / file).is_file():
+            return read_tensors(folder / file)
+    raise UserError(f"{folder}: no {WEIGHTS} in this folder")
+
+
+def _without_prefix(tensors: Tensors) -> tuple[Tensors, list[str]]:
+    """The names without the tower's prefix, and without what a classifier does not need: what that was, in words."""
+    anchors = ("embeddings.patch_embeddings.projection.weight", "embeddings.patch_embedding.weight")
+    prefix = next((name[: -len(end)] for name in tensors for end in anchors if name.endswith(end)), "")
+    result, notes = {}, []
+    for name, tensor in tensors.items():
+        name = name.removeprefix(prefix)
+        note = next((note for pattern, note in names.LEFT_OUT.items() if re.fullmatch(pattern, name)), None)
+        if note is None:
+            result[name] = tensor
+        elif note not in notes:
+            notes.append(note)
+    return result, notes
+
+
+def _pairs(variant: Variant, architecture: Architecture) -> list[Pair]:
+    if not variant.kind.startswith("dinov2"):
+        return variant.pairs
+    return [*variant.pairs, *(names.SWIGLU if architecture.mlp_layer == "swiglu_packed" else names.PLAIN_MLP)]
+
+
+def _to_ours(tensors: Tensors, variant: Variant, architecture: Architecture, what: str) -> tuple[Tensors, Architecture]:
+    """What more than a name is different."""
+    tensors, dim = dict(tensors), architecture.embed_dim
+    for kind in ("weight", "bias"):
+        if (joined := tensors.pop(f"attn_pool.in_proj.{kind}", None)) is not None:
+            tensors |= {f"attn_pool.q.{kind}": joined[:dim], f"attn_pool.kv.{kind}": joined[dim:]}
+    if architecture.no_embed_class and {"cls_token", "pos_embed"} <= tensors.keys():  # as timm keeps it
+        positions = tensors["pos_embed"]
+        if positions.ndim != 3 or positions.shape[2] != dim or tensors["cls_token"].shape != (1, 1, dim):
+            raise UserError(f"{what}: cls_token {tensors['cls_token'].shape}, position_embeddings {positions.shape}")
+        tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
+        tensors["pos_embed"] = positions[:, 1:]
+    if variant.head is names.PROJECTION and "head.weight" in tensors:
+        tensors["head.bias"] = np.zeros(len(tensors["head.weight"]), np.float32)
+    if variant.kind.startswith("dinov2") and variant.head and "head.weight" in tensors:
+        head = tensors["head.weight"]
+        if head.ndim != 2 or head.shape[1] != 2 * dim:
+            raise UserError(f"{what}: classifier.weight {head.shape}: {2 * dim} inputs there should be")
+        if not head[:, dim:].any():
+            tensors["head.weight"] = head[:, :dim]
+        elif not head[:, :dim].any():
+            tensors["head.weight"] = head[:, dim:]
+            architecture = altered(architecture, AVERAGE, what)
+        else:
+            architecture = altered(architecture, {"global_pool": "token_avg"}, what)
+    return tensors, architecture
+
+
+def _to_theirs(tensors: Tensors, variant: Variant, architecture: Architecture) -> Tensors:
+    """The inverse of ``_to_ours`` and of the names; a class token that has its position in it has zero for one."""
+    tensors, dim = dict(tensors), architecture.embed_dim
+    for kind in ("weight", "bias"):
+        if f"attn_pool.q.{kind}" in tensors:
+            parts = [tensors.pop(f"attn_pool.{part}.{kind}") for part in ("q", "kv")]
+            tensors[f"attn_pool.in_proj.{kind}"] = np.concatenate(parts)
+    if architecture.no_embed_class:
+        tensors["pos_embed"] = np.pad(tensors["pos_embed"], ((0, 0), (1, 0), (0, 0)))
+    if variant.head is names.PROJECTION:
+        del tensors["head.bias"]
+    if variant.kind.startswith("dinov2") and variant.head and architecture.global_pool != "token_avg":
+        before = dim if architecture.global_pool == "avg" else 0
+        tensors["head.weight"] = np.pad(tensors["head.weight"], ((0, 0), (before, dim - before)))
+    if variant.unused.startswith("norm"):
+        tensors |= {"norm.weight": np.ones(dim, np.float32), "norm.bias": np.zeros(dim, np.float32)}
+    tower = from_timm({n: t for n, t in tensors.items() if not is_head(n)}, _pairs(variant, architecture))
+    if variant.kind == "dinov2_with_registers":
+        tower["embeddings.mask_token"] = np.zeros((1, dim), np.float32)
+    head = from_timm({name: tensor for name, tensor in tensors.items() if is_head(name)}, variant.head)
+    return {f"{variant.prefix}{name}": tensor for name, tensor in tower.items()} | head
+
+
+def _numbered(labels: Any) -> bool:
+    return isinstance(labels, dict) and all(str(key).isdecimal() for key in labels)

@@ -1,0 +1,130 @@
+"""The names of transformers' tensors, as every version has them on disk, and what has none of ours."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from convert.renaming import layer, pair
+from mlx_peft.config.border import Tensors
+
+LEFT_OUT = {
+    r"pooler\.dense\..*": "pooler: the layer behind the class token that only some uses want is left out",
+    r"embeddings\.mask_token": "mask_token: left out, it is only used in pretraining",
+    r"(text_model|text_projection|logit_scale|logit_bias)(\..*)?": "the text tower is left out",
+}
+"""What has no place in a classifier, and what is said of it."""
+
+
+def _batched(tensor: np.ndarray) -> np.ndarray:
+    return tensor.reshape(1, *tensor.shape) if tensor.ndim == 2 else tensor.reshape(1, 1, -1)
+
+
+def _unbatched(tensor: np.ndarray) -> np.ndarray:
+    return tensor.reshape(-1)
+
+
+def _rows(tensor: np.ndarray) -> np.ndarray:
+    return tensor.reshape(tensor.shape[1:])
+
+
+BERT = [
+    *pair("cls_token", "embeddings.cls_token"),
+    *pair("pos_embed", "embeddings.position_embeddings"),
+    *layer("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+    *layer("blocks.{i}.attn.qkv", *(f"encoder.layer.{{i}}.attention.attention.{n}" for n in ("query", "key", "value"))),
+    *layer("blocks.{i}.attn.proj", "encoder.layer.{i}.attention.output.dense"),
+    *layer("norm", "layernorm"),
+]
+"""What ViT, DeiT and DINOv2 have in common."""
+
+VIT = [
+    *BERT,
+    *layer("blocks.{i}.norm1", "encoder.layer.{i}.layernorm_before"),
+    *layer("blocks.{i}.norm2", "encoder.layer.{i}.layernorm_after"),
+    *layer("blocks.{i}.mlp.fc1", "encoder.layer.{i}.intermediate.dense"),
+    *layer("blocks.{i}.mlp.fc2", "encoder.layer.{i}.output.dense"),
+]
+DEIT = [*VIT, *pair("reg_token", "embeddings.distillation_token")]
+DEIT_TEACHER = [*VIT, *pair("dist_token", "embeddings.distillation_token")]
+DINOV2 = [
+    *BERT,
+    *layer("blocks.{i}.norm1", "encoder.layer.{i}.norm1"),
+    *layer("blocks.{i}.norm2", "encoder.layer.{i}.norm2"),
+    *pair("blocks.{i}.ls1.gamma", "encoder.layer.{i}.layer_scale1.lambda1"),
+    *pair("blocks.{i}.ls2.gamma", "encoder.layer.{i}.layer_scale2.lambda1"),
+]
+PLAIN_MLP = [
+    *layer("blocks.{i}.mlp.fc1", "encoder.layer.{i}.mlp.fc1"),
+    *layer("blocks.{i}.mlp.fc2", "encoder.layer.{i}.mlp.fc2"),
+]
+SWIGLU = [
+    *layer("blocks.{i}.mlp.fc1", "encoder.layer.{i}.mlp.weights_in"),
+    *layer("blocks.{i}.mlp.fc2", "encoder.layer.{i}.mlp.weights_out"),
+]
+REGISTERS = pair("reg_token", "embeddings.register_tokens")
+TOWER = [
+    *pair("pos_embed", "embeddings.position_embedding.weight", to_ours=_batched, to_theirs=_rows),
+    *layer("patch_embed.proj", "embeddings.patch_embedding"),
+    *layer("blocks.{i}.norm1", "encoder.layers.{i}.layer_norm1"),
+    *layer("blocks.{i}.attn.qkv", *(f"encoder.layers.{{i}}.self_attn.{name}_proj" for name in "qkv")),
+    *layer("blocks.{i}.attn.proj", "encoder.layers.{i}.self_attn.out_proj"),
+    *layer("blocks.{i}.norm2", "encoder.layers.{i}.layer_norm2"),
+    *layer("blocks.{i}.mlp.fc1", "encoder.layers.{i}.mlp.fc1"),
+    *layer("blocks.{i}.mlp.fc2", "encoder.layers.{i}.mlp.fc2"),
+    *layer("norm", "post_layernorm"),
+]
+"""What CLIP's and SigLIP's vision towers have in common."""
+
+CLIP = [
+    *TOWER,
+    *pair("cls_token", "embeddings.class_embedding", to_ours=_batched, to_theirs=_unbatched),
+    *layer("norm_pre", "pre_layrnorm"),
+]
+SIGLIP = [
+    *TOWER,
+    *pair("attn_pool.latent", "head.probe"),
+    *pair("attn_pool.in_proj.weight", "head.attention.in_proj_weight"),
+    *pair("attn_pool.in_proj.bias", "head.attention.in_proj_bias"),
+    *layer("attn_pool.proj", "head.attention.out_proj"),
+    *layer("attn_pool.norm", "head.layernorm"),
+    *layer("attn_pool.mlp.fc1", "head.mlp.fc1"),
+    *layer("attn_pool.mlp.fc2", "head.mlp.fc2"),
+]
+
+CLASSIFIER = layer("head", "classifier")
+TEACHER = [*layer("head", "cls_classifier"), *layer("head_dist", "distillation_classifier")]
+PROJECTION = pair("head.weight", "visual_projection.weight")
+
+_PARTS = {"q": "attention.query", "k": "attention.key", "v": "attention.value", "o": "output.dense"}
+_RENAMED = [
+    (
+        re.compile(r"(^|\.)(?<!encoder\.)layers\.(\d+\.(?:attention\.[qkvo]_proj|layernorm_|mlp\.))"),
+        r"\1encoder.layer.\2",
+    ),
+    *((re.compile(rf"(layer\.\d+\.attention)\.{key}_proj\."), rf"\1.{name}.") for key, name in _PARTS.items()),
+]
+_MLP = [("mlp.fc1.", "intermediate.dense."), ("mlp.fc2.", "output.dense.")]
+
+
+def as_on_disk(tensors: Tensors) -> Tensors:
+    """Version 5 has other names in memory, which a ``state_dict()`` shows, than in the files it writes: the latter."""
+    bert = any("layernorm_before" in name for name in tensors)
+    gates: dict[str, dict[str, np.ndarray]] = {}
+    result: Tensors = {}
+    for name, tensor in tensors.items():
+        for pattern, new in _RENAMED:
+            name = pattern.sub(new, name)
+        for old, replacement in _MLP if bert else ():
+            name = name.replace(f".{old}", f".{replacement}")
+        if match := re.fullmatch(r"(.*\.mlp)\.(gate|up)_proj\.(weight|bias)", name):
+            gates.setdefault(f"{match[1]}.weights_in.{match[3]}", {})[match[2]] = tensor
+        else:
+            result[name.replace(".mlp.down_proj.", ".mlp.weights_out.")] = tensor
+    for name, halves in gates.items():
+        if halves.keys() == {"gate", "up"}:
+            result[name] = np.concatenate([halves["gate"], halves["up"]])
+        else:
+            result |= {name.replace("weights_in", f"{half}_proj"): tensor for half, tensor in halves.items()}
+    return result

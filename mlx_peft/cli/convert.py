@@ -1,0 +1,146 @@
+"""``convert``: a checkpoint from anywhere as a file of any format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mlx_peft.cli.common import AdapterName, AsJson, Backend, Weights, backend_of, echo_json
+
+if TYPE_CHECKING:
+    from mlx_peft.engine.convert import Converted
+    from mlx_peft.engine.proof import Proof
+
+
+def convert(
+    ctx: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A file, a folder, a run, a timm name or OWNER/REPOSITORY.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="What to write.", show_default=False)],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="timm, transformers, torchvision, mlx, peft, onnx or coreml.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME", help="The model, where SOURCE does not say it.", show_default=False),
+    ] = None,
+    weights: Weights = "timm",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A field of the architecture: num_heads=6.", show_default=False
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Resize the position grid for it.", show_default=False)
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which model, in a file of several: teacher.", show_default=False),
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(metavar="float32|bfloat16|float16", help="Of the weights in the file.", show_default=False),
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(metavar="8|6|5|4|3|2", help="Quantise the blocks; --to mlx.", show_default=False)
+    ] = None,
+    group_size: Annotated[int, typer.Option(metavar="32|64|128", help="Inputs that share a scale and a bias.")] = 64,
+    adapter: AdapterName = None,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare the logits of both sides.")] = False,
+    backend: Backend = None,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a ViT into another format, with proof."""
+    from mlx_peft.cli.common import one_of
+    from mlx_peft.config.files import override
+    from mlx_peft.config.quantization import asked
+    from mlx_peft.engine import convert as engine
+    from mlx_peft.engine.targets import TARGETS
+
+    one_of(TARGETS, "format")(to)
+    done = engine.convert(
+        source,
+        out,
+        to,
+        model=model,
+        weights=weights,
+        args=override(changes or []).values,
+        image_size=image_size,
+        part=part,
+        adapter=adapter,
+        dtype=dtype,
+        quantization=None if bits is None else asked(bits, group_size),
+        verify=not no_verify,
+        backend=backend_of(ctx, backend),
+    )
+    if as_json:
+        echo_json(summary(done))
+    else:
+        echo(done)
+
+
+def echo(done: Converted) -> None:
+    base = done.source.asked
+    typer.echo(f"{base.source}: {done.source.kind}, as {base.name}, {base.architecture.img_size} px")
+    for note in done.notes:
+        typer.echo(f"note: {note}")
+    for file, size in done.files.items():
+        typer.echo(f"{file}  {size:,} bytes")
+    typer.echo(f"open it with: {done.opened}")
+    if done.proof is None:
+        typer.echo("not proved, as was asked")
+    else:
+        echo_proof(done.proof)
+
+
+def echo_proof(proof: Proof) -> None:
+    for name, difference in {**proof.rows, **proof.exported}.items():
+        typer.echo(f"  {difference:.1e}  {name}")
+    for name, difference in proof.change.items():
+        typer.echo(f"{name}: the logits change by {100 * difference:.2g} %")
+    for reason in proof.unproved:
+        typer.echo(f"not compared: {reason}")
+    if proof.largest is None:
+        typer.echo("nothing could be compared here: the conversion is not proved")
+    else:
+        typer.echo(f"proved on noise images: largest relative difference {proof.largest:.1e}")
+
+
+def summary(done: Converted) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    base, proof = done.source.asked, done.proof
+    return {
+        "source": {
+            "path": base.source,
+            "kind": done.source.kind,
+            "model": base.name,
+            "classes": len(done.source.classes),
+        },
+        "architecture": base.architecture.model_dump(mode="json"),
+        "preprocessing": base.preprocessing.model_dump(mode="json"),
+        "to": done.to,
+        "files": {str(file): size for file, size in done.files.items()},
+        "opened": done.opened,
+        "notes": list(done.notes),
+        "proof": proof
+        and {
+            "largest": proof.largest,
+            "rows": proof.rows,
+            "exported": proof.exported,
+            "change": proof.change,
+            "unproved": proof.unproved,
+        },
+    }

@@ -1,0 +1,175 @@
+"""What a model can be written as: one entry for each format, by the name that ``convert --to`` gives it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from convert import torchvision, transformers
+from convert.base import Base
+from convert.files import new_folder, write_json, write_safetensors
+from convert.peft import FORMATS, read_adapter, write_adapter
+from convert.processor import CONFIG as PROCESSOR
+from convert.timm import write_model
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.quantization import Quantization
+from mlx_peft.engine.source import Source
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model that is to be written.
+
+    Attributes:
+        tensors: timm's state dictionary; quantised, the codes are in it.
+        classes: names; empty where they are unknown.
+        dtype: of the floats in the file.
+        adapter: the folder of the adapter that it is from; None where it is from none.
+    """
+
+    base: Base
+    tensors: dict[str, np.ndarray]
+    classes: Sequence[str]
+    dtype: str
+    quantization: Quantization | None
+    adapter: Path | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format that a checkpoint has.
+
+    Attributes:
+        write: writes a job to a path that is not there, and returns notes for a person. Raises UserError where the
+            format cannot hold the model.
+        opener: how its own library opens what was written: a name of ``torch_ref.foreign``; None where it is ours.
+        opened: the same for a person, with ``{out}`` for the path.
+        dtypes: that the floats may have.
+        whole: whether it is a whole model, and not an adapter.
+        needs_head: whether there is no such file without a classifier.
+    """
+
+    write: Callable[[Path, Job], list[str]]
+    opener: str | None
+    opened: str
+    dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
+    whole: bool = True
+    needs_head: bool = False
+
+    def check(self, found: Source) -> None:
+        """Raises UserError where the source is not what the format is for, before any work."""
+        if not self.whole and found.adapter is None:
+            raise UserError("--to peft writes an adapter: name a run or an adapter, not a whole model")
+        must_have_head(found, self.needs_head)
+
+
+class Report(Protocol):
+    """What ``export_model`` says: the logits' difference, None where none was measured, a sentence on it, and more."""
+
+    difference: float | None
+    proof: str
+    notes: Sequence[str]
+    files: Mapping[Path, int]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A format of another runtime: ``mlx_peft.engine.export`` writes and proves it."""
+
+    kind: str
+    opened: str
+    dtypes: tuple[str, ...] = ("float32",)
+
+    def check(self, found: Source) -> None:
+        """Raises UserError where the source is not what the format is for, before any work."""
+        must_have_head(found, True)
+
+    def export(self, out: Path, job: Job, verify: bool) -> Report:
+        """Writes a job to ``out``. Raises UserError where that cannot be, or its proof fails."""
+        module: Any = importlib.import_module("mlx_peft.engine.export")
+        report: Report = module.export_model(
+            self.kind, out, base=job.base, tensors=job.tensors, classes=job.classes, verify=verify
+        )
+        return report
+
+
+def must_have_head(found: Source, needed: bool) -> None:
+    """Raises UserError where a classifier is needed and there is none."""
+    if needed and "head.weight" not in found.base.tensors:
+        raise UserError("the format needs a classifier, and the source has none: train one, or choose another format")
+
+
+def _timm(out: Path, job: Job) -> list[str]:
+    try:
+        write_model(out, base=job.base, tensors=job.tensors, classes=job.classes, dtype=job.dtype)
+    except UserError as error:
+        raise UserError(
+            f"{error}: --to mlx holds it; or take timm's own with --set FIELD=VALUE, and how much that changes the "
+            "logits is printed"
+        ) from error
+    return []
+
+
+def _mlx(out: Path, job: Job) -> list[str]:
+    write_model(
+        out, base=job.base, tensors=job.tensors, classes=job.classes, dtype=job.dtype, quantization=job.quantization,
+        exactly=True,
+    )  # fmt: skip
+    return []
+
+
+def _transformers(out: Path, job: Job) -> list[str]:
+    base = job.base
+    config, processor, tensors = transformers.pack(base.architecture, base.preprocessing, job.tensors, job.classes)
+    with new_folder(out) as new:
+        write_json(new / transformers.CONFIG, config | {"dtype": job.dtype})
+        write_json(new / PROCESSOR, processor)
+        write_safetensors(new / transformers.WEIGHTS, tensors, {"format": "pt"}, job.dtype)
+    return []
+
+
+def _torchvision(out: Path, job: Job) -> list[str]:
+    tensors = torchvision.pack(job.base.architecture, job.tensors)
+    with new_folder(out) as new:
+        write_safetensors(new / WEIGHTS, tensors, {"format": "pt"}, job.dtype)
+    recipe = job.base.preprocessing
+    return [
+        "a state dictionary holds no preprocessing and no class names; the images are to be prepared with "
+        f"mean {recipe.mean}, std {recipe.std}, {recipe.interpolation}, crop {recipe.crop_pct:.4g} ({recipe.crop_mode})"
+    ]
+
+
+def _peft(out: Path, job: Job) -> list[str]:
+    assert job.adapter is not None
+    adapter = read_adapter(job.adapter)
+    if FORMATS[type(adapter.method)].from_peft is None:
+        raise UserError(
+            f"Hugging Face PEFT has no method {adapter.method.name!r}: convert the run to a whole model, --to timm"
+        )
+    return write_adapter(out, adapter)
+
+
+TARGETS: dict[str, Target | Runtime] = {
+    "timm": Target(_timm, "timm folder", 'timm.create_model("local-dir:{out}", pretrained=True)'),
+    "transformers": Target(
+        _transformers, "transformers", 'transformers.AutoModelForImageClassification.from_pretrained("{out}")'
+    ),
+    "torchvision": Target(
+        _torchvision,
+        "torchvision",
+        'model.load_state_dict(safetensors.torch.load_file("{out}/model.safetensors"))',
+        needs_head=True,
+    ),
+    "mlx": Target(_mlx, None, 'mlx_peft.create_model("{name}", weights="{out}", num_classes={classes})'),
+    "peft": Target(_peft, "peft", 'peft.PeftModel.from_pretrained(model, "{out}")', ("float32",), whole=False),
+    "onnx": Runtime("onnx", 'onnxruntime.InferenceSession("{out}")'),
+    "coreml": Runtime("coreml", 'MLModel(contentsOf: URL(fileURLWithPath: "{out}"))'),
+}
+"""The registry: a format is one entry here, and nothing else."""

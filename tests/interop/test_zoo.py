@@ -1,0 +1,85 @@
+"""Every plain ViT of timm, two blocks deep and with random weights: saved by timm, converted, and held against timm."""
+
+from __future__ import annotations
+
+import gc
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from comparing import LOGITS, prepared, relative
+from comparing import logits as ours
+
+from convert.base import Base, whole
+from convert.layout import Asked
+from convert.open import open_path
+from mlx_peft.config.registry import _data, find, names
+from mlx_peft.engine.convert import convert
+
+DEPTH = {"depth": 2}
+QUICK = (
+    "test_vit",
+    "vit_tiny_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "vit_xsmall_patch16_clip_224",
+    "vit_little_patch16_reg4_gap_256",
+    "vit_base_patch16_siglip_224",
+)
+"""One of each structure that is small; the walk over all takes some twenty minutes and 6 GB."""
+
+
+def another(size: int, patch: int) -> int:
+    """A smaller image, of about half the patches along a side."""
+    return patch * (size // patch // 2 + 1)
+
+
+def image(size: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+
+
+def saved_by_timm(name: str, folder: Path) -> None:
+    """timm's model with every parameter random, in the folder that timm itself writes."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=7, weight_init="skip", **DEPTH).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            around = 1.0 if parameter.ndim == 1 and key.endswith(".weight") else 0.0  # of norms
+            parameter.normal_(around, 0.02)
+    timm.models.save_for_hf(model, str(folder), model_args=DEPTH, safe_serialization=True)
+
+
+def converted(source: Path, out: Path, image_size: int | None) -> Base:
+    convert(str(source), out, "mlx", image_size=image_size, verify=False)
+    return whole(open_path(out, Asked()))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names()]
+)
+def test_a_model_of_timms_converts_and_gives_timms_logits(name: str, tmp_path: Path) -> None:
+    saved_by_timm(name, tmp_path / "timm")
+    architecture = find(name.partition(".")[0]).architecture
+    own = architecture.img_size
+    for size in (own, another(own, architecture.patch_size)):
+        resized = {} if size == own else {"img_size": size}
+        base = converted(tmp_path / "timm", tmp_path / str(size), resized.get("img_size"))
+        images = image(size)
+        with torch.no_grad():
+            model = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True, **resized).eval()
+            expected = model(prepared(images, base)).numpy()
+        del model
+        assert math.isfinite(float(np.linalg.norm(expected))) and np.ptp(expected) > 0
+        for backend in ("torch", "mlx"):
+            assert relative(ours(base, backend, images), expected) <= LOGITS, (backend, size)
+            gc.collect()
+
+
+def test_what_is_left_out_is_on_the_page_with_its_reason() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "conversion.md").read_text()
+    listed = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|$", page.split("## Models that are left out")[1], re.M))
+    assert listed == _data()["left_out"]
+    assert f"{len(names())} of the {len(names()) + len(listed)} names" in page
