@@ -1,0 +1,103 @@
+"""Images that are the same, or nearly: hashes of pixels and of what is seen, and what belongs together by them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+from PIL import Image
+from scipy.fft import dctn
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+NEAR = 4
+"""Bits of 64 in which the perceptual hashes of near-duplicates may differ: what recompressing, resizing by half and a
+change of brightness leave (tests/data/test_duplicates.py)."""
+
+FLAT = 2.0
+"""Images whose grey levels deviate less than this have nothing to see: only equal pixels make them duplicates."""
+
+_SIDE, _LOW = 32, 8
+_BITS = 64
+_PAIRS = 2**20
+"""Pairs compared at once."""
+
+
+def pixel_hash(image: np.ndarray) -> bytes:
+    """16 bytes that equal images share, and no others."""
+    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.digest()
+
+
+def perceptual_hash(image: np.ndarray) -> int | None:
+    """64 bits of what is seen in a uint8 ``(height, width, 3)`` image; None where it is flat.
+
+    The signs, about their median, of the 8 x 8 lowest frequencies of the grey image at 32 x 32 (pHash, Zauner 2010).
+    """
+    grey = Image.fromarray(np.ascontiguousarray(image)).convert("L")
+    small = np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float64)
+    if small.std() < FLAT:
+        return None
+    low = dctn(small, norm="ortho")[:_LOW, :_LOW].ravel()
+    return int.from_bytes(np.packbits(low > np.median(low[1:])).tobytes(), "big")
+
+
+def near_pairs(hashes: np.ndarray, distance: int = NEAR) -> Iterator[np.ndarray]:
+    """Pairs of indices, int64 ``(n, 2)``, of different hashes (uint64) that differ in at most `distance` bits.
+
+    Of ``distance + 1`` bands of bits at least one agrees, so only hashes that share a band are compared. A pair may
+    come more than once.
+    """
+    if not len(hashes):
+        return
+    edges = np.linspace(0, _BITS, distance + 2).astype(int)
+    for low, high in pairwise(edges):
+        band = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
+        order = np.argsort(band, kind="stable")
+        starts = np.flatnonzero(np.diff(band[order], prepend=~band[order[:1]]))
+        for members in np.split(order, starts[1:]):
+            for first in range(0, len(members) - 1, max(1, _PAIRS // len(members))):
+                rows = members[first : first + max(1, _PAIRS // len(members))]
+                apart = _ones(hashes[rows, None] ^ hashes[None, members])
+                close = np.argwhere((apart <= distance) & (rows[:, None] < members[None, :]))
+                if len(close):
+                    yield np.stack([rows[close[:, 0]], members[close[:, 1]]], axis=1)
+
+
+def _ones(words: np.ndarray) -> np.ndarray:
+    """How many bits of each uint64 are set."""
+    counted: np.ndarray = _COUNTS[words.view(np.uint8).reshape(*words.shape, 8)].sum(-1, dtype=np.uint8)
+    return counted
+
+
+_COUNTS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
+
+
+def clusters(pixels: Sequence[bytes | None], seen: Sequence[int | None], distance: int = NEAR) -> np.ndarray:
+    """A number for each image, int64 ``(n,)``, which it shares with its duplicates and near-duplicates, and theirs.
+
+    pixels, seen: the two hashes of each image, None where there is none.
+    """
+    links = [
+        np.stack([rows[:-1], rows[1:]], axis=1) for hashes in (pixels, seen) for rows in same(hashes) if len(rows) > 1
+    ]
+    firsts = np.array([rows[0] for rows in same(seen)], np.int64)
+    unique = np.array([seen[row] for row in firsts], np.uint64)
+    links += [firsts[pairs] for pairs in near_pairs(unique, distance)]
+    joined = np.concatenate(links) if links else np.empty((0, 2), np.int64)
+    size = len(pixels)
+    graph = coo_matrix((np.ones(len(joined), bool), (joined[:, 0], joined[:, 1])), (size, size))
+    numbers: np.ndarray = connected_components(graph, directed=False)[1].astype(np.int64)
+    return numbers
+
+
+def same(hashes: Sequence[bytes | int | None]) -> list[np.ndarray]:
+    """The indices of each hash, in order; images without one are in none."""
+    rows: dict[bytes | int, list[int]] = {}
+    for index, value in enumerate(hashes):
+        if value is not None:
+            rows.setdefault(value, []).append(index)
+    return [np.array(found, np.int64) for found in rows.values()]
