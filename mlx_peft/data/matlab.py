@@ -12,6 +12,13 @@ MAX_BYTES = 2**31
 """Of a file and of what is read from it: SVHN's largest array has 225 MB."""
 
 
+NUMBERS = {
+    **{f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    "single": 4, "double": 8,
+}
+"""MATLAB's kinds of numbers, and the bytes of one."""
+
+
 def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Integer arrays of a MATLAB file (5 to 7.2) by name, as they are stored.
 
@@ -28,7 +35,7 @@ def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
             if name not in heads:
                 raise UserError(f"{path}: no array {name!r}; there is {', '.join(map(repr, heads)) or 'nothing'}")
             shape, kind = heads[name]
-            bytes_each = {"uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "double": 8}.get(kind)
+            bytes_each = NUMBERS.get(kind)
             if bytes_each is None or any(side < 0 for side in shape) or _product(shape) * bytes_each > MAX_BYTES:
                 raise UserError(f"{path}: {name!r} is {kind} {shape}, not an array of whole numbers")
         found = loadmat(path, variable_names=names)

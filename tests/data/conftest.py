@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mlx_peft.config import schema
 from mlx_peft.data import Dataset, find
@@ -28,3 +30,20 @@ def opened_as() -> Open:
         return open_entry(entry, config)
 
     return opened
+
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def save() -> Save:
+    """Writes a small image of a seed's noise, in the format of its suffix; the modes are Pillow's."""
+
+    def saved(path: Path, seed: int = 0, mode: str = "RGB", size: tuple[int, int] = (10, 8), **options: object) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+        form = options.pop("format", None)
+        Image.fromarray(pixels).convert(mode).save(path, form, **options)
+        return path
+
+    return saved
