@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mlx_peft.cli import bench, cat, config, cp, eval, ls, merge, parity, predict, quantize, report, sweep, train
+from mlx_peft.cli import bench, cat, config, cp, data, eval, ls, merge, parity, predict, quantize, report, sweep, train
 from mlx_peft.config.errors import UserError
 
 
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 for module in (train, sweep, eval, predict, merge, quantize, parity, bench, report, ls, cat, cp):
     app.command()(getattr(module, module.__name__.rpartition(".")[2]))
+app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 
 

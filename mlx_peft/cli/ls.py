@@ -23,7 +23,9 @@ def ls(
 ) -> None:
     """List models, methods, data sets, recipes or suites.
 
-    Of a method: whether it merges into a plain model, PEFT reads its adapters, and a batch may mix several of them.
+    Of a method: whether it merges into a plain model, PEFT reads its adapters, and a batch may mix several of them. Of
+    a data set: its variants (protocols, partitions, sizes), the first the default, with their images; with --json, what
+    each is, and where the set is to be had.
     """
     entries = {entry["name"]: entry for entry in LISTS[kind]()}
     wanted = pattern.lower() if set("*?[") & set(pattern) else f"*{pattern.lower()}*"
@@ -42,12 +44,31 @@ def ls(
 
 def cells(entry: dict[str, Any]) -> list[str]:
     """An entry as a line's columns."""
-    facts = ["yes" if value else "no" for key, value in entry.items() if key in FACTS]
-    return [entry["name"], *facts, entry["description"]]
+    return [entry["name"], *(cell(value) for key, value in entry.items() if key in FACTS), entry["description"]]
 
 
-FACTS = {"merges": "merges", "in_peft": "PEFT reads it", "mixes": "a batch may mix it"}
-"""What may be true of a method, and the heading over it."""
+def cell(value: Any) -> str:
+    """A fact in a column: of variants with the same numbers of images, the names together."""
+    if value is None or isinstance(value, bool):
+        return {True: "yes", False: "no", None: "any"}[value]
+    if not isinstance(value, list):
+        return str(value)
+    names: dict[str, list[str]] = {}
+    for variant in value:
+        sizes = " + ".join(f"{size:,} {split}" for split, size in variant["sizes"].items())
+        names.setdefault(sizes, []).append(variant["name"])
+    return "; ".join(f"{', '.join(alike)}: {sizes}" for sizes, alike in names.items()) or "data.split's"
+
+
+FACTS = {
+    "merges": "merges",
+    "in_peft": "PEFT reads it",
+    "mixes": "a batch may mix it",
+    "classes": "classes",
+    "variants": "variants",
+    "licence": "licence",
+}
+"""What is said of a method or a data set, and the heading over it."""
 
 
 def models() -> Iterator[dict[str, Any]]:
@@ -72,7 +93,18 @@ def datasets() -> Iterator[dict[str, Any]]:
     from mlx_peft.data import REGISTRY
 
     for name, entry in REGISTRY.items():
-        yield {"name": name, "description": entry.description}
+        yield {
+            "name": name,
+            "classes": entry.classes,
+            "variants": [
+                {"name": variant.name, "description": variant.description, "sizes": dict(variant.sizes)}
+                for variant in entry.variants
+                if entry.published
+            ],
+            "licence": entry.licence,
+            "description": entry.description,
+            "source": entry.source,
+        }
 
 
 def recipes() -> Iterator[dict[str, Any]]:

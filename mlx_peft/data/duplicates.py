@@ -19,10 +19,16 @@ a change of brightness leave. Crops of more than a hundredth of the side, and mi
 FLAT = 2.0
 """Images whose grey levels deviate less than this have nothing to see: only equal pixels make them duplicates."""
 
-_SIDE, _LOW = 32, 8
+CORRELATED = 0.98
+"""The least correlation of the small images of near-duplicates."""
+
+_SIDE, _LOW, _THUMB = 32, 8, 16
 _BITS = 64
 _PAIRS = 2**20
-"""Pairs compared at once."""
+"""Pairs of hashes compared at once."""
+
+_CHUNK = 2**14
+"""Pairs of small images compared at once."""
 
 
 def pixel_hash(image: np.ndarray) -> bytes:
@@ -32,21 +38,49 @@ def pixel_hash(image: np.ndarray) -> bytes:
     return digest.digest()
 
 
-def perceptual_hash(image: np.ndarray) -> int | None:
-    """64 bits of what is seen in a uint8 ``(height, width, 3)`` image; None where it is flat.
+def glance(image: np.ndarray) -> bytes | None:
+    """264 bytes of what is seen in a uint8 ``(height, width, 3)`` image: a hash, and the image small; None if flat.
 
-    The signs, about their median, of the 8 x 8 lowest frequencies of the grey image at 32 x 32 (pHash, Zauner 2010).
+    The hash, 64 bits: the signs, about their median, of the 8 x 8 lowest frequencies of the grey image at 32 x 32
+    (pHash, Zauner 2010). The small image: 16 x 16 grey levels.
     """
     grey = Image.fromarray(np.ascontiguousarray(image)).convert("L")
-    small = np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float64)
-    if small.std() < FLAT:
+    small = grey.resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    levels = np.asarray(small, np.float64)
+    if levels.std() < FLAT:
         return None
-    low = dctn(small, norm="ortho")[:_LOW, :_LOW].ravel()
-    return int.from_bytes(np.packbits(low > np.median(low[1:])).tobytes(), "big")
+    low = dctn(levels, norm="ortho")[:_LOW, :_LOW].ravel()
+    thumbnail = np.asarray(small.reduce(_SIDE // _THUMB))
+    return np.packbits(low > np.median(low[1:])).tobytes() + thumbnail.tobytes()
+
+
+def alike(glances: Sequence[bytes]) -> np.ndarray:
+    """The pairs of indices, int64 ``(n, 2)``, of near-duplicates: near in their hash, and correlated when small.
+
+    The hash alone takes any two pullovers of Fashion-MNIST for the same.
+    """
+    if not glances:
+        return np.empty((0, 2), np.int64)
+    table = np.frombuffer(b"".join(glances), np.uint8).reshape(len(glances), -1)
+    hashes = np.ascontiguousarray(table[:, :8]).view(">u8").astype(np.uint64).ravel()
+    found = [np.empty((0, 2), np.int64)]
+    for pairs in near_pairs(hashes):
+        for first in range(0, len(pairs), _CHUNK):
+            some = pairs[first : first + _CHUNK]
+            one, other = (_standardised(table[some[:, side], 8:]) for side in (0, 1))
+            found.append(some[(one * other).mean(1) >= CORRELATED])
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _standardised(levels: np.ndarray) -> np.ndarray:
+    """Each row with mean 0 and deviation 1; a row without any deviation, 0."""
+    centred = levels.astype(np.float32) - levels.mean(1, keepdims=True, dtype=np.float32)
+    standardised: np.ndarray = centred / np.maximum(centred.std(1, keepdims=True), 1e-6)
+    return standardised
 
 
 def near_pairs(hashes: np.ndarray, distance: int = NEAR) -> Iterator[np.ndarray]:
-    """Pairs of indices, int64 ``(n, 2)``, of different hashes (uint64) that differ in at most `distance` bits.
+    """Pairs of indices, int64 ``(n, 2)``, of hashes (uint64) that differ in at most `distance` bits.
 
     Of ``distance + 1`` bands of bits at least one agrees, so only hashes that share a band are compared. A pair may
     come more than once.
@@ -77,27 +111,25 @@ def _ones(words: np.ndarray) -> np.ndarray:
 _COUNTS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
 
 
-def clusters(pixels: Sequence[bytes | None], seen: Sequence[int | None], distance: int = NEAR) -> np.ndarray:
+def clusters(pixels: Sequence[bytes | None], glances: Sequence[bytes | None]) -> np.ndarray:
     """A number for each image, int64 ``(n,)``, which it shares with its duplicates and near-duplicates, and theirs.
 
-    pixels, seen: the two hashes of each image, None where there is none.
+    pixels, glances: the pixel hash and the glance of each image, None where there is none.
     """
-    links = [
-        np.stack([rows[:-1], rows[1:]], axis=1) for hashes in (pixels, seen) for rows in same(hashes) if len(rows) > 1
-    ]
-    firsts = np.array([rows[0] for rows in same(seen)], np.int64)
-    unique = np.array([seen[row] for row in firsts], np.uint64)
-    links += [firsts[pairs] for pairs in near_pairs(unique, distance)]
-    joined = np.concatenate(links) if links else np.empty((0, 2), np.int64)
+    links = [np.stack([rows[:-1], rows[1:]], axis=1) for known in (pixels, glances) for rows in same(known)]
+    groups = same(glances)
+    firsts = np.array([rows[0] for rows in groups], np.int64)
+    links.append(firsts[alike([glances[row] or b"" for row in firsts])])
+    joined = np.concatenate(links)
     size = len(pixels)
     graph = coo_matrix((np.ones(len(joined), bool), (joined[:, 0], joined[:, 1])), (size, size))
     numbers: np.ndarray = connected_components(graph, directed=False)[1].astype(np.int64)
     return numbers
 
 
-def same(hashes: Sequence[bytes | int | None]) -> list[np.ndarray]:
+def same(hashes: Sequence[bytes | None]) -> list[np.ndarray]:
     """The indices of each hash, in order; images without one are in none."""
-    rows: dict[bytes | int, list[int]] = {}
+    rows: dict[bytes, list[int]] = {}
     for index, value in enumerate(hashes):
         if value is not None:
             rows.setdefault(value, []).append(index)

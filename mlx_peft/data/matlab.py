@@ -14,7 +14,8 @@ MAX_BYTES = 2**31
 
 NUMBERS = {
     **{f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)},
-    "single": 4, "double": 8,
+    "single": 4,
+    "double": 8,
 }
 """MATLAB's kinds of numbers, and the bytes of one."""
 

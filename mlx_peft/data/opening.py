@@ -10,7 +10,7 @@ import numpy as np
 from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError
 from mlx_peft.data.dataset import ADVICE, ArrayImages, Dataset, Split
-from mlx_peft.data.duplicates import clusters, perceptual_hash, pixel_hash
+from mlx_peft.data.duplicates import clusters, glance, pixel_hash
 from mlx_peft.data.entry import Entry, Found
 from mlx_peft.data.lists import left_out
 from mlx_peft.data.registry import find
@@ -49,7 +49,7 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
     split = config.split
     if variant.shares is not None:
         split = split.model_copy(update={"val": 0.0, "test": 0.0, **variant.shares})
-    train = _grouped(found.splits["train"], entry, config)
+    train = _grouped(found.splits["train"], entry, config, tolerant=not decode)
     return hold_out(
         config.name,
         found.classes,
@@ -73,7 +73,8 @@ def _readable(found: Found, entry: Entry, config: schema.Data) -> Found:
         reasons = _reasons(split, config.threads)
         if reasons and config.unreadable == "refuse":
             raise UserError(_refusal([*reasons.values()], name))
-        broken += [split.images.identifiers[row] for row in reasons]
+        identifiers = split.images.identifiers
+        broken += [identifiers[row] for row in reasons]
         good[name] = split.take(np.array([row for row in range(split.size) if row not in reasons], np.int64), name)
         for label in np.setdiff1d(split.labels, good[name].labels):
             raise UserError(f"{config.root}: no readable images of class {found.classes[label]!r} in {name}")
@@ -104,8 +105,11 @@ def _refusal(reasons: list[str], split: str) -> str:
     return "\n  ".join(lines) + ADVICE.replace("; ", "\n")
 
 
-def _grouped(train: Split, entry: Entry, config: schema.Data) -> Split:
-    """The training images with the groups that are never parted. Raises UserError at an image that cannot be read."""
+def _grouped(train: Split, entry: Entry, config: schema.Data, *, tolerant: bool) -> Split:
+    """The training images with the groups that are never parted.
+
+    Raises UserError at an image that cannot be read; if `tolerant`, it is a group of its own.
+    """
     by = config.split.group_by or ("duplicates" if entry.near_duplicates else None)
     if by == "none":
         return replace(train, groups=None)
@@ -114,9 +118,14 @@ def _grouped(train: Split, entry: Entry, config: schema.Data) -> Split:
     if train.groups is not None:
         raise UserError("data.split.group_by: duplicates, but the set has groups of its own; leave it out")
 
-    def hashes(row: int) -> tuple[bytes, int | None]:
-        image = train.images.read(row)
-        return pixel_hash(image), perceptual_hash(image)
+    def hashes(row: int) -> tuple[bytes | None, bytes | None]:
+        try:
+            image = train.images.read(row)
+        except UserError:
+            if not tolerant:
+                raise
+            return None, None
+        return pixel_hash(image), glance(image)
 
     with ThreadPoolExecutor(config.threads) as pool:
         pixels, seen = zip(*pool.map(hashes, range(train.size)), strict=True)

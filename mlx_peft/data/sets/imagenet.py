@@ -49,7 +49,7 @@ ENTRIES = {
         read=read_imagenet,
         description="1,331,167 photographs in 1,000 classes, as class folders",
         source=SOURCE,
-        licence="its own terms: research and education, not commercial; registration",
+        licence="research and education only; registration",
         classes=1_000,
         variants=(OFFICIAL,),
     )

@@ -53,7 +53,7 @@ ENTRIES = {
         read=read_tiny_imagenet,
         description="110,000 labelled photographs of 64 px in 200 classes of ImageNet",
         source=SOURCE,
-        licence="ImageNet's terms: research and education, not commercial",
+        licence="ImageNet's: research and education only",
         classes=200,
         variants=(OFFICIAL, CARVED),
     )

@@ -86,7 +86,7 @@ ENTRIES = {
         read=partial(read_task, name),
         description=f"VTAB-1k, {task.group}: 1,000 images in {task.classes} classes to train on",
         source=SOURCE,
-        licence="that of the set it was drawn from",
+        licence="its source's",
         classes=task.classes,
         variants=_variants(task),
     )
