@@ -72,7 +72,8 @@ def data_section(name: str, overrides: list[str]) -> Data:
     try:
         return Data.model_validate_json(json.dumps({"name": name} | document.values), strict=True)
     except ValidationError as error:
-        raise UserError(problems.listed(problems.explain(error, Data), document.where)) from None
+        found = problems.listed(problems.explain(error, Data), document.where)
+        raise UserError(f"not a valid data section:\n{found}") from None
 
 
 def lines(report: dict[str, Any]) -> list[str]:

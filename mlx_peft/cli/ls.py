@@ -33,7 +33,7 @@ def ls(
     if as_json:
         echo_json(found)
     elif found:
-        facts = [heading for key, heading in FACTS.items() if key in found[0]]
+        facts = [heading for key, heading in HEADINGS.items() if key in found[0]]
         rows = [["name", *facts, "description"]] * bool(facts) + [cells(entry) for entry in found]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
@@ -44,7 +44,7 @@ def ls(
 
 def cells(entry: dict[str, Any]) -> list[str]:
     """An entry as a line's columns."""
-    return [entry["name"], *(cell(value) for key, value in entry.items() if key in FACTS), entry["description"]]
+    return [entry["name"], *(cell(value) for key, value in entry.items() if key in HEADINGS), entry["description"]]
 
 
 def cell(value: Any) -> str:
@@ -60,15 +60,11 @@ def cell(value: Any) -> str:
     return "; ".join(f"{', '.join(alike)}: {sizes}" for sizes, alike in names.items()) or "data.split's"
 
 
-FACTS = {
-    "merges": "merges",
-    "in_peft": "PEFT reads it",
-    "mixes": "a batch may mix it",
-    "classes": "classes",
-    "variants": "variants",
-    "licence": "licence",
-}
-"""What is said of a method or a data set, and the heading over it."""
+FACTS = {"merges": "merges", "in_peft": "PEFT reads it", "mixes": "a batch may mix it"}
+"""What may be true of a method, and the heading over it."""
+
+HEADINGS = FACTS | {name: name for name in ("classes", "variants", "licence")}
+"""All that has a column, whatever is listed."""
 
 
 def models() -> Iterator[dict[str, Any]]:

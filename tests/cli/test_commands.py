@@ -180,7 +180,7 @@ def test_ls_json_holds_what_ls_lists(command: Any, kind: str) -> None:
     names = [entry["name"] for entry in json.loads(command("ls", kind, "--json").stdout)]
     assert names
     listed = [line.split()[0] for line in command("ls", kind).stdout.splitlines()]
-    assert listed == ["name"] * (kind == "methods") + names
+    assert listed == ["name"] * (kind in ("methods", "datasets")) + names
 
 
 def test_ls_takes_a_part_of_a_name_or_a_pattern(command: Any) -> None:

@@ -20,6 +20,7 @@ COMMANDS = (
     "ls",
     "cat",
     "cp",
+    "data",
     "config",
 )
 HEAVY = ("mlx", "torch", "numpy", "yaml", "PIL", "matplotlib", "sklearn", "safetensors", "huggingface_hub")
