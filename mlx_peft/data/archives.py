@@ -67,11 +67,11 @@ def _member(archive: zipfile.ZipFile, name: str, expected: tuple[int, ...], dtyp
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """Of the first version of the format, whose header is at most 64 KiB: that of a later one is as long as it says."""
     version = npy.read_magic(file)
-    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
-    if read is None:
+    if version != (1, 0):
         raise ValueError(f"version {version} of the npy format")
-    shape, fortran, dtype = read(file)
+    shape, fortran, dtype = npy.read_array_header_1_0(file)
     return shape, fortran, dtype
 
 

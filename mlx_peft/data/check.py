@@ -23,7 +23,7 @@ _CHUNK = 4096
 
 @dataclass(frozen=True)
 class Look:
-    """One image: its hash and a glance at it, its size, whether it has colour, what its file is; or why it is broken."""
+    """One image: its hash, a glance at it, its size, whether it has colour, what its file is; or why it is broken."""
 
     pixels: bytes | None = None
     seen: bytes | None = None

@@ -218,10 +218,10 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
         opened(TEN, tmp_path)
 
 
-def test_a_member_too_large_to_be_true_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_unpacks_to_too_much_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_archive(tmp_path, TEN.versions[0], python_files(TEN))
-    monkeypatch.setattr(cifar, "_MAX_MEMBER", 1000)
-    with pytest.raises(UserError, match=r"data_batch_1 has \d+ bytes"):
+    monkeypatch.setattr(cifar, "_MAX_UNPACKED", 100_000)
+    with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz: .*it unpacks to more than"):
         opened(TEN, tmp_path)
 
 
