@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
@@ -76,7 +76,7 @@ def images_in(root: Path, paths: Iterable[str], source: Path) -> tuple[str, ...]
     found: dict[str, None] = {}
     for text in paths:
         path = PurePosixPath(text.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or "\0" in text or not path.parts or ":" in path.parts[0]:
+        if path.is_absolute() or ".." in path.parts or "\0" in text or not path.parts or PureWindowsPath(text).drive:
             raise UserError(f"{source}: {text[:200]!r} is not a path inside {root}; paths are relative to it")
         name = path.as_posix()
         if name in found:

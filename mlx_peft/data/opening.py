@@ -50,6 +50,9 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
     if variant.shares is not None:
         split = split.model_copy(update={"val": 0.0, "test": 0.0, **variant.shares})
     train = _grouped(found.splits["train"], entry, config, tolerant=not decode)
+    notes = found.notes
+    if train.groups is not None:
+        notes += (f"{train.size:,} images in {len(np.unique(train.groups)):,} groups that are never parted",)
     return hold_out(
         config.name,
         found.classes,
@@ -57,7 +60,7 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
         split,
         val=found.splits.get("val"),
         test=found.splits.get("test"),
-        notes=found.notes,
+        notes=notes,
     )
 
 

@@ -188,8 +188,9 @@ def test_busi_s_masks_are_left_out_and_noted(busi: Path, opened_as: Open) -> Non
     dataset = opened_as("busi", busi, {"train": 26}, split=schema.Split(val=0))
     assert np.bincount(dataset.train.labels).tolist() == [12, 8, 6]
     assert not any("_mask" in path for path in dataset.train.images.identifiers)
-    (note,) = dataset.notes
-    assert note.startswith("left out, masks: 27 (benign/benign (1)_mask.png, ")
+    masks, groups = dataset.notes
+    assert masks.startswith("left out, masks: 27 (benign/benign (1)_mask.png, ")
+    assert groups == "26 images in 13 groups that are never parted"
 
 
 def test_busi_s_near_duplicates_are_in_the_same_split(busi: Path, opened_as: Open) -> None:

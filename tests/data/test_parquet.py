@@ -139,11 +139,16 @@ def test_broken_images_are_skipped_and_counted(tmp_path: Path, opened_as: Open) 
     assert dataset.notes == ("left out, unreadable: 1 (train/3)",)
 
 
-def test_several_subsets_are_not_mixed(tmp_path: Path, opened_as: Open) -> None:
-    for subset in ("small", "large"):
-        write(tmp_path / subset / "train-00000-of-00001.parquet", [0, 1, 2])
-    with pytest.raises(UserError, match=r"train files in several folders, large, small: name one of these subsets"):
+def test_several_subsets_are_not_mixed(tmp_path: Path, opened_as: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As files named by their split, and as the hub's converter lays them out: in a folder for each split."""
+    write(tmp_path / "small" / "train-00000-of-00001.parquet", [0, 1, 2])
+    write(tmp_path / "large" / "train" / "0000.parquet", [0, 1, 2, 0, 1])
+    write(tmp_path / "large" / "test" / "0000.parquet", [2, 1])
+    with pytest.raises(UserError, match=r"several subsets, large, small: name one, hf:OWNER/NAME:SUBSET"):
         opened_as("parquet", tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **options: str(tmp_path))
+    dataset = opened_as("hf:someone/animals:large", tmp_path, split={"val": 0})
+    assert {name: split.size for name, split in dataset.splits.items()} == {"train": 5, "test": 2}
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1", b"not parquet at all"])

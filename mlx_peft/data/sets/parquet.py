@@ -83,8 +83,14 @@ def read_local(config: schema.Data, variant: Variant) -> Found:
 def _read(root: Path, config: schema.Data, subset: str | None) -> Found:
     found: dict[str, list[Path]] = {}
     others: list[str] = []
+    subsets: set[str] = set()
     for path in sorted(root.rglob("*.parquet")):
-        split = _split_of(path.relative_to(root))
+        inside = path.relative_to(root)
+        split, of = _split_of(inside), _subset_of(inside)
+        if subset is not None and subset not in inside.parts[:-1]:
+            continue
+        if split is not None:
+            subsets.add(of)
         if split is None:
             others.append(path.relative_to(root).as_posix())
         else:
@@ -92,7 +98,11 @@ def _read(root: Path, config: schema.Data, subset: str | None) -> Found:
     if "train" not in found:
         named = ", ".join(others[:3]) or "no Parquet file"
         raise UserError(f"{config.name}: no train-*.parquet below {root}; there is {named}")
-    _one_folder(found, config, subset)
+    if len(subsets) > 1:
+        raise UserError(
+            f"{config.name}: several subsets, {', '.join(sorted(subsets)[:5])}: name one, hf:OWNER/NAME:SUBSET, "
+            "or set data.root to its folder"
+        )
     tables = {split: _Table(files, root, config) for split, files in found.items()}
     notes = [left_out("of no split", others)] if others else []
     classes, labels = _labels(tables)
@@ -112,15 +122,9 @@ def _split_of(path: Path) -> str | None:
     return SPLIT_WORDS.get(word) or SPLIT_WORDS.get(path.parent.name.lower())
 
 
-def _one_folder(found: dict[str, list[Path]], config: schema.Data, subset: str | None) -> None:
-    """That the files are of one subset: a folder for all, or one for each split."""
-    for split, files in found.items():
-        folders = sorted({path.parent.name for path in files})
-        if len(folders) > 1:
-            raise UserError(
-                f"{config.name}: {split} files in several folders, {', '.join(folders[:5])}: "
-                "name one of these subsets, hf:OWNER/NAME:SUBSET, or set data.root to its folder"
-            )
+def _subset_of(path: Path) -> str:
+    """The folders of a file but for one that is called like a split: those of a subset's files are the same."""
+    return "/".join(part for part in path.parts[:-1] if part.lower() not in SPLIT_WORDS) or "."
 
 
 class _Table:
