@@ -14,6 +14,7 @@ from scipy.io import savemat
 
 from mlx_peft.config.errors import UserError
 from mlx_peft.data import REGISTRY, Dataset, archives
+from mlx_peft.data.download import Remote
 from mlx_peft.data.sets import medmnist
 
 Open = Callable[..., Dataset]
@@ -115,6 +116,28 @@ def test_medmnist_states_its_sizes_and_a_part_is_refused(tmp_path: Path, opened_
         opened_as("medmnist:breastmnist", tmp_path)
     with pytest.raises(UserError, match=r"no breastmnist_64\.npz in .*; set data\.root .* https://zenodo"):
         opened_as("medmnist:breastmnist", tmp_path, variant="64")
+
+
+def test_medmnist_is_fetched_where_it_is_missing_and_may_be(
+    tmp_path: Path, opened_as: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The archive itself is made here: what is asked for, and with which checksum, is what counts."""
+    asked = []
+
+    def fetched(remote: Remote, folder: Path) -> None:
+        asked.append(remote)
+        npz(folder, "breastmnist", 64)
+
+    monkeypatch.setattr(medmnist, "fetch", fetched)
+    for _ in range(2):
+        dataset = opened_as("medmnist:breastmnist", tmp_path, MED, variant=64, download=True)
+    (remote,) = asked
+    assert remote.url == "https://zenodo.org/records/10519652/files/breastmnist_64.npz?download=1"
+    assert remote.md5 == "742edef2a1fd1524b2efff4bd7ba9364"
+    assert dataset.notes == ()
+    assert set(medmnist.MD5) == set(medmnist.SETS) - {"chestmnist"}
+    assert len({md5 for of_set in medmnist.MD5.values() for md5 in of_set}) == 44
+    assert all(len(md5) == 32 for of_set in medmnist.MD5.values() for md5 in of_set)
 
 
 def test_a_set_of_several_labels_is_refused_clearly(tmp_path: Path, opened_as: Open) -> None:

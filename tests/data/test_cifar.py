@@ -143,7 +143,7 @@ def test_all_forms_give_the_same_split(tmp_path: Path) -> None:
 
 
 def test_a_set_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cifar100: none of .*data\.download: true \(161 MiB from https://"):
+    with pytest.raises(UserError, match=r"cifar100: none of .*data\.download: true \(161\.2 MiB from https://"):
         open_dataset(schema.Data(name="cifar100", root=tmp_path))
     assert not list(tmp_path.iterdir())
 

@@ -63,7 +63,7 @@ def read_cifar(cifar: Cifar, config: schema.Data, variant: Variant) -> Found:
         known = " or ".join(f"{version.folder}/, {version.archive}" for version in cifar.versions)
         raise UserError(
             f"{cifar.name}: none of {known} is in {config.root}; set data.download: true "
-            f"({cifar.remote.size / 2**20:.0f} MiB from {cifar.remote.url}), or data.root to where it is"
+            f"({cifar.remote.megabytes} from {cifar.remote.url}), or data.root to where it is"
         )
     version, place = found
     wanted = (*version.train, *version.test, version.names)

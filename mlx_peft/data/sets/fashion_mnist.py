@@ -62,7 +62,7 @@ def read_fashion_mnist(config: schema.Data, variant: Variant) -> Found:
     if folder is None:
         raise UserError(
             f"fashion_mnist: no train-images-idx3-ubyte[.gz] in {config.root}; set data.download: true "
-            f"({sum(remote.size for remote in REMOTES) / 2**20:.0f} MiB from {_URL}), or data.root to where it is"
+            f"({sum(remote.size or 0 for remote in REMOTES) / 2**20:.0f} MiB from {_URL}), or data.root to where it is"
         )
     train, test = (_read_split(folder, name, prefix) for name, prefix in (("train", "train"), ("test", "t10k")))
     return Found(CLASSES, {"train": train, "test": test}, notes)
