@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -18,6 +20,11 @@ CLASSES = 48
 """Of more classes so many are shown, evenly from the first to the last."""
 
 PAIRS = 12
+"""Of each kind."""
+
+TITLE = 120
+"""Characters of a line, at most."""
+
 _MARGIN, _LINE = 4, 16
 _INK, _GROUND, _BROKEN = "black", "white", "#c0392b"
 
@@ -77,12 +84,15 @@ def _tile(survey: Survey, row: int) -> Image.Image:
 
 def _strip(title: str, tiles: Sequence[Image.Image]) -> Image.Image:
     strip = Image.new("RGB", (EACH * (TILE + _MARGIN) + _MARGIN, _LINE + TILE + 2 * _MARGIN), _GROUND)
-    ImageDraw.Draw(strip).text((_MARGIN, _MARGIN), _printable(title), _INK, ImageFont.load_default())
+    ImageDraw.Draw(strip).text((_MARGIN, _MARGIN), title[:TITLE], _INK, _font())
     for place, tile in enumerate(tiles):
         strip.paste(tile, (_MARGIN + place * (TILE + _MARGIN), _LINE + _MARGIN))
     return strip
 
 
-def _printable(text: str) -> str:
-    """What the built-in font can draw, whatever a class is called."""
-    return text.encode("latin-1", "replace").decode("latin-1")[:130]
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """Matplotlib's DejaVu Sans, which has most alphabets' letters: classes are called in many languages."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 11)
