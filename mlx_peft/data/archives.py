@@ -17,6 +17,9 @@ from mlx_peft.config.errors import UserError
 IN_MEMORY = 2**30
 """Larger arrays are unpacked into an unnamed temporary file and mapped, so that they need no memory of their own."""
 
+MAX_BYTES = 2**34
+"""Of one array: the largest published has 13.5 GB. What is honestly larger would fill the disk."""
+
 _BLOCK = 2**22
 
 
@@ -50,6 +53,8 @@ def _member(archive: zipfile.ZipFile, name: str, expected: tuple[int, ...], dtyp
         for side in shape:
             count *= side
         size = count * dtype.itemsize
+        if size > MAX_BYTES:
+            raise UserError(f"{path}: {name} has {size:,} bytes; at most {MAX_BYTES:,} are unpacked")
         if archive.getinfo(f"{name}.npy").file_size < size:
             raise UserError(f"{path}: {name} is shorter than {dtype} {shape} needs")
         array = _empty(count, dtype)

@@ -202,6 +202,7 @@ def header(shape: tuple[int, ...]) -> bytes:
     ("shape", "content", "message"),
     [
         ((10**6, 28, 28), bytes(100), "images is shorter than"),
+        ((10**9, 28, 28), bytes(100), "images has 784,000,000,000 bytes; at most"),
         ((2, 28, 28), bytes(10_000_000), "images is longer than"),
         ((-2, 28, 28), bytes(100), "npz archive|not whole numbers"),
     ],

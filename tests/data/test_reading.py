@@ -280,6 +280,7 @@ def test_of_16_bit_colours_the_upper_8_are_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about what it reads of a truncated TIFF
 def test_bytes_are_read_as_the_file_is(tmp_path: Path, form: str) -> None:
     data = encoded(format=form)
     (tmp_path / "image").write_bytes(data)

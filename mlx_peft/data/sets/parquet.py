@@ -225,7 +225,7 @@ def _datasets() -> Any:
 ENTRIES = {
     "parquet": Entry(
         read=read_local,
-        description="a folder of Parquet files with a column of images and one of labels (needs the extra hub)",
+        description="Parquet files with images and labels; hf:OWNER/NAME is any such set of the hub (extra: hub)",
         source="yours",
         licence="yours",
         columns=True,
