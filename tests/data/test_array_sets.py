@@ -43,6 +43,18 @@ def test_svhn_is_read_and_its_ten_is_the_digit_0(svhn: Path, opened_as: Open) ->
     assert dataset.train.images.stored_size == (32, 32)
 
 
+def test_torchvision_reads_the_same_numbers(svhn: Path, opened_as: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import datasets
+
+    monkeypatch.setattr("torchvision.datasets.svhn.check_integrity", lambda path, md5: Path(path).exists())
+    dataset = opened_as("svhn", svhn, STREET, split={"val": 0.0})
+    for name, split in dataset.splits.items():
+        other = datasets.SVHN(svhn, split=name)
+        for row in range(split.size):
+            image, label = other[row]
+            assert (np.array_equal(split.images.read(row), image), split.labels[row]) == (True, label)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

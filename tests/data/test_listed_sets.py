@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,7 @@ TEXTURES = tuple(f"texture{number:02d}" for number in range(47))
 
 @pytest.fixture
 def dtd(tmp_path: Path, save: Save) -> Path:
-    root = tmp_path / "dtd"
+    root = tmp_path / "dtd" / "dtd"
     for label, name in enumerate(TEXTURES):
         for number in range(3):
             save(root / "images" / name / f"{name}_{number:04d}.jpg", 3 * label + number)
@@ -53,7 +54,7 @@ def test_dtd_s_partitions_are_its_variants(dtd: Path, opened_as: Open) -> None:
 
 
 def test_an_image_in_two_splits_is_refused_by_name(dtd: Path, opened_as: Open) -> None:
-    lists = dtd / "dtd" / "labels"
+    lists = dtd / "dtd" / "dtd" / "labels"
     (lists / "test1.txt").write_text((lists / "train1.txt").read_text())
     with pytest.raises(UserError, match=r"'images/texture00/texture00_0001\.jpg'.* and 44 more in train and in test"):
         opened_as("dtd", dtd, dict.fromkeys(("train", "val", "test"), 47))
@@ -74,6 +75,8 @@ def food(tmp_path: Path, save: Save) -> Path:
     (root / "meta" / "classes.txt").write_text("\n".join(DISHES))
     for split, lines in lists.items():
         (root / "meta" / f"{split}.txt").write_text("\n".join(lines) + "\n")
+        by_class = {name: [line for line in lines if line.startswith(f"{name}/")] for name in DISHES}
+        (root / "meta" / f"{split}.json").write_text(json.dumps(by_class))
     return root
 
 
@@ -171,6 +174,33 @@ def test_a_matlab_file_that_is_not_the_flowers_is_refused(
     savemat(flowers / name, content)
     with pytest.raises(UserError, match=rf"{name}: {message}"):
         opened_as("oxford-flowers102", flowers)
+
+
+@pytest.mark.parametrize("name", ["dtd", "oxford-flowers102", "oxford-iiit-pet", "food-101"])
+def test_torchvision_reads_the_same_images_and_labels_in_the_same_files(
+    name: str, request: pytest.FixtureRequest, opened_as: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the layouts of the fixtures are those of the published archives, and the labels are theirs."""
+    from torchvision import datasets
+
+    monkeypatch.setattr("torchvision.datasets.flowers102.check_integrity", lambda path, md5: Path(path).exists())
+    fixture, theirs, splits = {
+        "dtd": ("dtd", datasets.DTD, {"train": "train", "val": "val", "test": "test"}),
+        "oxford-flowers102": ("flowers", datasets.Flowers102, {"train": "train", "val": "val", "test": "test"}),
+        "oxford-iiit-pet": ("pets", datasets.OxfordIIITPet, {"train": "trainval", "test": "test"}),
+        "food-101": ("food", datasets.Food101, {"train": "train", "test": "test"}),
+    }[name]
+    root = request.getfixturevalue(fixture)
+    root = root if name == "dtd" else root.parent
+    dataset = opened_as(name, root, {}, split=schema.Split(val=0))
+    for split, called in splits.items():
+        ours, other = dataset.splits[split], theirs(root, split=called)
+        assert ours.size == len(other)
+        found: dict[bytes, int] = {}
+        for image, label in (other[row] for row in range(len(other))):
+            found[np.asarray(image.convert("RGB")).tobytes()] = label
+        images = [ours.images.read(row).tobytes() for row in range(ours.size)]
+        assert all(found[image] == label for image, label in zip(images, ours.labels, strict=True))
 
 
 @pytest.fixture

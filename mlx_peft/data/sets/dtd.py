@@ -10,7 +10,7 @@ from mlx_peft.data.lists import labels_of, listed_split, locate, read_rows
 from mlx_peft.data.sets.folder import existing
 
 SOURCE = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"
-PLACES = (".", "dtd")
+PLACES = (".", "dtd", "dtd/dtd")
 PARTITIONS = 10
 SIZE = 1_880
 
