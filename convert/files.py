@@ -148,7 +148,7 @@ def new_folder(target: Path, replaceable: Collection[str] = ()) -> Iterator[Path
     Raises:
         UserError: where ``target`` is a file or holds other files, or cannot be written.
     """
-    try:
+    with writing(target):
         if target.exists() and (not target.is_dir() or {file.name for file in target.iterdir()} - {*replaceable}):
             raise UserError(f"{target}: exists already; name a new folder")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -157,11 +157,18 @@ def new_folder(target: Path, replaceable: Collection[str] = ()) -> Iterator[Path
             folder.mkdir()
             yield folder
             for file in (*folder.iterdir(), folder):
-                _to_disk(file)
+                to_disk(file)
             if target.exists():
                 os.replace(target, Path(beside, "old"))
             os.replace(folder, target)
-            _to_disk(target.parent)
+            to_disk(target.parent)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turns what the disk, or safetensors, refuses in the block into a UserError."""
+    try:
+        yield
     except OSError as error:
         reason = "no space left on the device" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error
         raise UserError(f"{target}: cannot be written: {reason}") from error
@@ -169,7 +176,8 @@ def new_folder(target: Path, replaceable: Collection[str] = ()) -> Iterator[Path
         raise UserError(f"{target}: cannot be written: {error}") from error
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """Waits until a file, or the list of a folder's files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -7,7 +7,25 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mlx_peft.cli import bench, cat, config, cp, data, eval, ls, merge, parity, predict, quantize, report, sweep, train
+from mlx_peft.cli import (
+    bench,
+    cat,
+    config,
+    cp,
+    data,
+    eval,
+    ls,
+    merge,
+    parity,
+    predict,
+    pull,
+    push,
+    quantize,
+    report,
+    simulate,
+    sweep,
+    train,
+)
 from mlx_peft.config.errors import UserError
 
 
@@ -33,7 +51,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for module in (train, sweep, eval, predict, merge, quantize, parity, bench, report, ls, cat, cp):
+for module in (train, sweep, eval, predict, merge, quantize, simulate, push, pull, parity, bench, report, ls, cat, cp):
     app.command()(getattr(module, module.__name__.rpartition(".")[2]))
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")

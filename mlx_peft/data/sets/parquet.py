@@ -217,7 +217,7 @@ def _datasets() -> Any:
     try:
         import datasets
     except ImportError:
-        raise UserError("sets in Parquet need the package datasets: pip install 'mlx-peft[hub]'") from None
+        raise UserError("sets in Parquet need the package datasets: pip install 'mlx-peft[datasets]'") from None
     datasets.disable_progress_bars()
     return datasets
 
@@ -225,7 +225,7 @@ def _datasets() -> Any:
 ENTRIES = {
     "parquet": Entry(
         read=read_local,
-        description="Parquet files with images and labels; hf:OWNER/NAME is any such set of the hub (extra: hub)",
+        description="Parquet files with images and labels; hf:OWNER/NAME is any such set of the hub (extra: datasets)",
         source="yours",
         licence="yours",
         columns=True,
