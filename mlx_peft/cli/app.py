@@ -13,6 +13,7 @@ from mlx_peft.cli import (
     config,
     convert,
     cp,
+    data,
     eval,
     info,
     ls,
@@ -57,6 +58,7 @@ COMMANDS = (
 )  # fmt: skip
 for module in COMMANDS:
     app.command()(getattr(module, module.__name__.rpartition(".")[2]))
+app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 

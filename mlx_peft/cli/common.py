@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mlx_peft.config.errors import UserError, suggest
+from mlx_peft.config.errors import UserError
 
 if TYPE_CHECKING:
     from mlx_peft.config.schema import Experiment, Model
@@ -70,24 +69,14 @@ def read_experiment(
 def reading(ctx: typer.Context, overrides: list[str] | None, backend: BackendName | None) -> dict[str, Any]:
     """What a command line says of how a file is to be read: the arguments of ``files.load``."""
     from mlx_peft.config import registry
-    from mlx_peft.data import REGISTRY
+    from mlx_peft.data import find
 
     chosen = [f"backend={backend}"] if backend else []
     return {
         "overrides": [*(overrides or []), *chosen],
         "defaults": {"backend": ctx.obj},
-        "checks": {"model.name": registry.find, "data.name": one_of(REGISTRY, "data set")},
+        "checks": {"model.name": registry.find, "data.name": find},
     }
-
-
-def one_of(known: Collection[str], what: str) -> Callable[[str], None]:
-    """A check that raises UserError, with the nearest names, at a name that is not known."""
-
-    def check(name: str) -> None:
-        if name not in known:
-            raise UserError(f"unknown {what} {name!r}" + (suggest(name, known) or f"; known: {', '.join(known)}"))
-
-    return check
 
 
 def backend_of(ctx: typer.Context, chosen: BackendName | None) -> BackendName:

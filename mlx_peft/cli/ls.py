@@ -24,7 +24,9 @@ def ls(
     """List models, methods, data sets, recipes or suites.
 
     Of a model: parameters without a head, image size, and the licences and tags of its weights. Of a method: whether
-    it merges into a plain model, PEFT reads its adapters, and a batch may mix several of them.
+    it merges into a plain model, PEFT reads its adapters, and a batch may mix several of them. Of a data set: its
+    variants (protocols, partitions, sizes), the first the default, with their images; with --json, what each is, and
+    where the set is to be had.
     """
     entries = {entry["name"]: entry for entry in LISTS[kind]()}
     wanted = pattern.lower() if set("*?[") & set(pattern) else f"*{pattern.lower()}*"
@@ -47,14 +49,25 @@ def ls(
 
 def cells(entry: dict[str, Any]) -> list[str]:
     """An entry as a line's columns."""
-    return [entry["name"], *(cell(value) for key, value in entry.items() if key in FACTS), entry["description"]]
+    return [entry["name"], *(cell(key, value) for key, value in entry.items() if key in FACTS), entry["description"]]
 
 
-def cell(value: Any) -> str:
+def cell(key: str, value: Any) -> str:
     """A fact for a person."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else ", ".join(value) or "-"
+    if key == "variants":
+        return variants(value)
+    if value is None or isinstance(value, bool):
+        return {True: "yes", False: "no", None: "any"}[value]
+    return f"{value:,}" if isinstance(value, int) else value if isinstance(value, str) else ", ".join(value) or "-"
+
+
+def variants(found: list[dict[str, Any]]) -> str:
+    """A data set's variants: of those with the same numbers of images, the names together."""
+    names: dict[str, list[str]] = {}
+    for variant in found:
+        sizes = " + ".join(f"{size:,} {split}" for split, size in variant["sizes"].items())
+        names.setdefault(sizes, []).append(variant["name"])
+    return "; ".join(f"{', '.join(alike)}: {sizes}" for sizes, alike in names.items()) or "data.split's"
 
 
 FACTS = {
@@ -64,8 +77,11 @@ FACTS = {
     "merges": "merges",
     "in_peft": "PEFT reads it",
     "mixes": "a batch may mix it",
+    "classes": "classes",
+    "variants": "variants",
+    "licence": "licence",
 }
-"""What may be known of a model or a method, and the heading over it."""
+"""What may be known of an entry, and the heading over it."""
 
 HEADING = {"models": "tags"}
 """Over the last column, where it is no description."""
@@ -117,7 +133,18 @@ def datasets() -> Iterator[dict[str, Any]]:
     from mlx_peft.data import REGISTRY
 
     for name, entry in REGISTRY.items():
-        yield {"name": name, "description": entry.description}
+        yield {
+            "name": name,
+            "classes": entry.classes,
+            "variants": [
+                {"name": variant.name, "description": variant.description, "sizes": dict(variant.sizes)}
+                for variant in entry.variants
+                if entry.published
+            ],
+            "licence": entry.licence,
+            "description": entry.description,
+            "source": entry.source,
+        }
 
 
 def recipes() -> Iterator[dict[str, Any]]:

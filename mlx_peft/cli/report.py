@@ -23,13 +23,15 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Set the finished runs below a folder side by side."""
-    from mlx_peft.report import gather, tables
+    from mlx_peft.report import gather, tables, vtab
 
     runs = gather.finished_runs(folder)
     if as_json:
         echo_json([tables.row(run) for run in runs])
     else:
         show(runs)
+        for line in vtab.lines(runs):
+            typer.echo(line)
     if unfinished := gather.unfinished_runs(folder):
         typer.echo(f"left out, not finished: {', '.join(map(str, unfinished))}", err=True)
     if out is not None:

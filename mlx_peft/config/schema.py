@@ -51,6 +51,10 @@ class Split(Section):
     val: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.0, ge=0, lt=1)
     seed: int = Field(0, ge=0, description="of the split alone; the experiment's seed does not move images")
+    group_by: Literal["none", "duplicates"] | None = Field(
+        None,
+        description="what is never parted: duplicates, exact or near; null: the set's own groups",
+    )
 
     @model_validator(mode="after")
     def _leaves_training_images(self) -> Split:
@@ -167,8 +171,21 @@ class Cache(Section):
         return self
 
 
+class Columns(Section):
+    """The columns of a table of images (a CSV file, Parquet files); null: by their usual names."""
+
+    image: str | None = Field(None, description="the path, or the image itself")
+    label: str | None = None
+    split: str | None = Field(None, description="train, val or test; CSV only")
+    group: str | None = Field(None, description="what is never parted, such as a patient")
+
+
 class Data(Section):
-    name: str = Field(description="a data set: `mlx-peft ls datasets`")
+    name: str = Field(description="a data set: `mlx-peft ls datasets`, or hf:OWNER/NAME")
+    variant: str | int | None = Field(
+        None, description="its protocol, partition or size: `mlx-peft ls datasets NAME --json`; null: the first"
+    )
+    columns: Columns = Field(default_factory=Columns)
     root: Annotated[Path, AfterValidator(expanded)] = Field(Path("data"), description="the folder that holds it")
     batch_size: int = Field(64, ge=1, description="images per optimiser step")
     split: Split = Field(default_factory=Split)

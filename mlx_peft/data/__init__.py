@@ -1,7 +1,8 @@
 """Images on disk to uint8 NumPy batches, the same whatever the backend and the number of threads."""
 
 from mlx_peft.data.cache import cached
-from mlx_peft.data.dataset import ArrayImages, Dataset, FileImages, Images, Split
+from mlx_peft.data.dataset import ArrayImages, Dataset, EncodedImages, FileImages, Images, Split
+from mlx_peft.data.opening import open_dataset
 from mlx_peft.data.pipeline import (
     Batch,
     eval_batches,
@@ -12,13 +13,14 @@ from mlx_peft.data.pipeline import (
 )
 from mlx_peft.data.reading import read_image
 from mlx_peft.data.recipe import eval_image
-from mlx_peft.data.registry import REGISTRY, open_dataset
+from mlx_peft.data.registry import REGISTRY, find
 
 __all__ = [
     "REGISTRY",
     "ArrayImages",
     "Batch",
     "Dataset",
+    "EncodedImages",
     "FileImages",
     "Images",
     "Split",
@@ -26,6 +28,7 @@ __all__ = [
     "eval_batches",
     "eval_features",
     "eval_image",
+    "find",
     "open_dataset",
     "read_image",
     "steps_per_epoch",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from mlx_peft.config.errors import UserError
-from mlx_peft.data.reading import read_image
+from mlx_peft.data.reading import decode_image, file_bytes, read_image
+
+ADVICE = "; mend or remove it, or set data.unreadable: skip"
 
 
 class Images(Protocol):
@@ -93,19 +95,62 @@ class FileImages:
         return replace(self, paths=tuple(self.paths[row] for row in rows))
 
     def read(self, index: int) -> np.ndarray:
-        try:
-            return read_image(self.root / self.paths[index])
-        except UserError as error:
-            raise UserError(f"{error}; mend or remove it, or set data.unreadable: skip") from error
+        return _or_skip(read_image, self.root / self.paths[index])
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of a file. Raises UserError where it cannot be read."""
+        return file_bytes(self.root / self.paths[index])
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImages:
+    """Image files in a column of a table; `cell` gives the bytes of a row, `source` names it in the identifiers."""
+
+    cell: Callable[[int], bytes]
+    source: str
+    rows: np.ndarray
+
+    @property
+    def identifiers(self) -> list[str]:
+        return [f"{self.source}/{row}" for row in self.rows]
+
+    @property
+    def stored_size(self) -> None:
+        return None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: np.ndarray) -> EncodedImages:
+        return replace(self, rows=self.rows[rows])
+
+    def read(self, index: int) -> np.ndarray:
+        return _or_skip(decode_image, self.encoded(index), f"{self.source}/{self.rows[index]}")
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of a file."""
+        return self.cell(int(self.rows[index]))
+
+
+def _or_skip(read: Callable[..., np.ndarray], *arguments: object) -> np.ndarray:
+    """An image, or a UserError that also says what to do."""
+    try:
+        return read(*arguments)
+    except UserError as error:
+        raise UserError(f"{error}{ADVICE}") from error
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and their labels, int64 ``(size,)``, in a fixed order."""
+    """Images and their labels, int64 ``(size,)``, in a fixed order.
+
+    groups: ``(size,)``, numbers or names: what belongs together (a patient, a cluster of near-duplicates), if known.
+    """
 
     name: str
     images: Images
     labels: np.ndarray
+    groups: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -121,7 +166,8 @@ class Split:
 
     def take(self, rows: np.ndarray, name: str) -> Split:
         """Part of the split, under another name."""
-        return Split(name, self.images.take(rows), self.labels[rows])
+        groups = None if self.groups is None else self.groups[rows]
+        return Split(name, self.images.take(rows), self.labels[rows], groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,3 +180,13 @@ class Dataset:
     val: Split | None
     test: Split | None
     notes: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that there are, by name."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in parts.items() if split is not None}
+
+    def without_test(self) -> Dataset:
+        """What training and selection may see."""
+        return replace(self, test=None)

@@ -17,33 +17,44 @@ ATTEMPTS = 3
 TIMEOUT = 30
 """Seconds without an answer, or without a byte, before a connection is given up."""
 
+MAX_BYTES = 2**35
+"""Of a file whose size nobody has stated: the largest of the sets here has 20 GB."""
+
 _BLOCK = 2**20
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on a server, known to the byte."""
+    """A file on a server, known by the checksum that its authors, or this project, have published.
+
+    size: in bytes; None where it is not known before the server says it. md5: where the authors have no other.
+    """
 
     url: str
-    size: int
-    sha256: str
+    size: int | None
+    sha256: str = ""
+    md5: str = ""
 
     @property
     def name(self) -> str:
-        return self.url.rpartition("/")[2]
+        return self.url.partition("?")[0].rpartition("/")[2]
+
+    @property
+    def megabytes(self) -> str:
+        return "size unknown" if self.size is None else f"{self.size / 2**20:.1f} MiB"
 
 
 def fetch(remote: Remote, folder: Path) -> Path:
     """Downloads a file into a folder, unless it is there, and returns its path.
 
-    What a broken download left (``NAME.part``) is continued. The file gets its name only once its size and SHA-256 are
+    What a broken download left (``NAME.part``) is continued. The file gets its name only once its size and checksum are
     right. Raises UserError where the server or the disk fails, or where the content is not what it should be.
     """
     target = folder / remote.name
     if target.exists():
         return target
     part = folder / f"{remote.name}.part"
-    print(f"downloading {remote.url} ({remote.size / 2**20:.1f} MiB) to {target}", file=sys.stderr)
+    print(f"downloading {remote.url} ({remote.megabytes}) to {target}", file=sys.stderr)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, ATTEMPTS + 1):
@@ -68,27 +79,39 @@ def _continue(remote: Remote, part: Path) -> None:
     done = part.stat().st_size if part.exists() else 0
     if done == remote.size:
         return
-    if done > remote.size:
+    if done > (remote.size or MAX_BYTES):
         part.unlink()
         done = 0
     request = urllib.request.Request(remote.url, headers={"Range": f"bytes={done}-"} if done else {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if done and remote.size is None and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # there is no more: the checksum will say whether it is right
+        raise
+    with response:
         continued = response.status == http.client.PARTIAL_CONTENT
+        size = remote.size
+        if size is None:
+            length = response.headers.get("Content-Length")
+            size = None if length is None else (done if continued else 0) + int(length)
         with part.open("ab" if continued else "wb") as file:
-            while file.tell() <= remote.size and (block := response.read(_BLOCK)):
+            while file.tell() <= (size or MAX_BYTES) and (block := response.read(_BLOCK)):
                 file.write(block)
             file.flush()
             os.fsync(file.fileno())
-    if part.stat().st_size < remote.size:
-        raise ConnectionError(f"the connection ended after {part.stat().st_size} of {remote.size} bytes")
+    if size is not None and part.stat().st_size < size:
+        raise ConnectionError(f"the connection ended after {part.stat().st_size} of {size} bytes")
 
 
 def _verify(remote: Remote, part: Path) -> None:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256() if remote.sha256 else hashlib.md5(usedforsecurity=False)
     with part.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
-    if digest.hexdigest() != remote.sha256:
-        found = f"{part.stat().st_size} bytes, SHA-256 {digest.hexdigest()}"
+    if digest.hexdigest() != (remote.sha256 or remote.md5):
+        kind = "SHA-256" if remote.sha256 else "MD5"
+        found = f"{part.stat().st_size} bytes, {kind} {digest.hexdigest()}"
         part.unlink()
-        raise UserError(f"{remote.url}: not the expected file: {found} instead of {remote.size}, {remote.sha256}")
+        expected = remote.sha256 or remote.md5
+        raise UserError(f"{remote.url}: not the expected file: {found} instead of {remote.size or 'any'}, {expected}")

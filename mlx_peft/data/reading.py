@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import stat
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,34 +34,60 @@ def read_image(path: Path | str) -> np.ndarray:
     read-only. Raises UserError, naming the file, where it is missing, unreadable, truncated or larger than MAX_PIXELS.
     """
     path = Path(path)
+    data = file_bytes(path)
+    return _read(lambda: native.decode(path, data, MAX_PIXELS), data, str(path))
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """The bytes of an image file, as ``read_image`` reads them. Raises UserError, naming it, where it does not."""
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{name}: larger than {MAX_BYTES // 2**20} MiB, the most that is read as an image")
+    return _read(lambda: None, data, name)
+
+
+def file_bytes(path: Path) -> bytes:
+    """The content of a file. Raises UserError where it is none, cannot be read or is larger than MAX_BYTES."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
             raise UserError(f"{path}: not a file")
         if status.st_size > MAX_BYTES:
             raise UserError(f"{path}: larger than {MAX_BYTES // 2**20} MiB, the most that is read as an image")
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def stored_as(data: bytes) -> str:
+    """What an image file is, by its header: ``JPEG RGB``, ``PNG I;16``. Raises ValueError where it is none."""
     try:
-        image = native.decode(path, data, MAX_PIXELS)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return f"{image.format} {image.mode}"
+    except Exception as error:
+        raise ValueError("not an image in a known format") from error
+
+
+def _read(quickly: Callable[[], np.ndarray | None], data: bytes, name: str) -> np.ndarray:
+    try:
+        image = quickly()
         return _pillow(data) if image is None else image
     except Exception as error:  # Pillow's parsers raise almost anything on damaged bytes
         reason = "not an image in a known format" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(f"{path}: not a readable image ({reason or type(error).__name__})") from error
+        raise UserError(f"{name}: not a readable image ({reason or type(error).__name__})") from error
 
 
 def _pillow(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
+        form = image.format
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        return np.asarray(_rgb(image))
+        return np.asarray(_rgb(image, form))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
+def _rgb(image: Image.Image, form: str | None) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and form == "PNG"):  # the latter in older Pillows
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode} have no agreed range: convert the file to 8 or 16 bits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -25,26 +26,27 @@ def hold_out(
 
     Within each class images are ranked by the SHA-256 of seed and identifier; the first go to test, the next to
     validation, each split's share rounded to the nearest but at least one, as long as one image is left to train on.
-    The order of the images is kept. A share of 0 leaves the split None. Raises UserError where a share is asked for
-    and no class has an image to spare.
+    Where the training images are in groups, so are they ranked and moved: by their first identifier, all to the same
+    split, a group counting for the class that most of its images have; one that would pass the share is left out of it,
+    unless it is the only one. The order of the images is kept. A share of 0 leaves the split None. Raises UserError
+    where a share is asked for and no class has an image, or a group, to spare.
     """
     shares = {"test": config.test if test is None else 0.0, "val": config.val if val is None else 0.0}
     held: dict[str, list[int]] = {part: [] for part in shares}
     kept: list[int] = []
-    identifiers = train.images.identifiers
-    for label in range(len(classes)):
-        rows = np.flatnonzero(train.labels == label).tolist()
-        rows.sort(key=lambda row: _rank(config.seed, identifiers[row]))
+    for units in _by_class(train, len(classes), config.seed):
+        images = sum(map(len, units))
         for part, share in shares.items():
-            count = 0 if share == 0 else max(1, int(share * _count(train, label) + 0.5))
-            count = max(0, min(count, len(rows) - 1))
-            held[part] += rows[:count]
-            rows = rows[count:]
-        kept += rows
+            count = 0 if share == 0 else max(1, int(share * images + 0.5))
+            taken = _taken(units, count)
+            held[part] += [row for index in taken for row in units[index]]
+            units = [unit for index, unit in enumerate(units) if index not in taken]
+        kept += [row for unit in units for row in unit]
     for part, share in shares.items():
         if share and not held[part]:
+            what = "an image" if train.groups is None else "a group"
             raise UserError(
-                f"data.split.{part} is {share}, but no class of {name} has an image to spare "
+                f"data.split.{part} is {share}, but no class of {name} has {what} to spare "
                 f"({train.size} images in {len(classes)} classes); set it to 0"
             )
     carved = {part: train.take(np.array(sorted(rows)), part) if rows else None for part, rows in held.items()}
@@ -58,9 +60,39 @@ def hold_out(
     )
 
 
+def _by_class(train: Split, classes: int, seed: int) -> Iterator[list[list[int]]]:
+    """Of each class, the rows of what moves together, ranked."""
+    identifiers = train.images.identifiers
+    if train.groups is None:
+        for label in range(classes):
+            rows = np.flatnonzero(train.labels == label).tolist()
+            rows.sort(key=lambda row: _rank(seed, identifiers[row]))
+            yield [[row] for row in rows]
+        return
+    members: dict[object, list[int]] = {}
+    for row, group in enumerate(train.groups.tolist()):
+        members.setdefault(group, []).append(row)
+    units: list[list[list[int]]] = [[] for _ in range(classes)]
+    for rows in members.values():
+        units[np.bincount(train.labels[rows]).argmax()].append(rows)
+    for found in units:
+        yield sorted(found, key=lambda rows: _rank(seed, min(identifiers[row] for row in rows)))
+
+
+def _taken(units: list[list[int]], count: int) -> set[int]:
+    """The first units that make up at most `count` rows together; one at least if any is wanted; never the last."""
+    taken: set[int] = set()
+    rows = 0
+    for index, unit in enumerate(units):
+        if rows + len(unit) <= count and len(taken) < len(units) - 1:
+            taken.add(index)
+            rows += len(unit)
+            if rows == count:
+                break
+    if count and not taken and len(units) > 1:
+        taken.add(min(range(len(units)), key=lambda index: len(units[index])))
+    return taken
+
+
 def _rank(seed: int, identifier: str) -> bytes:
     return hashlib.sha256(f"{seed}\0{identifier}".encode("utf-8", "surrogateescape")).digest()
-
-
-def _count(split: Split, label: int) -> int:
-    return int(np.count_nonzero(split.labels == label))

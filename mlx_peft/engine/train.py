@@ -45,7 +45,8 @@ def train(
         return result
     check_trackers(experiment.track)
     backend = load_backend(experiment.backend)
-    dataset = cached(open_dataset(experiment.data), experiment.data)
+    whole = cached(open_dataset(experiment.data), experiment.data)
+    dataset = whole.without_test()  # all that training and selection are handed
     check_data(experiment, dataset)
     base = load_base(experiment.model, len(dataset.classes), experiment.seed, experiment.quantize)
     check_method(experiment, base.architecture, base.quantization)
@@ -55,7 +56,7 @@ def train(
         progress.note(note)
     cache = planned(learner, experiment, dataset, progress)
 
-    splits = describe_splits(dataset)
+    splits = describe_splits(whole)
     name = run_id(experiment, splits)
     facts = environment(backend.version())
     with folder.locked(), StopSignal().listening() as stop:
@@ -86,9 +87,9 @@ def train(
             learner.load_adapter(load_checkpoint(folder.best)[0])
         notes = peft.write_adapter(folder.adapter, describe_adapter(experiment, dataset, base, learner))
         test = None
-        if dataset.test is not None:
+        if whole.test is not None:
             progress.evaluating("test")
-            images = eval_batches(dataset.test, experiment.data, base.preprocessing, base.architecture.img_size)
+            images = eval_batches(whole.test, experiment.data, base.preprocessing, base.architecture.img_size)
             try:
                 test = examined(answers(learner, stop.watch(images)), len(dataset.classes))
             except Stopped:

@@ -183,7 +183,7 @@ def test_ls_json_holds_what_ls_lists(command: Any, kind: str) -> None:
     names = [entry["name"] for entry in json.loads(command("ls", kind, "--json").stdout)]
     assert names
     listed = [line.split()[0] for line in command("ls", kind).stdout.splitlines()]
-    assert listed == ["name"] * (kind in ("models", "methods")) + names
+    assert listed == ["name"] * (kind in ("models", "methods", "datasets")) + names
 
 
 def test_of_a_model_its_size_and_its_weights_licences_are_listed(command: Any) -> None:

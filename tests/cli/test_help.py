@@ -24,6 +24,7 @@ COMMANDS = (
     "ls",
     "cat",
     "cp",
+    "data",
     "bench",
     "config",
 )

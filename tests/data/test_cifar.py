@@ -15,14 +15,17 @@ import pytest
 
 from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError
-from mlx_peft.data import Dataset, cifar, open_dataset
+from mlx_peft.data import Dataset, open_dataset
+from mlx_peft.data.opening import open_entry
 from mlx_peft.data.pickles import unpickle
+from mlx_peft.data.sets import cifar
 
 BATCH = 20
 RNG = np.random.default_rng(0)
 ROWS = RNG.integers(0, 256, (6 * BATCH, 3072), np.uint8)
-TEN = replace(cifar.CIFAR10, train_size=5 * BATCH, test_size=BATCH)
-HUNDRED = replace(cifar.CIFAR100, train_size=5 * BATCH, test_size=BATCH)
+TEN, HUNDRED = cifar.CIFAR10, cifar.CIFAR100
+TRAIN = 5 * BATCH
+SMALL = replace(cifar.OFFICIAL, sizes={"train": TRAIN, "test": BATCH})
 LABELS = {TEN.name: np.arange(6 * BATCH) % 10, HUNDRED.name: np.arange(6 * BATCH) * 7 % 100}
 NAMES = {TEN.name: [f"class{n}" for n in range(10)], HUNDRED.name: [f"fine{n}" for n in range(100)]}
 
@@ -54,7 +57,7 @@ def python3_pickle(rows: np.ndarray, labels: list[int], key: str) -> bytes:
 def python_files(kind: cifar.Cifar, write: Callable[..., bytes] = python2_pickle) -> dict[str, bytes]:
     version = kind.versions[0]
     names = [*version.train, *version.test]
-    sizes = [kind.train_size // len(version.train)] * len(version.train) + [BATCH]
+    sizes = [TRAIN // len(version.train)] * len(version.train) + [BATCH]
     starts = np.cumsum([0, *sizes])
     files = {
         name: write(ROWS[start : start + size], LABELS[kind.name][start : start + size].tolist(), kind.labels_key)
@@ -93,7 +96,8 @@ def as_archive(root: Path, version: cifar.Version, files: dict[str, bytes]) -> N
 
 
 def opened(kind: cifar.Cifar, root: Path, **split: float) -> Dataset:
-    return cifar.open_cifar(kind, schema.Data(name=kind.name, root=root, split=schema.Split(**split)))
+    entry = replace(cifar.ENTRIES[kind.name], variants=(SMALL,))
+    return open_entry(entry, schema.Data(name=kind.name, root=root, split=schema.Split(**split)))
 
 
 def check(dataset: Dataset, kind: cifar.Cifar) -> None:
@@ -139,14 +143,14 @@ def test_all_forms_give_the_same_split(tmp_path: Path) -> None:
 
 
 def test_a_set_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cifar100: none of .*data\.download: true \(161 MiB from https://"):
+    with pytest.raises(UserError, match=r"cifar100: none of .*data\.download: true \(161\.2 MiB from https://"):
         open_dataset(schema.Data(name="cifar100", root=tmp_path))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_part_of_the_set_is_refused(tmp_path: Path) -> None:
     as_folder(tmp_path, cifar.CIFAR10.versions[0], python_files(TEN))
-    with pytest.raises(UserError, match="100 train images, not 50000: not the whole of cifar10"):
+    with pytest.raises(UserError, match=r"cifar10 in .*: 100 train images, not 50,000: not the whole set"):
         open_dataset(schema.Data(name="cifar10", root=tmp_path))
 
 
@@ -214,10 +218,10 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
         opened(TEN, tmp_path)
 
 
-def test_a_member_too_large_to_be_true_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_unpacks_to_too_much_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_archive(tmp_path, TEN.versions[0], python_files(TEN))
-    monkeypatch.setattr(cifar, "_MAX_MEMBER", 1000)
-    with pytest.raises(UserError, match=r"data_batch_1 has \d+ bytes"):
+    monkeypatch.setattr(cifar, "_MAX_UNPACKED", 100_000)
+    with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz: .*it unpacks to more than"):
         opened(TEN, tmp_path)
 
 

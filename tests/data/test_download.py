@@ -30,6 +30,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and "whole-only" not in self.path else 0
+        if start and start >= len(CONTENT):
+            self.send_error(416)
+            return
         body = CONTENT[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
@@ -113,3 +116,26 @@ def test_a_place_that_cannot_be_written_is_named(server: str, tmp_path: Path) ->
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"file/set\.gz: cannot be written"):
         fetch(remote(f"{server}/set.gz"), tmp_path / "file")
+
+
+def unknown(url: str, content: bytes = CONTENT) -> Remote:
+    return Remote(url, None, md5=hashlib.md5(content).hexdigest())
+
+
+def test_a_file_of_unknown_size_is_known_by_its_md5(server: str, tmp_path: Path) -> None:
+    assert fetch(unknown(f"{server}/set.npz?download=1"), tmp_path).read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["set.npz"]
+    with pytest.raises(UserError, match=r"other\.npz: not the expected file: 300000 bytes, MD5 .* instead of any, "):
+        fetch(unknown(f"{server}/other.npz", b"other"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["set.npz"]
+
+
+def test_a_file_of_unknown_size_is_continued_until_the_server_says_so(server: str, tmp_path: Path) -> None:
+    assert fetch(unknown(f"{server}/breaking.npz"), tmp_path).read_bytes() == CONTENT
+    assert Handler.ranges == [None, "bytes=150000-", "bytes=225000-"]
+
+
+def test_a_whole_part_of_unknown_size_is_not_fetched_again(server: str, tmp_path: Path) -> None:
+    (tmp_path / "set.npz.part").write_bytes(CONTENT)
+    assert fetch(unknown(f"{server}/set.npz"), tmp_path).read_bytes() == CONTENT
+    assert Handler.ranges == [f"bytes={len(CONTENT)}-"]

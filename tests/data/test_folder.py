@@ -11,7 +11,7 @@ from PIL import Image
 
 from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError
-from mlx_peft.data import Dataset, folder, open_dataset
+from mlx_peft.data import Dataset, open_dataset, opening
 
 
 def save(path: Path, colour: int = 0) -> Path:
@@ -119,16 +119,16 @@ def test_broken_images_are_skipped_and_counted_where_allowed(tmp_path: Path) -> 
 
 def test_broken_images_are_refused_by_name_on_opening(tmp_path: Path) -> None:
     tree(tmp_path, "ant", "cat")
-    for number in range(folder.NAMED + 2):
+    for number in range(opening.NAMED + 2):
         (tmp_path / "ant" / f"broken{number}.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"(?s)ant/broken0\.png: not a readable image.*and 2 more.*unreadable: skip"):
         opened(tmp_path)
 
 
-def test_a_broken_image_of_a_large_class_is_refused_by_name_when_it_is_read(
+def test_a_broken_image_of_a_large_set_is_refused_by_name_when_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder, "CHECKED", 0)
+    monkeypatch.setattr(opening, "CHECKED", 0)
     tree(tmp_path, "ant", "cat")
     (tmp_path / "ant" / "broken.png").write_bytes(b"nothing")
     images = opened(tmp_path, val=0).train.images
@@ -186,7 +186,7 @@ def two_validation_folders(root: Path) -> None:
         (empty, r"images: no class folders"),
         (loose_images, r"images: no class folders"),
         (an_empty_class, r"images/dog: no images in this class folder"),
-        (a_class_of_broken_images, r"images/dog: no images in this class folder"),
+        (a_class_of_broken_images, r"images: no readable images of class 'dog' in train"),
         (a_test_split_without_a_class, r"images/test: no folder for class 'cat', which train has"),
         (a_validation_split_with_one_more, r"images/val: has classes 'dog', 'elk', which train does not"),
         (an_unlabelled_test_split, r"images/test: no class folders"),

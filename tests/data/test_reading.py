@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -261,3 +263,28 @@ def test_without_mlx_data_pillow_gives_the_same_image(tmp_path: Path, monkeypatc
     with_mlx_data = read_image(tmp_path / "image.jpg")
     monkeypatch.setattr(native, "_mlx_data", lambda: None)
     assert np.array_equal(read_image(tmp_path / "image.jpg"), with_mlx_data)
+
+
+def test_of_16_bit_colours_the_upper_8_are_taken(tmp_path: Path) -> None:
+    """Pillow writes no such file: the PNG is put together by hand, one row of two pixels."""
+    samples = np.array([[[0, 255, 256], [32768, 65535, 513]]], ">u2")
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0" + samples.tobytes())),
+    )
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in (*chunks, (b"IEND", b"")):
+        data += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    (tmp_path / "deep.png").write_bytes(data)
+    assert read_image(tmp_path / "deep.png").tolist() == [[[0, 0, 1], [128, 255, 2]]]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about what it reads of a truncated TIFF
+def test_bytes_are_read_as_the_file_is(tmp_path: Path, form: str) -> None:
+    data = encoded(format=form)
+    (tmp_path / "image").write_bytes(data)
+    assert np.array_equal(reading.decode_image(data, "row 3"), read_image(tmp_path / "image"))
+    assert reading.stored_as(data).split()[0] == form
+    with pytest.raises(UserError, match=r"^row 3: not a readable image"):
+        reading.decode_image(data[:30], "row 3")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from sklearn.datasets import load_digits
 
 from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError
-from mlx_peft.data import REGISTRY, fashion_mnist, open_dataset
-from mlx_peft.data.fashion_mnist import read_idx
+from mlx_peft.data import REGISTRY, Dataset, open_dataset
+from mlx_peft.data.opening import open_entry
+from mlx_peft.data.sets import fashion_mnist
+from mlx_peft.data.sets.fashion_mnist import read_idx
 
 
 def test_the_digits_are_scikit_learns_spread_over_all_levels() -> None:
@@ -66,12 +69,15 @@ def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def opened(root: Path) -> object:
-    return open_dataset(schema.Data(name="fashion_mnist", root=root))
+def opened(root: Path, val: float = 0.1) -> Dataset:
+    entry = REGISTRY["fashion_mnist"]
+    small = replace(entry.variants[0], sizes={"train": SIZES["train"], "test": SIZES["t10k"]})
+    config = schema.Data(name="fashion_mnist", root=root, split=schema.Split(val=val))
+    return open_entry(replace(entry, variants=(small,)), config)
 
 
 def test_fashion_mnist_is_read_from_idx_files(fashion: Path) -> None:
-    dataset = open_dataset(schema.Data(name="fashion_mnist", root=fashion.parent.parent, split=schema.Split(val=0.25)))
+    dataset = opened(fashion.parent.parent, val=0.25)
     assert [split and split.size for split in (dataset.train, dataset.val, dataset.test)] == [30, 10, 20]
     assert dataset.test and dataset.test.labels.tolist() == [n % 10 for n in range(20)]
     stored = np.frombuffer((fashion / "t10k-images-idx3-ubyte").read_bytes()[16:], np.uint8).reshape(20, 28, 28)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError
@@ -90,3 +94,54 @@ def test_the_hash_sees_names_labels_and_order() -> None:
     relabelled = Split("train", split.images, split.labels[::-1])
     renamed = made((2, 1, 1), "other")
     assert len({part.sha256 for part in (split, reversed_rows, relabelled, renamed)}) == 4
+
+
+def grouped(counts: tuple[int, ...], size: int, **config: float) -> Dataset:
+    """Groups of `size` consecutive images, which may reach into the next class."""
+    split = made(counts)
+    return hold_out("made", CLASSES, replace(split, groups=np.arange(split.size) // size), schema.Split(**config))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.tuples(*[st.integers(1, 40)] * 3),
+    size=st.integers(1, 9),
+    val=st.floats(0, 0.4),
+    test=st.floats(0, 0.4),
+    seed=st.integers(0, 100),
+)
+def test_a_group_is_never_parted_and_no_image_is_lost(
+    counts: tuple[int, ...], size: int, val: float, test: float, seed: int
+) -> None:
+    try:
+        dataset = grouped(counts, size, val=val, test=test, seed=seed)
+    except UserError as error:
+        assert "has a group to spare" in str(error)
+        return
+    groups = [set(split.groups.tolist()) for split in dataset.splits.values() if split.groups is not None]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == -(-sum(counts) // size)
+    assert sum(split.size for split in dataset.splits.values()) == sum(counts)
+
+
+def test_groups_of_one_image_are_split_as_images_are() -> None:
+    alone, plain = grouped((40, 30, 20), 1, val=0.2, test=0.2), held((40, 30, 20), val=0.2, test=0.2)
+    assert {name: split.sha256 for name, split in alone.splits.items()} == {
+        name: split.sha256 for name, split in plain.splits.items()
+    }
+
+
+def test_groups_give_each_class_its_share_as_nearly_as_they_allow() -> None:
+    dataset = grouped((100, 50, 20), 5, val=0.1, test=0.2)
+    assert counts_of(dataset.test) == [20, 10, 5], "of the last, 4 are due: a group of 5 is the least"
+    assert counts_of(dataset.val) == [10, 5, 5]
+
+
+def test_one_group_cannot_be_split() -> None:
+    with pytest.raises(UserError, match=r"no class of made has a group to spare"):
+        grouped((9, 9, 9), 9, val=0.2)
+
+
+def test_the_seed_moves_groups() -> None:
+    assert (
+        grouped((60, 60, 60), 6, val=0.3, seed=0).train.sha256 != grouped((60, 60, 60), 6, val=0.3, seed=1).train.sha256
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from convert.peft import read_adapter
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import load as load_config
+from mlx_peft.data import ArrayImages, Dataset, Split
 from mlx_peft.engine import train as train_module
 from mlx_peft.engine.checkpoint import load_checkpoint
 from mlx_peft.engine.evaluate import evaluate
@@ -93,6 +95,42 @@ def test_the_test_split_is_read_once_and_after_all_else(
     monkeypatch.setattr(train_module, "eval_batches", spy)
     train(engine.experiment(), engine.out)
     assert order == ["val", "val", "val", "test"]
+
+
+def test_nothing_that_trains_or_selects_is_handed_the_test_split(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed = []
+    for name in ("check_data", "planned", "feed", "cached_feed", "describe_adapter"):
+        whole = getattr(train_module, name)
+
+        def spied(*arguments: Any, _whole: Any = whole, **options: Any) -> Any:
+            handed.extend(a for a in (*arguments, *options.values()) if isinstance(a, Dataset))
+            return _whole(*arguments, **options)
+
+        monkeypatch.setattr(train_module, name, spied)
+    result = train(engine.experiment(early_stopping=1), engine.out)
+    assert len(handed) >= 4
+    assert all(dataset.test is None for dataset in handed)
+    assert result["metrics"]["test"] is not None
+
+
+def test_another_test_split_changes_the_test_s_metrics_and_nothing_else(
+    engine: SimpleNamespace, tmp_path: Path
+) -> None:
+    """Its labels are turned around and its images are black: no parameter, no choice and no other metric moves."""
+    dataset = engine.dataset()
+    black = ArrayImages.whole(np.zeros((dataset.test.size, 8, 8, 3), np.uint8), "test")
+    results = []
+    for name, test in (("a", dataset.test), ("b", Split("test", black, 2 - dataset.test.labels))):
+        engine.install(replace(dataset, test=test))
+        results.append(train(engine.experiment(early_stopping=1), tmp_path / name))
+    one, other = results
+    assert one["metrics"]["test"] != other["metrics"]["test"]
+    assert one["metrics"]["val"] == other["metrics"]["val"]
+    assert one["selected"] == other["selected"]
+    adapters = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("a", "b")]
+    assert adapters[0] == adapters[1]
 
 
 def test_without_held_out_splits_the_result_says_so(engine: SimpleNamespace) -> None:

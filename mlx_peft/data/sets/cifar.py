@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError
-from mlx_peft.data.dataset import ArrayImages, Dataset, Split
+from mlx_peft.data.dataset import ArrayImages, Split
 from mlx_peft.data.download import Remote, fetch
+from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.pickles import unpickle
-from mlx_peft.data.splits import hold_out
 
 SIDE = 32
 _PIXELS = 3 * SIDE * SIDE
-_MAX_MEMBER = 2**28
-"""Bytes of the largest file that is read out of an archive: the real ones have at most 155 MB."""
+_MAX_UNPACKED = 2**28
+"""Bytes that are unpacked of an archive at most: the real ones have 186 MB."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,6 @@ class Cifar:
 
     name: str
     classes: int
-    train_size: int
-    test_size: int
     labels_key: str
     names_key: str
     label_bytes: int
@@ -51,18 +51,8 @@ class Cifar:
     remote: Remote
 
 
-def open_cifar10(config: schema.Data) -> Dataset:
-    """The official 50,000 training and 10,000 test images; validation images are held out of the former."""
-    return open_cifar(CIFAR10, config)
-
-
-def open_cifar100(config: schema.Data) -> Dataset:
-    """The official 50,000 training and 10,000 test images, with the 100 fine labels."""
-    return open_cifar(CIFAR100, config)
-
-
-def open_cifar(cifar: Cifar, config: schema.Data) -> Dataset:
-    """Finds, reads and checks a set. Raises UserError where it is missing, damaged or not the whole set."""
+def read_cifar(cifar: Cifar, config: schema.Data, variant: Variant) -> Found:
+    """Finds and reads a set. Raises UserError where it is missing or damaged."""
     found = _find(cifar, config.root)
     notes: tuple[str, ...] = ()
     if found is None and config.download:
@@ -73,7 +63,7 @@ def open_cifar(cifar: Cifar, config: schema.Data) -> Dataset:
         known = " or ".join(f"{version.folder}/, {version.archive}" for version in cifar.versions)
         raise UserError(
             f"{cifar.name}: none of {known} is in {config.root}; set data.download: true "
-            f"({cifar.remote.size / 2**20:.0f} MiB from {cifar.remote.url}), or data.root to where it is"
+            f"({cifar.remote.megabytes} from {cifar.remote.url}), or data.root to where it is"
         )
     version, place = found
     wanted = (*version.train, *version.test, version.names)
@@ -82,13 +72,11 @@ def open_cifar(cifar: Cifar, config: schema.Data) -> Dataset:
     if len(classes) != cifar.classes:
         raise UserError(f"{place}: {version.names}: {len(classes)} class names, not {cifar.classes}")
     splits = {}
-    for split, names, size in (("train", version.train, cifar.train_size), ("test", version.test, cifar.test_size)):
+    for split, names in (("train", version.train), ("test", version.test)):
         batches = [_checked(cifar, version, files.pop(name), f"{place}: {name}") for name in names]
         pixels, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-        if len(labels) != size:
-            raise UserError(f"{place}: {len(labels)} {split} images, not {size}: not the whole of {cifar.name}")
         splits[split] = Split(split, ArrayImages.whole(pixels, split), labels)
-    return hold_out(cifar.name, tuple(classes), splits["train"], config.split, test=splits["test"], notes=notes)
+    return Found(tuple(classes), splits, notes)
 
 
 def _find(cifar: Cifar, root: Path) -> tuple[Version, Path] | None:
@@ -110,18 +98,26 @@ def _folder_files(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
+class _Bounded(gzip.GzipFile):
+    """Ends with an error rather than unpack a bomb, whatever in the archive asks for the bytes."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        if self.tell() > _MAX_UNPACKED:
+            raise ValueError(f"it unpacks to more than {_MAX_UNPACKED // 2**20} MiB")
+        return data
+
+
 def _archive_members(archive: Path, folder: str, names: tuple[str, ...]) -> dict[str, bytes]:
     """The wanted files of an archive, in memory: nothing is extracted, so no member can land anywhere."""
     paths = {f"{folder}/{name}": name for name in names}
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(archive, "r|gz") as members:
+        with _Bounded(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as members:
             for member in members:
                 name = paths.get(member.name.removeprefix("./"))
                 if name is None or name in found or not member.isreg():
                     continue
-                if member.size > _MAX_MEMBER:
-                    raise UserError(f"{archive}: {member.name} has {member.size} bytes; that is not {folder}")
                 file = members.extractfile(member)
                 found[name] = file.read() if file else b""
                 if len(found) == len(paths):
@@ -207,8 +203,6 @@ def _versions(
 CIFAR10 = Cifar(
     name="cifar10",
     classes=10,
-    train_size=50_000,
-    test_size=10_000,
     labels_key="labels",
     names_key="label_names",
     label_bytes=1,
@@ -229,8 +223,6 @@ CIFAR10 = Cifar(
 CIFAR100 = Cifar(
     name="cifar100",
     classes=100,
-    train_size=50_000,
-    test_size=10_000,
     labels_key="fine_labels",
     names_key="fine_label_names",
     label_bytes=2,
@@ -248,3 +240,16 @@ CIFAR100 = Cifar(
         "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
     ),
 )
+
+OFFICIAL = Variant("official", "the published training and test images", {"train": 50_000, "test": 10_000})
+ENTRIES = {
+    cifar.name: Entry(
+        read=partial(read_cifar, cifar),
+        description=f"60,000 photographs of 32 px in {cifar.classes} classes, 10,000 of them for the test",
+        source="https://www.cs.toronto.edu/~kriz/cifar.html",
+        licence="none stated; cite Krizhevsky 2009",
+        classes=cifar.classes,
+        variants=(OFFICIAL,),
+    )
+    for cifar in (CIFAR10, CIFAR100)
+}

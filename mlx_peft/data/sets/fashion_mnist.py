@@ -10,9 +10,9 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError
-from mlx_peft.data.dataset import ArrayImages, Dataset, Split
+from mlx_peft.data.dataset import ArrayImages, Split
 from mlx_peft.data.download import Remote, fetch
-from mlx_peft.data.splits import hold_out
+from mlx_peft.data.entry import Entry, Found, Variant
 
 CLASSES = (
     "T-shirt/top",
@@ -47,8 +47,8 @@ REMOTES = tuple(
 )
 
 
-def open_fashion_mnist(config: schema.Data) -> Dataset:
-    """The official 60,000 training and 10,000 test images; validation images are held out of the former.
+def read_fashion_mnist(config: schema.Data, variant: Variant) -> Found:
+    """The official 60,000 training and 10,000 test images.
 
     Raises UserError where a file is missing, damaged or of another size.
     """
@@ -62,10 +62,10 @@ def open_fashion_mnist(config: schema.Data) -> Dataset:
     if folder is None:
         raise UserError(
             f"fashion_mnist: no train-images-idx3-ubyte[.gz] in {config.root}; set data.download: true "
-            f"({sum(remote.size for remote in REMOTES) / 2**20:.0f} MiB from {_URL}), or data.root to where it is"
+            f"({sum(remote.size or 0 for remote in REMOTES) / 2**20:.0f} MiB from {_URL}), or data.root to where it is"
         )
     train, test = (_read_split(folder, name, prefix) for name, prefix in (("train", "train"), ("test", "t10k")))
-    return hold_out("fashion_mnist", CLASSES, train, config.split, test=test, notes=notes)
+    return Found(CLASSES, {"train": train, "test": test}, notes)
 
 
 def _find(root: Path) -> Path | None:
@@ -108,3 +108,20 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         more = "more than " if len(data) > expected else ""
         raise UserError(f"{path}: {more}{min(len(data), expected)} bytes where {shape} needs {expected}")
     return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape)
+
+
+ENTRIES = {
+    "fashion_mnist": Entry(
+        read=read_fashion_mnist,
+        description="70,000 grey articles of clothing of 28 px in 10 classes, 10,000 for the test",
+        source="https://github.com/zalandoresearch/fashion-mnist",
+        licence="MIT",
+        classes=len(CLASSES),
+        names=CLASSES,
+        variants=(
+            Variant(
+                "official", "the published training and test images", {"train": SIZES["train"], "test": SIZES["t10k"]}
+            ),
+        ),
+    )
+}

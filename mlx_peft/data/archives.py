@@ -1,0 +1,89 @@
+"""Arrays out of NumPy's archives (``.npz``): numbers of an expected shape, never objects, never more of them."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from mlx_peft.config.errors import UserError
+
+IN_MEMORY = 2**30
+"""Larger arrays are unpacked into an unnamed temporary file and mapped, so that they need no memory of their own."""
+
+MAX_BYTES = 2**34
+"""Of one array: the largest published has 13.5 GB. What is honestly larger would fill the disk."""
+
+_BLOCK = 2**22
+
+
+def read_npz(path: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: str = "u1 i8 u2 i4") -> dict[str, np.ndarray]:
+    """Arrays of an archive, by name; -1 in a shape is any size.
+
+    Each member's header is compared with what is expected before anything is unpacked, so that neither a pickled object
+    is loaded nor a bomb unpacked. Raises UserError, naming the file, where it is missing, damaged or something else.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            for name in shapes:
+                if f"{name}.npy" not in names:
+                    raise UserError(f"{path}: no array {name!r}; there is {', '.join(names[:10]) or 'nothing'}")
+            return {name: _member(archive, name, shape, dtypes, path) for name, shape in shapes.items()}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{path}: not a readable npz archive ({error or type(error).__name__})") from error
+
+
+def _member(archive: zipfile.ZipFile, name: str, expected: tuple[int, ...], dtypes: str, path: Path) -> np.ndarray:
+    with archive.open(f"{name}.npy") as file:
+        shape, fortran, dtype = _header(file)
+        fits = len(shape) == len(expected) and all(b in (-1, a) for a, b in zip(shape, expected, strict=True))
+        if dtype.str[1:] not in dtypes.split() or not fits or fortran:
+            wanted = ", ".join("n" if side == -1 else str(side) for side in expected)
+            raise UserError(f"{path}: {name} is {dtype} {shape}, not whole numbers ({wanted})")
+        count = 1
+        for side in shape:
+            count *= side
+        size = count * dtype.itemsize
+        if size > MAX_BYTES:
+            raise UserError(f"{path}: {name} has {size:,} bytes; at most {MAX_BYTES:,} are unpacked")
+        if archive.getinfo(f"{name}.npy").file_size < size:
+            raise UserError(f"{path}: {name} is shorter than {dtype} {shape} needs")
+        array = _empty(count, dtype)
+        view = array.view(np.uint8).data
+        done = 0
+        while done < size:
+            block = file.read(min(_BLOCK, size - done))
+            if not block:
+                raise UserError(f"{path}: {name} ends after {done} of {size} bytes")
+            view[done : done + len(block)] = block
+            done += len(block)
+        if file.read(1):
+            raise UserError(f"{path}: {name} is longer than {dtype} {shape}")
+        return array.reshape(shape)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """Of the first version of the format, whose header is at most 64 KiB: that of a later one is as long as it says."""
+    version = npy.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"version {version} of the npy format")
+    shape, fortran, dtype = npy.read_array_header_1_0(file)
+    return shape, fortran, dtype
+
+
+def _empty(count: int, dtype: np.dtype[np.generic]) -> np.ndarray:
+    """Room for an array: in memory, or mapped from a temporary file that is gone when nothing uses it."""
+    if count * dtype.itemsize <= IN_MEMORY:
+        return np.empty(count, dtype)
+    with tempfile.TemporaryFile() as file:
+        file.truncate(count * dtype.itemsize)
+        return np.memmap(file, dtype, "r+", shape=(count,))

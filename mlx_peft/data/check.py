@@ -1,0 +1,194 @@
+"""A data set looked through, every image of it: what there is, what is broken, and what is there twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from mlx_peft.config.errors import UserError
+from mlx_peft.data.dataset import ADVICE, Dataset, EncodedImages, FileImages, Images
+from mlx_peft.data.duplicates import alike, glance, pixel_hash, same
+from mlx_peft.data.reading import stored_as
+
+_CHUNK = 4096
+"""Images handed to the threads at once: what waits to be counted stays small."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One image: its hash, a glance at it, its size, whether it has colour, what its file is; or why it is broken."""
+
+    pixels: bytes | None = None
+    seen: bytes | None = None
+    size: tuple[int, int] = (0, 0)
+    colour: bool = False
+    form: str = ""
+    broken: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """An image of a later split, and the first that it equals or resembles in an earlier one: rows of the survey."""
+
+    later: int
+    earlier: int
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """All images of a set, split after split. split, label: int64 ``(n,)``; the pairs are across splits."""
+
+    dataset: Dataset
+    looks: Sequence[Look]
+    split: np.ndarray
+    label: np.ndarray
+    exact: Sequence[Pair]
+    near: Sequence[Pair]
+    relabelled: Sequence[Pair]
+
+    def place(self, row: int) -> tuple[str, int]:
+        """The split of a row, and its place there."""
+        part = int(self.split[row])
+        return list(self.dataset.splits)[part], row - int(np.searchsorted(self.split, part))
+
+    def named(self, row: int) -> dict[str, str]:
+        """What a person needs to find the image of a row."""
+        name, place = self.place(row)
+        return {"split": name, "image": self._identifiers[name][place], "class": self.dataset.classes[self.label[row]]}
+
+    @cached_property
+    def _identifiers(self) -> dict[str, Sequence[str]]:
+        return {name: split.images.identifiers for name, split in self.dataset.splits.items()}
+
+    @property
+    def broken(self) -> list[int]:
+        """The rows that cannot be read."""
+        return [row for row, look in enumerate(self.looks) if look.broken]
+
+    @property
+    def sound(self) -> bool:
+        """Whether every image can be read and none of them is in two splits. Near-duplicates are for a person."""
+        return not self.broken and not self.exact
+
+    def report(self, named: int | None = None) -> dict[str, Any]:
+        """The findings, ready for JSON; of broken images and pairs at most so many are named, all are counted."""
+        whole = [look for look in self.looks if not look.broken]
+        sides = np.array([look.size for look in whole]).reshape(-1, 2)
+        copies = len(whole) - len({look.pixels for look in whole})
+
+        def pairs(found: Sequence[Pair]) -> dict[str, Any]:
+            listed = [[self.named(pair.later), self.named(pair.earlier)] for pair in found[:named]]
+            return {"count": len(found), "pairs": listed}
+
+        return {
+            "name": self.dataset.name,
+            "classes": list(self.dataset.classes),
+            "splits": {
+                name: {"size": split.size, "sha256": split.sha256, "by_class": self._by_class(split.labels)}
+                for name, split in self.dataset.splits.items()
+            },
+            "height": _spread(sides[:, 0]),
+            "width": _spread(sides[:, 1]),
+            "different_sizes": len(np.unique(sides, axis=0)),
+            "channels": {"grey": sum(not look.colour for look in whole), "colour": sum(look.colour for look in whole)},
+            "files": dict(Counter(look.form for look in whole).most_common()),
+            "broken": {
+                "count": len(self.broken),
+                "images": [{**self.named(row), "reason": self.looks[row].broken} for row in self.broken[:named]],
+            },
+            "copies": copies,
+            "equal_across_splits": pairs(self.exact),
+            "equal_with_another_label": pairs(self.relabelled),
+            "near_across_splits": pairs(self.near),
+            "notes": list(self.dataset.notes),
+        }
+
+    def _by_class(self, labels: np.ndarray) -> dict[str, int]:
+        counts = np.bincount(labels, minlength=len(self.dataset.classes)).tolist()
+        return dict(zip(self.dataset.classes, counts, strict=True))
+
+
+def survey(dataset: Dataset, threads: int) -> Survey:
+    """Reads every image once. None is kept, and none that is broken ends it."""
+    splits = list(dataset.splits.values())
+    looks = [look for split in splits for look in _looks(split.images, threads)]
+    number = np.repeat(np.arange(len(splits)), [split.size for split in splits])
+    label = np.concatenate([split.labels for split in splits])
+    pixels, seen = [look.pixels for look in looks], [look.seen for look in looks]
+    exact = _across(same(pixels), np.empty((0, 2), np.int64), number)
+    groups = same(seen)
+    links = alike([seen[rows[0]] or b"" for rows in groups])
+    known = {pair.later for pair in exact}
+    near = _across(groups, links, number)
+    return Survey(
+        dataset,
+        looks,
+        number,
+        label,
+        exact,
+        [pair for pair in near if pair.later not in known],
+        list(_relabelled(same(pixels), label)),
+    )
+
+
+def _looks(images: Images, threads: int) -> Iterator[Look]:
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, len(images), _CHUNK):
+            rows = range(first, min(first + _CHUNK, len(images)))
+            yield from pool.map(lambda row: _look(images, row), rows)
+
+
+def _look(images: Images, row: int) -> Look:
+    try:
+        image = images.read(row)
+    except UserError as error:
+        return Look(broken=str(error).removesuffix(ADVICE))
+    colour = not (np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 0], image[..., 2]))
+    form = "array" if not isinstance(images, FileImages | EncodedImages) else stored_as(images.encoded(row))
+    return Look(pixel_hash(image), glance(image), (image.shape[0], image.shape[1]), colour, form)
+
+
+def _across(groups: Sequence[np.ndarray], links: np.ndarray, split: np.ndarray) -> list[Pair]:
+    """Each image of a split that has a partner in an earlier one, with the first such partner.
+
+    groups: rows that are alike; links: pairs of groups, int64 ``(m, 2)``, that are alike too.
+    """
+    if not groups:
+        return []
+    rows = np.concatenate(groups)
+    group = np.full(len(split), -1)
+    group[rows] = np.repeat(np.arange(len(groups)), list(map(len, groups)))
+    none = len(split)
+    first = np.full((split.max() + 1, len(groups)), none)
+    for part in range(len(first)):
+        own = rows[split[rows] == part]
+        np.minimum.at(first[part], group[own], own)
+    found: dict[int, Pair] = {}
+    for earlier, later in combinations(range(len(first)), 2):
+        best = first[earlier].copy()
+        for here, there in ((0, 1), (1, 0)):
+            np.minimum.at(best, links[:, here], first[earlier][links[:, there]])
+        for row in np.flatnonzero((split == later) & (group >= 0)).tolist():
+            if best[group[row]] < none:
+                found.setdefault(row, Pair(row, int(best[group[row]])))
+    return [found[row] for row in sorted(found)]
+
+
+def _relabelled(groups: Sequence[np.ndarray], label: np.ndarray) -> Iterator[Pair]:
+    """Equal images of different classes."""
+    for rows in groups:
+        for row in rows[label[rows] != label[rows[0]]].tolist():
+            yield Pair(row, int(rows[0]))
+
+
+def _spread(sides: np.ndarray) -> dict[str, int]:
+    if not sides.size:
+        return {}
+    return {"min": int(sides.min()), "median": int(np.median(sides)), "max": int(sides.max())}

@@ -1,0 +1,132 @@
+"""What a data set states about itself, and whether what was found on the disk is it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mlx_peft.config import schema
+from mlx_peft.config.errors import UserError, suggest
+from mlx_peft.data.dataset import Split
+
+SPLITS = ("train", "val", "test")
+NAMED = 3
+"""How many of the names that differ a message names."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to use a set: a protocol, a partition, an image size.
+
+    sizes: the published number of images of each split that the set has; none where it is the user's own.
+    shares: what is held out of the training images where the set has no such split; None: what `data.split` says.
+    """
+
+    name: str = "standard"
+    description: str = ""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a reader found: class names, and the splits that the set itself has (``train`` always)."""
+
+    classes: tuple[str, ...]
+    splits: Mapping[str, Split]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A data set: how it is read, and what its authors say about it.
+
+    classes, names: how many classes there are, and what they are called; None where the set is the user's own, or where
+    its files do not say. variants: the first is the default. near_duplicates: images that are nearly the same are many,
+    and are kept together when splits are made. columns: whether `data.columns` means anything.
+    """
+
+    read: Callable[[schema.Data, Variant], Found]
+    description: str
+    source: str
+    licence: str
+    classes: int | None = None
+    names: tuple[str, ...] | None = None
+    variants: tuple[Variant, ...] = (Variant(),)
+    near_duplicates: bool = False
+    columns: bool = False
+
+    @property
+    def published(self) -> bool:
+        """Whether its sizes are known; else it is the user's own."""
+        return bool(self.variants[0].sizes)
+
+    def variant(self, name: str, wanted: str | int | None) -> Variant:
+        """The variant that is asked for. Raises UserError where there is no such one."""
+        known = {variant.name: variant for variant in self.variants}
+        if wanted is None:
+            return self.variants[0]
+        if str(wanted) not in known:
+            raise UserError(
+                f"data.variant: {name} has no variant {str(wanted)!r}{suggest(str(wanted), known)}; "
+                f"there is {', '.join(known)}"
+            )
+        return known[str(wanted)]
+
+    def check(self, found: Found, variant: Variant, where: str) -> None:
+        """Raises UserError, which says what was found, where classes, labels or sizes are not the set's."""
+        self._check_classes(found.classes, where)
+        for name in SPLITS:
+            split, size = found.splits.get(name), variant.sizes.get(name)
+            if size is not None and (split is None or split.size != size):
+                count = 0 if split is None else split.size
+                raise UserError(f"{where}: {count:,} {name} images, not {size:,}: not the whole set, or not this one")
+            if split is not None:
+                _check_labels(split, len(found.classes), where)
+        _check_apart(found.splits, where)
+
+    def _check_classes(self, classes: tuple[str, ...], where: str) -> None:
+        if len(set(classes)) != len(classes):
+            twice = sorted(name for name in set(classes) if classes.count(name) > 1)
+            raise UserError(f"{where}: two classes have the name {twice[0]!r}")
+        if self.names is not None and set(classes) != set(self.names):
+            missing, more = (sorted(set(a) - set(b)) for a, b in ((self.names, classes), (classes, self.names)))
+            parts = [f"no {_named(missing)}"] * bool(missing) + [f"{_named(more)}, which it does not have"] * bool(more)
+            raise UserError(f"{where}: the classes are not the set's: {'; '.join(parts)}")
+        if self.classes is not None and len(classes) != self.classes:
+            raise UserError(f"{where}: {len(classes)} classes, not {self.classes}: not the whole set, or not this one")
+
+
+def _check_labels(split: Split, classes: int, where: str) -> None:
+    if not split.size:
+        raise UserError(f"{where}: no {split.name} images")
+    low, high = split.labels.min(), split.labels.max()
+    if low < 0 or high >= classes:
+        raise UserError(f"{where}: {split.name} labels {low} to {high}, not 0 to {classes - 1}")
+
+
+def _check_apart(splits: Mapping[str, Split], where: str) -> None:
+    """That no image and no group of images is in two splits."""
+    names = [name for name in SPLITS if name in splits]
+    for place, name in enumerate(names[1:], 1):
+        held = splits[name]
+        listed = set(held.images.identifiers)
+        if len(listed) != held.size:
+            raise UserError(f"{where}: {held.size - len(listed)} {name} images are listed twice")
+        for other in names[:place]:
+            both = [image for image in splits[other].images.identifiers if image in listed]
+            if both:
+                raise UserError(f"{where}: {_named(both)} in {other} and in {name}: an image belongs to one split")
+            ours, theirs = splits[other].groups, held.groups
+            if ours is not None and theirs is not None and (shared := np.intersect1d(ours, theirs)).size:
+                raise UserError(
+                    f"{where}: {shared.size} groups (the first: {shared[0]}) have images in "
+                    f"{other} and in {name}; a group belongs to one split"
+                )
+
+
+def _named(names: list[str]) -> str:
+    listed = ", ".join(map(repr, names[:NAMED]))
+    return listed + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -1,0 +1,129 @@
+"""Text files that list images: read whole, bounded, and never believed about where an image lies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+
+from mlx_peft.config.errors import UserError
+from mlx_peft.data.dataset import FileImages, Split
+
+MAX_TEXT = 2**28
+"""Bytes of the largest list that is read: ImageNet's would have 60 million."""
+
+
+NAMED = 3
+"""How many of the files that were left out a note names."""
+
+
+def left_out(kind: str, names: Sequence[str]) -> str:
+    """A note about images that were not taken: how many, and the first of them."""
+    return f"left out, {kind}: {len(names)} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})"
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file. Raises UserError, naming it, where it cannot be read, is no text or is larger than MAX_TEXT."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_TEXT + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if len(data) > MAX_TEXT:
+        raise UserError(f"{path}: larger than {MAX_TEXT // 2**20} MiB, the most that is read as a list")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text in UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def read_rows(path: Path, columns: int, sep: str | None = None) -> list[list[str]]:
+    """The lines of a file, cut into so many columns or more; blank lines and ``#`` comments are left out.
+
+    Raises UserError, naming file and line, at a line that has fewer.
+    """
+    rows = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        cells = line.strip().split(sep)
+        if len(cells) < columns:
+            raise UserError(f"{path}: line {number} has {len(cells)} columns, not {columns}: {line[:80]!r}")
+        rows.append(cells)
+    if not rows:
+        raise UserError(f"{path}: lists nothing")
+    return rows
+
+
+def integer(text: str, path: Path) -> int:
+    """A label as it stands in a list. Raises UserError, naming the list, where it is no whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"{path}: the label {text[:80]!r} is not a whole number") from None
+
+
+def images_in(root: Path, paths: Iterable[str], source: Path) -> tuple[str, ...]:
+    """The paths of images below a root, as a list names them, normalised; the same image once only.
+
+    Raises UserError, naming the list, where a path is absolute, leads out of the root (by ``..`` or a link), is listed
+    twice, or is no file.
+    """
+    inside = _inside(root)
+    found: dict[str, None] = {}
+    for text in paths:
+        path = PurePosixPath(text.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or "\0" in text or not path.parts or PureWindowsPath(text).drive:
+            raise UserError(f"{source}: {text[:200]!r} is not a path inside {root}; paths are relative to it")
+        name = path.as_posix()
+        if name in found:
+            raise UserError(f"{source}: {name!r} is listed twice")
+        whole = root / name
+        if not os.path.isfile(whole):
+            raise UserError(f"{source}: {name!r} is listed and not there ({whole})")
+        if not inside(whole):
+            raise UserError(f"{source}: {name!r} is a link that leads out of {root}")
+        found[name] = None
+    return tuple(found)
+
+
+def labels_of(names: Sequence[str], classes: Sequence[str], source: Path) -> np.ndarray:
+    """The places of class names among the classes, int64. Raises UserError, naming the list, at another name."""
+    place = {name: number for number, name in enumerate(classes)}
+    if unknown := sorted(set(names) - set(place)):
+        raise UserError(f"{source}: {unknown[0]!r} is none of the {len(classes)} classes")
+    return np.array([place[name] for name in names], np.int64)
+
+
+def listed_split(name: str, root: Path, paths: Iterable[str], labels: np.ndarray, source: Path) -> Split:
+    """A split of the images that a list names. Raises UserError as ``images_in``."""
+    return Split(name, FileImages(root, images_in(root, paths, source)), labels)
+
+
+def _inside(root: Path) -> Callable[[Path], bool]:
+    """Whether a path's file lies below the root, links followed. Each folder is resolved once."""
+    real = root.resolve()
+
+    @cache
+    def folder_inside(folder: Path) -> bool:
+        return folder.resolve().is_relative_to(real)
+
+    def inside(path: Path) -> bool:
+        return folder_inside(path.parent) and (not path.is_symlink() or path.resolve().is_relative_to(real))
+
+    return inside
+
+
+def locate(root: Path, places: Sequence[str], marker: str, name: str, source: str) -> Path:
+    """The folder below the root, among the usual places, that holds the marker. Raises UserError where none does."""
+    for place in places:
+        if os.path.exists(root / place / marker):
+            return root / place
+    beside = ", ".join(f"{place}/" for place in places if place != ".")
+    raise UserError(
+        f"{name}: no {marker} in {root}" + (f" (nor in {beside} there)" if beside else "") + "; set data.root to where "
+        f"the unpacked set is, or get it from {source}"
+    )

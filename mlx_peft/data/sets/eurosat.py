@@ -1,0 +1,44 @@
+"""EuroSAT (Helber et al. 2019): 27,000 Sentinel-2 patches of 64 x 64 pixels, RGB, in 10 kinds of land use."""
+
+from __future__ import annotations
+
+from mlx_peft.config import schema
+from mlx_peft.data.entry import Entry, Found, Variant
+from mlx_peft.data.lists import locate
+from mlx_peft.data.sets.folder import LeftOut, class_folders, existing, read_classes
+
+SOURCE = "https://zenodo.org/records/7711810"
+PLACES = (".", "2750", "EuroSAT/2750", "eurosat/2750", "EuroSAT_RGB")
+CLASSES = (
+    "AnnualCrop",
+    "Forest",
+    "HerbaceousVegetation",
+    "Highway",
+    "Industrial",
+    "Pasture",
+    "PermanentCrop",
+    "Residential",
+    "River",
+    "SeaLake",
+)
+
+
+def read_eurosat(config: schema.Data, variant: Variant) -> Found:
+    """``2750/CLASS/CLASS_1.jpg``. The set has no split of its own. Raises UserError where a class is missing."""
+    root = locate(existing(config.root), PLACES, CLASSES[0], config.name, SOURCE)
+    classes = class_folders(root)
+    notes = LeftOut()
+    return Found(classes, {"train": read_classes("train", root, root, classes, notes)}, notes.notes())
+
+
+ENTRIES = {
+    "eurosat": Entry(
+        read=read_eurosat,
+        description="27,000 satellite images of 64 px in 10 kinds of land use",
+        source=SOURCE,
+        licence="MIT",
+        classes=len(CLASSES),
+        names=CLASSES,
+        variants=(Variant("whole", "no split of its own: data.split makes them", {"train": 27_000}),),
+    )
+}

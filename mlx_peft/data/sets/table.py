@@ -1,0 +1,130 @@
+"""A CSV file of images and labels, with a column of splits and one of groups where it has them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+
+from mlx_peft.config import schema
+from mlx_peft.config.errors import UserError, suggest
+from mlx_peft.data.dataset import FileImages, Split
+from mlx_peft.data.entry import Entry, Found, Variant
+from mlx_peft.data.lists import images_in, read_text
+
+USUAL = {
+    "image": ("image", "path", "image_path", "file", "filename", "file_name", "img"),
+    "label": ("label", "labels", "class", "target", "class_name"),
+    "split": ("split", "fold", "subset", "set"),
+    "group": ("group", "patient", "patient_id"),
+}
+"""The usual names of the columns, tried in this order where `data.columns` names none."""
+
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
+
+
+def read_table(config: schema.Data, variant: Variant) -> Found:
+    """A file with a heading, comma-separated (``.tsv``: by tabs); paths are relative to the folder it lies in.
+
+    `data.root` is the file, or a folder with just one. Classes are the labels, sorted (as numbers where all are whole).
+    Raises UserError at a missing column, an empty label, a split of another name, or an image that is not there.
+    """
+    path = _file(config.root)
+    heading, rows = _rows(path)
+    column = {what: column_of(heading, what, getattr(config.columns, what), path) for what in USUAL}
+    root = path.parent.resolve()
+    paths = images_in(root, (row[column["image"]] for row in rows), path)
+    names = [row[column["label"]].strip() for row in rows]
+    if "" in names:
+        raise UserError(f"{path}: row {names.index('') + 1} has no {column['label']!r}")
+    classes, labels = classes_of(names)
+    groups = np.array([row[column["group"]] for row in rows]) if column["group"] else None
+    whole = Split("train", FileImages(root, paths), labels, groups)
+    if not column["split"]:
+        return Found(classes, {"train": whole})
+    words = [row[column["split"]].strip().lower() for row in rows]
+    if unknown := sorted(set(words) - set(SPLIT_WORDS)):
+        raise UserError(f"{path}: the split {unknown[0]!r} is none of train, val and test")
+    parts = np.array([SPLIT_WORDS[word] for word in words])
+    splits = {name: whole.take(np.flatnonzero(parts == name), name) for name in dict.fromkeys(parts.tolist())}
+    if "train" not in splits:
+        raise UserError(f"{path}: no row has the split train")
+    return Found(classes, splits)
+
+
+def _file(root: Path) -> Path:
+    if root.is_file():
+        return root
+    found = sorted(path for path in root.glob("*") if path.suffix.lower() in (".csv", ".tsv"))
+    if len(found) != 1:
+        listed = ", ".join(path.name for path in found) or "none"
+        raise UserError(f"data.root: {root} should be a CSV file, or a folder with one in it; there is {listed}")
+    return found[0]
+
+
+def _rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    reader = csv.DictReader(
+        io.StringIO(read_text(path), newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
+    )
+    try:
+        heading = list(reader.fieldnames or [])
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num} is no line of a table ({error})") from error
+    if len(set(heading)) != len(heading):
+        raise UserError(f"{path}: two columns have the same name")
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise UserError(f"{path}: row {number} does not have {len(heading)} cells")
+    if not rows:
+        raise UserError(f"{path}: lists nothing")
+    return heading, rows
+
+
+def column_of(heading: list[str], what: str, wanted: str | None, where: object) -> str:
+    """The column that is asked for, or the first of a usual name; "" where there is none for split or group.
+
+    Raises UserError where another is missing.
+    """
+    if wanted is not None:
+        if wanted not in heading:
+            raise UserError(f"data.columns.{what}: no {wanted!r} in {where}{suggest(wanted, heading)}")
+        return wanted
+    lower = {name.strip().lower(): name for name in reversed(heading)}
+    found = next((lower[name] for name in USUAL[what] if name in lower), "")
+    if not found and what in ("image", "label"):
+        raise UserError(
+            f"{where}: no column is called {' or '.join(USUAL[what][:3])}; there is {', '.join(heading) or 'none'}: "
+            f"name it in data.columns.{what}"
+        )
+    return found
+
+
+def classes_of(names: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The different names, sorted (as numbers where all are whole), and the place of each among them, int64."""
+    different = set(names)
+    whole = all(name.lstrip("-").isdecimal() and name.isascii() for name in different)
+    classes = tuple(sorted(different, key=(lambda name: (int(name), name)) if whole else None))
+    place = {name: number for number, name in enumerate(classes)}
+    return classes, np.array([place[name] for name in names], np.int64)
+
+
+ENTRIES = {
+    "csv": Entry(
+        read=read_table,
+        description="a CSV file of paths and labels, optionally with splits and groups (patients)",
+        source="yours",
+        licence="yours",
+        columns=True,
+    )
+}

@@ -1,0 +1,98 @@
+"""A contact sheet: some images of every class, and pairs that are, or seem, the same in two splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from mlx_peft.config.errors import UserError
+from mlx_peft.data.check import Pair, Survey
+
+TILE = 96
+EACH = 8
+"""Images of a class."""
+
+CLASSES = 48
+"""Of more classes so many are shown, evenly from the first to the last."""
+
+PAIRS = 12
+"""Of each kind."""
+
+TITLE = 120
+"""Characters of a line, at most."""
+
+_MARGIN, _LINE = 4, 16
+_INK, _GROUND, _BROKEN = "black", "white", "#c0392b"
+
+
+def contact_sheet(survey: Survey) -> Image.Image:
+    """A row of images for each class, spread evenly over its splits; then pairs across splits, earlier beside later."""
+    labels = _evenly(np.arange(len(survey.dataset.classes)), CLASSES).tolist()
+    rows = [_class_row(survey, label) for label in labels]
+    for title, pairs in (("equal in two splits", survey.exact), ("nearly equal in two splits", survey.near)):
+        rows += _pair_rows(survey, title, pairs)
+    sheet = Image.new("RGB", (EACH * (TILE + _MARGIN) + _MARGIN, sum(row.height for row in rows)), _GROUND)
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return sheet
+
+
+def _class_row(survey: Survey, label: int) -> Image.Image:
+    rows = np.flatnonzero(survey.label == label)
+    counts = np.bincount(survey.split[rows], minlength=len(survey.dataset.splits))
+    listed = ", ".join(f"{count:,} {name}" for name, count in zip(survey.dataset.splits, counts, strict=True))
+    shown = _evenly(rows, EACH).tolist()
+    return _strip(f"{survey.dataset.classes[label]}: {listed}", [_tile(survey, row) for row in shown])
+
+
+def _pair_rows(survey: Survey, title: str, pairs: Sequence[Pair]) -> list[Image.Image]:
+    strips = []
+    for first in range(0, min(len(pairs), PAIRS), EACH // 2):
+        some = pairs[first : min(first + EACH // 2, PAIRS)]
+        tiles = [_tile(survey, row) for pair in some for row in (pair.earlier, pair.later)]
+        places = "; ".join(f"{survey.place(pair.earlier)[0]}, {survey.place(pair.later)[0]}" for pair in some)
+        strips.append(_strip(f"{title} ({len(pairs):,} in all): {places}", tiles))
+    return strips
+
+
+def _evenly(rows: np.ndarray, count: int) -> np.ndarray:
+    if len(rows) <= count:
+        return rows
+    chosen: np.ndarray = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
+    return chosen
+
+
+def _tile(survey: Survey, row: int) -> Image.Image:
+    """An image fitted into a tile; a crossed one where it cannot be read."""
+    name, place = survey.place(row)
+    try:
+        image = Image.fromarray(np.ascontiguousarray(survey.dataset.splits[name].images.read(place)))
+    except UserError:
+        crossed = Image.new("RGB", (TILE, TILE), _GROUND)
+        draw = ImageDraw.Draw(crossed)
+        for ends in ((0, 0, TILE - 1, TILE - 1), (0, TILE - 1, TILE - 1, 0)):
+            draw.line(ends, _BROKEN, 2)
+        return crossed
+    return ImageOps.contain(image, (TILE, TILE))
+
+
+def _strip(title: str, tiles: Sequence[Image.Image]) -> Image.Image:
+    strip = Image.new("RGB", (EACH * (TILE + _MARGIN) + _MARGIN, _LINE + TILE + 2 * _MARGIN), _GROUND)
+    ImageDraw.Draw(strip).text((_MARGIN, _MARGIN), title[:TITLE], _INK, _font())
+    for place, tile in enumerate(tiles):
+        strip.paste(tile, (_MARGIN + place * (TILE + _MARGIN), _LINE + _MARGIN))
+    return strip
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """Matplotlib's DejaVu Sans, which has most alphabets' letters: classes are called in many languages."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 11)

@@ -1,0 +1,164 @@
+"""Parquet files as the hub has them: images as bytes, class names in the schema, and an unlabelled test."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from mlx_peft.config.errors import UserError
+from mlx_peft.data import Dataset, find
+
+Open = Callable[..., Dataset]
+CLASSES = ["ant", "bee", "cat"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def encoded(seed: int, form: str = "PNG", mode: str = "RGB") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 10, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, form)
+    return file.getvalue()
+
+
+def write(path: Path, labels: list[int], **columns: list[object]) -> None:
+    """A file as ``Dataset.push_to_hub`` writes it: by the library itself."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    modes = ("RGB", "L")
+    images = [{"bytes": encoded(n, mode=modes[n % 2]), "path": f"{n}.png"} for n in range(len(labels))]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+    features |= {name: datasets.Value("string") for name in columns}
+    table = datasets.Dataset.from_dict({"image": images, "label": labels, **columns}, features=features)
+    table.to_parquet(path)
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path) -> Path:
+    root = tmp_path / "snapshot"
+    write(root / "data" / "train-00000-of-00002.parquet", [0, 1, 2, 0])
+    write(root / "data" / "train-00001-of-00002.parquet", [1, 2])
+    write(root / "data" / "validation-00000-of-00001.parquet", [2, 1, 0])
+    write(root / "data" / "test-00000-of-00001.parquet", [-1, -1])
+    (root / "README.md").write_text("---\nlicense: mit\n---\n")
+    return root
+
+
+def test_a_folder_of_parquet_files_is_read(hub_folder: Path, opened_as: Open) -> None:
+    dataset = opened_as("parquet", hub_folder)
+    assert dataset.classes == tuple(CLASSES)
+    assert {name: split.size for name, split in dataset.splits.items()} == {"train": 6, "val": 3}
+    assert dataset.train.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert dataset.notes == ("left out, without labels: test, 2 images",)
+    assert dataset.val
+    image = dataset.val.images.read(2)
+    assert np.array_equal(image, np.asarray(Image.open(io.BytesIO(encoded(2)))))
+    grey = dataset.train.images.read(1)
+    assert np.array_equal(grey[..., 0], grey[..., 2])
+
+
+def test_a_set_of_the_hub_is_that_folder_in_the_hub_s_cache(
+    hub_folder: Path, opened_as: Open, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def snapshot(repo: str, **options: object) -> str:
+        asked.append((repo, options))
+        return str(hub_folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    dataset = opened_as("hf:someone/animals@v1", hub_folder / "unused", download=True)
+    assert dataset.name == "hf:someone/animals@v1"
+    assert dataset.train.size == 6
+    ((repo, options),) = asked
+    assert repo == "someone/animals"
+    assert options["repo_type"] == "dataset"
+    assert options["revision"] == "v1"
+    assert options["local_files_only"] is False
+    assert all(pattern.endswith(".parquet") for pattern in options["allow_patterns"]), "no script is ever fetched"
+    assert "fetching someone/animals" in capsys.readouterr().err
+
+
+def test_nothing_is_fetched_unless_it_is_asked_for(tmp_path: Path, opened_as: Open) -> None:
+    with pytest.raises(UserError, match=r"hf:someone/animals-of-nowhere: not to be had .*; set data\.download: true"):
+        opened_as("hf:someone/animals-of-nowhere", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:imagenet", "hf:a/b/c", "hf:../../etc", "hf:a/..", "hf:a/b:", "hf:-/.."])
+def test_a_name_that_is_no_set_of_the_hub_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="is no set of the hub; write hf:OWNER/NAME"):
+        find(name)
+
+
+def test_columns_may_be_named_and_strings_are_classes(tmp_path: Path, opened_as: Open) -> None:
+    table = {
+        "picture": [{"bytes": encoded(n), "path": None} for n in range(8)],
+        "kind": ["fox", "elk"] * 4,
+        "patient": [f"p{n // 2}" for n in range(8)],
+    }
+    parquet.write_table(pa.table(table), tmp_path / "train.parquet")
+    with pytest.raises(UserError, match=r"train\.parquet: no column is called image.*there is picture, kind, patient"):
+        opened_as("parquet", tmp_path)
+    dataset = opened_as("parquet", tmp_path, columns={"image": "picture", "label": "kind"}, split={"val": 0.25})
+    assert dataset.classes == ("elk", "fox")
+    assert dataset.train.groups is not None
+    assert dataset.val and not set(dataset.val.groups) & set(dataset.train.groups)
+
+
+def test_a_path_in_the_place_of_an_image_is_not_followed(tmp_path: Path, opened_as: Open) -> None:
+    table = {"image": [{"bytes": None, "path": "/etc/hostname"}] * 4, "label": [0, 1, 0, 1]}
+    parquet.write_table(
+        pa.table(
+            table,
+            pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())]),
+        ),
+        tmp_path / "train.parquet",
+    )
+    with pytest.raises(UserError, match="row 0: no image in it, but NoneType"):
+        opened_as("parquet", tmp_path)
+
+
+def test_broken_images_are_skipped_and_counted(tmp_path: Path, opened_as: Open) -> None:
+    images = [{"bytes": encoded(n)[: 50 if n == 3 else None], "path": None} for n in range(6)]
+    parquet.write_table(pa.table({"image": images, "label": [0, 1] * 3}), tmp_path / "train.parquet")
+    with pytest.raises(UserError, match=r"train/3: not a readable image"):
+        opened_as("parquet", tmp_path)
+    dataset = opened_as("parquet", tmp_path, unreadable="skip", split={"val": 0})
+    assert dataset.train.labels.tolist() == [0, 1, 0, 0, 1]
+    assert dataset.notes == ("left out, unreadable: 1 (train/3)",)
+
+
+def test_several_subsets_are_not_mixed(tmp_path: Path, opened_as: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As files named by their split, and as the hub's converter lays them out: in a folder for each split."""
+    write(tmp_path / "small" / "train-00000-of-00001.parquet", [0, 1, 2])
+    write(tmp_path / "large" / "train" / "0000.parquet", [0, 1, 2, 0, 1])
+    write(tmp_path / "large" / "test" / "0000.parquet", [2, 1])
+    with pytest.raises(UserError, match=r"several subsets, large, small: name one, hf:OWNER/NAME:SUBSET"):
+        opened_as("parquet", tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **options: str(tmp_path))
+    dataset = opened_as("hf:someone/animals:large", tmp_path, split={"val": 0})
+    assert {name: split.size for name, split in dataset.splits.items()} == {"train": 5, "test": 2}
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1", b"not parquet at all"])
+def test_a_file_that_is_not_parquet_is_refused_by_name(tmp_path: Path, opened_as: Open, content: bytes) -> None:
+    (tmp_path / "train.parquet").write_bytes(content)
+    with pytest.raises(UserError, match=r"train\.parquet: not a readable Parquet file"):
+        opened_as("parquet", tmp_path)
+
+
+def test_a_folder_without_a_train_file_is_refused(tmp_path: Path, opened_as: Open) -> None:
+    write(tmp_path / "extra.parquet", [0, 1, 2])
+    with pytest.raises(UserError, match=r"no train-\*\.parquet below .*; there is extra\.parquet"):
+        opened_as("parquet", tmp_path)
