@@ -10,7 +10,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from mlx_peft.cli import data_preview
+from mlx_peft.cli.data import preview as data_preview
 from mlx_peft.cli.app import Commands
 from mlx_peft.config.schema import Experiment
 from mlx_peft.data import open_dataset, train_batches

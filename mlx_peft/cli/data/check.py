@@ -1,4 +1,4 @@
-"""``data``: what a data set really holds."""
+"""``data check``: what a data set really holds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from mlx_peft.config.errors import UserError
 if TYPE_CHECKING:
     from mlx_peft.config.schema import Data
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look a data set through before training on it.")
-
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name: see `ls datasets`.", show_default=False)]
 TABLE = 60
 """Of more classes only the extremes are printed; --json has all."""
@@ -24,7 +22,6 @@ NAMED = 10
 """How many broken images and pairs are printed of each kind."""
 
 
-@app.command()
 def check(
     name: Name,
     overrides: Overrides = None,

@@ -1,0 +1,11 @@
+"""``data``: images looked through before anything is trained on them."""
+
+from __future__ import annotations
+
+import typer
+
+from mlx_peft.cli.data import check, preview
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look a data set through before training on it.")
+app.command()(check.check)
+app.command()(preview.preview)
