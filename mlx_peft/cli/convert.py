@@ -64,13 +64,14 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Convert a ViT into another format, with proof."""
-    from mlx_peft.cli.common import one_of
+    from mlx_peft.config.errors import UserError, suggest
     from mlx_peft.config.files import override
     from mlx_peft.config.quantization import asked
     from mlx_peft.engine import convert as engine
     from mlx_peft.engine.targets import TARGETS
 
-    one_of(TARGETS, "format")(to)
+    if to not in TARGETS:
+        raise UserError(f"--to: unknown format {to!r}" + (suggest(to, TARGETS) or f"; known: {', '.join(TARGETS)}"))
     done = engine.convert(
         source,
         out,

@@ -10,8 +10,8 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from mlx_peft.cli.data import preview as data_preview
 from mlx_peft.cli.app import Commands
+from mlx_peft.cli.data import preview as data_preview
 from mlx_peft.config.schema import Experiment
 from mlx_peft.data import open_dataset, train_batches
 from mlx_peft.engine.preview import Shown, preview
