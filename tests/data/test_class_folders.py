@@ -11,6 +11,7 @@ import pytest
 from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError
 from mlx_peft.data import Dataset, find
+from mlx_peft.data import dataset as dataset_module
 
 Open = Callable[..., Dataset]
 Save = Callable[..., Path]
@@ -130,6 +131,24 @@ def test_imagenet_is_tested_on_its_val_folder(imagenet: Path, opened_as: Open) -
     assert dataset.test.labels.tolist() == list(range(1000))
     with pytest.raises(UserError, match=r"1,000 train images, not 1,281,167"):
         opened_as("imagenet-1k", imagenet)
+
+
+def test_opening_a_published_set_decodes_nothing_unless_broken_images_are_to_be_skipped(
+    tiny: Path, opened_as: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path) -> np.ndarray:
+        read.append(path)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(dataset_module, "read_image", counted)
+    assert sum(sizes(opened_as("tiny-imagenet", tiny, TINY)).values()) == 1200
+    assert not read
+    opened_as("folder", tiny / "train")
+    assert len(read) == 800, "a set of the user's own, whose size nobody has published"
+    opened_as("tiny-imagenet", tiny, TINY, unreadable="skip")
+    assert len(read) == 800 + 1200
 
 
 def test_imagenet_with_a_flat_val_folder_says_what_to_do(tmp_path: Path, save: Save, opened_as: Open) -> None:
