@@ -56,9 +56,9 @@ class Cache:
         except OSError as error:
             raise UserError(f"data.cache.folder: {folder} cannot be used ({error.strerror or error})") from error
 
-    def key(self, path: Path) -> str:
+    def key(self, path: str) -> str:
         """Of the image in a file as it is now. Raises OSError where there is no such file."""
-        status = path.stat()
+        status = os.stat(path)
         identity = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0{self.side}"
         return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:40]
 
@@ -186,7 +186,7 @@ class CachedImages:
 
     def read(self, index: int) -> np.ndarray:
         try:
-            key = self.cache.key(self.images.root / self.images.paths[index])
+            key = self.cache.key(f"{self.images.root}/{self.images.paths[index]}")
         except OSError:
             return self.images.read(index)  # which says what is wrong with it
         image = self.cache.get(key)

@@ -54,7 +54,15 @@ def resize_bilinear(image: np.ndarray, size: int) -> np.ndarray | None:
     uint8 ``(height, width, 3)`` to ``(size, size, 3)``; within a few levels of Pillow's.
     """
     dx = _mlx_data()
-    return None if dx is None else _apply(dx, np.require(image, None, ["C", "W"]), "image_resize", w=size, h=size)
+    return None if dx is None else _apply(dx, whole(image), "image_resize", w=size, h=size)
+
+
+def whole(image: np.ndarray) -> np.ndarray:
+    """The image as mlx-data takes it, contiguous and writeable; copied whole pixels at a time where it is neither."""
+    if image.flags.c_contiguous and image.flags.writeable:
+        return image
+    copied: np.ndarray = image.view("V3").copy("C").view(np.uint8) if image.strides[2] == 1 else image.copy("C")
+    return copied
 
 
 def plain_jpeg(data: bytes) -> tuple[int, int] | None:

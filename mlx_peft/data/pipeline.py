@@ -151,9 +151,10 @@ def _training_crop(
 ) -> np.ndarray:
     if interpolation == "bilinear":
         top, left, height, width = box
-        resized = native.resize_bilinear(image[top : top + height, left : left + width], size)
+        window = image[top : top + height, left : left + width]
+        resized = native.resize_bilinear(window[:, ::-1] if flip else window, size)
         if resized is not None:
-            return resized[:, ::-1] if flip else resized
+            return resized
     return crop_and_resize(image, box, size, interpolation, flip=flip)
 
 
@@ -176,8 +177,8 @@ def _batches(
     def fill(indices: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
         for index, number, place in zip(indices.tolist(), numbers.tolist(), out, strict=True):
             image = row(index, number)
-            if image.strides[2] == 1:
-                place.view(PIXEL)[...] = image.view(PIXEL)  # whole pixels at a time: quick for flipped images too
+            if image.strides[2] == 1 and not image.flags.c_contiguous:
+                place.view(PIXEL)[...] = image.view(PIXEL)  # a flipped one, whole pixels at a time
             else:
                 place[...] = image
 

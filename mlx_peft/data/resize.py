@@ -2,7 +2,7 @@
 
 Pillow's antialiased filters with weights of 15 bits after the point in place of 22. A level is 8 bits, so that each sum
 is exact in float32, whatever the order in which a processor takes it: every machine has the same pixels. They differ
-from Pillow's by one level here and there.
+from Pillow's by one level here and there, and by two hardly ever.
 """
 
 from __future__ import annotations

@@ -12,8 +12,11 @@ from sklearn.datasets import load_sample_image
 from mlx_peft.data.recipe import FILTERS
 from mlx_peft.data.resize import BITS, crop_and_resize, turned
 
-ONE_LEVEL = 1
-"""15 bits after the point in place of Pillow's 22: a half may be rounded to the other side."""
+LEVELS = 2
+"""15 bits after the point in place of Pillow's 22: a half may be rounded to the other side, and so may what comes of it
+in the second pass. More than one level is very rare, ..."""
+SELDOM = 0.02
+"""... at most this share of the values, of which the smallest images here have 147."""
 
 
 @settings(max_examples=50, deadline=None)
@@ -25,7 +28,7 @@ ONE_LEVEL = 1
     seed=st.integers(0, 100),
     smooth=st.booleans(),
 )
-def test_a_box_differs_from_pillows_by_a_level_at_most(
+def test_a_box_differs_from_pillows_by_a_level_and_hardly_ever_by_two(
     size: tuple[int, int], offset: tuple[int, int], target: int, interpolation: str, seed: int, smooth: bool
 ) -> None:
     height, width = size
@@ -40,7 +43,8 @@ def test_a_box_differs_from_pillows_by_a_level_at_most(
     window = Image.fromarray(np.ascontiguousarray(image[top : top + height, left : left + width]))
     error = np.abs(ours - np.asarray(window.resize((target, target), FILTERS[interpolation])).astype(int))
     assert ours.dtype == np.uint8
-    assert error.max() <= ONE_LEVEL
+    assert error.max() <= LEVELS
+    assert (error > 1).mean() <= SELDOM
 
 
 @pytest.mark.parametrize("interpolation", FILTERS)
