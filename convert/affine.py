@@ -1,4 +1,4 @@
-"""MLX's affine codes read in NumPy, for reports on files; how they are made is in ``quant/affine.py`` of a backend."""
+"""MLX's affine codes in NumPy: read for reports on files, packed; how they are made is in ``quant`` of a backend."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ def dequantized(packed: NDArray[np.uint32], scales: Matrix, biases: Matrix, bits
     return weight.reshape(len(packed), -1)
 
 
+def packed(codes: NDArray[np.uint32], bits: int) -> NDArray[np.uint32]:
+    """Codes ``(out, in)`` as ``dequantized`` reads them: ``(out, in bits / 32)``."""
+    stream = (codes[..., None] >> np.arange(bits, dtype=np.uint32)).astype(np.uint8) & 1
+    return np.packbits(stream.reshape(len(codes), -1), axis=1, bitorder="little").view("<u4").astype(np.uint32)
+
+
 def plain(tensors: Tensors, architecture: Architecture, quantization: Quantization) -> Tensors:
     """A quantised model's tensors with the weights that its codes stand for, float32."""
     result = dict(tensors)
@@ -39,5 +45,9 @@ def plain(tensors: Tensors, architecture: Architecture, quantization: Quantizati
 def sqnr(exact: np.ndarray, approximate: np.ndarray) -> float:
     """The power of a signal over that of its error, in dB; infinite where there is no error."""
     signal = np.square(exact, dtype=np.float64).sum()
-    noise = np.square(exact.astype(np.float64) - approximate).sum()
+    return decibels(signal, np.square(exact.astype(np.float64) - approximate).sum())
+
+
+def decibels(signal: float, noise: float) -> float:
+    """The ratio of two powers in dB; infinite where there is no noise."""
     return float("inf") if noise == 0 else float(10 * np.log10(max(signal, np.finfo(np.float64).tiny) / noise))

@@ -222,7 +222,7 @@ def new_folder(target: Path, replaceable: Collection[str] = ()) -> Iterator[Path
     Raises:
         UserError: where ``target`` is a file or holds other files, or cannot be written.
     """
-    try:
+    with writing(target):
         if target.exists() and (not target.is_dir() or {file.name for file in target.iterdir()} - {*replaceable}):
             raise UserError(f"{target}: exists already; name a new folder")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -236,6 +236,13 @@ def new_folder(target: Path, replaceable: Collection[str] = ()) -> Iterator[Path
                 os.replace(target, Path(beside, "old"))
             os.replace(folder, target)
             to_disk(target.parent)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turns what the disk, or safetensors, refuses in the block into a UserError."""
+    try:
+        yield
     except OSError as error:
         reason = "no space left on the device" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error
         raise UserError(f"{target}: cannot be written: {reason}") from error

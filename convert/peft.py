@@ -35,8 +35,8 @@ from mlx_peft.config.methods import (
     QALoRA,
     VeRA,
 )
-from mlx_peft.config.parameters import HEADS
-from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.parameters import HEADS, SCALE
+from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Model
 
@@ -60,6 +60,7 @@ class Adapter:
         base_sha256: of the base it was trained on; None where it is unknown.
         source: where that base's weights came from.
         quantize: how that base was quantised; None where it was not, or it is unknown.
+        qat: the codes that it was trained through; None where there were none.
     """
 
     method: Method
@@ -71,6 +72,7 @@ class Adapter:
     base_sha256: str | None
     source: str
     quantize: Quantization | None = None
+    qat: QAT | None = None
 
     @property
     def num_classes(self) -> int:
@@ -91,6 +93,7 @@ class Description(BaseModel):
     base_sha256: str | None
     source: str
     quantize: Quantization | None = None
+    qat: QAT | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,9 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
         UserError: where the folder holds other files, or cannot be written.
     """
     layout = FORMATS[type(adapter.method)]
-    config, tensors = layout.pack(adapter.method, adapter.tensors)
+    own, scales = _apart(adapter.tensors)
+    config, tensors = layout.pack(adapter.method, own)
+    tensors |= scales
     hub = adapter.model is not None and adapter.model.weights == "timm"
     config |= {
         "peft_type": layout.peft_type,
@@ -163,7 +168,19 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
         )
     if layout.from_peft is None:
         return [f"{folder}: Hugging Face PEFT has no method {adapter.method.name!r} and cannot read this adapter"]
-    return [f"{folder}: {note}" for note in layout.notes(adapter.method)]
+    notes = layout.notes(adapter.method)
+    if adapter.qat is not None:
+        notes.append(
+            f"it was trained through {adapter.qat.bits}-bit codes, of which Hugging Face PEFT knows nothing: there it "
+            "meets the float base, and gives other logits"
+        )
+    return [f"{folder}: {note}" for note in notes]
+
+
+def _apart(tensors: Tensors) -> tuple[Tensors, Tensors]:
+    """The method's tensors, and the trained scales of rounded weights, which no method knows."""
+    scales = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] == SCALE}
+    return {name: tensor for name, tensor in tensors.items() if name not in scales}, scales
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -182,7 +199,8 @@ def read_adapter(folder: Path) -> Adapter:
         return _from_peft(config, tensors, folder)
     try:
         description = Description.model_validate_json(metadata[METADATA])
-        tensors = FORMATS[type(description.method)].unpack(description.method, tensors)
+        own, scales = _apart(tensors)
+        tensors = FORMATS[type(description.method)].unpack(description.method, own) | scales
     except ValidationError as error:
         places = ", ".join(".".join(map(str, fault["loc"])) or fault["msg"] for fault in error.errors())
         raise UserError(

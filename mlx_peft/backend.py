@@ -14,12 +14,13 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
 from convert.base import Base
+from convert.quantizers import Quantizer
 from mlx_peft import methods
 from mlx_peft.config.border import IGNORED, Parameters, Tensors
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
-from mlx_peft.methods import quantized
+from mlx_peft.methods import quantized, rounding, simulated
 from mlx_peft.models.preprocess import preprocess
 from mlx_peft.models.stochastic import randomness
 from mlx_peft.models.vit import VisionTransformer
@@ -108,10 +109,15 @@ class Learner:
         )
         self.model.checkpointing = experiment.train.gradient_checkpointing
         fill(self.model, base)
-        methods.apply(self.model, experiment.method, experiment.seed)
+        methods.apply(self.model, experiment.method, experiment.seed, experiment.qat)
         self.trained = trained(self.model)
         frozen = [(n, p) for n, p in tree_flatten(self.model.parameters()) if n not in self.trained]
-        cast = [(n, p.astype(self.dtype)) for n, p in frozen if not is_kept(n) and mx.issubdtype(p.dtype, mx.floating)]
+        exact = rounding.exact(self.model)
+        cast = [
+            (name, p.astype(self.dtype))
+            for name, p in frozen
+            if not is_kept(name) and name not in exact and mx.issubdtype(p.dtype, mx.floating)
+        ]
         self.model.update(tree_unflatten(cast))
         codes = quantized.sizes(self.model)
         sizes = {name: p.size for name, p in self.trained.items()}
@@ -125,7 +131,7 @@ class Learner:
         drop_path = experiment.model.drop_path
         self.prefix = frozen_prefix(base.architecture, drop_path, names, self.trained, base.quantization)
         self.importance = methods.importance(self.model, experiment.method)
-        self.update = Update(experiment.train, self.trained, experiment.method.lr_ratio, self.importance)
+        self.update = Update(experiment.train, self.trained, experiment.lr_ratio, self.importance)
         self.slots = self.update.initial_slots(self.trained)
         self.step = 0
         self.keep: tuple[Mapping[str, Sequence[bool]], Arrays] = ({}, {})  # as ``mask`` had it last, and on the device
@@ -266,6 +272,15 @@ class Learner:
         tensors = {name: to_timm(p) for name, p in tree_flatten(self.model.parameters())}
         methods.unmerge(self.model, replaced)
         return tensors
+
+    def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:
+        self.model.eval()
+        x = self._input(mx.array(images))
+        simulated.record(self.model, x, lambda point, x: observe(point, np.array(x.astype(mx.float32))))
+
+    def simulate(self, quantizers: Mapping[str, Quantizer]) -> None:
+        simulated.simulate(self.model, quantizers)
+        self._compile()
 
     def state(self) -> Tensors:
         kept = {name: p for name, p in tree_flatten(self.model.parameters()) if is_kept(name)}

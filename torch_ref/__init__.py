@@ -20,8 +20,10 @@ if TYPE_CHECKING:
         LayerNorm,
         Linear,
         LoRA,
+        QALoRA,
         VeRA,
     )
+    from mlx_peft.config.quantization import QAT, Quantization
     from torch_ref.library import (
         add_adapter,
         create_model,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IA3",
+    "QAT",
     "SSF",
     "VPT",
     "AdaLoRA",
@@ -46,6 +49,8 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "LoRA",
+    "QALoRA",
+    "Quantization",
     "VeRA",
     "add_adapter",
     "create_model",
@@ -58,7 +63,8 @@ __all__ = [
     "unmerge",
 ]
 
-_METHODS = {name for name in __all__ if name[0].isupper()}
+_HOMES = {"QAT": "mlx_peft.config.quantization", "Quantization": "mlx_peft.config.quantization"}
+"""Of what is configured; the other names in capitals are methods."""
 
 
 def __getattr__(name: str) -> Any:
@@ -66,7 +72,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("mlx_peft.config.methods" if name in _METHODS else "torch_ref.library"), name)
+    usual = "mlx_peft.config.methods" if name[0].isupper() else "torch_ref.library"
+    return getattr(import_module(_HOMES.get(name, usual)), name)
 
 
 def __dir__() -> list[str]:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from convert.base import Base
+from convert.quantizers import Quantizer
 from mlx_peft.config.border import IGNORED, Parameters, Tensors
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
 from torch_ref import methods
-from torch_ref.methods import quantized
+from torch_ref.methods import quantized, rounding, simulated
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.stochastic import randomness
 from torch_ref.models.vit import VisionTransformer
@@ -111,12 +112,13 @@ class Learner:
         )
         self.model.checkpointing = experiment.train.gradient_checkpointing
         fill(self.model, base)
-        methods.apply(self.model, experiment.method, experiment.seed)
+        methods.apply(self.model, experiment.method, experiment.seed, experiment.qat)
         self.model.to(self.device)
         self.trained = trained(self.model)
         frozen = [(n, p) for n, p in self.model.named_parameters() if not p.requires_grad]
-        for name, p in self.model.named_parameters():
-            if not p.requires_grad and not is_kept(name) and p.is_floating_point():
+        exact = rounding.exact(self.model)
+        for name, p in frozen:
+            if not is_kept(name) and name not in exact and p.is_floating_point():
                 p.data = p.data.to(self.dtype)
         codes = quantized.sizes(self.model)
         sizes = {name: p.numel() for name, p in self.trained.items()}
@@ -130,7 +132,7 @@ class Learner:
         drop_path = experiment.model.drop_path
         self.prefix = frozen_prefix(base.architecture, drop_path, names, self.trained, base.quantization)
         self.importance = methods.importance(self.model, experiment.method)
-        self.update = Update(experiment.train, self.trained, experiment.method.lr_ratio, self.importance)
+        self.update = Update(experiment.train, self.trained, experiment.lr_ratio, self.importance)
         self.keep: tuple[Mapping[str, Sequence[bool]], Arrays] = ({}, {})  # as ``mask`` had it last, and on the device
         self.step = 0
         if self.device.type == "cuda":
@@ -208,6 +210,14 @@ class Learner:
         tensors = {name: to_numpy(p) for name, p in self.model.named_parameters()}
         methods.unmerge(self.model, replaced)
         return tensors
+
+    @torch.inference_mode()
+    def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:
+        self.model.eval()
+        simulated.record(self.model, self._input(images), lambda point, x: observe(point, to_numpy(x)))
+
+    def simulate(self, quantizers: Mapping[str, Quantizer]) -> None:
+        simulated.simulate(self.model, quantizers)
 
     def state(self) -> Tensors:
         arrays = {f"parameters.{name}": p.detach() for name, p in stored(self.model).items()} | self.update.state()

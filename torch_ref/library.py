@@ -12,7 +12,7 @@ from convert.base import load_base
 from convert.peft import Adapter, read_adapter, write_adapter
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import MethodConfig
-from mlx_peft.config.quantization import Quantization, described
+from mlx_peft.config.quantization import QAT, Quantization, described
 from mlx_peft.config.schema import Model
 from torch_ref import backend, methods
 from torch_ref.backend import fill, stored, to_numpy
@@ -62,21 +62,25 @@ def create_model(
     return model
 
 
-def add_adapter(model: VisionTransformer, method: MethodConfig, seed: int = 0) -> None:
+def add_adapter(model: VisionTransformer, method: MethodConfig, seed: int = 0, qat: QAT | None = None) -> None:
     """Puts a method in place: its parameters and the head can be trained from here, and nothing else.
 
+    Args:
+        seed: of what the method draws.
+        qat: the codes that the blocks' linear layers are trained through, and merged into; None: none.
+
     Raises:
-        UserError: a target matches no layer, or the model has a method already.
+        UserError: a target matches no layer, the method cannot be trained so, or the model has a method already.
     """
     method.check_new(model.architecture)
-    _apply(model, method, seed)
+    _apply(model, method, seed, qat)
 
 
-def _apply(model: VisionTransformer, method: MethodConfig, seed: int = 0) -> None:
+def _apply(model: VisionTransformer, method: MethodConfig, seed: int = 0, qat: QAT | None = None) -> None:
     if hasattr(model, "method"):
         raise UserError(f"the model has the method {model.method.name!r} already; take it out with remove_adapter")
-    methods.apply(model, method, seed)
-    model.method, model.adapter_names = method, tuple(stored(model))
+    methods.apply(model, method, seed, qat)
+    model.method, model.qat, model.adapter_names = method, qat, tuple(stored(model))
 
 
 def remove_adapter(model: VisionTransformer) -> None:
@@ -86,7 +90,7 @@ def remove_adapter(model: VisionTransformer) -> None:
     """
     methods.remove(model)
     if hasattr(model, "method"):
-        del model.method, model.adapter_names
+        del model.method, model.qat, model.adapter_names
 
 
 def prepare(model: VisionTransformer, images: np.ndarray) -> torch.Tensor:
@@ -119,6 +123,7 @@ def save_adapter(model: VisionTransformer, folder: str | Path, classes: Sequence
             base_sha256=base.sha256,
             source=base.source,
             quantize=base.quantization,
+            qat=model.qat,
         ),
     )
 
@@ -137,7 +142,7 @@ def load_adapter(model: VisionTransformer, folder: str | Path) -> Adapter:
             f"{folder} was trained over a base with quantize: {described(adapter.quantize)}, and this model has "
             f"quantize: {described(model.quantization)}"
         )
-    _apply(model, adapter.method)
+    _apply(model, adapter.method, qat=adapter.qat)
     try:
         backend.load_adapter(model, adapter.tensors)
     except ValueError as error:

@@ -19,8 +19,11 @@ from mlx_peft.cli import (
     merge,
     parity,
     predict,
+    pull,
+    push,
     quantize,
     report,
+    simulate,
     sweep,
     train,
 )
@@ -49,7 +52,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for module in (train, sweep, eval, predict, convert, info, merge, quantize, parity, bench, report, ls, cat, cp):
+COMMANDS = (
+    *(train, sweep, eval, predict, convert, info, merge, quantize, simulate),
+    *(push, pull, parity, bench, report, ls, cat, cp),
+)
+for module in COMMANDS:
     app.command()(getattr(module, module.__name__.rpartition(".")[2]))
 app.add_typer(config.app, name="config")
 

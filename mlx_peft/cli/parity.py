@@ -20,13 +20,16 @@ def parity(
         int | None,
         typer.Option(metavar="N", help="Only over bases quantised to so many bits.", show_default=False),
     ] = None,
+    steps: Annotated[
+        bool, typer.Option(help="Also compare the losses of optimiser steps, which takes longest.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Compare the backends' logits, gradients and training steps."""
     from mlx_peft.engine import parity
 
     results = []
-    for cell in parity.run(model, method, bits):
+    for cell in parity.run(model, method, bits, steps):
         results.append(cell)
         if not as_json:
             if len(results) == 1:

@@ -113,6 +113,8 @@ def work() -> None:
         from mlx_peft.cli.progress import watch
         from mlx_peft.config.errors import UserError
         from mlx_peft.config.schema import Experiment
+        from mlx_peft.config.step import Step
+        from mlx_peft.engine.derive import derive
         from mlx_peft.engine.stop import Interrupted
         from mlx_peft.engine.sweep import INTERRUPTED, USER_ERROR
         from mlx_peft.engine.train import train
@@ -120,11 +122,14 @@ def work() -> None:
 
         order = json.loads(sys.stdin.readline())
         threading.Thread(target=stop_with_parent, daemon=True).start()
-        experiment, out = Experiment.model_validate(order["experiment"]), Path(order["out"])
+        out = Path(order["out"])
         with watch() as progress:
             try:
-                train(experiment, out, resume=True, progress=progress)
-                ranks.write(out)
+                if "step" in order:
+                    derive(Path(order["of"]), Step.model_validate(order["step"]), out)
+                else:
+                    train(Experiment.model_validate(order["experiment"]), out, resume=True, progress=progress)
+                    ranks.write(out)
             except UserError as error:
                 json.dump({"error": str(error)}, replies)
                 sys.exit(USER_ERROR)

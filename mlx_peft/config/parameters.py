@@ -8,6 +8,9 @@ HEADS = ("head", "head_dist")
 TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed", "latent", "prompts")
 """By their last names."""
 
+SCALE = "lsq_scale"
+"""Last name of a weight's trained scales: quantisation-aware training has them under every method."""
+
 
 def is_head(name: str) -> bool:
     """Whether the parameter belongs to a classifier."""
@@ -16,7 +19,7 @@ def is_head(name: str) -> bool:
 
 def decays(name: str, ndim: int) -> bool:
     """Whether weight decay applies: to matrices, but not to biases, norms, scales, tokens and positions."""
-    return ndim > 1 and name.rpartition(".")[2] not in TOKENS
+    return ndim > 1 and name.rpartition(".")[2] not in (*TOKENS, SCALE)
 
 
 KEPT = ("vera_A", "vera_B", "pissa_A", "pissa_B", "lora_magnitude_rest")

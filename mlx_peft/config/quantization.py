@@ -61,6 +61,33 @@ class Quantization(BaseModel):
         return result
 
 
+class QAT(BaseModel):
+    """Quantisation-aware training: float weights are trained through the codes that they are to become.
+
+    Each forward pass multiplies with scale * code + bias of the weight as it then is, the method's update in it; the
+    gradient passes the rounding as if it were none (Bengio et al. 2013, arXiv 1308.3432). ``scales: learned``: a group
+    is symmetric, and its scale is trained too, as the step size of LSQ (Esser et al. 2020, arXiv 1902.08153).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bits: Bits = Field(description="of a weight inside the blocks")
+    group_size: GroupSize = Field(64, description="consecutive inputs that share a scale and a bias")
+    scales: Literal["minmax", "learned"] = Field("minmax", description="from a group's extremes, or trained (LSQ)")
+    lr_ratio: float = Field(
+        0.01, gt=0, description="learned: rate of the scales over the optimiser's; they are as small as that"
+    )
+
+    @property
+    def format(self) -> Quantization:
+        """What the trained model is stored as."""
+        return Quantization(bits=self.bits, group_size=self.group_size)
+
+    def sites(self, architecture: Architecture) -> list[Site]:
+        """The layers whose weights are rounded. Raises UserError where the group does not divide a layer's width."""
+        return self.format.sites(architecture)
+
+
 def described(quantization: Quantization | None) -> str:
     """``4 bits in groups of 64``, for a person."""
     return "null" if quantization is None else f"{quantization.bits} bits in groups of {quantization.group_size}"

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mlx_peft.config.methods import Method
-from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.parameters import SCALE
+from mlx_peft.config.quantization import QAT, Quantization
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -37,6 +38,11 @@ class Model(Section):
     )
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth of the last block; linear from 0")
     head_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the head")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the weights are a file or a folder of this machine; else they mean the same on any."""
+        return self.weights not in ("timm", "none") and not self.weights.startswith("package:")
 
 
 class Split(Section):
@@ -144,9 +150,22 @@ class Experiment(Section):
     quantize: Quantization | None = Field(
         None, description="linear layers of the blocks in so few bits, frozen; null: as they are"
     )
+    qat: QAT | None = Field(None, description="float weights trained through the codes they are to become; null: no")
     data: Data
     train: Train = Field(default_factory=Train)
     track: list[Literal["tensorboard"]] = Field(default_factory=list)
+
+    def lr_ratio(self, name: str) -> float:
+        """The learning rate of a parameter, over that of the optimiser."""
+        if self.qat is not None and name.endswith(f".{SCALE}"):
+            return self.qat.lr_ratio
+        return self.method.lr_ratio(name)
+
+    @model_validator(mode="after")
+    def _codes_are_the_base_or_the_aim(self) -> Experiment:
+        if self.quantize is not None and self.qat is not None:
+            raise ValueError("quantize holds the base in codes, qat trains float weights towards codes: choose one")
+        return self
 
     @model_validator(mode="after")
     def _parts_fit_the_batch(self) -> Experiment:

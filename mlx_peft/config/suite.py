@@ -17,10 +17,10 @@ from pydantic import AfterValidator, Field, ValidationError
 from mlx_peft.config import files, problems, recipes, yaml_io
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment, Section
+from mlx_peft.config.step import FolderName, Step
 from mlx_peft.config.yaml_io import Document, Place
 
 MAX_RUNS = 1000
-NAME = re.compile(r"[A-Za-z0-9][\w.+=,-]*")
 KEY = re.compile(r"\w+(\.\w+)*")
 
 
@@ -37,12 +37,6 @@ def _each_has_values(axes: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, .
     return axes
 
 
-def _fit_for_a_folder(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise ValueError(f"should be letters, digits and any of . _ + = , - (a folder gets this name), not {name!r}")
-    return name
-
-
 Changes = Annotated[dict[str, Any], AfterValidator(_keys)]
 """``train.epochs: 5`` changes one key; ``method: {name: linear}`` takes the place of the whole section."""
 
@@ -53,9 +47,10 @@ Axes = Annotated[dict[str, tuple[Any, ...]], AfterValidator(_keys), AfterValidat
 class Run(Section):
     """One entry of a suite: a run, or a grid of them."""
 
-    name: Annotated[str, AfterValidator(_fit_for_a_folder)] = Field(description="of the run, and of its folder")
+    name: FolderName = Field(description="of the run, and of its folder")
     set: Changes = Field(default_factory=dict, description="what this run changes, over the suite's own set")
     axes: Axes | None = Field(None, description="in place of the suite's axes; {}: none")
+    then: tuple[Step, ...] = Field((), description="what is made of the run when it is finished")
 
 
 class Suite(Section):
@@ -72,10 +67,16 @@ class Suite(Section):
 
 @dataclass(frozen=True)
 class Planned:
-    """A run of a suite, resolved: its name is unique in the suite and fit for a folder."""
+    """A run of a suite, resolved: its name is unique in the suite and fit for a folder.
+
+    Attributes:
+        step: what is made of the run called ``of``, whose experiment this is, in place of a run; None: a run.
+    """
 
     name: str
     experiment: Experiment
+    step: Step | None = None
+    of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,12 @@ def load(
     planned: list[Planned] = []
     wrong: dict[str, list[str]] = {}
     names = []
-    for name, changes in _expanded(suite, document, str(path)):
+    for name, changes, steps in _expanded(suite, document, str(path)):
         names.append(name)
         try:
             whole = files.merged(reduce(lambda below, change: change.over(below), changes, start), above)
-            planned.append(Planned(name, files.resolve(whole, checks)))
+            run = Planned(name, files.resolve(whole, checks))
+            planned += [run, *(Planned(f"{name}-{step.folder}", run.experiment, step, name) for step in steps)]
         except UserError as error:
             wrong[name] = [line.removeprefix("  ") for line in str(error).splitlines()]
     if wrong:
@@ -145,10 +147,13 @@ def by_run(wrong: Mapping[str, Sequence[str]], runs: int) -> str:
     )
 
 
-def _expanded(suite: Suite, document: Document, path: str) -> list[tuple[str, list[Change]]]:
-    """Every run's name and changes, in order. Raises UserError where two have one name, or there are too many."""
+def _expanded(suite: Suite, document: Document, path: str) -> list[tuple[str, list[Change], tuple[Step, ...]]]:
+    """Every run's name, changes and steps, in order.
+
+    Raises UserError where two have one name, or there are too many.
+    """
     seeds: tuple[int | None, ...] = suite.seeds or (None,)
-    found: list[tuple[str, list[Change]]] = []
+    found: list[tuple[str, list[Change], tuple[Step, ...]]] = []
     for index, run in enumerate(suite.runs or (None,)):
         at: Place = () if run is None else ("runs", index)
         axes, axes_at = (suite.axes, ()) if run is None or run.axes is None else (run.axes, at)
@@ -163,9 +168,9 @@ def _expanded(suite: Suite, document: Document, path: str) -> list[tuple[str, li
             ordered = sorted(point, key=lambda item: item[0].count("."))
             changes = [Change(key, value, _below(document, place)) for key, value, place in ordered]
             changes += [] if seed is None else [Change("seed", seed, _below(document, ("seeds",)))]
-            found.append(("-".join(parts) or Path(suite.base).stem, common + changes))
+            found.append(("-".join(parts) or Path(suite.base).stem, common + changes, run.then if run else ()))
     names: dict[str, str] = {}
-    for name, _ in found:
+    for name in (name for run, _, steps in found for name in (run, *(f"{run}-{step.folder}" for step in steps))):
         other = names.get(name.casefold())  # a Mac's folders do not tell a from A
         if other is not None:
             raise UserError(f"{path}: two runs have the name {name!r}{'' if other == name else f' (or {other!r})'}")

@@ -8,12 +8,13 @@ with ``IGNORED`` where a row only fills the batch up; tensors by timm's names.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, SupportsFloat
 
 import numpy as np
 
 from convert.base import Base
+from convert.quantizers import Quantizer
 from mlx_peft.config.border import IGNORED, Parameters, Tensors
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.prefix import Prefix
@@ -83,6 +84,18 @@ class Learner(Protocol):
         With ``dequantize`` the dictionary is a plain one. Raises UserError where the method cannot be merged, or not
         into a base that stays quantised.
         """
+        ...
+
+    def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:
+        """Shows what enters each product of the blocks, evaluation mode, float32: ``observe(point, operand)``.
+
+        The points are those of ``config.simulation``; an operand is ``(batch, tokens, dim)`` or, inside attention,
+        ``(batch, heads, tokens, ...)``. For a model that is not simulated yet.
+        """
+        ...
+
+    def simulate(self, quantizers: Mapping[str, Quantizer]) -> None:
+        """Rounds the operand of each point that has a quantiser, from here on. For a model without a method."""
         ...
 
     def state(self) -> Tensors:

@@ -21,7 +21,7 @@ from mlx_peft.config.files import load
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
-from mlx_peft.data import eval_batches, eval_image, open_dataset
+from mlx_peft.data import Dataset, Split, eval_batches, eval_image, open_dataset
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.evaluate import evaluate
 from mlx_peft.engine.progress import Metrics
@@ -48,6 +48,12 @@ class Loaded:
         return self.adapter.classes or tuple(map(str, range(self.adapter.num_classes)))
 
     @property
+    def codes(self) -> Quantization | None:
+        """How the merged model is quantised, unless it is told otherwise; None: it is a plain one."""
+        qat = self.experiment.qat
+        return self.base.quantization if qat is None else qat.format
+
+    @property
     def preprocessing(self) -> Preprocessing:
         return self.base.preprocessing
 
@@ -67,8 +73,8 @@ def load_run(
     """Opens a finished run, an adapter's folder, or the one called ``name`` of a folder that holds several of either.
 
     ``backend`` and ``precision`` are the run's own unless given; an adapter without a run has the defaults. ``model``
-    is for an adapter that names none, as those that PEFT wrote. Raises UserError where there is no adapter, and where
-    the base it finds is not the one that the adapter was trained on.
+    is for an adapter that names none, as those that PEFT wrote; to one that does, it may say where the weights are now.
+    Raises UserError where there is no adapter, and where the base it finds is not the one it was trained on.
     """
     place = find_adapter(path, name)
     adapter = read_adapter(place)
@@ -76,16 +82,26 @@ def load_run(
     if place == run.adapter and run.config.exists():
         experiment = load(run.config)
     else:
-        if (own := model or adapter.model) is None:
+        if (own := adapter.model or model) is None:
             raise UserError(
                 f"{place} does not say which model it belongs to, as it was not written by mlx-peft: name it with "
                 "--model NAME (and --weights, where they are not timm's)"
             )
         if not adapter.num_classes:
             raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
-        experiment = Experiment(model=own, method=adapter.method, quantize=adapter.quantize, data=Data(name="none"))
+        if model is None and own.is_local and not Path(own.weights).exists():
+            raise UserError(
+                f"{place} was trained on {own.weights}, which is not there: say where those weights are, with "
+                f"--model {own.name} --weights FILE"
+            )
+        experiment = Experiment(
+            model=own, method=adapter.method, quantize=adapter.quantize, qat=adapter.qat, data=Data(name="none")
+        )
     if model is not None and adapter.model is not None:
-        raise UserError(f"{place} names its own model, {adapter.model.name}: leave --model out")
+        if model.name != adapter.model.name:
+            raise UserError(f"{place} names its own model, {adapter.model.name}: leave --model out")
+        moved = experiment.model.model_copy(update={"weights": model.weights})  # the hash says if they are the same
+        experiment = experiment.model_copy(update={"model": moved})
     if backend is not None:
         experiment = experiment.model_copy(update={"backend": backend})
     if precision is not None:
@@ -149,26 +165,51 @@ def evaluate_run(
     Raises UserError where the data set has no such split, or where it is not the split that the run had: images that
     were trained on might be in it.
     """
+    return evaluate_splits(path, [split], backend, model=model)[0][split]
+
+
+def evaluate_splits(
+    path: Path,
+    splits: Sequence[Literal["val", "test"]],
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    model: Path | None = None,
+) -> tuple[dict[str, Metrics], Learner]:
+    """As ``evaluate_run``, on several splits; and what was evaluated."""
+    run, experiment, dataset = run_data(path)
+    wanted = {split: own_split(run, dataset, split) for split in splits}
+    loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
+    if dataset.classes != loaded.classes:
+        raise UserError(f"the classes of {dataset.name} are not those that {model or 'the run'} was trained on")
+    metrics: dict[str, Metrics] = {}
+    for split, images in wanted.items():
+        batches = eval_batches(images, experiment.data, loaded.preprocessing, loaded.image_size)
+        metrics[split] = evaluate(loaded.learner, batches, len(loaded.classes))
+    return metrics, loaded.learner
+
+
+def run_data(path: Path) -> tuple[RunFolder, Experiment, Dataset]:
+    """A finished run's configuration, and its data set opened again. Raises UserError where it is no such run."""
     run = RunFolder(path)
     if not run.config.exists():
         raise UserError(f"{path} is not a run (config.yaml is missing): only a run knows its data")
     find_adapter(path, None)
     experiment = load(run.config)
-    dataset = open_dataset(experiment.data)
-    wanted = {"val": dataset.val, "test": dataset.test}[split]
-    if wanted is None:
+    return run, experiment, open_dataset(experiment.data)
+
+
+def own_split(run: RunFolder, dataset: Dataset, split: Literal["train", "val", "test"]) -> Split:
+    """A split of a run's data set. Raises UserError where there is none, or it is not the one that the run had."""
+    found = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
+    if found is None:
         raise UserError(f"{dataset.name} has no {split} split in this run; see data.split in {run.config}")
     known = ((run.read_result() or {}).get("splits") or {}).get(split)
-    if known is not None and known["sha256"] != wanted.sha256:
+    if known is not None and known["sha256"] != found.sha256:
         raise UserError(
             f"the {split} split of {dataset.name} is not the one of the run: {known['size']} images "
-            f"({known['sha256'][:12]}) then, {wanted.size} ({wanted.sha256[:12]}) now"
+            f"({known['sha256'][:12]}) then, {found.size} ({found.sha256[:12]}) now"
         )
-    loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
-    if dataset.classes != loaded.classes:
-        raise UserError(f"the classes of {dataset.name} are not those that {model or 'the run'} was trained on")
-    batches = eval_batches(wanted, experiment.data, loaded.preprocessing, loaded.image_size)
-    return evaluate(loaded.learner, batches, len(loaded.classes))
+    return found
 
 
 def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[str, Any]]:
@@ -207,7 +248,8 @@ def merge_run(
 ) -> Written:
     """Writes the model of a run or adapter, merged into its base in float32, as a folder that timm opens.
 
-    A quantised base stays quantised where the method adds nothing to its codes. Otherwise it must be said what the sum
+    What was trained through codes is written in these. A quantised base stays quantised where the method adds nothing
+    to its codes. Otherwise it must be said what the sum
     becomes: with ``dequantize`` a plain model, which is exact, with ``requantize`` one that is quantised again as its
     base was, which moves the logits.
 
@@ -217,13 +259,14 @@ def merge_run(
     if dequantize and requantize:
         raise UserError("--dequantize and --requantize: choose one")
     loaded = load_run(path, backend, name=name, precision="float32", model=model)
-    if loaded.base.quantization is None and (dequantize or requantize):
+    if loaded.codes is None and (dequantize or requantize):
         raise UserError(f"the base of {path} is not quantised: leave --{'de' if dequantize else 're'}quantize out")
     if requantize:
-        assert loaded.base.quantization is not None
+        if loaded.base.quantization is None:
+            raise UserError(f"{path} was trained through the codes that it is merged into: leave --requantize out")
         return requantized(loaded, out, loaded.base.quantization)
     tensors = loaded.learner.merged(dequantize=True) if dequantize else loaded.learner.merged()
-    quantization = None if dequantize else loaded.base.quantization
+    quantization = None if dequantize else loaded.codes
     write_model(out, base=loaded.base, tensors=tensors, classes=loaded.classes, quantization=quantization)
     return Written(quantization, {}, None)
 
@@ -251,6 +294,11 @@ def quantize_model(
         raise UserError(
             f"{path} is quantised already, to {described(loaded.base.quantization)}: merge it with --dequantize, or "
             "with --requantize, which keeps its bits"
+        )
+    if loaded.codes is not None:
+        raise UserError(
+            f"{path} was trained through codes of {described(loaded.codes)}: `mlx-peft merge` writes them as they are; "
+            "for others, merge it with --dequantize and quantise that"
         )
     quantization.sites(loaded.base.architecture)
     return requantized(loaded, out, quantization)

@@ -46,6 +46,9 @@ class Row(NamedTuple):
     lr: float = 1e-3
     steps: int | None = None
     """Of the trajectory; STEPS where None. A method that deals out ranks needs more to go through all of its phases."""
+    qat: dict[str, object] | None = None
+    """Codes that are trained through. Then there is no trajectory: a code is a step function of its weight, so that
+    weights which differ by a rounding fall now and then on either side of a step, and the losses drift apart."""
 
 
 METHODS: dict[str, Row] = {
@@ -70,6 +73,9 @@ METHODS: dict[str, Row] = {
     "bitfit": Row({}),
     "layernorm": Row({}),
     "linear": Row({}),
+    "lora-qat": Row({"rank": 8, "targets": "all-linear"}, qat={"bits": 4}),
+    "lora-lsq": Row({"rank": 8, "targets": ["q", "v"]}, qat={"bits": 4, "scales": "learned"}),
+    "full-qat": Row({}, lr=3e-5, qat={"bits": 4}),
     "full": Row({}, lr=3e-5),
     "full-blocks": Row({"blocks": "last 2"}, lr=3e-5),
 }
@@ -102,8 +108,8 @@ class Cell:
     gradients: float
     worst: str
     """The parameter whose gradient differs most."""
-    trajectory: float
-    """The losses of the row's optimiser steps, the largest error of one."""
+    trajectory: float | None
+    """The losses of the row's optimiser steps, the largest error of one; None where it was not run."""
     masks: int | None
     """Steps after which the backends keep different triplets; None where ranks are not dealt out."""
     merged: float | None
@@ -115,7 +121,7 @@ class Cell:
     @property
     def passed(self) -> bool:
         close = self.logits <= LOGITS and (self.merged or 0.0) <= LOGITS and self.loss <= LOGITS
-        return close and self.gradients <= GRADIENTS and self.trajectory <= TRAJECTORY and not self.masks
+        return close and self.gradients <= GRADIENTS and (self.trajectory or 0.0) <= TRAJECTORY and not self.masks
 
 
 def relative(a: np.ndarray | float, b: np.ndarray | float) -> float:
@@ -133,6 +139,7 @@ def experiment(model: str, method: str, bits: int | None = None, seed: int = 0) 
             "model": {"name": model, "weights": "none", **MODELS.get(model, {})},
             "method": options,
             "quantize": bits and {"bits": bits, "group_size": GROUP_SIZE},
+            "qat": METHODS[method].qat,
             "data": {"name": "digits", "batch_size": BATCH},
             "train": {"schedule": {"name": "constant"}, "clip_norm": 1.0, "label_smoothing": 0.1},
         }
@@ -154,8 +161,10 @@ def perturbed(tensors: Tensors, seed: int) -> Tensors:
 
 def merged_logits(backend: Backend, learner: Learner, config: Experiment, base: Base, images: np.ndarray) -> np.ndarray:
     """The logits of a plain model that holds the learner's merged tensors."""
-    plain = config.model_copy(update={"method": Linear()})
-    if config.method.over_codes:
+    plain = config.model_copy(update={"method": Linear(), "qat": None})
+    if config.qat is not None:
+        merged = replace(base, tensors=learner.merged(), quantization=config.qat.format)
+    elif config.method.over_codes:
         merged = replace(base, tensors=learner.merged())
     else:
         merged = replace(base, tensors=learner.merged(dequantize=True), quantization=None)
@@ -184,8 +193,11 @@ def trajectory(
     return error, differ if dealers[0] else None
 
 
-def compare(ours: Backend, reference: Backend, model: str, method: str, bits: int | None = None, seed: int = 0) -> Cell:
-    """Takes both through logits, gradients, the merge and a trajectory."""
+def compare(
+    ours: Backend, reference: Backend, model: str, method: str, bits: int | None = None, seed: int = 0,
+    steps: bool = True,
+) -> Cell:  # fmt: skip
+    """Takes both through logits, gradients, the merge and, with ``steps``, a trajectory."""
     config = experiment(model, method, bits, seed)
     base = load_base(config.model, CLASSES, seed, config.quantize)
     a, b = (backend.build(config, CLASSES, base) for backend in (ours, reference))
@@ -202,7 +214,9 @@ def compare(ours: Backend, reference: Backend, model: str, method: str, bits: in
     (loss_a, gradients_a), (loss_b, gradients_b) = (learner.loss_and_gradients(images, targets) for learner in (a, b))
     errors = {name: relative(gradients_a[name], gradients_b[name]) for name in gradients_b}
     worst = max(errors, key=lambda name: errors[name])
-    drift, masks = trajectory((a, b), config, METHODS[method], base.architecture.img_size, seed)
+    drift, masks = None, None
+    if steps and config.qat is None:
+        drift, masks = trajectory((a, b), config, METHODS[method], base.architecture.img_size, seed)
     return Cell(
         model=model, method=method, bits=bits, logits=logits, loss=relative(loss_a, loss_b), gradients=errors[worst],
         worst=worst, trajectory=drift, masks=masks, merged=merged,
@@ -210,30 +224,37 @@ def compare(ours: Backend, reference: Backend, model: str, method: str, bits: in
 
 
 def cells(
-    models: Iterable[str], methods: Iterable[str], bits: Iterable[int | None] = (None,), seed: int = 0
+    models: Iterable[str],
+    methods: Iterable[str],
+    bits: Iterable[int | None] = (None,),
+    seed: int = 0,
+    steps: bool = True,
 ) -> Iterator[Cell]:
     """Compares the backends on every triple. Torch is loaded first: see ``mlx_peft.blas``."""
     os.environ.setdefault("MLX_ENABLE_TF32", "0")  # on M5, MLX's float32 products are TF32-like otherwise
     reference, ours = load_backend("torch"), load_backend("mlx")
     for model, method, width in product(models, methods, bits):
-        yield compare(ours, reference, model, method, width, seed)
+        yield compare(ours, reference, model, method, width, seed, steps)
 
 
-def run(model: str | None = None, method: str | None = None, bits: int | None = None) -> Iterator[Cell]:
+def run(
+    model: str | None = None, method: str | None = None, bits: int | None = None, steps: bool = True
+) -> Iterator[Cell]:
     """The matrix, or the part of it that a model's name, a method's and the bits of the base select.
 
     Over plain bases every model meets every method; over quantised ones, what is not named is what QUANTIZED_MODELS and
-    QUANTIZED_METHODS name.
+    QUANTIZED_METHODS name. Without ``steps`` no trajectory is run, which is most of the time that a cell takes.
     """
     if method is not None and method not in METHODS:
         raise UserError(f"no method {method!r} in the parity matrix{suggest(method, METHODS)}")
     if bits is not None:
         asked(bits, GROUP_SIZE)
-        return cells([model] if model else QUANTIZED_MODELS, [method] if method else QUANTIZED_METHODS, [bits])
+        some = [method] if method else QUANTIZED_METHODS
+        return cells([model] if model else QUANTIZED_MODELS, some, [bits], steps=steps)
     models = [name for name in QUANTIZED_MODELS if model in (None, name)]
     methods = [name for name in QUANTIZED_METHODS if method in (None, name)]
-    plain = cells([model] if model else MODELS, [name for name in PLAIN_METHODS if method in (None, name)])
-    return chain(plain, cells(models, methods, BITS))
+    plain = [name for name in PLAIN_METHODS if method in (None, name)]
+    return chain(cells([model] if model else MODELS, plain, steps=steps), cells(models, methods, BITS, steps=steps))
 
 
 def summary(results: list[Cell]) -> dict[str, object]:
@@ -259,7 +280,8 @@ def row(cell: Cell) -> str:
     if cell.masks is not None:
         verdict += f"; masks differ after {cell.masks} steps" if cell.masks else "; masks equal at every step"
     merged = "never" if cell.merged is None else f"{cell.merged:.1e}"
+    drift = "not run" if cell.trajectory is None else f"{cell.trajectory:.1e}"
     return (
         f"| {cell.model} | {cell.method} | {cell.bits or 32} | {cell.logits:.1e} | {merged} | {cell.loss:.1e} "
-        f"| {cell.gradients:.1e} | {cell.worst} | {cell.trajectory:.1e} | {verdict} |"
+        f"| {cell.gradients:.1e} | {cell.worst} | {drift} | {verdict} |"
     )

@@ -52,7 +52,7 @@ def write_quantized(
         num_classes: width of the head.
     """
     exact = learner.merged(dequantize=True)
-    plain = experiment.model_copy(update={"method": Linear(), "quantize": quantization})
+    plain = experiment.model_copy(update={"method": Linear(), "quantize": quantization, "qat": None})
     fewer = load_backend(plain.backend).build(
         plain, num_classes, replace(base, tensors=exact, quantization=quantization)
     )

@@ -18,8 +18,11 @@ from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Augment, Data, Experiment
+from mlx_peft.config.step import Step
 from mlx_peft.data import Dataset, open_dataset
 from mlx_peft.engine.backend import load_backend
+from mlx_peft.engine.derive import check_folder as check_step
+from mlx_peft.engine.derive import step_id
 from mlx_peft.engine.run import RunFolder, flatten, run_id
 from mlx_peft.engine.tracking import check_trackers
 from mlx_peft.engine.train import check_data, check_method, describe_splits
@@ -33,12 +36,18 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was checked against its data, its model and its folder: it may start."""
+    """A run that was checked against its data, its model and its folder: it may start.
+
+    Attributes:
+        step: what is made of the run ``of`` in place of a run of its own; None: a run.
+    """
 
     name: str
     experiment: Experiment
     run_id: str
     folder: RunFolder
+    step: Step | None = None
+    of: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,10 @@ def check(planned: Sequence[suite.Planned], out: Path) -> list[Run]:
     runs: list[Run] = []
     wrong: dict[str, list[str]] = {}
     names: dict[str, str] = {}
-    for name, experiment in ((run.name, run.experiment) for run in planned):
+    for run in planned:
+        name, experiment = run.name, run.experiment
+        if run.step is not None and run.of in wrong:
+            continue
         try:
             dataset = opened.dataset(experiment.data)
             check_trackers(experiment.track)
@@ -70,6 +82,10 @@ def check(planned: Sequence[suite.Planned], out: Path) -> list[Run]:
             load_backend(experiment.backend)
             architecture, quantization = opened.model(experiment, len(dataset.classes))
             check_method(experiment, architecture, quantization)
+            if run.step is not None:
+                run.step.check(experiment, architecture, quantization)
+                runs.append(made_of(next(made for made in runs if made.name == run.of), run.step, out / name))
+                continue
             splits = describe_splits(dataset)
             identity = run_id(experiment, splits)
             if (twin := names.setdefault(identity, name)) != name:
@@ -82,6 +98,13 @@ def check(planned: Sequence[suite.Planned], out: Path) -> list[Run]:
     if wrong:
         raise UserError(f"nothing was started:\n{suite.by_run(wrong, len(planned))}")
     return runs
+
+
+def made_of(run: Run, step: Step, path: Path) -> Run:
+    """A step of a run. Raises UserError where its folder holds something else."""
+    identity = step_id(run.run_id, step)
+    check_step(RunFolder(path), identity)
+    return Run(path.name, run.experiment, identity, RunFolder(path), step, run)
 
 
 class Opened:
@@ -149,10 +172,11 @@ def run(
 ) -> Generator[Outcome, None, None]:
     """Makes the runs that are not finished, and says of each what became of it.
 
-    ``worker`` is a command that reads ``{"experiment": ..., "out": ...}`` in one line, and trains, resuming what it
-    finds in the folder; where its input ends, this process is gone, and it stops. It writes ``{"error": ...}`` before
-    it ends with ``USER_ERROR``, and ends with ``INTERRUPTED`` where it was asked to stop; its standard error is this
-    process's. SIGINT and SIGTERM are handed on to it and end the sweep.
+    ``worker`` is a command that reads an order in one line of JSON: ``{"experiment": ..., "out": ...}`` to train,
+    resuming what it finds in the folder, or ``{"step": ..., "of": ..., "out": ...}`` to make something of the run in a
+    folder. Where its input ends, this process is gone, and it stops. It writes ``{"error": ...}`` before it ends with
+    ``USER_ERROR``, and ends with ``INTERRUPTED`` where it was asked to stop; its standard error is this process's.
+    SIGINT and SIGTERM are handed on to it and end the sweep.
     Raises UserError where another sweep works in ``out``.
     """
     with RunFolder(out).locked(), Relay().listening() as relay:
@@ -162,6 +186,9 @@ def run(
                 continue
             if relay.requested:
                 return
+            if run.of is not None and run.of.folder.read_result() is None:
+                yield Outcome(run, "failed", f"there is no finished {run.of.name} to make it of")
+                continue
             note(f"[{number}/{len(runs)}] {run.name}")
             outcome = work(run, worker, relay)
             yield outcome
@@ -171,7 +198,11 @@ def run(
 
 def work(run: Run, worker: Sequence[str], relay: Relay) -> Outcome:
     """One run in its process, to its end."""
-    order = {"experiment": run.experiment.model_dump(mode="json"), "out": str(run.folder.path)}
+    order: dict[str, Any] = {"out": str(run.folder.path)}
+    if run.step is None or run.of is None:
+        order["experiment"] = run.experiment.model_dump(mode="json")
+    else:
+        order |= {"step": run.step.model_dump(mode="json"), "of": str(run.of.folder.path)}
     # In a session of its own: from a terminal, Ctrl-C would reach both, and the relay's would be the second one, which
     # does not stop a run but kills it.
     with (

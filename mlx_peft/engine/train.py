@@ -7,6 +7,7 @@ from typing import Any
 
 from convert import peft
 from convert.base import Base, load_base
+from convert.stored import model_bytes
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
@@ -102,6 +103,7 @@ def train(
             "seed": experiment.seed,
             "metrics": {"val": position.best or None, "test": test},
             **costs(learner, position, folder),
+            "stored": storage(base, len(dataset.classes), folder),
             "cached_features": cache and cache.facts(),
             "splits": splits,
             "environment": facts,
@@ -126,6 +128,8 @@ def check_method(experiment: Experiment, architecture: Architecture, quantizatio
     """Raises UserError where the method does not fit the model, or should not be trained on it."""
     experiment.method.check(architecture)
     experiment.method.check_quantization(architecture, quantization)
+    if experiment.qat is not None:
+        experiment.method.check_rounding(architecture, experiment.qat, quantization)
     experiment.method.check_new(architecture)
 
 
@@ -164,6 +168,7 @@ def describe_adapter(experiment: Experiment, dataset: Dataset, base: Base, learn
         base_sha256=base.sha256,
         source=base.source,
         quantize=base.quantization,
+        qat=experiment.qat,
     )
 
 
@@ -172,6 +177,13 @@ def as_evaluated(dataset: Dataset, preprocessing: Preprocessing) -> Preprocessin
     if dataset.train.images.stored_size is None:
         return preprocessing
     return preprocessing.model_copy(update={"crop_pct": 1.0, "crop_mode": "squash"})
+
+
+def storage(base: Base, num_classes: int, folder: RunFolder) -> dict[str, int]:
+    """Bytes of what the run needs to be used: its base as a file, with a head of its own, and its adapter."""
+    model = model_bytes(base.architecture, num_classes, base.quantization)
+    adapter = sum(file.stat().st_size for file in folder.adapter.glob("*.safetensors"))
+    return {"base_bytes": model, "adapter_bytes": adapter, "total_bytes": model + adapter}
 
 
 def costs(learner: Learner, position: Position, folder: RunFolder) -> dict[str, Any]:

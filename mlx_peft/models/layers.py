@@ -33,6 +33,10 @@ class Linear(nn.Module):
         """W in float32."""
         return self.weight.astype(mx.float32)
 
+    def formed(self) -> mx.array:
+        """W in float32: a method's layer has its update in it."""
+        return self.dense()
+
     def product(self, x: mx.array) -> mx.array:
         """x W^T, the bias left out."""
         return x @ self.weight.astype(x.dtype).T
@@ -40,7 +44,8 @@ class Linear(nn.Module):
     def with_weight(self, weight: mx.array) -> Linear:
         """A plain layer with another weight, frozen: in this one's dtype, with its bias."""
         layer = Linear(weight.shape[1], weight.shape[0], "bias" in self)
-        layer.update(self.parameters())
+        if "bias" in self:
+            layer.bias = self.bias
         layer.weight = weight.astype(self.weight.dtype)
         layer.freeze()
         return layer

@@ -33,6 +33,10 @@ def _megabytes(value: int | None) -> str:
     return MISSING if value is None else decimal(value / 1e6, 0)
 
 
+def _megabytes_precisely(value: int | None) -> str:
+    return MISSING if value is None else decimal(value / 1e6, 2)
+
+
 COLUMNS = (
     Column("method", "method", _text, numeric=False),
     Column("model", "model", _text, numeric=False),
@@ -46,6 +50,7 @@ COLUMNS = (
     Column("time.train_seconds", "seconds", decimal),
     Column("time.epoch_seconds", "s/epoch", decimal),
     Column("time.images_per_second", "images/s", lambda value: decimal(value, 0)),
+    Column("stored.total_bytes", "stored (MB)", _megabytes_precisely),
     Column("memory.peak_bytes", "peak memory (MB)", _megabytes),
 )
 DETAILS = ("metrics.test.loss", "metrics.val.loss", "selected.epoch")

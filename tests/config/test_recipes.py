@@ -34,6 +34,8 @@ METHODS = {
     "vpt-deep": "vpt",
 }
 """A recipe's name for a method, and the configuration's."""
+IN_FEW_BITS = {"qlora": "lora", "qat": "lora", "qat-lsq": "full"}
+"""A recipe that is another one over codes, or through them, and which."""
 MODELS = ("deit-tiny", "deit-small", "vit-small", "vit-base")
 DATA = ("cifar10", "cifar100", "folder")
 VARIED: Any = {"method": True, "train": {"optimizer": {"lr"}}}
@@ -42,7 +44,19 @@ VARIED: Any = {"method": True, "train": {"optimizer": {"lr"}}}
 def test_every_promised_recipe_is_there() -> None:
     models = {f"{model}-lora-{data}" for model in MODELS for data in DATA}
     methods = {f"dinov2-small-{method}-folder" for method in METHODS}
-    assert set(recipes.names()) == models | methods | OTHERS
+    bits = {f"dinov2-small-{name}-folder" for name in IN_FEW_BITS}
+    assert set(recipes.names()) == models | methods | bits | OTHERS
+
+
+@pytest.mark.parametrize(("recipe", "plain"), IN_FEW_BITS.items())
+def test_a_recipe_in_few_bits_differs_from_the_plain_one_in_nothing_else(recipe: str, plain: str) -> None:
+    few, full = (files.load(recipes.find(f"dinov2-small-{name}-folder")) for name in (recipe, plain))
+    assert (few.quantize is None) != (few.qat is None)
+    assert few.model_dump(exclude={"quantize", "qat"}) == full.model_dump(exclude={"quantize", "qat"})
+    architecture = registry.find(few.model.name).architecture
+    (few.quantize or few.qat).sites(architecture)
+    if few.qat:
+        few.method.check_rounding(architecture, few.qat, None)
 
 
 def test_every_method_has_a_recipe() -> None:

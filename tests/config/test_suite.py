@@ -221,3 +221,36 @@ def test_the_suite_on_real_images_has_the_promised_methods_and_no_test_split() -
     for run in planned:
         split = run.experiment.data.split
         assert (split.val, split.test, run.experiment.model.image_size) == (0.25, 0.0, 112)
+
+
+def test_what_is_made_of_a_run_follows_it(file: Path) -> None:
+    file.write_text(
+        "base: base.yaml\nruns:\n  - name: lora\n    axes: {method.rank: [2, 4]}\n"
+        "    then: [{name: w4, quantize: {bits: 4}}, {name: merged, merge: exact}]\n  - name: other\n"
+    )
+    planned = suite.load(file)
+    assert [run.name for run in planned] == [
+        "lora-rank=2", "lora-rank=2-w4", "lora-rank=2-merged",
+        "lora-rank=4", "lora-rank=4-w4", "lora-rank=4-merged", "other",
+    ]  # fmt: skip
+    assert [run.of for run in planned[:3]] == [None, "lora-rank=2", "lora-rank=2"]
+    assert planned[1].experiment == planned[0].experiment
+
+
+@pytest.mark.parametrize(
+    ("then", "message"),
+    [
+        ("{name: w4, quantise: {bits: 4}}", "did you mean 'quantize'?"),
+        ("{name: w4, quantize: {bits: 7}}", "bits"),
+        ("{name: a/b, merge: exact}", "a folder gets this name"),
+        ("{name: x}", "just one of"),
+    ],
+)
+def test_a_wrong_step_is_named_with_its_place(file: Path, then: str, message: str) -> None:
+    lines = refusal(file, f"runs: [{{name: lora, then: [{then}]}}]\n")
+    assert any("runs[0].then[0]" in line and message in line for line in lines), lines
+
+
+def test_a_step_whose_name_is_taken_is_refused(file: Path) -> None:
+    text = "runs: [{name: a, then: [{name: b, merge: exact}]}, {name: a-b}]\n"
+    assert "two runs have the name 'a-b'" in refusal(file, text)[0]

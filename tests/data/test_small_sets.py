@@ -92,8 +92,8 @@ def test_fashion_mnist_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> N
         ("train-images-idx3-ubyte", idx(np.zeros((40, 28, 28), np.uint8)) + b"x", "more than 31376 bytes"),
         ("train-images-idx3-ubyte", b"", "not an IDX file"),
         ("t10k-labels-idx1-ubyte.gz", b"\x1f\x8b nothing", "cannot be read"),
-        ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.full(20, 10, np.uint8))), "label 10, not 0 to 9"),
-        ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.zeros(20, np.uint8)))[:-12], "cannot be read"),
+        ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.full(20, 10, np.uint8)), mtime=0), "label 10, not 0 to 9"),
+        ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.zeros(20, np.uint8)), mtime=0)[:-12], "cannot be read"),
     ],
 )
 def test_a_damaged_idx_file_is_refused_by_name(fashion: Path, name: str, content: bytes, message: str) -> None:

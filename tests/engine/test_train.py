@@ -43,6 +43,7 @@ def test_the_result_has_the_promised_fields(engine: SimpleNamespace) -> None:
         "parameters": {"adapter", "head", "trainable", "total", "trainable_percent", "stored_bytes"},
         "time": {"train_seconds", "epoch_seconds", "images_per_second"},
         "memory": {"peak_bytes"},
+        "stored": {"base_bytes", "adapter_bytes", "total_bytes"},
         "splits": {"train", "val", "test"},
         "environment": set(result["environment"]),
     }

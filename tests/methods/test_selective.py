@@ -38,7 +38,7 @@ def biases(inside: str) -> set[str]:
         ({"name": "full", "blocks": [0, 2]}, biases("02") | {name[:-4] + "weight" for name in biases("02")}),
         ({"name": "linear"}, set()),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "moving",
 )
 def test_a_step_moves_what_was_selected_and_nothing_else(build, batch, method, moving):
     """Under a weight decay that would move every frozen matrix, were it let at them."""

@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx_peft.backend
 import torch_ref.backend
 from convert.base import load_base
+from mlx_peft.config.parameters import SCALE
 from mlx_peft.config.schema import Experiment
 
 BACKENDS = {"mlx": mlx_peft.backend, "torch": torch_ref.backend}
@@ -21,10 +22,12 @@ MODEL = {
 }
 
 
-def experiment(method: dict, quantize: dict | None = None, model: dict | None = None, **train) -> Experiment:
+def experiment(
+    method: dict, quantize: dict | None = None, model: dict | None = None, qat: dict | None = None, **train
+) -> Experiment:
     data = {"name": "digits", "batch_size": 4}
-    parts = {"model": MODEL | (model or {}), "method": method, "quantize": quantize, "data": data, "train": train}
-    return Experiment.model_validate(parts)
+    parts = {"model": MODEL | (model or {}), "method": method, "quantize": quantize, "qat": qat, "data": data}
+    return Experiment.model_validate(parts | {"train": train})
 
 
 @pytest.fixture
@@ -42,12 +45,14 @@ def backend(request):
 def build(backend):
     """``build(method, quantize, ...)`` gives a learner for five classes, its adapter moved away from the start."""
 
-    def make(method: dict, quantize: dict | None = None, model: dict | None = None, **train):
-        config = experiment(method, quantize, model, **train)
+    def make(method: dict, quantize: dict | None = None, model: dict | None = None, qat: dict | None = None, **train):
+        config = experiment(method, quantize, model, qat, **train)
         learner = backend.build(config, 5, load_base(config.model, 5, 0, config.quantize))
         random = np.random.default_rng(1)
         tensors = sorted(learner.adapter().items())
-        learner.load_adapter({n: t + 0.05 * random.standard_normal(t.shape).astype(np.float32) for n, t in tensors})
+        moved = {n: t + 0.05 * random.standard_normal(t.shape).astype(np.float32) for n, t in tensors}
+        # Scales of codes are as small as that, and stay as they are.
+        learner.load_adapter({n: t if n.endswith(SCALE) else moved[n] for n, t in tensors})
         return learner
 
     return make

@@ -1,6 +1,7 @@
 """A run beside a quantised base, from its training to what is made of it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch  # noqa: F401  before MLX: see mlx_peft.blas
 from typer.testing import CliRunner
 
 from mlx_peft.cli.app import app
+from mlx_peft.config.files import load
+from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment
 from mlx_peft.engine.load import load_model, load_run
 from mlx_peft.engine.train import train
@@ -97,3 +100,56 @@ def test_a_plain_run_has_no_codes_to_speak_of(tmp_path, run):
     done = command("merge", tmp_path / "run", tmp_path / "m", "--requantize")
     assert done.exit_code == 2 and "is not quantised: leave --requantize out" in done.stderr
     assert command("quantize", tmp_path / "run", tmp_path / "q", "--bits", 8).exit_code == 0
+
+
+@pytest.fixture(scope="module")
+def through(run, tmp_path_factory):
+    """As ``run``, but trained through the codes that it is merged into, their scales trained too."""
+    experiment = load(run / "config.yaml").model_copy(
+        update={"quantize": None, "qat": QAT(bits=4, group_size=32, scales="learned")}
+    )
+    out = tmp_path_factory.mktemp("runs") / "through"
+    train(experiment, out)
+    return out
+
+
+def test_what_was_trained_through_codes_is_merged_into_them(through, batch, tmp_path):
+    done = command("merge", through, tmp_path / "merged")
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["quantization"] == {
+        "bits": 4,
+        "group_size": 32,
+    }
+    seen = load_run(through).learner.logits(batch)
+    for backend in ("mlx", "torch"):
+        logits = load_model(tmp_path / "merged", backend).learner.logits(batch)
+        assert np.linalg.norm(logits - seen) <= ROUNDING * np.linalg.norm(seen)
+    metrics = [
+        json.loads(command("eval", through, "--json", *more).stdout)["metrics"]
+        for more in ((), ("--model", tmp_path / "merged"))
+    ]
+    assert metrics[0]["top1"] == metrics[1]["top1"] and metrics[0]["loss"] == pytest.approx(metrics[1]["loss"])
+
+
+def test_it_needs_no_other_codes(through, tmp_path):
+    for arguments, reason in (
+        (("merge", through, tmp_path / "m", "--requantize"), "leave --requantize out"),
+        (("quantize", through, tmp_path / "m", "--bits", 8), "through codes of 4 bits in groups of 32"),
+    ):
+        refused = command(*arguments)
+        assert refused.exit_code == 2 and reason in refused.stderr
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_was_trained_through_codes_can_be_written_as_plain_weights(through, batch, tmp_path):
+    assert command("merge", through, tmp_path / "plain", "--dequantize").exit_code == 0
+    assert "quantization" not in json.loads((tmp_path / "plain" / "config.json").read_text())
+    seen, plain = load_run(through).learner.logits(batch), load_model(tmp_path / "plain", "torch").learner.logits(batch)
+    assert np.linalg.norm(plain - seen) <= ROUNDING * np.linalg.norm(seen)
+
+
+def test_its_adapter_alone_knows_its_codes(through, batch, tmp_path):
+    shutil.copytree(through / "adapter", tmp_path / "alone")
+    assert np.array_equal(
+        load_run(tmp_path / "alone", "torch").learner.logits(batch), load_run(through).learner.logits(batch)
+    )

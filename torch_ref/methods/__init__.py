@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.parameters import HEADS
+from mlx_peft.config.quantization import QAT
 from torch_ref.methods import (
     adalora,
     adaptformer,
@@ -21,6 +22,7 @@ from torch_ref.methods import (
     prompt,
     qalora,
     quantized,
+    rounding,
     selective,
     ssf,
     vera,
@@ -46,24 +48,31 @@ METHODS: dict[str, ModuleType] = {
 }
 
 
-def apply(model: VisionTransformer, method: MethodConfig, seed: int) -> None:
+def apply(model: VisionTransformer, method: MethodConfig, seed: int, qat: QAT | None = None) -> None:
     """Freezes the model but for its heads and what the method trains, which it puts in place.
+
+    With ``qat``, the blocks' linear layers are rounded as the codes they are to become.
 
     Raises UserError where a target matches no layer or the method does not fit the model.
     """
     method.check(model.architecture)
     method.check_quantization(model.architecture, model.quantization)
+    if qat is not None:
+        method.check_rounding(model.architecture, qat, model.quantization)
     model.requires_grad_(False)
     METHODS[method.name].apply(model, method, seed)
     for name in HEADS:
         if hasattr(model, name):
             getattr(model, name).requires_grad_(True)
+    if qat is not None:
+        rounding.apply(model, qat)
 
 
 def merge(model: VisionTransformer, dequantize: bool = False) -> dict[str, nn.Module]:
     """Folds what the method put into the model into plain layers, in place; ``unmerge`` takes what this returns.
 
-    With ``dequantize``, a quantised base becomes a plain one first, with the weights that its codes stand for.
+    What was trained through codes is in codes after that. With ``dequantize`` nothing is: a quantised base becomes a
+    plain one first, and codes that were trained towards become the plain weights that they stand for.
 
     Raises UserError where the mathematics does not allow it.
     """
@@ -75,12 +84,16 @@ def merge(model: VisionTransformer, dequantize: bool = False) -> dict[str, nn.Mo
     except UserError:
         unmerge(model, replaced | below)
         raise
-    return replaced | below  # in this order: what was below a merged layer is in its place again only after that
+    replaced |= rounding.merge(model)
+    made = quantized.dequantize(model) if dequantize else {}
+    # In this order: what was below a merged layer is in its place again only after that.
+    return made | replaced | below
 
 
 def remove(model: VisionTransformer) -> None:
     """Takes any method out: what it wrapped is as it was, what it added is gone, and all but codes can be trained."""
-    wrapped = {path: layer.base_layer for path, layer in model.named_modules() if hasattr(layer, "base_layer")}
+    wrapped = rounding.plain(model)
+    wrapped |= {path: layer.base_layer for path, layer in model.named_modules() if hasattr(layer, "base_layer")}
     unmerge(model, wrapped | {"shared": nn.Module()})
     codes = {p for layer in quantized.layers(model).values() for p in layer.parameters()}
     for p in model.parameters():

@@ -110,7 +110,7 @@ def apply(model: VisionTransformer, method: AdaLoRA, seed: int) -> None:
 
 def merge(model: VisionTransformer) -> dict[str, nn.Module]:
     """Replaces every AdaLoRALinear by its merged layer. Returns what was replaced."""
-    return unwrap(model, AdaLoRALinear, AdaLoRALinear.merged)
+    return unwrap(model, AdaLoRALinear, lambda layer: layer.merged())
 
 
 def adapted(model: VisionTransformer, method: AdaLoRA) -> Iterator[tuple[str, AdaLoRALinear]]:

@@ -72,11 +72,15 @@ class VeRALinear(nn.Module):
         down = self.dropout(x) @ A.to(x.dtype).T
         return self.base_layer(x) + down @ B.to(x.dtype).T
 
+    def formed(self) -> Tensor:
+        """W + lambda_b B lambda_d A ``(out, in)``, in float32."""
+        A, B = self.factors()
+        return self.base_layer.dense() + B @ A
+
     @torch.no_grad()
     def merged(self) -> Linear:
-        """A plain layer with W + lambda_b B lambda_d A, computed in float32 and kept in the base's dtype."""
-        A, B = self.factors()
-        return self.base_layer.with_weight(self.base_layer.dense() + B @ A)
+        """A plain layer with the formed weight, computed in float32 and kept in the base's dtype."""
+        return self.base_layer.with_weight(self.formed())
 
 
 def apply(model: VisionTransformer, method: VeRA, seed: int) -> None:
@@ -94,7 +98,7 @@ def apply(model: VisionTransformer, method: VeRA, seed: int) -> None:
 
 def merge(model: VisionTransformer) -> dict[str, nn.Module]:
     """Replaces every VeRALinear by its merged layer, and takes the projections away. Returns what was replaced."""
-    replaced = unwrap(model, VeRALinear, VeRALinear.merged)
+    replaced = unwrap(model, VeRALinear, lambda layer: layer.merged())
     if replaced:
         replaced["shared"] = model.shared
         replace(model, "shared", nn.Module())

@@ -29,6 +29,7 @@ class Attention(nn.Module):
         self.qkv = Linear(dim, 3 * dim, architecture.qkv_bias)
         self.q_norm = norm(architecture, self.head_dim, architecture.qk_norm)
         self.k_norm = norm(architecture, self.head_dim, architecture.qk_norm)
+        self.attend = attend
         self.norm = norm(architecture, dim, architecture.scale_attn_norm)
         self.proj = Linear(dim, dim, architecture.proj_bias)
 
@@ -36,5 +37,5 @@ class Attention(nn.Module):
         batch, tokens, _ = x.shape
         heads = (batch, tokens, self.num_heads, self.head_dim)
         q, k, v = (part.reshape(heads).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
-        x = attend(self.q_norm(q[:, :, :queries]), self.k_norm(k), v)
+        x = self.attend(self.q_norm(q[:, :, :queries]), self.k_norm(k), v)
         return self.proj(self.norm(x))

@@ -35,6 +35,10 @@ class Linear(nn.Module):
         """W in float32."""
         return self.weight.float()
 
+    def formed(self) -> Tensor:
+        """W in float32: a method's layer has its update in it."""
+        return self.dense()
+
     def product(self, x: Tensor) -> Tensor:
         """x W^T, the bias left out."""
         return x @ self.weight.to(x.dtype).T

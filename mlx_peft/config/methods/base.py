@@ -7,7 +7,8 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.sites import Blocks, Site, Targets, chosen, sites
 
 
@@ -28,6 +29,8 @@ class MethodConfig(BaseModel):
     mixes: ClassVar[bool] = True
     over_codes: ClassVar[bool] = False
     """Whether it needs a quantised base, which it merges into as it is."""
+    rounds: ClassVar[bool] = False
+    """Whether the weights that it trains can be rounded as they are trained (``qat``)."""
 
     def check(self, architecture: Architecture) -> None:
         """Raises UserError where the method cannot be put on such a model."""
@@ -37,6 +40,27 @@ class MethodConfig(BaseModel):
 
     def check_quantization(self, architecture: Architecture, quantization: Quantization | None) -> None:
         """Raises UserError where the method cannot be put on a base that is quantised like this; None: not at all."""
+
+    def check_rounding(self, architecture: Architecture, qat: QAT, quantization: Quantization | None) -> None:
+        """Raises UserError where the method cannot be trained through codes like these.
+
+        ``quantization`` is the base's.
+        """
+        if not self.rounds:
+            raise UserError(
+                f"qat: method {self.name} trains no weight that could be rounded as it is trained; full, lora, adalora "
+                "and vera do. To train beside codes, set quantize in its place"
+            )
+        if quantization is not None:
+            raise UserError(
+                "qat: the base is in codes already, which are not trained; leave qat out, or take a float base"
+            )
+        if getattr(self, "dropout", 0.0):
+            raise UserError(
+                "method.dropout: under qat the weight is rounded with the update in it, and the update has no input of "
+                "its own that could be dropped; set it to 0"
+            )
+        qat.sites(architecture)
 
     def lr_ratio(self, name: str) -> float:
         """The learning rate of a parameter, over that of the optimiser."""

@@ -33,6 +33,7 @@ class LoRA(Targeted):
 
     name: Literal["lora"] = "lora"
     in_peft: ClassVar[bool] = True
+    rounds: ClassVar[bool] = True
     rank: int = Field(8, ge=1)
     alpha: float = Field(16.0, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1, description="on the input of A")
@@ -133,6 +134,7 @@ class AdaLoRA(Targeted):
 
     name: Literal["adalora"] = "adalora"
     in_peft: ClassVar[bool] = True
+    rounds: ClassVar[bool] = True
     init_rank: int = Field(12, ge=1)
     target_rank: int = Field(8, ge=1, description="mean over the layers at the end")
     alpha: float = Field(16.0, gt=0)
@@ -163,6 +165,7 @@ class VeRA(Targeted):
 
     name: Literal["vera"] = "vera"
     in_peft: ClassVar[bool] = True
+    rounds: ClassVar[bool] = True
     targets: Targets = ("q", "v")
     rank: int = Field(256, ge=1)
     d_initial: float = Field(0.1, gt=0, description="lambda_d at the start")

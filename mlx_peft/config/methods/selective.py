@@ -59,6 +59,7 @@ class Full(Selective):
 
     name: Literal["full"] = "full"
     mixes: ClassVar[bool] = False
+    rounds: ClassVar[bool] = True
 
     def selects(self, name: str) -> bool:
         return True

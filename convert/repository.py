@@ -1,0 +1,187 @@
+"""A repository of the Hugging Face hub as a folder: written in one commit, read with suspicion.
+
+The token is the environment's, or that of a login; huggingface_hub reads it, and nothing here looks at it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from convert.files import listed, new_folder
+from mlx_peft.config.errors import UserError
+
+TEXT = 10**7
+TENSORS = 2 * 10**10
+LARGEST = {".safetensors": TENSORS, ".json": TEXT, ".md": TEXT, ".txt": TEXT}
+"""The kinds of files that are fetched, none of which can run anything, and the bytes that one may have."""
+
+MOST = 32
+"""Files in a repository that is fetched."""
+
+KEPT = {".gitattributes", "README.md"}
+"""What a repository may hold besides the files that are written to it: the hub's own, and a card, which is replaced."""
+
+PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+LOGIN = "log in with: hf auth login, or set HF_TOKEN"
+
+
+def checked_name(repository: str) -> str:
+    """The name, where it is one. Raises UserError."""
+    if not re.fullmatch(f"{PART}/{PART}", repository) or ".." in repository or len(repository) > 96:
+        raise UserError(f"{repository!r} is no name of a repository: write OWNER/NAME")
+    return repository
+
+
+def upload(
+    repository: str, files: Mapping[str, Path | bytes], *, private: bool = False, revision: str | None = None
+) -> str:
+    """Writes files to a repository in one commit, all or none; makes the repository or the branch where there is none.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        UserError: where nobody is logged in, the repository is another's or holds other files, is public and was to be
+            private, or the hub cannot be reached.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+
+    what = checked_name(repository)
+    if get_token() is None:
+        raise UserError(f"{what}: only who is logged in may write to the hub: {LOGIN}")
+    api = HfApi()
+    with explained(what):
+        api.create_repo(repository, private=private or None, exist_ok=True)
+        if private and not api.model_info(repository).private:
+            raise UserError(f"{what} exists and is public: leave --private out, or choose another name")
+        if revision is not None:
+            api.create_branch(repository, branch=revision, exist_ok=True)
+        there = api.model_info(repository, revision=revision)
+        others = {sibling.rfilename for sibling in there.siblings or ()} - files.keys() - KEPT
+        if others:
+            raise UserError(
+                f"{what} holds other files: {listed(sorted(others))}; choose another name, or another branch with "
+                "--revision"
+            )
+        commit = api.create_commit(
+            repository,
+            [
+                CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
+                for name, content in files.items()
+            ],
+            commit_message="Upload with mlx-peft",
+            revision=revision,
+            parent_commit=there.sha,  # what someone else commits meanwhile is not written over
+        )
+    return str(commit.commit_url)
+
+
+def fetch(repository: str, out: Path, check: Callable[[Path], None], *, revision: str | None = None) -> str:
+    """Copies a repository into a new folder, whole or not at all; what was fetched before comes from the hub's cache.
+
+    Args:
+        check: raises UserError where the folder is not what was expected.
+        revision: a branch, a tag or a commit; None: the main branch.
+
+    Returns:
+        The commit that was fetched.
+
+    Raises:
+        UserError: before anything is fetched, where a file is of another kind than LARGEST's, lies in a folder, or is
+            too large; and where ``out`` is there, or the hub does not have what is asked for.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    what = f"{checked_name(repository)}{f' at {revision}' if revision else ''}"
+    with explained(what):
+        found = api.model_info(repository, revision=revision, files_metadata=True)
+    files = _allowed(found.siblings or (), what)
+    with new_folder(out) as new:
+        for file in files:
+            with explained(f"{file.rfilename} of {what}"):
+                got = Path(api.hf_hub_download(repository, file.rfilename, revision=found.sha))
+            shutil.copyfile(got, new / file.rfilename)
+            _as_announced(new / file.rfilename, file, what)
+        check(new)
+    return str(found.sha)
+
+
+def _allowed(siblings: Any, what: str) -> list[Any]:
+    """The files to fetch. Raises UserError where there is one that may not be."""
+    files = [file for file in siblings if file.rfilename != ".gitattributes"]
+    if odd := [file.rfilename for file in files if not re.fullmatch(PART, file.rfilename)]:
+        raise UserError(f"{what}: only files outside of folders are fetched, not {listed(map(repr, odd))}")
+    if odd := [file.rfilename for file in files if Path(file.rfilename).suffix not in LARGEST]:
+        raise UserError(f"{what}: only {', '.join(LARGEST)} files are fetched, not {listed(odd)}; nothing was fetched")
+    if odd := [file.rfilename for file in files if not 0 <= _size(file) <= LARGEST[Path(file.rfilename).suffix]]:
+        raise UserError(f"{what}: too large, or of a length that is not said: {listed(odd)}; nothing was fetched")
+    if len(files) > MOST or not files:
+        raise UserError(f"{what} has {len(files)} files, where 1 to {MOST} were expected")
+    return files
+
+
+def _size(file: Any) -> float:
+    """Its bytes; infinite where that is not said."""
+    return float("inf") if file.size is None else int(file.size)
+
+
+def _as_announced(path: Path, file: Any, what: str) -> None:
+    """Raises UserError where a file has another length, or another hash, than the repository's list says."""
+    same = path.stat().st_size == file.size
+    if same and file.lfs is not None:
+        with open(path, "rb") as content:
+            digest = hashlib.sha256()
+            while block := content.read(1 << 20):
+                digest.update(block)
+        same = digest.hexdigest() == file.lfs.sha256
+    if not same:
+        raise UserError(f"{file.rfilename} of {what}: not the file that the repository lists; try again")
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns the hub's errors into advice."""
+    from huggingface_hub import constants, errors
+
+    try:
+        yield
+    except UserError:
+        raise
+    except errors.GatedRepoError as error:
+        raise UserError(f"{what} is gated: accept its terms on its page, then {LOGIN}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(f"{what}: the hub shows no such repository; if it is private, {LOGIN}") from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{what}: the repository has no such branch, tag or commit") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise UserError(f"{what}: HF_HUB_OFFLINE is set, and this needs the hub") from error
+    except errors.LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but of the cache
+        raise UserError(
+            f"{what}: the hub at {constants.ENDPOINT} failed: {_first_line(error.__cause__ or error)}"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise UserError(f"{what}: no such file") from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        raise UserError(f"{what}: {REFUSALS.get(status or 0) or _first_line(error)}") from error
+    except Exception as error:  # the HTTP client's own are not all OSErrors, and an upload's is a RuntimeError
+        cause = error.__cause__ or error
+        raise UserError(f"{what}: the hub at {constants.ENDPOINT} failed: {_first_line(cause)}") from error
+
+
+REFUSALS = {
+    401: f"the hub does not know the token: {LOGIN}",
+    403: "the hub does not allow it: is the owner's name right, and may the token write?",
+    412: "someone else changed the repository meanwhile: try again",
+}
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,49 @@
+"""``push``: an adapter or a model to the Hugging Face hub, with its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlx_peft.cli.common import AdapterName, Backend, backend_of
+
+
+def push(
+    ctx: typer.Context,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_FOLDER", help="A finished run, an adapter, or the folder of a model.", show_default=False
+        ),
+    ],
+    repository: Annotated[
+        str, typer.Argument(metavar="OWNER/NAME", help="The repository; made where it is missing.", show_default=False)
+    ],
+    merged: Annotated[bool, typer.Option("--merged", help="Of a run: send the merged model, not the adapter.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(metavar="BRANCH", help="The branch to write to.", show_default="main")
+    ] = None,
+    adapter: AdapterName = None,
+    backend: Backend = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the card; send nothing.")] = False,
+) -> None:
+    """Send an adapter or a model to the Hugging Face hub, with a card.
+
+    The token is HF_TOKEN, or that of `hf auth login`.
+    """
+    from convert.repository import checked_name, upload
+    from mlx_peft.engine.share import packed
+    from mlx_peft.report.card import card
+
+    checked_name(repository)
+    with packed(source, backend_of(ctx, backend), name=adapter, merged=merged) as parcel:
+        text = card(parcel, repository)
+        for note in parcel.notes:
+            typer.echo(note, err=True)
+        if dry_run:
+            typer.echo(text, nl=False)
+            return
+        typer.echo(upload(repository, {**parcel.files, "README.md": text.encode()}, private=private, revision=revision))

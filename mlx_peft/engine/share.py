@@ -1,0 +1,149 @@
+"""A trained model on its way to others and back: what is sent, without this machine's paths, and what is accepted."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from convert import peft, repository, timm
+from convert.base import load_base
+from convert.files import listed, read_json
+from convert.peft import Adapter, read_adapter, write_adapter
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.files import load
+from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.schema import Experiment, Model
+from mlx_peft.engine.load import adapter_in, find_adapter, is_model, merge_run, must_be_new
+from mlx_peft.engine.run import RunFolder
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What is sent, and what is known of it.
+
+    Attributes:
+        kind: an adapter in PEFT's format, or a model in timm's.
+        files: by name.
+        adapter: what was trained; of a model's folder, None.
+        model: what it is put on, or of what it is.
+        classes: names; empty where they are unknown.
+        num_classes: width of the head.
+        quantization: of the files' tensors; None where they are plain.
+        result: of the run; None where there is none.
+        experiment: likewise.
+        notes: what was left out, for a person.
+    """
+
+    kind: Literal["adapter", "model"]
+    files: dict[str, Path]
+    adapter: Adapter | None
+    model: Model | None
+    classes: tuple[str, ...]
+    num_classes: int
+    quantization: Quantization | None = None
+    result: dict[str, Any] | None = None
+    experiment: Experiment | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    """timm's, of a model."""
+    notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def packed(
+    path: Path, backend: Literal["mlx", "torch"] | None = None, *, name: str | None = None, merged: bool = False
+) -> Iterator[Parcel]:
+    """What a run, an adapter or a model's folder amounts to, as files that exist until the block is over.
+
+    Args:
+        path: as for ``load_run``, or a model's folder.
+        backend: what merges.
+        name: of one of several adapters.
+        merged: send the run's model, merged, in place of its adapter.
+
+    Raises:
+        UserError: where there is nothing whole to send, or the method cannot be merged.
+    """
+    if is_model(path):
+        if merged:
+            raise UserError(f"{path} is a whole model already: leave --merged out")
+        yield _model(path)
+        return
+    place = find_adapter(path, name)
+    adapter = read_adapter(place)
+    run = RunFolder(place.parent)
+    known = place == run.adapter and run.config.exists()
+    experiment, result = (load(run.config), run.read_result()) if known else (None, None)
+    with tempfile.TemporaryDirectory() as folder:
+        if merged:
+            out = Path(folder, "model")
+            merge_run(path, out, backend, name=name)
+            parcel = replace(_model(out), adapter=adapter, model=adapter.model)
+        else:
+            parcel = _adapter(place, adapter, Path(folder, "adapter"))
+        yield replace(parcel, result=result, experiment=experiment)
+
+
+def _model(folder: Path) -> Parcel:
+    config = read_json(folder / timm.CONFIG)
+    name, count = config.get("architecture"), config.get("num_classes")
+    if not isinstance(name, str) or not isinstance(count, int):
+        raise UserError(f"{folder / timm.CONFIG}: not a configuration of timm's: no architecture, or no num_classes")
+    if not (folder / timm.WEIGHTS).is_file():
+        raise UserError(f"{folder}: no {timm.WEIGHTS} in this folder, and nothing else is sent")
+    quantization = timm.from_folder(folder, name, str(folder)).quantization  # which also finds what is damaged
+    names = config.get("label_names") or []
+    left = sorted({entry.name for entry in folder.iterdir()} - {timm.CONFIG, timm.WEIGHTS})
+    return Parcel(
+        "model",
+        {file: folder / file for file in (timm.CONFIG, timm.WEIGHTS)},
+        None,
+        None,
+        tuple(map(str, names)),
+        count,
+        quantization,
+        config=config,
+        notes=(f"left out: {listed(left)}",) if left else (),
+    )
+
+
+def _adapter(place: Path, adapter: Adapter, new: Path) -> Parcel:
+    """Of an adapter that we wrote, a copy that names no place on this machine."""
+    notes = []
+    if adapter.model is not None:
+        if adapter.model.is_local:
+            file = Path(adapter.model.weights).name
+            adapter = replace(adapter, model=adapter.model.model_copy(update={"weights": file}), source=file)
+            notes.append(f"its base is a file of yours, {file}: who is to use it needs that file too")
+        write_adapter(new, adapter)
+        place = new
+    files = {file: place / file for file in (peft.CONFIG, peft.WEIGHTS)}
+    return Parcel(
+        "adapter", files, adapter, adapter.model, adapter.classes, adapter.num_classes, adapter.quantize,
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+def pull(name: str, out: Path, revision: str | None = None) -> str:
+    """Fetches a repository with an adapter or a model into the folder ``out``; returns the commit.
+
+    Raises UserError where ``out`` is there, the hub does not have it, or it is not what ``predict`` could open.
+    """
+    must_be_new(out)
+    return repository.fetch(name, out, lambda folder: opened(folder, name), revision=revision)
+
+
+def opened(folder: Path, name: str) -> None:
+    """Raises UserError where a folder holds neither a whole adapter nor a whole model."""
+    if adapter_in(folder) == folder:
+        read_adapter(folder)
+    elif is_model(folder):
+        config = read_json(folder / timm.CONFIG)
+        load_base(
+            Model(name=str(config.get("architecture")), weights=str(folder)), int(config.get("num_classes", 0)), 0
+        )
+    else:
+        raise UserError(f"{name} holds neither an adapter ({peft.CONFIG}) nor a model in timm's layout ({timm.CONFIG})")

@@ -1,0 +1,173 @@
+"""A run's model quantised in simulation: calibrated on training images, measured on the run's own val or test split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.methods import Linear
+from mlx_peft.config.schema import Experiment
+from mlx_peft.config.simulation import FLOAT, Simulation
+from mlx_peft.data import Split, eval_batches
+from mlx_peft.engine.backend import Learner, Tensors, load_backend
+from mlx_peft.engine.calibrate import Choice, Errors, Plan, Ranges, choices, plan
+from mlx_peft.engine.evaluate import answers, measured
+from mlx_peft.engine.load import Loaded, load_run, own_split, run_data
+from mlx_peft.engine.progress import Metrics
+
+RECORDED = 8
+"""Images that are calibrated on at a time: their operands are looked at one after another, and not kept."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Training images that were calibrated on: how many, the seed of their choice, and their split's hash."""
+
+    count: int
+    seed: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The images that were looked at, and the choices made on them; none of either where activations stay float."""
+
+    images: Images | None
+    choices: dict[str, Choice]
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One simulation, measured.
+
+    Attributes:
+        images: what was calibrated on; None where no activation is quantised.
+        metrics: on the split.
+        logits: ||a - b|| / ||b|| over the split's images, b being the run's own logits.
+        agreement: share of the images that get the class which the run gives them.
+        weights, activations: SQNR in dB, by layer and by point: see ``engine.calibrate.Plan``.
+    """
+
+    simulation: Simulation
+    images: Images | None
+    metrics: Metrics
+    logits: float
+    agreement: float
+    weights: dict[str, float]
+    activations: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run before and after.
+
+    Attributes:
+        before: the metrics of the run as it is, in float32.
+        after: one for each simulation, in their order.
+    """
+
+    run: str
+    split: str
+    backend: str
+    before: Metrics
+    after: tuple[Simulated, ...]
+
+
+def simulate_run(
+    path: Path,
+    simulations: Sequence[Simulation],
+    split: Literal["val", "test"] = "test",
+    backend: Literal["mlx", "torch"] | None = None,
+    note: Callable[[str], object] = lambda text: None,
+) -> Report:
+    """Merges a finished run in float32, quantises it in simulation, and evaluates it on one of its splits.
+
+    Nothing is written, and nothing but images of the training split is calibrated on. What is in codes, or was trained
+    through them, is turned into the weights that they stand for first. ``note`` is told what is being done.
+
+    Raises UserError where there is no such run or split, its method cannot be merged, or a calibration does not suit
+    the model.
+    """
+    run, experiment, dataset = run_data(path)
+    wanted, train = own_split(run, dataset, split), own_split(run, dataset, "train")
+    loaded = load_run(path, backend, precision="float32")
+    if dataset.classes != loaded.classes:
+        raise UserError(f"the classes of {dataset.name} are not those that the run was trained on")
+    for simulation in simulations:
+        simulation.check(loaded.base.architecture)
+    try:
+        tensors = loaded.learner.merged(dequantize=True)
+    except UserError as error:
+        raise UserError(f"only a model of its own weights alone is quantised in simulation: {error}") from None
+
+    def said(learner: Learner) -> tuple[Metrics, np.ndarray]:
+        batches = eval_batches(wanted, experiment.data, loaded.preprocessing, loaded.image_size)
+        pairs = list(answers(learner, batches))
+        return measured(pairs, len(loaded.classes)), np.concatenate([logits for logits, _ in pairs])
+
+    note(f"evaluating on {wanted.size} {split} images: float32")
+    before, expected = said(loaded.learner)
+    note("calibrating on training images")
+    calibrations = calibrated(rebuilt(loaded, tensors), loaded, experiment, train, simulations)
+    after = []
+    for simulation, calibration in zip(simulations, calibrations, strict=True):
+        made = plan(simulation, loaded.base.architecture, tensors, calibration.choices)
+        note(f"evaluating on {wanted.size} {split} images: {simulation.name} simulated, {simulation.calibration}")
+        metrics, logits = said(simulated(loaded, made))
+        after.append(
+            Simulated(
+                simulation,
+                calibration.images,
+                metrics,
+                float(np.linalg.norm(logits - expected) / np.linalg.norm(expected)),
+                float((logits.argmax(axis=1) == expected.argmax(axis=1)).mean()),
+                made.weights,
+                made.activations,
+            )
+        )
+    return Report(str(path), split, loaded.experiment.backend, before, tuple(after))
+
+
+def rebuilt(loaded: Loaded, tensors: Tensors) -> Learner:
+    """A plain model, with these tensors and no method."""
+    plain = loaded.experiment.model_copy(update={"method": Linear(), "quantize": None, "qat": None})
+    base = replace(loaded.base, tensors=tensors, quantization=None)
+    return load_backend(plain.backend).build(plain, len(loaded.classes), base)
+
+
+def simulated(loaded: Loaded, made: Plan) -> Learner:
+    """The model of a plan."""
+    learner = rebuilt(loaded, made.tensors)
+    learner.simulate(made.quantizers)
+    return learner
+
+
+def calibrated(
+    learner: Learner, loaded: Loaded, experiment: Experiment, train: Split, simulations: Sequence[Simulation]
+) -> list[Calibration]:
+    """Calibrates each simulation on its training images, prepared as for evaluation; those of the same ones at once."""
+    found = [Calibration(None, {}) for _ in simulations]
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, simulation in enumerate(simulations):
+        if simulation.activations < FLOAT:
+            groups.setdefault((min(simulation.images, train.size), simulation.seed), []).append(index)
+    data = experiment.data.model_copy(update={"batch_size": RECORDED})
+    for (count, seed), members in groups.items():
+        rows = np.random.default_rng(seed).choice(train.size, count, replace=False)
+        split = train.take(np.sort(rows), "calibration")
+
+        def look(observer: Ranges | Errors, split: Split = split) -> None:
+            for batch in eval_batches(split, data, loaded.preprocessing, loaded.image_size):
+                learner.record(batch.images[: batch.count], observer)
+
+        look(ranges := Ranges(count, seed))
+        several = [choices(simulations[index], loaded.base.architecture, ranges.operands) for index in members]
+        look(Errors(several, seed))
+        for index, one in zip(members, several, strict=True):
+            found[index] = Calibration(Images(count, seed, split.sha256), one)
+    return found

@@ -1,0 +1,265 @@
+"""A model card: what a model on the hub is, how it was trained, what it reached, and how to load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlx_peft.config.architecture import Preprocessing
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.files import dump
+from mlx_peft.config.registry import Entry, find
+from mlx_peft.config.schema import Experiment
+from mlx_peft.engine.share import Parcel
+from mlx_peft.report.format import count, percent, seconds, size
+
+NO_DATASET = ("folder", "none")
+"""Names of data that are nobody else's."""
+
+UNKNOWN = "No metrics are known: this was sent without the run that trained it."
+
+
+def card(parcel: Parcel, repository: str) -> str:
+    """The text of ``README.md``, with the hub's metadata at its head."""
+    parts = [
+        f"---\n{front_matter(parcel, repository)}\n---",
+        f"# {repository.partition('/')[2]}",
+        _summary(parcel),
+        _results(parcel),
+        _use(parcel, repository),
+        _training(parcel),
+        _base(parcel),
+        _classes(parcel),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def front_matter(parcel: Parcel, repository: str) -> str:
+    """The card's metadata, in YAML, as the hub defines it."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    entry, result = _entry(parcel), parcel.result
+    dataset = str(result["dataset"]) if result else None
+    split, metrics = _best(result)
+    evaluations = [
+        EvalResult(
+            task_type="image-classification", dataset_type=dataset, dataset_name=dataset, dataset_split=split,
+            metric_type="accuracy", metric_name=f"top-1 ({split})", metric_value=metrics["top1"],
+        )
+    ] if dataset and metrics else None  # fmt: skip
+    base = _hub_id(parcel)
+    data = ModelCardData(
+        library_name=_library(parcel),
+        pipeline_tag="image-classification",
+        license=entry.license if entry and base else None,
+        base_model=base,
+        base_model_relation=None if base is None else "adapter" if parcel.kind == "adapter" else "finetune",
+        datasets=[dataset] if dataset and dataset not in NO_DATASET else None,
+        metrics=["accuracy"],
+        tags=["vision-transformer", "mlx-peft", *([parcel.adapter.method.name] if parcel.adapter else [])],
+        model_name=repository.partition("/")[2] if evaluations else None,
+        eval_results=evaluations,
+    )
+    return data.to_yaml()
+
+
+def _library(parcel: Parcel) -> str:
+    """What opens the files by the repository's name."""
+    if parcel.kind == "model":
+        return "mlx-peft" if parcel.quantization else "timm"
+    adapter = parcel.adapter
+    rounded = adapter is not None and (adapter.quantize or adapter.qat)  # to codes that PEFT knows nothing of
+    return "peft" if adapter is not None and adapter.method.in_peft and not rounded else "mlx-peft"
+
+
+def _name(parcel: Parcel) -> str:
+    """timm's, of the base or the model."""
+    if parcel.model is not None:
+        return parcel.model.name
+    return str(parcel.config.get("architecture") or "unknown")
+
+
+def _entry(parcel: Parcel) -> Entry | None:
+    tag = (parcel.config.get("pretrained_cfg") or {}).get("tag")
+    name = f"{_name(parcel)}.{tag}" if tag and parcel.model is None else _name(parcel)
+    try:
+        return find(name)
+    except UserError:
+        return None
+
+
+def _hub_id(parcel: Parcel) -> str | None:
+    """The base on the hub, where it is known to be that."""
+    entry = _entry(parcel)
+    return entry.hub_id if entry and parcel.model is not None and parcel.model.weights == "timm" else None
+
+
+def _best(result: Mapping[str, Any] | None) -> tuple[str, Mapping[str, float] | None]:
+    """The metrics that count, and whose: the test split's, or the validation split's where there is no other."""
+    metrics = (result or {}).get("metrics") or {}
+    return next(((split, metrics[split]) for split in ("test", "val") if metrics.get(split)), ("test", None))
+
+
+def _summary(parcel: Parcel) -> str:
+    classes = f"{parcel.num_classes} classes"
+    if parcel.adapter is None:
+        return f"A Vision Transformer, `{_name(parcel)}`, for {classes}."
+    method = parcel.adapter.method.name
+    if parcel.kind == "model":
+        return (
+            f"`{_name(parcel)}`, fine-tuned to {classes} with the method `{method}`, which is merged into its weights."
+        )
+    return f"An adapter of the method `{method}` for `{_name(parcel)}`, with a head of {classes}."
+
+
+def _results(parcel: Parcel) -> str:
+    if (result := parcel.result) is None:
+        return f"## Results\n\n{UNKNOWN}"
+    rows = [["split", "images", "top-1 (%)", "top-5 (%)", "loss", "sha256 of the split"]]
+    for split, name in (("train", "training"), ("val", "validation"), ("test", "test")):
+        facts, metrics = result["splits"].get(split), (result["metrics"].get(split) or {})
+        if facts:
+            loss = metrics.get("loss")
+            rows.append([
+                name, count(facts["size"]), percent(metrics.get("top1")), percent(metrics.get("top5")),
+                "–" if loss is None else f"{loss:.4f}", f"`{facts['sha256']}`",
+            ])  # fmt: skip
+    selected = f"Epoch {result['selected']['epoch']} was selected by {result['selected']['by']}"
+    read = "; the test split was read once, after that" if result["splits"].get("test") else ""
+    run = f"One run, seed {result['seed']}, data set `{result['dataset']}`."
+    merged = " All was measured before merging, which rounds each weight once more." if parcel.kind == "model" else ""
+    return f"## Results\n\n{_table(rows)}\n\n{run} {selected}{read}.{merged}"
+
+
+def _use(parcel: Parcel, repository: str) -> str:
+    text = (
+        "## Use\n\nWith mlx-peft, on MLX or PyTorch:\n\n"
+        f"```\nmlx-peft pull {repository} model/\nmlx-peft predict model/ image.jpg{_where(parcel)}\n```"
+    )
+    if (snippet := _snippet(parcel, repository)) is not None:
+        library = {"peft": "PEFT and timm", "timm": "timm"}[_library(parcel)]
+        text += f"\n\nWith {library}:\n\n```python\n{snippet}\n```"
+    return text
+
+
+def _where(parcel: Parcel) -> str:
+    """What says where the base's file is, where the base is one."""
+    model = parcel.model
+    if parcel.kind == "model" or (model and not model.is_local):
+        return ""
+    return f" --model {model.name} --weights {model.weights}" if model else " --model NAME"
+
+
+def _snippet(parcel: Parcel, repository: str) -> str | None:
+    """What opens it in timm, or in PEFT on timm's model; None where they cannot, or not without more work."""
+    if _library(parcel) == "timm":
+        return f'import timm\n\nmodel = timm.create_model("hf-hub:{repository}", pretrained=True).eval()'
+    model = parcel.model
+    if _library(parcel) != "peft" or model is None or not (model.is_local or model.weights == "timm"):
+        return None
+    if any(isinstance(value, str) for value in model.args.values()):  # in timm these are classes
+        return None
+    options = {"img_size": model.image_size, **model.args}
+    arguments = [f"num_classes={parcel.num_classes}", *(f"{k}={v!r}" for k, v in options.items() if v is not None)]
+    if model.weights != "timm":
+        arguments.append(f"pretrained_cfg_overlay={{'file': {model.weights!r}}}")
+    return (
+        "import peft\nimport timm\n\n"
+        f'model = timm.create_model(\n    "{model.name}",\n    pretrained=True,\n'
+        + "".join(f"    {argument},\n" for argument in arguments)
+        + ")\n"
+        f'model = peft.PeftModel.from_pretrained(model, "{repository}").eval()'
+    )
+
+
+def _training(parcel: Parcel) -> str:
+    if parcel.experiment is None and parcel.adapter is None:
+        return ""
+    text = "## Training\n\n"
+    if parcel.result is not None:
+        parameters, time, environment = (parcel.result[key] for key in ("parameters", "time", "environment"))
+        facts = {
+            "trained parameters": f"{count(parameters['trainable'])} of {count(parameters['total'])} "
+            f"({parameters['trainable_percent']:.2f} %)",
+            "of these without the head": count(parameters["adapter"]),
+            "training": f"{seconds(time['train_seconds'])}, {time['images_per_second']:,.0f} images a second",
+            "peak memory": size(parcel.result["memory"]["peak_bytes"]),
+            "run": f"`{parcel.result['run_id']}`",
+            "versions": ", ".join(
+                [
+                    environment["framework"],
+                    *(f"{k} {environment[k]}" for k in ("mlx-peft", "numpy") if k in environment),
+                ]
+            ),
+        }
+        text += _table([["", ""], *([key, value] for key, value in facts.items())]) + "\n\n"
+    if parcel.experiment is not None:
+        return f"{text}```yaml\n{dump(_without_places(parcel.experiment)).strip()}\n```"
+    assert parcel.adapter is not None
+    method = json.dumps(parcel.adapter.method.model_dump(mode="json"))
+    return f"{text}The method, as it is written in an experiment:\n\n```yaml\nmethod: {method}\n```"
+
+
+def _without_places(experiment: Experiment) -> Experiment:
+    """The experiment with file names in the place of this machine's paths."""
+    model, data = experiment.model, experiment.data
+    return experiment.model_copy(
+        update={
+            "model": model.model_copy(
+                update={"weights": Path(model.weights).name if model.is_local else model.weights}
+            ),
+            "data": data.model_copy(update={"root": Path(data.root.name)}),
+        }
+    )
+
+
+def _base(parcel: Parcel) -> str:
+    entry, hub, adapter = _entry(parcel), _hub_id(parcel), parcel.adapter
+    lines = []
+    if parcel.model is not None:
+        source = f"[`{hub}`](https://huggingface.co/{hub})" if hub else f"`{parcel.model.weights}`"
+        lines.append(f"- Base: `{_name(parcel)}`, weights {source}")
+    if adapter is not None and adapter.base_sha256:
+        lines.append(f"- SHA-256 over the base's tensors without the head: `{adapter.base_sha256}`")
+    if entry and entry.license and (hub or parcel.model is None):
+        lines.append(
+            f"- Licence of the weights that timm publishes under this name, as timm states it: {entry.license}"
+        )
+    preprocessing = _preprocessing(parcel)
+    if preprocessing is not None:
+        lines.append(
+            f"- Images: RGB, {_image_size(parcel)} pixels square, mean {list(preprocessing.mean)}, std "
+            f"{list(preprocessing.std)}, {preprocessing.interpolation}, crop {preprocessing.crop_pct} "
+            f"({preprocessing.crop_mode})"
+        )
+    if parcel.quantization is not None:
+        lines.append(f"- Quantised: {parcel.quantization.bits} bits, groups of {parcel.quantization.group_size}")
+    return "## Base and images\n\n" + "\n".join(lines) if lines else ""
+
+
+def _preprocessing(parcel: Parcel) -> Preprocessing | None:
+    if parcel.adapter is not None:
+        return parcel.adapter.preprocessing
+    known = parcel.config["pretrained_cfg"]
+    return Preprocessing(**{key: known[key] for key in Preprocessing.model_fields if key in known})
+
+
+def _image_size(parcel: Parcel) -> int | str:
+    if parcel.adapter is not None and parcel.adapter.architecture is not None:
+        return parcel.adapter.architecture.img_size
+    shape: list[int] | None = (parcel.config.get("pretrained_cfg") or {}).get("input_size")
+    return shape[-1] if shape else "unknown"
+
+
+def _classes(parcel: Parcel) -> str:
+    if not parcel.classes:
+        return ""
+    names = json.dumps(list(parcel.classes), ensure_ascii=False).replace("`", "\\u0060")  # no fence ends inside
+    return f"## Classes\n\nIn the order of the head's rows:\n\n```json\n{names}\n```"
+
+
+def _table(rows: Iterable[Iterable[str]]) -> str:
+    head, *body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])

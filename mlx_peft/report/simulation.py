@@ -1,0 +1,102 @@
+"""A simulated quantisation as a person reads it: accuracy before and after, and the error layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from mlx_peft.engine.simulate import Report, Simulated
+from mlx_peft.report.format import MISSING, decimal, percent
+
+
+def lines(report: Report) -> list[str]:
+    """The whole report, in Markdown."""
+    images = f"{report.before['count']:.0f} {report.split} images"
+    found = [f"Quantisation simulated in float32 on {report.backend}: {report.run}, {images}"]
+    for seen in dict.fromkeys(one.images for one in report.after if one.images):
+        found.append(f"Calibrated on {seen.count} training images, seed {seen.seed} (sha256 {seen.sha256[:12]})")
+    found += ["", *accuracies(report)]
+    for one in report.after:
+        for what, errors in (("weights", one.weights), ("activations", one.activations)):
+            if errors:
+                found += ["", f"{title(one)}: SQNR of {what} in dB", "", *matrix(errors)]
+    return found
+
+
+def title(one: Simulated) -> str:
+    """``W8A8 (simulated), repq, log_sqrt2 softmax``"""
+    simulation = one.simulation
+    how = f", {calibration(one)}, {simulation.softmax_codes} softmax" if one.images else ""
+    return f"{simulation.name} (simulated){how}"
+
+
+def calibration(one: Simulated) -> str:
+    """Its name, with the percentile where there is one."""
+    name = one.simulation.calibration
+    return f"{name} {one.simulation.percentile:g}" if name == "percentile" else name
+
+
+def accuracies(report: Report) -> list[str]:
+    """One row for the run as it is, one for each simulation."""
+    before, split = report.before, report.split
+    rows = [
+        ["", "calibration", "softmax", f"{split} top-1 (%)", f"{split} loss", "same class (%)", "change of logits (%)"],
+        ["float32", MISSING, MISSING, percent(before["top1"]), decimal(before["loss"], 4), MISSING, MISSING],
+    ]
+    for one in report.after:
+        how = [calibration(one), one.simulation.softmax_codes] if one.images else [MISSING, MISSING]
+        metrics = [percent(one.metrics["top1"]), decimal(one.metrics["loss"], 4)]
+        rows.append([f"{one.simulation.name} simulated", *how, *metrics, percent(one.agreement), percent(one.logits)])
+    return table(rows, text=3)
+
+
+def matrix(errors: Mapping[str, float]) -> list[str]:
+    """A row for each block, a column for each layer or operand."""
+    blocks: dict[str, dict[str, float]] = {}
+    for path, decibels in errors.items():
+        _, block, part = path.split(".", 2)
+        blocks.setdefault(block, {})[part.partition(".")[2]] = decibels
+    columns = list(next(iter(blocks.values())))
+    rows = [["block", *columns]]
+    rows += [[block, *(decimal(row[column]) for column in columns)] for block, row in blocks.items()]
+    return table(rows, text=0)
+
+
+def table(rows: list[list[str]], text: int) -> list[str]:
+    """Rows as Markdown, the first being the headings; the first ``text`` columns to the left, the others not."""
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = [
+        [f"{cell:<{width}}" if index < text else f"{cell:>{width}}" for index, (cell, width) in enumerate(pairs)]
+        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
+    ]
+    rule = ["-" * (width - 1) + ("-" if index < text else ":") for index, width in enumerate(widths)]
+    return [f"| {' | '.join(cells)} |" for cells in (aligned[0], rule, *aligned[1:])]
+
+
+def document(report: Report) -> dict[str, Any]:
+    """For JSON; an error of nothing, which is infinitely many decibels, is null."""
+
+    def finite(errors: Mapping[str, float]) -> dict[str, float | None]:
+        return {name: decibels if math.isfinite(decibels) else None for name, decibels in errors.items()}
+
+    return {
+        "run": report.run,
+        "split": report.split,
+        "backend": report.backend,
+        "simulated": True,
+        "before": report.before,
+        "after": [
+            {
+                "name": one.simulation.name,
+                "simulation": one.simulation.model_dump(mode="json") | {"softmax": one.simulation.softmax_codes},
+                "calibrated_on": one.images and asdict(one.images),
+                "metrics": one.metrics,
+                "logits": one.logits,
+                "agreement": one.agreement,
+                "sqnr": {"weights": finite(one.weights), "activations": finite(one.activations)},
+            }
+            for one in report.after
+        ],
+    }

@@ -1,0 +1,355 @@
+"""Simulated quantisation of activations, held against PyTorch's fake quantisation, timm, and RepQ-ViT's equations."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch  # before MLX: see mlx_peft.blas
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+# isort: split
+import mlx.core as mx
+
+import mlx_peft.backend
+import mlx_peft.quant.simulated as ours
+import torch_ref.backend
+import torch_ref.quant.simulated as twin
+from convert.base import load_base
+from convert.quantizers import LogSqrt2, Uniform, rounded_weight
+from convert.reparametrize import Reparametrization
+from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.schema import Experiment
+from mlx_peft.config.simulation import Simulation, layers, points
+from mlx_peft.engine import calibrate
+from mlx_peft.engine.calibrate import Errors, Ranges, choices, normed, plan
+
+ROUNDING = 1e-5
+"""Relative, float32: a few hundred roundings of 1.2e-7 each."""
+
+LOG_CODES = 1e-4
+"""Share of log-sqrt2 codes that may differ between two libraries: their log2 differ in the last bit, so a number within
+about 1e-6 of a step's edge may fall on either side of it."""
+
+LOGITS = 0.02
+"""Relative, between backends under W8A8: where an operand lies within rounding of an edge, it gets another code, which
+is off by a whole step of its quantiser, 1/255 of the range; few do, and most of it averages out."""
+
+BACKENDS = {"mlx": mlx_peft.backend, "torch": torch_ref.backend}
+
+numbers = arrays(np.float32, st.integers(1, 40), elements=st.floats(-1e3, 1e3, width=32))
+
+
+def in_backends(quantizer, x):
+    return np.array(ours.quantize(quantizer, mx.array(x))), twin.quantize(quantizer, torch.from_numpy(x)).numpy()
+
+
+@settings(max_examples=60, deadline=None)
+@given(numbers, st.floats(-50, 50), st.floats(0.01, 100), st.sampled_from([8, 6, 4, 2]))
+def test_uniform_codes_are_pytorchs_bit_for_bit(x, low, width, bits):
+    quantizer = Uniform.over(low, low + width, bits)
+    expected = torch.fake_quantize_per_tensor_affine(
+        torch.from_numpy(x), quantizer.scale, quantizer.zero_point, 0, 2**bits - 1
+    ).numpy()
+    assert quantizer(np.zeros(1, np.float32)) == 0
+    for found in (quantizer(x), *in_backends(quantizer, x)):
+        assert np.array_equal(found, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.float32, (3, 16), elements=st.floats(-1e3, 1e3, width=32)), st.sampled_from([8, 5, 4, 3, 2]))
+def test_weights_are_pytorchs_symmetric_ones_bit_for_bit(weight, bits):
+    top = 2 ** (bits - 1) - 1
+    scales = np.maximum(np.abs(weight).max(1) / np.float32(top), np.float32(1e-12))
+    expected = torch.fake_quantize_per_channel_affine(
+        torch.from_numpy(weight), torch.from_numpy(scales), torch.zeros(3, dtype=torch.int32), 0, -top, top
+    ).numpy()
+    assert np.array_equal(rounded_weight(weight, bits), expected)
+
+
+def test_a_smaller_scale_is_taken_where_it_has_the_smaller_error():
+    weight = np.random.default_rng(0).standard_normal((8, 512)).astype(np.float32)
+    errors = [
+        np.square(rounded_weight(weight, 4, ratios) - weight).sum(1) for ratios in ((1.0,), (1.0, 0.8), (0.8,), (0.6,))
+    ]
+    assert np.array_equal(errors[1], np.minimum(errors[0], errors[2]))
+    assert (errors[1] < errors[0]).any()
+
+
+def paper_log_sqrt2(x, scale, bits):
+    """RepQ-ViT, section 3.4, in float64: codes, and the reparametrised log2 form that dequantises them."""
+    with np.errstate(divide="ignore"):
+        codes = np.clip(np.rint(-2 * np.log2(x.astype(np.float64) / scale)), 0, 2**bits - 1)
+    parity = codes % 2 == 1
+    return codes, scale * (parity * (np.sqrt(2) - 1) + 1) * 2.0 ** np.floor(-codes / 2)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3])
+def test_log_sqrt2_codes_are_the_papers(bits):
+    random = np.random.default_rng(bits)
+    x = np.concatenate([random.dirichlet(np.full(65, 0.3), 400).ravel(), [0.0, 1.0]]).astype(np.float32)
+    quantizer = LogSqrt2.up_to(0.9, bits)
+    codes, values = paper_log_sqrt2(x, quantizer.scale, bits)
+    assert (quantizer.codes(x) != codes).mean() <= LOG_CODES
+    assert quantizer(np.float32([0.0])) == quantizer.levels[-1]  # as the paper clips
+    for found in (quantizer(x), *in_backends(quantizer, x)):
+        differing = np.abs(found - values) > ROUNDING * values + 1e-37  # below it, float32 has fewer digits
+        assert differing.mean() <= LOG_CODES
+
+
+def random_norm(dim=12, tokens=400, seed=0):
+    """What leaves a LayerNorm whose channels differ a hundredfold, and what reads it."""
+    random = np.random.default_rng(seed)
+    normal = random.standard_normal((tokens, dim))
+    gamma, beta = 10 ** random.uniform(-1, 1, dim), random.standard_normal(dim)
+    tensors = {
+        "n.weight": gamma, "n.bias": beta, "a.weight": random.standard_normal((7, dim)), "a.bias": np.ones(7),
+        "b.weight": random.standard_normal((5, dim)), "b.bias": np.zeros(5),
+    }  # fmt: skip
+    return normal, {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+
+
+def test_the_reparametrisation_is_the_papers():
+    """Section 3.3: r1 = s / s', r2 = z - z'; gamma / r1, (beta + s r2) / r1; r1 W, b - W (s r2)."""
+    normal, tensors = random_norm()
+    x = normal * tensors["n.weight"] + tensors["n.bias"]
+    low, high = x.min(0), x.max(0)
+    s, bits = (high - low) / 15, 4
+    z = np.rint(-low / s)
+    change = Reparametrization.of(low, high, bits)
+    assert change.quantizer.scale == pytest.approx(s.mean(), rel=1e-6)
+    assert change.quantizer.zero_point == np.rint(z.mean())  # rounded, where the paper's mean is no integer
+    r1, r2 = s / s.mean(), z - np.rint(z.mean())
+    found = change.absorbed(tensors, "n", ["a", "b"])
+    expected = {"n.weight": tensors["n.weight"] / r1, "n.bias": (tensors["n.bias"] + s * r2) / r1}
+    for layer in "ab":
+        weight = tensors[f"{layer}.weight"]
+        expected |= {f"{layer}.weight": weight * r1, f"{layer}.bias": tensors[f"{layer}.bias"] - weight @ (s * r2)}
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_allclose(found[name], tensor, rtol=ROUNDING, atol=ROUNDING)
+    channelwise = (np.clip(np.rint(x / s) + z, 0, 15) - z) * s
+    differing = np.abs(change(x) - channelwise) > 1e-3 * s  # numbers at an edge, which float32 puts on its other side
+    assert differing.mean() <= 1e-3
+
+
+def test_a_channel_that_never_varies_does_no_harm():
+    low, high = np.array([-1.0, 2.0, -3.0]), np.array([1.0, 2.0, 3.0])
+    change = Reparametrization.of(low, high, 8)
+    assert (change.ratio > 5e-4).all()
+    assert change(np.float32([[0.5, 2.0, -1.0]]))[0, 1] == pytest.approx(2.0, abs=0.01)
+
+
+def plain(backend, tensors=None, args=None):
+    """A model without a method, of some tensors; or with all of its own moved, so that nothing is at its start."""
+    small = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
+    model = {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": small | (args or {})}
+    config = Experiment.model_validate({"model": model, "method": {"name": "linear"}, "data": {"name": "digits"}})
+    base = load_base(config.model, 5, 0)
+    if tensors is None:
+        random = np.random.default_rng(1)
+        tensors = {n: t + 0.05 * random.standard_normal(t.shape).astype(np.float32) for n, t in base.tensors.items()}
+    return backend.build(config, 5, replace(base, tensors=tensors))
+
+
+def calibrated(learner, tensors, batch, **options):
+    """The plan of a simulation calibrated on a batch, and the learner's operands."""
+    simulation, architecture = Simulation(**options), learner.base.architecture
+    ranges = Ranges(len(batch), 0)
+    learner.record(batch, ranges)
+    found = choices(simulation, architecture, ranges.operands)
+    learner.record(batch, Errors([found], 0))
+    return plan(simulation, architecture, tensors, found), found
+
+
+@pytest.mark.parametrize("args", [{}, {"mlp_layer": "swiglu"}], ids=["mlp", "swiglu"])
+def test_the_float_models_logits_stay_under_the_reparametrisation(backend, batch, args):
+    learner = plain(backend, args=args)
+    before, start = learner.logits(batch[0]), learner.merged()
+    _, found = calibrated(learner, start, batch[0], activations=4)
+    tensors = start
+    for norm, readers in normed(learner.base.architecture).items():
+        change = found[readers[0]].best
+        assert all(found[reader].best.quantizer == change.quantizer for reader in readers)
+        tensors = change.absorbed(tensors, norm, readers)
+    moved = [name for name in start if np.abs(tensors[name] - start[name]).max() > 0.1]
+    assert {name.split(".")[2] for name in moved} == {"norm1", "norm2", "attn", "mlp"}
+    after = plain(backend, tensors, args).logits(batch[0])
+    assert np.linalg.norm(after - before) <= ROUNDING * np.linalg.norm(before)
+
+
+def test_what_is_recorded_is_what_enters_timms_layers(backend, batch):
+    learner = plain(backend)
+    tensors = learner.merged()
+    seen = {}
+    learner.record(batch[0], lambda point, x: seen.setdefault(point, x))
+    assert list(seen) == points(learner.base.architecture)
+    model = timm.models.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=2, num_classes=5
+    ).eval()
+    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
+    expected = {}
+    for site in layers(learner.base.architecture):
+        model.get_submodule(site.path).register_forward_pre_hook(
+            lambda _, inputs, path=site.path: expected.update({path: inputs[0].detach().numpy()})
+        )
+    normal = learner.base.preprocessing
+    pixels = (batch[0] / 255 - np.array(normal.mean)) / np.array(normal.std)
+    model(torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32)))
+    for path, operand in expected.items():
+        ours = seen[path]  # the last block computes the class token alone, where timm computes all
+        np.testing.assert_allclose(ours, operand[:, : ours.shape[1]], atol=1e-4, rtol=1e-4)
+    softmax = seen["blocks.0.attn.softmax"]
+    assert softmax.shape == (4, 2, 17, 17)
+    np.testing.assert_allclose(softmax.sum(-1), 1, rtol=ROUNDING)
+    np.testing.assert_allclose(
+        seen["blocks.0.attn.proj"],
+        (softmax @ seen["blocks.0.attn.v"]).transpose(0, 2, 1, 3).reshape(4, 17, 64),
+        atol=1e-4,
+    )
+
+
+def test_recording_leaves_the_model_as_it_was(backend, batch):
+    learner = plain(backend)
+    before = learner.logits(batch[0])
+    learner.record(batch[0], lambda point, x: None)
+    assert np.array_equal(learner.logits(batch[0]), before)
+
+    def stop(point, x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learner.record(batch[0], stop)
+    assert np.array_equal(learner.logits(batch[0]), before)
+
+
+def test_both_operands_of_every_product_are_rounded(backend, batch):
+    """What enters a product of the simulated model is what the quantiser made of it: four values at two bits."""
+    learner = plain(backend)
+    made, _ = calibrated(learner, learner.merged(), batch[0], weights=2, activations=2, calibration="minmax")
+    assert list(made.quantizers) == points(learner.base.architecture)
+    for site in layers(learner.base.architecture):
+        assert all(len(np.unique(row)) <= 3 for row in made.tensors[f"{site.path}.weight"])
+    operands = {}
+    learner.record(batch[0], operands.__setitem__)
+    learner.simulate(made.quantizers)
+    block = learner.model.blocks[0]
+    array = mx.array if backend is BACKENDS["mlx"] else torch.from_numpy
+    for layer, path in ((block.attn.qkv, "attn.qkv"), (block.attn.proj, "attn.proj"), (block.mlp.fc2, "mlp.fc2")):
+        x = operands[f"blocks.0.{path}"]
+        rounded = np.asarray(layer.before(array(x)))
+        assert len(np.unique(rounded)) <= 4 < len(np.unique(x))
+        assert np.array_equal(rounded, made.quantizers[f"blocks.0.{path}"](x))
+    q, k, v = (operands[f"blocks.0.attn.{operand}"] for operand in "qkv")
+    found = np.asarray(block.attn.attend(*map(array, (q, k, v))))
+    q, k, v = (made.quantizers[f"blocks.0.attn.{name}"](x) for name, x in (("q", q), ("k", k), ("v", v)))
+    logits = q @ k.swapaxes(-1, -2) / np.sqrt(32)
+    softmax = np.exp(logits - logits.max(-1, keepdims=True))
+    softmax = made.quantizers["blocks.0.attn.softmax"](softmax / softmax.sum(-1, keepdims=True))
+    expected = (softmax @ v).transpose(0, 2, 1, 3).reshape(4, 17, 64)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_logits_follow_the_simulation(backend, batch):
+    """MLX compiles the forward pass at its first call; what is put in later must count."""
+    learner = plain(backend)
+    made, _ = calibrated(learner, learner.merged(), batch[0], weights=32, activations=3)
+    mx.enable_compile()
+    before = learner.logits(batch[0])
+    learner.simulate(made.quantizers)
+    assert not np.allclose(learner.logits(batch[0]), before, rtol=1e-2)
+
+
+def test_backends_agree_under_one_plan(batch):
+    """Operand by operand with fixed quantisers, and the logits of the whole."""
+    learner = plain(BACKENDS["torch"])
+    made, _ = calibrated(learner, learner.merged(), batch[0], weights=8, activations=8)
+    operands = {}
+    learner.record(batch[0], operands.__setitem__)
+    for point, operand in operands.items():
+        quantizer = made.quantizers[point]
+        expected = quantizer(operand)
+        allowed = 0 if isinstance(quantizer, Uniform) else LOG_CODES
+        for found in in_backends(quantizer, operand):
+            assert (found != expected).mean() <= allowed, point
+    logits = []
+    for backend in BACKENDS.values():
+        rounding = plain(backend, made.tensors)
+        rounding.simulate(made.quantizers)
+        logits.append(rounding.logits(batch[0]))
+    assert np.linalg.norm(logits[0] - logits[1]) <= LOGITS * np.linalg.norm(logits[1])
+
+
+def test_backends_decide_alike(batch):
+    """Calibrated on either, the quantisers are the same to rounding."""
+    plans = []
+    for backend in BACKENDS.values():
+        learner = plain(backend)
+        plans.append(calibrated(learner, learner.merged(), batch[0], weights=4, activations=4)[0])
+    for point, quantizer in plans[0].quantizers.items():
+        other = plans[1].quantizers[point]
+        assert type(quantizer) is type(other) and quantizer.scale == pytest.approx(other.scale, rel=1e-4), point
+    for errors in ("weights", "activations"):
+        ours, theirs = (getattr(found, errors) for found in plans)
+        assert ours == pytest.approx(theirs, abs=0.1)
+
+
+def test_more_bits_are_closer_and_repq_chooses_no_worse_than_the_extremes(backend, batch):
+    learner = plain(backend)
+    tensors, expected = learner.merged(), learner.logits(batch[0])
+
+    def simulated(**options):
+        made, _ = calibrated(learner, tensors, batch[0], **options)
+        rounding = plain(backend, made.tensors)
+        rounding.simulate(made.quantizers)
+        return np.linalg.norm(rounding.logits(batch[0]) - expected) / np.linalg.norm(expected), made
+
+    coarse, extremes = simulated(weights=4, activations=4, calibration="minmax")
+    fine, _ = simulated(weights=8, activations=8, calibration="minmax")
+    _, best = simulated(weights=4, activations=4, calibration="repq")
+    assert fine < 0.2 * coarse
+    for point, decibels in best.activations.items():
+        assert decibels >= extremes.activations[point] - 1e-6, point
+    for path, decibels in best.weights.items():  # but where the weights have taken up the channels' scales
+        assert path.endswith(("qkv", "fc1")) or decibels >= extremes.weights[path] - 1e-6
+
+
+def test_a_percentile_leaves_the_tails_out(batch):
+    learner = plain(BACKENDS["torch"])
+    _, wide = calibrated(learner, learner.merged(), batch[0], calibration="minmax")
+    _, narrow = calibrated(learner, learner.merged(), batch[0], calibration="percentile", percentile=99)
+    operands = {}
+    learner.record(batch[0], operands.__setitem__)
+    for point, choice in narrow.items():
+        low, high = np.percentile(operands[point], (1, 99))  # a sample's: here, of all there is
+        assert choice.best == Uniform.over(float(low), float(high), 8)
+        assert choice.best.scale <= wide[point].best.scale
+
+
+def test_a_sample_is_bounded_and_its_extremes_are_of_all(monkeypatch, batch):
+    monkeypatch.setattr(calibrate, "SAMPLE", 640)
+    learner = plain(BACKENDS["torch"])
+    ranges, operands = Ranges(4, 0), {}
+    for image in range(4):
+        learner.record(batch[0][image : image + 1], ranges)
+    learner.record(batch[0], operands.__setitem__)
+    for point, seen in ranges.operands.items():
+        assert sum(rows.size for rows in seen.rows) <= max(640, 4 * seen.low.size), point
+        assert seen.span(100) == pytest.approx((operands[point].min(), operands[point].max()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"norm_layer": "rmsnorm"}, "rmsnorm has no bias"), ({"qkv_bias": False}, "qkv has no bias")],
+)
+def test_repq_is_refused_where_nothing_takes_up_the_shift(change, named):
+    architecture = Architecture(**change)
+    with pytest.raises(UserError, match=named) as refused:
+        Simulation().check(architecture)
+    assert "minmax or percentile" in str(refused.value)
+    Simulation(calibration="minmax").check(architecture)
+    Simulation(activations=32).check(architecture)

@@ -1,0 +1,1 @@
+"""A trained model for other runtimes: ``onnx`` and ``coreml``, each with the functions ``write`` and ``prove``."""
