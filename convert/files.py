@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -168,23 +169,35 @@ def write_safetensors(
         UserError: where a value is too large for float16.
     """
     kinds = {name: "U32" if tensor.dtype == np.uint32 else DTYPES[dtype] for name, tensor in tensors.items()}
-    order = sorted(tensors, key=lambda name: (list(ORDER).index(kinds[name]), name))
-    header: dict[str, Any] = {"__metadata__": metadata} if metadata is not None else {}
-    begin = 0
-    for name in order:
-        end = begin + tensors[name].size * ORDER[kinds[name]]
-        header[name] = {"dtype": kinds[name], "shape": list(tensors[name].shape), "data_offsets": [begin, end]}
-        begin = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text, order, _ = header_of({name: (kinds[name], tensors[name].shape) for name in tensors}, metadata)
     with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(text)
         for name in order:
             file.write(_narrowed(name, exact(tensors[name]), kinds[name]).data)
 
 
 ORDER = {"F32": 4, "U32": 4, "BF16": 2, "F16": 2}
-"""The types in the order in which they lie in a file, with their bytes."""
+"""The types in the order in which they lie in a file, with the bytes of an element."""
+
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]
+"""A tensor's dtype and shape, by name."""
+
+
+def header_of(tensors: Layout, metadata: dict[str, str] | None = None) -> tuple[bytes, list[str], int]:
+    """What stands before the tensors in the file that the library writes, their order, and how many bytes they have.
+
+    Eight bytes of length, then JSON, padded with spaces to a multiple of eight; tensors go by dtype and name.
+    """
+    order = sorted(tensors, key=lambda name: (list(ORDER).index(tensors[name][0]), name))
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    end = 0
+    for name in order:
+        dtype, shape = tensors[name]
+        begin, end = end, end + ORDER[dtype] * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, order, end
 
 
 def narrowed(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:

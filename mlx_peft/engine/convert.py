@@ -12,12 +12,11 @@ from typing import Any, Literal
 import numpy as np
 
 from convert.base import Base
-from convert.files import to_disk
+from convert.files import to_disk, writing
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.engine.backend import load_backend
-from mlx_peft.engine.disk import disk_errors
 from mlx_peft.engine.load import must_be_new
 from mlx_peft.engine.proof import Proof, experiment, judge, prove_result, prove_source
 from mlx_peft.engine.source import Source, open_source
@@ -96,7 +95,7 @@ def _written(
     found: Source, job: Job, to: str, target: Target, out: Path, proof: Proof | None
 ) -> tuple[Sequence[str], Mapping[Path, int]]:
     """Writes a job beside its place, proves it, and moves it there."""
-    with disk_errors(out):
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
             staged = Path(folder, out.name)
