@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from convert import affine
+from convert.codes import affine
 from convert.files import exact, listed
 from convert.fit import fit
 from convert.initial import initial_state
-from convert.layout import Asked
+from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.timm import Checkpoint, from_folder, from_hub
 from mlx_peft.config.architecture import Architecture, Preprocessing

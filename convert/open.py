@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convert import transformers
 from convert.files import read_json, read_tensors
 from convert.fit import canonical
-from convert.layout import Asked, Reading
-from convert.naming import must_agree, nearest
-from convert.npz import read_npz
-from convert.recognise import recognise
+from convert.layouts import transformers
+from convert.layouts.layout import Asked, Reading
+from convert.layouts.naming import must_agree, nearest
+from convert.layouts.npz import read_npz
+from convert.layouts.recognise import recognise
 from convert.timm import CONFIG, WEIGHTS, Checkpoint, from_folder, from_tensors
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.registry import find, names

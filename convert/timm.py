@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from convert.files import listed, new_folder, read_json, read_tensors, write_json, write_safetensors
 from convert.fit import canonical
 from convert.hub import download
-from convert.naming import fitting
+from convert.layouts.naming import fitting
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError

@@ -14,7 +14,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
 from convert.base import Base
-from convert.quantizers import Quantizer
+from convert.codes.quantizers import Quantizer
 from mlx_peft import methods
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.border import Parameters, Tensors, total_weight

@@ -12,8 +12,8 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
-from convert.peft import Adapter, read_adapter, write_adapter
 from mlx_peft import backend, methods
 from mlx_peft.backend import fill, stored, to_timm
 from mlx_peft.config.errors import UserError

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from convert.base import Base
-from convert.quantizers import Quantizer
+from convert.codes.quantizers import Quantizer
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.border import Parameters, Tensors, total_weight
 from mlx_peft.config.parameters import is_head, is_kept

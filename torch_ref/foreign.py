@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convert.base import Base
 from convert.files import read_tensors
-from convert.recognise import recognise
+from convert.layouts.recognise import recognise
 from convert.timm import timm_arguments
 from torch_ref.backend import to_numpy
 

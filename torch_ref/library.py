@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
-from convert.peft import Adapter, read_adapter, write_adapter
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization, described

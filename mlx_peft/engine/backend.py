@@ -15,7 +15,7 @@ from typing import Protocol, SupportsFloat
 import numpy as np
 
 from convert.base import Base
-from convert.quantizers import Quantizer
+from convert.codes.quantizers import Quantizer
 from mlx_peft.config.border import IGNORED, Parameters, Tensors
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.prefix import Prefix

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from convert.affine import decibels, sqnr
-from convert.quantizers import LogSqrt2, Quantizer, Uniform, rounded_weight
-from convert.reparametrize import Reparametrization
+from convert.codes.affine import decibels, sqnr
+from convert.codes.quantizers import LogSqrt2, Quantizer, Uniform, rounded_weight
+from convert.codes.reparametrize import Reparametrization
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.simulation import ATTENTION, FLOAT, NORMED, Simulation, layers, points

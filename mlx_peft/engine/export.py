@@ -12,8 +12,8 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from convert import affine
 from convert.base import Base
+from convert.codes import affine
 from convert.files import listed, to_disk, writing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError, suggest

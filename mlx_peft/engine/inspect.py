@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from convert.adapters.peft import WEIGHTS as ADAPTER
+from convert.adapters.peft import read_adapter
 from convert.files import describe_safetensors
-from convert.layout import Asked
+from convert.layouts.layout import Asked
 from convert.open import open_path
-from convert.peft import WEIGHTS as ADAPTER
-from convert.peft import read_adapter
 from convert.timm import Checkpoint
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.parameters import is_head

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from convert.adapters.peft import Adapter, read_adapter
 from convert.base import Base, load_base
-from convert.layout import Asked
-from convert.naming import DECISIVE
+from convert.layouts.layout import Asked
+from convert.layouts.naming import DECISIVE
 from convert.open import open_path
-from convert.peft import Adapter, read_adapter
 from convert.timm import write_model
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.errors import UserError, suggest

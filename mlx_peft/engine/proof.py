@@ -11,7 +11,7 @@ import numpy as np
 
 from convert.base import Base
 from convert.files import narrowed
-from convert.layout import Asked
+from convert.layouts.layout import Asked
 from convert.open import open_path
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment

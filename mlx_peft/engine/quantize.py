@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from convert import affine
 from convert.base import Base
+from convert.codes import affine
 from convert.timm import write_model
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization

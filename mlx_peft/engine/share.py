@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from convert import peft, repository, timm
+from convert import repository, timm
+from convert.adapters import peft
+from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from convert.files import listed, read_json
-from convert.peft import Adapter, read_adapter, write_adapter
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import load
 from mlx_peft.config.quantization import Quantization

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from convert import transformers
+from convert.adapters.peft import FORMATS
 from convert.base import Base, whole
 from convert.hub import download
-from convert.layout import Asked
+from convert.layouts import transformers
+from convert.layouts.layout import Asked
+from convert.layouts.processor import CONFIG as PROCESSOR
 from convert.open import open_path
-from convert.peft import FORMATS
-from convert.processor import CONFIG as PROCESSOR
 from convert.timm import Checkpoint, from_hub
 from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.registry import names

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from convert import torchvision, transformers
+from convert.adapters.peft import FORMATS, read_adapter, write_adapter
 from convert.base import Base
 from convert.files import new_folder, write_json, write_safetensors
-from convert.peft import FORMATS, read_adapter, write_adapter
-from convert.processor import CONFIG as PROCESSOR
+from convert.layouts import torchvision, transformers
+from convert.layouts.processor import CONFIG as PROCESSOR
 from convert.timm import write_model
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.quantization import Quantization

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from convert import peft
+from convert.adapters import peft
 from convert.base import Base, load_base
-from convert.stored import model_bytes
+from convert.codes.stored import model_bytes
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump

@@ -7,7 +7,7 @@ from functools import partial
 
 import mlx.core as mx
 
-from convert.quantizers import Quantizer
+from convert.codes.quantizers import Quantizer
 from mlx_peft.config.simulation import ATTENTION, layers, points
 from mlx_peft.methods.targets import find, replace
 from mlx_peft.models.attention import attend

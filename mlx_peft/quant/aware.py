@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from convert.affine import packed
+from convert.codes.affine import packed
 from mlx_peft.config.quantization import QAT
 from mlx_peft.models.layers import Linear
 from mlx_peft.quant.affine import QuantizedLinear, dequantize, quantize

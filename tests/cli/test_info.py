@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convert.adapters.peft import Adapter, write_adapter
 from convert.base import Base, load_base
 from convert.files import write_safetensors
-from convert.peft import Adapter, write_adapter
 from convert.timm import write_model
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Model

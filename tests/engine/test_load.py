@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from convert.peft import read_adapter, write_adapter
+from convert.adapters.peft import read_adapter, write_adapter
 from mlx_peft.config.errors import UserError
 from mlx_peft.data import eval_image
 from mlx_peft.engine.load import evaluate_run, load_run, merge_run, predict

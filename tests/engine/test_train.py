@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert.peft import read_adapter
+from convert.adapters.peft import read_adapter
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import load as load_config
 from mlx_peft.data import ArrayImages, Dataset, Split

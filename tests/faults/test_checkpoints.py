@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
+from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from convert.files import read_safetensors, read_tensors
-from convert.peft import Adapter, read_adapter, write_adapter
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Model

@@ -25,13 +25,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from convert import mlx_vision, torchvision, transformers
 from convert.base import load_base, whole
 from convert.files import write_json, write_safetensors
-from convert.layout import Asked
-from convert.npz import read_npz
+from convert.layouts import mlx_vision, torchvision, transformers
+from convert.layouts.layout import Asked
+from convert.layouts.npz import read_npz
+from convert.layouts.renaming import Pair
 from convert.open import open_path
-from convert.renaming import Pair
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Model
 from mlx_peft.engine.convert import convert
@@ -153,7 +153,7 @@ def test_a_flipped_bit_is_refused_or_seen_as_a_value(position: float, bit: int, 
 
 
 def renamed(pairs: list[Pair], tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    from convert.renaming import from_timm
+    from convert.layouts.renaming import from_timm
 
     return from_timm(tensors, pairs)
 

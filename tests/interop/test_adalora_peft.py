@@ -16,8 +16,8 @@ import torch.nn.functional as F
 
 import mlx_peft.backend
 import torch_ref.backend
+from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import Base, load_base
-from convert.peft import Adapter, read_adapter, write_adapter
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import AdaLoRA
 from mlx_peft.config.schema import Experiment

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 import torch_ref
 from convert.base import Base, whole
-from convert.layout import Asked
+from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.timm import write_model
 from mlx_peft.cli.app import app

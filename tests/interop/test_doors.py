@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from convert.peft import read_adapter
+from convert.adapters.peft import read_adapter
 from mlx_peft.config.schema import Experiment
 from mlx_peft.engine.load import load_run, merge_run
 from mlx_peft.engine.train import train

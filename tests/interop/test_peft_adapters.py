@@ -13,8 +13,8 @@ import pytest
 import timm
 import torch
 
+from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import Base, load_base
-from convert.peft import Adapter, read_adapter, write_adapter
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import Full, Linear, LoRA, MethodConfig
 from mlx_peft.config.schema import Model

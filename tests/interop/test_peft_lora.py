@@ -13,10 +13,10 @@ import torch.nn.functional as F
 
 import mlx_peft.backend
 import torch_ref.backend
+from convert.adapters.lora import unpack
+from convert.adapters.peft import Adapter, write_adapter
 from convert.base import Base, load_base
 from convert.factors import row_norms
-from convert.lora import unpack
-from convert.peft import Adapter, write_adapter
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Experiment
 

@@ -16,10 +16,10 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 from torchvision.models import VisionTransformer, get_model_weights
 
-from convert import npz
-from convert import torchvision as layout
 from convert.base import Base, load_base
-from convert.layout import Asked
+from convert.layouts import npz
+from convert.layouts import torchvision as layout
+from convert.layouts.layout import Asked
 from convert.open import open_path
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.errors import UserError

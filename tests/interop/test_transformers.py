@@ -11,12 +11,12 @@ import torch
 import transformers
 from comparing import LOGITS, SMALL, logits, on_disk, pixels, prepared, relative, shaken, with_identity_head
 
-from convert import transformers as layout
 from convert.base import Base, load_base
 from convert.files import write_json, write_safetensors
-from convert.layout import Asked
+from convert.layouts import transformers as layout
+from convert.layouts.layout import Asked
+from convert.layouts.transformers_config import DEFAULTS
 from convert.open import open_path
-from convert.transformers_config import DEFAULTS
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Model

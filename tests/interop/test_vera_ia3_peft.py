@@ -20,8 +20,8 @@ import mlx.core as mx
 
 import mlx_peft.backend
 import torch_ref.backend
+from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
-from convert.peft import Adapter, read_adapter, write_adapter
 from convert.projections import projections
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment

@@ -15,7 +15,7 @@ from comparing import LOGITS, prepared, relative
 from comparing import logits as ours
 
 from convert.base import Base, whole
-from convert.layout import Asked
+from convert.layouts.layout import Asked
 from convert.open import open_path
 from mlx_peft.config.registry import _data, find, names
 from mlx_peft.engine.convert import convert

@@ -12,8 +12,8 @@ import mlx.core as mx
 
 import mlx_peft.backend
 import torch_ref.backend
+from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
-from convert.peft import Adapter, read_adapter, write_adapter
 from mlx_peft.config.schema import Experiment
 
 BACKENDS = {"mlx": mlx_peft.backend, "torch": torch_ref.backend}

@@ -8,7 +8,7 @@ import pytest
 from mlx.utils import tree_flatten
 from typer.testing import CliRunner
 
-from convert.peft import FORMATS
+from convert.adapters.peft import FORMATS
 from mlx_peft import methods
 from mlx_peft.cli.app import app
 from mlx_peft.config import files, recipes

@@ -15,9 +15,9 @@ import mlx.core as mx
 import mlx_peft
 import mlx_peft.quant.aware
 import torch_ref.quant.aware
-from convert.affine import dequantized, packed
+from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
-from convert.peft import Adapter, read_adapter, write_adapter
+from convert.codes.affine import dequantized, packed
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import Full, LoRA
 from mlx_peft.config.parameters import SCALE, decays

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from convert import affine
 from convert.base import load_base
+from convert.codes import affine
 from convert.timm import write_model
 from mlx_peft.cli.app import app
 from mlx_peft.config.errors import UserError

@@ -18,8 +18,8 @@ import mlx_peft.quant.simulated as ours
 import torch_ref.backend
 import torch_ref.quant.simulated as twin
 from convert.base import load_base
-from convert.quantizers import LogSqrt2, Uniform, rounded_weight
-from convert.reparametrize import Reparametrization
+from convert.codes.quantizers import LogSqrt2, Uniform, rounded_weight
+from convert.codes.reparametrize import Reparametrization
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment

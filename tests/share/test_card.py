@@ -16,7 +16,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors.numpy import save_file
 
-from convert.peft import read_adapter, write_adapter
+from convert.adapters.peft import read_adapter, write_adapter
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.engine.load import load_run, merge_run

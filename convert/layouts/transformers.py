@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from convert import processor
-from convert import transformers_names as names
 from convert.files import read_json, read_tensors
-from convert.layout import Reading, differing
-from convert.renaming import Pair, from_timm, to_timm
-from convert.transformers_config import (
+from convert.layouts import processor
+from convert.layouts import transformers_names as names
+from convert.layouts.layout import Reading, differing
+from convert.layouts.renaming import Pair, from_timm, to_timm
+from convert.layouts.transformers_config import (
     AVERAGE,
     VARIANTS,
     WRITTEN,

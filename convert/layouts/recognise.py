@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from convert import mlx_vision, npz, torchvision
 from convert.files import listed
-from convert.layout import Layout
+from convert.layouts import mlx_vision, npz, torchvision
+from convert.layouts.layout import Layout
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError, suggest
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convert import transformers_names as names
-from convert.layout import ratio
-from convert.renaming import Pair
+from convert.layouts import transformers_names as names
+from convert.layouts.layout import ratio
+from convert.layouts.renaming import Pair
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError, suggest

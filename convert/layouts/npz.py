@@ -10,8 +10,8 @@ from typing import IO
 import numpy as np
 
 from convert.files import finite
-from convert.layout import Asked, Layout, Reading, contiguous, inferred, shape
-from convert.renaming import Pair, pair, to_timm
+from convert.layouts.layout import Asked, Layout, Reading, contiguous, inferred, shape
+from convert.layouts.renaming import Pair, pair, to_timm
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError

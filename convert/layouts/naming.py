@@ -6,7 +6,7 @@ import functools
 from collections.abc import Collection
 
 from convert.fit import PATCHES
-from convert.layout import differing
+from convert.layouts.layout import differing
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError

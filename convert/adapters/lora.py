@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from convert.adapters.targeting import pattern, target_modules, where
 from convert.files import listed
-from convert.targeting import pattern, target_modules, where
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import LoRA

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from convert.block_layers import LAYER, by_layer, must_be_plain, parts_of
+from convert.adapters.block_layers import LAYER, by_layer, must_be_plain, parts_of
+from convert.adapters.lora import placed, taken
+from convert.adapters.targeting import target_modules, where
 from convert.files import listed
-from convert.lora import placed, taken
-from convert.targeting import target_modules, where
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import AdaLoRA

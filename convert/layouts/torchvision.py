@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.layout import Asked, Layout, Reading, differing, heads_of, inferred
-from convert.renaming import from_timm, layer, pair, to_timm
+from convert.layouts.layout import Asked, Layout, Reading, differing, heads_of, inferred
+from convert.layouts.renaming import from_timm, layer, pair, to_timm
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError, suggest

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convert.quantizers import Uniform, single
+from convert.codes.quantizers import Uniform, single
 from mlx_peft.config.border import Tensors
 
 FLATTEST = 1e-3

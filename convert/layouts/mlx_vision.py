@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.layout import Asked, Layout, Reading, contiguous, heads_of, inferred
-from convert.renaming import layer, pair, to_timm
+from convert.layouts.layout import Asked, Layout, Reading, contiguous, heads_of, inferred
+from convert.layouts.renaming import layer, pair, to_timm
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from convert import adalora, ia3, ln_tuning, lora, vera
+from convert.adapters import adalora, ia3, ln_tuning, lora, vera
 from convert.files import new_folder, read_json, read_safetensors, write_json, write_safetensors
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors

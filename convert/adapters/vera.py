@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.block_layers import LAYER, by_layer, gathered, must_be_plain, parts_of, spread
+from convert.adapters.block_layers import LAYER, by_layer, gathered, must_be_plain, parts_of, spread
+from convert.adapters.targeting import target_modules, where
 from convert.files import listed
 from convert.projections import projections
-from convert.targeting import target_modules, where
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import VeRA

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from convert.renaming import layer, pair
+from convert.layouts.renaming import layer, pair
 from mlx_peft.config.border import Tensors
 
 LEFT_OUT = {

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from convert.block_layers import LAYER, by_layer, gathered, must_be_plain, parts_of, spread
-from convert.targeting import target_modules, where
+from convert.adapters.block_layers import LAYER, by_layer, gathered, must_be_plain, parts_of, spread
+from convert.adapters.targeting import target_modules, where
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import IA3

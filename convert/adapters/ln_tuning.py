@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from convert.block_layers import must_be_plain
+from convert.adapters.block_layers import must_be_plain
 from convert.files import listed
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError

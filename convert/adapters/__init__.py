@@ -1,0 +1,1 @@
+"""Adapters on disk, each method as Hugging Face PEFT keeps it."""

@@ -1,0 +1,1 @@
+"""Whole models as others lay them out: names and configurations there and back."""
