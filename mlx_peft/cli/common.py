@@ -12,7 +12,7 @@ from mlx_peft.config.errors import UserError
 
 if TYPE_CHECKING:
     from mlx_peft.config.schema import Experiment, Model
-    from mlx_peft.engine.quantize import Written
+    from mlx_peft.engine.merge import Written
 
 BackendName = Literal["mlx", "torch"]
 

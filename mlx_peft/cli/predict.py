@@ -33,13 +33,14 @@ def predict(
 ) -> None:
     """Say what is in images."""
     from mlx_peft.engine import load
+    from mlx_peft.engine.predict import predict as answer
 
     computing = backend_of(ctx, backend)
     if load.is_model(run):
         loaded = load.load_model(run, computing)
     else:
         loaded = load.load_run(run, computing, name=adapter, model=base_of(model, weights))
-    results = load.predict(loaded, images, top)
+    results = answer(loaded, images, top)
     if as_json:
         echo_json(results)
         return

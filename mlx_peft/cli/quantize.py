@@ -30,7 +30,7 @@ def quantize(
 ) -> None:
     """Write a model, or a run merged first, in few bits a weight."""
     from mlx_peft.config.quantization import asked
-    from mlx_peft.engine.load import quantize_model
+    from mlx_peft.engine.merge import quantize_model
 
     written = quantize_model(
         source, out, asked(bits, group_size), backend_of(ctx, backend), name=adapter, model=base_of(model, weights)

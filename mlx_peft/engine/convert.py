@@ -17,7 +17,7 @@ from mlx_peft.config.errors import UserError
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.engine.backend import load_backend
-from mlx_peft.engine.load import must_be_new
+from mlx_peft.engine.merge import must_be_new
 from mlx_peft.engine.proof import Proof, experiment, judge, prove_result, prove_source
 from mlx_peft.engine.source import Source, open_source
 from mlx_peft.engine.targets import TARGETS, Job, Runtime, Target

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.step import Step
-from mlx_peft.engine.load import evaluate_splits, merge_run, quantize_model
+from mlx_peft.engine.examine import evaluate_splits
+from mlx_peft.engine.merge import Written, merge_run, quantize_model
 from mlx_peft.engine.progress import Metrics
-from mlx_peft.engine.quantize import Written
 from mlx_peft.engine.run import RunFolder, write_json
 from mlx_peft.engine.simulate import simulate_run
 

@@ -1,32 +1,23 @@
-"""Finished runs and adapters opened again: to evaluate, to predict, to merge."""
+"""Finished runs, adapters and models opened again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from convert.adapters.peft import Adapter, read_adapter
 from convert.base import Base, load_base
 from convert.layouts.layout import Asked
 from convert.layouts.naming import DECISIVE
 from convert.open import open_path
-from convert.timm import write_model
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.files import load
 from mlx_peft.config.methods import Linear
-from mlx_peft.config.quantization import Quantization, described
+from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
-from mlx_peft.data import Dataset, Split, cached, eval_batches, eval_image, open_dataset
 from mlx_peft.engine.backend import Learner, load_backend
-from mlx_peft.engine.evaluate import answers, examined
-from mlx_peft.engine.metrics import Evaluation
-from mlx_peft.engine.progress import Metrics
-from mlx_peft.engine.quantize import Written, write_quantized
 from mlx_peft.engine.run import RunFolder
 
 ADAPTER_FILE = "adapter_config.json"
@@ -152,182 +143,6 @@ def adapter_in(folder: Path) -> Path | None:
     """The folder itself where it is an adapter, its ``adapter/`` where it is a run with one."""
     places = (folder, RunFolder(folder).adapter)
     return next((place for place in places if (place / ADAPTER_FILE).exists()), None)
-
-
-def evaluate_run(
-    path: Path,
-    split: Literal["val", "test"] = "test",
-    backend: Literal["mlx", "torch"] | None = None,
-    *,
-    model: Path | None = None,
-) -> Metrics:
-    """The metrics of a finished run on one of its splits; of a model's folder in its place, where one is named.
-
-    Raises UserError where the data set has no such split, or where it is not the split that the run had: images that
-    were trained on might be in it.
-    """
-    return evaluate_splits(path, [split], backend, model=model)[0][split]
-
-
-def evaluate_splits(
-    path: Path,
-    splits: Sequence[Literal["val", "test"]],
-    backend: Literal["mlx", "torch"] | None = None,
-    *,
-    model: Path | None = None,
-) -> tuple[dict[str, Metrics], Learner]:
-    """As ``evaluate_run``, on several splits; and what was evaluated."""
-    found, loaded = examine_splits(path, splits, backend, model=model)
-    return {split: evaluation.metrics for split, evaluation in found.items()}, loaded.learner
-
-
-def examine_splits(
-    path: Path,
-    splits: Sequence[Literal["val", "test"]],
-    backend: Literal["mlx", "torch"] | None = None,
-    *,
-    model: Path | None = None,
-) -> tuple[dict[str, Evaluation], Loaded]:
-    """As ``evaluate_splits``, with what the metrics are made of."""
-    run, experiment, dataset = run_data(path)
-    wanted = {split: own_split(run, dataset, split) for split in splits}
-    loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
-    if dataset.classes != loaded.classes:
-        raise UserError(f"the classes of {dataset.name} are not those that {model or 'the run'} was trained on")
-    found: dict[str, Evaluation] = {}
-    for split, images in wanted.items():
-        batches = eval_batches(images, experiment.data, loaded.preprocessing, loaded.image_size)
-        found[split] = examined(answers(loaded.learner, batches), len(loaded.classes))
-    return found, loaded
-
-
-def run_data(path: Path) -> tuple[RunFolder, Experiment, Dataset]:
-    """A finished run's configuration, and its data set opened again. Raises UserError where it is no such run."""
-    run = RunFolder(path)
-    if not run.config.exists():
-        raise UserError(f"{path} is not a run (config.yaml is missing): only a run knows its data")
-    find_adapter(path, None)
-    experiment = load(run.config)
-    return run, experiment, cached(open_dataset(experiment.data), experiment.data)
-
-
-def own_split(run: RunFolder, dataset: Dataset, split: Literal["train", "val", "test"]) -> Split:
-    """A split of a run's data set. Raises UserError where there is none, or it is not the one that the run had."""
-    found = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
-    if found is None:
-        raise UserError(f"{dataset.name} has no {split} split in this run; see data.split in {run.config}")
-    known = ((run.read_result() or {}).get("splits") or {}).get(split)
-    if known is not None and known["sha256"] != found.sha256:
-        raise UserError(
-            f"the {split} split of {dataset.name} is not the one of the run: {known['size']} images "
-            f"({known['sha256'][:12]}) then, {found.size} ({found.sha256[:12]}) now"
-        )
-    return found
-
-
-def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[str, Any]]:
-    """The likeliest classes of image files: ``{"image": path, "predictions": [{"class": ..., "probability": ...}]}``.
-
-    Raises UserError at an image that cannot be read.
-    """
-    size = min(loaded.experiment.data.batch_size, len(paths))
-    results: list[dict[str, Any]] = []
-    for first in range(0, len(paths), max(size, 1)):
-        some = paths[first : first + size]
-        images = np.zeros((size, loaded.image_size, loaded.image_size, 3), np.uint8)
-        for row, path in zip(images, some, strict=False):
-            row[...] = eval_image(path, loaded.preprocessing, loaded.image_size)
-        for path, logits in zip(some, loaded.learner.logits(images).astype(np.float64), strict=False):
-            odds = np.exp(logits - logits.max())
-            best = np.argsort(-logits, kind="stable")[:top_k]
-            results.append({
-                "image": str(path),
-                "predictions": [
-                    {"class": loaded.classes[index], "probability": float(odds[index] / odds.sum())} for index in best
-                ],
-            })  # fmt: skip
-    return results
-
-
-def merge_run(
-    path: Path,
-    out: Path,
-    backend: Literal["mlx", "torch"] | None = None,
-    *,
-    name: str | None = None,
-    model: Model | None = None,
-    dequantize: bool = False,
-    requantize: bool = False,
-) -> Written:
-    """Writes the model of a run or adapter, merged into its base in float32, as a folder that timm opens.
-
-    What was trained through codes is written in these. A quantised base stays quantised where the method adds nothing
-    to its codes. Otherwise it must be said what the sum
-    becomes: with ``dequantize`` a plain model, which is exact, with ``requantize`` one that is quantised again as its
-    base was, which moves the logits.
-
-    Raises UserError where the method cannot be merged, and where ``out`` is there and not empty.
-    """
-    must_be_new(out)
-    if dequantize and requantize:
-        raise UserError("--dequantize and --requantize: choose one")
-    loaded = load_run(path, backend, name=name, precision="float32", model=model)
-    if loaded.codes is None and (dequantize or requantize):
-        raise UserError(f"the base of {path} is not quantised: leave --{'de' if dequantize else 're'}quantize out")
-    if requantize:
-        if loaded.base.quantization is None:
-            raise UserError(f"{path} was trained through the codes that it is merged into: leave --requantize out")
-        return requantized(loaded, out, loaded.base.quantization)
-    tensors = loaded.learner.merged(dequantize=True) if dequantize else loaded.learner.merged()
-    quantization = None if dequantize else loaded.codes
-    write_model(out, base=loaded.base, tensors=tensors, classes=loaded.classes, quantization=quantization)
-    return Written(quantization, {}, None)
-
-
-def quantize_model(
-    path: Path,
-    out: Path,
-    quantization: Quantization,
-    backend: Literal["mlx", "torch"] | None = None,
-    *,
-    name: str | None = None,
-    model: Model | None = None,
-) -> Written:
-    """Quantises a model's folder, or a run or adapter that is merged first, and writes it as a folder.
-
-    Raises UserError where there is no such model, it cannot be merged or is quantised already, the group does not
-    divide a layer's width, and where ``out`` is there and not empty.
-    """
-    must_be_new(out)
-    if is_model(path):
-        loaded = load_model(path, backend)
-    else:
-        loaded = load_run(path, backend, name=name, precision="float32", model=model)
-    if loaded.base.quantization is not None:
-        raise UserError(
-            f"{path} is quantised already, to {described(loaded.base.quantization)}: merge it with --dequantize, or "
-            "with --requantize, which keeps its bits"
-        )
-    if loaded.codes is not None:
-        raise UserError(
-            f"{path} was trained through codes of {described(loaded.codes)}: `mlx-peft merge` writes them as they are; "
-            "for others, merge it with --dequantize and quantise that"
-        )
-    quantization.sites(loaded.base.architecture)
-    return requantized(loaded, out, quantization)
-
-
-def requantized(loaded: Loaded, out: Path, quantization: Quantization) -> Written:
-    """Merges into plain weights, quantises these and writes them."""
-    return write_quantized(
-        out, loaded.learner, loaded.experiment, loaded.base, loaded.adapter.classes, len(loaded.classes), quantization
-    )
-
-
-def must_be_new(out: Path) -> None:
-    """Raises UserError where ``out`` is there and not empty."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is already there: choose another folder")
 
 
 def is_model(path: Path) -> bool:

@@ -18,7 +18,8 @@ from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import load
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment, Model
-from mlx_peft.engine.load import adapter_in, find_adapter, is_model, merge_run, must_be_new
+from mlx_peft.engine.load import adapter_in, find_adapter, is_model
+from mlx_peft.engine.merge import merge_run, must_be_new
 from mlx_peft.engine.run import RunFolder
 
 

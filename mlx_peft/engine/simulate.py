@@ -17,7 +17,8 @@ from mlx_peft.data import Split, eval_batches
 from mlx_peft.engine.backend import Learner, Tensors, load_backend
 from mlx_peft.engine.calibrate import Choice, Errors, Plan, Ranges, choices, plan
 from mlx_peft.engine.evaluate import answers, measured
-from mlx_peft.engine.load import Loaded, load_run, own_split, run_data
+from mlx_peft.engine.examine import own_split, run_data
+from mlx_peft.engine.load import Loaded, load_run
 from mlx_peft.engine.progress import Metrics
 
 RECORDED = 8

@@ -237,7 +237,7 @@ def test_an_error_in_a_sub_command_is_met_alike(command: Any, monkeypatch: pytes
     def refuse(*arguments: Any, **options: Any) -> None:
         raise UserError("this is wrong")
 
-    monkeypatch.setattr("mlx_peft.engine.load.examine_splits", refuse)
+    monkeypatch.setattr("mlx_peft.engine.examine.examine_splits", refuse)
     done = command("eval", "run")
     assert (done.exit_code, done.stderr) == (2, "error: this is wrong\n")
 
@@ -252,7 +252,7 @@ def test_eval_predict_and_merge_pass_the_programs_backend_on(command: Any, monke
         found = Evaluation(metrics, np.eye(2, dtype=int), {"recall": np.array([1, np.nan])}, {})
         return dict.fromkeys(splits, found), SimpleNamespace(classes=("a", "b"))
 
-    monkeypatch.setattr("mlx_peft.engine.load.examine_splits", examine)
+    monkeypatch.setattr("mlx_peft.engine.examine.examine_splits", examine)
     done = command("eval", "run", "--split", "val", obj="torch")
     assert done.stdout == "val      top-1 50.00 %, top-5 87.50 %, balanced 25.00 %, loss 1.2500 on 16 images\n"
     document = json.loads(command("eval", "run", "--json", "--backend", "mlx", obj="torch").stdout)
@@ -267,7 +267,7 @@ def test_predict_prints_the_likeliest_first(command: Any, monkeypatch: pytest.Mo
     guesses = [{"class": "cat", "probability": 0.75}, {"class": "dog", "probability": 0.25}]
     results = [{"image": "a.png", "predictions": guesses}, {"image": "long.png", "predictions": guesses}]
     monkeypatch.setattr("mlx_peft.engine.load.load_run", lambda run, backend, name, model: (run, backend, name))
-    monkeypatch.setattr("mlx_peft.engine.load.predict", lambda loaded, images, top: results)
+    monkeypatch.setattr("mlx_peft.engine.predict.predict", lambda loaded, images, top: results)
     assert command("predict", "run", "a.png", "long.png", "--top", 2).stdout.splitlines() == [
         "a.png      75.0 %  cat",
         "           25.0 %  dog",

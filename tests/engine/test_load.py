@@ -15,7 +15,10 @@ from safetensors.numpy import load_file
 from convert.adapters.peft import read_adapter, write_adapter
 from mlx_peft.config.errors import UserError
 from mlx_peft.data import eval_image
-from mlx_peft.engine.load import evaluate_run, load_run, merge_run, predict
+from mlx_peft.engine.examine import evaluate_run
+from mlx_peft.engine.load import load_run
+from mlx_peft.engine.merge import merge_run
+from mlx_peft.engine.predict import predict
 from mlx_peft.engine.train import train
 
 

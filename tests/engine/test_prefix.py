@@ -23,8 +23,10 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.data import ArrayImages
 from mlx_peft.engine.backend import load_backend
 from mlx_peft.engine.checkpoint import load_checkpoint
-from mlx_peft.engine.load import evaluate_run, load_run, predict
+from mlx_peft.engine.examine import evaluate_run
+from mlx_peft.engine.load import load_run
 from mlx_peft.engine.parity import OVER_CODES
+from mlx_peft.engine.predict import predict
 from mlx_peft.engine.progress import EpochEvent, Silent, StepEvent
 from mlx_peft.engine.run import RunFolder, read_metrics
 from mlx_peft.engine.stop import Interrupted

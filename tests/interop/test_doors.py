@@ -10,7 +10,8 @@ import torch
 
 from convert.adapters.peft import read_adapter
 from mlx_peft.config.schema import Experiment
-from mlx_peft.engine.load import load_run, merge_run
+from mlx_peft.engine.load import load_run
+from mlx_peft.engine.merge import merge_run
 from mlx_peft.engine.train import train
 
 LOGITS = 1e-5  # relative, float32

@@ -14,7 +14,8 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.config.simulation import Simulation, points
 from mlx_peft.data import open_dataset
 from mlx_peft.engine import simulate
-from mlx_peft.engine.load import evaluate_run, load_run
+from mlx_peft.engine.examine import evaluate_run
+from mlx_peft.engine.load import load_run
 from mlx_peft.engine.simulate import simulate_run
 from mlx_peft.engine.train import train
 

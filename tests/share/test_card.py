@@ -19,7 +19,8 @@ from safetensors.numpy import save_file
 from convert.adapters.peft import read_adapter, write_adapter
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Model
-from mlx_peft.engine.load import load_run, merge_run
+from mlx_peft.engine.load import load_run
+from mlx_peft.engine.merge import merge_run
 from mlx_peft.engine.share import Parcel, packed
 from mlx_peft.engine.train import train
 from mlx_peft.report.card import UNKNOWN, card

@@ -22,7 +22,8 @@ from safetensors.numpy import save_file
 from convert.repository import LARGEST, MOST, _allowed
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment
-from mlx_peft.engine.load import load_model, load_run, merge_run
+from mlx_peft.engine.load import load_model, load_run
+from mlx_peft.engine.merge import merge_run
 from mlx_peft.engine.train import train
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
