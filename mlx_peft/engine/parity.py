@@ -13,6 +13,7 @@ import numpy as np
 from convert.base import Base, load_base
 from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.methods import Linear, Method
+from mlx_peft.config.parameters import SCALE
 from mlx_peft.config.quantization import asked
 from mlx_peft.config.schema import Experiment
 from mlx_peft.engine.allocation import allocator
@@ -153,10 +154,17 @@ def batch(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return images, random.integers(0, CLASSES, BATCH, dtype=np.int32)
 
 
-def perturbed(tensors: Tensors, seed: int) -> Tensors:
-    """Moves every tensor a little, so that no update is zero as it is at the start."""
+def perturbed(tensors: Tensors, seed: int, through_codes: bool = False) -> Tensors:
+    """Moves every tensor a little, so that no update is zero as it is at the start.
+
+    With ``through_codes`` to multiples of 2^-10: then W + s B A has one rounding, whatever the order of a product's
+    sums, both backends round the same weights, and no code falls on either side of a step. Scales of codes stay.
+    """
     random = np.random.default_rng(seed)
-    return {n: t + 0.02 * random.standard_normal(t.shape).astype(np.float32) for n, t in sorted(tensors.items())}
+    moved = {n: t + 0.02 * random.standard_normal(t.shape).astype(np.float32) for n, t in sorted(tensors.items())}
+    if not through_codes:
+        return moved
+    return {n: tensors[n] if n.endswith(SCALE) else np.rint(t * 1024) / np.float32(1024) for n, t in moved.items()}
 
 
 def merged_logits(backend: Backend, learner: Learner, config: Experiment, base: Base, images: np.ndarray) -> np.ndarray:
@@ -202,7 +210,7 @@ def compare(
     base = load_base(config.model, CLASSES, seed, config.quantize)
     a, b = (backend.build(config, CLASSES, base) for backend in (ours, reference))
     images, targets = batch(base.architecture.img_size, seed)
-    start = perturbed(b.adapter(), seed)
+    start = perturbed(b.adapter(), seed, through_codes=config.qat is not None)
     a.load_adapter(start)
     b.load_adapter(start)
     expected = b.logits(images)
