@@ -67,16 +67,18 @@ def transformers_folder(path: Path, base: Base) -> Features:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    name = json.loads((path / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    headed = "head.weight" in base.tensors
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    [name, *_] = config.get("architectures") or ["AutoModelForImageClassification" if headed else "AutoModel"]
     model = getattr(transformers, name).from_pretrained(path, dtype=torch.float32).eval()
-    model = model if "head.weight" in base.tensors else getattr(model, "vision_model", model)
+    model = model if headed else getattr(model, "vision_model", model)
 
     def features(images: Tensor) -> Tensor:
         result = model(pixel_values=images)
         for key in ("logits", "image_embeds"):
             if key in result:
                 return result[key]
-        if name.startswith(("CLIP", "Siglip")):
+        if base.architecture.pre_norm or not base.architecture.class_token:  # CLIP's and SigLIP's towers
             return result.pooler_output
         return result.last_hidden_state[:, 0]
 

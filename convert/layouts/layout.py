@@ -131,7 +131,7 @@ def differing(architecture: Architecture, other: Architecture, free: Collection[
     def effects(one: Architecture) -> dict[str, Any]:
         return one.model_dump() | {
             "fc_norm": one.norm_after_pool,
-            "mlp_ratio": one.hidden_dim,
+            "mlp_ratio": one.hidden_dim / one.embed_dim,
             "init_values": bool(one.init_values),
             "pool_include_prefix": one.pool_include_prefix and one.global_pool in ("avg", "token_avg"),
             "no_embed_class": one.no_embed_class and one.num_prefix_tokens > 0,

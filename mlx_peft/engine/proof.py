@@ -93,6 +93,12 @@ def _compare(ours: Mapping[str, np.ndarray], what: str, theirs: Logits, images: 
     except (ImportError, UserError) as error:
         proof.unproved.append(f"{what}: {error}")
         return
+    except Exception as error:  # the libraries have none in common
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"{what}: the proof failed, nothing was written: it cannot be opened there ({reason}); --no-verify leaves "
+            "the proof out"
+        ) from error
     for name, logits in ours.items():
         proof.rows[f"{what} against {name}"] = relative(logits, expected)
 

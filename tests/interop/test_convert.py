@@ -293,6 +293,20 @@ def test_a_failed_proof_leaves_nothing(source: Path, tmp_path: Path, monkeypatch
     assert command(source, tmp_path / "out", "--to", "transformers", "--no-verify").exit_code == 0
 
 
+def test_what_its_library_cannot_open_is_not_proved(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch_ref import foreign
+
+    def broken(path: Path, base: Base) -> Any:
+        raise RuntimeError("size mismatch for head\nand more")
+
+    monkeypatch.setitem(foreign.OPENERS, "timm folder", broken)
+    failed = command(source, tmp_path / "out", "--to", "mlx")
+    assert failed.exit_code == 2 and "cannot be opened there (size mismatch for head)" in failed.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_library_that_is_not_there_is_said(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     report = converted(source, tmp_path / "out", "--to", "transformers")

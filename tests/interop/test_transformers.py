@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from comparing import LOGITS, SMALL, logits, on_disk, pixels, prepared, relative, shaken, with_identity_head
+from comparing import LOGITS, SIZE, SMALL, logits, on_disk, pixels, prepared, relative, shaken, with_identity_head
 
 from convert.base import Base, load_base
 from convert.files import write_json, write_safetensors
@@ -198,6 +198,15 @@ def test_an_experiment_starts_from_a_folder_of_transformers(tmp_path: Path) -> N
     assert again.architecture.global_pool == "token_avg" and again.tensors["head.weight"].shape == (4, 48)
     assert "pos_embed: 4 x 4 resized to 6 x 6" in again.notes
     np.testing.assert_array_equal(again.tensors["norm.weight"], base.tensors["norm.weight"])
+
+
+def test_a_narrower_model_has_its_names_mlp_ratio_still(tmp_path: Path) -> None:
+    config = transformers.ViTConfig(**SMALL | {"intermediate_size": 96}, **CLASSES)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(tmp_path)
+    args = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
+    base = load_base(Model(name="vit_tiny_patch16_224", weights=str(tmp_path), args=args), 3, seed=0)
+    assert base.architecture.mlp_ratio == 4.0
 
 
 @pytest.mark.parametrize(
