@@ -16,7 +16,7 @@ from mlx_peft.config.border import Parameters, Tensors
 from mlx_peft.config.prefix import Prefix
 from mlx_peft.config.schema import Experiment
 from mlx_peft.data import ArrayImages, Dataset, Split
-from mlx_peft.engine import backend, load, train
+from mlx_peft.engine import backend, examine, train
 from mlx_peft.engine.fit import Feed
 
 CLASSES = ("red", "green", "blue")
@@ -153,14 +153,14 @@ def install(patch: Any, dataset: Dataset) -> None:
     patch.setitem(sys.modules, "fake_backend", fake)
     for name in backend.BACKENDS:
         patch.setitem(backend.BACKENDS, name, "fake_backend")
-    for module in (train, load):
+    for module in (train, examine):
         patch.setattr(module, "open_dataset", lambda config: dataset)
 
 
 @pytest.fixture
 def colours(monkeypatch: pytest.MonkeyPatch) -> None:
     """The data set in the place of any, for the real backends."""
-    for module in (train, load):
+    for module in (train, examine):
         monkeypatch.setattr(module, "open_dataset", lambda config: make_dataset())
 
 
