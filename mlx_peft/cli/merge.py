@@ -42,5 +42,5 @@ def merge(
         dequantize=dequantize, requantize=requantize,
     )  # fmt: skip
     echo_written(out, written)
-    if written.quantization is None:
+    if written.quantization is None and written.in_timm:
         typer.echo(f'open it with: timm.create_model("local-dir:{out}")')

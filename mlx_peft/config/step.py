@@ -61,7 +61,8 @@ class Step(Section):
             raise UserError(f"{self.name}: method {experiment.method.name} cannot be merged into a plain model")
         if self.quantize is not None and (base is not None or experiment.qat is not None):
             raise UserError(f"{self.name}: the run's model is in codes already, so quantize is not for it: merge it")
-        if self.merge in ("dequantize", "requantize") and base is None:
+        coded = base is not None or (experiment.qat is not None and self.merge == "dequantize")
+        if self.merge in ("dequantize", "requantize") and not coded:
             raise UserError(f"{self.name}: the run's base is not quantised: write merge: exact")
         if self.merge == "exact" and base is not None and not experiment.method.over_codes:
             raise UserError(

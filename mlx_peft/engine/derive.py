@@ -86,8 +86,14 @@ def check_folder(folder: RunFolder, identity: str) -> None:
     """Raises UserError where a folder holds anything but this step, finished or begun."""
     if (result := folder.read_result()) is not None and result.get("run_id") != identity:
         raise UserError(f"{folder.path} holds something else ({result.get('run_id')}): choose another --out")
-    if result is None and folder.path.exists() and (strange := {p.name for p in folder.path.iterdir()} - {MODEL}):
+    there = list(folder.path.iterdir()) if folder.path.exists() else []
+    if result is None and (strange := [path.name for path in there if path not in unfinished(folder.path)]):
         raise UserError(f"{folder.path} is not empty ({min(strange)}): choose another --out")
+
+
+def unfinished(out: Path) -> list[Path]:
+    """What an earlier attempt left in a step's folder: a model, or what one was being written in."""
+    return [path for path in (out / MODEL, *out.glob(f".{MODEL}.*")) if path.exists()]
 
 
 def derive(run: Path, step: Step, out: Path) -> dict[str, Any]:
@@ -103,7 +109,8 @@ def derive(run: Path, step: Step, out: Path) -> dict[str, Any]:
     check_folder(folder, identity)
     if (done := folder.read_result()) is not None:
         return done
-    shutil.rmtree(out / MODEL, ignore_errors=True)  # half of an earlier attempt
+    for path in unfinished(out):
+        shutil.rmtree(path)
     measured: tuple[SplitName, ...] = ("val", "test")
     made = KINDS[step.kind](run, step, out / MODEL, [split for split in measured if parent["metrics"][split]])
     stored = made.stored_bytes

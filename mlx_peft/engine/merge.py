@@ -11,7 +11,7 @@ import numpy as np
 
 from convert.base import Base
 from convert.codes import affine
-from convert.timm import write_model
+from convert.timm import timm_arguments, write_model
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization, described
@@ -31,11 +31,13 @@ class Written:
         quantization: of the model; None where it is a plain one.
         sqnr: of each layer that was quantised, by path, in dB: the weight's power over its error's.
         logits: ||a - b|| / ||b|| on noise, b being the logits before quantising; None where nothing was quantised.
+        in_timm: whether timm opens it.
     """
 
     quantization: Quantization | None
     sqnr: dict[str, float]
     logits: float | None
+    in_timm: bool = False
 
 
 def write_quantized(
@@ -60,7 +62,7 @@ def write_quantized(
         plain, num_classes, replace(base, tensors=exact, quantization=quantization)
     )
     tensors = fewer.merged()
-    write_model(out, base=base, tensors=tensors, classes=classes, quantization=quantization)
+    write_model(out, base=base, tensors=tensors, classes=classes, quantization=quantization, exactly=True)
     codes = affine.plain(tensors, base.architecture, quantization)
     names = [f"{site.path}.weight" for site in quantization.sites(base.architecture)]
     size = base.architecture.img_size
@@ -83,12 +85,12 @@ def merge_run(
     dequantize: bool = False,
     requantize: bool = False,
 ) -> Written:
-    """Writes the model of a run or adapter, merged into its base in float32, as a folder that timm opens.
+    """Writes the model of a run or adapter, merged into its base in float32, as a folder.
 
-    What was trained through codes is written in these. A quantised base stays quantised where the method adds nothing
-    to its codes. Otherwise it must be said what the sum
-    becomes: with ``dequantize`` a plain model, which is exact, with ``requantize`` one that is quantised again as its
-    base was, which moves the logits.
+    timm opens it where it has words for the model and nothing is quantised. What was trained through codes is written
+    in these. A quantised base stays quantised where the method adds nothing to its codes. Otherwise it must be said
+    what the sum becomes: with ``dequantize`` a plain model, which is exact, with ``requantize`` one that is quantised
+    again as its base was, which moves the logits.
 
     Raises UserError where the method cannot be merged, and where ``out`` is there and not empty.
     """
@@ -104,8 +106,17 @@ def merge_run(
         return requantized(loaded, out, loaded.base.quantization)
     tensors = loaded.learner.merged(dequantize=True) if dequantize else loaded.learner.merged()
     quantization = None if dequantize else loaded.codes
-    write_model(out, base=loaded.base, tensors=tensors, classes=loaded.classes, quantization=quantization)
-    return Written(quantization, {}, None)
+    write_model(out, base=loaded.base, tensors=tensors, classes=loaded.classes, quantization=quantization, exactly=True)
+    return Written(quantization, {}, None, in_timm(loaded.base))
+
+
+def in_timm(base: Base) -> bool:
+    """Whether timm has words for the model, and so opens its plain weights."""
+    try:
+        timm_arguments(base.architecture, base.name.partition(".")[0])
+    except UserError:
+        return False
+    return True
 
 
 def quantize_model(

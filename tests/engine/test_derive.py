@@ -12,6 +12,7 @@ import torch  # noqa: F401  before MLX: see mlx_peft.blas
 from pydantic import ValidationError
 
 from mlx_peft.config.errors import UserError
+from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.step import Step
 from mlx_peft.config.suite import Planned
@@ -82,6 +83,11 @@ def test_qa_lora_merged_is_as_good_and_as_small_as_the_bare_quantised_model(tmp_
     assert made["stored"]["total_bytes"] == run["stored"]["base_bytes"]
 
 
+def test_what_was_trained_through_codes_may_be_written_plain(tmp_path: Path) -> None:
+    step = Step(name="plain", merge="dequantize")
+    step.check(experiment({"name": "lora"}, qat=FOUR), find("vit_tiny_patch16_224").architecture, None)
+
+
 def test_what_is_simulated_is_called_so_and_stores_nothing(lora: Path, tmp_path: Path) -> None:
     step = Step.model_validate({"name": "w8a8", "simulate": {"weights": 8, "activations": 8, "images": 4}})
     assert step.folder == "w8a8-simulated"
@@ -96,7 +102,9 @@ def test_a_finished_step_is_not_made_again_and_half_of_one_is(lora: Path, tmp_pa
     step, out = Step(name="merged", merge="exact"), tmp_path / "out"
     (out / "model").mkdir(parents=True)
     (out / "model" / "half").touch()
+    (out / ".model.abc123" / "new").mkdir(parents=True)  # where a killed process was writing
     made = derive(lora, step, out)
+    assert {path.name for path in out.iterdir()} == {"model", "result.json"}
     assert not (out / "model" / "half").exists()
     (out / "result.json").write_text(json.dumps(made | {"status": "as it was"}))
     assert derive(lora, step, out)["status"] == "as it was"
