@@ -16,7 +16,7 @@ from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Experiment, Model
-from mlx_peft.engine.backend import Learner, load_backend
+from mlx_peft.engine.backend import Learner, Tensors, load_backend
 from mlx_peft.engine.load import Loaded, is_model, load_model, load_run
 
 PROBES = 8
@@ -48,6 +48,7 @@ def write_quantized(
     classes: Sequence[str],
     num_classes: int,
     quantization: Quantization,
+    codes: Tensors | None = None,
 ) -> Written:
     """Merges a learner into plain weights, quantises these as its backend does, and writes them to the folder ``out``.
 
@@ -55,24 +56,40 @@ def write_quantized(
         experiment, base: the learner's.
         classes: names; none where they are unknown.
         num_classes: width of the head.
+        codes: of the learner's base, where it is quantised so already: layers that still have its weights keep them,
+            since to quantise what codes stand for does not give the same codes again.
     """
     exact = learner.merged(dequantize=True)
     plain = experiment.model_copy(update={"method": Linear(), "quantize": quantization, "qat": None})
     fewer = load_backend(plain.backend).build(
         plain, num_classes, replace(base, tensors=exact, quantization=quantization)
     )
-    tensors = fewer.merged()
+    tensors = fewer.merged() | unchanged(codes or {}, exact, base, quantization)
+    fewer = load_backend(plain.backend).build(
+        plain, num_classes, replace(base, tensors=tensors, quantization=quantization)
+    )
     write_model(out, base=base, tensors=tensors, classes=classes, quantization=quantization, exactly=True)
-    codes = affine.plain(tensors, base.architecture, quantization)
+    rounded = affine.plain(tensors, base.architecture, quantization)
     names = [f"{site.path}.weight" for site in quantization.sites(base.architecture)]
     size = base.architecture.img_size
     images = np.random.default_rng(0).integers(0, 256, (PROBES, size, size, 3), dtype=np.uint8)
     before, after = (one.logits(images).astype(np.float64) for one in (learner, fewer))
     return Written(
         quantization,
-        {name.removesuffix(".weight"): affine.sqnr(exact[name], codes[name]) for name in names},
+        {name.removesuffix(".weight"): affine.sqnr(exact[name], rounded[name]) for name in names},
         float(np.linalg.norm(after - before) / np.linalg.norm(before)),
     )
+
+
+def unchanged(codes: Tensors, exact: Tensors, base: Base, quantization: Quantization) -> Tensors:
+    """The words, scales and biases of the layers whose weights are those that the codes stand for."""
+    kept: Tensors = {}
+    for site in quantization.sites(base.architecture) if codes else ():
+        words, scales, biases = (f"{site.path}.{name}" for name in ("weight", "scales", "biases"))
+        weight = affine.dequantized(codes[words], codes[scales], codes[biases], quantization.bits)
+        if np.array_equal(weight, exact[words]):
+            kept |= {name: codes[name] for name in (words, scales, biases)}
+    return kept
 
 
 def merge_run(
@@ -153,10 +170,13 @@ def quantize_model(
 
 
 def requantized(loaded: Loaded, out: Path, quantization: Quantization) -> Written:
-    """Merges into plain weights, quantises these and writes them."""
-    return write_quantized(
-        out, loaded.learner, loaded.experiment, loaded.base, loaded.adapter.classes, len(loaded.classes), quantization
-    )
+    """Merges into plain weights, quantises these and writes them; a layer that was not changed keeps its codes."""
+    base, experiment, classes = loaded.base, loaded.experiment, len(loaded.classes)
+    codes = None
+    if base.quantization == quantization:
+        bare = experiment.model_copy(update={"method": Linear(), "qat": None})
+        codes = load_backend(experiment.backend).build(bare, classes, base).merged()
+    return write_quantized(out, loaded.learner, experiment, base, loaded.adapter.classes, classes, quantization, codes)
 
 
 def must_be_new(out: Path) -> None:

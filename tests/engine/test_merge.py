@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.blas
+from safetensors.numpy import load_file
 
+from convert.base import load_base
+from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
+from mlx_peft.engine.backend import load_backend
 from mlx_peft.engine.load import load_model, load_run
 from mlx_peft.engine.merge import merge_run, quantize_model
 from mlx_peft.engine.train import train
@@ -52,3 +56,27 @@ def test_it_is_quantised_too(run: tuple[Path, bool], tmp_path: Path) -> None:
     written = quantize_model(run[0], tmp_path / "q", Quantization(bits=8, group_size=32))
     assert written.logits is not None and 0 < written.logits < 0.1  # eight bits are many
     assert load_model(tmp_path / "q", "mlx").base.packed
+
+
+def test_requantised_a_layer_without_an_update_keeps_its_codes(tmp_path: Path) -> None:
+    four = Quantization(bits=4, group_size=32)
+    experiment = Experiment.model_validate({
+        "backend": "torch",
+        "model": {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": SMALL},
+        "method": {"name": "lora", "targets": ["qkv"]},
+        "quantize": four.model_dump(),
+        "data": {"name": "digits"},
+        "train": {"epochs": 1, "optimizer": {"lr": 0.01}},
+    })  # fmt: skip
+    train(experiment, tmp_path / "run")
+    written = merge_run(tmp_path / "run", tmp_path / "m", requantize=True)
+    codes = load_file(tmp_path / "m" / "model.safetensors")
+    bare = load_backend("torch").build(
+        experiment.model_copy(update={"method": Linear()}), 10, load_base(experiment.model, 10, 0, four)
+    )
+    for name, tensor in bare.merged().items():
+        if name.endswith(("fc1.weight", "fc2.weight", "proj.weight")) and name.startswith("blocks"):
+            assert np.array_equal(codes[name], tensor)
+            assert written.sqnr[name.removesuffix(".weight")] == float("inf")
+        elif name.endswith("qkv.weight"):
+            assert not np.array_equal(codes[name], tensor)
