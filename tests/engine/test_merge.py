@@ -66,7 +66,7 @@ def test_requantised_a_layer_without_an_update_keeps_its_codes(tmp_path: Path) -
         "method": {"name": "lora", "targets": ["qkv"]},
         "quantize": four.model_dump(),
         "data": {"name": "digits"},
-        "train": {"epochs": 1, "optimizer": {"lr": 0.01}},
+        "train": {"epochs": 1, "optimizer": {"name": "adamw", "lr": 0.01}},
     })  # fmt: skip
     train(experiment, tmp_path / "run")
     written = merge_run(tmp_path / "run", tmp_path / "m", requantize=True)
