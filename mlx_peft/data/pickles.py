@@ -28,6 +28,7 @@ OPCODES = frozenset(
 )
 """What plain containers and arrays are written with: no classes, extensions, persistent names, sets or buffers."""
 
+_PUT = ("PUT", "BINPUT", "LONG_BINPUT")
 _KIND = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|S[1-9]\d{0,5}")
 """Types of numbers, truth values and bytes; no objects, nothing structured."""
 
@@ -144,10 +145,12 @@ def unpickle(data: bytes, name: str) -> Any:
 
 
 def _check(data: bytes) -> None:
-    """Refuses what is not needed to write an array."""
-    for opcode, _, _ in pickletools.genops(data):
+    """Refuses what is not needed to write an array, and places in the memo that would have to be made room for."""
+    for opcode, argument, _ in pickletools.genops(data):
         if opcode.name not in OPCODES:
             raise pickle.UnpicklingError(f"it uses {opcode.name}; only NumPy arrays and plain containers are read")
+        if opcode.name in _PUT and not 0 <= int(argument or 0) <= len(data):
+            raise pickle.UnpicklingError(f"it numbers its values up to {argument}, in {len(data)} bytes")
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:

@@ -233,6 +233,13 @@ def test_a_function_is_not_changed_by_a_pickle() -> None:
         unpickle(b"c_codecs\nencode\n(N}Vx\nI1\nstb.", "some file")
 
 
+@pytest.mark.parametrize("put", [b"r" + (2**26).to_bytes(4, "little"), b"p67108864\n", b"q\xff"])
+def test_a_value_s_number_takes_no_room_of_its_own(put: bytes) -> None:
+    """Unpickled, the first two would take half a gigabyte for nine bytes."""
+    with pytest.raises(UserError, match=r"some file: .*it numbers its values up to \d+, in \d+ bytes"):
+        unpickle(b"\x80\x02]" + put + b".", "some file")
+
+
 def test_a_text_named_again_and_again_is_not_many_times_its_bytes() -> None:
     once = b"c_codecs\nencode\n(h\x01Vlatin1\ntR0"
     text = b"X" + (1000).to_bytes(4, "little") + b"a" * 1000 + b"q\x01"
