@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import mmap
 import os
+import re
 import struct
 import threading
 import time
@@ -33,6 +34,8 @@ HEADER = struct.Struct("<4sIII")
 """Magic, height, width, CRC-32 of the pixels, which follow row by row."""
 MAGIC = b"MPD1"
 SUFFIX, UNFINISHED = ".rgb", ".part"
+SHARD, ENTRY = re.compile(r"[0-9a-f]{2}"), re.compile(r"([0-9a-f]{2})[0-9a-f]{38}(\.rgb|-[0-9]+\.part)")
+"""What the cache itself calls its folders and files: whatever else lies in its folder is not its to count or delete."""
 STALE = 3600.0
 """Seconds after which what was left unfinished is taken for a killed run's."""
 
@@ -129,14 +132,17 @@ class Cache:
         found: list[tuple[float, int, str]] = []
         now = time.time()
         for shard in os.scandir(self.folder):
-            if not shard.is_dir(follow_symlinks=False):
+            if not SHARD.fullmatch(shard.name) or not shard.is_dir(follow_symlinks=False):
                 continue
             for entry in os.scandir(shard.path):
+                name = ENTRY.fullmatch(entry.name)
+                if name is None or name[1] != shard.name or not entry.is_file(follow_symlinks=False):
+                    continue
                 try:
                     status = entry.stat(follow_symlinks=False)
                     if entry.name.endswith(SUFFIX):
                         found.append((status.st_mtime, status.st_size, entry.path))
-                    elif entry.name.endswith(UNFINISHED) and now - status.st_mtime > STALE:
+                    elif now - status.st_mtime > STALE:
                         os.unlink(entry.path)
                 except FileNotFoundError:  # another run was quicker
                     continue

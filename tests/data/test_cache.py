@@ -184,12 +184,30 @@ def test_a_file_that_is_gone_is_named(root: Path) -> None:
 
 def test_what_a_killed_run_left_unfinished_is_swept_away_later(tmp_path: Path) -> None:
     (tmp_path / "ab").mkdir()
-    old, new = tmp_path / "ab" / "x-1-1.part", tmp_path / "ab" / "y-1-1.part"
+    old, new = (tmp_path / "ab" / f"{'ab' * 20}-{process}.part" for process in (1, 2))
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (time.time() - STALE - 9,) * 2)
     Cache(tmp_path, 100, None)
     assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_files_that_are_not_the_caches_are_left_alone(tmp_path: Path) -> None:
+    """However long ago they were read, and however much room is wanted."""
+    key = "ab" * 20
+    theirs = [
+        "downloads/big.iso.part", f"downloads/{key}.rgb", "ab/mine.rgb", "ab/mine-1.part", f"cd/{key}.rgb",
+        f"ab/{key}.rgb.old", f"ab/{key}.part", f"ab/{key.upper()}.rgb", f"{key}.rgb", f"ab/{key}-1.part/x",
+    ]  # fmt: skip
+    for name in [*theirs, f"ab/{key}.rgb"]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(2000))
+        os.utime(path, (1, 1))
+    os.utime(tmp_path / "ab" / f"{key}-1.part", (1, 1))
+    Cache(tmp_path, 1000, None)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*theirs, "bytes"}
 
 
 WORKER = """
