@@ -210,6 +210,22 @@ def test_files_that_are_not_the_caches_are_left_alone(tmp_path: Path) -> None:
     assert left == {*theirs, "bytes"}
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
+def test_an_entry_that_another_run_deletes_while_it_is_read_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    Cache(tmp_path, 10**6, None).put("ab" * 20, image)
+
+    def gone(path: str) -> None:
+        raise error(path)
+
+    monkeypatch.setattr(os, "utime", gone)
+    found = Cache(tmp_path, 10**6, None).get("ab" * 20)
+    assert found is not None
+    assert np.array_equal(found, image)
+
+
 WORKER = """
 import sys
 from pathlib import Path
