@@ -46,6 +46,12 @@ def test_numbers_are_sorted_as_numbers_and_named_columns_are_used(images: Path, 
         opened_as("csv", images)
 
 
+@pytest.mark.parametrize("odd", ["--5", "-", "9" * 5000, "٣", "1_0"])
+def test_a_label_that_only_looks_like_a_number_is_a_name(images: Path, opened_as: Open, odd: str) -> None:
+    table(images, "path,label", lambda n: f"scans/{n}.png,{n % 2 or odd}")
+    assert opened_as("csv", images, split={"val": 0}).classes == tuple(sorted(["1", odd]))
+
+
 def test_a_patient_is_never_in_two_splits(images: Path, opened_as: Open) -> None:
     table(images, "image\tclass\tpatient", lambda n: f"scans/{n}.png\t{n // 3 % 2}\tp{n // 3}", name="a.tsv")
     dataset = opened_as("csv", images, split={"val": 0.25, "test": 0.25})

@@ -12,7 +12,7 @@ from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.data.dataset import FileImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
-from mlx_peft.data.lists import images_in, read_text
+from mlx_peft.data.lists import WHOLE, images_in, read_text
 
 USUAL = {
     "image": ("image", "path", "image_path", "file", "filename", "file_name", "img"),
@@ -113,7 +113,7 @@ def column_of(heading: list[str], what: str, wanted: str | None, where: object) 
 def classes_of(names: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
     """The different names, sorted (as numbers where all are whole), and the place of each among them, int64."""
     different = set(names)
-    whole = all(name.lstrip("-").isdecimal() and name.isascii() for name in different)
+    whole = all(WHOLE.fullmatch(name) for name in different)
     classes = tuple(sorted(different, key=(lambda name: (int(name), name)) if whole else None))
     place = {name: number for number, name in enumerate(classes)}
     return classes, np.array([place[name] for name in names], np.int64)
