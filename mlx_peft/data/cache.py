@@ -13,12 +13,13 @@ import fcntl
 import hashlib
 import mmap
 import os
+import re
 import struct
 import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,8 @@ HEADER = struct.Struct("<4sIII")
 """Magic, height, width, CRC-32 of the pixels, which follow row by row."""
 MAGIC = b"MPD1"
 SUFFIX, UNFINISHED = ".rgb", ".part"
+SHARD, ENTRY = re.compile(r"[0-9a-f]{2}"), re.compile(r"([0-9a-f]{2})[0-9a-f]{38}(\.rgb|-[0-9]+\.part)")
+"""What the cache itself calls its folders and files: whatever else lies in its folder is not its to count or delete."""
 STALE = 3600.0
 """Seconds after which what was left unfinished is taken for a killed run's."""
 
@@ -85,7 +88,8 @@ class Cache:
             # Once a process: renaming outlives a kill, but what a power cut leaves may have holes.
             if zlib.crc32(pixels.data) != checksum:
                 return None
-            os.utime(place)
+            with suppress(OSError):  # another run made room just now, or owns the file: it is mapped all the same
+                os.utime(place)
             self._verified.add(key)
         return pixels.reshape(height, width, 3)
 
@@ -129,14 +133,17 @@ class Cache:
         found: list[tuple[float, int, str]] = []
         now = time.time()
         for shard in os.scandir(self.folder):
-            if not shard.is_dir(follow_symlinks=False):
+            if not SHARD.fullmatch(shard.name) or not shard.is_dir(follow_symlinks=False):
                 continue
             for entry in os.scandir(shard.path):
+                name = ENTRY.fullmatch(entry.name)
+                if name is None or name[1] != shard.name or not entry.is_file(follow_symlinks=False):
+                    continue
                 try:
                     status = entry.stat(follow_symlinks=False)
                     if entry.name.endswith(SUFFIX):
                         found.append((status.st_mtime, status.st_size, entry.path))
-                    elif entry.name.endswith(UNFINISHED) and now - status.st_mtime > STALE:
+                    elif now - status.st_mtime > STALE:
                         os.unlink(entry.path)
                 except FileNotFoundError:  # another run was quicker
                     continue

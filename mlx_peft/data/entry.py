@@ -88,6 +88,11 @@ class Entry:
         _check_apart(found.splits, where)
 
     def _check_classes(self, classes: tuple[str, ...], where: str) -> None:
+        for name in classes:
+            try:
+                name.encode()
+            except UnicodeEncodeError:  # a folder's, say: results and reports could not be written after training
+                raise UserError(f"{where}: the class name {name!r} is no text in UTF-8; rename it") from None
         if len(set(classes)) != len(classes):
             twice = sorted(name for name in set(classes) if classes.count(name) > 1)
             raise UserError(f"{where}: two classes have the name {twice[0]!r}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -15,6 +17,8 @@ from mlx_peft.data.dataset import FileImages, Split
 MAX_TEXT = 2**28
 """Bytes of the largest list that is read: ImageNet's would have 60 million."""
 
+WHOLE = re.compile(r"-?[0-9]{1,18}")
+"""A label that is a number."""
 
 NAMED = 3
 """How many of the files that were left out a note names."""
@@ -46,9 +50,7 @@ def read_rows(path: Path, columns: int, sep: str | None = None) -> list[list[str
     Raises UserError, naming file and line, at a line that has fewer.
     """
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
+    for number, line in _lines(path):
         cells = line.strip().split(sep)
         if len(cells) < columns:
             raise UserError(f"{path}: line {number} has {len(cells)} columns, not {columns}: {line[:80]!r}")
@@ -58,12 +60,20 @@ def read_rows(path: Path, columns: int, sep: str | None = None) -> list[list[str
     return rows
 
 
-def integer(text: str, path: Path) -> int:
-    """A label as it stands in a list. Raises UserError, naming the list, where it is no whole number."""
-    try:
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are rows, each with its number in the file."""
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            yield number, line
+
+
+def integer(text: str, path: Path, row: int) -> int:
+    """A label as it stands in a row of a list. Raises UserError, naming list and line, where it is no whole number of
+    at most 18 digits, which every integer of 64 bits holds."""
+    if WHOLE.fullmatch(text):
         return int(text)
-    except ValueError:
-        raise UserError(f"{path}: the label {text[:80]!r} is not a whole number") from None
+    number, _ = next(islice(_lines(path), row, None))
+    raise UserError(f"{path}: line {number}: the label {text[:80]!r} is not a whole number of at most 18 digits")
 
 
 def images_in(root: Path, paths: Iterable[str], source: Path) -> tuple[str, ...]:

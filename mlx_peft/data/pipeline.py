@@ -11,8 +11,9 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
+from mlx_peft.config.errors import UserError
 from mlx_peft.data import augment, colour, native
-from mlx_peft.data.dataset import Split
+from mlx_peft.data.dataset import Images, Split
 from mlx_peft.data.mix import Targets, mix
 from mlx_peft.data.order import epoch_order, occurrences
 from mlx_peft.data.recipe import eval_image
@@ -70,7 +71,7 @@ def train_batches(
     def row(index: int, copy: int) -> np.ndarray:
         image = images.read(index)
         if not wanted.changes_image:
-            return image if as_stored else eval_image(image, preprocessing, image_size)
+            return image if as_stored else _seen(images, index, image, preprocessing, image_size)
         rng = augment.generator(seed, epoch, index, copy)
         if random_resized:
             box = augment.random_resized_box(rng, (image.shape[0], image.shape[1]), wanted.scale, wanted.ratio)
@@ -80,7 +81,7 @@ def train_batches(
             if wanted.crop == "padded":
                 image = augment.padded_crop(rng, image, wanted.padding)
             if not as_stored:
-                image = eval_image(image, preprocessing, image_size)
+                image = _seen(images, index, image, preprocessing, image_size)
             if wanted.flip and rng.random() < 0.5:
                 image = image[:, ::-1]
         image = colour.changed(rng, image, wanted)
@@ -102,10 +103,18 @@ def eval_batches(split: Split, config: schema.Data, preprocessing: Preprocessing
 
     def row(index: int, copy: int) -> np.ndarray:
         image = images.read(index)
-        return image if stored else eval_image(image, preprocessing, image_size)
+        return image if stored else _seen(images, index, image, preprocessing, image_size)
 
     targets = Targets(split.labels, plain(config), None)
     return _batches(np.arange(split.size), targets, row, stored or (image_size, image_size), config.threads)
+
+
+def _seen(images: Images, index: int, image: np.ndarray, preprocessing: Preprocessing, image_size: int) -> np.ndarray:
+    """What the recipe makes of an image. Raises UserError, naming it, where the recipe cannot."""
+    try:
+        return eval_image(image, preprocessing, image_size)
+    except UserError as error:
+        raise UserError(f"{images.identifiers[index]}: {error}") from error
 
 
 def train_features(

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.data.reading import read_image
+from mlx_peft.config.errors import UserError
+from mlx_peft.data.reading import MAX_PIXELS, read_image
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -18,13 +19,19 @@ def eval_image(source: Path | str | np.ndarray, preprocessing: Preprocessing, im
     """A file, or a uint8 ``(height, width, 3)`` array, as the model sees it: uint8 ``(image_size, image_size, 3)``.
 
     `crop_mode` center: the shorter side to ``floor(image_size / crop_pct)``, then the centre; squash: both sides, then
-    the centre; border: the longer side, then the centre on a ground of the mean colour. Raises UserError where the
-    file cannot be read.
+    the centre; border: the longer side, then the centre on a ground of the mean colour. Raises UserError, naming a
+    file, where it cannot be read, or is so narrow that the whole of it resized has no pixels or more than MAX_PIXELS.
     """
     pixels = source if isinstance(source, np.ndarray) else read_image(source)
     image = Image.fromarray(np.ascontiguousarray(pixels))
     scaled = math.floor(image_size / preprocessing.crop_pct)
     width, height = _resized(image.width, image.height, scaled, preprocessing.crop_mode)
+    if not 0 < width * height <= MAX_PIXELS:
+        named = "" if isinstance(source, np.ndarray) else f"{source}: "
+        raise UserError(
+            f"{named}{image.width} x {image.height} pixels would become {width} x {height}, not 1 to {MAX_PIXELS:,} in "
+            "all: too narrow; crop it"
+        )
     image = image.resize((width, height), FILTERS[preprocessing.interpolation])
     ground = tuple(round(255 * value) for value in preprocessing.mean) if preprocessing.crop_mode == "border" else 0
     return np.asarray(_center(image, image_size, ground))

@@ -39,8 +39,8 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], p
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=8)
     if len(classes) <= NAMED:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+        axes.set_xticks(range(len(classes)), classes, rotation=90, parse_math=False)  # a name may have dollar signs
+        axes.set_yticks(range(len(classes)), classes, parse_math=False)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.tick_params(labelsize=8, length=0)

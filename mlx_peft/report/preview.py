@@ -26,7 +26,7 @@ def draw(images: Sequence[Shown], path: Path) -> None:
         axes.axis("off")
     for axes, image in zip(grid, images, strict=False):
         axes.imshow(image.pixels, interpolation="nearest")
-        axes.set_title(caption(image), fontsize=7)
+        axes.set_title(caption(image), fontsize=7, parse_math=False)  # a name may have dollar signs
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150, metadata={"Software": None})

@@ -184,12 +184,46 @@ def test_a_file_that_is_gone_is_named(root: Path) -> None:
 
 def test_what_a_killed_run_left_unfinished_is_swept_away_later(tmp_path: Path) -> None:
     (tmp_path / "ab").mkdir()
-    old, new = tmp_path / "ab" / "x-1-1.part", tmp_path / "ab" / "y-1-1.part"
+    old, new = (tmp_path / "ab" / f"{'ab' * 20}-{process}.part" for process in (1, 2))
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (time.time() - STALE - 9,) * 2)
     Cache(tmp_path, 100, None)
     assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_files_that_are_not_the_caches_are_left_alone(tmp_path: Path) -> None:
+    """However long ago they were read, and however much room is wanted."""
+    key = "ab" * 20
+    theirs = [
+        "downloads/big.iso.part", f"downloads/{key}.rgb", "ab/mine.rgb", "ab/mine-1.part", f"cd/{key}.rgb",
+        f"ab/{key}.rgb.old", f"ab/{key}.part", f"ab/{key.upper()}.rgb", f"{key}.rgb", f"ab/{key}-1.part/x",
+    ]  # fmt: skip
+    for name in [*theirs, f"ab/{key}.rgb"]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(2000))
+        os.utime(path, (1, 1))
+    os.utime(tmp_path / "ab" / f"{key}-1.part", (1, 1))
+    Cache(tmp_path, 1000, None)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*theirs, "bytes"}
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
+def test_an_entry_that_another_run_deletes_while_it_is_read_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    Cache(tmp_path, 10**6, None).put("ab" * 20, image)
+
+    def gone(path: str) -> None:
+        raise error(path)
+
+    monkeypatch.setattr(os, "utime", gone)
+    found = Cache(tmp_path, 10**6, None).get("ab" * 20)
+    assert found is not None
+    assert np.array_equal(found, image)
 
 
 WORKER = """

@@ -192,6 +192,75 @@ def test_only_arrays_and_containers_are_unpickled(order: bytes) -> None:
         unpickle(order, "some file")
 
 
+class Call:
+    """Pickled, it is a call of a function with arguments, and perhaps a state to build of the result."""
+
+    def __init__(self, function: object, arguments: tuple[object, ...], *state: object) -> None:
+        self.parts = function, arguments, *state
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.parts
+
+
+EMPTY = np.empty(0).__reduce__()[0], (np.ndarray, (0,), b"b")
+STRUCTURED = (3, "|", None, ("a",), {"a": (np.dtype("u1"), 0)}, 8, 1, 0)
+FORGED = {
+    "objects over raw bytes": Call(np.ndarray, ((1,), "O", b"A" * 8)),
+    "ndarray as a function": Call(np.ndarray, ((4,), "u1")),
+    "objects": Call(*EMPTY, (1, (1,), np.dtype("O"), False, [{}])),
+    "a structured type": Call(*EMPTY, (1, (1,), np.dtype([("a", "u1")]), False, b"1")),
+    "a type made structured": Call(*EMPTY, (1, (1,), Call(np.dtype, ("u8",), STRUCTURED), False, b"1" * 8)),
+    "void": Call(*EMPTY, (1, (1,), np.dtype("V8"), False, b"A" * 8)),
+    "times": Call(*EMPTY, (1, (1,), np.dtype("M8[s]"), False, b"A" * 8)),
+    "a larger shape": Call(*EMPTY, (1, (2**40,), np.dtype("u1"), False, b"A" * 8)),
+    "a shape below nothing": Call(*EMPTY, (1, (-1, -8), np.dtype("u1"), False, b"A" * 8)),
+    "room made beforehand": Call(EMPTY[0], (np.ndarray, (9,), b"b")),
+    "an array without content": Call(*EMPTY),
+    "a type alone": np.dtype("u1"),
+    "a function alone": np.ndarray,
+    "a set": {1, 2},
+}
+
+
+@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
+def test_nothing_of_numpys_is_called_with_what_a_pickle_says(forged: object) -> None:
+    with pytest.raises(UserError, match="some file: not a pickle of arrays"):
+        unpickle(pickle.dumps({"data": forged}, protocol=2), "some file")
+
+
+def test_a_function_is_not_changed_by_a_pickle() -> None:
+    with pytest.raises(UserError, match="it changes a function"):
+        unpickle(b"c_codecs\nencode\n(N}Vx\nI1\nstb.", "some file")
+
+
+@pytest.mark.parametrize("put", [b"r" + (2**26).to_bytes(4, "little"), b"p67108864\n", b"q\xff"])
+def test_a_value_s_number_takes_no_room_of_its_own(put: bytes) -> None:
+    """Unpickled, the first two would take half a gigabyte for nine bytes."""
+    with pytest.raises(UserError, match=r"some file: .*it numbers its values up to \d+, in \d+ bytes"):
+        unpickle(b"\x80\x02]" + put + b".", "some file")
+
+
+def test_a_text_named_again_and_again_is_not_many_times_its_bytes() -> None:
+    once = b"c_codecs\nencode\n(h\x01Vlatin1\ntR0"
+    text = b"X" + (1000).to_bytes(4, "little") + b"a" * 1000 + b"q\x01"
+    assert unpickle(text + once + b".", "some file") == "a" * 1000
+    with pytest.raises(UserError, match="it makes more bytes than it has"):
+        unpickle(text + once * 99 + b".", "some file")
+
+
+@pytest.mark.parametrize("kind", ["?", "<i2", ">f4", "c16", "S3"])
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
+def test_plain_arrays_come_back_as_they_were(kind: str, protocol: int) -> None:
+    array = np.arange(12).reshape(3, 4).astype(kind)
+    written = {"a": [array, array.T, (array, None)], b"b": {1: b"\xff", 2: 2.5, 3: True}}
+    read = unpickle(pickle.dumps(written, protocol), "some file")
+    for one, other in ((read["a"][0], array), (read["a"][1], array.T), (read["a"][2][0], array)):
+        assert type(one) is np.ndarray
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
+    assert read[b"b"] == written[b"b"]
+
+
 def test_members_that_point_elsewhere_are_not_written_anywhere(tmp_path: Path) -> None:
     files = python_files(TEN)
     version = TEN.versions[0]
@@ -252,7 +321,7 @@ def rows(count: int = BATCH, dtype: type = np.uint8, width: int = 3072) -> np.nd
         ({"data": rows(), "labels": [0] * 7}, r"labels \(7,\) are not rows of 3072 uint8"),
         ({"data": rows(width=3071), "labels": [0] * BATCH}, "are not rows of 3072 uint8"),
         ({"data": rows(dtype=np.float32), "labels": [0] * BATCH}, "are not rows of 3072 uint8"),
-        ({"data": np.full((1, 3072), "x", object), "labels": [0]}, "are not rows of 3072 uint8"),
+        ({"data": np.full((1, 3072), "x", object), "labels": [0]}, "it has an array of 'O8'"),
     ],
 )
 def test_a_batch_that_is_not_cifar_is_refused_by_name(tmp_path: Path, content: object, message: str) -> None:

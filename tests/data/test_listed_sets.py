@@ -128,6 +128,9 @@ def test_a_class_of_two_breeds_is_refused(pets: Path, opened_as: Open) -> None:
     source.write_text(source.read_text().replace(f"{BREEDS[4]}_3 5 ", f"{BREEDS[4]}_3 4 "))
     with pytest.raises(UserError, match=rf"test\.txt: class 4 is '{BREEDS[3]}' and '{BREEDS[4]}'"):
         opened_as("oxford-iiit-pet", pets)
+    source.write_text("# image class\nAbyssinian_1 99999999999999999999 1 1\n")
+    with pytest.raises(UserError, match=r"test\.txt: line 2: the label '99999999999999999999' is not a whole number"):
+        opened_as("oxford-iiit-pet", pets)
 
 
 @pytest.fixture
@@ -244,7 +247,10 @@ def test_a_label_beyond_the_classes_is_refused(eurosat_task: Path, opened_as: Op
     with pytest.raises(UserError, match=r"vtab-1k:eurosat in .*: val labels 0 to 10, not 0 to 9"):
         opened_as("vtab-1k:eurosat", eurosat_task, {"train": 20, "val": 5})
     source.write_text("images/train800val200/000001.jpg four\n")
-    with pytest.raises(UserError, match=r"val200\.txt: the label 'four' is not a whole number"):
+    with pytest.raises(UserError, match=r"val200\.txt: line \d+: the label 'four' is not a whole number"):
+        opened_as("vtab-1k:eurosat", eurosat_task)
+    source.write_text("images/val/0.png 99999999999999999999\n")
+    with pytest.raises(UserError, match=r"val200\.txt: line 1: the label '99999999999999999999' is not a whole number"):
         opened_as("vtab-1k:eurosat", eurosat_task)
 
 

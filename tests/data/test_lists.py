@@ -77,7 +77,10 @@ def test_a_list_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_labels_are_names_or_whole_numbers(tmp_path: Path) -> None:
     assert labels_of(["b", "a", "b"], ("a", "b"), tmp_path).tolist() == [1, 0, 1]
-    assert integer("-3", tmp_path) == -3
-    for wrong in ("3.0", "", "three"):
-        with pytest.raises(UserError, match="is not a whole number"):
-            integer(wrong, tmp_path)
+    path = tmp_path / "list.txt"
+    path.write_text("# image label\n\na.png 1\nb.png x\n")
+    assert integer("-3", path, 0) == -3
+    assert integer("9" * 18, path, 0) == 10**18 - 1
+    for wrong in ("3.0", "", "three", "--5", "99999999999999999999", "9" * 5000, "٣"):
+        with pytest.raises(UserError, match=r"list\.txt: line 4: .* is not a whole number of at most 18 digits"):
+            integer(wrong, path, 1)

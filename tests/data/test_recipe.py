@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 from timm.data import create_transform
 
+from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.data import eval_image
+from mlx_peft.config.errors import UserError
+from mlx_peft.data import FileImages, Split, eval_batches, eval_image, train_batches
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -49,3 +51,33 @@ def test_a_path_and_its_pixels_give_the_same(tmp_path: Path) -> None:
     picture(60, 80).save(tmp_path / "image.png")
     ours = eval_image(tmp_path / "image.png", preprocessing, 32)
     assert np.array_equal(ours, eval_image(np.asarray(picture(60, 80)), preprocessing, 32))
+
+
+@pytest.mark.parametrize("size", [(65_000, 1), (1, 65_000)])
+@pytest.mark.parametrize(
+    ("crop_mode", "becomes"), [("center", r"\d+ x \d{8}|\d{8} x \d+"), ("border", "0 x 248|248 x 0")]
+)
+def test_an_image_too_narrow_for_the_recipe_is_refused_by_name(
+    tmp_path: Path, size: tuple[int, int], crop_mode: str, becomes: str
+) -> None:
+    """A file of 300 bytes would become an image of nine gigabytes, or of no pixels."""
+    preprocessing = Preprocessing(mean=MEAN, std=STD, crop_pct=0.9, crop_mode=crop_mode)
+    Image.new("RGB", size).save(tmp_path / "image.png")
+    message = rf"image\.png: {size[0]} x {size[1]} pixels would become ({becomes}), not 1 to 89,478,485 in all"
+    with pytest.raises(UserError, match=message):
+        eval_image(tmp_path / "image.png", preprocessing, 224)
+    split = Split("train", FileImages(tmp_path, ("image.png",)), np.zeros(1, np.int64))
+    config = schema.Data(name="folder", batch_size=1, threads=1)
+    flipped = schema.Data(name="folder", batch_size=1, threads=1, augment={"flip": True})
+    for batches in (
+        eval_batches(split, config, preprocessing, 224),
+        train_batches(split, config, preprocessing, 224, seed=0, epoch=0),
+        train_batches(split, flipped, preprocessing, 224, seed=0, epoch=0),
+    ):
+        with pytest.raises(UserError, match=message):
+            next(batches)
+
+
+def test_the_longest_image_that_may_be_resized_is() -> None:
+    preprocessing = Preprocessing(mean=MEAN, std=STD, crop_pct=1.0)
+    assert eval_image(np.zeros((10_000, 1, 3), np.uint8), preprocessing, 64).shape == (64, 64, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from mlx_peft.config.errors import UserError
-from mlx_peft.data import Dataset
+from mlx_peft.data import Dataset, lists
+from mlx_peft.data.sets import table as tables
 
 Open = Callable[..., Dataset]
 Save = Callable[..., Path]
@@ -44,6 +46,12 @@ def test_numbers_are_sorted_as_numbers_and_named_columns_are_used(images: Path, 
         opened_as("csv", images, columns={"image": "where", "label": "grades"})
     with pytest.raises(UserError, match=r"no column is called image or path.*there is id, where, grade, label"):
         opened_as("csv", images)
+
+
+@pytest.mark.parametrize("odd", ["--5", "-", "9" * 5000, "٣", "1_0"])
+def test_a_label_that_only_looks_like_a_number_is_a_name(images: Path, opened_as: Open, odd: str) -> None:
+    table(images, "path,label", lambda n: f"scans/{n}.png,{n % 2 or odd}")
+    assert opened_as("csv", images, split={"val": 0}).classes == tuple(sorted(["1", odd]))
 
 
 def test_a_patient_is_never_in_two_splits(images: Path, opened_as: Open) -> None:
@@ -137,3 +145,46 @@ def test_near_duplicates_are_kept_together_where_that_is_asked_for(images: Path,
     pairs = [np.array([int(p.split("/")[1][:-4]) // 2 for p in s.images.identifiers]) for s in dataset.splits.values()]
     assert [len(part) for part in pairs] == [12, 6, 6]
     assert not set(pairs[0]) & set(pairs[1]) | set(pairs[0]) & set(pairs[2]) | set(pairs[1]) & set(pairs[2])
+
+
+TIMES = 20
+"""Bytes of memory that reading may take for each of a table's, in rows of a few letters: texts have a head of their
+own, of 50. A dictionary a row takes some 90."""
+
+
+def test_a_table_takes_little_more_memory_than_its_text(
+    tmp_path: Path, opened_as: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the wanted columns are kept, up to the first image that is not there."""
+    monkeypatch.setattr(lists, "MAX_TEXT", 2**20)  # which a file is given room for before it is read
+    text = "path,label,a,b,c\n" + "x,y,,,\n" * 100_000
+    (tmp_path / "labels.csv").write_text(text)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="'x' is listed and not there"):
+            opened_as("csv", tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < TIMES * len(text)
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_table_is_bounded(images: Path, opened_as: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    table(images, "path,label,group", lambda n: f"scans/{n}.png,a,{'g' * n}")
+    with monkeypatch.context() as patched:
+        patched.setattr(tables, "MAX_ROWS", 23)
+        with pytest.raises(UserError, match=r"labels\.csv: more than 23 rows"):
+            opened_as("csv", images)
+    monkeypatch.setattr(tables, "MAX_GROUPS", 23 * 24 - 1)
+    with pytest.raises(UserError, match=r"labels\.csv: a group's name of 23 characters is too long for 24 rows"):
+        opened_as("csv", images)
+    monkeypatch.setattr(tables, "MAX_GROUPS", 23 * 24)
+    assert opened_as("csv", images, split={"val": 0}).train.size == 24
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_as_they_may_and_cells_may_hold_them(images: Path, opened_as: Open, end: str) -> None:
+    rows = ["path,label,note", "scans/1.png,a,", f'scans/2.png,b,"one{end}""two"", three"', "", "scans/3.png,a,x"]
+    (images / "labels.csv").write_bytes(end.join(rows).encode())
+    dataset = opened_as("csv", images, split={"val": 0})
+    assert dataset.train.images.identifiers == ("scans/1.png", "scans/2.png", "scans/3.png")
+    assert dataset.train.labels.tolist() == [0, 1, 0]

@@ -12,7 +12,8 @@ from PIL import Image
 
 from mlx_peft.config.errors import UserError
 from mlx_peft.engine.metrics import Evaluation, measure
-from mlx_peft.report import evaluation
+from mlx_peft.engine.preview import Shown
+from mlx_peft.report import evaluation, preview
 
 
 def found(classes: int, absent: int | None = None) -> Evaluation:
@@ -44,6 +45,16 @@ def test_everything_is_written_and_reads_back(tmp_path: Path, classes: int) -> N
             pixels = np.asarray(Image.open(path).convert("RGB"))
             assert min(pixels.shape[:2]) > 400
             assert len(np.unique(pixels)) > 20
+
+
+@pytest.mark.parametrize("name", [r"$\frac$", "$x", "a$b$", r"\$", "{}_^%#&", "\N{GREEK SMALL LETTER ALPHA}"])
+def test_a_class_s_name_is_no_formula(tmp_path: Path, name: str) -> None:
+    some = found(2)
+    paths = evaluation.write(tmp_path, "val", some.metrics, some.details((name, "b")), some.confusion)
+    assert all(path.exists() for path in paths)
+    shown = [Shown(np.zeros((8, 8, 3), np.uint8), {name: 0.5, "b": 0.5}, 1.0)]
+    preview.draw(shown, tmp_path / "preview.png")
+    assert min(Image.open(tmp_path / "preview.png").size) > 100
 
 
 def test_a_run_gets_the_pictures_of_its_test_split(tmp_path: Path) -> None:

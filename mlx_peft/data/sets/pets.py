@@ -34,7 +34,7 @@ def read_pets(config: schema.Data, variant: Variant) -> Found:
 
 def _split(name: str, root: Path, source: Path, names: dict[int, str]) -> Split:
     rows = read_rows(source, 2)
-    labels = [integer(row[1], source) - 1 for row in rows]
+    labels = [integer(row[1], source, number) - 1 for number, row in enumerate(rows)]
     for row, label in zip(rows, labels, strict=True):
         breed = row[0].rpartition("_")[0]
         if names.setdefault(label, breed) != breed:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.data.dataset import FileImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
-from mlx_peft.data.lists import images_in, read_text
+from mlx_peft.data.lists import WHOLE, images_in, read_text
 
 USUAL = {
     "image": ("image", "path", "image_path", "file", "filename", "file_name", "img"),
@@ -21,6 +22,14 @@ USUAL = {
     "group": ("group", "patient", "patient_id"),
 }
 """The usual names of the columns, tried in this order where `data.columns` names none."""
+
+MAX_ROWS = 10_000_000
+"""Of a table that is read. (Of their letters there are at most lists.MAX_TEXT.)"""
+
+MAX_GROUPS = 2**28
+"""Letters that the groups of all rows may take, each as many as the longest: a gigabyte."""
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 
 SPLIT_WORDS = {
     "train": "train",
@@ -40,19 +49,17 @@ def read_table(config: schema.Data, variant: Variant) -> Found:
     Raises UserError at a missing column, an empty label, a split of another name, or an image that is not there.
     """
     path = _file(config.root)
-    heading, rows = _rows(path)
-    column = {what: column_of(heading, what, getattr(config.columns, what), path) for what in USUAL}
-    root = path.parent.resolve()
-    paths = images_in(root, (row[column["image"]] for row in rows), path)
-    names = [row[column["label"]].strip() for row in rows]
+    column, cells = _columns(path, config.columns)
+    paths = images_in(path.parent.resolve(), cells["image"], path)
+    names = [name.strip() for name in cells["label"]]
     if "" in names:
         raise UserError(f"{path}: row {names.index('') + 1} has no {column['label']!r}")
     classes, labels = classes_of(names)
-    groups = np.array([row[column["group"]] for row in rows]) if column["group"] else None
-    whole = Split("train", FileImages(root, paths), labels, groups)
+    groups = _groups(cells["group"], path) if column["group"] else None
+    whole = Split("train", FileImages(path.parent.resolve(), paths), labels, groups)
     if not column["split"]:
         return Found(classes, {"train": whole})
-    words = [row[column["split"]].strip().lower() for row in rows]
+    words = [word.strip().lower() for word in cells["split"]]
     if unknown := sorted(set(words) - set(SPLIT_WORDS)):
         raise UserError(f"{path}: the split {unknown[0]!r} is none of train, val and test")
     parts = np.array([SPLIT_WORDS[word] for word in words])
@@ -72,23 +79,43 @@ def _file(root: Path) -> Path:
     return found[0]
 
 
-def _rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    reader = csv.DictReader(
-        io.StringIO(read_text(path), newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
-    )
+def _columns(path: Path, wanted: schema.Columns) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The name of each column, "" where it is not there, and its cells; of the others nothing is kept."""
+    reader = csv.reader(_lines(read_text(path)), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
     try:
-        heading = list(reader.fieldnames or [])
-        rows = list(reader)
+        heading = next(reader, [])
+        if len(set(heading)) != len(heading):
+            raise UserError(f"{path}: two columns have the same name")
+        column = {what: column_of(heading, what, getattr(wanted, what), path) for what in USUAL}
+        place = {what: heading.index(name) for what, name in column.items() if name}
+        cells: dict[str, list[str]] = {what: [] for what in place}
+        shared: dict[str, str] = {}  # one text for all rows of a label, split or group
+        number = 0
+        for row in filter(None, reader):
+            number += 1
+            if len(row) != len(heading):
+                raise UserError(f"{path}: row {number} does not have {len(heading)} cells")
+            if number > MAX_ROWS:
+                raise UserError(f"{path}: more than {MAX_ROWS:,} rows, the most that are read of a table")
+            for what, at in place.items():
+                cells[what].append(row[at] if what == "image" else shared.setdefault(row[at], row[at]))
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num} is no line of a table ({error})") from error
-    if len(set(heading)) != len(heading):
-        raise UserError(f"{path}: two columns have the same name")
-    for number, row in enumerate(rows, 1):
-        if None in row or None in row.values():
-            raise UserError(f"{path}: row {number} does not have {len(heading)} cells")
-    if not rows:
+    if not number:
         raise UserError(f"{path}: lists nothing")
-    return heading, rows
+    return column, cells
+
+
+def _lines(text: str) -> Iterator[str]:
+    """A text's lines with their ends, without a second copy of it."""
+    return (line.group() for line in _LINE.finditer(text))
+
+
+def _groups(names: list[str], path: Path) -> np.ndarray:
+    longest = max(map(len, names))
+    if longest * len(names) > MAX_GROUPS:
+        raise UserError(f"{path}: a group's name of {longest:,} characters is too long for {len(names):,} rows")
+    return np.array(names)
 
 
 def column_of(heading: list[str], what: str, wanted: str | None, where: object) -> str:
@@ -113,7 +140,7 @@ def column_of(heading: list[str], what: str, wanted: str | None, where: object) 
 def classes_of(names: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
     """The different names, sorted (as numbers where all are whole), and the place of each among them, int64."""
     different = set(names)
-    whole = all(name.lstrip("-").isdecimal() and name.isascii() for name in different)
+    whole = all(WHOLE.fullmatch(name) for name in different)
     classes = tuple(sorted(different, key=(lambda name: (int(name), name)) if whole else None))
     place = {name: number for number, name in enumerate(classes)}
     return classes, np.array([place[name] for name in names], np.int64)

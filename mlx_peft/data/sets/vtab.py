@@ -70,7 +70,7 @@ def read_task(task: str, config: schema.Data, variant: Variant) -> Found:
 
 def _split(name: str, root: Path, source: Path) -> Split:
     rows = read_rows(source, 2)
-    labels = np.array([integer(row[-1], source) for row in rows], np.int64)
+    labels = np.array([integer(row[-1], source, number) for number, row in enumerate(rows)], np.int64)
     return listed_split(name, root, (" ".join(row[:-1]) for row in rows), labels, source)
 
 
