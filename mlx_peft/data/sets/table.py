@@ -30,6 +30,7 @@ SPLIT_WORDS = {
     "validation": "val",
     "dev": "val",
     "test": "test",
+    "testing": "test",
 }
 
 
