@@ -248,6 +248,23 @@ def test_a_label_beyond_the_classes_is_refused(eurosat_task: Path, opened_as: Op
         opened_as("vtab-1k:eurosat", eurosat_task)
 
 
+def test_another_task_is_not_taken_for_the_one_that_is_named(eurosat_task: Path, opened_as: Open) -> None:
+    folder = eurosat_task / "vtab-1k" / "eurosat"
+    with pytest.raises(UserError, match=r"eurosat holds a task, .*the folder of vtab-1k:svhn must be called svhn"):
+        opened_as("vtab-1k:svhn", folder, {"train": 20, "val": 5})
+    folder.rename(folder.with_name("dtd"))
+    with pytest.raises(UserError, match=r"training images end at 9, and dtd has 47 classes"):
+        opened_as("vtab-1k:dtd", eurosat_task, {"train": 20, "val": 5})
+
+
+def test_a_root_that_is_a_link_called_after_the_task_is_the_task(eurosat_task: Path, opened_as: Open) -> None:
+    folder = eurosat_task / "vtab-1k" / "eurosat"
+    folder.rename(eurosat_task / "downloaded")
+    link = eurosat_task / "eurosat"
+    link.symlink_to(eurosat_task / "downloaded")
+    assert sizes(opened_as("vtab-1k:eurosat", link, {"train": 20, "val": 5})) == {"train": 20, "val": 5}
+
+
 def test_vtab_has_19_tasks_in_three_groups_of_published_sizes() -> None:
     groups = [task.group for task in vtab.TASKS.values()]
     assert [groups.count(group) for group in vtab.GROUPS] == [7, 4, 8]
