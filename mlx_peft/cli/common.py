@@ -102,5 +102,15 @@ def echo_written(out: Path, written: Written) -> None:
         typer.echo(f"{file}  {file.stat().st_size:,} bytes")
 
 
+def check_picture(option: str, path: Path) -> None:
+    """Before any work: that a picture can be written there. Raises UserError at another suffix or a missing folder."""
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{option}: {path} should end in .png")
+    if path.is_dir():
+        raise UserError(f"{option}: {path} is a folder")
+    if not path.parent.is_dir():
+        raise UserError(f"{option}: there is no folder {path.parent} to write {path.name} in")
+
+
 def echo_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

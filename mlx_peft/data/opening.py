@@ -11,7 +11,7 @@ from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError
 from mlx_peft.data.dataset import ADVICE, ArrayImages, Dataset, Split
 from mlx_peft.data.duplicates import clusters, glance, pixel_hash
-from mlx_peft.data.entry import Entry, Found
+from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.lists import left_out
 from mlx_peft.data.registry import find
 from mlx_peft.data.splits import hold_out
@@ -42,13 +42,11 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
     variant = entry.variant(config.name, config.variant)
     if config.columns != schema.Columns() and not entry.columns:
         raise UserError(f"data.columns: {config.name} is no table; leave it out")
+    split = _shares(config, variant)
     found = entry.read(config, variant)
     entry.check(found, variant, f"{config.name} in {config.root}")
     if decode:
         found = _readable(found, entry, config)
-    split = config.split
-    if variant.shares is not None:
-        split = split.model_copy(update={"val": 0.0, "test": 0.0, **variant.shares})
     train = _grouped(found.splits["train"], entry, config, tolerant=not decode)
     notes = found.notes
     if train.groups is not None:
@@ -62,6 +60,25 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
         test=found.splits.get("test"),
         notes=notes,
     )
+
+
+def _shares(config: schema.Data, variant: Variant) -> schema.Split:
+    """What is held out: what the variant fixes, or what the configuration says.
+
+    Raises UserError where the configuration asks for something else than is fixed. What it leaves at a default it does
+    not ask for: a finished run's configuration writes all of them down.
+    """
+    if variant.shares is None:
+        return config.split
+    fixed = {"val": 0.0, "test": 0.0, **variant.shares}
+    for name, share in fixed.items():
+        asked = getattr(config.split, name)
+        if asked not in (share, schema.Split.model_fields[name].default):
+            raise UserError(
+                f"data.split.{name}: {asked}, and {config.name}, variant {variant.name}, fixes what is held out "
+                f"({variant.description}); leave it out"
+            )
+    return config.split.model_copy(update=fixed)
 
 
 def _readable(found: Found, entry: Entry, config: schema.Data) -> Found:

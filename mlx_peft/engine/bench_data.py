@@ -22,6 +22,7 @@ import numpy as np
 from convert.base import load_base
 from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
+from mlx_peft.config.errors import UserError
 from mlx_peft.data import ArrayImages, Dataset, Split, cached, native, open_dataset, train_batches
 from mlx_peft.engine.backend import BACKENDS
 from mlx_peft.engine.bench import available
@@ -71,7 +72,10 @@ class Share:
 
 
 def throughput(settings: Settings) -> list[Throughput]:
-    """Times the pipeline, with and without a decoded cache, and the DataLoader where torch is installed."""
+    """Times the pipeline, with and without a decoded cache, and the DataLoader where torch is installed.
+
+    Raises UserError where the two would read different images.
+    """
     config = schema.Data(
         name="folder",
         root=Path(settings.root),
@@ -81,6 +85,11 @@ def throughput(settings: Settings) -> list[Throughput]:
         augment=schema.Augment(crop="random_resized", flip=True),
     )
     plain = open_dataset(config)
+    if len(plain.splits) > 1:
+        raise UserError(
+            f"{settings.root}: has splits ({', '.join(plain.splits)}), and the DataLoader would read them as classes; "
+            f"name the folder of one: {plain.train.images.identifiers[0].partition('/')[0]}"
+        )
     peer = importlib.import_module(PEER) if importlib.util.find_spec("torch") else None
     with tempfile.TemporaryDirectory() as folder:
         kept = cached(plain, config.model_copy(update={"cache": schema.Cache(gigabytes=1e6, folder=Path(folder))}))
@@ -90,6 +99,11 @@ def throughput(settings: Settings) -> list[Throughput]:
                 loader = peer.loader(
                     settings.root, settings.image_size, settings.batch_size, settings.threads, interpolation
                 )
+                if len(loader.dataset) != plain.train.size:
+                    raise UserError(
+                        f"{settings.root}: torchvision finds {len(loader.dataset):,} images there and this project "
+                        f"{plain.train.size:,}; a comparison needs the same: {'; '.join(plain.notes) or 'no notes'}"
+                    )
                 contenders["torch DataLoader", interpolation] = lambda loader=loader: loader  # type: ignore[misc]
             contenders["mlx-peft", interpolation] = batches(plain, config, settings, interpolation)
             contenders["mlx-peft, without mlx-data", interpolation] = batches(plain, config, settings, interpolation)

@@ -117,7 +117,7 @@ def test_what_may_be_skipped_is_still_reported(command: Command, photos: Path) -
         (["folder", "root=nowhere"], "data.root: nowhere is not a folder"),
         (["digits", "variant=10"], "digits has no variant '10'; there is whole"),
         (["digits", "--sheet", "a.jpg"], r"--sheet: a\.jpg should end in \.png"),
-        (["digits", "--sheet", "no/a.png"], r"no/a\.png: cannot be written"),
+        (["folder", "root=unread", "--sheet", "no/a.png"], r"--sheet: there is no folder no to write a\.png in"),
     ],
 )
 def test_a_mistake_is_one_message(command: Command, arguments: list[str], message: str) -> None:
@@ -129,6 +129,19 @@ def test_a_mistake_is_one_message(command: Command, arguments: list[str], messag
     assert not list(Path().iterdir())
 
 
+def test_the_report_is_printed_though_the_sheet_cannot_be_drawn(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    done = command("data", "check", "digits")
+    assert done.exit_code == 2
+    assert done.stdout.startswith("digits: ")
+    assert "contact-sheet.png: cannot be written (No space left on device)" in done.stderr
+
+
 def test_ls_says_of_every_set_what_it_states(command: Command) -> None:
     listed = {entry["name"]: entry for entry in json.loads(command("ls", "datasets", "--json").stdout)}
     assert list(listed) == list(REGISTRY)
@@ -138,6 +151,10 @@ def test_ls_says_of_every_set_what_it_states(command: Command) -> None:
     assert tiny["variants"][0]["sizes"] == {"train": 100_000, "test": 10_000}
     assert tiny["source"].startswith("http")
     assert tiny["licence"]
+    refused = [
+        name for name, entry in listed.items() if "refused, as its images have several labels" in entry["description"]
+    ]
+    assert refused == ["medmnist:chestmnist"]
     text = command("ls", "datasets", "vtab-1k:kitti").stdout.splitlines()
     assert text[0].split() == ["name", "classes", "variants", "licence", "description"]
     assert "tune: 800 train + 200 val; final: 1,000 train + 711 test" in text[1]

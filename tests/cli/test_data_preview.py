@@ -62,7 +62,7 @@ def test_captions() -> None:
 
 @pytest.mark.parametrize("count", [1, 9])
 def test_the_command_draws_a_sheet(tmp_path: Path, count: int) -> None:
-    out = tmp_path / "new" / "sheet.png"
+    out = tmp_path / "sheet.png"
     arguments = ["preview", "quickstart", "data.augment.mixup=0.8", "--out", str(out), "--count", str(count)]
     done = CliRunner().invoke(app, arguments, obj="mlx")
     assert done.exit_code == 0, done.output
@@ -74,7 +74,15 @@ def test_a_mistake_is_told_as_ever(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["preview", "quickstart", "data.name=nothing"], obj="mlx")
     assert done.exit_code == 2
     assert "unknown data set 'nothing'" in done.output
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    done = CliRunner().invoke(app, ["preview", "quickstart", "--out", str(blocked / "a.png")], obj="mlx")
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("s.xyz", "should end in .png"), ("file/a.png", "there is no folder"), ("new/a.png", "there is no folder")],
+)
+def test_a_picture_that_cannot_be_written_is_refused_first(tmp_path: Path, out: str, message: str) -> None:
+    (tmp_path / "file").write_text("")
+    done = CliRunner().invoke(app, ["preview", "no configuration", "--out", str(tmp_path / out)], obj="mlx")
     assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

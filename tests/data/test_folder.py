@@ -44,13 +44,22 @@ def test_the_split_does_not_depend_on_where_the_folder_lies(tmp_path: Path) -> N
     assert one.train.sha256 == two.train.sha256
 
 
-@pytest.mark.parametrize("val", ["val", "validation"])
-def test_folders_for_the_splits_are_used(tmp_path: Path, val: str) -> None:
-    for name, count in (("train", 5), (val, 2), ("test", 3)):
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train", "val", "test"),
+        ("train", "validation", "test"),
+        ("Train", "VALID", "Test"),
+        ("training", "dev", "Testing"),
+    ],
+)
+def test_folders_for_the_splits_are_used(tmp_path: Path, train: str, val: str, test: str) -> None:
+    for name, count in ((train, 5), (val, 2), (test, 3)):
         tree(tmp_path / name, "ant", "cat", count=count)
     dataset = opened(tmp_path, val=0.5)
     assert [split and split.size for split in (dataset.train, dataset.val, dataset.test)] == [10, 4, 6]
-    assert dataset.test and dataset.test.images.identifiers[0] == "test/ant/0.jpg"
+    assert dataset.test and dataset.test.images.identifiers[0] == f"{test}/ant/0.jpg"
+    assert dataset.notes == ()
 
 
 def test_a_missing_validation_folder_is_carved_out_of_train(tmp_path: Path) -> None:
@@ -96,8 +105,25 @@ def test_links_out_of_the_root_are_not_followed(tmp_path: Path) -> None:
     assert "ant/inside.jpg" in dataset.train.images.identifiers
     assert dataset.train.size == 9
     (note,) = dataset.notes
-    assert note.startswith("left out, links to folders or out of the root: 2")
-    assert "ant/out.jpg" in note
+    assert note.startswith("left out, links to folders or out of the root: 3")
+    assert all(name in note for name in ("dog", "ant/out.jpg", "ant/folder"))
+
+
+def test_a_split_that_is_a_link_is_used_inside_the_root_and_noted_outside(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tree(tmp_path / "elsewhere", "ant", "cat")
+    tree(root / "train", "ant", "cat")
+    tree(root / "other", "ant", "cat", count=2)
+    (root / "val").symlink_to(root / "other")
+    (root / "test").symlink_to(elsewhere)
+    (root / "train" / "fox").symlink_to(elsewhere / "ant")
+    dataset = opened(root)
+    assert dataset.val
+    assert dataset.val.images.identifiers[0] == "val/ant/0.jpg"
+    assert dataset.test is None
+    assert dataset.notes == (
+        "left out, links to folders or out of the root: 2 (test, train/fox)",
+        "left out, folders beside train: other",
+    )
 
 
 def test_folders_beside_the_splits_are_noted(tmp_path: Path) -> None:
@@ -179,6 +205,21 @@ def two_validation_folders(root: Path) -> None:
         tree(root / name, "ant", "cat")
 
 
+def two_folders_of_a_word_each(root: Path) -> None:
+    for name in ("Train", "val", "Valid"):
+        tree(root / name, "ant", "cat")
+
+
+def no_training_split(root: Path) -> None:
+    tree(root / "Test", "ant", "cat")
+    tree(root / "dev", "ant", "cat")
+
+
+def a_training_split_that_leads_out(root: Path) -> None:
+    tree(root / "test", "ant", "cat")
+    (root / "train").symlink_to(tree(root.parent / "elsewhere", "ant", "cat"))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -191,6 +232,9 @@ def two_validation_folders(root: Path) -> None:
         (a_validation_split_with_one_more, r"images/val: has classes 'dog', 'elk', which train does not"),
         (an_unlabelled_test_split, r"images/test: no class folders"),
         (two_validation_folders, r"images: both val and validation are there"),
+        (two_folders_of_a_word_each, r"images: both Valid and val are there"),
+        (no_training_split, r"images: Test, dev are splits and not classes, and there is no train/CLASS/IMAGE\.jpg"),
+        (a_training_split_that_leads_out, r"images: test are splits .*links to folders are not followed: train"),
     ],
 )
 def test_a_folder_that_cannot_be_right_is_refused(tmp_path: Path, damage: object, message: str) -> None:

@@ -224,7 +224,7 @@ def eurosat_task(tmp_path: Path, save: Save) -> Path:
 
 
 def test_a_vtab_task_is_tuned_without_its_test_and_then_trained_on_all(eurosat_task: Path, opened_as: Open) -> None:
-    tune = opened_as("vtab-1k:eurosat", eurosat_task, {"train": 20, "val": 5}, split=schema.Split(val=0.5, test=0.3))
+    tune = opened_as("vtab-1k:eurosat", eurosat_task, {"train": 20, "val": 5})
     assert sizes(tune) == {"train": 20, "val": 5}
     final = opened_as("vtab-1k:eurosat", eurosat_task, {"train": 25, "test": 30}, variant="final")
     assert sizes(final) == {"train": 25, "test": 30}
@@ -232,6 +232,16 @@ def test_a_vtab_task_is_tuned_without_its_test_and_then_trained_on_all(eurosat_t
     assert final.test and final.test.images.identifiers[3] == "images/test/000003.jpg"
     inside = eurosat_task / "vtab-1k" / "eurosat"
     assert opened_as("vtab-1k:eurosat", inside, {"train": 20, "val": 5}).train.sha256 == tune.train.sha256
+
+
+@pytest.mark.parametrize("share", ["val", "test"])
+def test_shares_that_a_variant_fixes_cannot_be_asked_for(eurosat_task: Path, opened_as: Open, share: str) -> None:
+    message = rf"data\.split\.{share}: 0\.5, and vtab-1k:eurosat, variant tune, fixes what is held out"
+    with pytest.raises(UserError, match=message):
+        opened_as("vtab-1k:eurosat", eurosat_task, {"train": 20, "val": 5}, split=schema.Split(**{share: 0.5}))
+    # A run's own configuration has every default written down, and must open again.
+    written = schema.Split.model_validate_json(schema.Split(seed=3).model_dump_json())
+    assert opened_as("vtab-1k:eurosat", eurosat_task, {"train": 20, "val": 5}, split=written).train.size == 20
 
 
 def test_tuning_a_vtab_task_never_opens_the_test_list(eurosat_task: Path, opened_as: Open) -> None:
@@ -252,6 +262,23 @@ def test_a_label_beyond_the_classes_is_refused(eurosat_task: Path, opened_as: Op
     source.write_text("images/val/0.png 99999999999999999999\n")
     with pytest.raises(UserError, match=r"val200\.txt: line 1: the label '99999999999999999999' is not a whole number"):
         opened_as("vtab-1k:eurosat", eurosat_task)
+
+
+def test_another_task_is_not_taken_for_the_one_that_is_named(eurosat_task: Path, opened_as: Open) -> None:
+    folder = eurosat_task / "vtab-1k" / "eurosat"
+    with pytest.raises(UserError, match=r"eurosat holds a task, .*the folder of vtab-1k:svhn must be called svhn"):
+        opened_as("vtab-1k:svhn", folder, {"train": 20, "val": 5})
+    folder.rename(folder.with_name("dtd"))
+    with pytest.raises(UserError, match=r"training images end at 9, and dtd has 47 classes"):
+        opened_as("vtab-1k:dtd", eurosat_task, {"train": 20, "val": 5})
+
+
+def test_a_root_that_is_a_link_called_after_the_task_is_the_task(eurosat_task: Path, opened_as: Open) -> None:
+    folder = eurosat_task / "vtab-1k" / "eurosat"
+    folder.rename(eurosat_task / "downloaded")
+    link = eurosat_task / "eurosat"
+    link.symlink_to(eurosat_task / "downloaded")
+    assert sizes(opened_as("vtab-1k:eurosat", link, {"train": 20, "val": 5})) == {"train": 20, "val": 5}
 
 
 def test_vtab_has_19_tasks_in_three_groups_of_published_sizes() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mlx_peft.config.errors import UserError
 from mlx_peft.data import native
 from mlx_peft.engine import bench_data
 from mlx_peft.engine.bench_data import Settings, Share, Throughput
@@ -32,9 +33,9 @@ def test_every_contender_reads_every_image_and_is_held_against_the_loader_of_its
 ) -> None:
     asked = []
 
-    def fake(root: str, size: int, batch: int, workers: int, interpolation: str) -> list[int]:
+    def fake(root: str, size: int, batch: int, workers: int, interpolation: str) -> torch.utils.data.DataLoader:
         asked.append((size, batch, workers, interpolation))
-        return [0]
+        return loader(root, size, batch, 0, interpolation)
 
     monkeypatch.setattr(bench_data.importlib, "import_module", lambda name: SimpleNamespace(loader=fake))
     settings = Settings(str(images), image_size=16, batch_size=4, threads=1, rounds=2)
@@ -54,6 +55,19 @@ def test_the_loader_gives_what_the_pipeline_gives(images: Path) -> None:
     batches = list(loader(str(images), 16, 4, 0, "bicubic"))
     assert [tuple(pixels.shape) for pixels, _ in batches] == [(4, 3, 16, 16), (2, 3, 16, 16)]
     assert all(pixels.dtype == torch.uint8 for pixels, _ in batches)
+
+
+def test_a_root_of_which_the_loader_would_read_other_images_is_refused(images: Path) -> None:
+    Image.new("RGB", (40, 50)).save(images / "a" / "9.gif")
+    with pytest.raises(UserError, match=r"torchvision finds 6 images there and this project 7"):
+        bench_data.throughput(Settings(str(images), image_size=16, batch_size=4, threads=1, rounds=1))
+    root = images / "splits"
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (root / split / name).mkdir(parents=True)
+            Image.new("RGB", (40, 50)).save(root / split / name / "0.png")
+    with pytest.raises(UserError, match=r"has splits \(train, test\).*name the folder of one: .*train"):
+        bench_data.throughput(Settings(str(root), image_size=16, batch_size=4, threads=1, rounds=1))
 
 
 def test_small_images_cost_their_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from coremltools.converters.mil.frontend.milproto.load import load as load_program
 
+from torch_ref.export import coreml
 from torch_ref.models.preprocess import preprocess
 
 PROBABILITIES = 0.02
@@ -74,6 +75,19 @@ def test_its_program_worked_through_by_hand_gives_timms_probabilities(package, t
         found = run_program(program, pixels.transpose(0, 3, 1, 2).astype(np.float32))
         assert np.abs(found - expected).max() <= PROBABILITIES
         assert expected.max() - expected.min() > 10 * PROBABILITIES  # so a wrong program would show
+
+
+def test_a_freshly_initialised_token_of_subnormal_numbers_is_no_loss(merged, classes, tmp_path):
+    base, tensors = merged("registers")
+    random = np.random.default_rng(0)
+    fresh = {"cls_token": random.normal(0, 1e-6, tensors["cls_token"].shape).astype(np.float32)}
+    fresh["cls_token"][..., 0] = 1e-9  # zero in float16, which the converter makes the smallest subnormal
+    path = tmp_path / "fresh.mlpackage"
+    coreml.write(path, base, tensors | fresh, classes)
+    coreml.prove(path, base, tensors | fresh, classes)
+    normal = {"cls_token": fresh["cls_token"] + np.float32(2 * np.finfo(np.float16).tiny)}
+    with pytest.raises(ValueError, match="does not hold cls_token"):
+        coreml.prove(path, base, tensors | normal, classes)
 
 
 def test_what_was_not_checked_is_said(package):

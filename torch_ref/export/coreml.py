@@ -95,8 +95,8 @@ def _without_aliases(program: torch.export.ExportedProgram) -> None:
 def prove(path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> tuple[None, str]:
     """Opens the package again and checks the size of its picture, its classes and its weights; it runs on a Mac alone.
 
-    Each matrix of the tensors must be one of the program's constants, its float16 bit for bit. A vector need not be:
-    the converter may have put a bias together with another.
+    Each matrix of the tensors must be one of the program's constants, its float16 bit for bit where that is a normal
+    number. A vector need not be: the converter may have put a bias together with another.
 
     Raises:
         ValueError: where something differs.
@@ -112,9 +112,11 @@ def prove(path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> t
     if names != list(classes):
         raise ValueError(f"the package has the classes {names}")
     matrices = {
-        name: half(tensor) for name, tensor in tensors.items() if tensor.ndim > 1 and not name.startswith(FOLDED)
+        name: flushed(half(tensor))
+        for name, tensor in tensors.items()
+        if tensor.ndim > 1 and not name.startswith(FOLDED)
     }
-    held = {(constant.shape, constant.tobytes()) for constant in constants}
+    held = {(constant.shape, flushed(constant).tobytes()) for constant in constants}
     if lost := [name for name, matrix in matrices.items() if (matrix.shape, matrix.tobytes()) not in held]:
         raise ValueError(f"the package does not hold {listed(lost)}")
     return None, (
@@ -142,3 +144,12 @@ def half(tensor: np.ndarray) -> np.ndarray:
     if not np.isfinite(rounded).all():
         raise ValueError(f"its weights reach {np.abs(tensor).max():.1e}, and float16 ends at 65504")
     return rounded
+
+
+def flushed(tensor: np.ndarray) -> np.ndarray:
+    """A float16 tensor with zero for what is below its smallest normal number, 6.1e-5.
+
+    The converter rounds what would become zero to the nearest number that is not, and a device may take all of these
+    as zero.
+    """
+    return np.where(np.abs(tensor) < np.finfo(np.float16).tiny, np.float16(0), tensor)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlx_peft.cli.common import AsJson, Overrides, echo_json
+from mlx_peft.cli.common import AsJson, Overrides, check_picture, echo_json
 from mlx_peft.config.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def check(
     where an image is broken or in two splits; near-duplicates are candidates for your own eyes.
     """
     config = data_section(name, overrides or [])
-    if sheet.suffix.lower() != ".png":
-        raise UserError(f"--sheet: {sheet} should end in .png")
+    check_picture("--sheet", sheet)
 
     from mlx_peft.data import find
     from mlx_peft.data.check import survey
@@ -45,14 +44,14 @@ def check(
     from mlx_peft.data.sheet import contact_sheet
 
     found = survey(open_entry(find(config.name), config, decode=False), config.threads)
-    try:
-        contact_sheet(found).save(sheet)
-    except OSError as error:
-        raise UserError(f"{sheet}: cannot be written ({error.strerror or error})") from error
     if as_json:
         echo_json(found.report())
     else:
         typer.echo("\n".join(lines(found.report(NAMED))))
+    try:
+        contact_sheet(found).save(sheet)
+    except OSError as error:
+        raise UserError(f"{sheet}: cannot be written ({error.strerror or error})") from error
     typer.echo(f"{sheet}", err=True)
     if not found.sound:
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_peft.cli.common import Config, Overrides, read_experiment
+from mlx_peft.cli.common import Config, Overrides, check_picture, read_experiment
 
 
 def preview(
@@ -19,6 +19,7 @@ def preview(
     epoch: Annotated[int, typer.Option(min=1, help="Of which epoch.")] = 1,
 ) -> None:
     """Draw the images that CONFIG trains on, as the model is shown them."""
+    check_picture("--out", out)
     experiment = read_experiment(ctx, config, overrides)
 
     from mlx_peft.engine.preview import preview

@@ -23,8 +23,8 @@ def read_busi(config: schema.Data, variant: Variant) -> Found:
     Raises UserError where a class is missing or has masks alone.
     """
     root = locate(existing(config.root), PLACES, CLASSES[1], config.name, SOURCE)
-    classes = class_folders(root)
     notes = LeftOut()
+    classes = class_folders(root, root, notes)
     whole = read_classes("train", root, root, classes, notes)
     masks = [path for path in whole.images.identifiers if MASK.search(path)]
     rows = np.array([row for row, path in enumerate(whole.images.identifiers) if not MASK.search(path)], np.int64)

@@ -26,8 +26,8 @@ CLASSES = (
 def read_eurosat(config: schema.Data, variant: Variant) -> Found:
     """``2750/CLASS/CLASS_1.jpg``. The set has no split of its own. Raises UserError where a class is missing."""
     root = locate(existing(config.root), PLACES, CLASSES[0], config.name, SOURCE)
-    classes = class_folders(root)
     notes = LeftOut()
+    classes = class_folders(root, root, notes)
     return Found(classes, {"train": read_classes("train", root, root, classes, notes)}, notes.notes())
 
 

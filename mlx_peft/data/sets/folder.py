@@ -12,11 +12,10 @@ import numpy as np
 from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError
 from mlx_peft.data.dataset import FileImages, Split
-from mlx_peft.data.entry import Entry, Found, Variant
+from mlx_peft.data.entry import SPLITS, Entry, Found, Variant
 from mlx_peft.data.lists import left_out
 from mlx_peft.data.reading import SUFFIXES
-
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
+from mlx_peft.data.sets.table import SPLIT_WORDS
 
 
 @dataclass
@@ -32,22 +31,26 @@ class LeftOut:
 
 
 def read_folder(config: schema.Data, variant: Variant) -> Found:
-    """Class folders, either below ``train``, ``val`` (or ``validation``) and ``test``, or directly below the root.
+    """Class folders, either below ``train``, ``val`` and ``test`` (any of SPLIT_WORDS), or directly below the root.
 
-    Images lie at any depth of a class folder; names are sorted; hidden files, files without an image's suffix and links
-    that leave the root are left out. Raises UserError for a missing root, an empty class, or splits with other classes.
+    Images lie at any depth of a class folder; names are sorted; hidden files, files without an image's suffix, links to
+    folders and links that leave the root are left out. Raises UserError for a missing root, an empty class, splits with
+    other classes, or splits without one to train on.
     """
     root = existing(config.root)
     notes = LeftOut()
     own = _own_splits(root)
     if not own:
-        classes = class_folders(root)
+        classes = class_folders(root, root, notes)
         return Found(classes, {"train": read_classes("train", root, root, classes, notes)}, notes.notes())
-    classes = class_folders(own["train"])
-    for folder in own.values():
-        _same_classes(folder, classes, class_folders(folder), own["train"])
+    used = {folder.name for folder in own.values()}
+    notes.links += [name for name in _links(root) if name not in used]
+    found = {split: class_folders(root, folder, notes) for split, folder in own.items()}
+    classes = found["train"]
+    for split, folder in own.items():
+        _same_classes(folder, classes, found[split], own["train"])
     splits = {name: read_classes(name, root, folder, classes, notes) for name, folder in own.items()}
-    beside = sorted({folder.name for folder in _subfolders(root)} - {folder.name for folder in own.values()})
+    beside = sorted({folder.name for folder in _subfolders(root)} - used)
     others = (f"left out, folders beside train: {', '.join(beside)}",) if beside else ()
     return Found(classes, splits, notes.notes() + others)
 
@@ -60,17 +63,27 @@ def existing(root: Path) -> Path:
 
 
 def _own_splits(root: Path) -> dict[str, Path]:
-    """The split folders of the root; none where ``train`` is missing or is itself a class full of images."""
-    if not (root / "train").is_dir() or not _subfolders(root / "train"):
-        return {}
-    own = {}
-    for split, names in SPLIT_FOLDERS.items():
-        found = [root / name for name in names if (root / name).is_dir()]
-        if len(found) > 1:
-            raise UserError(f"{root}: both {' and '.join(folder.name for folder in found)} are there; keep one")
-        if found:
-            own[split] = found[0]
-    return own
+    """The split folders of the root; none where train is missing or is itself a class full of images.
+
+    Raises UserError at two folders for a split, or where there is nothing but split folders and none to train on.
+    """
+    named: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    for entry in sorted(root.iterdir()):
+        split = SPLIT_WORDS.get(entry.name.lower())
+        if split and entry.is_dir() and entry.resolve().is_relative_to(root):
+            named[split].append(entry)
+    if any(_subfolders(folder) for folder in named["train"]):
+        for found in named.values():
+            if len(found) > 1:
+                raise UserError(f"{root}: both {' and '.join(folder.name for folder in found)} are there; keep one")
+        return {split: found[0] for split, found in named.items() if found}
+    names = [folder.name for folder in _subfolders(root)]
+    if names and all(name.lower() in SPLIT_WORDS for name in names):
+        raise UserError(
+            f"{root}: {', '.join(names)} are splits and not classes, and there is no train/CLASS/IMAGE.jpg to train on"
+            + _unfollowed(root)
+        )
+    return {}
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -78,11 +91,27 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(entry for entry in found if not entry.name.startswith("."))
 
 
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """The names of the classes, sorted. Raises UserError where there is none."""
+def _links(folder: Path) -> list[str]:
+    """The names of the links to folders, sorted."""
+    found = (entry.name for entry in folder.iterdir() if entry.is_symlink() and entry.is_dir())
+    return sorted(name for name in found if not name.startswith("."))
+
+
+def _unfollowed(folder: Path) -> str:
+    """What a message says of the links to folders."""
+    links = _links(folder)
+    return f" (links to folders are not followed: {', '.join(links)})" if links else ""
+
+
+def class_folders(root: Path, folder: Path, notes: LeftOut) -> tuple[str, ...]:
+    """The names of the classes, sorted; links are noted, relative to the root. Raises UserError where there is none."""
     classes = tuple(entry.name for entry in _subfolders(folder))
     if not classes:
-        raise UserError(f"{folder}: no class folders; each class is a folder of images: {folder.name}/CLASS/IMAGE.jpg")
+        raise UserError(
+            f"{folder}: no class folders; each class is a folder of images: {folder.name}/CLASS/IMAGE.jpg"
+            + _unfollowed(folder)
+        )
+    notes.links += [(folder / name).relative_to(root).as_posix() for name in _links(folder)]
     return classes
 
 

@@ -25,14 +25,14 @@ def read_imagenet(config: schema.Data, variant: Variant) -> Found:
     Raises UserError where a folder is missing, and where the images of ``val`` are not sorted into classes.
     """
     root = locate(existing(config.root), PLACES, "train", config.name, SOURCE)
-    classes = class_folders(root / "train")
+    notes = LeftOut()
+    classes = class_folders(root, root / "train", notes)
     val = root / "val"
     if not val.is_dir() or not _sorted_into(val, classes):
         raise UserError(
             f"{val}: no class folders; as published the images of val lie in one folder without labels: move each into "
             f"a folder of its class, {val}/{classes[0]}/ILSVRC2012_val_00000001.JPEG"
         )
-    notes = LeftOut()
     splits = {
         "train": read_classes("train", root, root / "train", classes, notes),
         "test": read_classes("test", root, val, classes, notes),

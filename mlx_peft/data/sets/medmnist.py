@@ -269,7 +269,8 @@ def _variants(medset: MedSet) -> tuple[Variant, ...]:
 ENTRIES = {
     f"{PREFIX}{name}": Entry(
         read=partial(read_medmnist, name),
-        description=f"MedMNIST, {medset.shows}: {medset.train + medset.val + medset.test:,} images",
+        description=f"MedMNIST, {medset.shows}: {medset.train + medset.val + medset.test:,} images"
+        + ("; refused, as its images have several labels" if medset.multi_label else ""),
         source=SOURCE,
         licence=medset.licence,
         classes=len(medset.classes),

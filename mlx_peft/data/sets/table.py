@@ -39,6 +39,7 @@ SPLIT_WORDS = {
     "validation": "val",
     "dev": "val",
     "test": "test",
+    "testing": "test",
 }
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from mlx_peft.config import schema
+from mlx_peft.config.errors import UserError
 from mlx_peft.data.dataset import Split
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.lists import integer, listed_split, locate, read_rows
@@ -59,13 +60,35 @@ LISTS = {"tune": {"train": "train800", "val": "val200"}, "final": {"train": "tra
 def read_task(task: str, config: schema.Data, variant: Variant) -> Found:
     """``TASK/{train800,val200,train800val200,test}.txt``, lines ``images/test/000000.jpg 3``, relative to the task.
 
-    The root is the task's folder or holds it. The files do not name the classes: they are called by number. Raises
-    UserError where a list or an image is missing.
+    The root is the task's folder, which is called after it, or holds that. The files do not name the classes: they are
+    called by number. Raises UserError where a list or an image is missing, or where the labels are another task's.
     """
     marker = f"{LISTS[variant.name]['train']}.txt"
-    root = locate(existing(config.root), (task, f"vtab-1k/{task}", "."), marker, config.name, SOURCE)
+    inside, root = (task, f"vtab-1k/{task}"), existing(config.root)
+    here = task in (config.root.absolute().name, root.name)
+    if not here and (root / marker).exists() and not any((root / place / marker).exists() for place in inside):
+        raise UserError(
+            f"data.root: {config.root} holds a task, and its lists do not say which: the folder of {config.name} "
+            f"must be called {task}"
+        )
+    root = locate(root, (*inside, ".") if here else inside, marker, config.name, SOURCE)
     splits = {name: _split(name, root, root / f"{listed}.txt") for name, listed in LISTS[variant.name].items()}
+    _not_of_fewer_classes(task, [split for name, split in splits.items() if name != "test"], root)
     return Found(tuple(map(str, range(TASKS[task].classes))), splits)
+
+
+def _not_of_fewer_classes(task: str, training: list[Split], root: Path) -> None:
+    """That no task of fewer classes could have these labels.
+
+    The last class itself need not be among 1,000 images: SUN397 has 397. Raises UserError.
+    """
+    highest = max(int(split.labels.max()) for split in training)
+    fewer = [other.classes for other in TASKS.values() if other.classes < TASKS[task].classes]
+    if highest < max(fewer, default=0):
+        raise UserError(
+            f"{root}: the labels of the training images end at {highest}, and {task} has {TASKS[task].classes} "
+            "classes: the files are another task's"
+        )
 
 
 def _split(name: str, root: Path, source: Path) -> Split:
