@@ -73,11 +73,13 @@ def test_tiny_imagenet_s_common_split_is_of_the_train_folder_alone(tiny: Path, o
         train = {"train": TINY["train"]}
         return opened_as("tiny-imagenet", tiny, train, variant="80k-10k-10k", split=schema.Split(**split))
 
-    dataset, other = carved(val=0.4), carved(seed=1)
+    dataset, other = carved(), carved(seed=1)
     assert sizes(dataset) == {"train": 400, "val": 200, "test": 200}, "one of four: a tenth, but at least one"
     assert all(path.startswith("train/") for split in dataset.splits.values() for path in split.images.identifiers)
     assert dataset.test and other.test and dataset.test.sha256 != other.test.sha256
-    assert carved().test.sha256 == dataset.test.sha256
+    assert carved(val=0.1, test=0.1).test.sha256 == dataset.test.sha256
+    with pytest.raises(UserError, match=r"data\.split\.val: 0\.4, and tiny-imagenet, variant 80k-10k-10k, fixes"):
+        carved(val=0.4)
 
 
 def test_a_grey_image_of_tiny_imagenet_has_three_equal_channels(tiny: Path, opened_as: Open) -> None:
