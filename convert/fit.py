@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from math import isqrt
 
 import numpy as np
@@ -20,6 +21,9 @@ from mlx_peft.config.registry import Resampling
 from mlx_peft.config.shapes import heads, shapes
 
 PATCHES = "patch_embed.proj.weight"
+
+LARGEST_GRID = 128
+"""Patches along a side up to which a position grid is resized unasked; timm's largest models have 64."""
 
 
 def canonical(tensors: Tensors) -> Tensors:
@@ -95,34 +99,55 @@ def fit(
         )
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("attn_pool.")}
 
+    fresh: list[str] = []
+    made: dict[str, Callable[[], np.ndarray]] = {}  # only once all the rest is known to fit: shapes may be claims
+
+    def later(name: str, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> None:
+        tensors[name], made[name] = np.broadcast_to(np.float32(0), shape), make
+
     kernels, patch = tensors.get(PATCHES), architecture.patch_size
     if "patch_size" in asked and kernels is not None and kernels.ndim == 4 and kernels.shape[2] != patch:
         notes.append(f"patch_embed: {kernels.shape[2]} pixel patches resized to {patch}")
-        tensors[PATCHES] = resize_patches(kernels, patch, resampling)
+        later(PATCHES, (*kernels.shape[:2], patch, patch), partial(resize_patches, kernels, patch, resampling))
     positions, grid = tensors.get("pos_embed"), architecture.grid_size
     if positions is not None and positions.ndim == 3 and architecture.pos_embed:
         prefix = 0 if architecture.no_embed_class else architecture.num_prefix_tokens
         side = isqrt(max(positions.shape[1] - prefix, 0))
         if 0 < side != grid and side**2 + prefix == positions.shape[1]:
+            if "img_size" not in asked and grid > LARGEST_GRID:
+                raise UserError(
+                    f"{what} do not fit together: pos_embed is of {side} x {side} patches, and {grid} x {grid} are "
+                    f"claimed (img_size {architecture.img_size}, patch_size {architecture.patch_size}), more than "
+                    f"{LARGEST_GRID} x {LARGEST_GRID}: ask for the image size if it is meant"
+                )
             notes.append(f"pos_embed: {side} x {side} resized to {grid} x {grid}")
-            tensors["pos_embed"] = resize_positions(positions, prefix, grid, resampling)
+            length = (len(positions), prefix + grid**2, positions.shape[2])
+            later("pos_embed", length, partial(resize_positions, positions, prefix, grid, resampling))
 
-    fresh = initial_head(architecture, num_classes, seed)
+    wanted = shapes(architecture, num_classes)
     for head in heads(architecture):
         old = tensors.get(f"{head}.weight")
-        if old is None or old.shape[0] != num_classes:
-            having = "none" if old is None else f"one for {old.shape[0]}"
+        if old is None or old.shape[:1] != (num_classes,):
+            having = "none" if old is None else f"one for {old.shape[0] if old.shape else 'nothing'}"
             notes.append(f"{head}: a new one for {num_classes} classes, the weights have {having}")
-            tensors |= {name: tensor for name, tensor in fresh.items() if name.startswith(f"{head}.")}
+            tensors |= {
+                name: np.broadcast_to(np.float32(0), shape)
+                for name, shape in wanted.items()
+                if name.startswith(f"{head}.")
+            }
+            fresh.append(head)
         else:
             notes.append(f"{head}: kept, the weights have one for {num_classes} classes too")
 
-    wanted = shapes(architecture, num_classes)
     words: set[str] = set()
     if quantization is not None:
         wanted = quantization.stored(architecture, wanted)
         words = {f"{site.path}.weight" for site in quantization.sites(architecture)}
     _must_match(tensors, wanted, words, what)
+    tensors |= {name: make() for name, make in made.items()}
+    if fresh:
+        drawn = initial_head(architecture, num_classes, seed)
+        tensors |= {name: tensor for name, tensor in drawn.items() if name.partition(".")[0] in fresh}
     return tensors, notes
 
 

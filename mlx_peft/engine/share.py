@@ -143,9 +143,8 @@ def opened(folder: Path, name: str) -> None:
     if adapter_in(folder) == folder:
         read_adapter(folder)
     elif is_model(folder):
-        config = read_json(folder / timm.CONFIG)
-        load_base(
-            Model(name=str(config.get("architecture")), weights=str(folder)), int(config.get("num_classes", 0)), 0
-        )
+        found = timm.from_folder(folder, None, str(folder))
+        classes = len((found.tensors or {}).get("head.weight", ()))  # config.json only claims a number
+        load_base(Model(name=found.name, weights=str(folder)), classes, 0)
     else:
         raise UserError(f"{name} holds neither an adapter ({peft.CONFIG}) nor a model in timm's layout ({timm.CONFIG})")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ import timm
 import torch
 
 from convert.base import Base, load_base
+from convert.fit import LARGEST_GRID
 from convert.timm import write_model
+from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.errors import UserError
+from mlx_peft.config.registry import find, names
 from mlx_peft.config.schema import Model
 
 Tiny = Callable[..., Base]
@@ -128,3 +133,50 @@ def test_a_configuration_that_is_not_understood_is_refused(
     write_model(tmp_path / "model", base=base, tensors=base.tensors)
     with pytest.raises(UserError, match=message):
         load_base(edited(tmp_path / "model", **changes), 5, seed=0)
+
+
+CLAIMS: list[tuple[dict[str, Any], str]] = [
+    ({"pretrained_cfg": {"input_size": [3, 2**20, 2**20]}}, "img_size: Input should be less than or equal to 4096"),
+    ({"model_args": {"depth": 10**9}}, "depth: Input should be less than or equal to 512"),
+    ({"model_args": {"embed_dim": 10**9}}, "embed_dim: Input should be less than or equal to 65536"),
+    ({"model_args": {"num_heads": 10**9}}, "num_heads: Input should be less than or equal to 4096"),
+    ({"model_args": {"reg_tokens": 10**9}}, "reg_tokens: Input should be less than or equal to 1024"),
+    ({"model_args": {"mlp_ratio": 1e12}}, "mlp_ratio: Input should be less than or equal to 64"),
+    ({"pretrained_cfg": {"input_size": [3, 4096, 4096]}}, "pos_embed is of 4 x 4 patches, and 256 x 256 are claimed"),
+    ({"model_args": {"embed_dim": 65536, "num_heads": 1}}, "do not fit together"),
+]
+
+
+@pytest.mark.parametrize(("claim", "fault"), CLAIMS)
+def test_what_a_configuration_claims_is_refused_before_it_is_allocated(
+    claim: dict[str, Any], fault: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    base = tiny("deit_tiny_patch16_224")
+    write_model(tmp_path / "m", base=base, tensors=base.tensors)
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value | claim.get(key, {}) if isinstance(value, dict) else value
+                                for key, value in config.items()}))  # fmt: skip
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError) as refused:
+            load_base(Model(name="deit_tiny_patch16_224", weights=str(tmp_path / "m")), 1000, seed=0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert fault in str(refused.value)
+    assert peak < 2**25  # bytes: the model is a hundredth of it, and a head of the claimed width has eight times that
+
+
+def test_a_large_grid_is_resized_where_it_is_asked_for(tiny: Tiny, tmp_path: Path) -> None:
+    base = tiny("deit_tiny_patch16_224", depth=1)
+    write_model(tmp_path / "m", base=base, tensors=base.tensors)
+    model = Model(name="deit_tiny_patch16_224", weights=str(tmp_path / "m"), image_size=129 * 16)
+    assert load_base(model, 5, seed=0).tensors["pos_embed"].shape == (1, 1 + 129**2, 24)
+
+
+def test_every_name_of_timms_is_within_the_bounds() -> None:
+    for name in names():
+        architecture = find(name).architecture
+        assert architecture.grid_size <= LARGEST_GRID / 2, name
+        assert Architecture.model_validate(architecture.model_dump()) == architecture

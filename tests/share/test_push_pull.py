@@ -19,11 +19,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save_file
 
+from convert.base import load_base
 from convert.repository import LARGEST, MOST, _allowed
+from convert.timm import write_model
 from mlx_peft.config.errors import UserError
-from mlx_peft.config.schema import Experiment
+from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.engine.load import load_model, load_run
 from mlx_peft.engine.merge import merge_run
+from mlx_peft.engine.share import opened
 from mlx_peft.engine.train import train
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -40,6 +43,15 @@ def image(tmp_path: Path) -> Path:
 @pytest.fixture
 def images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A whole model's folder."""
+    args = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
+    base = load_base(Model(name="vit_tiny_patch16_224", weights="none", image_size=32, args=args), 3, seed=0)
+    write_model(tmp_path / "model", base=base, tensors=base.tensors)
+    return tmp_path / "model"
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> float:
@@ -285,6 +297,12 @@ class TestWhatPullRefuses:
         hub.put("jane/data", {"README.md": b"# data"})
         assert "jane/data holds neither an adapter" in failed(command("pull", "jane/data", "got"))
         assert not left(tmp_path)
+
+    @pytest.mark.parametrize("claim", ["abc", None, [1], 10**12, -5, 1e300])
+    def test_the_classes_are_counted_and_not_taken_from_what_a_configuration_claims(self, model, claim):
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"num_classes": claim}))
+        opened(model, "jane/model")
 
     def test_a_connection_that_breaks_leaves_nothing(self, hub, command, files, tmp_path):
         hub.put("jane/digits", files)
