@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from math import isqrt
+from pathlib import Path
 
 import numpy as np
 
@@ -149,6 +150,35 @@ def fit(
         drawn = initial_head(architecture, num_classes, seed)
         tensors |= {name: tensor for name, tensor in drawn.items() if name.partition(".")[0] in fresh}
     return tensors, notes
+
+
+def must_be_sound(
+    tensors: Tensors, architecture: Architecture, quantization: Quantization | None, where: str | Path
+) -> None:
+    """Raises UserError, with the file, where a head is no matrix or codes are not what a quantisation says."""
+    for head in ("head.weight", "head_dist.weight"):
+        if head in tensors and tensors[head].ndim != 2:
+            raise UserError(f"{where}: {head} has the shape {tensors[head].shape}, of 2 dimensions there should be")
+    places = [] if quantization is None else [site.path for site in quantization.sites(architecture)]
+    stored = {} if quantization is None else quantization.stored(architecture, {})
+    words = {f"{place}.weight" for place in places}
+    faults = [
+        f"{name} is of the type {tensor.dtype}"
+        for name, tensor in tensors.items()
+        if tensor.dtype == np.uint32 and name not in words
+    ]
+    faults += [
+        f"{name} is not there" if name not in tensors else f"{name} has the shape {tensors[name].shape}, not {shape}"
+        for name, shape in stored.items()
+        if name not in tensors or tensors[name].shape != shape
+    ]
+    faults += [
+        f"{name} is of the type {tensors[name].dtype}"
+        for name in words & tensors.keys()
+        if tensors[name].dtype != np.uint32
+    ]
+    if faults:
+        raise UserError(f"{where}: not the codes that its quantization entry says: {listed(faults)}")
 
 
 def _must_match(tensors: Tensors, wanted: dict[str, tuple[int, ...]], words: set[str], what: str) -> None:

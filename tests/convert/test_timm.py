@@ -12,14 +12,18 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.numpy import save_file
 
-from convert.base import Base, load_base
+from convert.base import Base, load_base, whole
 from convert.fit import LARGEST_GRID
+from convert.layouts.layout import Asked
+from convert.open import open_path
 from convert.timm import write_model
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.registry import find, names
 from mlx_peft.config.schema import Model
+from mlx_peft.engine.inspect import inspect
 
 Tiny = Callable[..., Base]
 Changes = Callable[[tuple[str, ...]], list[str]]
@@ -180,3 +184,40 @@ def test_every_name_of_timms_is_within_the_bounds() -> None:
         architecture = find(name).architecture
         assert architecture.grid_size <= LARGEST_GRID / 2, name
         assert Architecture.model_validate(architecture.model_dump()) == architecture
+
+
+def plain(tensors: dict[str, np.ndarray]) -> None:
+    """Nothing is damaged but what is said of it."""
+
+
+def scalar(tensors: dict[str, np.ndarray]) -> None:
+    tensors["head.weight"] = np.ones((), np.float32)
+
+
+def stray(tensors: dict[str, np.ndarray]) -> None:
+    tensors["stray"] = np.arange(4, dtype=np.uint32)
+
+
+@pytest.mark.parametrize(
+    ("entry", "damage", "fault"),
+    [
+        (None, scalar, "head.weight has the shape (), of 2 dimensions there should be"),
+        ({"bits": 4, "group_size": 32}, plain, "blocks.0.attn.qkv.weight has the shape (96, 32), not (96, 4)"),
+        ({"bits": 4, "group_size": 32}, stray, "stray is of the type uint32"),
+    ],
+)
+def test_damaged_tensors_are_one_error_that_names_the_file_and_the_tensor(
+    entry: dict[str, int] | None, damage: Callable[..., None], fault: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    base = tiny("deit_tiny_patch16_224", embed_dim=32, num_heads=2, depth=1)
+    tensors = dict(base.tensors)
+    damage(tensors)
+    write_model(tmp_path / "m", base=base, tensors=base.tensors)
+    save_file(tensors, tmp_path / "m" / "model.safetensors")
+    path = tmp_path / "m" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | ({"quantization": entry} if entry else {})))
+    with pytest.raises(UserError) as refused:
+        whole(open_path(tmp_path / "m", Asked()))
+    assert f"{tmp_path / 'm' / 'model.safetensors'}: " in str(refused.value)
+    assert fault in str(refused.value)
+    assert "undecided" in inspect(tmp_path / "m")
