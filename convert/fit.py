@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.files import listed
+from convert.files import listed, renamed
 from convert.initial import initial_head
 from convert.resample import resize_patches, resize_positions
 from mlx_peft.config.architecture import Architecture
@@ -43,8 +43,8 @@ def canonical(tensors: Tensors) -> Tensors:
             side = isqrt(tensor.shape[1] // 3)
             if 3 * side**2 == tensor.shape[1]:
                 tensor = tensor.reshape(-1, 3, side, side)
-        result[re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name)] = tensor
-    return result
+        result[name] = tensor
+    return renamed(result, lambda name: re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name))
 
 
 def _from_dinov2(tensors: Tensors) -> Tensors:
@@ -52,11 +52,11 @@ def _from_dinov2(tensors: Tensors) -> Tensors:
     tensors = {name: tensor for name, tensor in tensors.items() if name != "mask_token"}
     if {"register_tokens", "cls_token", "pos_embed"} <= tensors.keys():
         positions = tensors["pos_embed"]
-        tensors["reg_token"] = tensors.pop("register_tokens")
+        tensors = renamed(tensors, lambda name: "reg_token" if name == "register_tokens" else name)
         tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
         tensors["pos_embed"] = positions[:, 1:]
-    renamed = {"w12": "fc1", "w3": "fc2"}
-    return {re.sub(r"\.mlp\.(w12|w3)\.", lambda m: f".mlp.{renamed[m[1]]}.", name): t for name, t in tensors.items()}
+    layers = {"w12": "fc1", "w3": "fc2"}
+    return renamed(tensors, lambda name: re.sub(r"\.mlp\.(w12|w3)\.", lambda m: f".mlp.{layers[m[1]]}.", name))
 
 
 def fit(

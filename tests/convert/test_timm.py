@@ -15,8 +15,10 @@ import torch
 from safetensors.numpy import save_file
 
 from convert.base import Base, load_base, whole
-from convert.fit import LARGEST_GRID
+from convert.fit import LARGEST_GRID, canonical
 from convert.layouts.layout import Asked
+from convert.layouts.recognise import recognise
+from convert.layouts.transformers_names import as_on_disk
 from convert.open import open_path
 from convert.timm import write_model
 from mlx_peft.config.architecture import Architecture
@@ -221,3 +223,24 @@ def test_damaged_tensors_are_one_error_that_names_the_file_and_the_tensor(
     assert f"{tmp_path / 'm' / 'model.safetensors'}: " in str(refused.value)
     assert fault in str(refused.value)
     assert "undecided" in inspect(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("rename", "names"),
+    [
+        (lambda t: recognise({"backbone.patch_embed.proj.weight": t, "backbone.norm.weight": t, "norm.weight": t},
+                             Path("w")), ("backbone.norm.weight", "norm.weight")),
+        (lambda t: canonical({"blocks.0.gamma_1": t, "blocks.0.ls1.gamma": t}),
+         ("blocks.0.gamma_1", "blocks.0.ls1.gamma")),
+        (lambda t: canonical({"mask_token": t, "blocks.0.mlp.w3.bias": t, "blocks.0.mlp.fc2.bias": t}),
+         ("blocks.0.mlp.w3.bias", "blocks.0.mlp.fc2.bias")),
+        (lambda t: as_on_disk({"layer.0.attention.q_proj.bias": t, "layer.0.attention.attention.query.bias": t}),
+         ("layer.0.attention.q_proj.bias", "layer.0.attention.attention.query.bias")),
+    ],
+)  # fmt: skip
+def test_two_tensors_that_would_get_one_name_are_refused(
+    rename: Callable[[np.ndarray], object], names: tuple[str, str]
+) -> None:
+    with pytest.raises(UserError, match="are both called") as refused:
+        rename(np.ones(4, np.float32))
+    assert " and ".join(names) in str(refused.value)
