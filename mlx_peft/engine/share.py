@@ -96,7 +96,7 @@ def _model(folder: Path) -> Parcel:
         raise UserError(f"{folder / timm.CONFIG}: not a configuration of timm's: no architecture, or no num_classes")
     if not (folder / timm.WEIGHTS).is_file():
         raise UserError(f"{folder}: no {timm.WEIGHTS} in this folder, and nothing else is sent")
-    quantization = timm.from_folder(folder, name, str(folder)).quantization  # which also finds what is damaged
+    quantization = timm.from_folder(folder, None, str(folder)).quantization  # which also finds what is damaged
     names = config.get("label_names") or []
     left = sorted({entry.name for entry in folder.iterdir()} - {timm.CONFIG, timm.WEIGHTS})
     return Parcel(
@@ -107,7 +107,7 @@ def _model(folder: Path) -> Parcel:
         tuple(map(str, names)),
         count,
         quantization,
-        config=config,
+        config=config | {"architecture": name.removeprefix(timm.OURS)},
         notes=(f"left out: {listed(left)}",) if left else (),
     )
 

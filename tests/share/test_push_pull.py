@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,6 +119,16 @@ class TestThereAndBack:
         expected, found = (load(tmp_path / name, "torch") for load, name in ((load_run, "run"), (load_model, "got")))
         assert found.base.quantization == expected.base.quantization
         assert relative(found.learner.logits(images), expected.learner.logits(images)) <= LOGITS
+
+    def test_so_does_one_that_timm_has_no_words_for(self, hub, model, command, tmp_path):
+        whole = load_model(model, "torch").base
+        odd = replace(whole, architecture=whole.architecture.model_copy(update={"norm_eps": 1e-12}))
+        write_model(tmp_path / "odd", base=odd, tensors=odd.tensors, exactly=True)
+        done(command("push", "odd", "jane/odd"))
+        card = hub.repositories["jane/odd"].branches["main"]["README.md"]
+        assert b"library_name: mlx-peft" in card and b"mlx_peft:" not in card
+        done(command("pull", "jane/odd", "got"))
+        assert load_model(tmp_path / "got", "torch").base.architecture.norm_eps == 1e-12
 
     def test_a_second_push_is_a_new_commit_on_the_same_files(self, hub, run, command):
         first, second = (command("push", run / "adapter", "jane/digits").stdout for _ in range(2))
