@@ -85,10 +85,9 @@ def convert(
         notes, files = _exported(target, to, out, job, proof)
     else:
         notes, files = _written(found, job, to, target, out, proof)
-    new = [note for note in found.asked.notes if note not in found.base.notes]
     classes = len(tensors.get("head.weight", ()))
     opened = target.opened.format(out=out, name=found.base.name, classes=classes)
-    return Converted(found, to, opened, files, proof, (*found.base.notes, *new, *notes))
+    return Converted(found, to, opened, files, proof, (*found.asked.notes, *notes))
 
 
 def _written(

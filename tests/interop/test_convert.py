@@ -9,6 +9,7 @@ import sys
 import types
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,18 @@ def test_another_image_size_resizes_the_grid_as_timm_does(source: Path, tmp_path
     assert any("4 x 4 resized to 6 x 6" in note for note in report["notes"])
     expected = timm.create_model(f"local-dir:{source}", pretrained=True, img_size=48).state_dict()["pos_embed"].numpy()
     np.testing.assert_allclose(on_disk(tmp_path / "out")["pos_embed"], expected, atol=1e-6)
+
+
+def test_a_bare_files_grid_is_resized_only_where_that_is_asked_for(source: Path, tmp_path: Path) -> None:
+    weights = source / "model.safetensors"
+    bare = write(tmp_path / "bare.safetensors", SimpleNamespace(state_dict=lambda: load_file(weights)))
+    fields = [part for key, value in ARGS.items() for part in ("--set", f"{key}={value}")]
+    asked = ["--to", "mlx", "--model", "vit_tiny_patch16_224.augreg_in21k", *fields]
+    report = converted(bare, tmp_path / "own", *asked)
+    assert report["architecture"]["img_size"] == SIZE and not [n for n in report["notes"] if "resized" in n]
+    np.testing.assert_array_equal(on_disk(tmp_path / "own")["pos_embed"], on_disk(source)["pos_embed"])
+    report = converted(bare, tmp_path / "large", *asked, "--image-size", 48)
+    assert [n for n in report["notes"] if "resized" in n] == ["pos_embed: 4 x 4 resized to 6 x 6"]
 
 
 def huggingface(folder: Path, **options: Any) -> torch.nn.Module:
