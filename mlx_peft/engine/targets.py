@@ -15,7 +15,7 @@ from convert.base import Base
 from convert.files import new_folder, write_json, write_safetensors
 from convert.layouts import torchvision, transformers
 from convert.layouts.processor import CONFIG as PROCESSOR
-from convert.timm import write_model
+from convert.timm import timm_arguments, write_model
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.engine.source import Source
@@ -108,12 +108,13 @@ def must_have_head(found: Source, needed: bool) -> None:
 
 def _timm(out: Path, job: Job) -> list[str]:
     try:
-        write_model(out, base=job.base, tensors=job.tensors, classes=job.classes, dtype=job.dtype)
+        timm_arguments(job.base.architecture, job.base.name.partition(".")[0])
     except UserError as error:
         raise UserError(
             f"{error}: --to mlx holds it; or take timm's own with --set FIELD=VALUE, and how much that changes the "
             "logits is printed"
         ) from error
+    write_model(out, base=job.base, tensors=job.tensors, classes=job.classes, dtype=job.dtype)
     return []
 
 

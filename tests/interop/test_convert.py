@@ -36,6 +36,7 @@ from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Data, Experiment
 from mlx_peft.data.recipe import eval_image
 from mlx_peft.engine.load import load_model
+from mlx_peft.engine.targets import TARGETS, Job
 
 CLASSES = ("cat", "dog", "emu")
 ARGS: dict[str, Any] = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
@@ -197,6 +198,14 @@ def test_an_epsilon_that_timm_cannot_have_is_refused_unless_timms_is_taken(tmp_p
     report = converted(tmp_path / "hf", tmp_path / "out", "--to", "timm", "--set", "norm_eps=1e-6")
     assert report["proof"]["change"]["the fields that were set"] > LOGITS
     assert timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).blocks[0].norm1.eps == 1e-6
+
+
+def test_advice_on_fields_is_given_only_for_fields(source: Path, tmp_path: Path) -> None:
+    base = whole(open_path(source, Asked()))
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError) as refused:
+        TARGETS["timm"].write(tmp_path, Job(base, base.tensors, CLASSES, "float32", None, None))
+    assert "--set" not in str(refused.value)
 
 
 def test_what_timm_has_no_words_for_is_kept_by_our_own_folder_and_refused_by_timm(tmp_path: Path) -> None:
