@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import timm
 from huggingface_hub import constants
@@ -191,6 +192,32 @@ class TestABaseThatIsAFile:
         other = dict(load_run(based[0]).base.tensors)
         save_file({name: tensor + 1 for name, tensor in other.items()}, tmp_path / "other.safetensors")
         assert "adapter for another base" in failed(command("predict", "got", image, *naming, "other.safetensors"))
+
+
+class TestPlacesOnThisMachine:
+    @pytest.mark.parametrize("place", ["/home/jane/models/vit", "C:\\Users\\jane\\vit", "~/secret/vit", "jane/vit"])
+    def test_are_not_sent_with_an_adapter_that_peft_wrote(self, hub, command, tmp_path, place):
+        base = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=24, num_heads=3, num_classes=3)
+        config = peft.LoraConfig(r=2, target_modules=["qkv"], modules_to_save=["head"], base_model_name_or_path=place)
+        tuned = peft.get_peft_model(base, config)
+        tuned.peft_config["default"].base_model_name_or_path = place
+        tuned.save_pretrained(tmp_path / "theirs")
+        (tmp_path / "jane" / "vit").mkdir(parents=True)  # a relative path that is there
+        done(command("push", "theirs", "lab/theirs"))
+        sent = hub.repositories["lab/theirs"].branches["main"]
+        assert json.loads(sent["adapter_config.json"])["base_model_name_or_path"] == "vit"
+        assert b"jane" not in b"".join(sent.values()) and b"secret" not in b"".join(sent.values())
+        assert json.loads((tmp_path / "theirs" / "adapter_config.json").read_text())["base_model_name_or_path"] == place
+
+    def test_are_not_sent_with_a_models_configuration(self, hub, model, command):
+        config = json.loads((model / "config.json").read_text())
+        names = {"label_names": ["/a", "b", "c"], "_name_or_path": "/home/jane/vit"}
+        config["pretrained_cfg"]["file"] = "/home/jane/base.safetensors"
+        (model / "config.json").write_text(json.dumps(config | names))
+        done(command("push", model, "lab/model"))
+        sent = json.loads(hub.repositories["lab/model"].branches["main"]["config.json"])
+        assert (sent["_name_or_path"], sent["pretrained_cfg"]["file"]) == ("vit", "base.safetensors")
+        assert sent["label_names"] == ["/a", "b", "c"] and "jane" not in json.dumps(sent)
 
 
 class TestWhatPushRefuses:
