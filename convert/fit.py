@@ -181,6 +181,13 @@ def must_be_sound(
         raise UserError(f"{where}: not the codes that its quantization entry says: {listed(faults)}")
 
 
+def must_name_all(classes: Collection[str], tensors: Tensors, where: str) -> None:
+    """Raises UserError where there are names, and not one for each row of the head."""
+    rows = len(tensors.get("head.weight", ()))
+    if classes and rows and len(classes) != rows:
+        raise UserError(f"{where}: {len(classes)} names, and the head has {rows} rows")
+
+
 def _must_match(tensors: Tensors, wanted: dict[str, tuple[int, ...]], words: set[str], what: str) -> None:
     both = [name for name in wanted if name in tensors]
     faults = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from convert.files import read_json, read_tensors
-from convert.fit import canonical, must_be_sound
+from convert.fit import canonical, must_be_sound, must_name_all
 from convert.layouts import transformers
 from convert.layouts.layout import Asked, Reading
 from convert.layouts.naming import must_agree, nearest
@@ -58,6 +58,7 @@ def _known(reading: Reading, layout: str, path: Path, asked: Asked) -> Checkpoin
         )
     tensors = canonical(reading.tensors)
     must_be_sound(tensors, architecture, None, path)
+    must_name_all(reading.classes, tensors, f"{path}: id2label")
     return Checkpoint(
         name=name.partition(".")[0],
         source=str(path),

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from convert.files import listed, new_folder, read_json, read_tensors, write_json, write_safetensors
-from convert.fit import canonical, must_be_sound
+from convert.fit import canonical, must_be_sound, must_name_all
 from convert.hub import download
 from convert.layouts.naming import fitting
 from mlx_peft.config.architecture import Architecture, Preprocessing
@@ -168,6 +168,9 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
     )
     tensors = canonical(read_tensors(weights, words=quantization is not None))
     must_be_sound(tensors, architecture, quantization, weights)
+    labels = config.get("label_names")
+    classes = tuple(map(str, labels)) if isinstance(labels, list) else ()
+    must_name_all(classes, tensors, f"{path}: label_names")
     return Checkpoint(
         name=f"{model}.{tag}" if tag else model,
         source=source,
@@ -177,7 +180,7 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
         tensors=tensors,
         quantization=quantization,
         described=True,
-        classes=tuple(map(str, labels)) if isinstance(labels := config.get("label_names"), list) else (),
+        classes=classes,
     )
 
 

@@ -190,6 +190,14 @@ def huggingface(folder: Path, **options: Any) -> torch.nn.Module:
     return model
 
 
+def test_labels_of_transformers_are_as_many_as_its_head_has_rows(tmp_path: Path) -> None:
+    huggingface(tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"id2label": {"0": "cat", "1": "dog"}}))
+    with pytest.raises(UserError, match="id2label: 2 names, and the head has 3 rows"):
+        open_path(tmp_path / "hf", Asked())
+
+
 def test_an_epsilon_that_timm_cannot_have_is_refused_unless_timms_is_taken(tmp_path: Path) -> None:
     huggingface(tmp_path / "hf", layer_norm_eps=1e-3)
     refused = command(tmp_path / "hf", tmp_path / "out", "--to", "timm")
