@@ -84,6 +84,7 @@ class Runtime:
     """A format of another runtime: ``mlx_peft.engine.export`` writes and proves it."""
 
     kind: str
+    suffix: str
     opened: str
     dtypes: tuple[str, ...] = ("float32",)
 
@@ -170,7 +171,7 @@ TARGETS: dict[str, Target | Runtime] = {
     ),
     "mlx": Target(_mlx, None, 'mlx_peft.create_model("{name}", weights="{out}", num_classes={classes})'),
     "peft": Target(_peft, "peft", 'peft.PeftModel.from_pretrained(model, "{out}")', ("float32",), whole=False),
-    "onnx": Runtime("onnx", 'onnxruntime.InferenceSession("{out}")'),
-    "coreml": Runtime("coreml", 'MLModel(contentsOf: URL(fileURLWithPath: "{out}"))'),
+    "onnx": Runtime("onnx", ".onnx", 'onnxruntime.InferenceSession("{out}")'),
+    "coreml": Runtime("coreml", ".mlpackage", 'MLModel(contentsOf: URL(fileURLWithPath: "{out}"))'),
 }
 """The registry: a format is one entry here, and nothing else."""

@@ -369,14 +369,15 @@ def test_other_runtimes_get_the_model_and_prove_it_themselves(
     stand_in = types.ModuleType("mlx_peft.engine.export")
     monkeypatch.setattr(stand_in, "export_model", export_model, raising=False)
     monkeypatch.setitem(sys.modules, "mlx_peft.engine.export", stand_in)
-    report = converted(source, tmp_path / "m.x", "--to", to)
+    out = tmp_path / ("m.onnx" if to == "onnx" else "m.mlpackage")
+    report = converted(source, out, "--to", to)
     [one] = reports
     assert one.given["classes"] == CLASSES and one.given["verify"] is True
     assert (
         one.given["tensors"].keys() == on_disk(source).keys()
         and one.given["base"].name == "vit_tiny_patch16_224.augreg_in21k"
     )
-    assert report["files"] == {str(tmp_path / "m.x"): 7} and "a note" in report["notes"]
+    assert report["files"] == {str(out): 7} and "a note" in report["notes"]
     expected = {f"{to}: held against it": 3e-6} if to == "onnx" else {}
     assert report["proof"]["exported"] == expected
     assert ("held against it" in report["proof"]["unproved"]) is (to == "coreml")
@@ -394,11 +395,17 @@ def test_what_is_said_to_a_person(source: Path, tmp_path: Path) -> None:
     assert unknown.exit_code == 2 and "did you mean 'transformers'" in unknown.stderr
 
 
+def test_a_name_without_its_suffix_is_refused_before_the_source_is_opened(tmp_path: Path) -> None:
+    assert "name what is to be written 'out.onnx'" in command("missing.pth", tmp_path / "out", "--to", "onnx").stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--to", "timm", "--bits", "4"], "only --to mlx holds quantised weights"),
         (["--to", "mlx", "--bits", "7"], "--bits: one of"),
+        (["--to", "onnx"], "name what is to be written 'out.onnx'"),
+        (["--to", "coreml"], "name what is to be written 'out.mlpackage'"),
         (["--to", "onnx", "--dtype", "float16"], "--dtype: --to onnx has float32"),
         (["--to", "mlx", "--weights", "here"], "--adapter and --weights are for an adapter"),
         (["--to", "mlx", "--set", "dept=2"], "--set.dept: no such field of a ViT; did you mean 'depth'"),
