@@ -190,6 +190,14 @@ def huggingface(folder: Path, **options: Any) -> torch.nn.Module:
     return model
 
 
+def test_a_processor_for_another_size_than_the_models_is_noted(tmp_path: Path) -> None:
+    huggingface(tmp_path / "hf")
+    assert not open_path(tmp_path / "hf", Asked()).notes
+    transformers.ViTImageProcessor(size={"height": 384, "width": 384}).save_pretrained(tmp_path / "hf")
+    [note] = open_path(tmp_path / "hf", Asked()).notes
+    assert "prepares images of 384 pixels, and the model is of 32: they are prepared at 32" in note
+
+
 def test_labels_of_transformers_are_as_many_as_its_head_has_rows(tmp_path: Path) -> None:
     huggingface(tmp_path / "hf")
     path = tmp_path / "hf" / "config.json"
