@@ -97,7 +97,7 @@ def load_base(model: Model, num_classes: int, seed: int, quantize: Quantization 
             num_classes,
             seed=seed,
             resampling=checkpoint.resampling,
-            asked=model.args.keys(),
+            asked={*model.args, *(() if model.image_size is None else ("img_size",))},
             quantization=checkpoint.quantization,
             what=f"the weights of {checkpoint.source} and the model {model.name}",
         )

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,15 @@ DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 PICKLES = {".pth", ".pt", ".bin", ".tar"}
 COUNTERS = ("position_ids", "num_batches_tracked")
 """Last names of buffers that hold whole numbers and no weights: they are passed over."""
+
+
+def renamed(tensors: Tensors, name_of: Callable[[str], str], where: str | Path = "the weights") -> Tensors:
+    """The tensors under other names. Raises UserError, with both, where two become one: neither is dropped."""
+    origin: dict[str, str] = {}
+    for name in tensors:
+        if (other := origin.setdefault(name_of(name), name)) != name:
+            raise UserError(f"{where}: {other} and {name} are both called {name_of(name)} here: leave one of them out")
+    return {new: tensors[name] for new, name in origin.items()}
 
 
 def read_tensors(path: Path, *, words: bool = False) -> Tensors:

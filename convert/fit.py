@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from math import isqrt
+from pathlib import Path
 
 import numpy as np
 
-from convert.files import listed
+from convert.files import listed, renamed
 from convert.initial import initial_head
 from convert.resample import resize_patches, resize_positions
 from mlx_peft.config.architecture import Architecture
@@ -20,6 +22,9 @@ from mlx_peft.config.registry import Resampling
 from mlx_peft.config.shapes import heads, shapes
 
 PATCHES = "patch_embed.proj.weight"
+
+LARGEST_GRID = 128
+"""Patches along a side up to which a position grid is resized unasked; timm's largest models have 64."""
 
 
 def canonical(tensors: Tensors) -> Tensors:
@@ -38,8 +43,8 @@ def canonical(tensors: Tensors) -> Tensors:
             side = isqrt(tensor.shape[1] // 3)
             if 3 * side**2 == tensor.shape[1]:
                 tensor = tensor.reshape(-1, 3, side, side)
-        result[re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name)] = tensor
-    return result
+        result[name] = tensor
+    return renamed(result, lambda name: re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name))
 
 
 def _from_dinov2(tensors: Tensors) -> Tensors:
@@ -47,11 +52,11 @@ def _from_dinov2(tensors: Tensors) -> Tensors:
     tensors = {name: tensor for name, tensor in tensors.items() if name != "mask_token"}
     if {"register_tokens", "cls_token", "pos_embed"} <= tensors.keys():
         positions = tensors["pos_embed"]
-        tensors["reg_token"] = tensors.pop("register_tokens")
+        tensors = renamed(tensors, lambda name: "reg_token" if name == "register_tokens" else name)
         tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
         tensors["pos_embed"] = positions[:, 1:]
-    renamed = {"w12": "fc1", "w3": "fc2"}
-    return {re.sub(r"\.mlp\.(w12|w3)\.", lambda m: f".mlp.{renamed[m[1]]}.", name): t for name, t in tensors.items()}
+    layers = {"w12": "fc1", "w3": "fc2"}
+    return renamed(tensors, lambda name: re.sub(r"\.mlp\.(w12|w3)\.", lambda m: f".mlp.{layers[m[1]]}.", name))
 
 
 def fit(
@@ -95,35 +100,92 @@ def fit(
         )
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("attn_pool.")}
 
+    fresh: list[str] = []
+    made: dict[str, Callable[[], np.ndarray]] = {}  # only once all the rest is known to fit: shapes may be claims
+
+    def later(name: str, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> None:
+        tensors[name], made[name] = np.broadcast_to(np.float32(0), shape), make
+
     kernels, patch = tensors.get(PATCHES), architecture.patch_size
     if "patch_size" in asked and kernels is not None and kernels.ndim == 4 and kernels.shape[2] != patch:
         notes.append(f"patch_embed: {kernels.shape[2]} pixel patches resized to {patch}")
-        tensors[PATCHES] = resize_patches(kernels, patch, resampling)
+        later(PATCHES, (*kernels.shape[:2], patch, patch), partial(resize_patches, kernels, patch, resampling))
     positions, grid = tensors.get("pos_embed"), architecture.grid_size
     if positions is not None and positions.ndim == 3 and architecture.pos_embed:
         prefix = 0 if architecture.no_embed_class else architecture.num_prefix_tokens
         side = isqrt(max(positions.shape[1] - prefix, 0))
         if 0 < side != grid and side**2 + prefix == positions.shape[1]:
+            if "img_size" not in asked and grid > LARGEST_GRID:
+                raise UserError(
+                    f"{what} do not fit together: pos_embed is of {side} x {side} patches, and {grid} x {grid} are "
+                    f"claimed (img_size {architecture.img_size}, patch_size {architecture.patch_size}), more than "
+                    f"{LARGEST_GRID} x {LARGEST_GRID}: ask for the image size if it is meant"
+                )
             notes.append(f"pos_embed: {side} x {side} resized to {grid} x {grid}")
-            tensors["pos_embed"] = resize_positions(positions, prefix, grid, resampling)
+            length = (len(positions), prefix + grid**2, positions.shape[2])
+            later("pos_embed", length, partial(resize_positions, positions, prefix, grid, resampling))
 
-    fresh = initial_head(architecture, num_classes, seed)
+    wanted = shapes(architecture, num_classes)
     for head in heads(architecture):
         old = tensors.get(f"{head}.weight")
-        if old is None or old.shape[0] != num_classes:
-            having = "none" if old is None else f"one for {old.shape[0]}"
+        if old is None or old.shape[:1] != (num_classes,):
+            having = "none" if old is None else f"one for {old.shape[0] if old.shape else 'nothing'}"
             notes.append(f"{head}: a new one for {num_classes} classes, the weights have {having}")
-            tensors |= {name: tensor for name, tensor in fresh.items() if name.startswith(f"{head}.")}
+            tensors |= {
+                name: np.broadcast_to(np.float32(0), shape)
+                for name, shape in wanted.items()
+                if name.startswith(f"{head}.")
+            }
+            fresh.append(head)
         else:
             notes.append(f"{head}: kept, the weights have one for {num_classes} classes too")
 
-    wanted = shapes(architecture, num_classes)
     words: set[str] = set()
     if quantization is not None:
         wanted = quantization.stored(architecture, wanted)
         words = {f"{site.path}.weight" for site in quantization.sites(architecture)}
     _must_match(tensors, wanted, words, what)
+    tensors |= {name: make() for name, make in made.items()}
+    if fresh:
+        drawn = initial_head(architecture, num_classes, seed)
+        tensors |= {name: tensor for name, tensor in drawn.items() if name.partition(".")[0] in fresh}
     return tensors, notes
+
+
+def must_be_sound(
+    tensors: Tensors, architecture: Architecture, quantization: Quantization | None, where: str | Path
+) -> None:
+    """Raises UserError, with the file, where a head is no matrix or codes are not what a quantisation says."""
+    for head in ("head.weight", "head_dist.weight"):
+        if head in tensors and tensors[head].ndim != 2:
+            raise UserError(f"{where}: {head} has the shape {tensors[head].shape}, of 2 dimensions there should be")
+    places = [] if quantization is None else [site.path for site in quantization.sites(architecture)]
+    stored = {} if quantization is None else quantization.stored(architecture, {})
+    words = {f"{place}.weight" for place in places}
+    faults = [
+        f"{name} is of the type {tensor.dtype}"
+        for name, tensor in tensors.items()
+        if tensor.dtype == np.uint32 and name not in words
+    ]
+    faults += [
+        f"{name} is not there" if name not in tensors else f"{name} has the shape {tensors[name].shape}, not {shape}"
+        for name, shape in stored.items()
+        if name not in tensors or tensors[name].shape != shape
+    ]
+    faults += [
+        f"{name} is of the type {tensors[name].dtype}"
+        for name in words & tensors.keys()
+        if tensors[name].dtype != np.uint32
+    ]
+    if faults:
+        raise UserError(f"{where}: not the codes that its quantization entry says: {listed(faults)}")
+
+
+def must_name_all(classes: Collection[str], tensors: Tensors, where: str) -> None:
+    """Raises UserError where there are names, and not one for each row of the head."""
+    rows = len(tensors.get("head.weight", ()))
+    if classes and rows and len(classes) != rows:
+        raise UserError(f"{where}: {len(classes)} names, and the head has {rows} rows")
 
 
 def _must_match(tensors: Tensors, wanted: dict[str, tuple[int, ...]], words: set[str], what: str) -> None:

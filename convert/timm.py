@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from convert.files import listed, new_folder, read_json, read_tensors, write_json, write_safetensors
-from convert.fit import canonical
+from convert.fit import canonical, must_be_sound, must_name_all
 from convert.hub import download
 from convert.layouts.naming import fitting
 from mlx_peft.config.architecture import Architecture, Preprocessing
@@ -78,6 +78,7 @@ def from_hub(name: str) -> Checkpoint:
             "name a file, or write weights: none for random ones"
         )
     tensors = canonical(read_tensors(download(entry.hub_id, entry.hub_filename)))
+    must_be_sound(tensors, entry.architecture, None, entry.hub_id)
     notes = (f"{entry.name}: {entry.note}",) if entry.note else ()
     return Checkpoint(
         entry.name, entry.hub_id, entry.architecture, entry.preprocessing, entry.resampling, tensors, notes,
@@ -97,6 +98,7 @@ def from_tensors(tensors: Tensors, path: Path, name: str | None) -> Checkpoint:
     tensors, notes = _without_projection(canonical(tensors))
     name = name or _only(fitting(tensors), path)
     entry = find(name)
+    must_be_sound(tensors, entry.architecture, None, path)
     if entry.tag and not name.endswith(f".{entry.tag}"):
         others = [find(f"{name}.{tag}") for tag in tags(name)]
         recipes = {(other.preprocessing.mean, other.preprocessing.std) for other in others if other.preprocessing}
@@ -157,20 +159,28 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
     if weights is None:
         raise UserError(f"{folder}: no {WEIGHTS} in this folder")
     quantization = _quantization(config["quantization"], path) if "quantization" in config else None
-    return Checkpoint(
-        name=f"{model}.{tag}" if tag else model,
-        source=source,
-        architecture=altered(Architecture(), exact, f"{path}: exact_architecture")
+    architecture = (
+        altered(Architecture(), exact, f"{path}: exact_architecture")
         if isinstance(exact, dict)
         else altered(
             entry.architecture, {"img_size": size[-1]} | _from_arguments(arguments, path), f"{path}: model_args"
-        ),
+        )
+    )
+    tensors = canonical(read_tensors(weights, words=quantization is not None))
+    must_be_sound(tensors, architecture, quantization, weights)
+    labels = config.get("label_names")
+    classes = tuple(map(str, labels)) if isinstance(labels, list) else ()
+    must_name_all(classes, tensors, f"{path}: label_names")
+    return Checkpoint(
+        name=f"{model}.{tag}" if tag else model,
+        source=source,
+        architecture=architecture,
         preprocessing=_preprocessing(pretrained, path),
         resampling=entry.resampling,
-        tensors=canonical(read_tensors(weights, words=quantization is not None)),
+        tensors=tensors,
         quantization=quantization,
         described=True,
-        classes=tuple(map(str, labels)) if isinstance(labels := config.get("label_names"), list) else (),
+        classes=classes,
     )
 
 

@@ -50,8 +50,8 @@ class _Processor(BaseModel):
     image_std: list[float]
 
 
-def read(config: Mapping[str, Any], path: Path) -> Preprocessing:
-    """The preprocessing that a file describes.
+def read(config: Mapping[str, Any], path: Path) -> tuple[Preprocessing, int]:
+    """The preprocessing that a file describes, and the side of the images that it gives, in pixels.
 
     Raises:
         UserError: for a processor that does what our preprocessing has no words for.
@@ -79,10 +79,11 @@ def read(config: Mapping[str, Any], path: Path) -> Preprocessing:
             raise UserError(f"{path}: crop_size {side} is larger than size {scaled}")
         if mode == "center" and not values.do_center_crop:
             raise UserError(f"{path}: size: a shortest_edge without do_center_crop gives images that are not square")
-        return Preprocessing.model_validate({
+        preprocessing = Preprocessing.model_validate({
             "mean": values.image_mean, "std": values.image_std, "interpolation": filters[values.resample],
             "crop_pct": side / scaled, "crop_mode": mode,
         })  # fmt: skip
+        return preprocessing, side
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise UserError(f"{path}: {faults}") from error

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from convert.files import listed
+from convert.files import listed, renamed
 from convert.layouts import mlx_vision, npz, torchvision
 from convert.layouts.layout import Layout
 from mlx_peft.config.border import Tensors
@@ -61,9 +61,10 @@ def _without(tensors: Tensors, prefixes: Sequence[str], path: Path, part: str | 
             choice = " or ".join(f"--part {one}" for one in dict.fromkeys(parts)) or "no --part"
             raise UserError(f"{path}: it holds {len(prefixes)} model{'s'[: len(prefixes) > 1]}: say {choice}")
         outer = _outer(chosen[0])
-        return {_stripped(name, chosen[0], outer): tensor for name, tensor in tensors.items() if name.startswith(outer)}
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(outer)}
+        prefixes = chosen
     [prefix] = prefixes
-    return {_stripped(name, prefix, _outer(prefix)): tensor for name, tensor in tensors.items()}
+    return renamed(tensors, lambda name: _stripped(name, prefix, _outer(prefix)), path)
 
 
 def _outer(prefix: str) -> str:

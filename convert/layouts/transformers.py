@@ -55,13 +55,20 @@ def read(folder: Path) -> Reading:
         ours = {name: tensor for name, tensor in ours.items() if name not in unused}
         notes.append(f"{unused[0].partition('.')[0]}: left out, the model's class does not use it")
     ours, architecture = _to_ours(ours, variant, architecture, str(folder))
-    given = folder / processor.CONFIG
+    given, preprocessing = folder / processor.CONFIG, None
+    if given.is_file():
+        preprocessing, side = processor.read(read_json(given), given)
+        if side != architecture.img_size:
+            notes.append(
+                f"{processor.CONFIG} prepares images of {side} pixels, and the model is of {architecture.img_size}: "
+                f"they are prepared at {architecture.img_size}"
+            )
     labels = config.get("id2label") or {}
     classes = tuple(str(labels[key]) for key in sorted(labels, key=int)) if _numbered(labels) else ()
     return Reading(
         ours,
         architecture,
-        processor.read(read_json(given), given) if given.is_file() else None,
+        preprocessing,
         () if classes == tuple(f"LABEL_{i}" for i in range(len(classes))) else classes,
         tuple(notes),
     )

@@ -6,8 +6,10 @@ import re
 
 import numpy as np
 
+from convert.files import renamed
 from convert.layouts.renaming import layer, pair
 from mlx_peft.config.border import Tensors
+from mlx_peft.config.errors import UserError
 
 LEFT_OUT = {
     r"pooler\.dense\..*": "pooler: the layer behind the class token that only some uses want is left out",
@@ -113,16 +115,22 @@ def as_on_disk(tensors: Tensors) -> Tensors:
     bert = any("layernorm_before" in name for name in tensors)
     gates: dict[str, dict[str, np.ndarray]] = {}
     result: Tensors = {}
-    for name, tensor in tensors.items():
+
+    def on_disk(name: str) -> str:
         for pattern, new in _RENAMED:
             name = pattern.sub(new, name)
         for old, replacement in _MLP if bert else ():
             name = name.replace(f".{old}", f".{replacement}")
+        return name.replace(".mlp.down_proj.", ".mlp.weights_out.")
+
+    for name, tensor in renamed(tensors, on_disk).items():
         if match := re.fullmatch(r"(.*\.mlp)\.(gate|up)_proj\.(weight|bias)", name):
             gates.setdefault(f"{match[1]}.weights_in.{match[3]}", {})[match[2]] = tensor
         else:
-            result[name.replace(".mlp.down_proj.", ".mlp.weights_out.")] = tensor
+            result[name] = tensor
     for name, halves in gates.items():
+        if name in result:
+            raise UserError(f"the weights: {name} is there, and its halves gate_proj and up_proj too: leave one out")
         if halves.keys() == {"gate", "up"}:
             result[name] = np.concatenate([halves["gate"], halves["up"]])
         else:

@@ -25,7 +25,8 @@ def info(
         echo_json(found)
         return
     for key, value in found.items():
-        for index, line in enumerate(lines(value)):
+        plain = key == "quantization" and value is None and found.get("model") is not None
+        for index, line in enumerate(["none"] if plain else lines(value)):
             typer.echo(f"{'' if index else key.replace('_', ' '):<14} {line}".rstrip())
 
 

@@ -11,16 +11,19 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Architecture(BaseModel):
-    """Everything that decides the shapes and the forward pass of a ViT, the number of classes apart."""
+    """Everything that decides the shapes and the forward pass of a ViT, the number of classes apart.
+
+    The upper bounds are far above any of timm's models: what a configuration claims must not fill the memory.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    img_size: int = Field(224, ge=1, description="side of the square input image, pixels")
-    patch_size: int = Field(16, ge=1, description="side of a square patch, pixels")
-    embed_dim: int = Field(768, ge=1)
-    depth: int = Field(12, ge=1)
-    num_heads: int = Field(12, ge=1)
-    mlp_ratio: float = Field(4.0, gt=0)
+    img_size: int = Field(224, ge=1, le=4096, description="side of the square input image, pixels")
+    patch_size: int = Field(16, ge=1, le=1024, description="side of a square patch, pixels")
+    embed_dim: int = Field(768, ge=1, le=65536)
+    depth: int = Field(12, ge=1, le=512)
+    num_heads: int = Field(12, ge=1, le=4096)
+    mlp_ratio: float = Field(4.0, gt=0, le=64)
     qkv_bias: bool = True
     proj_bias: bool = Field(True, description="biases of proj, fc1 and fc2")
     qk_norm: bool = False
@@ -28,7 +31,7 @@ class Architecture(BaseModel):
     scale_mlp_norm: bool = Field(False, description="a norm between the activation and fc2")
     init_values: float | None = Field(None, description="layer scale's initial value; null: no layer scale")
     class_token: bool = True
-    reg_tokens: int = Field(0, ge=0)
+    reg_tokens: int = Field(0, ge=0, le=1024)
     distilled: bool = Field(False, description="a distillation token and its own head; logits are the mean of both")
     pos_embed: bool = True
     no_embed_class: bool = Field(False, description="the position embedding covers patches only")

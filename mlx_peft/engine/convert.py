@@ -73,6 +73,8 @@ def convert(
         raise UserError(f"--bits: only --to mlx holds quantised weights, not --to {to}")
     if dtype is not None and dtype not in target.dtypes:
         raise UserError(f"--dtype: --to {to} has {', '.join(target.dtypes)}, not {dtype}")
+    if isinstance(target, Runtime) and out.suffix != target.suffix:
+        raise UserError(f"{out}: name what is to be written {out.with_suffix(target.suffix).name!r}")
     found = open_source(source, backend=backend, **asked)
     target.check(found)
     proof = Proof() if verify else None
@@ -85,10 +87,9 @@ def convert(
         notes, files = _exported(target, to, out, job, proof)
     else:
         notes, files = _written(found, job, to, target, out, proof)
-    new = [note for note in found.asked.notes if note not in found.base.notes]
     classes = len(tensors.get("head.weight", ()))
     opened = target.opened.format(out=out, name=found.base.name, classes=classes)
-    return Converted(found, to, opened, files, proof, (*found.base.notes, *new, *notes))
+    return Converted(found, to, opened, files, proof, (*found.asked.notes, *notes))
 
 
 def _written(

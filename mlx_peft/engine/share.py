@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
 from convert import repository, timm
 from convert.adapters import peft
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
-from convert.files import listed, read_json
+from convert.files import listed, read_json, write_json
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import load
 from mlx_peft.config.quantization import Quantization
@@ -21,6 +22,9 @@ from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.engine.load import adapter_in, find_adapter, is_model
 from mlx_peft.engine.merge import merge_run, must_be_new
 from mlx_peft.engine.run import RunFolder
+
+NAMES = ("label_names", "label_descriptions", "id2label", "label2id")
+"""Entries of a configuration whose strings are names of classes."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ def packed(
     if is_model(path):
         if merged:
             raise UserError(f"{path} is a whole model already: leave --merged out")
-        yield _model(path)
+        with tempfile.TemporaryDirectory() as folder:
+            yield _without_places(_model(path), timm.CONFIG, Path(folder))
         return
     place = find_adapter(path, name)
     adapter = read_adapter(place)
@@ -85,7 +90,7 @@ def packed(
             merge_run(path, out, backend, name=name)
             parcel = replace(_model(out), adapter=adapter, model=adapter.model)
         else:
-            parcel = _adapter(place, adapter, Path(folder, "adapter"))
+            parcel = _without_places(_adapter(place, adapter, Path(folder, "adapter")), peft.CONFIG, Path(folder))
         yield replace(parcel, result=result, experiment=experiment)
 
 
@@ -96,7 +101,7 @@ def _model(folder: Path) -> Parcel:
         raise UserError(f"{folder / timm.CONFIG}: not a configuration of timm's: no architecture, or no num_classes")
     if not (folder / timm.WEIGHTS).is_file():
         raise UserError(f"{folder}: no {timm.WEIGHTS} in this folder, and nothing else is sent")
-    quantization = timm.from_folder(folder, name, str(folder)).quantization  # which also finds what is damaged
+    quantization = timm.from_folder(folder, None, str(folder)).quantization  # which also finds what is damaged
     names = config.get("label_names") or []
     left = sorted({entry.name for entry in folder.iterdir()} - {timm.CONFIG, timm.WEIGHTS})
     return Parcel(
@@ -107,7 +112,7 @@ def _model(folder: Path) -> Parcel:
         tuple(map(str, names)),
         count,
         quantization,
-        config=config,
+        config=config | {"architecture": name.removeprefix(timm.OURS)},
         notes=(f"left out: {listed(left)}",) if left else (),
     )
 
@@ -129,6 +134,31 @@ def _adapter(place: Path, adapter: Adapter, new: Path) -> Parcel:
     )  # fmt: skip
 
 
+def _without_places(parcel: Parcel, file: str, folder: Path) -> Parcel:
+    """With a copy of its configuration in ``folder`` where that names places on this machine: of them the last part."""
+    config = read_json(parcel.files[file])
+    clean = _last_parts(config)
+    if clean == config:
+        return parcel
+    write_json(folder / file, clean)
+    adapter = parcel.adapter and replace(parcel.adapter, source=_last_parts(parcel.adapter.source))
+    note = f"{file}: of the paths in it, only the last part is sent"
+    return replace(parcel, files=parcel.files | {file: folder / file}, adapter=adapter, notes=(*parcel.notes, note))
+
+
+def _last_parts(value: Any) -> Any:
+    """JSON in which a path, absolute or to what is there, is its last part. Names of classes are no paths."""
+    if isinstance(value, dict):
+        return {key: one if key in NAMES else _last_parts(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_last_parts(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    windows = PureWindowsPath(value)
+    absolute = value.startswith(("/", "~")) or (windows.is_absolute() and bool(windows.drive))
+    return windows.name or value if absolute or (windows.name != value and os.path.exists(value)) else value
+
+
 def pull(name: str, out: Path, revision: str | None = None) -> str:
     """Fetches a repository with an adapter or a model into the folder ``out``; returns the commit.
 
@@ -143,9 +173,8 @@ def opened(folder: Path, name: str) -> None:
     if adapter_in(folder) == folder:
         read_adapter(folder)
     elif is_model(folder):
-        config = read_json(folder / timm.CONFIG)
-        load_base(
-            Model(name=str(config.get("architecture")), weights=str(folder)), int(config.get("num_classes", 0)), 0
-        )
+        found = timm.from_folder(folder, None, str(folder))
+        classes = len((found.tensors or {}).get("head.weight", ()))  # config.json only claims a number
+        load_base(Model(name=found.name, weights=str(folder)), classes, 0)
     else:
         raise UserError(f"{name} holds neither an adapter ({peft.CONFIG}) nor a model in timm's layout ({timm.CONFIG})")

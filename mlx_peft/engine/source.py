@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import isqrt
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from convert.layouts.processor import CONFIG as PROCESSOR
 from convert.open import open_path
 from convert.timm import Checkpoint, from_hub
 from mlx_peft.config.errors import UserError, suggest
-from mlx_peft.config.registry import names
+from mlx_peft.config.registry import altered, names
 from mlx_peft.config.schema import Model
 from mlx_peft.engine.load import adapter_in, find_adapter, load_run
 from mlx_peft.engine.run import RunFolder
@@ -89,7 +90,7 @@ def open_source(
     if adapter is not None or weights != "timm":
         raise UserError(f"--adapter and --weights are for an adapter, and {source} is none")
     args = args or {}
-    checkpoint = _checkpoint(source, path, Asked(model, args), part)
+    checkpoint = _at_its_grid(_checkpoint(source, path, Asked(model, args), part), args)
     base = whole(checkpoint, args={} if checkpoint.described else args)
     changes = {key: value for key, value in args.items() if getattr(base.architecture, key, None) != value}
     asked = (
@@ -126,6 +127,24 @@ def _checkpoint(source: str, path: Path, asked: Asked, part: str | None) -> Chec
         f"{source!r} is no file or folder, and no model of timm's{suggest(name, names())} (mlx-peft ls models); of the "
         "hub, name OWNER/REPOSITORY"
     )
+
+
+def _at_its_grid(checkpoint: Checkpoint, args: Mapping[str, Any]) -> Checkpoint:
+    """A file of timm's tensors at the image size of its position grid: its name's is only what is usual.
+
+    Raises:
+        UserError: where the user's fields do not fit it.
+    """
+    positions = (checkpoint.tensors or {}).get("pos_embed")
+    if checkpoint.described or checkpoint.layout != "timm" or "img_size" in args or positions is None:
+        return checkpoint
+    usual = altered(checkpoint.architecture, args, "--set")
+    patches = (positions.shape[1] if positions.ndim == 3 else 0) - usual.position_tokens + usual.grid_size**2
+    side = isqrt(max(patches, 0))
+    if side in (0, usual.grid_size) or side**2 != patches:
+        return checkpoint  # as usual, or what does not fit will be said
+    size = altered(usual, {"img_size": side * usual.patch_size}, f"{checkpoint.source}: pos_embed").img_size
+    return replace(checkpoint, architecture=checkpoint.architecture.model_copy(update={"img_size": size}))
 
 
 def _repository(name: str) -> Path:

@@ -15,7 +15,7 @@ from convert.base import Base
 from convert.files import new_folder, write_json, write_safetensors
 from convert.layouts import torchvision, transformers
 from convert.layouts.processor import CONFIG as PROCESSOR
-from convert.timm import write_model
+from convert.timm import timm_arguments, write_model
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.engine.source import Source
@@ -84,6 +84,7 @@ class Runtime:
     """A format of another runtime: ``mlx_peft.engine.export`` writes and proves it."""
 
     kind: str
+    suffix: str
     opened: str
     dtypes: tuple[str, ...] = ("float32",)
 
@@ -108,12 +109,13 @@ def must_have_head(found: Source, needed: bool) -> None:
 
 def _timm(out: Path, job: Job) -> list[str]:
     try:
-        write_model(out, base=job.base, tensors=job.tensors, classes=job.classes, dtype=job.dtype)
+        timm_arguments(job.base.architecture, job.base.name.partition(".")[0])
     except UserError as error:
         raise UserError(
             f"{error}: --to mlx holds it; or take timm's own with --set FIELD=VALUE, and how much that changes the "
             "logits is printed"
         ) from error
+    write_model(out, base=job.base, tensors=job.tensors, classes=job.classes, dtype=job.dtype)
     return []
 
 
@@ -169,7 +171,7 @@ TARGETS: dict[str, Target | Runtime] = {
     ),
     "mlx": Target(_mlx, None, 'mlx_peft.create_model("{name}", weights="{out}", num_classes={classes})'),
     "peft": Target(_peft, "peft", 'peft.PeftModel.from_pretrained(model, "{out}")', ("float32",), whole=False),
-    "onnx": Runtime("onnx", 'onnxruntime.InferenceSession("{out}")'),
-    "coreml": Runtime("coreml", 'MLModel(contentsOf: URL(fileURLWithPath: "{out}"))'),
+    "onnx": Runtime("onnx", ".onnx", 'onnxruntime.InferenceSession("{out}")'),
+    "coreml": Runtime("coreml", ".mlpackage", 'MLModel(contentsOf: URL(fileURLWithPath: "{out}"))'),
 }
 """The registry: a format is one entry here, and nothing else."""

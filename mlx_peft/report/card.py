@@ -68,7 +68,7 @@ def front_matter(parcel: Parcel, repository: str) -> str:
 def _library(parcel: Parcel) -> str:
     """What opens the files by the repository's name."""
     if parcel.kind == "model":
-        return "mlx-peft" if parcel.quantization else "timm"
+        return "mlx-peft" if parcel.quantization or "exact_architecture" in parcel.config else "timm"
     adapter = parcel.adapter
     rounded = adapter is not None and (adapter.quantize or adapter.qat)  # to codes that PEFT knows nothing of
     return "peft" if adapter is not None and adapter.method.in_peft and not rounded else "mlx-peft"

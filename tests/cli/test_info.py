@@ -45,6 +45,7 @@ def test_a_models_folder(command: Any, base: Base, tmp_path: Path) -> None:
     lines = command("info", tmp_path / "m").stdout.splitlines()
     assert f"parameters     {count:,}" in lines
     assert "architecture   img_size: 32" in lines
+    assert "quantization   none" in lines
 
 
 def test_a_quantised_folder_counts_parameters_and_not_words(command: Any, base: Base, tmp_path: Path) -> None:

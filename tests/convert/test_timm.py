@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.numpy import save_file
 
-from convert.base import Base, load_base
+from convert.base import Base, load_base, whole
+from convert.fit import LARGEST_GRID, canonical
+from convert.layouts.layout import Asked
+from convert.layouts.recognise import recognise
+from convert.layouts.transformers_names import as_on_disk
+from convert.open import open_path
 from convert.timm import write_model
+from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.errors import UserError
+from mlx_peft.config.registry import find, names
 from mlx_peft.config.schema import Model
+from mlx_peft.engine.inspect import inspect
 
 Tiny = Callable[..., Base]
 Changes = Callable[[tuple[str, ...]], list[str]]
@@ -128,3 +139,115 @@ def test_a_configuration_that_is_not_understood_is_refused(
     write_model(tmp_path / "model", base=base, tensors=base.tensors)
     with pytest.raises(UserError, match=message):
         load_base(edited(tmp_path / "model", **changes), 5, seed=0)
+
+
+CLAIMS: list[tuple[dict[str, Any], str]] = [
+    ({"pretrained_cfg": {"input_size": [3, 2**20, 2**20]}}, "img_size: Input should be less than or equal to 4096"),
+    ({"model_args": {"depth": 10**9}}, "depth: Input should be less than or equal to 512"),
+    ({"model_args": {"embed_dim": 10**9}}, "embed_dim: Input should be less than or equal to 65536"),
+    ({"model_args": {"num_heads": 10**9}}, "num_heads: Input should be less than or equal to 4096"),
+    ({"model_args": {"reg_tokens": 10**9}}, "reg_tokens: Input should be less than or equal to 1024"),
+    ({"model_args": {"mlp_ratio": 1e12}}, "mlp_ratio: Input should be less than or equal to 64"),
+    ({"pretrained_cfg": {"input_size": [3, 4096, 4096]}}, "pos_embed is of 4 x 4 patches, and 256 x 256 are claimed"),
+    ({"model_args": {"embed_dim": 65536, "num_heads": 1}}, "do not fit together"),
+]
+
+
+@pytest.mark.parametrize(("claim", "fault"), CLAIMS)
+def test_what_a_configuration_claims_is_refused_before_it_is_allocated(
+    claim: dict[str, Any], fault: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    base = tiny("deit_tiny_patch16_224")
+    write_model(tmp_path / "m", base=base, tensors=base.tensors)
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value | claim.get(key, {}) if isinstance(value, dict) else value
+                                for key, value in config.items()}))  # fmt: skip
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError) as refused:
+            load_base(Model(name="deit_tiny_patch16_224", weights=str(tmp_path / "m")), 1000, seed=0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert fault in str(refused.value)
+    assert peak < 2**25  # bytes: the model is a hundredth of it, and a head of the claimed width has eight times that
+
+
+def test_a_large_grid_is_resized_where_it_is_asked_for(tiny: Tiny, tmp_path: Path) -> None:
+    base = tiny("deit_tiny_patch16_224", depth=1)
+    write_model(tmp_path / "m", base=base, tensors=base.tensors)
+    model = Model(name="deit_tiny_patch16_224", weights=str(tmp_path / "m"), image_size=129 * 16)
+    assert load_base(model, 5, seed=0).tensors["pos_embed"].shape == (1, 1 + 129**2, 24)
+
+
+def test_every_name_of_timms_is_within_the_bounds() -> None:
+    for name in names():
+        architecture = find(name).architecture
+        assert architecture.grid_size <= LARGEST_GRID / 2, name
+        assert Architecture.model_validate(architecture.model_dump()) == architecture
+
+
+def plain(tensors: dict[str, np.ndarray]) -> None:
+    """Nothing is damaged but what is said of it."""
+
+
+def scalar(tensors: dict[str, np.ndarray]) -> None:
+    tensors["head.weight"] = np.ones((), np.float32)
+
+
+def stray(tensors: dict[str, np.ndarray]) -> None:
+    tensors["stray"] = np.arange(4, dtype=np.uint32)
+
+
+@pytest.mark.parametrize(
+    ("entry", "damage", "fault"),
+    [
+        (None, scalar, "head.weight has the shape (), of 2 dimensions there should be"),
+        ({"bits": 4, "group_size": 32}, plain, "blocks.0.attn.qkv.weight has the shape (96, 32), not (96, 4)"),
+        ({"bits": 4, "group_size": 32}, stray, "stray is of the type uint32"),
+    ],
+)
+def test_damaged_tensors_are_one_error_that_names_the_file_and_the_tensor(
+    entry: dict[str, int] | None, damage: Callable[..., None], fault: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    base = tiny("deit_tiny_patch16_224", embed_dim=32, num_heads=2, depth=1)
+    tensors = dict(base.tensors)
+    damage(tensors)
+    write_model(tmp_path / "m", base=base, tensors=base.tensors)
+    save_file(tensors, tmp_path / "m" / "model.safetensors")
+    path = tmp_path / "m" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | ({"quantization": entry} if entry else {})))
+    with pytest.raises(UserError) as refused:
+        whole(open_path(tmp_path / "m", Asked()))
+    assert f"{tmp_path / 'm' / 'model.safetensors'}: " in str(refused.value)
+    assert fault in str(refused.value)
+    assert "undecided" in inspect(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("rename", "names"),
+    [
+        (lambda t: recognise({"backbone.patch_embed.proj.weight": t, "backbone.norm.weight": t, "norm.weight": t},
+                             Path("w")), ("backbone.norm.weight", "norm.weight")),
+        (lambda t: canonical({"blocks.0.gamma_1": t, "blocks.0.ls1.gamma": t}),
+         ("blocks.0.gamma_1", "blocks.0.ls1.gamma")),
+        (lambda t: canonical({"mask_token": t, "blocks.0.mlp.w3.bias": t, "blocks.0.mlp.fc2.bias": t}),
+         ("blocks.0.mlp.w3.bias", "blocks.0.mlp.fc2.bias")),
+        (lambda t: as_on_disk({"layer.0.attention.q_proj.bias": t, "layer.0.attention.attention.query.bias": t}),
+         ("layer.0.attention.q_proj.bias", "layer.0.attention.attention.query.bias")),
+    ],
+)  # fmt: skip
+def test_two_tensors_that_would_get_one_name_are_refused(
+    rename: Callable[[np.ndarray], object], names: tuple[str, str]
+) -> None:
+    with pytest.raises(UserError, match="are both called") as refused:
+        rename(np.ones(4, np.float32))
+    assert " and ".join(names) in str(refused.value)
+
+
+def test_names_of_classes_are_as_many_as_the_head_has_rows(tiny: Tiny, tmp_path: Path) -> None:
+    base = tiny("deit_tiny_patch16_224")
+    write_model(tmp_path / "m", base=base, tensors=base.tensors, classes=CLASSES[:4])
+    with pytest.raises(UserError, match="label_names: 4 names, and the head has 5 rows"):
+        open_path(tmp_path / "m", Asked())

@@ -9,6 +9,7 @@ import sys
 import types
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Data, Experiment
 from mlx_peft.data.recipe import eval_image
 from mlx_peft.engine.load import load_model
+from mlx_peft.engine.targets import TARGETS, Job
 
 CLASSES = ("cat", "dog", "emu")
 ARGS: dict[str, Any] = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
@@ -164,6 +166,18 @@ def test_another_image_size_resizes_the_grid_as_timm_does(source: Path, tmp_path
     np.testing.assert_allclose(on_disk(tmp_path / "out")["pos_embed"], expected, atol=1e-6)
 
 
+def test_a_bare_files_grid_is_resized_only_where_that_is_asked_for(source: Path, tmp_path: Path) -> None:
+    weights = source / "model.safetensors"
+    bare = write(tmp_path / "bare.safetensors", SimpleNamespace(state_dict=lambda: load_file(weights)))
+    fields = [part for key, value in ARGS.items() for part in ("--set", f"{key}={value}")]
+    asked = ["--to", "mlx", "--model", "vit_tiny_patch16_224.augreg_in21k", *fields]
+    report = converted(bare, tmp_path / "own", *asked)
+    assert report["architecture"]["img_size"] == SIZE and not [n for n in report["notes"] if "resized" in n]
+    np.testing.assert_array_equal(on_disk(tmp_path / "own")["pos_embed"], on_disk(source)["pos_embed"])
+    report = converted(bare, tmp_path / "large", *asked, "--image-size", 48)
+    assert [n for n in report["notes"] if "resized" in n] == ["pos_embed: 4 x 4 resized to 6 x 6"]
+
+
 def huggingface(folder: Path, **options: Any) -> torch.nn.Module:
     torch.manual_seed(0)
     config = transformers.ViTConfig(
@@ -176,6 +190,22 @@ def huggingface(folder: Path, **options: Any) -> torch.nn.Module:
     return model
 
 
+def test_a_processor_for_another_size_than_the_models_is_noted(tmp_path: Path) -> None:
+    huggingface(tmp_path / "hf")
+    assert not open_path(tmp_path / "hf", Asked()).notes
+    transformers.ViTImageProcessor(size={"height": 384, "width": 384}).save_pretrained(tmp_path / "hf")
+    [note] = open_path(tmp_path / "hf", Asked()).notes
+    assert "prepares images of 384 pixels, and the model is of 32: they are prepared at 32" in note
+
+
+def test_labels_of_transformers_are_as_many_as_its_head_has_rows(tmp_path: Path) -> None:
+    huggingface(tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"id2label": {"0": "cat", "1": "dog"}}))
+    with pytest.raises(UserError, match="id2label: 2 names, and the head has 3 rows"):
+        open_path(tmp_path / "hf", Asked())
+
+
 def test_an_epsilon_that_timm_cannot_have_is_refused_unless_timms_is_taken(tmp_path: Path) -> None:
     huggingface(tmp_path / "hf", layer_norm_eps=1e-3)
     refused = command(tmp_path / "hf", tmp_path / "out", "--to", "timm")
@@ -184,6 +214,14 @@ def test_an_epsilon_that_timm_cannot_have_is_refused_unless_timms_is_taken(tmp_p
     report = converted(tmp_path / "hf", tmp_path / "out", "--to", "timm", "--set", "norm_eps=1e-6")
     assert report["proof"]["change"]["the fields that were set"] > LOGITS
     assert timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).blocks[0].norm1.eps == 1e-6
+
+
+def test_advice_on_fields_is_given_only_for_fields(source: Path, tmp_path: Path) -> None:
+    base = whole(open_path(source, Asked()))
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError) as refused:
+        TARGETS["timm"].write(tmp_path, Job(base, base.tensors, CLASSES, "float32", None, None))
+    assert "--set" not in str(refused.value)
 
 
 def test_what_timm_has_no_words_for_is_kept_by_our_own_folder_and_refused_by_timm(tmp_path: Path) -> None:
@@ -339,14 +377,15 @@ def test_other_runtimes_get_the_model_and_prove_it_themselves(
     stand_in = types.ModuleType("mlx_peft.engine.export")
     monkeypatch.setattr(stand_in, "export_model", export_model, raising=False)
     monkeypatch.setitem(sys.modules, "mlx_peft.engine.export", stand_in)
-    report = converted(source, tmp_path / "m.x", "--to", to)
+    out = tmp_path / ("m.onnx" if to == "onnx" else "m.mlpackage")
+    report = converted(source, out, "--to", to)
     [one] = reports
     assert one.given["classes"] == CLASSES and one.given["verify"] is True
     assert (
         one.given["tensors"].keys() == on_disk(source).keys()
         and one.given["base"].name == "vit_tiny_patch16_224.augreg_in21k"
     )
-    assert report["files"] == {str(tmp_path / "m.x"): 7} and "a note" in report["notes"]
+    assert report["files"] == {str(out): 7} and "a note" in report["notes"]
     expected = {f"{to}: held against it": 3e-6} if to == "onnx" else {}
     assert report["proof"]["exported"] == expected
     assert ("held against it" in report["proof"]["unproved"]) is (to == "coreml")
@@ -364,11 +403,17 @@ def test_what_is_said_to_a_person(source: Path, tmp_path: Path) -> None:
     assert unknown.exit_code == 2 and "did you mean 'transformers'" in unknown.stderr
 
 
+def test_a_name_without_its_suffix_is_refused_before_the_source_is_opened(tmp_path: Path) -> None:
+    assert "name what is to be written 'out.onnx'" in command("missing.pth", tmp_path / "out", "--to", "onnx").stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--to", "timm", "--bits", "4"], "only --to mlx holds quantised weights"),
         (["--to", "mlx", "--bits", "7"], "--bits: one of"),
+        (["--to", "onnx"], "name what is to be written 'out.onnx'"),
+        (["--to", "coreml"], "name what is to be written 'out.mlpackage'"),
         (["--to", "onnx", "--dtype", "float16"], "--dtype: --to onnx has float32"),
         (["--to", "mlx", "--weights", "here"], "--adapter and --weights are for an adapter"),
         (["--to", "mlx", "--set", "dept=2"], "--set.dept: no such field of a ViT; did you mean 'depth'"),

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import timm
 from huggingface_hub import constants
@@ -19,11 +21,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save_file
 
+from convert.base import load_base
 from convert.repository import LARGEST, MOST, _allowed
+from convert.timm import write_model
 from mlx_peft.config.errors import UserError
-from mlx_peft.config.schema import Experiment
+from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.engine.load import load_model, load_run
 from mlx_peft.engine.merge import merge_run
+from mlx_peft.engine.share import opened
 from mlx_peft.engine.train import train
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -40,6 +45,15 @@ def image(tmp_path: Path) -> Path:
 @pytest.fixture
 def images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A whole model's folder."""
+    args = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
+    base = load_base(Model(name="vit_tiny_patch16_224", weights="none", image_size=32, args=args), 3, seed=0)
+    write_model(tmp_path / "model", base=base, tensors=base.tensors)
+    return tmp_path / "model"
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> float:
@@ -107,6 +121,16 @@ class TestThereAndBack:
         assert found.base.quantization == expected.base.quantization
         assert relative(found.learner.logits(images), expected.learner.logits(images)) <= LOGITS
 
+    def test_so_does_one_that_timm_has_no_words_for(self, hub, model, command, tmp_path):
+        whole = load_model(model, "torch").base
+        odd = replace(whole, architecture=whole.architecture.model_copy(update={"norm_eps": 1e-12}))
+        write_model(tmp_path / "odd", base=odd, tensors=odd.tensors, exactly=True)
+        done(command("push", "odd", "jane/odd"))
+        card = hub.repositories["jane/odd"].branches["main"]["README.md"]
+        assert b"library_name: mlx-peft" in card and b"mlx_peft:" not in card
+        done(command("pull", "jane/odd", "got"))
+        assert load_model(tmp_path / "got", "torch").base.architecture.norm_eps == 1e-12
+
     def test_a_second_push_is_a_new_commit_on_the_same_files(self, hub, run, command):
         first, second = (command("push", run / "adapter", "jane/digits").stdout for _ in range(2))
         assert first != second
@@ -168,6 +192,32 @@ class TestABaseThatIsAFile:
         other = dict(load_run(based[0]).base.tensors)
         save_file({name: tensor + 1 for name, tensor in other.items()}, tmp_path / "other.safetensors")
         assert "adapter for another base" in failed(command("predict", "got", image, *naming, "other.safetensors"))
+
+
+class TestPlacesOnThisMachine:
+    @pytest.mark.parametrize("place", ["/home/jane/models/vit", "C:\\Users\\jane\\vit", "~/secret/vit", "jane/vit"])
+    def test_are_not_sent_with_an_adapter_that_peft_wrote(self, hub, command, tmp_path, place):
+        base = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=24, num_heads=3, num_classes=3)
+        config = peft.LoraConfig(r=2, target_modules=["qkv"], modules_to_save=["head"], base_model_name_or_path=place)
+        tuned = peft.get_peft_model(base, config)
+        tuned.peft_config["default"].base_model_name_or_path = place
+        tuned.save_pretrained(tmp_path / "theirs")
+        (tmp_path / "jane" / "vit").mkdir(parents=True)  # a relative path that is there
+        done(command("push", "theirs", "lab/theirs"))
+        sent = hub.repositories["lab/theirs"].branches["main"]
+        assert json.loads(sent["adapter_config.json"])["base_model_name_or_path"] == "vit"
+        assert b"jane" not in b"".join(sent.values()) and b"secret" not in b"".join(sent.values())
+        assert json.loads((tmp_path / "theirs" / "adapter_config.json").read_text())["base_model_name_or_path"] == place
+
+    def test_are_not_sent_with_a_models_configuration(self, hub, model, command):
+        config = json.loads((model / "config.json").read_text())
+        names = {"label_names": ["/a", "b", "c"], "_name_or_path": "/home/jane/vit"}
+        config["pretrained_cfg"]["file"] = "/home/jane/base.safetensors"
+        (model / "config.json").write_text(json.dumps(config | names))
+        done(command("push", model, "lab/model"))
+        sent = json.loads(hub.repositories["lab/model"].branches["main"]["config.json"])
+        assert (sent["_name_or_path"], sent["pretrained_cfg"]["file"]) == ("vit", "base.safetensors")
+        assert sent["label_names"] == ["/a", "b", "c"] and "jane" not in json.dumps(sent)
 
 
 class TestWhatPushRefuses:
@@ -285,6 +335,12 @@ class TestWhatPullRefuses:
         hub.put("jane/data", {"README.md": b"# data"})
         assert "jane/data holds neither an adapter" in failed(command("pull", "jane/data", "got"))
         assert not left(tmp_path)
+
+    @pytest.mark.parametrize("claim", ["abc", None, [1], 10**12, -5, 1e300])
+    def test_the_classes_are_counted_and_not_taken_from_what_a_configuration_claims(self, model, claim):
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"num_classes": claim}))
+        opened(model, "jane/model")
 
     def test_a_connection_that_breaks_leaves_nothing(self, hub, command, files, tmp_path):
         hub.put("jane/digits", files)
