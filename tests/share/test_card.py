@@ -26,7 +26,7 @@ from mlx_peft.engine.train import train
 from mlx_peft.report.card import UNKNOWN, card
 
 LOGITS = 1e-5  # relative, float32
-NAME = "owner/digits"
+NAME = "jane/digits"
 
 
 def of(path: Path, **options: Any) -> str:
@@ -87,10 +87,10 @@ def test_its_experiment_is_the_runs_but_for_paths(run, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(run, moved)
     config = (moved / "config.yaml").read_text()
-    (moved / "config.yaml").write_text(config.replace("root: data", "root: /home/owner/data"))
+    (moved / "config.yaml").write_text(config.replace("root: data", "root: /home/jane/data"))
     assert (moved / "config.yaml").read_text() != config
     text = of(moved)
-    assert "/home/owner" not in text
+    assert "/home/jane" not in text
     assert Experiment.model_validate(yaml.safe_load(fenced(text, "yaml"))) == Experiment.model_validate(
         yaml.safe_load(config)
     )

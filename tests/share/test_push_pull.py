@@ -80,9 +80,9 @@ def left(folder: Path) -> set[str]:
 
 class TestThereAndBack:
     def test_an_adapter_comes_back_byte_for_byte_and_predicts_the_same(self, hub, run, command, image, tmp_path):
-        pushed = done(command("push", run, "owner/digits"))
-        assert pushed.stdout.startswith(f"{hub.address}/owner/digits/commit/")
-        done(command("pull", "owner/digits", "got"))
+        pushed = done(command("push", run, "jane/digits"))
+        assert pushed.stdout.startswith(f"{hub.address}/jane/digits/commit/")
+        done(command("pull", "jane/digits", "got"))
         assert {path.name for path in (tmp_path / "got").iterdir()} == {*ADAPTER, "README.md"}
         for name in ADAPTER:
             assert (tmp_path / "got" / name).read_bytes() == (run / "adapter" / name).read_bytes()
@@ -92,8 +92,8 @@ class TestThereAndBack:
         assert here == there
 
     def test_a_merged_model_comes_back_and_timm_opens_it(self, hub, run, command, images, tmp_path):
-        done(command("push", run, "owner/merged", "--merged"))
-        done(command("pull", "owner/merged", "got"))
+        done(command("push", run, "jane/merged", "--merged"))
+        done(command("pull", "jane/merged", "got"))
         expected = load_run(run).learner.logits(images)
         loaded = load_model(tmp_path / "got", "torch")
         assert relative(loaded.learner.logits(images), expected) <= LOGITS
@@ -114,9 +114,9 @@ class TestThereAndBack:
         few = {"quantize": {"bits": 4, "group_size": 32}, "method": {"name": "linear"}}
         model = experiment.model.model_copy(update={"args": args}).model_dump()
         train(Experiment.model_validate(experiment.model_dump() | few | {"model": model}), tmp_path / "run")
-        done(command("push", "run", "owner/few", "--merged"))
-        assert b"library_name: mlx-peft" in hub.repositories["owner/few"].branches["main"]["README.md"]
-        done(command("pull", "owner/few", "got"))
+        done(command("push", "run", "jane/few", "--merged"))
+        assert b"library_name: mlx-peft" in hub.repositories["jane/few"].branches["main"]["README.md"]
+        done(command("pull", "jane/few", "got"))
         expected, found = (load(tmp_path / name, "torch") for load, name in ((load_run, "run"), (load_model, "got")))
         assert found.base.quantization == expected.base.quantization
         assert relative(found.learner.logits(images), expected.learner.logits(images)) <= LOGITS
@@ -125,32 +125,32 @@ class TestThereAndBack:
         whole = load_model(model, "torch").base
         odd = replace(whole, architecture=whole.architecture.model_copy(update={"norm_eps": 1e-12}))
         write_model(tmp_path / "odd", base=odd, tensors=odd.tensors, exactly=True)
-        done(command("push", "odd", "owner/odd"))
-        card = hub.repositories["owner/odd"].branches["main"]["README.md"]
+        done(command("push", "odd", "jane/odd"))
+        card = hub.repositories["jane/odd"].branches["main"]["README.md"]
         assert b"library_name: mlx-peft" in card and b"mlx_peft:" not in card
-        done(command("pull", "owner/odd", "got"))
+        done(command("pull", "jane/odd", "got"))
         assert load_model(tmp_path / "got", "torch").base.architecture.norm_eps == 1e-12
 
     def test_a_second_push_is_a_new_commit_on_the_same_files(self, hub, run, command):
-        first, second = (command("push", run / "adapter", "owner/digits").stdout for _ in range(2))
+        first, second = (command("push", run / "adapter", "jane/digits").stdout for _ in range(2))
         assert first != second
-        assert hub.repositories["owner/digits"].branches["main"].keys() == {".gitattributes", *ADAPTER, "README.md"}
+        assert hub.repositories["jane/digits"].branches["main"].keys() == {".gitattributes", *ADAPTER, "README.md"}
 
     def test_a_branch_is_made_and_fetched(self, hub, run, command):
-        done(command("push", run, "owner/digits", "--revision", "seed-0"))
-        branches = hub.repositories["owner/digits"].branches
+        done(command("push", run, "jane/digits", "--revision", "seed-0"))
+        branches = hub.repositories["jane/digits"].branches
         assert branches["main"].keys() == {".gitattributes"}
-        done(command("pull", "owner/digits", "got", "--revision", "seed-0"))
+        done(command("pull", "jane/digits", "got", "--revision", "seed-0"))
 
     def test_a_private_one_is_made_private(self, hub, run, command):
-        done(command("push", run, "owner/secret", "--private"))
-        assert hub.repositories["owner/secret"].private
-        done(command("pull", "owner/secret", "got"))
+        done(command("push", run, "jane/secret", "--private"))
+        assert hub.repositories["jane/secret"].private
+        done(command("pull", "jane/secret", "got"))
 
     def test_the_environment_names_the_hub(self, hub, run, command, tmp_path):
-        done(command("push", run, "owner/digits"))
+        done(command("push", run, "jane/digits"))
         process = subprocess.run(
-            [sys.executable, "-m", "torch_ref", "pull", "owner/digits", "elsewhere"],
+            [sys.executable, "-m", "torch_ref", "pull", "jane/digits", "elsewhere"],
             env=os.environ | {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"},
             capture_output=True, text=True,
         )  # fmt: skip
@@ -172,14 +172,14 @@ class TestABaseThatIsAFile:
     """Its path is nobody's business, and whoever has the file says where it is."""
 
     def test_its_path_is_not_sent(self, hub, based, command):
-        pushed = command("push", based[0], "owner/digits")
+        pushed = command("push", based[0], "jane/digits")
         assert "its base is a file of yours, base.safetensors" in pushed.stderr
-        for name, content in hub.repositories["owner/digits"].branches["main"].items():
+        for name, content in hub.repositories["jane/digits"].branches["main"].items():
             assert b"jane's-home" not in content, name
 
     def test_what_was_pulled_predicts_with_the_file_and_with_no_other(self, hub, based, command, image, tmp_path):
-        done(command("push", based[0], "owner/digits"))
-        done(command("pull", "owner/digits", "got"))
+        done(command("push", based[0], "jane/digits"))
+        done(command("pull", "jane/digits", "got"))
         naming = ("--model", "vit_tiny_patch16_224", "--weights")
         got = done(command("predict", "got", image, "--json", *naming, based[1]))
         assert json.loads(got.stdout) == json.loads(command("predict", based[0], image, "--json").stdout)
@@ -195,7 +195,7 @@ class TestABaseThatIsAFile:
 
 
 class TestPlacesOnThisMachine:
-    @pytest.mark.parametrize("place", ["/home/owner/models/vit", "C:\\Users\\jane\\vit", "~/secret/vit", "owner/vit"])
+    @pytest.mark.parametrize("place", ["/home/jane/models/vit", "C:\\Users\\jane\\vit", "~/secret/vit", "jane/vit"])
     def test_are_not_sent_with_an_adapter_that_peft_wrote(self, hub, command, tmp_path, place):
         base = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=24, num_heads=3, num_classes=3)
         config = peft.LoraConfig(r=2, target_modules=["qkv"], modules_to_save=["head"], base_model_name_or_path=place)
@@ -211,8 +211,8 @@ class TestPlacesOnThisMachine:
 
     def test_are_not_sent_with_a_models_configuration(self, hub, model, command):
         config = json.loads((model / "config.json").read_text())
-        names = {"label_names": ["/a", "b", "c"], "_name_or_path": "/home/owner/vit"}
-        config["pretrained_cfg"]["file"] = "/home/owner/base.safetensors"
+        names = {"label_names": ["/a", "b", "c"], "_name_or_path": "/home/jane/vit"}
+        config["pretrained_cfg"]["file"] = "/home/jane/base.safetensors"
         (model / "config.json").write_text(json.dumps(config | names))
         done(command("push", model, "lab/model"))
         sent = json.loads(hub.repositories["lab/model"].branches["main"]["config.json"])
@@ -223,44 +223,44 @@ class TestPlacesOnThisMachine:
 class TestWhatPushRefuses:
     def test_nobody_who_is_not_logged_in(self, hub, run, command, monkeypatch):
         monkeypatch.delenv("HF_TOKEN")
-        assert "hf auth login, or set HF_TOKEN" in failed(command("push", run, "owner/digits"))
+        assert "hf auth login, or set HF_TOKEN" in failed(command("push", run, "jane/digits"))
         assert not hub.repositories
 
     def test_a_token_that_the_hub_does_not_know(self, hub, run, command, monkeypatch):
         monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
-        said = failed(command("push", run, "owner/digits"))
+        said = failed(command("push", run, "jane/digits"))
         assert "does not know the token" in said
         assert "hf_xxx" not in said
 
     def test_a_name_that_is_somebody_elses(self, hub, run, command):
         assert "is the owner's name right" in failed(command("push", run, "google/digits"))
 
-    @pytest.mark.parametrize("name", ["digits", "owner/", "owner/di gits", "owner/../x", "a/b/c", "owner/digits@main"])
+    @pytest.mark.parametrize("name", ["digits", "jane/", "jane/di gits", "jane/../x", "a/b/c", "jane/digits@main"])
     def test_what_is_no_name(self, hub, run, command, name):
         assert "write OWNER/NAME" in failed(command("push", run, name))
         assert not hub.requests
 
     def test_a_repository_with_other_files(self, hub, run, command):
-        before = hub.put("owner/digits", {"config.json": b"{}", "README.md": b"#"}).branches["main"].copy()
-        said = failed(command("push", run, "owner/digits"))
+        before = hub.put("jane/digits", {"config.json": b"{}", "README.md": b"#"}).branches["main"].copy()
+        said = failed(command("push", run, "jane/digits"))
         assert "holds other files: config.json; choose another name" in said
-        assert hub.repositories["owner/digits"].branches["main"] == before
+        assert hub.repositories["jane/digits"].branches["main"] == before
 
     def test_a_public_repository_for_what_should_be_private(self, hub, run, command):
-        before = hub.put("owner/digits", {}).branches["main"].copy()
-        assert "exists and is public" in failed(command("push", run, "owner/digits", "--private"))
-        assert hub.repositories["owner/digits"].branches["main"] == before
+        before = hub.put("jane/digits", {}).branches["main"].copy()
+        assert "exists and is public" in failed(command("push", run, "jane/digits", "--private"))
+        assert hub.repositories["jane/digits"].branches["main"] == before
 
     def test_an_interruption_leaves_the_repository_as_it_was(self, hub, run, command):
-        hub.cut = "POST commit owner/digits"
-        assert f"owner/digits: the hub at {hub.address} failed" in failed(command("push", run, "owner/digits"))
-        assert hub.repositories["owner/digits"].branches["main"].keys() == {".gitattributes"}
+        hub.cut = "POST commit jane/digits"
+        assert f"jane/digits: the hub at {hub.address} failed" in failed(command("push", run, "jane/digits"))
+        assert hub.repositories["jane/digits"].branches["main"].keys() == {".gitattributes"}
         hub.cut = None
-        done(command("push", run, "owner/digits"))
+        done(command("push", run, "jane/digits"))
 
     def test_a_folder_with_nothing_to_send(self, hub, command, tmp_path):
         (tmp_path / "empty").mkdir()
-        assert "holds no adapter" in failed(command("push", "empty", "owner/digits"))
+        assert "holds no adapter" in failed(command("push", "empty", "jane/digits"))
         assert not hub.requests
 
     def test_a_damaged_adapter(self, hub, run, command, tmp_path):
@@ -268,7 +268,7 @@ class TestWhatPushRefuses:
         folder.mkdir()
         for name in ADAPTER:
             (folder / name).write_bytes((run / "adapter" / name).read_bytes()[:-100])
-        failed(command("push", "damaged", "owner/digits"))
+        failed(command("push", "damaged", "jane/digits"))
         assert not hub.requests
 
 
@@ -278,18 +278,18 @@ class TestWhatPullRefuses:
         return {name: (run / "adapter" / name).read_bytes() for name in ADAPTER}
 
     def test_what_is_not_there(self, hub, command, tmp_path):
-        assert "shows no such repository; if it is private, log in" in failed(command("pull", "owner/nothing", "got"))
+        assert "shows no such repository; if it is private, log in" in failed(command("pull", "jane/nothing", "got"))
         assert not left(tmp_path)
 
     def test_a_private_one_to_somebody_else(self, hub, command, files, monkeypatch):
-        hub.put("owner/digits", files, private=True)
+        hub.put("jane/digits", files, private=True)
         monkeypatch.delenv("HF_TOKEN")
-        assert "shows no such repository; if it is private, log in" in failed(command("pull", "owner/digits", "got"))
+        assert "shows no such repository; if it is private, log in" in failed(command("pull", "jane/digits", "got"))
 
     def test_a_branch_that_is_not_there(self, hub, command, files):
-        hub.put("owner/digits", files)
-        said = failed(command("pull", "owner/digits", "got", "--revision", "v2"))
-        assert "owner/digits at v2: the repository has no such branch, tag or commit" in said
+        hub.put("jane/digits", files)
+        said = failed(command("pull", "jane/digits", "got", "--revision", "v2"))
+        assert "jane/digits at v2: the repository has no such branch, tag or commit" in said
 
     @pytest.mark.parametrize(
         ("name", "reason"),
@@ -305,68 +305,68 @@ class TestWhatPullRefuses:
         ],
     )
     def test_a_file_that_it_should_not_have_by_its_name(self, hub, command, files, tmp_path, name, reason):
-        hub.put("owner/digits", files | {name: b"x"})
-        assert reason in failed(command("pull", "owner/digits", "got"))
+        hub.put("jane/digits", files | {name: b"x"})
+        assert reason in failed(command("pull", "jane/digits", "got"))
         assert not left(tmp_path)
         assert not [request for request in hub.requests if "/resolve/" in request]
 
     @pytest.mark.parametrize("size", [10**12, -1, None])
     def test_a_file_of_an_impossible_length(self, hub, command, files, tmp_path, size):
-        hub.put("owner/digits", files).sizes["adapter_config.json"] = size
-        assert "too large, or of a length that is not said" in failed(command("pull", "owner/digits", "got"))
+        hub.put("jane/digits", files).sizes["adapter_config.json"] = size
+        assert "too large, or of a length that is not said" in failed(command("pull", "jane/digits", "got"))
         assert not [request for request in hub.requests if "/resolve/" in request]
 
     def test_more_files_than_it_needs(self, hub, command, files):
-        hub.put("owner/digits", files | {f"{index}.txt": b"x" for index in range(MOST)})
-        assert f"1 to {MOST} were expected" in failed(command("pull", "owner/digits", "got"))
+        hub.put("jane/digits", files | {f"{index}.txt": b"x" for index in range(MOST)})
+        assert f"1 to {MOST} were expected" in failed(command("pull", "jane/digits", "got"))
 
     def test_a_file_that_is_not_the_one_that_is_listed(self, hub, command, files, tmp_path):
-        hub.put("owner/digits", files).sizes["adapter_config.json"] = 5
-        assert "not the file that the repository lists" in failed(command("pull", "owner/digits", "got"))
+        hub.put("jane/digits", files).sizes["adapter_config.json"] = 5
+        assert "not the file that the repository lists" in failed(command("pull", "jane/digits", "got"))
         assert not left(tmp_path)
 
     @pytest.mark.parametrize("name", ADAPTER)
     def test_an_adapter_that_is_damaged(self, hub, command, files, tmp_path, name):
-        hub.put("owner/digits", files | {name: files[name][:-20]})
-        failed(command("pull", "owner/digits", "got"))
+        hub.put("jane/digits", files | {name: files[name][:-20]})
+        failed(command("pull", "jane/digits", "got"))
         assert not left(tmp_path)
 
     def test_what_is_neither_an_adapter_nor_a_model(self, hub, command, tmp_path):
-        hub.put("owner/data", {"README.md": b"# data"})
-        assert "owner/data holds neither an adapter" in failed(command("pull", "owner/data", "got"))
+        hub.put("jane/data", {"README.md": b"# data"})
+        assert "jane/data holds neither an adapter" in failed(command("pull", "jane/data", "got"))
         assert not left(tmp_path)
 
     @pytest.mark.parametrize("claim", ["abc", None, [1], 10**12, -5, 1e300])
     def test_the_classes_are_counted_and_not_taken_from_what_a_configuration_claims(self, model, claim):
         config = json.loads((model / "config.json").read_text())
         (model / "config.json").write_text(json.dumps(config | {"num_classes": claim}))
-        opened(model, "owner/model")
+        opened(model, "jane/model")
 
     def test_a_connection_that_breaks_leaves_nothing(self, hub, command, files, tmp_path):
-        hub.put("owner/digits", files)
+        hub.put("jane/digits", files)
         hub.cut = "GET .*/resolve/.*/adapter_model"
-        assert "adapter_model.safetensors of owner/digits" in failed(command("pull", "owner/digits", "got"))
+        assert "adapter_model.safetensors of jane/digits" in failed(command("pull", "jane/digits", "got"))
         assert not left(tmp_path)
         hub.cut = None
-        done(command("pull", "owner/digits", "got"))
+        done(command("pull", "jane/digits", "got"))
 
     def test_a_hub_that_cannot_be_reached(self, hub, command, files, tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nothing listens
-        assert "owner/digits: the hub at http://127.0.0.1:9 failed: " in failed(command("pull", "owner/digits", "got"))
+        assert "jane/digits: the hub at http://127.0.0.1:9 failed: " in failed(command("pull", "jane/digits", "got"))
         assert not left(tmp_path)
 
     def test_a_hub_that_falls_silent_after_its_list(self, hub, command, files, tmp_path):
-        hub.put("owner/digits", files)
+        hub.put("jane/digits", files)
         hub.silent = "HEAD"
-        said = failed(command("pull", "owner/digits", "got"))
-        assert f"adapter_config.json of owner/digits: the hub at {hub.address} failed: " in said
+        said = failed(command("pull", "jane/digits", "got"))
+        assert f"adapter_config.json of jane/digits: the hub at {hub.address} failed: " in said
         assert not left(tmp_path)
 
     def test_a_folder_that_is_there_before_the_hub_is_asked(self, hub, command, files, tmp_path):
-        hub.put("owner/digits", files)
+        hub.put("jane/digits", files)
         (tmp_path / "got").mkdir()
         (tmp_path / "got" / "mine.txt").write_text("mine")
-        assert "already there" in failed(command("pull", "owner/digits", "got"))
+        assert "already there" in failed(command("pull", "jane/digits", "got"))
         assert not hub.requests
 
 
@@ -381,7 +381,7 @@ NAMES = st.builds(str.__add__, st.text("aB0._-/\\ \n:~é", max_size=8), st.sampl
 def test_whatever_a_file_is_called_it_is_refused_or_stays_in_the_folder(name: str, size: int | None) -> None:
     sibling = SimpleNamespace(rfilename=name, size=size, lfs=None)
     try:
-        (allowed,) = _allowed([sibling], "owner/x")
+        (allowed,) = _allowed([sibling], "jane/x")
     except UserError:
         return
     path = Path("/folder", allowed.rfilename)
