@@ -71,7 +71,7 @@ def draw_reliability(reliability: Mapping[str, Sequence[float | None]], ece: flo
     axes.set_ylim(0, 102)
     axes.set_xlim(0, 100)
     axes.set_title(f"expected calibration error {100 * ece:.2f} %", fontsize=9)
-    axes.legend(framealpha=0.9, edgecolor="none", fontsize=8, loc="upper left")
+    figure.legend(frameon=False, fontsize=7.5, loc="outside lower center", ncols=3, handlelength=1.4, columnspacing=1.2)
     below.bar(lower, count, width, align="edge", color=GREY, edgecolor="white")
     below.set_ylabel("images")
     below.set_xlabel("probability of the predicted class (%)")
