@@ -178,7 +178,7 @@ def _batches(
 ) -> Iterator[Batch]:
     """Batches of the rows in `order`, by their index and copy; `finish` is called on each whole batch and its number.
 
-    However the consumer leaves, the threads are gone when the iterator is closed.
+    However the consumer leaves, the threads end when the iterator is closed, once each has done what it is doing.
     """
     copies = occurrences(order)
     batch_size = targets.batch_size
@@ -214,4 +214,6 @@ def _batches(
             finish(batch, number)
             yield batch
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # Not waited for: an iterator that was left behind is closed by the garbage collector, in whatever thread that
+        # happens to run, and a thread that is only beginning would wait for a lock of its own.
+        pool.shutdown(wait=False, cancel_futures=True)
