@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +38,8 @@ SHARD, ENTRY = re.compile(r"[0-9a-f]{2}"), re.compile(r"([0-9a-f]{2})[0-9a-f]{38
 """What the cache itself calls its folders and files: whatever else lies in its folder is not its to count or delete."""
 STALE = 3600.0
 """Seconds after which what was left unfinished is taken for a killed run's."""
+MAPPED = 16_384
+"""Images that stay mapped once read: mapping costs more than a crop, and Linux allows a process 65,530 of them."""
 
 
 class Cache:
@@ -50,6 +52,7 @@ class Cache:
         """
         self.folder, self.limit, self.side = folder, limit, side
         self._verified: set[str] = set()
+        self._mapped: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
         self._full = False
         try:
@@ -58,6 +61,26 @@ class Cache:
                 counter.write(self._tidied())
         except OSError as error:
             raise UserError(f"data.cache.folder: {folder} cannot be used ({error.strerror or error})") from error
+
+    def read(self, path: str, decode: Callable[[], np.ndarray]) -> np.ndarray:
+        """The image in a file, shrunk to `side`: out of the cache, or by `decode`, and kept.
+
+        What has been read stays as it is until the cache is opened again, whatever becomes of the file or the entry.
+        """
+        image = self._mapped.get(path)
+        if image is not None:
+            return image
+        try:
+            key = self.key(path)
+        except OSError:
+            return decode()  # which says what is wrong with it
+        image = self.get(key)
+        if image is None:
+            image = shrunk(decode(), self.side)
+            self.put(key, image)
+        elif len(self._mapped) < MAPPED:
+            self._mapped[path] = image
+        return image
 
     def key(self, path: str) -> str:
         """Of the image in a file as it is now. Raises OSError where there is no such file."""
@@ -192,15 +215,8 @@ class CachedImages:
         return replace(self, images=self.images.take(rows))
 
     def read(self, index: int) -> np.ndarray:
-        try:
-            key = self.cache.key(f"{self.images.root}/{self.images.paths[index]}")
-        except OSError:
-            return self.images.read(index)  # which says what is wrong with it
-        image = self.cache.get(key)
-        if image is None:
-            image = shrunk(self.images.read(index), self.cache.side)
-            self.cache.put(key, image)
-        return image
+        path = f"{self.images.root}/{self.images.paths[index]}"
+        return self.cache.read(path, lambda: self.images.read(index))
 
 
 def shrunk(image: np.ndarray, side: int | None) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.errors import UserError
-from mlx_peft.data import augment, colour, native
+from mlx_peft.data import augment, colour
 from mlx_peft.data.dataset import Images, Split
 from mlx_peft.data.mix import Targets, mix
 from mlx_peft.data.order import epoch_order, occurrences
@@ -21,9 +21,6 @@ from mlx_peft.data.resize import crop_and_resize
 
 PREFETCH = 2
 """Batches prepared ahead of the one that is being consumed."""
-
-PIXEL = "V3"
-"""Three bytes that are moved together."""
 
 CHUNK = 8
 """Images a thread prepares at a time: few, so that all threads share a batch; not one, so that handing out is cheap."""
@@ -67,23 +64,26 @@ def train_batches(
     images, wanted = split.images, config.augment
     random_resized = wanted.crop == "random_resized"
     as_stored = images.stored_size is not None and not random_resized
+    changes, goes_on = wanted.changes_image, bool(wanted.randaugment or wanted.color_jitter or wanted.erasing)
 
     def row(index: int, copy: int) -> np.ndarray:
         image = images.read(index)
-        if not wanted.changes_image:
+        if not changes:
             return image if as_stored else _seen(images, index, image, preprocessing, image_size)
-        rng = augment.generator(seed, epoch, index, copy)
+        draws = augment.Draws(seed, epoch, index, copy)
         if random_resized:
-            box = augment.random_resized_box(rng, (image.shape[0], image.shape[1]), wanted.scale, wanted.ratio)
-            flip = wanted.flip and rng.random() < 0.5
-            image = _training_crop(image, box, image_size, preprocessing.interpolation, flip)
+            box = augment.random_resized_box(draws, (image.shape[0], image.shape[1]), wanted.scale, wanted.ratio)
+            image = crop_and_resize(image, box, image_size, preprocessing.interpolation)
         else:
             if wanted.crop == "padded":
-                image = augment.padded_crop(rng, image, wanted.padding)
+                image = augment.padded_crop(draws, image, wanted.padding)
             if not as_stored:
                 image = _seen(images, index, image, preprocessing, image_size)
-            if wanted.flip and rng.random() < 0.5:
-                image = image[:, ::-1]
+        if wanted.flip and draws.random() < 0.5:
+            image = image[:, ::-1]
+        if not goes_on:
+            return image
+        rng = augment.generator(seed, epoch, index, copy)
         image = colour.changed(rng, image, wanted)
         return augment.erase(rng, image, wanted.erasing, preprocessing) if wanted.erasing else image
 
@@ -155,18 +155,6 @@ def _feature_batches(features: np.ndarray, order: np.ndarray, targets: Targets, 
         yield Batch(rows, targets.batch(indices), count)
 
 
-def _training_crop(
-    image: np.ndarray, box: tuple[int, int, int, int], size: int, interpolation: str, flip: bool
-) -> np.ndarray:
-    if interpolation == "bilinear":
-        top, left, height, width = box
-        window = image[top : top + height, left : left + width]
-        resized = native.resize_bilinear(window[:, ::-1] if flip else window, size)
-        if resized is not None:
-            return resized
-    return crop_and_resize(image, box, size, interpolation, flip=flip)
-
-
 def _batches(
     order: np.ndarray,
     targets: Targets,
@@ -186,10 +174,11 @@ def _batches(
     def fill(indices: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
         for index, number, place in zip(indices.tolist(), numbers.tolist(), out, strict=True):
             image = row(index, number)
-            if image.strides[2] == 1 and not image.flags.c_contiguous:
-                place.view(PIXEL)[...] = image.view(PIXEL)  # a flipped one, whole pixels at a time
-            else:
+            if image.flags.c_contiguous:
                 place[...] = image
+            else:  # a flipped one: NumPy is quicker at it a channel at a time
+                for channel in range(3):
+                    place[..., channel] = image[..., channel]
 
     def submit(step: int) -> tuple[Batch, list[Future[None]]]:
         whole = slice(step * batch_size, (step + 1) * batch_size)

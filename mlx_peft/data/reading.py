@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mlx_peft.config.errors import UserError
-from mlx_peft.data import native
+from mlx_peft.data import jpeg
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
@@ -35,7 +35,7 @@ def read_image(path: Path | str) -> np.ndarray:
     """
     path = Path(path)
     data = file_bytes(path)
-    return _read(lambda: native.decode(path, data, MAX_PIXELS), data, str(path))
+    return _read(lambda: jpeg.decode(path, data, MAX_PIXELS), data, str(path))
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:

@@ -23,7 +23,7 @@ from convert.base import load_base
 from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.errors import UserError
-from mlx_peft.data import ArrayImages, Dataset, Split, cached, native, open_dataset, train_batches
+from mlx_peft.data import ArrayImages, Dataset, Split, cached, jpeg, open_dataset, train_batches
 from mlx_peft.engine.backend import BACKENDS
 from mlx_peft.engine.bench import available
 
@@ -143,13 +143,13 @@ def rounds(
 
 @contextmanager
 def without_mlx_data(wanted: bool) -> Iterator[None]:
-    found = native._mlx_data
+    found = jpeg._mlx_data
     if wanted:
-        native._mlx_data = lambda: None  # type: ignore[assignment]
+        jpeg._mlx_data = lambda: None  # type: ignore[assignment]
     try:
         yield
     finally:
-        native._mlx_data = found
+        jpeg._mlx_data = found
 
 
 def small_images(

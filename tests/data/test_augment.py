@@ -7,16 +7,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare, kstest, pearsonr
 from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import RandomResizedCrop
 
 from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.data.augment import erase, generator, padded_crop, random_resized_box, shuffle
+from mlx_peft.data.augment import Draws, erase, generator, padded_crop, random_resized_box, shuffle
 
 DRAWS = 4000
 STANDARD_ERRORS = 5
 """Two samples' means lie further apart than this once in a million times."""
+SIGNIFICANT = 1e-6
+"""A fair sample has a smaller p once in a million times."""
 
 
 def test_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch() -> None:
@@ -26,11 +29,28 @@ def test_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch() -> None:
     assert np.array_equal(orders[0], shuffle(1000, 0, 0))
 
 
-def test_each_image_has_random_numbers_of_its_own() -> None:
-    drawn = {generator(*key).random() for key in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0, 1))}
+@pytest.mark.parametrize("source", [Draws, generator])
+def test_each_image_has_random_numbers_of_its_own(source: type[Draws]) -> None:
+    drawn = {source(*key).random() for key in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0, 1))}
     assert len(drawn) == 5
-    assert generator(3, 4, 5).random() == generator(3, 4, 5).random()
+    assert source(3, 4, 5).random() == source(3, 4, 5).random()
+
+
+def test_numbers_of_the_generator_are_numpys() -> None:
     assert generator(3, 4, 5, 0).random() == np.random.default_rng([3, 4, 5]).random()
+
+
+def test_draws_are_uniform_within_an_image_and_across_images_and_do_not_come_again() -> None:
+    draws = Draws(0, 0, 0)
+    within = [draws.random() for _ in range(DRAWS)]
+    across = [Draws(0, 0, index).random() for index in range(DRAWS)]
+    assert len({*within, *across}) == 2 * DRAWS - 1  # they share the first
+    for numbers in (within, across):
+        assert kstest(numbers, "uniform").pvalue > SIGNIFICANT
+    assert abs(pearsonr(within[1:], within[:-1])[0]) < STANDARD_ERRORS / np.sqrt(DRAWS)
+    counts = np.bincount([Draws(0, 0, index).integers(3, 10) for index in range(DRAWS)], minlength=10)
+    assert not counts[:3].any()
+    assert chisquare(counts[3:]).pvalue > SIGNIFICANT
 
 
 @settings(max_examples=200, deadline=None)
@@ -40,7 +60,7 @@ def test_each_image_has_random_numbers_of_its_own() -> None:
     low=st.floats(1e-4, 1.0),
 )
 def test_a_box_lies_within_the_image(size: tuple[int, int], seed: int, low: float) -> None:
-    top, left, height, width = random_resized_box(generator(seed, 0, 0), size, (low, 1.0), (3 / 4, 4 / 3))
+    top, left, height, width = random_resized_box(Draws(seed, 0, 0), size, (low, 1.0), (3 / 4, 4 / 3))
     assert 0 <= top <= top + height <= size[0]
     assert 0 <= left <= left + width <= size[1]
     assert height > 0
@@ -53,7 +73,7 @@ def test_boxes_are_distributed_as_torchvisions(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     image = torch.zeros(3, *size)
     theirs = np.array([RandomResizedCrop.get_params(image, scale, ratio) for _ in range(DRAWS)], float)
-    ours = np.array([random_resized_box(generator(0, 0, n), size, scale, ratio) for n in range(DRAWS)], float)
+    ours = np.array([random_resized_box(Draws(0, 0, n), size, scale, ratio) for n in range(DRAWS)], float)
     for power in (1, 2):
         a, b = ours**power, theirs**power
         distance = np.abs(a.mean(0) - b.mean(0)) / np.sqrt((a.var(0) + b.var(0)) / DRAWS)
@@ -64,7 +84,7 @@ def test_boxes_are_distributed_as_torchvisions(size: tuple[int, int]) -> None:
     ("size", "box"), [((10, 400), (0, 193, 10, 13)), ((400, 10), (193, 0, 13, 10)), ((10, 10), (0, 0, 10, 10))]
 )
 def test_where_no_box_fits_the_centre_is_taken(size: tuple[int, int], box: tuple[int, int, int, int]) -> None:
-    assert random_resized_box(generator(0, 0, 0), size, (2.0, 3.0), (3 / 4, 4 / 3)) == box
+    assert random_resized_box(Draws(0, 0, 0), size, (2.0, 3.0), (3 / 4, 4 / 3)) == box
 
 
 @settings(max_examples=60, deadline=None)
@@ -75,15 +95,16 @@ def test_where_no_box_fits_the_centre_is_taken(size: tuple[int, int], box: tuple
 )
 def test_a_padded_crop_is_a_window_of_numpys_reflection(size: tuple[int, int], padding: int, seed: int) -> None:
     image = np.arange(size[0] * size[1] * 3, dtype=np.uint8).reshape(*size, 3)
-    window = padded_crop(generator(seed, 0, 0), image, padding)
+    window = padded_crop(Draws(seed, 0, 0), image, padding)
     padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)), "reflect")
-    down, right = generator(seed, 0, 0).integers(0, 2 * padding + 1, 2)
+    draws = Draws(seed, 0, 0)
+    down, right = draws.integers(0, 2 * padding + 1), draws.integers(0, 2 * padding + 1)
     assert np.array_equal(window, padded[down : down + size[0], right : right + size[1]])
 
 
 def test_padded_crops_reach_every_offset() -> None:
     image = np.arange(25, dtype=np.uint8).reshape(5, 5, 1).repeat(3, 2)
-    windows = {padded_crop(generator(0, 0, n), image, 2).tobytes() for n in range(500)}
+    windows = {padded_crop(Draws(0, 0, n), image, 2).tobytes() for n in range(500)}
     assert len(windows) == 25
 
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from mlx_peft.config.errors import UserError
-from mlx_peft.data import native, read_image, reading
+from mlx_peft.data import jpeg as decoder
+from mlx_peft.data import read_image, reading
 
 JPEG_ERROR = 12
 """Levels by which a smooth image may change in JPEG at quality 95."""
@@ -169,7 +170,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize("cut", [2, 3, 10, 100])
 def test_a_jpeg_without_its_last_bytes_is_refused(tmp_path: Path, cut: int) -> None:
     (tmp_path / "cut.jpg").write_bytes(encoded(format="JPEG")[:-cut])
-    assert native.plain_jpeg((tmp_path / "cut.jpg").read_bytes()) is None
+    assert decoder.plain_jpeg((tmp_path / "cut.jpg").read_bytes()) is None
     if cut > 2:  # without its end marker alone an image is whole
         with pytest.raises(UserError, match=r"cut\.jpg: .*truncated"):
             read_image(tmp_path / "cut.jpg")
@@ -220,7 +221,7 @@ def test_the_fast_decoder_gives_pillows_pixels(
 ) -> None:
     path = tmp_path / "söme image.jpg"
     photograph().resize(size).save(path, quality=80, progressive=progressive, subsampling=subsampling)
-    fast = native.decode(path, path.read_bytes(), 10**6)
+    fast = decoder.decode(path, path.read_bytes(), 10**6)
     assert fast is not None, "mlx-data is installed with the tests and takes plain JPEGs"
     with Image.open(path) as image:
         assert np.array_equal(fast, np.asarray(image))
@@ -236,10 +237,10 @@ def test_the_fast_decoder_leaves_anything_unusual_to_pillow() -> None:
     turned, upright = Image.Exif(), Image.Exif()
     turned[0x0112], upright[0x0112] = 6, 1
     plain = jpeg()
-    assert native.plain_jpeg(plain) == (120, 150)
-    assert native.plain_jpeg(jpeg(restart_marker_blocks=2)) == (120, 150)
-    assert native.plain_jpeg(jpeg(exif=upright)) == (120, 150)
-    assert native.plain_jpeg(jpeg(xmp=b"<x:xmpmeta/>")) == (120, 150)
+    assert decoder.plain_jpeg(plain) == (120, 150)
+    assert decoder.plain_jpeg(jpeg(restart_marker_blocks=2)) == (120, 150)
+    assert decoder.plain_jpeg(jpeg(exif=upright)) == (120, 150)
+    assert decoder.plain_jpeg(jpeg(xmp=b"<x:xmpmeta/>")) == (120, 150)
     unusual = {
         "grey": jpeg("L"),
         "CMYK": jpeg("CMYK"),
@@ -255,13 +256,13 @@ def test_the_fast_decoder_leaves_anything_unusual_to_pillow() -> None:
         "no picture": plain[:2] + plain[-2:],
         "a marker cut in two": plain[:3],
     }
-    assert {name: native.plain_jpeg(data) for name, data in unusual.items()} == dict.fromkeys(unusual)
+    assert {name: decoder.plain_jpeg(data) for name, data in unusual.items()} == dict.fromkeys(unusual)
 
 
 def test_without_mlx_data_pillow_gives_the_same_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "image.jpg").write_bytes(jpeg())
     with_mlx_data = read_image(tmp_path / "image.jpg")
-    monkeypatch.setattr(native, "_mlx_data", lambda: None)
+    monkeypatch.setattr(decoder, "_mlx_data", lambda: None)
     assert np.array_equal(read_image(tmp_path / "image.jpg"), with_mlx_data)
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mlx_peft.config.errors import UserError
-from mlx_peft.data import native
+from mlx_peft.data import jpeg
 from mlx_peft.engine import bench_data
 from mlx_peft.engine.bench_data import Settings, Share, Throughput
 from torch_ref.loader import loader
@@ -48,7 +48,7 @@ def test_every_contender_reads_every_image_and_is_held_against_the_loader_of_its
         assert min(speed.images_per_second) > 0
         assert speed.ratio is not None
     assert found[0].ratio == 1
-    assert native._mlx_data is not None
+    assert jpeg._mlx_data is not None
 
 
 def test_the_loader_gives_what_the_pipeline_gives(images: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mlx_peft.config.errors import UserError
-from mlx_peft.data import native, read_image
+from mlx_peft.data import jpeg, read_image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 SIGNATURES = (b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"BM", b"GIF89a")
@@ -111,7 +111,7 @@ def test_damaged_jpegs_get_the_same_verdict_and_pixels_without_mlx_data(
         return found
 
     fast = results()
-    monkeypatch.setattr(native, "_mlx_data", lambda: None)
+    monkeypatch.setattr(jpeg, "_mlx_data", lambda: None)
     assert fast == results()
     assert None in fast
     assert any(fast)

@@ -1,4 +1,4 @@
-"""mlx-data's decoder and bilinear resize: about twice as fast as Pillow's. Where it is not installed, Pillow serves.
+"""mlx-data's decoder, which is faster than Pillow's. Where it is not installed, Pillow serves.
 
 Its decoder gives Pillow's very pixels for the files accepted here (both stand on libjpeg-turbo), but it is silent about
 truncation and deaf to orientation: anything but a complete, upright JPEG of three channels is left to Pillow.
@@ -42,27 +42,11 @@ def decode(path: Path, data: bytes, max_pixels: int) -> np.ndarray | None:
     if dx is None or (size := plain_jpeg(data)) is None or size[0] * size[1] > max_pixels:
         return None
     try:
-        image = _apply(dx, os.fsencode(path), "load_image")
+        loaded = dx.buffer_from_vector([{"image": os.fsencode(path)}]).load_image("image")
+        image: np.ndarray = loaded[0]["image"]
     except RuntimeError:  # libjpeg gave up: Pillow will say why
         return None
     return image if image.shape == (*size, 3) else None
-
-
-def resize_bilinear(image: np.ndarray, size: int) -> np.ndarray | None:
-    """An antialiased bilinear resize to a square, or None without mlx-data.
-
-    uint8 ``(height, width, 3)`` to ``(size, size, 3)``; within a few levels of Pillow's.
-    """
-    dx = _mlx_data()
-    return None if dx is None else _apply(dx, whole(image), "image_resize", w=size, h=size)
-
-
-def whole(image: np.ndarray) -> np.ndarray:
-    """The image as mlx-data takes it, contiguous and writeable; copied whole pixels at a time where it is neither."""
-    if image.flags.c_contiguous and image.flags.writeable:
-        return image
-    copied: np.ndarray = image.view("V3").copy("C").view(np.uint8) if image.strides[2] == 1 else image.copy("C")
-    return copied
 
 
 def plain_jpeg(data: bytes) -> tuple[int, int] | None:
@@ -96,9 +80,3 @@ def _upright(metadata: bytes) -> bool:
         return exif.get(ExifTags.Base.Orientation) in (None, 1)
     except Exception:  # damaged EXIF raises almost anything
         return False
-
-
-def _apply(dx: ModuleType, source: np.ndarray | bytes, operation: str, **arguments: int) -> np.ndarray:
-    buffer = dx.buffer_from_vector([{"image": source}])
-    result: np.ndarray = getattr(buffer, operation)("image", **arguments)[0]["image"]
-    return result
