@@ -29,7 +29,8 @@ from mlx_peft.engine.backend import BACKENDS
 
 CLASSES = 10
 CONTENDERS = {**BACKENDS, "peft": "torch_ref.peer"}
-"""What is timed by default: modules with ``build``, ``version``, ``synchronize`` and ``device_peak``. Others come as Python files."""
+"""What is timed by default: modules with ``build``, ``version``, ``synchronize`` and ``device_peak``. Others come as
+Python files."""
 
 
 @dataclass(frozen=True)
