@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from math import isqrt
 from pathlib import Path
@@ -17,34 +17,46 @@ from convert.resample import resize_patches, resize_positions
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
+from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.registry import Resampling
 from mlx_peft.config.shapes import heads, shapes
 
 PATCHES = "patch_embed.proj.weight"
+REPRESENTATION = "pre_logits."
 
 LARGEST_GRID = 128
 """Patches along a side up to which a position grid is resized unasked; timm's largest models have 64."""
 
 
-def canonical(tensors: Tensors) -> Tensors:
+def canonical(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
     """A checkpoint under timm's present names, as its ``checkpoint_filter_fn`` has them.
 
-    DeiT-3's layer scales, DINOv2's own names, patch embeddings kept as linear layers, and the representation layer of
-    old weights, which is dropped.
+    DeiT-3's layer scales, DINOv2's own names, patch embeddings kept as linear layers. The representation layer of old
+    weights is left out, and with it the head that was trained behind it, which timm keeps.
+
+    Returns:
+        The tensors, and what was left out, in words.
     """
+    tensors, notes = _without_representation(tensors)
     if "mask_token" in tensors:
         tensors = _from_dinov2(tensors)
     result = {}
     for name, tensor in tensors.items():
-        if "pre_logits" in name:
-            continue
         if name == PATCHES and tensor.ndim == 2:
             side = isqrt(tensor.shape[1] // 3)
             if 3 * side**2 == tensor.shape[1]:
                 tensor = tensor.reshape(-1, 3, side, side)
         result[name] = tensor
-    return renamed(result, lambda name: re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name))
+    return renamed(result, lambda name: re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name)), notes
+
+
+def _without_representation(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
+    """``head(tanh(pre_logits(x)))`` is no linear head of ``x``: neither half means anything without the other."""
+    if not any(name.startswith(REPRESENTATION) for name in tensors):
+        return tensors, ()
+    kept = {name: t for name, t in tensors.items() if not (name.startswith(REPRESENTATION) or is_head(name))}
+    return kept, ("pre_logits: the hidden layer before the head, and the head behind it, are left out",)
 
 
 def _from_dinov2(tensors: Tensors) -> Tensors:
@@ -181,11 +193,16 @@ def must_be_sound(
         raise UserError(f"{where}: not the codes that its quantization entry says: {listed(faults)}")
 
 
-def must_name_all(classes: Collection[str], tensors: Tensors, where: str) -> None:
-    """Raises UserError where there are names, and not one for each row of the head."""
+def named(classes: Sequence[str], tensors: Tensors, where: str) -> tuple[str, ...]:
+    """The names of the head's rows: none where there is no head.
+
+    Raises:
+        UserError: where there are names, and not one for each row.
+    """
     rows = len(tensors.get("head.weight", ()))
     if classes and rows and len(classes) != rows:
         raise UserError(f"{where}: {len(classes)} names, and the head has {rows} rows")
+    return tuple(classes) if rows else ()
 
 
 def _must_match(tensors: Tensors, wanted: dict[str, tuple[int, ...]], words: set[str], what: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from convert.files import read_json, read_tensors
-from convert.fit import canonical, must_be_sound, must_name_all
+from convert.fit import canonical, must_be_sound, named
 from convert.layouts import transformers
 from convert.layouts.layout import Asked, Reading
 from convert.layouts.naming import must_agree, nearest
@@ -56,9 +56,8 @@ def _known(reading: Reading, layout: str, path: Path, asked: Asked) -> Checkpoin
         raise UserError(
             f"{path}: it does not say how images are to be normalised: put a preprocessor_config.json beside it"
         )
-    tensors = canonical(reading.tensors)
+    tensors, notes = canonical(reading.tensors)
     must_be_sound(tensors, architecture, None, path)
-    must_name_all(reading.classes, tensors, f"{path}: id2label")
     return Checkpoint(
         name=name.partition(".")[0],
         source=str(path),
@@ -66,8 +65,8 @@ def _known(reading: Reading, layout: str, path: Path, asked: Asked) -> Checkpoin
         preprocessing=reading.preprocessing,
         resampling=find(name).resampling,
         tensors=tensors,
-        notes=reading.notes,
-        classes=reading.classes,
+        notes=(*reading.notes, *notes),
+        classes=named(reading.classes, tensors, f"{path}: id2label"),
         layout=layout,
         described=layout == "transformers",
     )

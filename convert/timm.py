@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from convert.files import listed, new_folder, read_json, read_tensors, write_json, write_safetensors
-from convert.fit import canonical, must_be_sound, must_name_all
+from convert.fit import canonical, must_be_sound, named
 from convert.hub import download
 from convert.layouts.naming import fitting
 from mlx_peft.config.architecture import Architecture, Preprocessing
@@ -77,9 +77,9 @@ def from_hub(name: str) -> Checkpoint:
             f"model.weights: the hub has no weights for {name!r} (other tags: {', '.join(others) or 'none'}); "
             "name a file, or write weights: none for random ones"
         )
-    tensors = canonical(read_tensors(download(entry.hub_id, entry.hub_filename)))
+    tensors, notes = canonical(read_tensors(download(entry.hub_id, entry.hub_filename)))
     must_be_sound(tensors, entry.architecture, None, entry.hub_id)
-    notes = (f"{entry.name}: {entry.note}",) if entry.note else ()
+    notes = (f"{entry.name}: {entry.note}", *notes) if entry.note else notes
     return Checkpoint(
         entry.name, entry.hub_id, entry.architecture, entry.preprocessing, entry.resampling, tensors, notes,
         described=True,
@@ -95,7 +95,8 @@ def from_tensors(tensors: Tensors, path: Path, name: str | None) -> Checkpoint:
         UserError: where several models have these shapes, and where the weights published under the name were prepared
             in several ways and no tag tells which.
     """
-    tensors, notes = _without_projection(canonical(tensors))
+    tensors, notes = canonical(tensors)
+    tensors, more = _without_projection(tensors)
     name = name or _only(fitting(tensors), path)
     entry = find(name)
     must_be_sound(tensors, entry.architecture, None, path)
@@ -107,7 +108,7 @@ def from_tensors(tensors: Tensors, path: Path, name: str | None) -> Checkpoint:
                 f"model.name: weights called {name} normalise their images in different ways, and {path} does not say "
                 f"which: add a tag to the name ({', '.join(tags(name))})"
             )
-    return Checkpoint(name, str(path), entry.architecture, entry.preprocessing, entry.resampling, tensors, notes)
+    return Checkpoint(name, str(path), entry.architecture, entry.preprocessing, entry.resampling, tensors, notes + more)
 
 
 def _only(names: list[str], path: Path) -> str:
@@ -166,11 +167,10 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
             entry.architecture, {"img_size": size[-1]} | _from_arguments(arguments, path), f"{path}: model_args"
         )
     )
-    tensors = canonical(read_tensors(weights, words=quantization is not None))
+    tensors, notes = canonical(read_tensors(weights, words=quantization is not None))
     must_be_sound(tensors, architecture, quantization, weights)
     labels = config.get("label_names")
     classes = tuple(map(str, labels)) if isinstance(labels, list) else ()
-    must_name_all(classes, tensors, f"{path}: label_names")
     return Checkpoint(
         name=f"{model}.{tag}" if tag else model,
         source=source,
@@ -178,9 +178,10 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
         preprocessing=_preprocessing(pretrained, path),
         resampling=entry.resampling,
         tensors=tensors,
+        notes=notes,
         quantization=quantization,
+        classes=named(classes, tensors, f"{path}: label_names"),
         described=True,
-        classes=classes,
     )
 
 

@@ -23,14 +23,14 @@ def timm_folder(path: Path, base: Base) -> Features:
     """A folder in timm's hub layout; without a head, its features."""
     import timm
 
-    return timm.create_model(f"local-dir:{path}", pretrained=True)
+    return timm.create_model(f"local-dir:{path}", pretrained=True, **_headless(base))
 
 
 def timm_hub(path: Path, base: Base) -> Features:
-    """timm's published weights, from the hub's cache."""
+    """timm's published weights, from the hub's cache; without a head, their features."""
     import timm
 
-    return timm.create_model(base.name, pretrained=True)
+    return timm.create_model(base.name, pretrained=True, **_headless(base))
 
 
 def timm_tensors(path: Path, base: Base) -> Features:
@@ -123,6 +123,11 @@ def logits(opener: str, path: Path, base: Base, images: np.ndarray) -> np.ndarra
     mean, std = (torch.tensor(value) for value in (base.preprocessing.mean, base.preprocessing.std))
     pixels = (torch.from_numpy(images).float() / 255 - mean) / std
     return to_numpy(model(pixels.permute(0, 3, 1, 2)))
+
+
+def _headless(base: Base) -> dict[str, int]:
+    """timm's arguments for a model whose head we left out, which timm would load."""
+    return {} if "head.weight" in base.tensors else {"num_classes": 0}
 
 
 def _timm(base: Base) -> nn.Module:

@@ -127,6 +127,7 @@ PAIRS = [
     *_dense("blocks.{i}.mlp.fc1", f"{BLOCK}/MlpBlock_3/Dense_0"),
     *_dense("blocks.{i}.mlp.fc2", f"{BLOCK}/MlpBlock_3/Dense_1"),
     *_norm("norm", "Transformer/encoder_norm"),
+    *_dense("pre_logits.fc", "pre_logits"),
     *_dense("head", "head"),
 ]
 QUERY = f"{ATTENTION}/query/kernel".replace("{i}", "0")
@@ -136,18 +137,11 @@ PREPROCESSING = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpo
 
 
 def read(tensors: Tensors, path: Path, asked: Asked) -> Reading:
-    """An archive's arrays as timm's tensors; see ``Layout``. The number of heads is in the shapes.
-
-    The representation layer of old weights, ``pre_logits``, and the head behind it are left out, as timm does.
-    """
-    notes = []
-    if "pre_logits/kernel" in tensors:
-        notes.append("pre_logits: the hidden layer before the head, and the head behind it, are left out")
-        tensors = {name: t for name, t in tensors.items() if not name.startswith(("pre_logits/", "head/"))}
+    """An archive's arrays as timm's tensors; see ``Layout``. The number of heads is in the shapes."""
     _, heads, _ = shape(tensors, QUERY, 3, path)
     ours = to_timm(tensors, PAIRS, str(path))
     architecture = inferred(ours, heads, path)
-    return Reading(ours, architecture, PREPROCESSING, notes=tuple(notes))
+    return Reading(ours, architecture, PREPROCESSING)
 
 
 LAYOUT = Layout("npz", "Google's original ViT", "embedding/kernel", read)

@@ -158,7 +158,8 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
     checkpoint = open_path(path, Asked())
     count = len((checkpoint.tensors or {}).get("head.weight", ()))
     if not count:
-        raise UserError(f"{path}: the model has no classifier: train one, with model.weights={path}")
+        notes = "".join(f"\n  note: {note}" for note in checkpoint.notes)
+        raise UserError(f"{path}: the model has no classifier: train one, with model.weights={path}{notes}")
     found = checkpoint.architecture.model_dump()
     args = {} if checkpoint.layout == "timm" else {field: found[field] for field in DECISIVE}
     model = Model(name=checkpoint.name, weights=str(path), args=args)

@@ -104,7 +104,10 @@ class Runtime:
 def must_have_head(found: Source, needed: bool) -> None:
     """Raises UserError where a classifier is needed and there is none."""
     if needed and "head.weight" not in found.base.tensors:
-        raise UserError("the format needs a classifier, and the source has none: train one, or choose another format")
+        notes = "".join(f"\n  note: {note}" for note in found.base.notes)
+        raise UserError(
+            f"the format needs a classifier, and the source has none: train one, or choose another format{notes}"
+        )
 
 
 def _timm(out: Path, job: Job) -> list[str]:

@@ -48,6 +48,16 @@ def test_a_models_folder(command: Any, base: Base, tmp_path: Path) -> None:
     assert "quantization   none" in lines
 
 
+def test_a_head_that_was_left_out_is_said_and_its_names_are_not(command: Any, base: Base, tmp_path: Path) -> None:
+    write_model(tmp_path / "m", base=base, tensors=base.tensors, classes=("a", "b", "c"))
+    layer = {"pre_logits.fc.weight": np.ones((24, 24), np.float32), "pre_logits.fc.bias": np.ones(24, np.float32)}
+    write_safetensors(tmp_path / "m" / "model.safetensors", base.tensors | layer)
+    found = info(command, tmp_path / "m")
+    note = "pre_logits: the hidden layer before the head, and the head behind it, are left out"
+    assert (found["classes"], found["class_names"], found["notes"]) == (0, [], [note])
+    assert f"notes          {note}" in command("info", tmp_path / "m").stdout.splitlines()
+
+
 def test_a_quantised_folder_counts_parameters_and_not_words(command: Any, base: Base, tmp_path: Path) -> None:
     from mlx_peft.config.quantization import Quantization
 

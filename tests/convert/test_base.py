@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.numpy import save_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 
 from convert.base import Base, load_base
 from convert.initial import initial_head
+from convert.layouts.layout import Asked
+from convert.open import open_path
 from mlx_peft.config.errors import UserError
+from mlx_peft.config.parameters import is_head
 from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Model
 from mlx_peft.config.shapes import shapes
@@ -124,10 +129,34 @@ def test_older_names_are_understood(tiny: Tiny, saved: Saved) -> None:
     old = tiny("deit3_small_patch16_224").tensors
     renamed = {name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): t for name, t in old.items()}
     renamed["patch_embed.proj.weight"] = renamed["patch_embed.proj.weight"].reshape(24, -1)
-    renamed["pre_logits.fc.weight"] = np.ones((3, 3), np.float32)
     base = load_base(model(saved(renamed), "deit3_small_patch16_224"), 5, seed=0)
     for name, tensor in old.items():
         np.testing.assert_array_equal(base.tensors[name], tensor)
+
+
+@pytest.mark.parametrize("name", [NAME, "deit_tiny_distilled_patch16_224"])
+def test_a_representation_layer_goes_with_the_heads_behind_it(name: str, tiny: Tiny, saved: Saved) -> None:
+    old = tiny(name)
+    layer = {"pre_logits.fc.weight": np.ones((24, 24), np.float32), "pre_logits.fc.bias": np.ones(24, np.float32)}
+    base = load_base(model(saved(old.tensors | layer), name), 5, seed=2)
+    heads = ["head", "head_dist"] if base.architecture.distilled else ["head"]
+    assert base.notes == (
+        "pre_logits: the hidden layer before the head, and the head behind it, are left out",
+        *(f"{head}: a new one for 5 classes, the weights have none" for head in heads),
+    )
+    expected = old.tensors | initial_head(base.architecture, 5, seed=2)
+    assert base.tensors.keys() == expected.keys()
+    for key, tensor in expected.items():
+        np.testing.assert_array_equal(base.tensors[key], tensor, err_msg=key)
+
+
+def test_a_representation_layer_does_not_hide_which_model_it_is(tmp_path: Path) -> None:
+    tensors = load_base(Model(name="deit_tiny_distilled_patch16_224", weights="none"), 5, seed=0).tensors
+    layer = {"pre_logits.fc.weight": np.ones((8, 192), np.float32), "pre_logits.fc.bias": np.ones(8, np.float32)}
+    save_file(dict(tensors) | layer | {"head.weight": np.ones((5, 8), np.float32)}, tmp_path / "a.safetensors")
+    checkpoint = open_path(tmp_path / "a.safetensors", Asked())
+    assert checkpoint.name == "deit_tiny_distilled_patch16_224"
+    assert not any(is_head(name) for name in checkpoint.tensors or {})
 
 
 @pytest.mark.parametrize(

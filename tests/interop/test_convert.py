@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import sys
 import types
 from dataclasses import dataclass, field, replace
@@ -103,6 +104,34 @@ def test_timms_folder_becomes_transformers(source: Path, tmp_path: Path) -> None
     ours = (eval_image(photo, recipe, SIZE) / 255 - 0.5) / 0.5
     assert prepared_there.shape == ours.shape
     assert np.abs(prepared_there - ours).max() <= 2 * 2 / 255, "two levels: each library rounds after each pass"
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_representation_layer_is_left_out_with_its_head_and_the_features_are_timms(
+    kind: str, source: Path, tmp_path: Path
+) -> None:
+    """timm drops the layer and keeps the head, whose logits then mean nothing."""
+    shutil.copytree(source, tmp_path / "old")
+    file = tmp_path / "old" / "model.safetensors"
+    layer = {"pre_logits.fc.weight": torch.randn(64, 64), "pre_logits.fc.bias": torch.randn(64)}
+    save_file(load_file(file) | layer, file)
+    named = ["--model", "vit_tiny_patch16_224.augreg_in21k", *(f"--set={k}={v}" for k, v in ARGS.items())]
+    asked = [tmp_path / "old"] if kind == "folder" else [file, *named]
+    done = command(*asked, tmp_path / "out", "--to", "mlx")
+    assert done.exit_code == 0, done.stderr
+    assert "note: pre_logits: the hidden layer before the head, and the head behind it, are left out" in done.stdout
+    assert f"  the source in timm{' folder' if kind == 'folder' else ''} against torch\n" in done.stdout
+    assert "label_names" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    features = timm.create_model(f"local-dir:{source}", pretrained=True, num_classes=0).eval()
+    found = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    with torch.no_grad():
+        images = normalised(pixels())
+        assert relative(found(images).numpy(), features(images).numpy()) == 0
+
+    refused = command(*asked, tmp_path / "x.onnx", "--to", "onnx")
+    assert refused.exit_code == 2 and "\n  note: pre_logits: the hidden layer before the head" in refused.stderr
+    with pytest.raises(UserError, match=r"no classifier: train one, .*\n  note: pre_logits: the hidden layer"):
+        load_model(tmp_path / "old", "torch")
 
 
 def test_timms_folder_becomes_torchvisions_state_dictionary(source: Path, tmp_path: Path) -> None:
