@@ -1,10 +1,25 @@
-"""Files from the Hugging Face hub, cached, with its many errors turned into advice."""
+"""Files from the Hugging Face hub, cached, and the hub's many errors turned into advice."""
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlx_peft.config.errors import UserError
+
+LOGIN = "log in with: hf auth login, or set HF_TOKEN"
+
+REFUSALS = {
+    401: f"the hub does not know the token: {LOGIN}",
+    403: "the hub does not allow it: is the owner's name right, and may the token write?",
+    412: "someone else changed the repository meanwhile: try again",
+}
+"""By HTTP's status."""
+
+HERE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""Of the errors of a transfer, those of this machine's disk."""
 
 
 def download(repository: str, filename: str) -> Path:
@@ -13,26 +28,56 @@ def download(repository: str, filename: str) -> Path:
     Raises:
         UserError: where it cannot be had, saying what would help.
     """
-    from huggingface_hub import constants, errors, hf_hub_download  # half a second that only a download is worth
+    from huggingface_hub import constants, hf_hub_download  # half a second that only a download is worth
 
-    what = f"{filename} of {repository}"
-    page = f"https://huggingface.co/{repository}"
+    advice = (
+        f"it is not in the cache ({constants.HF_HUB_CACHE}) either: download it where there is a network (hf download "
+        f"{repository} {filename}) and copy the cache, or name the file in model.weights"
+    )
+    with explained(repository, f"{filename} of {repository}", advice):
+        path = hf_hub_download(repository, filename)
+    return Path(path)
+
+
+@contextmanager
+def explained(repository: str, what: str, advice: str = "") -> Iterator[None]:
+    """Turns the hub's errors into a UserError that says what would help.
+
+    Args:
+        what: is asked for, at the head of the message.
+        advice: for when the hub cannot be reached.
+    """
+    from huggingface_hub import constants, errors
+
+    page = f"{constants.ENDPOINT}/{repository}"
     try:
-        return Path(hf_hub_download(repository, filename))
+        yield
+    except UserError:
+        raise
     except errors.GatedRepoError as error:
-        advice = f"is gated: accept its terms at {page}, then log in with: hf auth login"
-        raise UserError(f"{what} {advice}") from error
+        raise UserError(f"{what} is gated: accept its terms at {page}, then {LOGIN}") from error
     except errors.RepositoryNotFoundError as error:
-        raise UserError(
-            f"{what}: the hub shows no such repository; if it is private, log in with: hf auth login"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        raise UserError(
-            f"{what} is not in the cache ({constants.HF_HUB_CACHE}) and {reason}; download it where there is a network "
-            f"(hf download {repository} {filename}) and copy the cache, or name the file in model.weights"
-        ) from error
+        raise UserError(f"{what}: the hub shows no such repository; if it is private, {LOGIN}") from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{what}: the repository has no such branch, tag or commit") from error
+    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:  # the second is of the cache
+        reason = "HF_HUB_OFFLINE is set, and this needs the hub" if constants.HF_HUB_OFFLINE else _failed(error)
+        raise UserError(f"{what}: {reason}{f'; {advice}' if advice else ''}") from error
     except errors.EntryNotFoundError as error:
         raise UserError(f"{what}: no such file in {page}") from error
-    except Exception as error:  # what is left: a full disk, and the HTTP client's own, which are not all OSErrors
-        raise UserError(f"{what} cannot be downloaded: {error}") from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        raise UserError(f"{what}: {REFUSALS.get(status or 0) or _first_line(error)}") from error
+    except Exception as error:  # the HTTP client's own are not all OSErrors, and an upload's is a RuntimeError
+        here = isinstance(error, OSError) and error.errno in HERE
+        raise UserError(f"{what}: {_first_line(error) if here else _failed(error)}") from error
+
+
+def _failed(error: BaseException) -> str:
+    from huggingface_hub import constants
+
+    return f"the hub at {constants.ENDPOINT} failed: {_first_line(error.__cause__ or error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from convert.files import listed, new_folder
+from convert.hub import LOGIN, explained
 from mlx_peft.config.errors import UserError
 
 TEXT = 10**7
@@ -28,7 +28,6 @@ KEPT = {".gitattributes", "README.md"}
 """What a repository may hold besides the files that are written to it: the hub's own, and a card, which is replaced."""
 
 PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-LOGIN = "log in with: hf auth login, or set HF_TOKEN"
 
 
 def checked_name(repository: str) -> str:
@@ -56,7 +55,7 @@ def upload(
     if get_token() is None:
         raise UserError(f"{what}: only who is logged in may write to the hub: {LOGIN}")
     api = HfApi()
-    with explained(what):
+    with explained(repository, what):
         api.create_repo(repository, private=private or None, exist_ok=True)
         if private and not api.model_info(repository).private:
             raise UserError(f"{what} exists and is public: leave --private out, or choose another name")
@@ -100,12 +99,12 @@ def fetch(repository: str, out: Path, check: Callable[[Path], None], *, revision
 
     api = HfApi()
     what = f"{checked_name(repository)}{f' at {revision}' if revision else ''}"
-    with explained(what):
+    with explained(repository, what):
         found = api.model_info(repository, revision=revision, files_metadata=True)
     files = _allowed(found.siblings or (), what)
     with new_folder(out) as new:
         for file in files:
-            with explained(f"{file.rfilename} of {what}"):
+            with explained(repository, f"{file.rfilename} of {what}"):
                 got = Path(api.hf_hub_download(repository, file.rfilename, revision=found.sha))
             shutil.copyfile(got, new / file.rfilename)
             _as_announced(new / file.rfilename, file, what)
@@ -143,45 +142,3 @@ def _as_announced(path: Path, file: Any, what: str) -> None:
         same = digest.hexdigest() == file.lfs.sha256
     if not same:
         raise UserError(f"{file.rfilename} of {what}: not the file that the repository lists; try again")
-
-
-@contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turns the hub's errors into advice."""
-    from huggingface_hub import constants, errors
-
-    try:
-        yield
-    except UserError:
-        raise
-    except errors.GatedRepoError as error:
-        raise UserError(f"{what} is gated: accept its terms on its page, then {LOGIN}") from error
-    except errors.RepositoryNotFoundError as error:
-        raise UserError(f"{what}: the hub shows no such repository; if it is private, {LOGIN}") from error
-    except errors.RevisionNotFoundError as error:
-        raise UserError(f"{what}: the repository has no such branch, tag or commit") from error
-    except errors.OfflineModeIsEnabled as error:
-        raise UserError(f"{what}: HF_HUB_OFFLINE is set, and this needs the hub") from error
-    except errors.LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but of the cache
-        raise UserError(
-            f"{what}: the hub at {constants.ENDPOINT} failed: {_first_line(error.__cause__ or error)}"
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise UserError(f"{what}: no such file") from error
-    except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        raise UserError(f"{what}: {REFUSALS.get(status or 0) or _first_line(error)}") from error
-    except Exception as error:  # the HTTP client's own are not all OSErrors, and an upload's is a RuntimeError
-        cause = error.__cause__ or error
-        raise UserError(f"{what}: the hub at {constants.ENDPOINT} failed: {_first_line(cause)}") from error
-
-
-REFUSALS = {
-    401: f"the hub does not know the token: {LOGIN}",
-    403: "the hub does not allow it: is the owner's name right, and may the token write?",
-    412: "someone else changed the repository meanwhile: try again",
-}
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

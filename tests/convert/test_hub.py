@@ -52,11 +52,11 @@ def test_a_timm_name_is_loaded_from_its_repository(
         (errors.EntryNotFoundError("no"), "no such file in https://huggingface.co/timm/x"),
         (
             errors.LocalEntryNotFoundError("no"),
-            r"not in the cache .*the hub cannot be reached; .*hf download timm/x m",
+            r"m of timm/x: the hub at https.* failed: .*not in the cache .*hf download timm/x m",
         ),
-        (errors.HfHubHTTPError("teapot", response=RESPONSE), "cannot be downloaded: teapot"),
-        (OSError(28, "No space left on device"), "cannot be downloaded: .*No space left"),
-        (RuntimeError("the connection was reset"), "cannot be downloaded: the connection was reset"),
+        (errors.HfHubHTTPError("teapot", response=RESPONSE), "m of timm/x: teapot"),
+        (OSError(28, "No space left on device"), r"m of timm/x: \[Errno 28\] No space left"),
+        (RuntimeError("the connection was reset"), "the hub at https.* failed: the connection was reset"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
