@@ -9,12 +9,16 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convert.files import listed, new_folder
 from convert.hub import LOGIN, explained
 from mlx_peft.config.errors import UserError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, ModelInfo
 
 TEXT = 10**7
 TENSORS = 2 * 10**10
@@ -42,6 +46,9 @@ def upload(
 ) -> str:
     """Writes files to a repository in one commit, all or none; makes the repository or the branch where there is none.
 
+    What is there is looked at before anything is made, and is what the commit follows: a refusal leaves the hub as it
+    was, and what someone else commits meanwhile is not written over.
+
     Returns:
         The commit's address.
 
@@ -56,18 +63,20 @@ def upload(
         raise UserError(f"{what}: only who is logged in may write to the hub: {LOGIN}")
     api = HfApi()
     with explained(repository, what):
-        api.create_repo(repository, private=private or None, exist_ok=True)
-        if private and not api.model_info(repository).private:
+        there = _there(api, repository, revision)
+        if there is None:
+            api.create_repo(repository, private=private or None, exist_ok=True)
+            there = api.model_info(repository)
+        if private and not there.private:
             raise UserError(f"{what} exists and is public: leave --private out, or choose another name")
-        if revision is not None:
-            api.create_branch(repository, branch=revision, exist_ok=True)
-        there = api.model_info(repository, revision=revision)
         others = {sibling.rfilename for sibling in there.siblings or ()} - files.keys() - KEPT
         if others:
             raise UserError(
                 f"{what} holds other files: {listed(sorted(others))}; choose another name, or another branch with "
                 "--revision"
             )
+        if revision is not None:
+            api.create_branch(repository, branch=revision, revision=there.sha, exist_ok=True)
         commit = api.create_commit(
             repository,
             [
@@ -76,9 +85,21 @@ def upload(
             ],
             commit_message="Upload with mlx-peft",
             revision=revision,
-            parent_commit=there.sha,  # what someone else commits meanwhile is not written over
+            parent_commit=there.sha,
         )
     return str(commit.commit_url)
+
+
+def _there(api: HfApi, repository: str, revision: str | None) -> ModelInfo | None:
+    """A branch, or the main one, from which it would be made; None where there is no repository."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    with suppress(RepositoryNotFoundError):
+        try:
+            return api.model_info(repository, revision=revision)
+        except RevisionNotFoundError:
+            return api.model_info(repository)
+    return None
 
 
 def fetch(repository: str, out: Path, check: Callable[[Path], None], *, revision: str | None = None) -> str:

@@ -153,13 +153,14 @@ class Handler(BaseHTTPRequestHandler):
         commit = found.commits.get(revision or "main", revision)
         return self.answer(200, {"id": name, "sha": commit, "private": found.private, "siblings": siblings})
 
-    def branch(self, _: bytes, name: str, branch: str) -> None:
+    def branch(self, body: bytes, name: str, branch: str) -> None:
         if (found := self.repository(name)) is None:
             return None
         if branch in found.branches:
             return self.answer(409)
+        assert json.loads(body).get("startingPoint") in (None, found.commits["main"])
         found.branches[branch] = dict(found.branches["main"])
-        found.commits[branch] = sha(branch.encode())[:40]
+        found.commits[branch] = found.commits["main"]
         return self.answer(200)
 
     def preupload(self, body: bytes, name: str, revision: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import peft
 import pytest
 import timm
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
@@ -76,6 +76,11 @@ def failed(result: Any) -> str:
 def left(folder: Path) -> set[str]:
     """What lies in a folder besides the hub's cache and the test's own files."""
     return {path.name for path in folder.iterdir()} - {"cache", "image.png"}
+
+
+def changing(hub: Any) -> list[str]:
+    """The requests that would make or change something."""
+    return [request for request in hub.requests if not request.startswith(("GET", "HEAD", "POST /api/validate-yaml"))]
 
 
 class TestThereAndBack:
@@ -141,6 +146,11 @@ class TestThereAndBack:
         branches = hub.repositories["jane/digits"].branches
         assert branches["main"].keys() == {".gitattributes"}
         done(command("pull", "jane/digits", "got", "--revision", "seed-0"))
+
+    def test_a_second_push_to_a_branch_follows_the_first(self, hub, run, command):
+        first, second = (command("push", run, "jane/digits", "--revision", "seed-0").stdout for _ in range(2))
+        assert first != second
+        assert hub.repositories["jane/digits"].branches["main"].keys() == {".gitattributes"}
 
     def test_a_private_one_is_made_private(self, hub, run, command):
         done(command("push", run, "jane/secret", "--private"))
@@ -240,16 +250,30 @@ class TestWhatPushRefuses:
         assert "write OWNER/NAME" in failed(command("push", run, name))
         assert not hub.requests
 
-    def test_a_repository_with_other_files(self, hub, run, command):
-        before = hub.put("jane/digits", {"config.json": b"{}", "README.md": b"#"}).branches["main"].copy()
-        said = failed(command("push", run, "jane/digits"))
+    @pytest.mark.parametrize("options", [[], ["--revision", "seed-0"]])
+    def test_a_repository_with_other_files_before_a_branch_is_made_of_them(self, hub, run, command, options):
+        hub.put("jane/digits", {"config.json": b"{}", "README.md": b"#"})
+        said = failed(command("push", run, "jane/digits", *options))
         assert "holds other files: config.json; choose another name" in said
-        assert hub.repositories["jane/digits"].branches["main"] == before
+        assert not changing(hub)
 
     def test_a_public_repository_for_what_should_be_private(self, hub, run, command):
-        before = hub.put("jane/digits", {}).branches["main"].copy()
-        assert "exists and is public" in failed(command("push", run, "jane/digits", "--private"))
-        assert hub.repositories["jane/digits"].branches["main"] == before
+        hub.put("jane/digits", {})
+        asked = command("push", run, "jane/digits", "--private", "--revision", "seed-0")
+        assert "exists and is public" in failed(asked)
+        assert not changing(hub)
+
+    def test_what_someone_else_committed_meanwhile(self, hub, run, command, monkeypatch):
+        theirs = hub.put("jane/digits", {})
+        create = HfApi.create_commit
+
+        def late(*args: Any, **options: Any) -> Any:
+            theirs.commits["main"] = "f" * 40
+            return create(*args, **options)
+
+        monkeypatch.setattr(HfApi, "create_commit", late)
+        assert "someone else changed the repository meanwhile" in failed(command("push", run, "jane/digits"))
+        assert theirs.branches["main"].keys() == {".gitattributes"}
 
     def test_an_interruption_leaves_the_repository_as_it_was(self, hub, run, command):
         hub.cut = "POST commit jane/digits"
