@@ -73,8 +73,8 @@ def convert(
         raise UserError(f"--bits: only --to mlx holds quantised weights, not --to {to}")
     if dtype is not None and dtype not in target.dtypes:
         raise UserError(f"--dtype: --to {to} has {', '.join(target.dtypes)}, not {dtype}")
-    if isinstance(target, Runtime) and out.suffix != target.suffix:
-        raise UserError(f"{out}: name what is to be written {out.with_suffix(target.suffix).name!r}")
+    if isinstance(target, Runtime):
+        target.must_be_name_of(out)
     found = open_source(source, backend=backend, **asked)
     target.check(found)
     proof = Proof() if verify else None

@@ -32,6 +32,11 @@ class Kind:
     suffix: str
     module: str
 
+    def must_be_name_of(self, out: Path) -> None:
+        """Raises UserError at a name without the suffix."""
+        if out.suffix != self.suffix:
+            raise UserError(f"{out}: name what is to be written {out.with_suffix(self.suffix).name!r}")
+
 
 KINDS = {
     "onnx": Kind(".onnx", "torch_ref.export.onnx"),
@@ -94,8 +99,7 @@ def export_model(
     if kind not in KINDS:
         raise UserError(f"unknown kind {kind!r}{suggest(kind, KINDS)} ({', '.join(KINDS)})")
     chosen = KINDS[kind]
-    if out.suffix != chosen.suffix:
-        raise UserError(f"{out}: name what is to be written {out.with_suffix(chosen.suffix).name!r}")
+    chosen.must_be_name_of(out)
     if out.exists():
         raise UserError(f"{out}: exists already; choose another name")
     notes = []

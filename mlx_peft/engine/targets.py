@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from convert.layouts.processor import CONFIG as PROCESSOR
 from convert.timm import timm_arguments, write_model
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.quantization import Quantization
+from mlx_peft.engine.export import KINDS, Exported, export_model
 from mlx_peft.engine.source import Source
 
 WEIGHTS = "model.safetensors"
@@ -70,21 +69,11 @@ class Target:
         must_have_head(found, self.needs_head)
 
 
-class Report(Protocol):
-    """What ``export_model`` says: the logits' difference, None where none was measured, a sentence on it, and more."""
-
-    difference: float | None
-    proof: str
-    notes: Sequence[str]
-    files: Mapping[Path, int]
-
-
 @dataclass(frozen=True)
 class Runtime:
-    """A format of another runtime: ``mlx_peft.engine.export`` writes and proves it."""
+    """A format of another runtime, a kind of ``mlx_peft.engine.export``, which writes and proves it."""
 
     kind: str
-    suffix: str
     opened: str
     dtypes: tuple[str, ...] = ("float32",)
 
@@ -92,13 +81,13 @@ class Runtime:
         """Raises UserError where the source is not what the format is for, before any work."""
         must_have_head(found, True)
 
-    def export(self, out: Path, job: Job, verify: bool) -> Report:
+    def must_be_name_of(self, out: Path) -> None:
+        """Raises UserError at a name that such a file does not have."""
+        KINDS[self.kind].must_be_name_of(out)
+
+    def export(self, out: Path, job: Job, verify: bool) -> Exported:
         """Writes a job to ``out``. Raises UserError where that cannot be, or its proof fails."""
-        module: Any = importlib.import_module("mlx_peft.engine.export")
-        report: Report = module.export_model(
-            self.kind, out, base=job.base, tensors=job.tensors, classes=job.classes, verify=verify
-        )
-        return report
+        return export_model(self.kind, out, base=job.base, tensors=job.tensors, classes=job.classes, verify=verify)
 
 
 def must_have_head(found: Source, needed: bool) -> None:
@@ -174,7 +163,7 @@ TARGETS: dict[str, Target | Runtime] = {
     ),
     "mlx": Target(_mlx, None, 'mlx_peft.create_model("{name}", weights="{out}", num_classes={classes})'),
     "peft": Target(_peft, "peft", 'peft.PeftModel.from_pretrained(model, "{out}")', ("float32",), whole=False),
-    "onnx": Runtime("onnx", ".onnx", 'onnxruntime.InferenceSession("{out}")'),
-    "coreml": Runtime("coreml", ".mlpackage", 'MLModel(contentsOf: URL(fileURLWithPath: "{out}"))'),
+    "onnx": Runtime("onnx", 'onnxruntime.InferenceSession("{out}")'),
+    "coreml": Runtime("coreml", 'MLModel(contentsOf: URL(fileURLWithPath: "{out}"))'),
 }
 """The registry: a format is one entry here, and nothing else."""

@@ -7,8 +7,7 @@ import json
 import re
 import shutil
 import sys
-import types
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +35,8 @@ from mlx_peft.config.files import dump
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Data, Experiment
 from mlx_peft.data.recipe import eval_image
+from mlx_peft.engine import targets
+from mlx_peft.engine.export import Exported
 from mlx_peft.engine.load import load_model
 from mlx_peft.engine.targets import TARGETS, Job
 
@@ -381,39 +382,23 @@ def test_a_library_that_is_not_there_is_said(source: Path, tmp_path: Path, monke
     assert "the source in timm folder against torch" in report["proof"]["rows"]
 
 
-@dataclass
-class Exported:
-    """What the exporters of other runtimes report."""
-
-    difference: float | None
-    proof: str
-    files: dict[Path, int]
-    notes: tuple[str, ...] = ("a note",)
-    given: dict[str, Any] = field(default_factory=dict)
-
-
 @pytest.mark.parametrize("to", ["onnx", "coreml"])
 def test_other_runtimes_get_the_model_and_prove_it_themselves(
     to: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reports = []
+    asked = []
 
     def export_model(kind: str, out: Path, **given: Any) -> Exported:
-        difference = 3e-6 if kind == "onnx" else None
-        reports.append(Exported(difference, "held against it", {out: 7}, given=given))
-        return reports[-1]
+        asked.append(given)
+        return Exported(kind, {out: 7}, 3e-6 if kind == "onnx" else None, "held against it", ("a note",))
 
-    stand_in = types.ModuleType("mlx_peft.engine.export")
-    monkeypatch.setattr(stand_in, "export_model", export_model, raising=False)
-    monkeypatch.setitem(sys.modules, "mlx_peft.engine.export", stand_in)
+    monkeypatch.setattr(targets, "export_model", export_model)
     out = tmp_path / ("m.onnx" if to == "onnx" else "m.mlpackage")
     report = converted(source, out, "--to", to)
-    [one] = reports
-    assert one.given["classes"] == CLASSES and one.given["verify"] is True
-    assert (
-        one.given["tensors"].keys() == on_disk(source).keys()
-        and one.given["base"].name == "vit_tiny_patch16_224.augreg_in21k"
-    )
+    [given] = asked
+    assert given["classes"] == CLASSES and given["verify"] is True
+    assert given["tensors"].keys() == on_disk(source).keys()
+    assert given["base"].name == "vit_tiny_patch16_224.augreg_in21k"
     assert report["files"] == {str(out): 7} and "a note" in report["notes"]
     expected = {f"{to}: held against it": 3e-6} if to == "onnx" else {}
     assert report["proof"]["exported"] == expected
