@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from convert.checkpoint import Checkpoint
 from convert.codes import affine
 from convert.files import exact, listed
 from convert.fit import fit
 from convert.initial import initial_state
 from convert.layouts.layout import Asked
 from convert.open import open_path
-from convert.timm import Checkpoint, from_folder, from_hub
+from convert.timm.read import from_folder, from_hub
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError, suggest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from convert.checkpoint import Checkpoint
 from convert.files import read_json, read_tensors
 from convert.fit import canonical, must_be_sound, named
 from convert.layouts import transformers
@@ -11,7 +12,8 @@ from convert.layouts.layout import Asked, Reading
 from convert.layouts.naming import must_agree, nearest
 from convert.layouts.npz import read_npz
 from convert.layouts.recognise import recognise
-from convert.timm import CONFIG, WEIGHTS, Checkpoint, from_folder, from_tensors
+from convert.timm.config import CONFIG, WEIGHTS
+from convert.timm.read import from_folder, from_tensors
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.registry import find, names
 

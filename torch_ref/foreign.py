@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from convert.base import Base
 from convert.files import read_tensors
 from convert.layouts.recognise import recognise
-from convert.timm import timm_arguments
+from convert.timm.config import timm_arguments
 from torch_ref.backend import to_numpy
 
 Features = Callable[[Tensor], Tensor]

@@ -12,10 +12,10 @@ import numpy as np
 
 from convert.adapters.peft import WEIGHTS as ADAPTER
 from convert.adapters.peft import read_adapter
+from convert.checkpoint import Checkpoint
 from convert.files import describe_safetensors
 from convert.layouts.layout import Asked
 from convert.open import open_path
-from convert.timm import Checkpoint
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import described

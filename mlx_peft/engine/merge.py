@@ -11,7 +11,8 @@ import numpy as np
 
 from convert.base import Base
 from convert.codes import affine
-from convert.timm import timm_arguments, write_model
+from convert.timm.config import timm_arguments
+from convert.timm.write import write_model
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization, described

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
-from convert import repository, timm
+from convert import repository
 from convert.adapters import peft
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from convert.files import listed, read_json, write_json
+from convert.timm import config as timm
+from convert.timm.read import from_folder
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import load
 from mlx_peft.config.quantization import Quantization
@@ -101,7 +103,7 @@ def _model(folder: Path) -> Parcel:
         raise UserError(f"{folder / timm.CONFIG}: not a configuration of timm's: no architecture, or no num_classes")
     if not (folder / timm.WEIGHTS).is_file():
         raise UserError(f"{folder}: no {timm.WEIGHTS} in this folder, and nothing else is sent")
-    quantization = timm.from_folder(folder, None, str(folder)).quantization  # which also finds what is damaged
+    quantization = from_folder(folder, None, str(folder)).quantization  # which also finds what is damaged
     names = config.get("label_names") or []
     left = sorted({entry.name for entry in folder.iterdir()} - {timm.CONFIG, timm.WEIGHTS})
     return Parcel(
@@ -173,7 +175,7 @@ def opened(folder: Path, name: str) -> None:
     if adapter_in(folder) == folder:
         read_adapter(folder)
     elif is_model(folder):
-        found = timm.from_folder(folder, None, str(folder))
+        found = from_folder(folder, None, str(folder))
         classes = len((found.tensors or {}).get("head.weight", ()))  # config.json only claims a number
         load_base(Model(name=found.name, weights=str(folder)), classes, 0)
     else:

@@ -15,12 +15,13 @@ import numpy as np
 
 from convert.adapters.peft import FORMATS
 from convert.base import Base, whole
+from convert.checkpoint import Checkpoint
 from convert.hub import download
 from convert.layouts import transformers
 from convert.layouts.layout import Asked
 from convert.layouts.processor import CONFIG as PROCESSOR
 from convert.open import open_path
-from convert.timm import Checkpoint, from_hub
+from convert.timm.read import from_hub
 from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.registry import altered, names
 from mlx_peft.config.schema import Model

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from googles import googles
 
 from convert.base import load_base
-from convert.timm import write_model
+from convert.timm.write import write_model
 from mlx_peft.config.schema import Model
 from mlx_peft.engine.convert import convert
 

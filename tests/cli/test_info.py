@@ -12,7 +12,7 @@ import pytest
 from convert.adapters.peft import Adapter, write_adapter
 from convert.base import Base, load_base
 from convert.files import write_safetensors
-from convert.timm import write_model
+from convert.timm.write import write_model
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Model
 

@@ -20,7 +20,7 @@ from convert.layouts.layout import Asked
 from convert.layouts.recognise import recognise
 from convert.layouts.transformers_names import as_on_disk
 from convert.open import open_path
-from convert.timm import write_model
+from convert.timm.write import write_model
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.registry import find, names

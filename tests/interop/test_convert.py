@@ -28,7 +28,7 @@ import torch_ref
 from convert.base import Base, whole
 from convert.layouts.layout import Asked
 from convert.open import open_path
-from convert.timm import write_model
+from convert.timm.write import write_model
 from mlx_peft.cli.app import app
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from convert.base import load_base
 from convert.codes import affine
-from convert.timm import write_model
+from convert.timm.write import write_model
 from mlx_peft.cli.app import app
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.quantization import Quantization

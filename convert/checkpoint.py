@@ -1,0 +1,39 @@
+"""Weights as they were found, before they are fitted to anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlx_peft.config.architecture import Architecture, Preprocessing
+from mlx_peft.config.border import Tensors
+from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.registry import Resampling
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights with all that is known about them, as found.
+
+    Attributes:
+        name: timm's, with a tag where that is known of the weights: the hub's, or one that the user gave.
+        source: where the weights came from, for a person.
+        preprocessing: None where it is unknown.
+        tensors: under timm's names; None where they are yet to be drawn.
+        notes: cautions, for a person.
+        quantization: of the tensors; None where they are plain.
+        classes: names, in the order of the head's rows; empty where they are unknown.
+        layout: whose names and shapes the tensors had.
+        described: whether the source says itself what its architecture is, rather than its name or its shapes.
+    """
+
+    name: str
+    source: str
+    architecture: Architecture
+    preprocessing: Preprocessing | None
+    resampling: Resampling
+    tensors: Tensors | None = None
+    notes: tuple[str, ...] = ()
+    quantization: Quantization | None = None
+    classes: tuple[str, ...] = ()
+    layout: str = "timm"
+    described: bool = False

@@ -1,0 +1,1 @@
+"""timm's checkpoints, in and out."""

@@ -1,0 +1,103 @@
+"""The words of timm's ``config.json``, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from convert.files import listed
+from mlx_peft.config.architecture import Architecture, Preprocessing
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.registry import find
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+OURS = "mlx_peft:"
+"""Before the name of an architecture that timm has no words for, so that timm refuses the folder."""
+
+TIMM_EPS = 1e-6
+"""The eps of a norm that timm's configuration names, as it can name no other."""
+
+NO_MATTER = {"num_classes", "weight_init", "fix_init", "dynamic_img_size", "dynamic_img_pad"} | {
+    f"{what}_rate" for what in ("drop", "pos_drop", "patch_drop", "proj_drop", "attn_drop", "drop_path")
+}
+"""Arguments of timm's that change neither the parameters nor the forward pass in evaluation."""
+
+
+def quantization_of(entry: Any, path: Path) -> Quantization:
+    """MLX's entry; ``mode`` is there only in some versions' files. Raises UserError for one that is not supported."""
+    fields = dict(entry) if isinstance(entry, dict) else {}
+    mode = fields.pop("mode", "affine")
+    try:
+        if mode != "affine":
+            raise ValueError
+        return Quantization(**fields)
+    except ValueError as error:  # pydantic's is one
+        raise UserError(
+            f"{path}: quantization: only MLX's affine mode is supported, bits and group_size alike in all layers, "
+            f"not {entry}"
+        ) from error
+
+
+def preprocessing_of(config: Mapping[str, Any], path: Path) -> Preprocessing:
+    """What ``pretrained_cfg`` says of images. Raises UserError where it says too little, or what is not understood."""
+    if missing := [key for key in ("mean", "std") if key not in config]:
+        raise UserError(
+            f"{path}: pretrained_cfg lacks {' and '.join(missing)}, without which images cannot be prepared"
+        )
+    try:
+        return Preprocessing(**{key: config[key] for key in Preprocessing.model_fields if key in config})
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise UserError(f"{path}: pretrained_cfg: {faults}") from error
+
+
+def from_arguments(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """timm's ``model_args`` as fields of ``Architecture``. Raises UserError for what cannot be one."""
+    fields = {name: value for name, value in arguments.items() if value is not None and name not in NO_MATTER}
+    if fields.pop("in_chans", 3) != 3:
+        raise UserError(f"{path}: model_args.in_chans: only images of three channels are supported")
+    for side in ("img_size", "patch_size"):
+        if isinstance(value := fields.get(side), list):
+            if not value or value[1:] != value[:-1]:
+                raise UserError(f"{path}: model_args.{side}: only squares are supported, not {value}")
+            fields[side] = value[0]
+    if "pos_embed" in fields:
+        fields["pos_embed"] = fields["pos_embed"] == "learn"
+    if "norm_layer" in fields:
+        fields["norm_eps"] = TIMM_EPS
+    if fields.pop("embed_norm_layer", None):
+        fields["embed_norm"] = True
+    return fields
+
+
+def timm_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
+    """The fields in which an architecture differs from what its name stands for, as timm's ``model_args``.
+
+    Raises:
+        UserError: for a difference that timm's configuration cannot express.
+    """
+    usual = find(name).architecture
+    changes = {key: value for key, value in architecture.model_dump().items() if value != getattr(usual, key)}
+    changes.pop("img_size", None)  # is pretrained_cfg's input_size
+    if "fc_norm" in changes:
+        changes["fc_norm"] = architecture.norm_after_pool
+    if "pos_embed" in changes:
+        changes["pos_embed"] = "learn" if architecture.pos_embed else "none"
+    norms = changes.keys() & {"norm_layer", "norm_eps", "embed_norm"}
+    lost = {key for key, value in changes.items() if value in (None, "token_avg") or key in ("distilled", "mlp_layer")}
+    if norms and (architecture.norm_eps != TIMM_EPS or changes.get("embed_norm") is False):
+        lost |= norms
+    if lost:
+        raise UserError(f"timm's config.json cannot express that this {name} has another {listed(sorted(lost))}")
+    if norms:
+        changes = {key: value for key, value in changes.items() if key not in norms}
+        changes["norm_layer"] = architecture.norm_layer
+        if architecture.embed_norm:
+            changes["embed_norm_layer"] = architecture.norm_layer
+    return changes

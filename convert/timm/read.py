@@ -1,0 +1,133 @@
+"""timm's checkpoints: from the hub, from a folder in its hub layout or from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convert.checkpoint import Checkpoint
+from convert.files import read_json, read_tensors
+from convert.fit import canonical, must_be_sound, named
+from convert.hub import download
+from convert.layouts.naming import fitting
+from convert.timm.config import CONFIG, OURS, WEIGHTS, from_arguments, preprocessing_of, quantization_of
+from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.border import Tensors
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.registry import altered, find, tags
+
+
+def from_hub(name: str) -> Checkpoint:
+    """timm's published weights, downloaded once and kept in the hub's cache."""
+    entry = find(name)
+    if entry.hub_id is None or entry.hub_filename is None:
+        others = [tag for tag in tags(name.partition(".")[0]) if tag != entry.tag]
+        raise UserError(
+            f"model.weights: the hub has no weights for {name!r} (other tags: {', '.join(others) or 'none'}); "
+            "name a file, or write weights: none for random ones"
+        )
+    tensors, notes = canonical(read_tensors(download(entry.hub_id, entry.hub_filename)))
+    must_be_sound(tensors, entry.architecture, None, entry.hub_id)
+    notes = (f"{entry.name}: {entry.note}", *notes) if entry.note else notes
+    return Checkpoint(
+        entry.name, entry.hub_id, entry.architecture, entry.preprocessing, entry.resampling, tensors, notes,
+        described=True,
+    )  # fmt: skip
+
+
+def from_tensors(tensors: Tensors, path: Path, name: str | None) -> Checkpoint:
+    """Tensors alone, under timm's names: what they are is taken from the model's name.
+
+    Without a name, it is the only one whose parameters have these shapes.
+
+    Raises:
+        UserError: where several models have these shapes, and where the weights published under the name were prepared
+            in several ways and no tag tells which.
+    """
+    tensors, notes = canonical(tensors)
+    tensors, more = _without_projection(tensors)
+    name = name or _only(fitting(tensors), path)
+    entry = find(name)
+    must_be_sound(tensors, entry.architecture, None, path)
+    if entry.tag and not name.endswith(f".{entry.tag}"):
+        others = [find(f"{name}.{tag}") for tag in tags(name)]
+        recipes = {(other.preprocessing.mean, other.preprocessing.std) for other in others if other.preprocessing}
+        if len(recipes) > 1:
+            raise UserError(
+                f"model.name: weights called {name} normalise their images in different ways, and {path} does not say "
+                f"which: add a tag to the name ({', '.join(tags(name))})"
+            )
+    return Checkpoint(name, str(path), entry.architecture, entry.preprocessing, entry.resampling, tensors, notes + more)
+
+
+def _only(names: list[str], path: Path) -> str:
+    """The one name that fits. Raises UserError where none does or several do."""
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise UserError(
+            f"{path}: no model of timm's has these shapes: name the nearest with --model NAME, and what differs with "
+            "--set FIELD=VALUE"
+        )
+    raise UserError(
+        f"{path}: its shapes are those of several models, and it does not say which: add --model NAME, one of "
+        f"{', '.join(names)}, with a tag where they are published weights"
+    )
+
+
+def _without_projection(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
+    """DINO's projection head, which is no classifier, is left out."""
+    kept = {name: t for name, t in tensors.items() if not name.startswith(("head.mlp.", "head.last_layer."))}
+    note = ("head: the projection head of self-supervised training is left out",)
+    return kept, note if len(kept) < len(tensors) else ()
+
+
+def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
+    """A model in timm's hub layout: its ``config.json`` says what it is, and the name, if there is one, must agree.
+
+    Raises:
+        UserError: where something is missing, or the configuration holds what is not understood.
+    """
+    path = folder / CONFIG
+    config = read_json(path)
+    pretrained = config.get("pretrained_cfg", config)
+    model = config.get("architecture")
+    if not isinstance(model, str) or not isinstance(pretrained, dict):
+        raise UserError(f"{path}: not a configuration of timm's: it names no architecture")
+    model, exact = model.removeprefix(OURS), config.get("exact_architecture")
+    if name is not None and model != name.partition(".")[0]:
+        raise UserError(f"model.name is {name!r}, but {path} is of a {model!r}")
+    entry = find(model)
+    size = pretrained.get("input_size", [3, entry.architecture.img_size, entry.architecture.img_size])
+    if not isinstance(size, list) or len(size) != 3 or size[0] != 3 or size[1] != size[2]:
+        raise UserError(f"{path}: pretrained_cfg.input_size: only squares of three channels are supported, not {size}")
+    arguments = config.get("model_args", {})
+    if not isinstance(arguments, dict):
+        raise UserError(f"{path}: model_args is no object")
+    tag = pretrained.get("tag")
+    weights = next((file for file in (folder / WEIGHTS, folder / "pytorch_model.bin") if file.is_file()), None)
+    if weights is None:
+        raise UserError(f"{folder}: no {WEIGHTS} in this folder")
+    quantization = quantization_of(config["quantization"], path) if "quantization" in config else None
+    architecture = (
+        altered(Architecture(), exact, f"{path}: exact_architecture")
+        if isinstance(exact, dict)
+        else altered(
+            entry.architecture, {"img_size": size[-1]} | from_arguments(arguments, path), f"{path}: model_args"
+        )
+    )
+    tensors, notes = canonical(read_tensors(weights, words=quantization is not None))
+    must_be_sound(tensors, architecture, quantization, weights)
+    labels = config.get("label_names")
+    classes = tuple(map(str, labels)) if isinstance(labels, list) else ()
+    return Checkpoint(
+        name=f"{model}.{tag}" if tag else model,
+        source=source,
+        architecture=architecture,
+        preprocessing=preprocessing_of(pretrained, path),
+        resampling=entry.resampling,
+        tensors=tensors,
+        notes=notes,
+        quantization=quantization,
+        classes=named(classes, tensors, f"{path}: label_names"),
+        described=True,
+    )
