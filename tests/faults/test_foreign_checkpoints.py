@@ -281,6 +281,14 @@ def test_any_processor_is_understood_or_refused(changes: dict[str, Any], tmp_pat
         assert str(path) in str(error)
 
 
+def test_a_prefix_that_is_misspelt_once_is_still_the_prefix(tmp_path: Path) -> None:
+    config, processor, tensors = TRANSFORMERS
+    name = "vit.embeddings.patch_embeddings.projection.weight"
+    damaged = {key.replace("vit", "ait") if key == name else key: tensor for key, tensor in tensors.items()}
+    found = refused(folder(tmp_path / "hf", config, processor, damaged))
+    assert "ait.embeddings.patch_embeddings.projection.weight" in found and "vit.encoder" not in found
+
+
 @many
 @given(data=st.data())
 def test_a_key_of_transformers_off_by_one_letter_is_named(data: st.DataObject, tmp_path: Path) -> None:
