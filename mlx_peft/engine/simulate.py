@@ -13,7 +13,7 @@ from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.simulation import FLOAT, Simulation
-from mlx_peft.data import Split, eval_batches
+from mlx_peft.data import Dataset, Split, eval_batches
 from mlx_peft.engine.backend import Learner, Tensors, load_backend
 from mlx_peft.engine.calibrate import Choice, Errors, Plan, Ranges, choices, plan
 from mlx_peft.engine.evaluate import answers, measured
@@ -50,7 +50,8 @@ class Simulated:
         images: what was calibrated on; None where no activation is quantised.
         metrics: on the split.
         logits: ||a - b|| / ||b|| over the split's images, b being the run's own logits.
-        agreement: share of the images that get the class which the run gives them.
+        agreement: share of the images that get the class which the run gives them; of the answers that are the run's,
+            present or not, where an image may have several.
         weights, activations: SQNR in dB, by layer and by point: see ``engine.calibrate.Plan``.
     """
 
@@ -126,12 +127,18 @@ def simulate_run(
                 calibration.images,
                 metrics,
                 float(np.linalg.norm(logits - expected) / np.linalg.norm(expected)),
-                float((logits.argmax(axis=1) == expected.argmax(axis=1)).mean()),
+                float((decided(logits, dataset) == decided(expected, dataset)).mean()),
                 made.weights,
                 made.activations,
             )
         )
     return Report(str(path), split, loaded.experiment.backend, before, tuple(after))
+
+
+def decided(logits: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """The class of each image, ``(images,)``; or, of several labels, whether each class is there, with the classes."""
+    answers: np.ndarray = logits > 0 if dataset.multi_label else logits.argmax(axis=1)
+    return answers
 
 
 def rebuilt(loaded: Loaded, tensors: Tensors) -> Learner:

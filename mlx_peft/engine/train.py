@@ -20,6 +20,7 @@ from mlx_peft.engine.checkpoint import Position, load_checkpoint
 from mlx_peft.engine.disk import write_whole
 from mlx_peft.engine.evaluate import answers, examined
 from mlx_peft.engine.fit import Feed, fit
+from mlx_peft.engine.metrics import leading
 from mlx_peft.engine.prefix import cached_feed, planned
 from mlx_peft.engine.progress import Progress, Silent
 from mlx_peft.engine.run import RunFolder, environment, run_id, write_json
@@ -199,7 +200,10 @@ def costs(learner: Learner, position: Position, folder: RunFolder) -> dict[str, 
     """What was selected, and what it took: parameters, bytes, seconds of training (evaluation is not in them)."""
     parameters = learner.parameters
     return {
-        "selected": {"epoch": position.best_epoch, "by": "val.top1" if position.best else "last epoch"},
+        "selected": {
+            "epoch": position.best_epoch,
+            "by": f"val.{leading(position.best)}" if position.best else "last epoch",
+        },
         "parameters": {
             "adapter": parameters.adapter,
             "head": parameters.head,
