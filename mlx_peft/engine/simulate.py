@@ -17,7 +17,7 @@ from mlx_peft.data import Dataset, Split, eval_batches
 from mlx_peft.engine.backend import Learner, Tensors, load_backend
 from mlx_peft.engine.calibrate import Choice, Errors, Plan, Ranges, choices, plan
 from mlx_peft.engine.evaluate import answers, measured
-from mlx_peft.engine.examine import own_split, run_data
+from mlx_peft.engine.examine import must_fit, own_split, run_data
 from mlx_peft.engine.load import Loaded, load_run
 from mlx_peft.engine.progress import Metrics
 
@@ -98,8 +98,7 @@ def simulate_run(
     run, experiment, dataset = run_data(path)
     wanted, train = own_split(run, dataset, split), own_split(run, dataset, "train")
     loaded = load_run(path, backend, precision="float32")
-    if dataset.classes != loaded.classes:
-        raise UserError(f"the classes of {dataset.name} are not those that the run was trained on")
+    must_fit(dataset, loaded, "the run")
     for simulation in simulations:
         simulation.check(loaded.base.architecture)
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from convert.adapters import peft
 from convert.base import Base, load_base
 from convert.codes.stored import model_bytes
+from convert.problem import problem
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
@@ -50,6 +52,7 @@ def train(
     dataset = whole.without_test()  # all that training and selection are handed
     check_data(experiment, dataset)
     base = load_base(experiment.model, len(dataset.classes), experiment.seed, experiment.quantize)
+    base = replace(base, multi_label=dataset.multi_label)
     check_method(experiment, base.architecture, base.quantization)
     learner = backend.build(experiment, len(dataset.classes), base)
     base = base.without_tensors()  # the learner has its own
@@ -179,6 +182,7 @@ def describe_adapter(experiment: Experiment, dataset: Dataset, base: Base, learn
         source=base.source,
         quantize=base.quantization,
         qat=experiment.qat,
+        problem_type=problem(dataset.multi_label),
     )
 
 
