@@ -41,6 +41,11 @@ def synchronize() -> None:
     mx.synchronize()
 
 
+def device_peak() -> int | None:
+    """Bytes of the accelerator's memory that were in use at once; None on the CPU."""
+    return mx.get_peak_memory() if mx.default_device().type == mx.gpu else None
+
+
 def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:
     """For benchmarks: a function that computes one ``(batch, m, k) @ (batch, k, n)`` and waits for it."""
     a, b = mx.random.normal((batch, m, k)), mx.random.normal((batch, k, n))

@@ -45,6 +45,11 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def device_peak() -> int | None:
+    """Bytes of the accelerator's memory that were in use at once; None on the CPU."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
 def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:
     """For benchmarks: a function that computes one ``(batch, m, k) @ (batch, k, n)`` and waits for it."""
     a, b = torch.randn(batch, m, k, device=device()), torch.randn(batch, k, n, device=device())
@@ -245,10 +250,8 @@ class Learner:
         return saved_bytes(lambda: self._loss(images, targets, len(targets)), self.model.parameters())
 
     def peak_memory(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
+        unit = 1 if sys.platform == "darwin" else 1024
+        return device_peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def build(experiment: Experiment, num_classes: int, base: Base) -> Learner:

@@ -14,12 +14,12 @@ from torch import Tensor
 from convert.base import Base
 from mlx_peft.config.border import IGNORED
 from mlx_peft.config.schema import Experiment
-from torch_ref.backend import device, synchronize, to_numpy, version
+from torch_ref.backend import device, device_peak, synchronize, to_numpy, version
 from torch_ref.models.preprocess import preprocess
 from torch_ref.saved import saved_bytes
 from torch_ref.training import cross_entropy
 
-__all__ = ["Learner", "build", "synchronize", "version"]
+__all__ = ["Learner", "build", "device_peak", "synchronize", "version"]
 
 
 class Learner:

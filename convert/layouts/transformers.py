@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,8 @@ def _weights(folder: Path) -> Tensors:
 
 def _without_prefix(tensors: Tensors) -> tuple[Tensors, list[str]]:
     """The names without the tower's prefix, and without what a classifier does not need: what that was, in words."""
-    anchors = ("embeddings.patch_embeddings.projection.weight", "embeddings.patch_embedding.weight")
-    prefix = next((name[: -len(end)] for name in tensors for end in anchors if name.endswith(end)), "")
+    before = (re.fullmatch(r"(.*?)embeddings\.(?!token_)[\w.]+", name) for name in tensors)
+    ((prefix, _),) = Counter(match[1] for match in before if match).most_common(1) or [("", 0)]  # where one is misspelt
     result, notes = {}, []
     for name, tensor in tensors.items():
         name = name.removeprefix(prefix)

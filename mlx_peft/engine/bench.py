@@ -29,7 +29,8 @@ from mlx_peft.engine.backend import BACKENDS
 
 CLASSES = 10
 CONTENDERS = {**BACKENDS, "peft": "torch_ref.peer"}
-"""What is timed by default: modules with ``build``, ``version`` and ``synchronize``. Others come as Python files."""
+"""What is timed by default: modules with ``build``, ``version``, ``synchronize`` and ``device_peak``. Others come as
+Python files."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Timing:
     saved_bytes: int | None
     """Activations that autograd keeps; torch only."""
     peak_bytes: int
-    """Of the process."""
+    """Of the accelerator's memory where there is one, of the process otherwise."""
 
 
 def products(architecture: Architecture, batch: int) -> list[tuple[int, int, int, int, int]]:
@@ -133,7 +134,7 @@ def work(contender: str, settings: Settings) -> None:
     reply("ready")
     for _ in sys.stdin:
         reply(seconds(step))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * peak_unit
+    peak = backend.device_peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * peak_unit
     saved = getattr(learner, "saved_bytes", None)
 
     def all_products() -> float | None:
