@@ -70,4 +70,5 @@ def _known(reading: Reading, layout: str, path: Path, asked: Asked) -> Checkpoin
         classes=reading.classes,
         layout=layout,
         described=layout == "transformers",
+        multi_label=reading.multi_label,
     )

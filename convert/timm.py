@@ -14,6 +14,7 @@ from convert.files import listed, new_folder, read_json, read_tensors, write_jso
 from convert.fit import canonical, must_be_sound, must_name_all
 from convert.hub import download
 from convert.layouts.naming import fitting
+from convert.problem import is_multi_label, written
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
@@ -53,6 +54,7 @@ class Checkpoint:
         classes: names, in the order of the head's rows; empty where they are unknown.
         layout: whose names and shapes the tensors had.
         described: whether the source says itself what its architecture is, rather than its name or its shapes.
+        multi_label: whether an image may have several of the classes.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Checkpoint:
     classes: tuple[str, ...] = ()
     layout: str = "timm"
     described: bool = False
+    multi_label: bool = False
 
 
 def from_hub(name: str) -> Checkpoint:
@@ -181,6 +184,7 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
         quantization=quantization,
         described=True,
         classes=classes,
+        multi_label=is_multi_label(config, path),
     )
 
 
@@ -270,7 +274,7 @@ def write_model(
     """Writes a whole model that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` and ``load_base`` open.
 
     Args:
-        base: what the model was made from: name, architecture and preprocessing.
+        base: what the model was made from: name, architecture and preprocessing, and whether it is of several labels.
         tensors: timm's state dictionary.
         classes: names, in the order of the head's rows; none where they are unknown.
         quantization: of the tensors; timm cannot open such a model.
@@ -297,6 +301,7 @@ def write_model(
         "num_features": architecture.feature_dim,
         "global_pool": architecture.global_pool,
         **({"label_names": list(classes)} if classes else {}),
+        **written(base.multi_label),
         **({"model_args": arguments} if arguments else {}),
         **exact,
         **({"quantization": quantization.model_dump(mode="json")} if quantization else {}),

@@ -25,6 +25,7 @@ from convert.layouts.transformers_config import (
     config_of,
     whole_config,
 )
+from convert.problem import is_multi_label, written
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
@@ -72,11 +73,16 @@ def read(folder: Path) -> Reading:
         preprocessing,
         () if classes == tuple(f"LABEL_{i}" for i in range(len(classes))) else classes,
         tuple(notes),
+        is_multi_label(config, path),
     )
 
 
 def pack(
-    architecture: Architecture, preprocessing: Preprocessing, tensors: Tensors, classes: Sequence[str]
+    architecture: Architecture,
+    preprocessing: Preprocessing,
+    tensors: Tensors,
+    classes: Sequence[str],
+    multi_label: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any], Tensors]:
     """``config.json``, ``preprocessor_config.json`` and the tensors of a model that transformers opens.
 
@@ -101,7 +107,8 @@ def pack(
             odd.append("a bias of the head")
         if not odd:
             labels = list(classes) or [f"LABEL_{index}" for index in range(len(tensors.get("head.weight", ())))]
-            return whole_config(config, name, variant, labels), prepared, _to_theirs(tensors, variant, architecture)
+            config = whole_config(config, name, variant, labels) | written(multi_label)
+            return config, prepared, _to_theirs(tensors, variant, architecture)
         faults.append((len(odd), f"{name} has no {', '.join(odd)}"))
     raise UserError(f"transformers has no class for this model: the nearest, {min(faults)[1]}")
 
