@@ -42,6 +42,7 @@ class Base:
             where none will.
         quantization: how the linear layers of the blocks are, or are to be, quantised; None: not at all.
         notes: what was replaced, resized or left out, for a person.
+        multi_label: whether an image may have several of the head's classes.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Base:
     sha256: str
     notes: tuple[str, ...]
     quantization: Quantization | None = None
+    multi_label: bool = False
 
     @property
     def packed(self) -> bool:
@@ -112,6 +114,7 @@ def load_base(model: Model, num_classes: int, seed: int, quantize: Quantization 
         sha256=digest,
         notes=tuple(notes),
         quantization=quantization,
+        multi_label=checkpoint.multi_label,
     )
 
 
@@ -153,6 +156,7 @@ def whole(checkpoint: Checkpoint, image_size: int | None = None, args: Mapping[s
         tensors={name: exact(tensor) for name, tensor in tensors.items() if classes or not is_head(name)},
         sha256="",
         notes=(*checkpoint.notes, *(note for note in notes if not note.startswith("head"))),
+        multi_label=checkpoint.multi_label,
     )
 
 

@@ -24,6 +24,7 @@ class Checkpoint:
         classes: names, in the order of the head's rows; empty where they are unknown.
         layout: whose names and shapes the tensors had.
         described: whether the source says itself what its architecture is, rather than its name or its shapes.
+        multi_label: whether an image may have several of the classes.
     """
 
     name: str
@@ -37,3 +38,4 @@ class Checkpoint:
     classes: tuple[str, ...] = ()
     layout: str = "timm"
     described: bool = False
+    multi_label: bool = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import math
 import os
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from convert.pth import read_pth
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
 
@@ -50,15 +50,10 @@ def read_tensors(path: Path, *, words: bool = False) -> Tensors:
     if path.suffix not in PICKLES:
         raise UserError(f"{path}: weights are read from a .safetensors, .pth or .npz file, or from a folder")
     _must_be_file(path)
-    try:
-        reader = importlib.import_module("torch_ref.pth")
-    except ImportError as error:
-        raise UserError(
-            f"{path}: a {path.suffix} file can only be read with PyTorch ({error}); install it with: "
-            "pip install 'mlx-peft[torch]', or use a .safetensors file"
-        ) from error
-    tensors: Tensors = reader.read_pth(path)
-    return finite(path, {name: tensor for name, tensor in tensors.items() if not _counts(name)})
+    tensors = {name: tensor for name, tensor in read_pth(path).items() if not _counts(name)}
+    if integers := sorted(name for name, tensor in tensors.items() if tensor.dtype.kind != "f"):
+        raise UserError(f"{path}: tensors are not of a float type: {listed(integers)}")
+    return finite(path, {name: exact(tensor) for name, tensor in tensors.items()})
 
 
 def read_safetensors(path: Path, *, words: bool = False) -> tuple[Tensors, dict[str, str]]:

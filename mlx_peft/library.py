@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
+from convert.problem import problem
 from mlx_peft import backend, methods
 from mlx_peft.backend import fill, stored, to_timm
 from mlx_peft.config.errors import UserError
@@ -102,8 +103,14 @@ def prepare(model: VisionTransformer, images: np.ndarray) -> mx.array:
     return preprocess(mx.array(images), model.base.preprocessing, model.architecture.img_size, mx.float32)
 
 
-def save_adapter(model: VisionTransformer, folder: str | Path, classes: Sequence[str] = ()) -> list[str]:
+def save_adapter(
+    model: VisionTransformer, folder: str | Path, classes: Sequence[str] = (), multi_label: bool = False
+) -> list[str]:
     """Writes what is trained in PEFT's format, the head and the class names with it. Returns notes for a person.
+
+    Args:
+        classes: names, in the order of the head's rows.
+        multi_label: whether an image may have several of them.
 
     Raises:
         UserError: the model has no method, or it is merged.
@@ -127,6 +134,7 @@ def save_adapter(model: VisionTransformer, folder: str | Path, classes: Sequence
             source=base.source,
             quantize=base.quantization,
             qat=model.qat,
+            problem_type=problem(multi_label),
         ),
     )
 

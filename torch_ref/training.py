@@ -27,8 +27,12 @@ def cross_entropy(logits: Tensor, targets: Tensor, count: float, smoothing: floa
 
     Loss of a row: (1 - e) (-sum_k t_k log p_k) + e (sum_k t_k) mean_k (-log p_k), e the label smoothing (Szegedy et al.
     2016, sec. 7), t the row's targets: one class, or float32 ``(batch, classes)``, which add up to what the row counts.
+    Where an image may have several classes, t is float32 ``(batch, classes, 2)``, absent and present, and each class a
+    row with the logits (0, z): its loss is the binary cross entropy of the sigmoid of z.
     """
-    if targets.ndim == 2:
+    if targets.ndim == 3:
+        logits = torch.stack([torch.zeros_like(logits), logits], -1)
+    if targets.ndim > 1:
         log_p = logits.float().log_softmax(-1)
         rows = (1 - smoothing) * (targets * log_p).sum(-1) + smoothing * targets.sum(-1) * log_p.mean(-1)
         return -rows.sum() / count

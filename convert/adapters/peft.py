@@ -13,8 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from convert import problem
 from convert.adapters import adalora, ia3, ln_tuning, lora, vera
 from convert.files import new_folder, read_json, read_safetensors, write_json, write_safetensors
+from convert.problem import MULTI, SINGLE, Problem
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
@@ -61,6 +63,7 @@ class Adapter:
         source: where that base's weights came from.
         quantize: how that base was quantised; None where it was not, or it is unknown.
         qat: the codes that it was trained through; None where there were none.
+        problem_type: whether an image has one of the classes or may have several.
     """
 
     method: Method
@@ -73,6 +76,12 @@ class Adapter:
     source: str
     quantize: Quantization | None = None
     qat: QAT | None = None
+    problem_type: Problem = SINGLE
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several of the classes."""
+        return self.problem_type == MULTI
 
     @property
     def num_classes(self) -> int:
@@ -94,6 +103,7 @@ class Description(BaseModel):
     source: str
     quantize: Quantization | None = None
     qat: QAT | None = None
+    problem_type: Problem = SINGLE
 
 
 @dataclass(frozen=True)
@@ -159,12 +169,13 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
         "modules_to_save": [head for head in HEADS if f"{head}.weight" in tensors],
     }
     description = Description(**{name: getattr(adapter, name) for name in Description.model_fields})
+    usual = None if adapter.multi_label else {problem.KEY}  # earlier versions know no other, and not the word
     with new_folder(folder, replaceable={CONFIG, WEIGHTS}) as new:
         write_json(new / CONFIG, dict(sorted(config.items())))
         write_safetensors(
             new / WEIGHTS,
             {name if name.startswith(ROOT) else f"{PREFIX}{name}": tensor for name, tensor in tensors.items()},
-            {METADATA: description.model_dump_json()},
+            {METADATA: description.model_dump_json(exclude=usual)},
         )
     if layout.from_peft is None:
         return [f"{folder}: Hugging Face PEFT has no method {adapter.method.name!r} and cannot read this adapter"]

@@ -38,6 +38,7 @@ class Reading:
         preprocessing: None where the checkpoint does not say it.
         classes: names in the order of the head's rows; empty where they are unknown.
         notes: what was left out, for a person.
+        multi_label: whether an image may have several of the classes.
     """
 
     tensors: Tensors
@@ -45,6 +46,7 @@ class Reading:
     preprocessing: Preprocessing | None
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    multi_label: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from convert.layouts.transformers_config import (
     config_of,
     whole_config,
 )
+from convert.problem import is_multi_label, written
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
@@ -71,11 +73,16 @@ def read(folder: Path) -> Reading:
         preprocessing,
         () if classes == tuple(f"LABEL_{i}" for i in range(len(classes))) else classes,
         tuple(notes),
+        is_multi_label(config, path),
     )
 
 
 def pack(
-    architecture: Architecture, preprocessing: Preprocessing, tensors: Tensors, classes: Sequence[str]
+    architecture: Architecture,
+    preprocessing: Preprocessing,
+    tensors: Tensors,
+    classes: Sequence[str],
+    multi_label: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any], Tensors]:
     """``config.json``, ``preprocessor_config.json`` and the tensors of a model that transformers opens.
 
@@ -100,7 +107,8 @@ def pack(
             odd.append("a bias of the head")
         if not odd:
             labels = list(classes) or [f"LABEL_{index}" for index in range(len(tensors.get("head.weight", ())))]
-            return whole_config(config, name, variant, labels), prepared, _to_theirs(tensors, variant, architecture)
+            config = whole_config(config, name, variant, labels) | written(multi_label)
+            return config, prepared, _to_theirs(tensors, variant, architecture)
         faults.append((len(odd), f"{name} has no {', '.join(odd)}"))
     raise UserError(f"transformers has no class for this model: the nearest, {min(faults)[1]}")
 
@@ -126,8 +134,8 @@ def _weights(folder: Path) -> Tensors:
 
 def _without_prefix(tensors: Tensors) -> tuple[Tensors, list[str]]:
     """The names without the tower's prefix, and without what a classifier does not need: what that was, in words."""
-    anchors = ("embeddings.patch_embeddings.projection.weight", "embeddings.patch_embedding.weight")
-    prefix = next((name[: -len(end)] for name in tensors for end in anchors if name.endswith(end)), "")
+    before = (re.fullmatch(r"(.*?)embeddings\.(?!token_)[\w.]+", name) for name in tensors)
+    ((prefix, _),) = Counter(match[1] for match in before if match).most_common(1) or [("", 0)]  # where one is misspelt
     result, notes = {}, []
     for name, tensor in tensors.items():
         name = name.removeprefix(prefix)

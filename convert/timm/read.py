@@ -9,6 +9,7 @@ from convert.files import read_json, read_tensors
 from convert.fit import canonical, must_be_sound, named
 from convert.hub import download
 from convert.layouts.naming import fitting
+from convert.problem import is_multi_label
 from convert.timm.config import CONFIG, OURS, WEIGHTS, from_arguments, preprocessing_of, quantization_of
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.border import Tensors
@@ -130,4 +131,5 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
         quantization=quantization,
         classes=named(classes, tensors, f"{path}: label_names"),
         described=True,
+        multi_label=is_multi_label(config, path),
     )

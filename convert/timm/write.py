@@ -9,6 +9,7 @@ import numpy as np
 
 from convert.base import Base
 from convert.files import new_folder, write_json, write_safetensors
+from convert.problem import written
 from convert.timm.config import CONFIG, OURS, WEIGHTS, timm_arguments
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.quantization import Quantization
@@ -28,7 +29,7 @@ def write_model(
     """Writes a whole model that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` and ``load_base`` open.
 
     Args:
-        base: what the model was made from: name, architecture and preprocessing.
+        base: what the model was made from: name, architecture and preprocessing, and whether it is of several labels.
         tensors: timm's state dictionary.
         classes: names, in the order of the head's rows; none where they are unknown.
         quantization: of the tensors; timm cannot open such a model.
@@ -55,6 +56,7 @@ def write_model(
         "num_features": architecture.feature_dim,
         "global_pool": architecture.global_pool,
         **({"label_names": list(classes)} if classes else {}),
+        **written(base.multi_label),
         **({"model_args": arguments} if arguments else {}),
         **exact,
         **({"quantization": quantization.model_dump(mode="json")} if quantization else {}),

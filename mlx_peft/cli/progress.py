@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from mlx_peft.engine.progress import EpochEvent, StepEvent
-from mlx_peft.report.format import percent, seconds, size
+from mlx_peft.report.format import headline, seconds, size
 
 
 @contextmanager
@@ -87,5 +87,5 @@ def short_facts(event: StepEvent) -> str:
 def epoch_line(event: EpochEvent) -> str:
     parts = [f"epoch {event.epoch}/{event.epochs}", f"loss {event.train_loss:.4f}"]
     if event.val:
-        parts.append(f"val top-1 {percent(event.val['top1'])} %" + (" (best)" if event.best else ""))
+        parts.append(f"val {headline(event.val)}" + (" (best)" if event.best else ""))
     return "  ".join([*parts, seconds(event.seconds)])

@@ -74,7 +74,7 @@ def random_resized_box(
         box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < box_width <= width and 0 < box_height <= height:
             top, left = draws.integers(0, height - box_height + 1), draws.integers(0, width - box_width + 1)
-            return int(top), int(left), box_height, box_width
+            return top, left, box_height, box_width
     box_width, box_height = width, height
     if width / height < ratio[0]:
         box_height = max(1, round(width / ratio[0]))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mlx_peft.config.errors import UserError
+from mlx_peft.data import labels
 from mlx_peft.data.dataset import ADVICE, Dataset, EncodedImages, FileImages, Images
 from mlx_peft.data.duplicates import alike, glance, pixel_hash, same
 from mlx_peft.data.reading import stored_as
@@ -43,7 +44,8 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """All images of a set, split after split. split, label: int64 ``(n,)``; the pairs are across splits."""
+    """All images of a set, split after split. split: int64 ``(n,)``; label: see ``data.labels``; the pairs are across
+    splits."""
 
     dataset: Dataset
     looks: Sequence[Look]
@@ -61,7 +63,8 @@ class Survey:
     def named(self, row: int) -> dict[str, str]:
         """What a person needs to find the image of a row."""
         name, place = self.place(row)
-        return {"split": name, "image": self._identifiers[name][place], "class": self.dataset.classes[self.label[row]]}
+        label = labels.named(self.label[row], self.dataset.classes)
+        return {"split": name, "image": self._identifiers[name][place], "class": label}
 
     @cached_property
     def _identifiers(self) -> dict[str, Sequence[str]]:
@@ -110,9 +113,10 @@ class Survey:
             "notes": list(self.dataset.notes),
         }
 
-    def _by_class(self, labels: np.ndarray) -> dict[str, int]:
-        counts = np.bincount(labels, minlength=len(self.dataset.classes)).tolist()
-        return dict(zip(self.dataset.classes, counts, strict=True))
+    def _by_class(self, label: np.ndarray) -> dict[str, int]:
+        counts = labels.counts(label, len(self.dataset.classes)).tolist()
+        found = dict(zip(self.dataset.classes, counts, strict=True))
+        return found | ({labels.NONE: len(labels.of_none(label))} if labels.several(label) else {})
 
 
 def survey(dataset: Dataset, threads: int) -> Survey:
@@ -184,7 +188,7 @@ def _across(groups: Sequence[np.ndarray], links: np.ndarray, split: np.ndarray) 
 def _relabelled(groups: Sequence[np.ndarray], label: np.ndarray) -> Iterator[Pair]:
     """Equal images of different classes."""
     for rows in groups:
-        for row in rows[label[rows] != label[rows[0]]].tolist():
+        for row in rows[labels.differ(label[rows], label[rows[0]])].tolist():
             yield Pair(row, int(rows[0]))
 
 

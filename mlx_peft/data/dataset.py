@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from mlx_peft.config.errors import UserError
+from mlx_peft.data import labels
 from mlx_peft.data.reading import decode_image, file_bytes, read_image
 
 ADVICE = "; mend or remove it, or set data.unreadable: skip"
@@ -142,8 +143,9 @@ def _or_skip(read: Callable[..., np.ndarray], *arguments: object) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and their labels, int64 ``(size,)``, in a fixed order.
+    """Images and their labels, in a fixed order.
 
+    labels: int64 ``(size,)``; or, where an image may have several, uint8 ``(size, classes)``: see ``data.labels``.
     groups: ``(size,)``, numbers or names: what belongs together (a patient, a cluster of near-duplicates), if known.
     """
 
@@ -156,12 +158,17 @@ class Split:
     def size(self) -> int:
         return len(self.labels)
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several classes, or none."""
+        return labels.several(self.labels)
+
     @cached_property
     def sha256(self) -> str:
         """Hex digest of the ordered identifiers and labels: equal where two runs saw the same split."""
         digest = hashlib.sha256()
         for identifier, label in zip(self.images.identifiers, self.labels, strict=True):
-            digest.update(f"{identifier}\0{label}\n".encode("utf-8", "surrogateescape"))
+            digest.update(f"{identifier}\0{labels.written(label)}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     def take(self, rows: np.ndarray, name: str) -> Split:
@@ -180,6 +187,11 @@ class Dataset:
     val: Split | None
     test: Split | None
     notes: tuple[str, ...] = ()
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several classes, or none."""
+        return self.train.multi_label
 
     @property
     def splits(self) -> dict[str, Split]:

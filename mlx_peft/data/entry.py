@@ -10,6 +10,7 @@ import numpy as np
 from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.data.dataset import Split
+from mlx_peft.data.labels import several
 
 SPLITS = ("train", "val", "test")
 NAMED = 3
@@ -45,7 +46,8 @@ class Entry:
 
     classes, names: how many classes there are, and what they are called; None where the set is the user's own, or where
     its files do not say. variants: the first is the default. near_duplicates: images that are nearly the same are many,
-    and are kept together when splits are made. columns: whether `data.columns` means anything.
+    and are kept together when splits are made. columns: whether `data.columns` means anything. multi_label: whether an
+    image may have several classes, or none.
     """
 
     read: Callable[[schema.Data, Variant], Found]
@@ -57,6 +59,7 @@ class Entry:
     variants: tuple[Variant, ...] = (Variant(),)
     near_duplicates: bool = False
     columns: bool = False
+    multi_label: bool = False
 
     @property
     def published(self) -> bool:
@@ -107,6 +110,10 @@ class Entry:
 def _check_labels(split: Split, classes: int, where: str) -> None:
     if not split.size:
         raise UserError(f"{where}: no {split.name} images")
+    if several(split.labels):
+        if split.labels.shape[1] != classes or split.labels.max() > 1:
+            raise UserError(f"{where}: {split.name} labels are not {classes} times 0 or 1")
+        return
     low, high = split.labels.min(), split.labels.max()
     if low < 0 or high >= classes:
         raise UserError(f"{where}: {split.name} labels {low} to {high}, not 0 to {classes - 1}")

@@ -8,6 +8,7 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.config.border import IGNORED
+from mlx_peft.data.labels import several
 from mlx_peft.data.order import class_weights
 
 _MIX = 3
@@ -18,14 +19,18 @@ class Targets:
 
     int32 ``(batch,)``, IGNORED in the rows that fill it up; or, where rows are mixed or classes weigh differently,
     float32 ``(batch, classes)``: a row adds up to what the image counts in the loss, the rows that fill up to 0.
-    Label smoothing is the loss's.
+    If an image may have several classes, float32 ``(batch, classes, 2)``: the absence and the presence of each, that
+    add up to what this answer counts; the weights are those of the two, class by class. Label smoothing is the loss's.
     """
 
     def __init__(self, labels: np.ndarray, config: schema.Data, num_classes: int | None) -> None:
         """Raises ValueError where targets are soft and nobody says how many classes there are."""
         self.labels, self.batch_size = labels, config.batch_size
         self.weights: np.ndarray | None = None
-        if config.soft_targets:
+        if several(labels):
+            kind = config.class_weights
+            self.weights = np.stack([class_weights(column, 2, kind) for column in labels.T])
+        elif config.soft_targets:
             if num_classes is None:
                 raise ValueError("soft targets need num_classes")
             self.weights = class_weights(labels, num_classes, config.class_weights)
@@ -37,8 +42,12 @@ class Targets:
             targets = np.full(self.batch_size, IGNORED, np.int32)
             targets[rows] = labels
         else:
-            targets = np.zeros((self.batch_size, len(self.weights)), np.float32)
-            targets[rows, labels] = self.weights[labels]
+            targets = np.zeros((self.batch_size, *self.weights.shape), np.float32)
+            if several(labels):
+                present = np.eye(2, dtype=np.float32)[labels]
+                targets[rows] = present * self.weights
+            else:
+                targets[rows, labels] = self.weights[labels]
         return targets
 
 
@@ -50,7 +59,7 @@ def mix(
     Mixup (Zhang et al. 2018): x = l x_a + (1 - l) x_b in whole levels, and so the targets, with l ~ Beta(a, a).
     CutMix (Yun et al. 2019): a box of x_b in x_a, l the share of x_a that is left.
 
-    images: uint8 ``(batch, height, width, 3)``; targets: float32 ``(batch, classes)``.
+    images: uint8 ``(batch, height, width, 3)``; targets: float32 ``(batch, classes)`` or ``(batch, classes, 2)``.
     """
     rng = np.random.default_rng([seed, epoch, step, _MIX])
     if rng.random() >= config.mix_probability:

@@ -42,6 +42,11 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
     variant = entry.variant(config.name, config.variant)
     if config.columns != schema.Columns() and not entry.columns:
         raise UserError(f"data.columns: {config.name} is no table; leave it out")
+    if entry.multi_label and config.sampling != "instance":
+        raise UserError(
+            f"data.sampling: {config.sampling} draws images by their class, and an image of {config.name} may have "
+            "several classes or none: leave it out; data.class_weights makes up for rare ones"
+        )
     split = _shares(config, variant)
     found = entry.read(config, variant)
     entry.check(found, variant, f"{config.name} in {config.root}")

@@ -31,7 +31,8 @@ class Batch:
     """A fixed number of rows, of which the first `count` are images; the others only fill it up.
 
     images: uint8 ``(batch, height, width, 3)``, or their features, float32; C-contiguous, zero in the other rows.
-    targets: int32 ``(batch,)``, -1 in the other rows; or soft, float32 ``(batch, classes)``, 0 in the other rows.
+    targets: int32 ``(batch,)``, -1 in the other rows; or soft, float32 ``(batch, classes)``, of several labels
+    ``(batch, classes, 2)``, 0 in the other rows.
     """
 
     images: np.ndarray
@@ -141,7 +142,7 @@ def eval_features(split: Split, features: np.ndarray, config: schema.Data) -> It
 
 
 def plain(config: schema.Data) -> schema.Data:
-    """As images are evaluated: one label each, all counting alike."""
+    """As images are evaluated: with their own labels, all counting alike."""
     return config.model_copy(update={"augment": schema.Augment(), "class_weights": "none"})
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mlx_peft.config.errors import UserError
+from mlx_peft.data import labels
 from mlx_peft.data.check import Pair, Survey
 
 TILE = 96
@@ -31,8 +32,10 @@ _INK, _GROUND, _BROKEN = "black", "white", "#c0392b"
 
 def contact_sheet(survey: Survey) -> Image.Image:
     """A row of images for each class, spread evenly over its splits; then pairs across splits, earlier beside later."""
-    labels = _evenly(np.arange(len(survey.dataset.classes)), CLASSES).tolist()
-    rows = [_class_row(survey, label) for label in labels]
+    shown = _evenly(np.arange(len(survey.dataset.classes)), CLASSES).tolist()
+    rows = [_row(survey, survey.dataset.classes[label], labels.of_class(survey.label, label)) for label in shown]
+    if labels.several(survey.label):
+        rows.append(_row(survey, labels.NONE, labels.of_none(survey.label)))
     for title, pairs in (("equal in two splits", survey.exact), ("nearly equal in two splits", survey.near)):
         rows += _pair_rows(survey, title, pairs)
     sheet = Image.new("RGB", (EACH * (TILE + _MARGIN) + _MARGIN, sum(row.height for row in rows)), _GROUND)
@@ -43,12 +46,11 @@ def contact_sheet(survey: Survey) -> Image.Image:
     return sheet
 
 
-def _class_row(survey: Survey, label: int) -> Image.Image:
-    rows = np.flatnonzero(survey.label == label)
+def _row(survey: Survey, name: str, rows: np.ndarray) -> Image.Image:
     counts = np.bincount(survey.split[rows], minlength=len(survey.dataset.splits))
-    listed = ", ".join(f"{count:,} {name}" for name, count in zip(survey.dataset.splits, counts, strict=True))
+    listed = ", ".join(f"{count:,} {split}" for split, count in zip(survey.dataset.splits, counts, strict=True))
     shown = _evenly(rows, EACH).tolist()
-    return _strip(f"{survey.dataset.classes[label]}: {listed}", [_tile(survey, row) for row in shown])
+    return _strip(f"{name}: {listed}", [_tile(survey, row) for row in shown])
 
 
 def _pair_rows(survey: Survey, title: str, pairs: Sequence[Pair]) -> list[Image.Image]:

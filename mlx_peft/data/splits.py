@@ -10,6 +10,7 @@ import numpy as np
 from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError
 from mlx_peft.data.dataset import Dataset, Split
+from mlx_peft.data.labels import strata
 
 
 def hold_out(
@@ -26,6 +27,7 @@ def hold_out(
 
     Within each class images are ranked by the SHA-256 of seed and identifier; the first go to test, the next to
     validation, each split's share rounded to the nearest but at least one, as long as one image is left to train on.
+    Where an image may have several classes, those with equally many take the place of a class.
     Where the training images are in groups, so are they ranked and moved: by their first identifier, all to the same
     split, a group counting for the class that most of its images have; one that would pass the share is left out of it,
     unless it is the only one. The order of the images is kept. A share of 0 leaves the split None. Raises UserError
@@ -62,19 +64,20 @@ def hold_out(
 
 def _by_class(train: Split, classes: int, seed: int) -> Iterator[list[list[int]]]:
     """Of each class, the rows of what moves together, ranked."""
-    identifiers = train.images.identifiers
+    identifiers, labels = train.images.identifiers, strata(train.labels)
+    numbers = range(classes + train.multi_label)  # from no class to all of them
     if train.groups is None:
-        for label in range(classes):
-            rows = np.flatnonzero(train.labels == label).tolist()
+        for label in numbers:
+            rows = np.flatnonzero(labels == label).tolist()
             rows.sort(key=lambda row: _rank(seed, identifiers[row]))
             yield [[row] for row in rows]
         return
     members: dict[object, list[int]] = {}
     for row, group in enumerate(train.groups.tolist()):
         members.setdefault(group, []).append(row)
-    units: list[list[list[int]]] = [[] for _ in range(classes)]
+    units: list[list[list[int]]] = [[] for _ in numbers]
     for rows in members.values():
-        units[np.bincount(train.labels[rows]).argmax()].append(rows)
+        units[np.bincount(labels[rows]).argmax()].append(rows)
     for found in units:
         yield sorted(found, key=lambda rows: _rank(seed, min(identifiers[row] for row in rows)))
 

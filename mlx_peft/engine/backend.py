@@ -3,7 +3,8 @@
 Everything that crosses this border is NumPy: images as uint8 ``(batch, height, width, 3)`` exactly as decoded, or in
 their place the float32 features that the learner made of them (the dtype tells which); targets as int32 ``(batch,)``
 with ``IGNORED`` where a row only fills the batch up, or soft as float32 ``(batch, classes)``, where a row adds up to
-what the image counts in the loss and one that fills up is zero; tensors by timm's names.
+what the image counts in the loss and one that fills up is zero; where an image may have several classes, float32
+``(batch, classes, 2)``, the absence and the presence of each; tensors by timm's names.
 """
 
 from __future__ import annotations

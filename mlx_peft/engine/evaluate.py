@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
 from mlx_peft.config.errors import UserError
 from mlx_peft.data import Batch
+from mlx_peft.engine import multilabel
 from mlx_peft.engine.backend import Learner
-from mlx_peft.engine.metrics import SHOWN, Evaluation, measure
+from mlx_peft.engine.metrics import SHOWN, Answers, Evaluation, measure
 from mlx_peft.engine.progress import Metrics
-
-Answers = tuple[np.ndarray, np.ndarray]
-"""Logits, float64 ``(images, classes)``, and targets, ``(images,)``."""
 
 
 def evaluate(learner: Learner, batches: Iterable[Batch], num_classes: int) -> Metrics:
@@ -45,8 +44,18 @@ def measured(answers: Iterable[Answers], num_classes: int) -> Metrics:
 def examined(answers: Iterable[Answers], num_classes: int, *, auroc: bool = True) -> Evaluation:
     """``top1``, ``loss`` (mean cross entropy, unsmoothed, unweighted), ``count``, past five classes ``top5``, and more.
 
-    See ``metrics.measure`` for the others. Sums are float64; of equal logits the first class wins.
+    See ``metrics.measure`` for the others. Sums are float64; of equal logits the first class wins. Where an image may
+    have several classes, there are those of ``multilabel.examined`` in their place.
     """
+    every = iter(answers)
+    first = next(every, None)
+    if first is None:
+        raise ValueError("there are no images to evaluate on")
+    every = chain([first], every)
+    return multilabel.examined(every) if first[1].ndim == 3 else _of_one_class(every, num_classes, auroc)
+
+
+def _of_one_class(answers: Iterable[Answers], num_classes: int, auroc: bool) -> Evaluation:
     ranks = {"top1": 1} | ({"top5": 5} if num_classes > 5 else {})
     hits = dict.fromkeys(ranks, 0)
     loss = 0.0
@@ -59,9 +68,7 @@ def examined(answers: Iterable[Answers], num_classes: int, *, auroc: bool = True
         for name, rank in ranks.items():
             hits[name] += int((best[:, :rank] == targets[:, None]).any(axis=1).sum())
         kept.append((logits.astype(np.float32), normalizers, best[:, 0], targets.astype(np.int64)))
-    if not kept:
-        raise ValueError("there are no images to evaluate on")
     found = measure(*(np.concatenate(parts) for parts in zip(*kept, strict=True)), auroc=auroc)
-    count = int(found.confusion.sum())
+    count = sum(len(targets) for *_, targets in kept)
     sums: Metrics = {**{name: hit / count for name, hit in hits.items()}, "loss": loss / count, "count": count}
     return replace(found, metrics=sums | found.metrics)

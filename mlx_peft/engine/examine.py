@@ -56,13 +56,24 @@ def examine_splits(
     run, experiment, dataset = run_data(path)
     wanted = {split: own_split(run, dataset, split) for split in splits}
     loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
-    if dataset.classes != loaded.classes:
-        raise UserError(f"the classes of {dataset.name} are not those that {model or 'the run'} was trained on")
+    must_fit(dataset, loaded, str(model or "the run"))
     found: dict[str, Evaluation] = {}
     for split, images in wanted.items():
         batches = eval_batches(images, experiment.data, loaded.preprocessing, loaded.image_size)
         found[split] = examined(answers(loaded.learner, batches), len(loaded.classes))
     return found, loaded
+
+
+def must_fit(dataset: Dataset, loaded: Loaded, what: str) -> None:
+    """Raises UserError where a model was trained on other classes, or on another problem, than a data set's."""
+    if dataset.classes != loaded.classes:
+        raise UserError(f"the classes of {dataset.name} are not those that {what} was trained on")
+    if dataset.multi_label != loaded.multi_label:
+        may, one = "may have several classes or none", "has one class"
+        raise UserError(
+            f"an image of {dataset.name} {may if dataset.multi_label else one}, and to {what} an image "
+            f"{may if loaded.multi_label else one} (problem_type)"
+        )
 
 
 def run_data(path: Path) -> tuple[RunFolder, Experiment, Dataset]:

@@ -27,10 +27,12 @@ class Kind:
     Attributes:
         suffix: of its name.
         module: what writes it.
+        several: what to say of a model for images that may have several classes.
     """
 
     suffix: str
     module: str
+    several: str
 
     def must_be_name_of(self, out: Path) -> None:
         """Raises UserError at a name without the suffix."""
@@ -39,8 +41,17 @@ class Kind:
 
 
 KINDS = {
-    "onnx": Kind(".onnx", "torch_ref.export.onnx"),
-    "coreml": Kind(".mlpackage", "torch_ref.export.coreml"),
+    "onnx": Kind(
+        ".onnx",
+        "torch_ref.export.onnx",
+        "an image may have several classes: the sigmoid of each logit is the probability of its class",
+    ),
+    "coreml": Kind(
+        ".mlpackage",
+        "torch_ref.export.coreml",
+        "an image may have several classes, and Core ML's classifiers know one: the package is no classifier, and "
+        "gives an array of probabilities, in the order of the names in its metadata",
+    ),
 }
 INSTALL = "pip install 'mlx-peft[export]'"
 
@@ -108,6 +119,8 @@ def export_model(
             raise UserError(f"{base.name} is in codes, and its base does not say in which: merge it with --dequantize")
         tensors = affine.plain(tensors, base.architecture, base.quantization)
         notes.append(f"the codes, {described(base.quantization)}, are written as the float32 weights they stand for")
+    if base.multi_label:
+        notes.append(chosen.several)
     names = _names(classes, len(tensors["head.weight"]))
     exporter = _load(kind, chosen)
     with writing(out):

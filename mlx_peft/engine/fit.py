@@ -16,7 +16,8 @@ from mlx_peft.engine.allocation import Kept, RankAllocator, allocator, ranks
 from mlx_peft.engine.backend import Learner
 from mlx_peft.engine.checkpoint import Position, load_checkpoint, save_checkpoint
 from mlx_peft.engine.evaluate import evaluate
-from mlx_peft.engine.progress import EpochEvent, Metrics, Progress, StepEvent
+from mlx_peft.engine.metrics import score
+from mlx_peft.engine.progress import EpochEvent, Progress, StepEvent
 from mlx_peft.engine.run import MetricsFile, Record, RunFolder, flatten, read_metrics
 from mlx_peft.engine.schedule import learning_rate
 from mlx_peft.engine.stop import Interrupted, Stopped, StopSignal
@@ -81,11 +82,6 @@ def check_identity(before: dict[str, Any], now: dict[str, Any]) -> None:
     changed = [f"  {key}: {old.get(key)} then, {new.get(key)} now" for key in old | new if old.get(key) != new.get(key)]
     if changed:
         raise UserError("the run cannot go on: its data or weights have changed since it began\n" + "\n".join(changed))
-
-
-def score(metrics: Metrics) -> tuple[float, float]:
-    """Larger is better: first the accuracy, then the lower loss."""
-    return metrics["top1"], -metrics["loss"]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from convert.checkpoint import Checkpoint
 from convert.files import describe_safetensors
 from convert.layouts.layout import Asked
 from convert.open import open_path
+from convert.problem import written
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import described
@@ -58,6 +59,7 @@ def _model(checkpoint: Checkpoint) -> dict[str, Any]:
         },
         "classes": len(tensors.get("head.weight", ())),
         "class_names": list(checkpoint.classes),
+        **written(checkpoint.multi_label),
         "preprocessing": checkpoint.preprocessing and checkpoint.preprocessing.model_dump(mode="json"),
         "quantization": None if checkpoint.quantization is None else described(checkpoint.quantization),
         "notes": list(checkpoint.notes),
@@ -92,6 +94,7 @@ def _adapter(folder: Path, path: Path) -> dict[str, Any]:
         "quantization": None if adapter.quantize is None else described(adapter.quantize),
         "classes": adapter.num_classes,
         "class_names": list(adapter.classes),
+        **written(adapter.multi_label),
         "parameters_of": dict(counts),
         "preprocessing": adapter.preprocessing and adapter.preprocessing.model_dump(mode="json"),
         **_stored(folder / ADAPTER),

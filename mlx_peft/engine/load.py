@@ -11,6 +11,7 @@ from convert.base import Base, load_base
 from convert.layouts.layout import Asked
 from convert.layouts.naming import DECISIVE
 from convert.open import open_path
+from convert.problem import problem
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.files import load
@@ -38,6 +39,11 @@ class Loaded:
     def classes(self) -> tuple[str, ...]:
         """Their names; their numbers where the adapter was saved without."""
         return self.adapter.classes or tuple(map(str, range(self.adapter.num_classes)))
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several of the classes."""
+        return self.adapter.multi_label
 
     @property
     def codes(self) -> Quantization | None:
@@ -101,6 +107,7 @@ def load_run(
         experiment = experiment.model_copy(update={"train": train})
     module = load_backend(experiment.backend)
     base = load_base(experiment.model, adapter.num_classes, experiment.seed, experiment.quantize)
+    base = replace(base, multi_label=adapter.multi_label)
     if adapter.preprocessing is not None:
         base = replace(base, preprocessing=adapter.preprocessing)
     if adapter.base_sha256 is not None and adapter.base_sha256 != base.sha256:
@@ -176,5 +183,6 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
         base_sha256=base.sha256,
         source=base.source,
         quantize=base.quantization,
+        problem_type=problem(base.multi_label),
     )
     return Loaded(learner, adapter, base, experiment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,25 +15,41 @@ BINS = 15
 SHOWN = 100
 """Up to so many classes ``result.json`` has the confusion matrix, and every epoch's validation the AUROC."""
 
+Answers = tuple[np.ndarray, np.ndarray]
+"""Logits, float64 ``(images, classes)``, and targets: ``(images,)``, of several labels ``(images, classes, 2)``."""
+
+
+def leading(metrics: Mapping[str, float]) -> str:
+    """The metric by which epochs are chosen and runs compared: accuracy, else AUROC, else the loss."""
+    return next((name for name in ("top1", "auroc") if name in metrics), "loss")
+
+
+def score(metrics: Mapping[str, float]) -> tuple[float, float]:
+    """Larger is better: first the leading metric, then the lower loss."""
+    first = {**metrics, "loss": -metrics["loss"]}[leading(metrics)]
+    return first, -metrics["loss"]
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """The metrics of a split, and what they are made of."""
 
     metrics: Metrics
-    confusion: np.ndarray
-    """int64 ``(classes, classes)``: images of the class of the row that were taken for that of the column."""
+    confusion: np.ndarray | None
+    """int64 ``(classes, classes)``: images of the class of the row that were taken for that of the column. None where
+    an image may have several."""
     per_class: dict[str, np.ndarray]
     """``support``, ``precision``, ``recall``, ``f1`` and, where asked for, ``auroc``, ``(classes,)`` each; NaN where
-    the split has no image of the class, or nothing else."""
+    the split has no image of the class, or nothing else. Of several labels: see ``engine.multilabel``."""
     reliability: dict[str, np.ndarray]
-    """``count``, ``confidence`` and ``accuracy`` of each bin of confidence, ``(BINS,)``; NaN in empty bins."""
+    """``count``, ``confidence`` and ``accuracy`` of each bin of confidence, ``(BINS,)``; NaN in empty bins. Empty where
+    an image may have several classes."""
 
     def details(self, classes: tuple[str, ...]) -> dict[str, Any]:
         """For ``result.json`` and ``eval --json``: lists, with null for what is not defined."""
         return {
             "classes": list(classes),
-            "confusion": self.confusion.tolist() if len(classes) <= SHOWN else None,
+            "confusion": None if self.confusion is None or len(classes) > SHOWN else self.confusion.tolist(),
             "per_class": {name: listed(values) for name, values in self.per_class.items()},
             "reliability": {name: listed(values) for name, values in self.reliability.items()},
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, product
@@ -239,7 +238,6 @@ def cells(
     steps: bool = True,
 ) -> Iterator[Cell]:
     """Compares the backends on every triple. Torch is loaded first: see ``mlx_peft.blas``."""
-    os.environ.setdefault("MLX_ENABLE_TF32", "0")  # on M5, MLX's float32 products are TF32-like otherwise
     reference, ours = load_backend("torch"), load_backend("mlx")
     for model, method, width in product(models, methods, bits):
         yield compare(ours, reference, model, method, width, seed, steps)

@@ -15,6 +15,7 @@ from mlx_peft.engine.load import Loaded
 def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[str, Any]]:
     """The likeliest classes of image files: ``{"image": path, "predictions": [{"class": ..., "probability": ...}]}``.
 
+    Probabilities are a softmax of the logits; where an image may have several classes, of each its own sigmoid.
     Raises UserError at an image that cannot be read.
     """
     size = min(loaded.experiment.data.batch_size, len(paths))
@@ -25,12 +26,25 @@ def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[
         for row, path in zip(images, some, strict=False):
             row[...] = eval_image(path, loaded.preprocessing, loaded.image_size)
         for path, logits in zip(some, loaded.learner.logits(images).astype(np.float64), strict=False):
-            odds = np.exp(logits - logits.max())
+            probabilities = sigmoid(logits) if loaded.multi_label else softmax(logits)
             best = np.argsort(-logits, kind="stable")[:top_k]
             results.append({
                 "image": str(path),
                 "predictions": [
-                    {"class": loaded.classes[index], "probability": float(odds[index] / odds.sum())} for index in best
+                    {"class": loaded.classes[index], "probability": float(probabilities[index])} for index in best
                 ],
             })  # fmt: skip
     return results
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities that add up to 1."""
+    odds: np.ndarray = np.exp(logits - logits.max())
+    odds /= odds.sum()
+    return odds
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Each logit's own probability."""
+    odds: np.ndarray = np.exp(-np.logaddexp(0, -logits))
+    return odds

@@ -7,7 +7,8 @@ from typing import Protocol
 
 Metrics = dict[str, float]
 """``top1`` (a fraction), ``loss``, ``count``, ``top5`` where there are more than five classes, ``balanced_accuracy``,
-``precision``, ``recall``, ``f1``, ``auroc`` where there is more than one class, ``ece``."""
+``precision``, ``recall``, ``f1``, ``auroc`` where there is more than one class, ``ece``. Of several classes an
+image: ``loss``, ``count``, ``accuracy``, ``precision``, ``recall``, ``f1``, ``auroc``, ``map``."""
 
 
 @dataclass(frozen=True)

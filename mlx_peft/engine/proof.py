@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -130,7 +129,6 @@ def _must_be(again: Mapping[str, np.ndarray], job: Job, what: str) -> None:
 
 def _backends(base: Base, images: np.ndarray, proof: Proof) -> dict[str, np.ndarray]:
     """The logits of each backend that is installed. Torch comes first: see ``mlx_peft.blas``."""
-    os.environ.setdefault("MLX_ENABLE_TF32", "0")  # on M5, MLX's float32 products are TF32-like otherwise
     ours = {}
     for name in sorted(BACKENDS, reverse=True):
         try:

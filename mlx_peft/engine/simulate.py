@@ -13,11 +13,11 @@ from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.simulation import FLOAT, Simulation
-from mlx_peft.data import Split, eval_batches
+from mlx_peft.data import Dataset, Split, eval_batches
 from mlx_peft.engine.backend import Learner, Tensors, load_backend
 from mlx_peft.engine.calibrate import Choice, Errors, Plan, Ranges, choices, plan
 from mlx_peft.engine.evaluate import answers, measured
-from mlx_peft.engine.examine import own_split, run_data
+from mlx_peft.engine.examine import must_fit, own_split, run_data
 from mlx_peft.engine.load import Loaded, load_run
 from mlx_peft.engine.progress import Metrics
 
@@ -50,7 +50,8 @@ class Simulated:
         images: what was calibrated on; None where no activation is quantised.
         metrics: on the split.
         logits: ||a - b|| / ||b|| over the split's images, b being the run's own logits.
-        agreement: share of the images that get the class which the run gives them.
+        agreement: share of the images that get the class which the run gives them; of the answers that are the run's,
+            present or not, where an image may have several.
         weights, activations: SQNR in dB, by layer and by point: see ``engine.calibrate.Plan``.
     """
 
@@ -97,8 +98,7 @@ def simulate_run(
     run, experiment, dataset = run_data(path)
     wanted, train = own_split(run, dataset, split), own_split(run, dataset, "train")
     loaded = load_run(path, backend, precision="float32")
-    if dataset.classes != loaded.classes:
-        raise UserError(f"the classes of {dataset.name} are not those that the run was trained on")
+    must_fit(dataset, loaded, "the run")
     for simulation in simulations:
         simulation.check(loaded.base.architecture)
     try:
@@ -126,12 +126,18 @@ def simulate_run(
                 calibration.images,
                 metrics,
                 float(np.linalg.norm(logits - expected) / np.linalg.norm(expected)),
-                float((logits.argmax(axis=1) == expected.argmax(axis=1)).mean()),
+                float((decided(logits, dataset) == decided(expected, dataset)).mean()),
                 made.weights,
                 made.activations,
             )
         )
     return Report(str(path), split, loaded.experiment.backend, before, tuple(after))
+
+
+def decided(logits: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """The class of each image, ``(images,)``; or, of several labels, whether each class is there, with the classes."""
+    answers: np.ndarray = logits > 0 if dataset.multi_label else logits.argmax(axis=1)
+    return answers
 
 
 def rebuilt(loaded: Loaded, tensors: Tensors) -> Learner:

@@ -122,7 +122,9 @@ def _mlx(out: Path, job: Job) -> list[str]:
 
 def _transformers(out: Path, job: Job) -> list[str]:
     base = job.base
-    config, processor, tensors = transformers.pack(base.architecture, base.preprocessing, job.tensors, job.classes)
+    config, processor, tensors = transformers.pack(
+        base.architecture, base.preprocessing, job.tensors, job.classes, base.multi_label
+    )
     with new_folder(out) as new:
         write_json(new / transformers.CONFIG, config | {"dtype": job.dtype})
         write_json(new / PROCESSOR, processor)
@@ -135,9 +137,13 @@ def _torchvision(out: Path, job: Job) -> list[str]:
     with new_folder(out) as new:
         write_safetensors(new / WEIGHTS, tensors, {"format": "pt"}, job.dtype)
     recipe = job.base.preprocessing
+    several = "nor does it say that an image may have several classes: take the sigmoid of each logit"
+    notes = [several] if job.base.multi_label else []
     return [
         "a state dictionary holds no preprocessing and no class names; the images are to be prepared with "
-        f"mean {recipe.mean}, std {recipe.std}, {recipe.interpolation}, crop {recipe.crop_pct:.4g} ({recipe.crop_mode})"
+        f"mean {recipe.mean}, std {recipe.std}, {recipe.interpolation}, crop {recipe.crop_pct:.4g} "
+        f"({recipe.crop_mode})",
+        *notes,
     ]
 
 

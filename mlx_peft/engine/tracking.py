@@ -37,6 +37,8 @@ TAGS = {
     "val_recall": "val/recall",
     "val_f1": "val/f1",
     "val_auroc": "val/auroc",
+    "val_accuracy": "val/accuracy",
+    "val_map": "val/mean_average_precision",
     "val_ece": "val/calibration_error",
 }
 """Other names that hold a slash, such as ``rank/blocks.0.attn.qkv``, are tags as they are."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from convert.adapters import peft
 from convert.base import Base, load_base
 from convert.codes.stored import model_bytes
+from convert.problem import problem
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
@@ -20,6 +22,7 @@ from mlx_peft.engine.checkpoint import Position, load_checkpoint
 from mlx_peft.engine.disk import write_whole
 from mlx_peft.engine.evaluate import answers, examined
 from mlx_peft.engine.fit import Feed, fit
+from mlx_peft.engine.metrics import leading
 from mlx_peft.engine.prefix import cached_feed, planned
 from mlx_peft.engine.progress import Progress, Silent
 from mlx_peft.engine.run import RunFolder, environment, run_id, write_json
@@ -49,6 +52,7 @@ def train(
     dataset = whole.without_test()  # all that training and selection are handed
     check_data(experiment, dataset)
     base = load_base(experiment.model, len(dataset.classes), experiment.seed, experiment.quantize)
+    base = replace(base, multi_label=dataset.multi_label)
     check_method(experiment, base.architecture, base.quantization)
     learner = backend.build(experiment, len(dataset.classes), base)
     base = base.without_tensors()  # the learner has its own
@@ -178,6 +182,7 @@ def describe_adapter(experiment: Experiment, dataset: Dataset, base: Base, learn
         source=base.source,
         quantize=base.quantization,
         qat=experiment.qat,
+        problem_type=problem(dataset.multi_label),
     )
 
 
@@ -199,7 +204,10 @@ def costs(learner: Learner, position: Position, folder: RunFolder) -> dict[str, 
     """What was selected, and what it took: parameters, bytes, seconds of training (evaluation is not in them)."""
     parameters = learner.parameters
     return {
-        "selected": {"epoch": position.best_epoch, "by": "val.top1" if position.best else "last epoch"},
+        "selected": {
+            "epoch": position.best_epoch,
+            "by": f"val.{leading(position.best)}" if position.best else "last epoch",
+        },
         "parameters": {
             "adapter": parameters.adapter,
             "head": parameters.head,

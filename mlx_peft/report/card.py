@@ -7,18 +7,24 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from convert.problem import KEY, MULTI
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
 from mlx_peft.config.registry import Entry, find
 from mlx_peft.config.schema import Experiment
+from mlx_peft.engine.metrics import leading
 from mlx_peft.engine.share import Parcel
-from mlx_peft.report.format import count, percent, seconds, size
+from mlx_peft.report.format import NAMED, count, percent, seconds, size
 
 NO_DATASET = ("folder", "none")
 """Names of data that are nobody else's."""
 
 UNKNOWN = "No metrics are known: this was sent without the run that trained it."
+
+
+METRICS = {"top1": "accuracy", "auroc": "roc_auc", "loss": "loss"}
+"""The leading metric by the name that the hub has for it."""
 
 
 def card(parcel: Parcel, repository: str) -> str:
@@ -43,10 +49,11 @@ def front_matter(parcel: Parcel, repository: str) -> str:
     entry, result = _entry(parcel), parcel.result
     dataset = str(result["dataset"]) if result else None
     split, metrics = _best(result)
+    name = leading(metrics) if metrics else "top1"
     evaluations = [
         EvalResult(
             task_type="image-classification", dataset_type=dataset, dataset_name=dataset, dataset_split=split,
-            metric_type="accuracy", metric_name=f"top-1 ({split})", metric_value=metrics["top1"],
+            metric_type=METRICS[name], metric_name=f"{NAMED.get(name, name)} ({split})", metric_value=metrics[name],
         )
     ] if dataset and metrics else None  # fmt: skip
     base = _hub_id(parcel)
@@ -57,7 +64,7 @@ def front_matter(parcel: Parcel, repository: str) -> str:
         base_model=base,
         base_model_relation=None if base is None else "adapter" if parcel.kind == "adapter" else "finetune",
         datasets=[dataset] if dataset and dataset not in NO_DATASET else None,
-        metrics=["accuracy"],
+        metrics=[METRICS[name]],
         tags=["vision-transformer", "mlx-peft", *([parcel.adapter.method.name] if parcel.adapter else [])],
         model_name=repository.partition("/")[2] if evaluations else None,
         eval_results=evaluations,
@@ -103,7 +110,8 @@ def _best(result: Mapping[str, Any] | None) -> tuple[str, Mapping[str, float] | 
 
 
 def _summary(parcel: Parcel) -> str:
-    classes = f"{parcel.num_classes} classes"
+    several = _several(parcel)
+    classes = f"{parcel.num_classes} classes" + (", of which an image may have several" if several else "")
     if parcel.adapter is None:
         return f"A Vision Transformer, `{_name(parcel)}`, for {classes}."
     method = parcel.adapter.method.name
@@ -114,16 +122,22 @@ def _summary(parcel: Parcel) -> str:
     return f"An adapter of the method `{method}` for `{_name(parcel)}`, with a head of {classes}."
 
 
+def _several(parcel: Parcel) -> bool:
+    """Whether an image may have several of the classes."""
+    return parcel.config.get(KEY) == MULTI or (parcel.adapter is not None and parcel.adapter.multi_label)
+
+
 def _results(parcel: Parcel) -> str:
     if (result := parcel.result) is None:
         return f"## Results\n\n{UNKNOWN}"
-    rows = [["split", "images", "top-1 (%)", "top-5 (%)", "loss", "sha256 of the split"]]
+    names = ("auroc", "accuracy", "map") if _several(parcel) else ("top1", "top5")
+    rows = [["split", "images", *(f"{NAMED[name]} (%)" for name in names), "loss", "sha256 of the split"]]
     for split, name in (("train", "training"), ("val", "validation"), ("test", "test")):
         facts, metrics = result["splits"].get(split), (result["metrics"].get(split) or {})
         if facts:
             loss = metrics.get("loss")
             rows.append([
-                name, count(facts["size"]), percent(metrics.get("top1")), percent(metrics.get("top5")),
+                name, count(facts["size"]), *(percent(metrics.get(one)) for one in names),
                 "–" if loss is None else f"{loss:.4f}", f"`{facts['sha256']}`",
             ])  # fmt: skip
     selected = f"Epoch {result['selected']['epoch']} was selected by {result['selected']['by']}"

@@ -1,4 +1,4 @@
-"""Validation accuracy by epoch, one line a run."""
+"""Validation accuracy, or what leads in its place, by epoch, one line a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mlx_peft.report.format import NAMED
 from mlx_peft.report.gather import Run
 
 # Okabe and Ito's palette, told apart with any colour vision; the order repeats with other dashes.
@@ -16,10 +17,16 @@ DASHES = ("-", "--", ":", "-.")
 
 
 def draw(runs: Sequence[Run], path: Path) -> bool:
-    """Writes the figure as PNG, 300 dots an inch. Returns False, and writes nothing, where no run was validated."""
-    curves = {run.name: run.curve("val_top1") for run in runs}
-    curves = {name: curve for name, curve in curves.items() if curve}
-    if not curves:
+    """Writes the figure as PNG, 300 dots an inch. Returns False, and writes nothing, where no run was validated.
+
+    Only what can be compared is drawn: the AUROC of runs that have no accuracy only where no run has one.
+    """
+    for measure in ("top1", "auroc"):
+        found = {run.name: run.curve(f"val_{measure}") for run in runs}
+        curves = {name: curve for name, curve in found.items() if curve}
+        if curves:
+            break
+    else:
         return False
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes = figure.add_subplot()
@@ -27,7 +34,7 @@ def draw(runs: Sequence[Run], path: Path) -> bool:
         dashes = DASHES[index // len(COLOURS) % len(DASHES)]
         axes.plot(
             [epoch for epoch, _ in curve],
-            [100 * top1 for _, top1 in curve],
+            [100 * value for _, value in curve],
             label=name,
             color=COLOURS[index % len(COLOURS)],
             linestyle=dashes,
@@ -39,7 +46,7 @@ def draw(runs: Sequence[Run], path: Path) -> bool:
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("validation top-1 (%)")
+    axes.set_ylabel(f"validation {NAMED[measure]} (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.legend(frameon=False, fontsize=8)

@@ -81,18 +81,49 @@ def draw_reliability(reliability: Mapping[str, Sequence[float | None]], ece: flo
     figure.savefig(path, dpi=200, metadata={"Software": None})
 
 
+def draw_classes(per_class: Mapping[str, Sequence[float | None]], classes: Sequence[str], path: Path) -> None:
+    """Writes each class's AUROC and average precision as PNG, 200 dots an inch, with the number of images that have it.
+
+    A class that all images have, or none, has no bars.
+    """
+    from matplotlib.figure import Figure
+
+    auroc, precision = (
+        [np.nan if value is None else 100 * value for value in per_class[name]] for name in ("auroc", "map")
+    )
+    places = np.arange(len(classes))
+    figure = Figure(figsize=(5.2, 1.4 + 0.32 * len(classes)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.barh(places - 0.2, auroc, 0.4, color=BLUE, label="AUROC")
+    axes.barh(places + 0.2, precision, 0.4, color=GREY, label="average precision")
+    names = [f"{name} ({support:,.0f})" for name, support in zip(classes, per_class["support"], strict=True)]
+    axes.set_yticks(places, names, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("%")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    figure.legend(frameon=False, fontsize=7.5, loc="outside lower center", ncols=2)
+    figure.savefig(path, dpi=200, metadata={"Software": None})
+
+
 def write(
     folder: Path, split: str, metrics: Mapping[str, float], details: Mapping[str, Any], confusion: np.ndarray | None
 ) -> list[Path]:
     """Writes ``SPLIT.json``, ``SPLIT-reliability.png`` and, where there is one, ``SPLIT-confusion`` as CSV and PNG.
 
-    Returns them. Raises UserError where the folder cannot be written to.
+    Where images may have several classes, there is ``SPLIT-classes.png`` in the place of the pictures. Returns
+    them. Raises UserError where the folder cannot be written to.
     """
     facts, reliability = folder / f"{split}.json", folder / f"{split}-reliability.png"
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"split": split, "metrics": metrics, **details}, indent=2, ensure_ascii=False)
         facts.write_text(text + "\n", "utf-8")
+        if not details["reliability"]:
+            pictured = folder / f"{split}-classes.png"
+            draw_classes(details["per_class"], details["classes"], pictured)
+            return [facts, pictured]
         draw_reliability(details["reliability"], metrics["ece"], reliability)
         if confusion is None:
             return [facts, reliability]

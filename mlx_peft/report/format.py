@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from mlx_peft.engine.metrics import leading
+
 MISSING = "–"
+
+NAMED = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "balanced_accuracy": "balanced",
+    "auroc": "AUROC",
+    "accuracy": "accuracy",
+    "map": "mAP",
+}
+"""The fractions that are told in a line, and what they are called there."""
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    """The metric by which epochs are chosen: ``top-1 97.22 %``."""
+    name = leading(metrics)
+    return f"{NAMED[name]} {percent(metrics[name])} %" if name in NAMED else f"{name} {metrics[name]:.4f}"
 
 
 def percent(fraction: float | None) -> str:

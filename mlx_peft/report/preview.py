@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlx_peft.data.labels import NONE
 from mlx_peft.engine.disk import disk_errors
 from mlx_peft.engine.preview import Shown
 
@@ -33,9 +34,13 @@ def draw(images: Sequence[Shown], path: Path) -> None:
 
 
 def caption(image: Shown) -> str:
-    """``cat``, or ``0.70 cat`` over ``0.30 dog``; with the weight where the image does not count as one."""
+    """``cat``, or ``0.70 cat`` over ``0.30 dog``; with the weight where the image does not count as one.
+
+    Of several classes that are all there the names alone; of none, so much.
+    """
     cut = [
         (name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…", share) for name, share in image.classes.items()
     ]
-    lines = [name for name, _ in cut] if len(cut) == 1 else [f"{share:.2f} {name}" for name, share in cut]
+    whole = len(cut) == 1 or all(share == 1 for _, share in cut)
+    lines = [name if whole else f"{share:.2f} {name}" for name, share in cut] or [NONE]
     return "\n".join(lines) + ("" if abs(image.weight - 1) < 1e-3 else f"\nweight {image.weight:.2f}")

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from mlx_peft.engine.metrics import leading
+from mlx_peft.engine.progress import Metrics
 from mlx_peft.engine.simulate import Report, Simulated
-from mlx_peft.report.format import MISSING, decimal, percent
+from mlx_peft.report.format import MISSING, NAMED, decimal, percent
 
 
 def lines(report: Report) -> list[str]:
@@ -40,15 +42,22 @@ def calibration(one: Simulated) -> str:
 
 def accuracies(report: Report) -> list[str]:
     """One row for the run as it is, one for each simulation."""
-    before, split = report.before, report.split
+    before, split, first = report.before, report.split, leading(report.before)
+    measures = [f"{split} {NAMED[first]} (%)"] if first in NAMED else []
+    same = "same class (%)" if first == "top1" else "same answers (%)"
+
+    def told(metrics: Metrics) -> list[str]:
+        return [*(percent(metrics[first]) for _ in measures), decimal(metrics["loss"], 4)]
+
     rows = [
-        ["", "calibration", "softmax", f"{split} top-1 (%)", f"{split} loss", "same class (%)", "change of logits (%)"],
-        ["float32", MISSING, MISSING, percent(before["top1"]), decimal(before["loss"], 4), MISSING, MISSING],
+        ["", "calibration", "softmax", *measures, f"{split} loss", same, "change of logits (%)"],
+        ["float32", MISSING, MISSING, *told(before), MISSING, MISSING],
     ]
     for one in report.after:
         how = [calibration(one), one.simulation.softmax_codes] if one.images else [MISSING, MISSING]
-        metrics = [percent(one.metrics["top1"]), decimal(one.metrics["loss"], 4)]
-        rows.append([f"{one.simulation.name} simulated", *how, *metrics, percent(one.agreement), percent(one.logits)])
+        rows.append(
+            [f"{one.simulation.name} simulated", *how, *told(one.metrics), percent(one.agreement), percent(one.logits)]
+        )
     return table(rows, text=3)
 
 

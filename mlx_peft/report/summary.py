@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlx_peft.report.format import count, percent, seconds, size
+from mlx_peft.report.format import NAMED, count, percent, seconds, size
 
 
 def summary(result: Mapping[str, Any]) -> str:
@@ -23,6 +23,5 @@ def summary(result: Mapping[str, Any]) -> str:
 
 def metrics_line(split: str, metrics: Mapping[str, float]) -> str:
     """``test     top-1 97.22 %, top-5 99.90 %, balanced 97.20 %, AUROC 99.91 %, loss 0.1034 on 360 images``."""
-    names = {"top1": "top-1", "top5": "top-5", "balanced_accuracy": "balanced", "auroc": "AUROC"}
-    accuracies = "".join(f"{shown} {percent(metrics[name])} %, " for name, shown in names.items() if name in metrics)
+    accuracies = "".join(f"{NAMED[name]} {percent(metrics[name])} %, " for name in NAMED if name in metrics)
     return f"{split:<8} {accuracies}loss {metrics['loss']:.4f} on {metrics['count']:,.0f} images"

@@ -53,13 +53,19 @@ COLUMNS = (
     Column("stored.total_bytes", "stored (MB)", _megabytes_precisely),
     Column("memory.peak_bytes", "peak memory (MB)", _megabytes),
 )
+INSTEAD = {
+    "metrics.test.top1": Column("metrics.test.auroc", "test AUROC (%)", percent),
+    "metrics.val.top1": Column("metrics.val.auroc", "val AUROC (%)", percent),
+}
+"""What is shown of runs that have no such value, since their images may have several classes."""
+
 DETAILS = ("metrics.test.loss", "metrics.val.loss", "selected.epoch")
 """What CSV and JSON have besides the columns."""
 
 FACTS = ("model", "dataset", "backend", "seed")
 """Columns that leave the table for the line above it where all the runs agree."""
 
-KEYS = (*(column.key for column in COLUMNS), *DETAILS)
+KEYS = (*(column.key for column in COLUMNS), *DETAILS, *(column.key for column in INSTEAD.values()))
 
 
 def row(run: Run) -> dict[str, Any]:
@@ -72,13 +78,26 @@ def shared(runs: Sequence[Run]) -> tuple[str, list[Column]]:
 
     Of one run nothing is taken out.
     """
+    columns = _told(runs)
     if len(runs) == 1:
-        return "", list(COLUMNS)
-    values = {column: [run.value(column.key) for run in runs] for column in COLUMNS}
-    common = [column for column in COLUMNS if column.key in FACTS and len(set(map(str, values[column]))) == 1]
+        return "", columns
+    values = {column: [run.value(column.key) for run in runs] for column in columns}
+    common = [column for column in columns if column.key in FACTS and len(set(map(str, values[column]))) == 1]
     line = ", ".join(f"{column.heading} {column.text(values[column][0])}" for column in common)
-    measured = [column for column in COLUMNS if any(value is not None for value in values[column])]
+    measured = [column for column in columns if any(value is not None for value in values[column])]
     return line, [column for column in measured if column not in common]
+
+
+def _told(runs: Sequence[Run]) -> list[Column]:
+    """COLUMNS, with those of INSTEAD beside theirs, or in their place where no run has a value there."""
+    found = []
+    for column in COLUMNS:
+        lacking = [run for run in runs if run.value(column.key) is None]
+        other = INSTEAD.get(column.key)
+        told = other is not None and any(run.value(other.key) is not None for run in lacking)
+        found += [column] * (not told or len(lacking) < len(runs))
+        found += [other] if told and other else []
+    return found
 
 
 def table(runs: Sequence[Run]) -> Table:

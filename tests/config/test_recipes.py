@@ -18,6 +18,7 @@ OTHERS = {
     "vit-base-lora-vtab-1k-cifar",
     "vit-small-lora-busi",
     "vit-small-lora-medmnist-breastmnist",
+    "vit-small-lora-medmnist-chestmnist",
     "vit-small-lora-tiny-imagenet",
 }
 METHODS = {

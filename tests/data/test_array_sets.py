@@ -85,13 +85,17 @@ MED = {"train": 12, "val": 6, "test": 8}
 
 
 def npz(path: Path, name: str, side: int, **changed: np.ndarray) -> Path:
-    """An archive as MedMNIST publishes it: compressed, labels of shape (n, 1)."""
+    """An archive as MedMNIST publishes it: compressed, labels of shape (n, 1), or (n, 14) of 0 and 1."""
     medset = medmnist.SETS[name]
     arrays = {}
     for split, size in MED.items():
         colour = () if medset.channels == 1 else (3,)
         arrays[f"{split}_images"] = RNG.integers(0, 256, (size, side, side, *colour), np.uint8)
-        arrays[f"{split}_labels"] = (np.arange(size) % len(medset.classes)).astype(np.uint8)[:, None]
+        arrays[f"{split}_labels"] = (
+            RNG.integers(0, 2, (size, len(medset.classes)), np.uint8)
+            if medset.multi_label
+            else (np.arange(size) % len(medset.classes)).astype(np.uint8)[:, None]
+        )
     stem = name if side == 28 else f"{name}_{side}"
     np.savez_compressed(path / f"{stem}.npz", **(arrays | changed))
     return path / f"{stem}.npz"
@@ -147,14 +151,52 @@ def test_medmnist_is_fetched_where_it_is_missing_and_may_be(
     assert remote.url == "https://zenodo.org/records/10519652/files/breastmnist_64.npz?download=1"
     assert remote.md5 == "742edef2a1fd1524b2efff4bd7ba9364"
     assert dataset.notes == ()
-    assert set(medmnist.MD5) == set(medmnist.SETS) - {"chestmnist"}
-    assert len({md5 for of_set in medmnist.MD5.values() for md5 in of_set}) == 44
+    assert set(medmnist.MD5) == set(medmnist.SETS)
+    assert len({md5 for of_set in medmnist.MD5.values() for md5 in of_set}) == 48
     assert all(len(md5) == 32 for of_set in medmnist.MD5.values() for md5 in of_set)
 
 
-def test_a_set_of_several_labels_is_refused_clearly(tmp_path: Path, opened_as: Open) -> None:
-    with pytest.raises(UserError, match=r"each image of chestmnist may have any of 14 findings, or none"):
-        opened_as("medmnist:chestmnist", tmp_path)
+@pytest.mark.parametrize("side", [28, 64])
+def test_a_set_of_several_labels_keeps_all_of_them(tmp_path: Path, opened_as: Open, side: int) -> None:
+    path = npz(tmp_path, "chestmnist", side)
+    dataset = opened_as("medmnist:chestmnist", tmp_path, MED, variant=side)
+    assert dataset.multi_label
+    assert len(dataset.classes) == 14
+    with np.load(path) as stored:
+        for name, split in dataset.splits.items():
+            assert (split.labels.dtype, split.labels.shape) == (np.uint8, (MED[name], 14))
+            assert np.array_equal(split.labels, stored[f"{name}_labels"])
+    relabelled = npz(tmp_path, "chestmnist", side)
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    arrays["val_labels"][3, 13] ^= 1
+    np.savez_compressed(relabelled, **arrays)
+    once = opened_as("medmnist:chestmnist", tmp_path, MED, variant=side)
+    arrays["val_labels"][3, 13] ^= 1
+    np.savez_compressed(relabelled, **arrays)
+    again = opened_as("medmnist:chestmnist", tmp_path, MED, variant=side)
+    assert once.val and again.val and once.val.sha256 != again.val.sha256, "one finding of one image"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.full((6, 14), 2, np.uint8), "val labels are not 14 times 0 or 1"),
+        (np.full((6, 14), 257, np.int64), "val labels are not 14 times 0 or 1"),
+        (np.full((6, 14), -255, np.int64), "val labels are not 14 times 0 or 1"),
+        (np.zeros((6, 1), np.uint8), r"val_labels is uint8 \(6, 1\), not whole numbers \(n, 14\)"),
+    ],
+)
+def test_several_labels_are_zeros_and_ones(tmp_path: Path, opened_as: Open, labels: np.ndarray, message: str) -> None:
+    npz(tmp_path, "chestmnist", 28, val_labels=labels)
+    with pytest.raises(UserError, match=message):
+        opened_as("medmnist:chestmnist", tmp_path, MED)
+
+
+@pytest.mark.parametrize("sampling", ["class", "square_root"])
+def test_images_of_several_classes_are_not_sampled_by_class(tmp_path: Path, opened_as: Open, sampling: str) -> None:
+    with pytest.raises(UserError, match=rf"data\.sampling: {sampling} draws images by their class.*class_weights"):
+        opened_as("medmnist:chestmnist", tmp_path, MED, sampling=sampling)
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,7 @@ def test_a_function_is_not_changed_by_a_pickle() -> None:
 @pytest.mark.parametrize("put", [b"r" + (2**26).to_bytes(4, "little"), b"p67108864\n", b"q\xff"])
 def test_a_value_s_number_takes_no_room_of_its_own(put: bytes) -> None:
     """Unpickled, the first two would take half a gigabyte for nine bytes."""
-    with pytest.raises(UserError, match=r"some file: .*it numbers its values up to \d+, in \d+ bytes"):
+    with pytest.raises(UserError, match=r"some file: .*it gives a value the number \d+ after \d+ bytes"):
         unpickle(b"\x80\x02]" + put + b".", "some file")
 
 

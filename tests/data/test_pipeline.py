@@ -29,9 +29,6 @@ from mlx_peft.data import (
 )
 from mlx_peft.data.pipeline import PREFETCH
 
-RESIZE_ERROR = 8
-"""Levels by which mlx-data's bilinear resize may differ from Pillow's: at the border it weighs pixels otherwise."""
-
 BICUBIC = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 BILINEAR = BICUBIC.model_copy(update={"interpolation": "bilinear"})
 AUGMENTS = {

@@ -58,6 +58,50 @@ def test_one_hot_targets_are_labels_and_rows_that_fill_up_add_nothing(smoothing)
     assert total_weight(np.full(3, -1, np.int32)) == total_weight(np.zeros((3, 2), np.float32)) == 1
 
 
+def present(seed: int, rows: int = ROWS, classes: int = CLASSES) -> np.ndarray:
+    """Labels of images that may have several classes."""
+    return np.random.default_rng(seed).integers(0, 2, (rows, classes)).astype(np.float32)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_several_labels_give_torchs_binary_cross_entropy(smoothing):
+    labels = present(1)
+    reference = torch.nn.BCEWithLogitsLoss()
+    smoothed = torch.from_numpy(labels * (1 - smoothing) + smoothing / 2)
+    expected = float(reference(torch.from_numpy(LOGITS), smoothed))
+    np.testing.assert_allclose(losses(np.stack([1 - labels, labels], -1), smoothing), expected, rtol=ROUNDING)
+    padded = np.stack([1 - labels, labels], -1)
+    padded[-2:] = 0
+    expected = float(reference(torch.from_numpy(LOGITS[:-2]), smoothed[:-2]))
+    np.testing.assert_allclose(losses(padded, smoothing), expected, rtol=ROUNDING)
+
+
+def test_weighted_several_labels_give_torchs_weighted_binary_cross_entropy():
+    labels, weights = present(2), np.random.default_rng(3).uniform(0.2, 4, (CLASSES, 2)).astype(np.float32)
+    targets = np.stack([1 - labels, labels], -1) * weights
+    counts = torch.from_numpy(targets.sum(-1))
+    rows = F.binary_cross_entropy_with_logits(
+        torch.from_numpy(LOGITS), torch.from_numpy(labels), counts, reduction="sum"
+    )
+    np.testing.assert_allclose(losses(targets, 0.0), float(rows / counts.sum()), rtol=ROUNDING)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_gradient_of_several_labels_is_torchs(build, batch, uncompiled, accumulate):
+    images, _ = batch
+    labels = present(4, len(images), 5)
+    learner = build({"name": "linear"}, train={"accumulate": accumulate})
+    logits = torch.from_numpy(learner.logits(images)).requires_grad_()
+    expected = torch.nn.BCEWithLogitsLoss()(logits, torch.from_numpy(labels))
+    expected.backward()
+    expected = float(expected.detach())
+    targets = np.stack([1 - labels, labels], -1)
+    loss, gradients = learner.loss_and_gradients(images, targets)
+    np.testing.assert_allclose(loss, expected, rtol=ROUNDING)
+    np.testing.assert_allclose(gradients["head.bias"], logits.grad.sum(0).numpy(), atol=1e-6)
+    np.testing.assert_allclose(float(learner.train_step(images, targets, 0.01)), expected, rtol=ROUNDING)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_step_on_one_hot_targets_is_the_step_on_labels(build, batch, uncompiled, accumulate):
     images, labels = batch
@@ -105,27 +149,37 @@ def random_batch(rng):
     return rng.integers(0, 256, (4, 8, 8, 3), np.uint8), targets.astype(np.float32)
 
 
-def test_the_backends_agree_on_soft_weighted_targets(uncompiled):
+def several_batch(rng):
+    """As ``random_batch``, of images that may have several classes."""
+    labels = rng.integers(0, 2, (4, 5))
+    targets = np.eye(2, dtype=np.float32)[labels] * rng.uniform(0.5, 2, (5, 2)).astype(np.float32)
+    targets[3] = 0
+    return rng.integers(0, 256, (4, 8, 8, 3), np.uint8), targets
+
+
+@pytest.mark.parametrize("make", [random_batch, several_batch])
+def test_the_backends_agree_on_soft_weighted_targets(make, uncompiled):
     rng = np.random.default_rng(0)
     ours, theirs = learner(mlx_peft.backend), learner(torch_ref.backend)
-    images, targets = random_batch(rng)
+    images, targets = make(rng)
     (loss, gradients), (reference, expected) = (one.loss_and_gradients(images, targets) for one in (ours, theirs))
     np.testing.assert_allclose(loss, reference, rtol=ROUNDING)
     for name, gradient in expected.items():
         error = np.linalg.norm(gradients[name] - gradient) / max(np.linalg.norm(gradient), 1e-6)
         assert error < 1e-5, name  # float32 through a block, as tests/parity has it
     for _ in range(3):
-        images, targets = random_batch(rng)
+        images, targets = make(rng)
         losses = [float(one.train_step(images, targets, 1e-3)) for one in (ours, theirs)]
         np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
-def test_the_step_is_compiled_once_for_soft_targets():
+@pytest.mark.parametrize("make", [random_batch, several_batch])
+def test_the_step_is_compiled_once_for_soft_targets(make):
     one = learner(mlx_peft.backend)
     traced, original = [], one._loss
     one._loss = lambda *arguments: traced.append(1) or original(*arguments)
     one._compile()
     rng = np.random.default_rng(0)
     for _ in range(4):
-        float(one.train_step(*random_batch(rng), 0.01))
+        float(one.train_step(*make(rng), 0.01))
     assert len(traced) == 1

@@ -1,6 +1,8 @@
 """Core ML: an image classifier as an ``.mlpackage``, for macOS 13 and iOS 16 or later.
 
 It takes a picture, 8 bits a channel, normalises it itself, and gives the likeliest class and the probabilities of all.
+Where a picture may have several classes there is no likeliest one, and Core ML's classifiers know nothing else: the
+package is a plain model then, which gives the probability of each class in an array; their names are in its metadata.
 Its weights and its arithmetic are float16, which is what the Neural Engine computes in.
 """
 
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from convert.base import Base
 from convert.files import listed
+from convert.problem import written
 from mlx_peft.config.border import Tensors
 from torch_ref.export.graph import filled, quiet
 from torch_ref.models.vit import VisionTransformer
@@ -25,7 +28,9 @@ with quiet():
     import coremltools
     from coremltools.converters.mil.frontend.milproto.load import load as load_program
 
-INPUT, OUTPUT = "image", "classLabel"
+INPUT, OUTPUT, PROBABILITIES = "image", "classLabel", "probabilities"
+CLASSES = "classes"
+"""The names in the metadata, as JSON."""
 WEIGHTS = Path("Data", "com.apple.CoreML", "weights")
 DEBUG = "executorch_debug_handle_mapping.json"
 """What coremltools leaves in a package besides its contents."""
@@ -41,7 +46,17 @@ class Classifier(VisionTransformer):
     shift: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1) * self.scale - self.shift).softmax(dim=-1)
+        return self.probabilities(super().forward(x.permute(0, 2, 3, 1) * self.scale - self.shift))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(dim=-1)
+
+
+class SeveralLabels(Classifier):
+    """Pixels 0 to 255, ``(1, 3, size, size)``, to each class's own probability ``(1, classes)``."""
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
 
 
 def write(path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> None:
@@ -53,11 +68,16 @@ def write(path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> N
     size, preprocessing = base.architecture.img_size, base.preprocessing
     for tensor in tensors.values():
         half(tensor)
-    model = filled(Classifier, base, tensors)
+    model = filled(SeveralLabels if base.multi_label else Classifier, base, tensors)
     mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
     model.register_buffer("scale", 1 / (255 * std))
     model.register_buffer("shift", mean / std)
     with quiet():
+        answer = (
+            {"outputs": [coremltools.TensorType(name=PROBABILITIES, dtype=np.float32)]}
+            if base.multi_label
+            else {"classifier_config": coremltools.ClassifierConfig(list(classes), OUTPUT)}
+        )
         program = torch.export.export(model, (torch.zeros(1, 3, size, size),)).run_decompositions({})
         _without_aliases(program)
         package = coremltools.convert(
@@ -66,16 +86,21 @@ def write(path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> N
             inputs=[
                 coremltools.ImageType(name=INPUT, shape=(1, 3, size, size), color_layout=coremltools.colorlayout.RGB)
             ],
-            classifier_config=coremltools.ClassifierConfig(list(classes), OUTPUT),
+            **answer,
             minimum_deployment_target=coremltools.target.iOS16,
             compute_precision=coremltools.precision.FLOAT16,
             skip_model_load=True,
         )
-        package.short_description = f"{base.name}, an image classifier of {len(classes)} classes"
+        several = ", of which a picture may have several" if base.multi_label else ""
+        package.short_description = f"{base.name}, an image classifier of {len(classes)} classes{several}"
         package.input_description[INPUT] = f"A square picture of {size} pixels; it is normalised inside."
-        package.output_description[OUTPUT] = "The likeliest class."
+        if base.multi_label:
+            package.output_description[PROBABILITIES] = f"Of each class, in the order of {CLASSES!r} in the metadata."
+        else:
+            package.output_description[OUTPUT] = "The likeliest class."
         package.user_defined_metadata.update({
             "model": base.name,
+            **({CLASSES: json.dumps(list(classes)), **written(True)} if base.multi_label else {}),
             **{name: json.dumps(value) for name, value in preprocessing.model_dump(mode="json").items()},
         })  # fmt: skip
         package.save(str(path))
@@ -109,6 +134,8 @@ def prove(path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> t
     if (picture.width, picture.height) != (size, size):
         raise ValueError(f"the package takes pictures of {picture.width} x {picture.height}, not {size} x {size}")
     names, constants = contents(program)
+    if base.multi_label:
+        names = json.loads(spec.description.metadata.userDefined.get(CLASSES, "[]"))
     if names != list(classes):
         raise ValueError(f"the package has the classes {names}")
     matrices = {
@@ -126,7 +153,7 @@ def prove(path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> t
 
 
 def contents(program: Any) -> tuple[list[str], list[np.ndarray]]:
-    """The classes of a program, and its constants of float16."""
+    """The classes of a program that is a classifier, and its constants of float16."""
     names: list[str] = []
     constants = []
     for operation in program.functions["main"].operations:

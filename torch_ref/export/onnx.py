@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from convert.base import Base
+from convert.problem import written
 from mlx_peft.config.border import Tensors
 from torch_ref.export.graph import expected, filled, quiet
 from torch_ref.models.vit import VisionTransformer
@@ -40,7 +41,8 @@ def write(path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> N
     """Writes the model to ``path``; beyond 2 GiB its tensors lie beside it, in a file with ``.data`` at the end.
 
     The graph takes ``pixel_values``, float32 ``(batch, 3, size, size)``, normalised, and gives ``logits``. How images
-    are to be prepared, and the classes' names, are in its metadata, as JSON.
+    are to be prepared, the classes' names, and ``problem_type`` where an image may have several of them, are in its
+    metadata, as JSON.
 
     Raises:
         ValueError: where the tensors are not the architecture's.
@@ -74,6 +76,7 @@ def facts(base: Base, classes: Sequence[str]) -> dict[str, object]:
     return {
         "model": base.name,
         "classes": list(classes),
+        **written(base.multi_label),
         "image_size": base.architecture.img_size,
         **base.preprocessing.model_dump(mode="json"),
     }

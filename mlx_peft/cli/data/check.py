@@ -109,7 +109,8 @@ def _class_table(report: dict[str, Any]) -> list[str]:
         counts = {name: split["by_class"].values() for name, split in splits.items()}
         return [f"images of a class: {min(c):,} to {max(c):,} {name}" for name, c in counts.items()]
     rows = [["class", *splits]]
-    rows += [[name, *(f"{split['by_class'][name]:,}" for split in splits.values())] for name in report["classes"]]
+    names = next(iter(splits.values()))["by_class"]  # and, where images may have several, of how many none
+    rows += [[name, *(f"{split['by_class'][name]:,}" for split in splits.values())] for name in names]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])

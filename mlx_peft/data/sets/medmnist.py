@@ -166,6 +166,12 @@ MD5: dict[str, tuple[str, str, str, str]] = {
         "ac42d08fb904d92c244187169d1fd1d9",
         "2c51a510bcdc9cf8ddb2af93af1eadec",
     ),
+    "chestmnist": (
+        "02c8a6516a18b556561a56cbdd36c4a8",
+        "9de6cd0b934ebb5b7426cfba5efbae16",
+        "db107e5590b27930b62dbaf558aebee3",
+        "45bd33e6f06c3e8cdb481c74a89152aa",
+    ),
     "dermamnist": (
         "0744692d530f8e62ec473284d019b0c7",
         "b70a2f5635c6199aeaa28c31d7202e1f",
@@ -233,15 +239,11 @@ MD5: dict[str, tuple[str, str, str, str]] = {
 def read_medmnist(name: str, config: schema.Data, variant: Variant) -> Found:
     """``NAME.npz`` (28 px) or ``NAME_64.npz``: ``{train,val,test}_{images,labels}``, labels uint8 ``(n, 1)``.
 
-    Images are uint8 ``(n, side, side)``, grey, or ``(n, side, side, 3)``. Raises UserError where the archive is
-    missing, damaged or another one, and for ChestMNIST, whose images have several labels each.
+    Images are uint8 ``(n, side, side)``, grey, or ``(n, side, side, 3)``. ChestMNIST's labels are ``(n, 14)`` of 0 and
+    1: an image may have any of its findings, or none. Raises UserError where the archive is missing, damaged or another
+    one.
     """
     medset, side = SETS[name], int(variant.name)
-    if medset.multi_label:
-        raise UserError(
-            f"data.name: each image of {name} may have any of 14 findings, or none: it has no one label to train on; "
-            "this project trains single-label classifiers"
-        )
     stem = name if side == SIDES[0] else f"{name}_{side}"
     notes: tuple[str, ...] = ()
     if config.download and not any((config.root / place / f"{stem}.npz").exists() for place in PLACES):
@@ -251,10 +253,15 @@ def read_medmnist(name: str, config: schema.Data, variant: Variant) -> Found:
     source = f"{SOURCE}, which data.download: true does"
     path = locate(existing(config.root), PLACES, f"{stem}.npz", config.name, source) / f"{stem}.npz"
     image = (-1, side, side) if medset.channels == 1 else (-1, side, side, 3)
-    arrays = read_npz(path, {f"{split}_images": image for split in SPLITS} | {f"{s}_labels": (-1, 1) for s in SPLITS})
+    label = (-1, len(medset.classes) if medset.multi_label else 1)
+    arrays = read_npz(path, {f"{split}_images": image for split in SPLITS} | {f"{s}_labels": label for s in SPLITS})
     splits = {}
     for split in SPLITS:
-        pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"][:, 0].astype(np.int64)
+        pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        if medset.multi_label:
+            labels = np.where(np.isin(labels, (0, 1)), labels, 2).astype(np.uint8)  # what is neither stays neither
+        else:
+            labels = labels[:, 0].astype(np.int64)
         if pixels.dtype != np.uint8 or len(pixels) != len(labels):
             raise UserError(f"{path}: {len(pixels)} {split} images, {pixels.dtype}, and {len(labels)} labels")
         splits[split] = Split(split, ArrayImages.whole(pixels, split), labels)
@@ -270,12 +277,13 @@ ENTRIES = {
     f"{PREFIX}{name}": Entry(
         read=partial(read_medmnist, name),
         description=f"MedMNIST, {medset.shows}: {medset.train + medset.val + medset.test:,} images"
-        + ("; refused, as its images have several labels" if medset.multi_label else ""),
+        + ("; several labels an image" if medset.multi_label else ""),
         source=SOURCE,
         licence=medset.licence,
         classes=len(medset.classes),
         names=medset.classes,
         variants=_variants(medset),
+        multi_label=medset.multi_label,
     )
     for name, medset in SETS.items()
 }

@@ -1,0 +1,154 @@
+"""PyTorch's own files, read without PyTorch: an archive with a pickle in it, or pickles and the storages after them.
+
+What of a file is a tensor is mapped where it lies. The formats are those of ``torch.serialization``.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from convert.torch_pickle import SAVED_WITH, Part, Storage, TensorUnpickler
+from mlx_peft.config.border import Tensors
+from mlx_peft.config.errors import UserError
+from mlx_peft.config.unpickling import ForeignName, check
+
+Order = Literal["<", ">"]
+"""Of the bytes of a number."""
+
+CONTAINERS = ("model", "state_dict", "teacher", "student", "model_ema", "state_dict_ema", "module")
+"""Keys under which training code keeps a state dictionary."""
+
+LEGACY = 0x1950A86A20F9469CFC6C
+"""The first pickle of a file without an archive, as PyTorch wrote them before 1.6."""
+
+LARGEST_PICKLE = 2**24
+"""Bytes; that of a ViT has some 50,000, with the optimiser's state three times as many."""
+
+Places = Mapping[str, tuple[int, int]]
+"""Where a storage's bytes begin and end in the file, by its key."""
+
+
+def read_pth(path: Path) -> Tensors:
+    """The tensors of a state dictionary, out of the containers that may hold it; mapped where they lie in a row.
+
+    Where there are several models (``teacher`` and ``student``), all are read, with their containers in the names.
+    Floats of any width and integers are as in the file, bfloat16 as float32.
+
+    Raises:
+        UserError: where the file is damaged, would have run code, is larger inside than outside (compressed, or tensors
+            that repeat a few bytes: torch writes neither, and a small file could fill the memory), or holds anything
+            else than tensors by name.
+    """
+    try:
+        raw = np.memmap(path, np.uint8, mode="c")
+        content, places, order = (_archive if zipfile.is_zipfile(path) else _legacy)(path, raw)
+        state = _unwrapped(content)
+        if not isinstance(state, dict) or not state:
+            raise UserError(f"{path}: a dictionary of tensors was expected, not {type(state).__name__}")
+        if others := sorted(str(name) for name, value in state.items() if type(value) is not Part):
+            raise UserError(f"{path}: not tensors: {', '.join(others[:12])}")
+        if (claimed := sum(part.nbytes for part in state.values())) > raw.size:
+            raise UserError(f"{path}: tensors of {claimed:,} bytes in a file of {raw.size:,}: they repeat a few bytes")
+        return {str(name): _tensor(part, raw, places, order) for name, part in state.items()}
+    except UserError:
+        raise
+    except ForeignName as error:
+        what = f"the object {error.name}"
+        raise UserError(f"{path}: a pickle that holds {what}; it was not loaded and nothing of it was run") from error
+    except Exception as error:  # a damaged pickle raises whatever its garbage leads to
+        raise UserError(f"{path}: not a whole PyTorch file: {error or 'it ends too early'}") from error
+
+
+def _archive(path: Path, raw: np.ndarray) -> tuple[Any, Places, Order]:
+    """What an archive's ``data.pkl`` holds, its storages, and the order of their bytes."""
+    with zipfile.ZipFile(path) as opened:
+        entries = opened.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise UserError(f"{path}: a compressed archive, which PyTorch does not write")
+    if (claimed := sum(entry.file_size for entry in entries)) > raw.size:
+        raise UserError(f"{path}: an archive of {raw.size:,} bytes that claims to hold {claimed:,}")
+    found = {entry.filename: _stored(entry, raw) for entry in entries}
+    (folder,) = (name.removesuffix("data.pkl") for name in found if name.rpartition("/")[2] == "data.pkl")
+    data = folder + "data/"
+    places = {name.removeprefix(data): place for name, place in found.items() if name.startswith(data)}
+    begin, end = found.get(folder + "byteorder", (0, 0))
+    order: Order = ">" if bytes(raw[begin:end]) == b"big" else "<"
+    begin, end = found[folder + "data.pkl"]
+    return _load(raw, begin, end)[0], places, order
+
+
+def _stored(entry: zipfile.ZipInfo, raw: np.ndarray) -> tuple[int, int]:
+    """Where an entry's bytes begin and end: after its own header, whose names may be longer than the directory's."""
+    header = bytes(raw[entry.header_offset : entry.header_offset + 30])
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise ValueError(f"{entry.filename} is not where the directory says")
+    begin = entry.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    if begin + entry.file_size > raw.size:
+        raise ValueError(f"{entry.filename} ends after the file")
+    return begin, begin + entry.file_size
+
+
+def _legacy(path: Path, raw: np.ndarray) -> tuple[Any, Places, Order]:
+    """The same of a file without an archive: a mark, a version, the machine, the content, the keys, the storages.
+
+    A storage is its number of elements, in eight bytes, and their bytes.
+    """
+    magic, at = _load(raw, 0)
+    if magic != LEGACY:
+        raise ValueError("a pickle that PyTorch did not write")
+    _, at = _load(raw, at)
+    machine, at = _load(raw, at)
+    storages: dict[str, Storage] = {}
+    content, at = _load(raw, at, storages=storages)
+    keys, at = _load(raw, at)
+    order: Order = "<" if machine["little_endian"] else ">"
+    places = {}
+    for key in keys:
+        begin = at + 8
+        at = begin + storages[key].numel * storages[key].dtype.itemsize
+        if at > raw.size or int.from_bytes(bytes(raw[begin - 8 : begin]), "little") != storages[key].numel:
+            raise ValueError(f"the storage {key} is not whole")
+        places[key] = begin, at
+    return content, places, order
+
+
+def _load(raw: np.ndarray, begin: int, end: int | None = None, storages: dict[str, Storage] | None = None) -> Any:
+    """What the pickle holds that begins there, and where it ends; the storages that it names are noted down."""
+    if (end or 0) - begin > LARGEST_PICKLE:
+        raise pickle.UnpicklingError(f"its list of tensors has {(end or 0) - begin:,} bytes")
+    data = bytes(raw[begin : min(end or raw.size, begin + LARGEST_PICKLE)])
+    length = check(data, SAVED_WITH)
+    unpickler = TensorUnpickler(data[:length], {} if storages is None else storages)
+    return unpickler.load(), begin + length
+
+
+def _tensor(part: Part, raw: np.ndarray, places: Places, order: Order) -> np.ndarray:
+    """A part of a storage: a view of the file, but for bfloat16, which NumPy does not have."""
+    storage, dtype = part.storage, part.storage.dtype
+    begin, end = places[storage.key]
+    last = part.offset + sum((n - 1) * stride for n, stride in zip(part.shape, part.strides, strict=True))
+    if storage.numel * dtype.itemsize > end - begin or (0 not in part.shape and last >= storage.numel):
+        raise ValueError(f"the storage {storage.key} is too small for what is read from it")
+    if 0 in part.shape:
+        return np.zeros(part.shape, np.float32)
+    values = raw[begin : begin + storage.numel * dtype.itemsize].view(np.ndarray).view(dtype.newbyteorder(order))
+    strides = [stride * dtype.itemsize for stride in part.strides]
+    tensor = np.lib.stride_tricks.as_strided(values[part.offset :], part.shape, strides)
+    return (tensor.astype(np.uint32) << 16).view(np.float32) if storage.kind == "bfloat16" else tensor
+
+
+def _unwrapped(content: Any, depth: int = 4) -> Any:
+    """The state dictionary inside of what training code keeps around it; of several, one with all their tensors."""
+    found = [name for name in CONTAINERS if isinstance(content, dict) and isinstance(content.get(name), dict)]
+    if not found or not depth:
+        return content
+    inner = {name: _unwrapped(content[name], depth - 1) for name in found}
+    if len(inner) == 1:
+        return inner[found[0]]
+    return {f"{name}.{key}": value for name, state in inner.items() for key, value in state.items()}

@@ -1,0 +1,96 @@
+"""Reading pickles without ever running what they hold.
+
+A name that a pickle asks for never becomes the thing that it names, only a stand-in from its reader's own table; a name
+that is not in the table is refused. ``mlx_peft.data.pickles`` reads arrays so, ``convert.pth`` PyTorch's tensors.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+OPCODES = frozenset(
+    {"PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"}
+    | {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET", "NONE", "NEWTRUE", "NEWFALSE"}
+    | {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
+    | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"}
+    | {"BINBYTES", "SHORT_BINBYTES", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
+    | {"EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"}
+)
+"""What plain containers and arrays are written with: no classes, extensions, persistent names, sets or buffers."""
+
+_PUT = ("PUT", "BINPUT", "LONG_BINPUT")
+
+
+class ForeignName(pickle.UnpicklingError):
+    """A pickle asks for something that its reader has no stand-in for; ``name`` is what it asks for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"it asks for {name}")
+        self.name = name
+
+
+class Name:
+    """Stands for a name. It can be called, where the thing can, and nothing else."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any] | None = None) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._call is None:
+            raise pickle.UnpicklingError("it calls what is no function here")
+        return self._call(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("it changes a function")
+
+
+class Unpickler(pickle.Unpickler):
+    """Loads a pickle whose names are those of ``names`` alone.
+
+    What repeats parts of the pickle (a text that is encoded, a list that becomes a dictionary) goes through ``spend``,
+    so that a small pickle cannot fill the memory.
+    """
+
+    names: Mapping[tuple[str, str], Any]
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data), encoding="latin1")
+        self._left = 2 * len(data)
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.names:
+            raise ForeignName(f"{module}.{name}")
+        return self.names[module, name]
+
+    def spend(self, size: int) -> None:
+        """Raises UnpicklingError once more was made than twice the pickle's own bytes."""
+        self._left -= size
+        if self._left < 0:
+            raise pickle.UnpicklingError("it makes more bytes than it has")
+
+    def latin1(self, text: str, encoding: str) -> bytes:
+        """How Python 3 writes bytes in old protocols: ``_codecs.encode(text, 'latin1')``."""
+        self.spend(len(text))
+        return text.encode("latin1")
+
+
+def check(data: bytes, opcodes: Collection[str] = OPCODES) -> int:
+    """The length of the first pickle in the data; nothing of it is run.
+
+    Raises UnpicklingError, or the ValueError of damage, for opcodes other than these, and for places in the memo that
+    would have to be made room for.
+    """
+    end = 0
+    for opcode, argument, place in pickletools.genops(data):
+        if opcode.name not in opcodes:
+            raise pickle.UnpicklingError(f"it uses {opcode.name}")
+        end = (place or 0) + 1
+        if opcode.name in _PUT and not 0 <= int(argument or 0) <= end:
+            raise pickle.UnpicklingError(f"it gives a value the number {argument} after {end} bytes")
+    return end
