@@ -38,7 +38,7 @@ def read_pth(path: Path) -> Tensors:
     """The tensors of a state dictionary, out of the containers that may hold it; mapped where they lie in a row.
 
     Where there are several models (``teacher`` and ``student``), all are read, with their containers in the names.
-    Floats of any width and integers are as in the file, bfloat16 as float32.
+    Floats of any width become float32, integers are as in the file. What has several names is one array.
 
     Raises:
         UserError: where the file is damaged, would have run code, is larger inside than outside (compressed, or tensors
@@ -53,9 +53,11 @@ def read_pth(path: Path) -> Tensors:
             raise UserError(f"{path}: a dictionary of tensors was expected, not {type(state).__name__}")
         if others := sorted(str(name) for name, value in state.items() if type(value) is not Part):
             raise UserError(f"{path}: not tensors: {', '.join(others[:12])}")
-        if (claimed := sum(part.nbytes for part in state.values())) > raw.size:
+        parts = set(state.values())
+        if (claimed := sum(part.nbytes for part in parts)) > raw.size:
             raise UserError(f"{path}: tensors of {claimed:,} bytes in a file of {raw.size:,}: they repeat a few bytes")
-        return {str(name): _tensor(part, raw, places, order) for name, part in state.items()}
+        read = {part: _tensor(part, raw, places, order) for part in parts}
+        return {str(name): read[part] for name, part in state.items()}
     except UserError:
         raise
     except ForeignName as error:
@@ -129,7 +131,7 @@ def _load(raw: np.ndarray, begin: int, end: int | None = None, storages: dict[st
 
 
 def _tensor(part: Part, raw: np.ndarray, places: Places, order: Order) -> np.ndarray:
-    """A part of a storage: a view of the file, but for bfloat16, which NumPy does not have."""
+    """A part of a storage: a view of the file where it is float32, in a row, or of integers."""
     storage, dtype = part.storage, part.storage.dtype
     begin, end = places[storage.key]
     last = part.offset + sum((n - 1) * stride for n, stride in zip(part.shape, part.strides, strict=True))
@@ -140,7 +142,9 @@ def _tensor(part: Part, raw: np.ndarray, places: Places, order: Order) -> np.nda
     values = raw[begin : begin + storage.numel * dtype.itemsize].view(np.ndarray).view(dtype.newbyteorder(order))
     strides = [stride * dtype.itemsize for stride in part.strides]
     tensor = np.lib.stride_tricks.as_strided(values[part.offset :], part.shape, strides)
-    return (tensor.astype(np.uint32) << 16).view(np.float32) if storage.kind == "bfloat16" else tensor
+    if storage.kind == "bfloat16":
+        return (tensor.astype(np.uint32) << 16).view(np.float32)
+    return np.require(tensor, np.float32, ["A", "C"]) if dtype.kind == "f" else tensor
 
 
 def _unwrapped(content: Any, depth: int = 4) -> Any:

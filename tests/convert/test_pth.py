@@ -48,7 +48,7 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
 def same(found: dict[str, np.ndarray], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        widened = tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()
+        widened = tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
         assert found[name].shape == tuple(tensor.shape)
         np.testing.assert_array_equal(found[name], widened.numpy())
 
@@ -61,7 +61,6 @@ def test_any_tensors_are_read_as_pytorch_reads_them(
 ) -> None:
     if shared:
         state["tied"] = next(iter(state.values()))
-    state["padding"] = torch.zeros(1000)  # what is tied counts twice, and must not be more than the file
     path = tmp_path / "a.pth"
     torch.save(state, path, _use_new_zipfile_serialization=archive)
     same(read_pth(path), torch.load(path, weights_only=True))
