@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from convert.mapping import from_bfloat16, let_go, map_bytes
 from convert.pth import read_pth
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
@@ -26,7 +27,7 @@ WORDS = {"U32": np.uint32}
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """What weights may be written as."""
 PICKLES = {".pth", ".pt", ".bin", ".tar"}
-COUNTERS = ("position_ids", "num_batches_tracked")
+COUNTERS = ("position_ids", "num_batches_tracked", "n_averaged")
 """Last names of buffers that hold whole numbers and no weights: they are passed over."""
 
 
@@ -71,7 +72,7 @@ def read_safetensors(path: Path, *, words: bool = False) -> tuple[Tensors, dict[
     try:
         with safe_open(path, framework="numpy") as file:  # the parser checks every length and offset of the header
             metadata = dict(file.metadata() or {})
-        raw = np.memmap(path, np.uint8, mode="c")
+        raw = map_bytes(path)
     except SafetensorError as error:
         raise UserError(f"{path}: not a whole safetensors file: {error}") from error
     except OSError as error:
@@ -85,6 +86,8 @@ def read_safetensors(path: Path, *, words: bool = False) -> tuple[Tensors, dict[
         if not _counts(name):
             begin, end = (start + offset for offset in entry["data_offsets"])
             tensors[name] = _mapped(raw[begin:end], entry["dtype"]).reshape(entry["shape"])
+            if entry["dtype"] not in ("F32", *WORDS):
+                let_go(raw, begin, end)
     return finite(path, tensors), metadata
 
 
@@ -117,9 +120,7 @@ def _header(raw: np.ndarray) -> tuple[dict[str, Any], int]:
 def _mapped(data: np.ndarray, dtype: str) -> np.ndarray:
     """A tensor's bytes as float32 or words: where nothing needs to change, a view."""
     values = np.require(data.view(np.ndarray).view((FLOATS | WORDS)[dtype]), requirements="A")
-    if dtype == "BF16":  # the upper half of a float32
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return exact(values)
+    return from_bfloat16(values) if dtype == "BF16" else exact(values)
 
 
 def _counts(name: str) -> bool:

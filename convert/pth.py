@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from convert.mapping import from_bfloat16, let_go, map_bytes
 from convert.torch_pickle import SAVED_WITH, Part, Storage, TensorUnpickler
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
@@ -27,8 +28,11 @@ CONTAINERS = ("model", "state_dict", "teacher", "student", "model_ema", "state_d
 LEGACY = 0x1950A86A20F9469CFC6C
 """The first pickle of a file without an archive, as PyTorch wrote them before 1.6."""
 
-LARGEST_PICKLE = 2**24
-"""Bytes; that of a ViT has some 50,000, with the optimiser's state three times as many."""
+ENTRY = b"PK\x03\x04"
+"""What an archive begins with, and each entry in it."""
+
+LARGEST_PICKLE = 2**21
+"""Bytes; that of a ViT has some 50,000, with an average of the weights and the optimiser's state five times as many."""
 
 Places = Mapping[str, tuple[int, int]]
 """Where a storage's bytes begin and end in the file, by its key."""
@@ -46,13 +50,15 @@ def read_pth(path: Path) -> Tensors:
             else than tensors by name.
     """
     try:
-        raw = np.memmap(path, np.uint8, mode="c")
-        content, places, order = (_archive if zipfile.is_zipfile(path) else _legacy)(path, raw)
+        raw = map_bytes(path)
+        content, places, order = (_archive if bytes(raw[:4]) == ENTRY else _legacy)(path, raw)
         state = _unwrapped(content)
         if not isinstance(state, dict) or not state:
             raise UserError(f"{path}: a dictionary of tensors was expected, not {type(state).__name__}")
         if others := sorted(str(name) for name, value in state.items() if type(value) is not Part):
             raise UserError(f"{path}: not tensors: {', '.join(others[:12])}")
+        if len({str(name) for name in state}) < len(state):
+            raise UserError(f"{path}: a number and a text name two tensors alike")
         parts = set(state.values())
         if (claimed := sum(part.nbytes for part in parts)) > raw.size:
             raise UserError(f"{path}: tensors of {claimed:,} bytes in a file of {raw.size:,}: they repeat a few bytes")
@@ -67,14 +73,19 @@ def read_pth(path: Path) -> Tensors:
         raise UserError(f"{path}: not a whole PyTorch file: {error or 'it ends too early'}") from error
 
 
-def _archive(path: Path, raw: np.ndarray) -> tuple[Any, Places, Order]:
+def _archive(path: Path, raw: np.memmap) -> tuple[Any, Places, Order]:
     """What an archive's ``data.pkl`` holds, its storages, and the order of their bytes."""
     with zipfile.ZipFile(path) as opened:
         entries = opened.infolist()
+    names = [entry.filename for entry in entries]
+    if any(name.rpartition("/")[2] == "constants.pkl" for name in names):
+        raise UserError(f"{path}: a TorchScript archive; save its state_dict() with torch.save")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise UserError(f"{path}: a compressed archive, which PyTorch does not write")
     if (claimed := sum(entry.file_size for entry in entries)) > raw.size:
         raise UserError(f"{path}: an archive of {raw.size:,} bytes that claims to hold {claimed:,}")
+    if len(set(names)) < len(names):
+        raise ValueError("two entries have the same name")
     found = {entry.filename: _stored(entry, raw) for entry in entries}
     (folder,) = (name.removesuffix("data.pkl") for name in found if name.rpartition("/")[2] == "data.pkl")
     data = folder + "data/"
@@ -85,10 +96,10 @@ def _archive(path: Path, raw: np.ndarray) -> tuple[Any, Places, Order]:
     return _load(raw, begin, end)[0], places, order
 
 
-def _stored(entry: zipfile.ZipInfo, raw: np.ndarray) -> tuple[int, int]:
+def _stored(entry: zipfile.ZipInfo, raw: np.memmap) -> tuple[int, int]:
     """Where an entry's bytes begin and end: after its own header, whose names may be longer than the directory's."""
     header = bytes(raw[entry.header_offset : entry.header_offset + 30])
-    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+    if len(header) < 30 or header[:4] != ENTRY:
         raise ValueError(f"{entry.filename} is not where the directory says")
     begin = entry.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
     if begin + entry.file_size > raw.size:
@@ -96,7 +107,7 @@ def _stored(entry: zipfile.ZipInfo, raw: np.ndarray) -> tuple[int, int]:
     return begin, begin + entry.file_size
 
 
-def _legacy(path: Path, raw: np.ndarray) -> tuple[Any, Places, Order]:
+def _legacy(path: Path, raw: np.memmap) -> tuple[Any, Places, Order]:
     """The same of a file without an archive: a mark, a version, the machine, the content, the keys, the storages.
 
     A storage is its number of elements, in eight bytes, and their bytes.
@@ -120,7 +131,7 @@ def _legacy(path: Path, raw: np.ndarray) -> tuple[Any, Places, Order]:
     return content, places, order
 
 
-def _load(raw: np.ndarray, begin: int, end: int | None = None, storages: dict[str, Storage] | None = None) -> Any:
+def _load(raw: np.memmap, begin: int, end: int | None = None, storages: dict[str, Storage] | None = None) -> Any:
     """What the pickle holds that begins there, and where it ends; the storages that it names are noted down."""
     if (end or 0) - begin > LARGEST_PICKLE:
         raise pickle.UnpicklingError(f"its list of tensors has {(end or 0) - begin:,} bytes")
@@ -130,7 +141,7 @@ def _load(raw: np.ndarray, begin: int, end: int | None = None, storages: dict[st
     return unpickler.load(), begin + length
 
 
-def _tensor(part: Part, raw: np.ndarray, places: Places, order: Order) -> np.ndarray:
+def _tensor(part: Part, raw: np.memmap, places: Places, order: Order) -> np.ndarray:
     """A part of a storage: a view of the file where it is float32, in a row, or of integers."""
     storage, dtype = part.storage, part.storage.dtype
     begin, end = places[storage.key]
@@ -143,16 +154,31 @@ def _tensor(part: Part, raw: np.ndarray, places: Places, order: Order) -> np.nda
     strides = [stride * dtype.itemsize for stride in part.strides]
     tensor = np.lib.stride_tricks.as_strided(values[part.offset :], part.shape, strides)
     if storage.kind == "bfloat16":
-        return (tensor.astype(np.uint32) << 16).view(np.float32)
-    return np.require(tensor, np.float32, ["A", "C"]) if dtype.kind == "f" else tensor
+        tensor = from_bfloat16(tensor)
+    elif dtype.kind == "f":
+        tensor = np.require(tensor, np.float32, ["A", "C"])
+    if not np.may_share_memory(tensor, values):
+        let_go(raw, begin, end)
+    return tensor
 
 
 def _unwrapped(content: Any, depth: int = 4) -> Any:
-    """The state dictionary inside of what training code keeps around it; of several, one with all their tensors."""
-    found = [name for name in CONTAINERS if isinstance(content, dict) and isinstance(content.get(name), dict)]
-    if not found or not depth:
+    """The state dictionary inside of what training code keeps around it; of several, one with all their tensors.
+
+    Where no container has a known name, every dictionary of tensors is one.
+    """
+    if not isinstance(content, dict) or not depth:
+        return content
+    found = [name for name in CONTAINERS if isinstance(content.get(name), dict)]
+    if not found and not any(type(value) is Part for value in content.values()):
+        found = [str(name) for name, inner in content.items() if type(name) is str and _is_state(inner)]
+    if not found:
         return content
     inner = {name: _unwrapped(content[name], depth - 1) for name in found}
     if len(inner) == 1:
         return inner[found[0]]
     return {f"{name}.{key}": value for name, state in inner.items() for key, value in state.items()}
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(type(inner) is Part for inner in value.values())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlx_peft.config.unpickling import OPCODES, Name, Unpickler
+from mlx_peft.config.unpickling import OPCODES, Name, Unpickler, plain_key
 
 STORAGES = {
     "DoubleStorage": "f8",
@@ -28,10 +28,11 @@ STORAGES = {
 }
 """What a storage is made of, as NumPy calls it."""
 
-SAVED_WITH = OPCODES | {"BINPERSID", "NEWOBJ", "EMPTY_SET", "ADDITEMS"}
+SAVED_WITH = OPCODES | {"BINPERSID", "NEWOBJ", "EMPTY_SET", "ADDITEMS", "FROZENSET", "BYTEARRAY8"}
 """What ``torch.save`` writes tensors with, and training code its options."""
 
-MOST_AXES = 32
+MOST_AXES, LONGEST = 32, 2**48
+"""Of a tensor; no file has as many elements. Numbers below 2^61 - 1 have different hashes."""
 
 
 class Storage(NamedTuple):
@@ -75,6 +76,12 @@ class Inert:
     def __setstate__(self, state: object) -> None:
         """Nothing is kept."""
 
+    def __setitem__(self, key: object, value: object) -> None:
+        """Nothing is kept."""
+
+    def extend(self, values: object) -> None:
+        """Nothing is kept."""
+
 
 class Dictionary(dict[Any, Any]):
     """Stands for an ``OrderedDict``, whose attributes (``_metadata``) are not kept."""
@@ -103,14 +110,16 @@ class TensorUnpickler(Unpickler):
         self.storages = storages
         self.names = {
             ("collections", "OrderedDict"): Name(self._dictionary),
+            ("collections", "defaultdict"): Name(lambda *_: Dictionary()),
             ("torch._utils", "_rebuild_tensor"): Name(_part),
             ("torch._utils", "_rebuild_tensor_v2"): Name(_part),
             ("torch._utils", "_rebuild_parameter"): Name(_parameter),
+            ("torch._utils", "_rebuild_parameter_with_state"): Name(_parameter),
+            ("torch._tensor", "_rebuild_from_type_v2"): Name(_of_type),
             ("_codecs", "encode"): Name(self.latin1),
             ("torch", "Size"): Name(lambda shape: shape),
             **{("torch", name): Kind(kind) for name, kind in STORAGES.items()},
-            **{("torch", name): Inert for name in ("device", "float16", "float32", "float64", "bfloat16")},
-            **dict.fromkeys(HARMLESS, Inert),
+            **{(module, name): Inert for module, names in HARMLESS.items() for name in names.split()},
         }
 
     def persistent_load(self, identity: Any) -> Storage:
@@ -122,26 +131,45 @@ class TensorUnpickler(Unpickler):
 
     def _dictionary(self, items: Any = ()) -> Dictionary:
         self.spend(len(items))
-        return Dictionary(items)
+        return Dictionary((plain_key(key), value) for key, value in items)
 
 
-HARMLESS = (
-    ("argparse", "Namespace"),
-    ("__builtin__", "set"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-)
-"""Plain values, of which nothing is used: the options of a training run, the best accuracy so far."""
+HARMLESS = {
+    "argparse": "Namespace",
+    "types": "SimpleNamespace",
+    "__builtin__": "set frozenset bytearray complex list dict tuple int float str bool slice range xrange",
+    "builtins": "set frozenset bytearray complex list dict tuple int float str bool slice range",
+    "collections": "Counter deque",
+    "datetime": "date datetime time timedelta timezone",
+    "pathlib": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+    "pathlib._local": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+    "numpy": "ndarray dtype",
+    "numpy.core.multiarray": "scalar _reconstruct",
+    "numpy._core.multiarray": "scalar _reconstruct",
+    "torch": "device Tensor strided bool uint8 int8 int16 int32 int64 float16 float32 float64 bfloat16",
+    "torch.serialization": "_get_layout",
+    "torch.nn.parameter": "Parameter Buffer",
+    "torch.torch_version": "TorchVersion",
+}
+"""Plain values by their modules, of which nothing is used: a run's options, the best accuracy so far, random states."""
 
 
-def _part(storage: Any, offset: Any, shape: Any, strides: Any, *_: object) -> Part:
+def _part(
+    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any = False, hooks: Any = None, marks: Any = None
+) -> Part:
     shape, strides = tuple(shape), tuple(strides)
-    if type(storage) is not Storage or len(shape) != len(strides) or len(shape) > MOST_AXES:
+    if type(storage) is not Storage or len(shape) != len(strides) or len(shape) > MOST_AXES or marks:
         raise pickle.UnpicklingError("it has a tensor that is not understood")
     if not _naturals(offset, *shape, *strides):
-        raise pickle.UnpicklingError("it has a tensor of negative size")
+        raise pickle.UnpicklingError("it has a tensor of negative or of boundless size")
     return Part(storage, offset, shape, strides)
+
+
+def _of_type(rebuild: Any, kind: Any, arguments: Any, state: Any) -> Any:
+    """A tensor with attributes, which are not kept."""
+    if type(rebuild) is not Name:
+        raise pickle.UnpicklingError("it has a tensor that is not understood")
+    return rebuild(*arguments)
 
 
 def _parameter(tensor: Any, *_: object) -> Any:
@@ -149,4 +177,4 @@ def _parameter(tensor: Any, *_: object) -> Any:
 
 
 def _naturals(*values: Any) -> bool:
-    return all(type(value) is int and value >= 0 for value in values)
+    return all(type(value) is int and 0 <= value < LONGEST for value in values)

@@ -10,7 +10,7 @@ import io
 import pickle
 import pickletools
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 OPCODES = frozenset(
     {"PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"}
@@ -50,11 +50,22 @@ class Name:
         raise pickle.UnpicklingError("it changes a function")
 
 
-class Unpickler(pickle.Unpickler):
+WIDE, MOST_WIDE = 64, 1000
+"""Bits of a whole number, and how many may have more: of narrower ones no more than a few have the same hash."""
+
+
+MOST_SETS = 1000
+
+
+_InPython: Any = vars(pickle)["_Unpickler"]
+"""The one whose steps can be looked after; the one in C fills dictionaries unasked."""
+
+
+class Unpickler(_InPython):  # type: ignore[misc]
     """Loads a pickle whose names are those of ``names`` alone.
 
     What repeats parts of the pickle (a text that is encoded, a list that becomes a dictionary) goes through ``spend``,
-    so that a small pickle cannot fill the memory.
+    so that a small pickle cannot fill the memory. Keys are texts and numbers: tuples can be made with equal hashes.
     """
 
     names: Mapping[tuple[str, str], Any]
@@ -62,6 +73,37 @@ class Unpickler(pickle.Unpickler):
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1")
         self._left = 2 * len(data)
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.stack[-1][plain_key(key)] = value
+
+    def _set_items(self) -> None:
+        items = self.pop_mark()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.stack[-1][plain_key(key)] = value
+
+    def _make_dictionary(self) -> None:
+        items = self.pop_mark()
+        pairs = zip(items[::2], items[1::2], strict=True)
+        self.append({plain_key(key): value for key, value in pairs})
+
+    def _add_items(self) -> None:
+        items = self.pop_mark()
+        self.stack[-1].update(plain_key(item) for item in items)
+
+    def _make_frozenset(self) -> None:
+        items = self.pop_mark()
+        self.append(frozenset(plain_key(item) for item in items))
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **_InPython.dispatch,
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.DICT[0]: _make_dictionary,
+        pickle.ADDITEMS[0]: _add_items,
+        pickle.FROZENSET[0]: _make_frozenset,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.names:
@@ -80,17 +122,28 @@ class Unpickler(pickle.Unpickler):
         return text.encode("latin1")
 
 
+def plain_key(key: Any) -> Any:
+    """The key of a dictionary, or the member of a set. Raises UnpicklingError for other than texts and numbers."""
+    if key is not None and type(key) not in (str, bytes, int, float, bool):
+        raise pickle.UnpicklingError("it has a key that is neither a text nor a number")
+    return key
+
+
 def check(data: bytes, opcodes: Collection[str] = OPCODES) -> int:
     """The length of the first pickle in the data; nothing of it is run.
 
-    Raises UnpicklingError, or the ValueError of damage, for opcodes other than these, and for places in the memo that
-    would have to be made room for.
+    Raises UnpicklingError, or the ValueError of damage, for opcodes other than these, for places in the memo that would
+    have to be made room for, for too many sets, which take 216 bytes for one, and for too many wide numbers.
     """
-    end = 0
+    end, wide, sets = 0, 0, 0
     for opcode, argument, place in pickletools.genops(data):
         if opcode.name not in opcodes:
             raise pickle.UnpicklingError(f"it uses {opcode.name}")
         end = (place or 0) + 1
         if opcode.name in _PUT and not 0 <= int(argument or 0) <= end:
             raise pickle.UnpicklingError(f"it gives a value the number {argument} after {end} bytes")
+        wide += type(argument) is int and argument.bit_length() > WIDE
+        sets += opcode.name in ("EMPTY_SET", "FROZENSET")
+        if wide > MOST_WIDE or sets > MOST_SETS:
+            raise pickle.UnpicklingError("it has too many sets or too many numbers of more than 64 bits")
     return end

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from googles import googles
@@ -39,6 +40,8 @@ PAIRS: list[tuple[str, str, list[str]]] = [
     ("transformers", "mlx", []),
     ("torchvision", "timm", ["--model", "vit_b_16.IMAGENET1K_V1"]),
     ("pth", "timm", ["--model", NAME]),
+    ("bfloat16 pth", "timm", ["--model", NAME]),
+    ("bfloat16 safetensors", "timm", ["--model", NAME]),
     ("npz", "timm", []),
 ]
 """A source, a format, and what else is said."""
@@ -66,9 +69,13 @@ def sources(folder: Path) -> dict[str, Path]:
     for to in ("transformers", "torchvision"):
         convert(str(folder / "timm"), folder / to, to, verify=False)
     torch.save({name: torch.from_numpy(tensor) for name, tensor in base.tensors.items()}, folder / "a.pth")
+    half = {name: torch.from_numpy(tensor).bfloat16() for name, tensor in base.tensors.items()}
+    torch.save(half, folder / "b.pth")
+    save_file(half, folder / "b.safetensors")
     np.savez(folder / "a.npz", **googles(base.tensors, base.architecture.num_heads))
     named = {name: folder / name for name in ("timm", "transformers", "torchvision")}
-    return named | {"pth": folder / "a.pth", "npz": folder / "a.npz"}
+    files = {"pth": "a.pth", "npz": "a.npz", "bfloat16 pth": "b.pth", "bfloat16 safetensors": "b.safetensors"}
+    return named | {kind: folder / file for kind, file in files.items()}
 
 
 def weigh(path: Path) -> int:

@@ -2,6 +2,8 @@
 
 import argparse
 import collections
+import datetime
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -91,9 +93,101 @@ def test_what_training_code_keeps_beside_the_weights_is_left_alone(archive: bool
         "shape": torch.Size([1, 2]),
         "dtype": torch.bfloat16,
         "raw": b"\x00\xff",
+        "history": collections.defaultdict(list, loss=[1.0]),
+        "seen": collections.Counter("ab"),
+        "last": collections.deque([1, 2]),
+        "frozen": frozenset({1}),
+        "folder": Path("runs"),
+        "random": np.random.default_rng(0).bit_generator.state,
+        "array": np.arange(3),
+        "when": datetime.timedelta(seconds=1),
+        "kinds": [torch.int64, torch.uint8, torch.strided],
     }
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=archive)
     same(read_pth(tmp_path / "a.pth"), model.state_dict())
+
+
+@old_and_new
+def test_tensors_with_attributes_are_read_without_them(archive: bool, tmp_path: Path) -> None:
+    parameter, buffer = nn.Parameter(torch.ones(2)), torch.ones(3)
+    parameter.group, buffer.mark = "a", "b"
+    torch.save({"p": parameter, "b": buffer}, tmp_path / "a.pth", _use_new_zipfile_serialization=archive)
+    same(read_pth(tmp_path / "a.pth"), {"p": parameter, "b": buffer})
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"model_state_dict": state, "epoch": 3},
+        lambda state: {"net": state, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
+        lambda state: {"model": state, "state_dict": state}["model"],
+    ],
+)
+def test_the_only_dictionary_of_tensors_is_the_model(wrap: Any, tmp_path: Path) -> None:
+    state = {"a": torch.ones(2), "b": torch.zeros(3)}
+    torch.save(wrap(state), tmp_path / "a.pth")
+    same(read_pth(tmp_path / "a.pth"), state)
+
+
+def test_what_has_several_names_is_one_array(tmp_path: Path) -> None:
+    tensor = torch.ones(1000, 1000, dtype=torch.float16)
+    torch.save({f"name.{index}": tensor for index in range(100)}, tmp_path / "a.pth")
+    found = read_pth(tmp_path / "a.pth")
+    assert len(found) == 100 and len({id(array) for array in found.values()}) == 1
+
+
+def test_a_tensor_whose_sign_is_a_mark_is_refused(tmp_path: Path) -> None:
+    """torch.imag of a conjugate has the bits of the number and a mark that says minus."""
+    torch.save({"a": torch.ones(2, dtype=torch.complex64).conj().imag}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"a tensor that is not understood|holds the object"):
+        read_pth(tmp_path / "a.pth")
+
+
+def test_a_module_compiled_to_a_script_says_what_to_do(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"a TorchScript archive; save its state_dict\(\)"):
+        read_pth(tmp_path / "a.pt")
+
+
+def collision(count: int) -> bytes:
+    """Tuples of -1 and -2, which have the same hash, as the keys of a dictionary."""
+    keys = [tuple(-1 - (index >> bit & 1) for bit in range(16)) for index in range(count)]
+    return pickle.dumps(dict.fromkeys(keys), protocol=2)
+
+
+HUNGRY = {
+    "one number for all axes": b"\x80\x02\x8b" + (100_000).to_bytes(4, "little") + b"\x01" * 100_000 + b".",
+    "sets": b"\x80\x02(" + b"\x8f" * 1_000_000 + b"l.",
+    "wide numbers": pickle.dumps(dict.fromkeys(range(5, 5000 * (2**61 - 1), 2**61 - 1)), protocol=2),
+    "tuples": collision(30_000),
+}
+"""Pickles of a megabyte at most that would take gigabytes, or minutes."""
+
+
+@pytest.mark.parametrize("name", HUNGRY)
+def test_what_would_take_minutes_or_gigabytes_is_refused(name: str, tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as source, zipfile.ZipFile(tmp_path / "b.pth", "w") as target:
+        for entry in source.namelist():
+            target.writestr(entry, HUNGRY[name] if entry.endswith("data.pkl") else source.read(entry))
+    with pytest.raises(UserError, match=r"b\.pth: "):
+        read_pth(tmp_path / "b.pth")
+
+
+def test_two_entries_of_one_name_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth", "a") as target:
+        name = next(name for name in target.namelist() if name.endswith("data/0"))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            target.writestr(name, bytes(8))
+    with pytest.raises(UserError, match=r"two entries have the same name|claims to hold"):
+        read_pth(tmp_path / "a.pth")
+
+
+def test_a_number_and_a_text_are_not_one_name(tmp_path: Path) -> None:
+    torch.save({0: torch.ones(2), "0": torch.zeros(2)}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="name two tensors alike"):
+        read_pth(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("order", ["big", "little"])
@@ -138,14 +232,14 @@ FALSEHOODS = [
     ("data/0", b"\x00\x00\xa0\x40", b"", "the storage 0 is too small"),
     ("data.pkl", b"K\x06t", b"J\xff\xff\xff\x7ft", "the storage 0 is too small"),  # so many elements
     ("data.pkl", b"QK\x00", b"QK\x01", "the storage 0 is too small"),  # where the first one is
-    ("data.pkl", b"QK\x00", b"QJ\xff\xff\xff\xff", "a tensor of negative size"),
+    ("data.pkl", b"QK\x00", b"QJ\xff\xff\xff\xff", "a tensor of negative or of boundless size"),
     ("data.pkl", b"K\x02K\x03\x86", b"K\x03K\x03\x86", "the storage 0 is too small"),  # the shape
     ("data.pkl", b"K\x02K\x03\x86", b"K\x03\x85", "a tensor that is not understood"),
     ("data.pkl", b"FloatStorage", b"DoubleStorage", "the storage 0 is too small"),
     ("data.pkl", b"FloatStorage", b"ComplexFloatStorage", "holds the object torch.ComplexFloatStorage"),
     ("data.pkl", b"_rebuild_tensor_v2", b"_rebuild_wrapper", "holds the object torch._utils._rebuild_wrapper"),
     ("data.pkl", b"storage", b"steward", "a storage that is not understood"),
-    ("data.pkl", b"s.", b"s" + b"\x880" * (LARGEST_PICKLE // 2) + b".", "its list of tensors has 16,777"),
+    ("data.pkl", b"s.", b"s" + b"\x880" * (LARGEST_PICKLE // 2) + b".", "its list of tensors has 2,097"),
 ]
 """An entry of the archive, what is replaced in it, by what, and what is said of that."""
 
