@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,21 +50,25 @@ def read_pth(path: Path) -> Tensors:
             that repeat a few bytes: torch writes neither, and a small file could fill the memory), or holds anything
             else than tensors by name.
     """
-    try:
+    with _refusing(path):
         raw = map_bytes(path)
-        content, places, order = (_archive if bytes(raw[:4]) == ENTRY else _legacy)(path, raw)
-        state = _unwrapped(content)
-        if not isinstance(state, dict) or not state:
-            raise UserError(f"{path}: a dictionary of tensors was expected, not {type(state).__name__}")
-        if others := sorted(str(name) for name, value in state.items() if type(value) is not Part):
-            raise UserError(f"{path}: not tensors: {', '.join(others[:12])}")
-        if len({str(name) for name in state}) < len(state):
-            raise UserError(f"{path}: a number and a text name two tensors alike")
-        parts = set(state.values())
-        if (claimed := sum(part.nbytes for part in parts)) > raw.size:
-            raise UserError(f"{path}: tensors of {claimed:,} bytes in a file of {raw.size:,}: they repeat a few bytes")
-        read = {part: _tensor(part, raw, places, order) for part in parts}
+        state, places, order = _state(path, raw)
+        read = {part: _tensor(part, raw, places, order) for part in set(state.values())}
         return {str(name): read[part] for name, part in state.items()}
+
+
+def describe_pth(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Each tensor's type, in safetensors' words, and shape by name, with no tensor read. Raises as ``read_pth``."""
+    with _refusing(path):
+        state, _, _ = _state(path, map_bytes(path))
+        return {str(name): (part.storage.word, part.shape) for name, part in state.items()}
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Whatever goes wrong is said with the file's name."""
+    try:
+        yield
     except UserError:
         raise
     except ForeignName as error:
@@ -71,6 +76,22 @@ def read_pth(path: Path) -> Tensors:
         raise UserError(f"{path}: a pickle that holds {what}; it was not loaded and nothing of it was run") from error
     except Exception as error:  # a damaged pickle raises whatever its garbage leads to
         raise UserError(f"{path}: not a whole PyTorch file: {error or 'it ends too early'}") from error
+
+
+def _state(path: Path, raw: np.memmap) -> tuple[dict[Any, Part], Places, Order]:
+    """The state dictionary of a file, its storages, and the order of their bytes."""
+    content, places, order = (_archive if bytes(raw[:4]) == ENTRY else _legacy)(path, raw)
+    state = _unwrapped(content)
+    if not isinstance(state, dict) or not state:
+        raise UserError(f"{path}: a dictionary of tensors was expected, not {type(state).__name__}")
+    if others := sorted(str(name) for name, value in state.items() if type(value) is not Part):
+        raise UserError(f"{path}: not tensors: {', '.join(others[:12])}")
+    if len({str(name) for name in state}) < len(state):
+        raise UserError(f"{path}: a number and a text name two tensors alike")
+    parts = set(state.values())
+    if (claimed := sum(part.nbytes for part in parts)) > raw.size:
+        raise UserError(f"{path}: tensors of {claimed:,} bytes in a file of {raw.size:,}: they repeat a few bytes")
+    return state, places, order
 
 
 def _archive(path: Path, raw: np.memmap) -> tuple[Any, Places, Order]:

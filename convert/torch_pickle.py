@@ -47,6 +47,11 @@ class Storage(NamedTuple):
         """NumPy's; it has no bfloat16, whose bits are read."""
         return np.dtype("u2" if self.kind == "bfloat16" else self.kind)
 
+    @property
+    def word(self) -> str:
+        """Its type in safetensors' words: ``F32``."""
+        return "BF16" if self.kind == "bfloat16" else f"{self.kind[0].upper()}{8 * int(self.kind[1])}"
+
 
 @dataclass(frozen=True)
 class Part:

@@ -62,6 +62,10 @@ def torchvision_weights(path: Path, base: Base) -> Features:
     return model
 
 
+TOWERS = {"CLIPModel": "CLIPVisionModelWithProjection"}
+"""What of a model of images and texts opens the same folder and takes images alone."""
+
+
 def transformers_folder(path: Path, base: Base) -> Features:
     """The class that the folder's ``config.json`` names; without a head, what one would read."""
     import transformers
@@ -70,6 +74,7 @@ def transformers_folder(path: Path, base: Base) -> Features:
     headed = "head.weight" in base.tensors
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     [name, *_] = config.get("architectures") or ["AutoModelForImageClassification" if headed else "AutoModel"]
+    name = TOWERS.get(name, name)
     model = getattr(transformers, name).from_pretrained(path, dtype=torch.float32).eval()
     model = model if headed else getattr(model, "vision_model", model)
 

@@ -57,8 +57,9 @@ def _without(tensors: Tensors, prefixes: Sequence[str], path: Path, part: str | 
     if len(prefixes) > 1 or part is not None:
         chosen = [prefix for prefix in prefixes if part is not None and part in prefix.split(".")]
         if len(chosen) != 1:
-            parts = [one for prefix in prefixes for one in prefix.split(".") if one and one + "." not in WRAPPERS]
-            choice = " or ".join(f"--part {one}" for one in dict.fromkeys(parts)) or "no --part"
+            shared = set.intersection(*(set(prefix.split(".")) for prefix in prefixes))
+            parts = [next((one for one in prefix.split(".") if one not in shared), "") for prefix in prefixes]
+            choice = " or ".join(f"--part {one}" for one in dict.fromkeys(parts) if one) or "no --part"
             raise UserError(f"{path}: it holds {len(prefixes)} model{'s'[: len(prefixes) > 1]}: say {choice}")
         outer = _outer(chosen[0])
         tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(outer)}

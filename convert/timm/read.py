@@ -57,6 +57,12 @@ def from_tensors(tensors: Tensors, path: Path, name: str | None) -> Checkpoint:
                 f"model.name: weights called {name} normalise their images in different ways, and {path} does not say "
                 f"which: add a tag to the name ({', '.join(tags(name))})"
             )
+        unlike = [other.name for other in others if other.preprocessing != entry.preprocessing]
+        if unlike:
+            more += (
+                f"images are prepared as for {entry.name}; in crop or interpolation there differ {', '.join(unlike)}: "
+                "add the tag to the name where it is one of them",
+            )
     return Checkpoint(name, str(path), entry.architecture, entry.preprocessing, entry.resampling, tensors, notes + more)
 
 

@@ -88,7 +88,8 @@ def convert(
     else:
         notes, files = _written(found, job, to, target, out, proof)
     classes = len(tensors.get("head.weight", ()))
-    opened = target.opened.format(out=out, name=found.base.name, classes=classes)
+    task = "ForImageClassification" if classes else ""
+    opened = target.opened.format(out=out, name=found.base.name, classes=classes, task=task)
     return Converted(found, to, opened, files, proof, (*found.asked.notes, *notes))
 
 

@@ -13,10 +13,11 @@ import numpy as np
 from convert.adapters.peft import WEIGHTS as ADAPTER
 from convert.adapters.peft import read_adapter
 from convert.checkpoint import Checkpoint
-from convert.files import describe_safetensors
+from convert.files import PICKLES, describe_safetensors
 from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.problem import written
+from convert.pth import describe_pth
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import described
@@ -102,12 +103,14 @@ def _adapter(folder: Path, path: Path) -> dict[str, Any]:
 
 
 def _stored(path: Path) -> dict[str, Any]:
-    """The tensors as they lie in safetensors files; nothing for other files."""
+    """The tensors as they lie in safetensors files, or in one of PyTorch's; nothing for other files."""
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     entries: dict[str, tuple[str, tuple[int, ...]]] = {}
     for file in files:
         if file.suffix == ".safetensors":
             entries |= describe_safetensors(file)[0]
+        elif file.suffix in PICKLES:
+            entries |= describe_pth(file)
     if not entries:
         return {}
     return {
@@ -119,7 +122,7 @@ def _stored(path: Path) -> dict[str, Any]:
 
 
 def _in_memory(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The same of files that are not mapped, which were read as float32."""
+    """The same of an archive of arrays, which were read as float32."""
     tensors: Mapping[str, np.ndarray] = checkpoint.tensors or {}
     path = Path(checkpoint.source)
     return {

@@ -159,9 +159,7 @@ def _peft(out: Path, job: Job) -> list[str]:
 
 TARGETS: dict[str, Target | Runtime] = {
     "timm": Target(_timm, "timm folder", 'timm.create_model("local-dir:{out}", pretrained=True)'),
-    "transformers": Target(
-        _transformers, "transformers", 'transformers.AutoModelForImageClassification.from_pretrained("{out}")'
-    ),
+    "transformers": Target(_transformers, "transformers", 'transformers.AutoModel{task}.from_pretrained("{out}")'),
     "torchvision": Target(
         _torchvision,
         "torchvision",
@@ -171,6 +169,6 @@ TARGETS: dict[str, Target | Runtime] = {
     "mlx": Target(_mlx, None, 'mlx_peft.create_model("{name}", weights="{out}", num_classes={classes})'),
     "peft": Target(_peft, "peft", 'peft.PeftModel.from_pretrained(model, "{out}")', ("float32",), whole=False),
     "onnx": Runtime("onnx", 'onnxruntime.InferenceSession("{out}")'),
-    "coreml": Runtime("coreml", 'MLModel(contentsOf: URL(fileURLWithPath: "{out}"))'),
+    "coreml": Runtime("coreml", 'MLModel(contentsOf: URL(fileURLWithPath: "{out}"))', ("float16",)),
 }
 """The registry: a format is one entry here, and nothing else."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from convert.adapters.peft import Adapter, write_adapter
 from convert.base import Base, load_base
@@ -92,9 +93,12 @@ def test_an_adapter(command: Any, base: Base, tmp_path: Path) -> None:
 
 def test_a_file_that_may_be_several_models_says_what_is_open(command: Any, tmp_path: Path) -> None:
     whole = load_base(Model(name="vit_small_patch16_224", weights="none", args={"depth": 12}), 5, seed=0)
-    write_safetensors(tmp_path / "a.safetensors", whole.tensors)
-    found = info(command, tmp_path / "a.safetensors")
-    assert found["kind"] == "tensors" and found["dtypes"] == {"F32": len(whole.tensors)}
+    write_safetensors(tmp_path / "a.safetensors", whole.tensors, dtype="bfloat16")
+    torch.save({"model": {k: torch.from_numpy(t).bfloat16() for k, t in whole.tensors.items()}}, tmp_path / "a.pth")
+    found, other = info(command, tmp_path / "a.safetensors"), info(command, tmp_path / "a.pth")
+    assert found["kind"] == "tensors" and found["dtypes"] == {"BF16": len(whole.tensors)}
+    differing = ("path", "bytes", "undecided")
+    assert {**found, **dict.fromkeys(differing)} == {**other, **dict.fromkeys(differing)}
     assert "deit_small_patch16_224" in found["undecided"] and "--model NAME" in found["undecided"]
 
 

@@ -18,7 +18,7 @@ import pytest
 import timm
 import torch
 import transformers
-from comparing import LOGITS, SIZE, logits, on_disk, pixels, prepared, relative, shaken
+from comparing import LOGITS, SIZE, SMALL, logits, on_disk, pixels, prepared, relative, shaken
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.models import VisionTransformer
@@ -342,6 +342,42 @@ def test_the_original_file_of_dino_asks_which_model_is_meant(tmp_path: Path) -> 
     converted(*asked, "--part", "teacher")
     for name, tensor in models[1].state_dict().items():
         np.testing.assert_array_equal(on_disk(tmp_path / "out")[name], tensor.numpy())
+
+
+def test_a_training_checkpoint_of_deit_offers_both_of_its_models(tmp_path: Path) -> None:
+    state = timm.create_model("deit_tiny_patch16_224", img_size=SIZE, num_classes=5, **ARGS).state_dict()
+    torch.save({"model": state, "model_ema": {k: 2 * v for k, v in state.items()}, "epoch": 3}, tmp_path / "a.pth")
+    sizes = [option for key, value in ARGS.items() for option in ("--set", f"{key}={value}")]
+    asked = [tmp_path / "a.pth", tmp_path / "out", "--to", "mlx", "--model", "deit_tiny_patch16_224.fb_in1k", *sizes]
+    asked += ["--set", f"img_size={SIZE}"]
+    refused = command(*asked)
+    assert refused.exit_code == 2 and "say --part model or --part model_ema" in refused.stderr
+    converted(*asked, "--part", "model")
+    np.testing.assert_array_equal(on_disk(tmp_path / "out")["head.weight"], state["head.weight"].numpy())
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_whole_repository_of_images_and_texts_becomes_its_images_tower(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    text = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 48}
+    config, whole, processor = {
+        "clip": (transformers.CLIPConfig, transformers.CLIPModel, transformers.CLIPImageProcessor),
+        "siglip": (transformers.SiglipConfig, transformers.SiglipModel, transformers.SiglipImageProcessor),
+    }[kind]
+    shaken(whole(config(vision_config=SMALL, text_config=text | {"vocab_size": 50}))).save_pretrained(tmp_path / "a")
+    processor(size={"height": 32, "width": 32}, do_center_crop=False).save_pretrained(tmp_path / "a")
+    report = converted(tmp_path / "a", tmp_path / "out", "--to", "transformers")
+    assert "AutoModel" in report["opened"] and report["proof"]
+
+
+def test_a_crop_that_other_tags_do_not_have_is_said(tmp_path: Path) -> None:
+    state = timm.create_model("deit3_small_patch16_224", depth=1, num_classes=5).state_dict()
+    torch.save(state, tmp_path / "a.pth")
+    asked = [tmp_path / "a.pth", tmp_path / "out", "--to", "mlx", "--set", "depth=1", "--no-verify"]
+    notes = converted(*asked, "--model", "deit3_small_patch16_224")["notes"]
+    assert any("prepared as for deit3_small_patch16_224.fb_in1k" in n and "fb_in22k_ft_in1k" in n for n in notes)
+    shutil.rmtree(tmp_path / "out")
+    assert not converted(*asked, "--model", "deit3_small_patch16_224.fb_in1k")["notes"]
 
 
 def test_a_failed_proof_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
