@@ -176,8 +176,8 @@ class Columns(Section):
 
     image: str | None = Field(None, description="the path, or the image itself")
     label: str | None = None
-    split: str | None = Field(None, description="train, val or test; CSV only")
-    group: str | None = Field(None, description="what is never parted, such as a patient")
+    split: str | None = Field(None, description="train, val or test; none: no column")
+    group: str | None = Field(None, description="what is never parted, such as a patient; none: no column")
 
 
 class Data(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -90,18 +90,24 @@ class Entry:
                 _check_labels(split, len(found.classes), where)
         _check_apart(found.splits, where)
 
+    def _one_class(self) -> str:
+        """What may be wrong where all images are of one class."""
+        return "is data.columns.label another column?" if self.columns else "is data.root a level too high?"
+
     def _check_classes(self, classes: tuple[str, ...], where: str) -> None:
         for name in classes:
             try:
                 name.encode()
             except UnicodeEncodeError:  # a folder's, say: results and reports could not be written after training
                 raise UserError(f"{where}: the class name {name!r} is no text in UTF-8; rename it") from None
+        if len(classes) == 1:
+            raise UserError(f"{where}: one class, {classes[0]!r}, and nothing to tell it from: {self._one_class()}")
         if len(set(classes)) != len(classes):
             twice = sorted(name for name in set(classes) if classes.count(name) > 1)
             raise UserError(f"{where}: two classes have the name {twice[0]!r}")
         if self.names is not None and set(classes) != set(self.names):
             missing, more = (sorted(set(a) - set(b)) for a, b in ((self.names, classes), (classes, self.names)))
-            parts = [f"no {_named(missing)}"] * bool(missing) + [f"{_named(more)}, which it does not have"] * bool(more)
+            parts = [f"no {named(missing)}"] * bool(missing) + [f"{named(more)}, which it does not have"] * bool(more)
             raise UserError(f"{where}: the classes are not the set's: {'; '.join(parts)}")
         if self.classes is not None and len(classes) != self.classes:
             raise UserError(f"{where}: {len(classes)} classes, not {self.classes}: not the whole set, or not this one")
@@ -130,7 +136,7 @@ def _check_apart(splits: Mapping[str, Split], where: str) -> None:
         for other in names[:place]:
             both = [image for image in splits[other].images.identifiers if image in listed]
             if both:
-                raise UserError(f"{where}: {_named(both)} in {other} and in {name}: an image belongs to one split")
+                raise UserError(f"{where}: {named(both)} in {other} and in {name}: an image belongs to one split")
             ours, theirs = splits[other].groups, held.groups
             if ours is not None and theirs is not None and (shared := np.intersect1d(ours, theirs)).size:
                 raise UserError(
@@ -139,6 +145,7 @@ def _check_apart(splits: Mapping[str, Split], where: str) -> None:
                 )
 
 
-def _named(names: list[str]) -> str:
+def named(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
     listed = ", ".join(map(repr, names[:NAMED]))
     return listed + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

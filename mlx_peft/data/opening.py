@@ -11,7 +11,8 @@ from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError
 from mlx_peft.data.dataset import ADVICE, ArrayImages, Dataset, Split
 from mlx_peft.data.duplicates import clusters, glance, pixel_hash
-from mlx_peft.data.entry import Entry, Found, Variant
+from mlx_peft.data.entry import Entry, Found, Variant, named
+from mlx_peft.data.labels import counts
 from mlx_peft.data.lists import left_out
 from mlx_peft.data.registry import find
 from mlx_peft.data.splits import hold_out
@@ -56,15 +57,17 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
     notes = found.notes
     if train.groups is not None:
         notes += (f"{train.size:,} images in {len(np.unique(train.groups)):,} groups that are never parted",)
-    return hold_out(
+    if variant.shares is None:
+        notes += _not_used(config.split, found)
+    dataset = hold_out(
         config.name,
         found.classes,
         train,
         split,
         val=found.splits.get("val"),
         test=found.splits.get("test"),
-        notes=notes,
     )
+    return replace(dataset, notes=notes + _without_images(dataset, entry, f"{config.name} in {config.root}"))
 
 
 def _shares(config: schema.Data, variant: Variant) -> schema.Split:
@@ -84,6 +87,36 @@ def _shares(config: schema.Data, variant: Variant) -> schema.Split:
                 f"({variant.description}); leave it out"
             )
     return config.split.model_copy(update=fixed)
+
+
+def _not_used(split: schema.Split, found: Found) -> tuple[str, ...]:
+    """Notes about shares that are asked for where the set has such a split of its own."""
+    return tuple(
+        f"data.split.{name} is not used: the set has its own {name} split"
+        for name in sorted({"val", "test"} & split.model_fields_set & set(found.splits))
+        if getattr(split, name) != schema.Split.model_fields[name].default
+    )
+
+
+def _without_images(dataset: Dataset, entry: Entry, where: str) -> tuple[str, ...]:
+    """Notes about the classes that a split has no images of.
+
+    Raises UserError where a set of the user's own has images of a class in val or test and none to train on.
+    """
+    number = len(dataset.classes)
+    absent = {name: np.flatnonzero(counts(split.labels, number) == 0) for name, split in dataset.splits.items()}
+
+    def without(labels: np.ndarray) -> str:
+        return f"no images of {named([dataset.classes[label] for label in labels])} in"
+
+    for name, labels in absent.items():
+        only = np.setdiff1d(absent["train"], labels)
+        if only.size and not entry.published:
+            raise UserError(
+                f"{where}: {without(only)} train, and some in {name}: move images to train or leave the class out; "
+                "where its only group was held out, set another data.split.seed"
+            )
+    return tuple(f"{without(labels)} {name}" for name, labels in absent.items() if labels.size)
 
 
 def _readable(found: Found, entry: Entry, config: schema.Data) -> Found:

@@ -21,7 +21,6 @@ def hold_out(
     *,
     val: Split | None = None,
     test: Split | None = None,
-    notes: tuple[str, ...] = (),
 ) -> Dataset:
     """The data set, its missing validation and test splits carved out of the training images.
 
@@ -58,7 +57,6 @@ def hold_out(
         train=train.take(np.array(sorted(kept)), "train"),
         val=val or carved["val"],
         test=test or carved["test"],
-        notes=notes,
     )
 
 

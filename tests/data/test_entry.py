@@ -65,7 +65,8 @@ def test_what_is_as_stated_is_opened() -> None:
         (("a", "b"), (TRAIN, TEST), {"names": ("a", "c", "d")}, "no 'c', 'd'; 'b', which it does not have"),
         (("a", "a"), (TRAIN, TEST), {}, "two classes have the name 'a'"),
         (("a", "b\udcff"), (TRAIN, TEST), {}, r"the class name 'b\udcff' is no text in UTF-8"),
-        (("a",), (TRAIN, TEST), {}, "train labels 0 to 1, not 0 to 0"),
+        (("a",), (made([0] * 4), made([0] * 2, "test")), {}, "one class, 'a', and nothing to tell it from"),
+        (("a", "b"), (made([0, 1, 0, 2]), TEST), {}, "train labels 0 to 2, not 0 to 1"),
         (("a", "b"), (made([0, 1, -1, 1]), TEST), {}, "train labels -1 to 1, not 0 to 1"),
         (("a", "b"), (TRAIN, TEST, made([], "val")), {}, "no val images"),
         (
@@ -81,6 +82,38 @@ def test_what_is_not_as_stated_is_refused(
 ) -> None:
     with pytest.raises(UserError, match="made in data: .*" + re.escape(message)):
         opened(classes, *splits, **facts)
+
+
+CLASSES = ("a", "b", "c", "d", "e", "f")
+
+
+def test_classes_that_a_split_has_no_images_of_are_noted() -> None:
+    """Of a published set: the training images of VTAB's SUN397 lack some."""
+    sizes = {"train": 4, "test": 2}
+    found = Found(CLASSES, {"train": made([0, 1, 0, 5]), "test": made([1, 2], "test")})
+    entry = Entry(lambda config, variant: found, "", "", "", variants=(replace(STATED, sizes=sizes),))
+    config = schema.Data(name="made", split=schema.Split(val=0))
+    assert open_entry(entry, config).notes == (
+        "no images of 'c', 'd', 'e' in train",
+        "no images of 'a', 'd', 'e' and 1 more in test",
+    )
+
+
+def test_a_class_of_one_s_own_without_training_images_is_refused() -> None:
+    def own(*splits: Split, **split: float) -> tuple[str, ...]:
+        found = Found(CLASSES[:3], {split.name: split for split in splits})
+        entry = Entry(lambda config, variant: found, "", "", "")
+        return open_entry(entry, schema.Data(name="made", split=schema.Split(**{"val": 0, **split}))).notes
+
+    with pytest.raises(UserError, match=r"made in data: no images of 'c' in train, and some in val"):
+        own(made([0, 1, 0, 1]), made([1, 2], "val"))
+    in_groups = made([0, 0, 0, 0, 1, 1, 0, 2, 0, 0], groups=[1, 1, 1, 1, 2, 3, 0, 0, 0, 0])
+    one, other = 1, 0  # the seeds that hold out the group with the only 'c', and the one without
+    with pytest.raises(UserError, match=r"no images of 'c' in train, and some in val"):
+        own(in_groups, val=0.5, seed=one)
+    assert "no images of 'c' in val" in own(in_groups, val=0.5, seed=other)
+    assert "no images of 'c' in val" in own(made([0, 1, 2, 1]), made([1, 0], "val"))
+    assert own(made([0, 1, 0, 1])) == ("no images of 'c' in train",), "of no split at all: a name in a schema"
 
 
 def test_an_unknown_name_or_variant_is_met_with_the_nearest() -> None:

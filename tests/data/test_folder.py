@@ -59,7 +59,10 @@ def test_folders_for_the_splits_are_used(tmp_path: Path, train: str, val: str, t
     dataset = opened(tmp_path, val=0.5)
     assert [split and split.size for split in (dataset.train, dataset.val, dataset.test)] == [10, 4, 6]
     assert dataset.test and dataset.test.images.identifiers[0] == f"{test}/ant/0.jpg"
-    assert dataset.notes == ()
+    assert dataset.notes == ("data.split.val is not used: the set has its own val split",)
+    default = schema.Split.model_fields["val"].default
+    assert opened(tmp_path, val=default).notes == (), "a finished run's configuration writes the defaults down"
+    assert open_dataset(schema.Data(name="folder", root=tmp_path)).notes == ()
 
 
 def test_a_missing_validation_folder_is_carved_out_of_train(tmp_path: Path) -> None:
@@ -67,6 +70,12 @@ def test_a_missing_validation_folder_is_carved_out_of_train(tmp_path: Path) -> N
     tree(tmp_path / "test", "ant", "cat", count=2)
     dataset = opened(tmp_path, val=0.25, test=0.5)
     assert [split and split.size for split in (dataset.train, dataset.val, dataset.test)] == [12, 4, 4]
+
+
+def test_a_set_of_one_class_is_refused(tmp_path: Path) -> None:
+    tree(tmp_path / "imgs", "ant", "cat")
+    with pytest.raises(UserError, match=r"one class, 'imgs', and nothing .*: is data\.root a level too high"):
+        opened(tmp_path)
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -123,6 +132,7 @@ def test_a_split_that_is_a_link_is_used_inside_the_root_and_noted_outside(tmp_pa
     assert dataset.notes == (
         "left out, links to folders or out of the root: 2 (test, train/fox)",
         "left out, folders beside train: other",
+        "data.split.val is not used: the set has its own val split",
     )
 
 

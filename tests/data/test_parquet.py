@@ -116,6 +116,71 @@ def test_columns_may_be_named_and_strings_are_classes(tmp_path: Path, opened_as:
     assert dataset.val and not set(dataset.val.groups) & set(dataset.train.groups)
 
 
+WORDS = ["train", "test", "train", "Validation", "train", "train", "test", "train"]
+
+
+def test_a_column_of_splits_is_followed(tmp_path: Path, opened_as: Open) -> None:
+    labels = [n // 2 % 2 for n in range(8)]
+    write(tmp_path / "train.parquet", labels, split=WORDS)
+    dataset = opened_as("parquet", tmp_path)
+    assert {name: split.images.identifiers for name, split in dataset.splits.items()} == {
+        "train": ["train/0", "train/2", "train/4", "train/5", "train/7"],
+        "val": ["train/3"],
+        "test": ["train/1", "train/6"],
+    }
+    assert dataset.test and dataset.test.labels.tolist() == [labels[1], labels[6]]
+    assert np.array_equal(dataset.test.images.read(1), np.asarray(Image.open(io.BytesIO(encoded(6)))))
+    assert opened_as("parquet", tmp_path, columns={"split": "none"}, split={"val": 0}).train.size == 8
+    write(tmp_path / "train.parquet", labels, split=["fold 1"] * 8)
+    with pytest.raises(UserError, match=r"the split 'fold 1' in 'split' is none of train, val and test; .* or none"):
+        opened_as("parquet", tmp_path)
+
+
+def test_a_column_of_splits_may_hold_the_schema_s_names(tmp_path: Path, opened_as: Open) -> None:
+    images = [{"bytes": encoded(n), "path": None} for n in range(4)]
+    names = datasets.ClassLabel(names=["train", "test"])
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64"), "split": names})
+    rows = {"image": images, "label": [0, 1, 1, 0], "split": [0, 0, 1, 1]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    dataset = opened_as("parquet", tmp_path, split={"val": 0})
+    assert {name: split.size for name, split in dataset.splits.items()} == {"train": 2, "test": 2}
+
+
+def test_a_column_of_splits_beside_files_of_splits_is_not_passed_over_in_silence(
+    tmp_path: Path, opened_as: Open
+) -> None:
+    write(tmp_path / "train.parquet", [0, 1, 0, 1], split=["train", "test", "train", "train"])
+    write(tmp_path / "test.parquet", [0, 1])
+    dataset = opened_as("parquet", tmp_path, split={"val": 0})
+    assert {name: split.size for name, split in dataset.splits.items()} == {"train": 4, "test": 2}
+    assert "not used: column 'split' of train; the files' names say the split" in dataset.notes
+    write(tmp_path / "test.parquet", [0, 1], split=["test", "test"])
+    with pytest.raises(UserError, match=r"data\.columns\.split: the files below .* are of test, train already"):
+        opened_as("parquet", tmp_path, columns={"split": "split"})
+
+
+@pytest.mark.parametrize("blank", [None, " "])
+def test_a_row_without_a_group_is_refused(tmp_path: Path, opened_as: Open, blank: str | None) -> None:
+    write(tmp_path / "train.parquet", [0, 1, 0, 1], patient=["a", "b", blank, "b"])
+    with pytest.raises(UserError, match=r"train\.parquet, row 2 has no 'patient'.*data\.columns\.group: none"):
+        opened_as("parquet", tmp_path)
+    assert opened_as("parquet", tmp_path, columns={"group": "none"}, split={"val": 0}).train.groups is None
+
+
+def test_a_number_that_is_missing_is_no_group(tmp_path: Path, opened_as: Open) -> None:
+    images = [{"bytes": encoded(n), "path": None} for n in range(4)]
+    rows = {"image": images, "label": [0, 1] * 2, "patient": [1.0, 2.0, 1.0, float("nan")]}
+    parquet.write_table(pa.table(rows), tmp_path / "train.parquet")
+    with pytest.raises(UserError, match=r"row 3 has no 'patient'"):
+        opened_as("parquet", tmp_path)
+
+
+def test_a_set_without_a_training_label_is_refused(tmp_path: Path, opened_as: Open) -> None:
+    write(tmp_path / "train.parquet", [-1, -1])
+    with pytest.raises(UserError, match=r"no training image below .* has a label"):
+        opened_as("parquet", tmp_path)
+
+
 def test_a_path_in_the_place_of_an_image_is_not_followed(tmp_path: Path, opened_as: Open) -> None:
     table = {"image": [{"bytes": None, "path": "/etc/hostname"}] * 4, "label": [0, 1, 0, 1]}
     parquet.write_table(

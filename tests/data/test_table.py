@@ -82,6 +82,7 @@ def test_own_splits_are_used_and_must_not_part_a_group(images: Path, opened_as: 
         ("path,label\nscans/1.png\n", "row 1 does not have 2 cells"),
         ("path,label\nscans/1.png,a,b\n", "row 1 does not have 2 cells"),
         ("path,label\nscans/1.png,\n", "row 1 has no 'label'"),
+        ("path,label,patient\nscans/1.png,a, \n", r"row 1 has no 'patient': .*set data\.columns\.group: none"),
         ("path,path\nscans/1.png,a\n", "two columns have the same name"),
         ("path,label\nscans/99.png,a\n", r"'scans/99\.png' is listed and not there"),
         ("path,label\nscans/1.png,a\n./scans/1.png,a\n", r"'scans/1\.png' is listed twice"),
@@ -89,7 +90,7 @@ def test_own_splits_are_used_and_must_not_part_a_group(images: Path, opened_as: 
         ("path,label\n/etc/passwd,a\n", "'/etc/passwd' is not a path inside"),
         ("path,label\nlink.png,a\n", r"'link\.png' is a link that leads out of"),
         ("path,label\nlinked/outside.png,a\n", r"'linked/outside\.png' is a link that leads out of"),
-        ("path,label,split\nscans/1.png,a,holdout\n", "the split 'holdout' is none of train, val and test"),
+        ("path,label,split\nscans/1.png,a,holdout\n", "the split 'holdout' in 'split' is none of train, val and test"),
         ("path,label,split\nscans/1.png,a,test\n", "no row has the split train"),
         ('path,label\n"scans/1.png,a\n', "is no line of a table"),
         ("path,label\nscans/1\0.png,a\n", "line|not a path inside"),
@@ -107,6 +108,32 @@ def test_a_table_that_cannot_be_right_is_refused(
     (root / "labels.csv").write_text(text)
     with pytest.raises(UserError, match=rf"labels\.csv: .*({message})"):
         opened_as("csv", root)
+
+
+@pytest.mark.parametrize("name", ["fold", "set"])
+def test_a_column_that_may_be_of_splits_is_one_if_it_is_named(images: Path, opened_as: Open, name: str) -> None:
+    table(images, f"path,label,{name}", lambda n: f"scans/{n}.png,{n % 2},{n % 5}")
+    dataset = opened_as("csv", images, split={"val": 0})
+    assert {part: split.size for part, split in dataset.splits.items()} == {"train": 24}
+    note = f"not used: column '{name}'; where it holds splits, set data.columns.split: {name}"
+    assert note in dataset.notes
+    assert note not in opened_as("csv", images, columns={"split": "none"}).notes
+    with pytest.raises(UserError, match=f"the split '0' in '{name}' is none of .*, or none"):
+        opened_as("csv", images, columns={"split": name})
+    table(images, f"path,label,{name}", lambda n: f"scans/{n}.png,{n % 2},{'test' if n < 4 else 'train'}")
+    dataset = opened_as("csv", images, columns={"split": name}, split={"val": 0})
+    assert {part: split.size for part, split in dataset.splits.items()} == {"train": 20, "test": 4}
+
+
+def test_columns_of_splits_and_groups_can_be_left_alone(images: Path, opened_as: Open) -> None:
+    table(images, "path,label,subset,patient", lambda n: f"scans/{n}.png,{n % 2},{n % 5},{'p' * (n % 2)}")
+    with pytest.raises(UserError, match=r"row 1 has no 'patient'"):
+        opened_as("csv", images)
+    with pytest.raises(UserError, match=r"the split '0' in 'subset' is none of .*data\.columns\.split, or none"):
+        opened_as("csv", images, columns={"group": "none"})
+    dataset = opened_as("csv", images, columns={"group": "none", "split": "none"}, split={"val": 0.25})
+    assert {part: split.size for part, split in dataset.splits.items()} == {"train": 18, "val": 6}
+    assert dataset.train.groups is None
 
 
 def test_a_folder_of_several_tables_is_refused(images: Path, opened_as: Open) -> None:
@@ -140,10 +167,10 @@ def test_columns_of_a_set_that_is_no_table_are_refused(images: Path, opened_as: 
 def test_near_duplicates_are_kept_together_where_that_is_asked_for(images: Path, save: Save, opened_as: Open) -> None:
     for number in range(1, 24, 2):
         (images / "scans" / f"{number}.png").write_bytes((images / "scans" / f"{number - 1}.png").read_bytes())
-    table(images, "path,label", lambda n: f"scans/{n}.png,a")
-    dataset = opened_as("csv", images, split={"val": 0.25, "test": 0.25, "group_by": "duplicates"})
+    table(images, "path,label", lambda n: f"scans/{n}.png,{n // 2 % 2}")
+    dataset = opened_as("csv", images, split={"val": 1 / 3, "test": 1 / 3, "group_by": "duplicates"})
     pairs = [np.array([int(p.split("/")[1][:-4]) // 2 for p in s.images.identifiers]) for s in dataset.splits.values()]
-    assert [len(part) for part in pairs] == [12, 6, 6]
+    assert [len(part) for part in pairs] == [8, 8, 8]
     assert not set(pairs[0]) & set(pairs[1]) | set(pairs[0]) & set(pairs[2]) | set(pairs[1]) & set(pairs[2])
 
 
@@ -169,7 +196,7 @@ def test_a_table_takes_little_more_memory_than_its_text(
 
 
 def test_a_table_is_bounded(images: Path, opened_as: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    table(images, "path,label,group", lambda n: f"scans/{n}.png,a,{'g' * n}")
+    table(images, "path,label,group", lambda n: f"scans/{n}.png,{n % 2},{'g' * max(1, n)}")
     with monkeypatch.context() as patched:
         patched.setattr(tables, "MAX_ROWS", 23)
         with pytest.raises(UserError, match=r"labels\.csv: more than 23 rows"):

@@ -119,6 +119,49 @@ def header_bomb(root: Path) -> None:
     (root / "cifar-10-python.tar.gz").write_bytes(compressed(member.tobuf()))
 
 
+HOLE = 2**31
+
+
+def sparse(root: Path, header: bytes) -> None:
+    """A wanted member that is all hole: some hundred bytes of archive, zeros to whoever reads it."""
+    (root / "cifar-100-python.tar.gz").write_bytes(gzip.compress(header + bytes(1024)))
+
+
+def gnu_sparse(root: Path) -> None:
+    """As ``tar --sparse --format=gnu`` writes it: one segment of no bytes at the end, then the real size."""
+    member = tarfile.TarInfo("cifar-100-python/train")
+    member.type = tarfile.GNUTYPE_SPARSE
+    head = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    head[386:410] = b"%011o\0%011o\0" % (HOLE, 0)
+    head[483:495] = b"%011o\0" % HOLE
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    sparse(root, bytes(head))
+
+
+def pax_sparse(root: Path) -> None:
+    """As ``tar --sparse --format=pax`` writes it: the map of segments in the member's first block."""
+    member = tarfile.TarInfo("GNUSparseFile.0/train")
+    words = {"major": "1", "minor": "0", "name": "cifar-100-python/train", "realsize": str(HOLE)}
+    member.pax_headers = {f"GNU.sparse.{word}": value for word, value in words.items()}
+    member.size = 512
+    sparse(root, member.tobuf(tarfile.PAX_FORMAT) + f"1\n{HOLE}\n0\n".encode().ljust(512, b"\0"))
+
+
+def long_member(root: Path) -> None:
+    member = tarfile.TarInfo("cifar-100-python/train")
+    member.size = HOLE
+    sparse(root, member.tobuf())
+
+
+def sparse_file(root: Path) -> None:
+    """What such an archive unpacks to: a file of zeros that takes no room on the disk."""
+    (root / "cifar-100-python").mkdir()
+    for name in ("train", "test", "meta"):
+        with (root / "cifar-100-python" / name).open("wb") as file:
+            file.truncate(HOLE)
+
+
 def npy(shape: tuple[int, ...]) -> bytes:
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -168,6 +211,10 @@ BOMBS: dict[Callable[[Path], None], tuple[str, str]] = {
     code_in_a_pickle: ("cifar10", "not a pickle of arrays"),
     tar_bomb: ("cifar10", "it unpacks to more than 256 MiB"),
     header_bomb: ("cifar10", "it unpacks to more than 256 MiB"),
+    gnu_sparse: ("cifar100", "cifar-100-python/train is a sparse file"),
+    pax_sparse: ("cifar100", "cifar-100-python/train is a sparse file"),
+    long_member: ("cifar100", "cifar-100-python/train: 2,147,483,648 bytes; at most 268,435,456 are read"),
+    sparse_file: ("cifar100", "cifar-100-python/train: 2,147,483,648 bytes; at most 268,435,456 are read"),
     zip_bomb: ("medmnist:breastmnist", "train_images is longer than"),
     zip_header_bomb: ("medmnist:breastmnist", r"version \(2, 0\) of the npy format"),
     idx_bomb: ("fashion_mnist", "more than 47040016 bytes"),

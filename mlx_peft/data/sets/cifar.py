@@ -22,7 +22,7 @@ from mlx_peft.data.pickles import unpickle
 SIDE = 32
 _PIXELS = 3 * SIDE * SIDE
 _MAX_UNPACKED = 2**28
-"""Bytes that are unpacked of an archive at most: the real ones have 186 MB."""
+"""Bytes that are unpacked of an archive, or read of a file, at most: the real archives have 186 MB."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,16 @@ def _find(cifar: Cifar, root: Path) -> tuple[Version, Path] | None:
 
 def _folder_files(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     try:
+        for name in names:
+            if (size := (folder / name).stat().st_size) > _MAX_UNPACKED:
+                raise _too_large(folder / name, size)
         return {name: (folder / name).read_bytes() for name in names}
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def _too_large(where: object, size: int) -> UserError:
+    return UserError(f"{where}: {size:,} bytes; at most {_MAX_UNPACKED:,} are read")
 
 
 class _Bounded(gzip.GzipFile):
@@ -109,7 +116,10 @@ class _Bounded(gzip.GzipFile):
 
 
 def _archive_members(archive: Path, folder: str, names: tuple[str, ...]) -> dict[str, bytes]:
-    """The wanted files of an archive, in memory: nothing is extracted, so no member can land anywhere."""
+    """The wanted files of an archive, in memory: nothing is extracted, so no member can land anywhere.
+
+    A sparse member is refused: its holes take no bytes of the archive, and are read as zeros.
+    """
     paths = {f"{folder}/{name}": name for name in names}
     found: dict[str, bytes] = {}
     try:
@@ -118,6 +128,10 @@ def _archive_members(archive: Path, folder: str, names: tuple[str, ...]) -> dict
                 name = paths.get(member.name.removeprefix("./"))
                 if name is None or name in found or not member.isreg():
                     continue
+                if member.issparse():
+                    raise UserError(f"{archive}: {member.name} is a sparse file; pack it again without tar's --sparse")
+                if member.size > _MAX_UNPACKED:
+                    raise _too_large(f"{archive}: {member.name}", member.size)
                 file = members.extractfile(member)
                 found[name] = file.read() if file else b""
                 if len(found) == len(paths):

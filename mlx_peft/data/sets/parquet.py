@@ -17,7 +17,7 @@ from mlx_peft.data.dataset import EncodedImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.lists import left_out
 from mlx_peft.data.sets.folder import existing
-from mlx_peft.data.sets.table import SPLIT_WORDS, classes_of, column_of
+from mlx_peft.data.sets.table import SPLIT_WORDS, classes_of, column_of, no_group, parts_of, unused
 
 HUB = "hf:"
 NAME = re.compile(r"hf:(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<subset>[\w-][\w.-]*))?(@(?P<revision>[\w-][\w./-]*))?")
@@ -106,13 +106,25 @@ def _read(root: Path, config: schema.Data, subset: str | None) -> Found:
     tables = {split: _Table(files, root, config) for split, files in found.items()}
     notes = [left_out("of no split", others)] if others else []
     classes, labels = _labels(tables)
-    splits = {}
+    splits: dict[str, Split] = {}
     for name, table in tables.items():
-        if (labels[name] < 0).all():
-            notes.append(f"left out, without labels: {name}, {len(labels[name])} images")
-            continue
-        images = EncodedImages(table.cell, name, np.arange(len(labels[name])))
-        splits[name] = Split(name, images, labels[name], table.groups)
+        splits[name] = Split(name, EncodedImages(table.cell, name, np.arange(table.size)), labels[name], table.groups)
+        notes += table.notes
+    if len(tables) == 1 and tables["train"].splits:
+        splits = parts_of(splits["train"], tables["train"].words(), tables["train"].splits, root)
+    elif unread := [f"column {table.splits!r} of {name}" for name, table in tables.items() if table.splits]:
+        if config.columns.split:
+            raise UserError(
+                f"data.columns.split: the files below {root} are of {', '.join(tables)} already; leave it out, or keep "
+                "those of train alone"
+            )
+        notes.append(f"not used: {', '.join(unread)}; the files' names say the split")
+    unlabelled = [part for part in splits.values() if (part.labels < 0).all()]
+    for part in unlabelled:
+        notes.append(f"left out, without labels: {part.name}, {part.size} images")
+        del splits[part.name]
+    if "train" not in splits:
+        raise UserError(f"{config.name}: no training image below {root} has a label")
     return Found(classes, splits, tuple(notes))
 
 
@@ -142,16 +154,25 @@ class _Table:
             group = column_of(columns, "group", config.columns.group, where)
             self.feature = table.features[label]
             self.labels: list[Any] = table.data.table.column(label).to_pylist()
-            self.groups = None
-            if group:
-                self.groups = np.array(list(map(str, table.data.table.column(group).to_pylist())))
+            self.splits = column_of(columns, "split", config.columns.split, where)
+            self.notes = unused(columns, self.splits, config.columns.split)
+            self.groups = _groups(table.data.table.column(group).to_pylist(), group, where) if group else None
+            self._splits = table.data.table.column(self.splits) if self.splits else None
+            self._split_names = getattr(table.features.get(self.splits), "names", None)
             self._images = table.data.table.column(image)
+            self.size = len(self.labels)
         except UserError:
             raise
         except Exception as error:  # Arrow's and datasets' readers raise almost anything on damaged bytes
             text = str(error.__cause__ or error).partition("\n")[0]
             raise UserError(f"{where}: not a readable Parquet file ({text or type(error).__name__})") from error
         self._where = f"{where}: {image}"
+
+    def words(self) -> list[str]:
+        """What the column of splits says of each row."""
+        cells = [] if self._splits is None else self._splits.to_pylist()
+        names = self._split_names
+        return [names[cell] if names and isinstance(cell, int) and cell >= 0 else str(cell) for cell in cells]
 
     def cell(self, row: int) -> bytes:
         """The bytes of an image; a path in their place is not followed. Raises UserError where there are none."""
@@ -160,6 +181,14 @@ class _Table:
         if not isinstance(data, bytes):
             raise UserError(f"{self._where}, row {row}: no image in it, but {type(data).__name__}")
         return data
+
+
+def _groups(cells: list[Any], column: str, where: str) -> np.ndarray:
+    """As text. Raises UserError at a row that has none."""
+    for row, cell in enumerate(cells):
+        if cell is None or cell != cell or not str(cell).strip():
+            raise no_group(f"{where}, row {row}", column)
+    return np.array(list(map(str, cells)))
 
 
 MAX_GROUP = 2**32
