@@ -1,4 +1,4 @@
-"""Decoded images on disk, so that a second epoch decodes nothing: one file an image, mapped into memory.
+"""Decoded images on disk, so that a second epoch decodes nothing: one file an image, mapped into memory or read.
 
 An entry's name is a hash of which file it was (path, size, times) and what was done to it: a file that changed has
 another, and nothing is ever changed in place. Entries are written beside and renamed, so that a killed run leaves none
@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 from PIL import Image
@@ -38,8 +39,12 @@ SHARD, ENTRY = re.compile(r"[0-9a-f]{2}"), re.compile(r"([0-9a-f]{2})[0-9a-f]{38
 """What the cache itself calls its folders and files: whatever else lies in its folder is not its to count or delete."""
 STALE = 3600.0
 """Seconds after which what was left unfinished is taken for a killed run's."""
-MAPPED = 16_384
-"""Images that stay mapped once read: mapping costs more than a crop, and Linux allows a process 65,530 of them."""
+MAPPED = 32_768
+"""Images that stay mapped once read, of all a process's caches together; the others are read each time.
+
+Linux allows a process 65,530 mappings. Half of them are left to what else maps: libraries, the stacks of threads, and
+every large array, which without one would be refused its memory.
+"""
 
 
 class Cache:
@@ -55,6 +60,8 @@ class Cache:
         self._mapped: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
         self._full = False
+        with _opened_lock:
+            _opened.add(self)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with self._counter() as counter:
@@ -74,11 +81,12 @@ class Cache:
             key = self.key(path)
         except OSError:
             return decode()  # which says what is wrong with it
-        image = self.get(key)
+        stays = _mapped_count() < MAPPED
+        image = self.get(key, mapped=stays)
         if image is None:
             image = shrunk(decode(), self.side)
             self.put(key, image)
-        elif len(self._mapped) < MAPPED:
+        elif stays:
             self._mapped[path] = image
         return image
 
@@ -88,25 +96,28 @@ class Cache:
         identity = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0{self.side}"
         return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:40]
 
-    def get(self, key: str) -> np.ndarray | None:
-        """The image, uint8 ``(height, width, 3)``, read-only; None where it is not there, or damaged."""
+    def get(self, key: str, *, mapped: bool = False) -> np.ndarray | None:
+        """The image, uint8 ``(height, width, 3)``, read-only; None where it is not there, or damaged.
+
+        A mapped one costs more to make and nothing to use again; otherwise it is read into memory of its own.
+        """
         place = f"{self.folder}/{key[:2]}/{key}{SUFFIX}"
         try:
             file = os.open(place, os.O_RDONLY)
         except OSError:
             return None
         try:
-            mapped = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+            content = _map(file) if mapped else _read(file)
         except (OSError, ValueError):  # of an empty one
             return None
         finally:
             os.close(file)
-        if len(mapped) < HEADER.size:
+        if len(content) < HEADER.size:
             return None
-        magic, height, width, checksum = HEADER.unpack_from(mapped)
-        if magic != MAGIC or len(mapped) != HEADER.size + height * width * 3:
+        magic, height, width, checksum = HEADER.unpack_from(content.data)
+        if magic != MAGIC or len(content) != HEADER.size + height * width * 3:
             return None
-        pixels = np.frombuffer(mapped, np.uint8, offset=HEADER.size)
+        pixels = content[HEADER.size :]
         if key not in self._verified:
             # Once a process: renaming outlives a kill, but what a power cut leaves may have holes.
             if zlib.crc32(pixels.data) != checksum:
@@ -178,6 +189,31 @@ class Cache:
                 Path(path).unlink(missing_ok=True)  # who has it mapped keeps it
                 used -= size
         return used
+
+
+_opened: WeakSet[Cache] = WeakSet()
+_opened_lock = threading.Lock()
+
+
+def _mapped_count() -> int:
+    """Of all caches that are in use in this process."""
+    with _opened_lock:
+        return sum(len(cache._mapped) for cache in _opened)
+
+
+def _map(file: int) -> np.ndarray:
+    """A file's bytes, mapped. Raises OSError where that fails, ValueError where it is empty."""
+    return np.frombuffer(mmap.mmap(file, 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def _read(file: int) -> np.ndarray:
+    """A file's bytes in memory of their own; fewer than its size where it ends early. Raises OSError."""
+    content = np.empty(os.fstat(file).st_size, np.uint8)
+    done = 0
+    while done < len(content) and (read := os.readv(file, [content[done:].data])):
+        done += read
+    content.flags.writeable = False
+    return content[:done]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 MAX_PIXELS = 89_478_485
 """More pixels than this (256 MiB of RGB) are taken for a decompression bomb: Pillow's own limit for a warning."""
 
+MAX_RATIO = 100
+"""Of the longer side to the shorter: so much every evaluation recipe can resize whose shorter side is 50 to 945 pixels.
+What is longer is refused here, so that it counts as unreadable before a run comes to it (see data.recipe.eval_image).
+"""
+
 MAX_BYTES = 2**30
 """Larger files are not read: no image within MAX_PIXELS needs so many bytes."""
 
@@ -31,7 +36,8 @@ def read_image(path: Path | str) -> np.ndarray:
 
     JPEG, PNG, WebP, TIFF, BMP and GIF (the first frame), whatever the suffix; grey, palette, CMYK and 16-bit images are
     converted (of 16 bits, the upper 8), transparency is laid over white, EXIF orientation is applied. The array may be
-    read-only. Raises UserError, naming the file, where it is missing, unreadable, truncated or larger than MAX_PIXELS.
+    read-only. Raises UserError, naming the file, where it is missing, unreadable, truncated, larger than MAX_PIXELS or
+    narrower than MAX_RATIO.
     """
     path = Path(path)
     data = file_bytes(path)
@@ -70,7 +76,11 @@ def stored_as(data: bytes) -> str:
 def _read(quickly: Callable[[], np.ndarray | None], data: bytes, name: str) -> np.ndarray:
     try:
         image = quickly()
-        return _pillow(data) if image is None else image
+        image = _pillow(data) if image is None else image
+        height, width = image.shape[:2]
+        if max(height, width) > MAX_RATIO * min(height, width):
+            raise ValueError(f"{width} x {height}: one side is more than {MAX_RATIO} times the other; crop it")
+        return image
     except Exception as error:  # Pillow's parsers raise almost anything on damaged bytes
         reason = "not an image in a known format" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(f"{name}: not a readable image ({reason or type(error).__name__})") from error

@@ -125,6 +125,7 @@ def derive(run: Path, step: Step, out: Path) -> dict[str, Any]:
         "memory": {"peak_bytes": made.peak_bytes},
         "report": made.report,
         "splits": parent["splits"],
+        "notes": parent.get("notes", []),  # a run of before they were kept has none
         "environment": parent["environment"],
     }
     out.mkdir(parents=True, exist_ok=True)

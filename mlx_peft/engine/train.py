@@ -112,6 +112,7 @@ def train(
             "stored": storage(base, len(dataset.classes), folder),
             "cached_features": cache and cache.facts(),
             "splits": splits,
+            "notes": list(whole.notes),
             "environment": facts,
         }
         write_json(folder.result, result)

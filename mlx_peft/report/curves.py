@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mlx_peft.report.drawing import save
 from mlx_peft.report.format import NAMED
 from mlx_peft.report.gather import Run
 
@@ -50,5 +51,5 @@ def draw(runs: Sequence[Run], path: Path) -> bool:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=300, metadata={"Software": None})
+    save(figure, path, 300)
     return True

@@ -11,25 +11,29 @@ from typing import Any
 import numpy as np
 
 from mlx_peft.engine.disk import disk_errors
+from mlx_peft.report.drawing import fitted, save, width
 
 NAMED = 40
 """Up to so many classes the confusion matrix names them."""
 COUNTED = 12
 """Up to so many its cells show their numbers."""
+LABEL = 1.5
+"""Inches that a class's name takes at most; the table beside the picture has it whole."""
 BLUE, GREY = "#0072B2", "#999999"
 
 
 def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> None:
     """Writes a heat map as PNG, 200 dots an inch: of each true class, the share that was taken for each class.
 
-    A row whose class has no image is left white.
+    A row whose class has no image is left white. Long names are cut: the figure grows with the longest, up to LABEL.
     """
     from matplotlib.figure import Figure  # here, since most runs draw nothing and need not wait for it
 
     counts = np.asarray(confusion, float)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
-    side = 2.2 + 0.42 * min(len(classes), 20)
+    names = [fitted(name, LABEL, 8) for name in classes] if len(classes) <= NAMED else []
+    side = 1.8 + max((width(name, 8) for name in names), default=0.4) + 0.42 * min(len(classes), 20)
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
@@ -38,9 +42,9 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], p
             if count:
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=8)
-    if len(classes) <= NAMED:
-        axes.set_xticks(range(len(classes)), classes, rotation=90, parse_math=False)  # a name may have dollar signs
-        axes.set_yticks(range(len(classes)), classes, parse_math=False)
+    if names:
+        axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)  # a name may have dollar signs
+        axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.tick_params(labelsize=8, length=0)
@@ -49,7 +53,7 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], p
     bar = figure.colorbar(image, ax=axes, label="share of the true class (%)", shrink=0.8)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
-    figure.savefig(path, dpi=200, metadata={"Software": None})
+    save(figure, path, 200)
 
 
 def draw_reliability(reliability: Mapping[str, Sequence[float | None]], ece: float, path: Path) -> None:
@@ -78,7 +82,7 @@ def draw_reliability(reliability: Mapping[str, Sequence[float | None]], ece: flo
     for some in (axes, below):
         some.spines[["top", "right"]].set_visible(False)
         some.tick_params(labelsize=8)
-    figure.savefig(path, dpi=200, metadata={"Software": None})
+    save(figure, path, 200)
 
 
 def draw_classes(per_class: Mapping[str, Sequence[float | None]], classes: Sequence[str], path: Path) -> None:
@@ -96,7 +100,8 @@ def draw_classes(per_class: Mapping[str, Sequence[float | None]], classes: Seque
     axes = figure.add_subplot()
     axes.barh(places - 0.2, auroc, 0.4, color=BLUE, label="AUROC")
     axes.barh(places + 0.2, precision, 0.4, color=GREY, label="average precision")
-    names = [f"{name} ({support:,.0f})" for name, support in zip(classes, per_class["support"], strict=True)]
+    named = zip(classes, per_class["support"], strict=True)
+    names = [f"{fitted(name, LABEL, 8)} ({support:,.0f})" for name, support in named]
     axes.set_yticks(places, names, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
@@ -104,7 +109,7 @@ def draw_classes(per_class: Mapping[str, Sequence[float | None]], classes: Seque
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     figure.legend(frameon=False, fontsize=7.5, loc="outside lower center", ncols=2)
-    figure.savefig(path, dpi=200, metadata={"Software": None})
+    save(figure, path, 200)
 
 
 def write(

@@ -9,28 +9,34 @@ from pathlib import Path
 from mlx_peft.data.labels import NONE
 from mlx_peft.engine.disk import disk_errors
 from mlx_peft.engine.preview import Shown
+from mlx_peft.report.drawing import fitted, save
 
-LONGEST = 24
-"""Letters of a class's name that a caption has room for."""
+POINTS = 7
+"""Of the captions' letters."""
 
 
 def draw(images: Sequence[Shown], path: Path) -> None:
-    """Writes the images with their classes as PNG. Raises UserError where the file cannot be written."""
+    """Writes the images with their classes as PNG; a line of a caption is cut to its image's width.
+
+    Raises UserError where the file cannot be written.
+    """
     from matplotlib.figure import Figure
 
     columns = min(len(images), max(4, math.ceil(math.sqrt(len(images) * 1.5))))
     rows = math.ceil(len(images) / columns)
     side = max(1.5, images[0].pixels.shape[0] / 150)
-    figure = Figure(figsize=(columns * side, rows * (side + 0.35)), layout="constrained")
+    captions = ["\n".join(fitted(line, 0.92 * side, POINTS) for line in caption(image).split("\n")) for image in images]
+    lines = 1 + max(text.count("\n") for text in captions)
+    figure = Figure(figsize=(columns * side, rows * (side + 0.1 + 0.12 * lines)), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
-    for axes, image in zip(grid, images, strict=False):
+    for axes, image, text in zip(grid, images, captions, strict=False):
         axes.imshow(image.pixels, interpolation="nearest")
-        axes.set_title(caption(image), fontsize=7, parse_math=False)  # a name may have dollar signs
+        axes.set_title(text, fontsize=POINTS, parse_math=False)  # a name may have dollar signs
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, metadata={"Software": None})
+        save(figure, path, 150)
 
 
 def caption(image: Shown) -> str:
@@ -38,9 +44,6 @@ def caption(image: Shown) -> str:
 
     Of several classes that are all there the names alone; of none, so much.
     """
-    cut = [
-        (name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…", share) for name, share in image.classes.items()
-    ]
-    whole = len(cut) == 1 or all(share == 1 for _, share in cut)
-    lines = [name if whole else f"{share:.2f} {name}" for name, share in cut] or [NONE]
+    whole = len(image.classes) == 1 or all(share == 1 for share in image.classes.values())
+    lines = [name if whole else f"{share:.2f} {name}" for name, share in image.classes.items()] or [NONE]
     return "\n".join(lines) + ("" if abs(image.weight - 1) < 1e-3 else f"\nweight {image.weight:.2f}")

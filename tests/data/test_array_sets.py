@@ -128,10 +128,25 @@ def test_medmnist_states_its_sizes_and_a_part_is_refused(tmp_path: Path, opened_
     assert [variant.name for variant in entry.variants] == ["28", "64", "128", "224"]
     assert entry.variants[0].sizes == {"train": 546, "val": 78, "test": 156}
     npz(tmp_path, "breastmnist", 28)
-    with pytest.raises(UserError, match=r"medmnist:breastmnist in .*: 12 train images, not 546"):
+    with pytest.raises(
+        UserError, match=r"breastmnist\.npz: train_images is uint8 \(12, 28, 28\), not .*\(546, 28, 28\)"
+    ):
         opened_as("medmnist:breastmnist", tmp_path)
     with pytest.raises(UserError, match=r"no breastmnist_64\.npz in .*; set data\.root .* https://zenodo"):
         opened_as("medmnist:breastmnist", tmp_path, variant="64")
+
+
+def test_more_images_than_published_are_refused_before_they_are_unpacked(
+    tmp_path: Path, opened_as: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    npz(tmp_path, "breastmnist", 28, train_images=np.zeros((3000, 28, 28), np.uint8))
+
+    def unpacked(count: int, dtype: object) -> None:
+        raise AssertionError(f"room for {count} bytes")
+
+    monkeypatch.setattr(archives, "_empty", unpacked)
+    with pytest.raises(UserError, match=r"train_images is uint8 \(3000, 28, 28\), not whole numbers \(12, 28, 28\)"):
+        opened_as("medmnist:breastmnist", tmp_path, MED)
 
 
 def test_medmnist_is_fetched_where_it_is_missing_and_may_be(
@@ -184,7 +199,7 @@ def test_a_set_of_several_labels_keeps_all_of_them(tmp_path: Path, opened_as: Op
         (np.full((6, 14), 2, np.uint8), "val labels are not 14 times 0 or 1"),
         (np.full((6, 14), 257, np.int64), "val labels are not 14 times 0 or 1"),
         (np.full((6, 14), -255, np.int64), "val labels are not 14 times 0 or 1"),
-        (np.zeros((6, 1), np.uint8), r"val_labels is uint8 \(6, 1\), not whole numbers \(n, 14\)"),
+        (np.zeros((6, 1), np.uint8), r"val_labels is uint8 \(6, 1\), not whole numbers \(6, 14\)"),
     ],
 )
 def test_several_labels_are_zeros_and_ones(tmp_path: Path, opened_as: Open, labels: np.ndarray, message: str) -> None:
@@ -202,10 +217,10 @@ def test_images_of_several_classes_are_not_sampled_by_class(tmp_path: Path, open
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"val_labels": np.zeros(6, np.uint8)}, r"val_labels is uint8 \(6,\), not whole numbers \(n, 1\)"),
-        ({"val_labels": np.zeros((6, 14), np.uint8)}, r"val_labels is uint8 \(6, 14\), not whole numbers \(n, 1\)"),
-        ({"val_labels": np.zeros((5, 1), np.uint8)}, "6 val images, uint8, and 5 labels"),
-        ({"val_images": np.zeros((6, 28, 28, 3), np.uint8)}, r"not whole numbers \(n, 28, 28\)"),
+        ({"val_labels": np.zeros(6, np.uint8)}, r"val_labels is uint8 \(6,\), not whole numbers \(6, 1\)"),
+        ({"val_labels": np.zeros((6, 14), np.uint8)}, r"val_labels is uint8 \(6, 14\), not whole numbers \(6, 1\)"),
+        ({"val_labels": np.zeros((5, 1), np.uint8)}, r"val_labels is uint8 \(5, 1\), not whole numbers \(6, 1\)"),
+        ({"val_images": np.zeros((6, 28, 28, 3), np.uint8)}, r"not whole numbers \(6, 28, 28\)"),
         ({"val_images": np.zeros((6, 28, 28))}, r"val_images is float64 \(6, 28, 28\), not whole numbers"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -95,12 +96,75 @@ def test_a_file_that_changed_is_decoded_again_by_the_next_run(root: Path) -> Non
     assert np.abs(after.astype(int) - (255, 0, 0)).max() < 8
 
 
-def test_past_the_most_that_stay_mapped_images_are_read_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def maps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each file that is mapped."""
+    made: list[int] = []
+    original = cache._map
+
+    def counted(file: int) -> np.ndarray:
+        made.append(file)
+        return original(file)
+
+    monkeypatch.setattr(cache, "_map", counted)
+    return made
+
+
+def test_past_the_most_that_stay_mapped_images_are_read_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch, maps: list[int]
+) -> None:
+    gc.collect()  # caches of other tests no longer count
     monkeypatch.setattr(cache, "MAPPED", COUNT // 2)
-    config = data(root)
+    config = data(root).model_copy(update={"threads": 1})
     plain = open_dataset(config)
     opened = cached(plain, config)
     assert [epoch(opened, config, number) for number in range(3)] == [epoch(plain, config, n) for n in range(3)]
+    assert len(maps) == COUNT // 2
+
+
+def test_caches_of_one_process_share_what_may_stay_mapped(
+    root: Path, monkeypatch: pytest.MonkeyPatch, maps: list[int]
+) -> None:
+    gc.collect()
+    monkeypatch.setattr(cache, "MAPPED", COUNT // 2)
+    config = data(root)
+    plain = open_dataset(config)
+    first, second = cached(plain, config), cached(plain, config)
+    for opened in (first, first, second):
+        for number in range(COUNT):
+            opened.train.images.read(number)
+    assert len(maps) == COUNT // 2
+    del first, opened
+    gc.collect()
+    for number in range(COUNT):
+        second.train.images.read(number)
+    assert len(maps) == COUNT
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_an_entry_is_read_only_and_the_same_mapped_or_not(tmp_path: Path, mapped: bool) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (70, 50, 3), np.uint8)
+    Cache(tmp_path, 10**6, None).put("ab" * 20, image)
+    found = Cache(tmp_path, 10**6, None).get("ab" * 20, mapped=mapped)
+    assert found is not None
+    assert np.array_equal(found, image)
+    assert not found.flags.writeable
+
+
+def test_an_entry_that_arrives_in_pieces_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (70, 50, 3), np.uint8)
+    Cache(tmp_path, 10**6, None).put("ab" * 20, image)
+    whole = os.readv
+    monkeypatch.setattr(os, "readv", lambda file, buffers: whole(file, [buffers[0][:999]]))
+    found = Cache(tmp_path, 10**6, None).get("ab" * 20)
+    assert found is not None
+    assert np.array_equal(found, image)
+
+
+def test_an_entry_that_ends_early_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Cache(tmp_path, 10**6, None).put("ab" * 20, np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr(os, "readv", lambda file, buffers: 0)
+    assert Cache(tmp_path, 10**6, None).get("ab" * 20) is None
 
 
 def test_a_limited_side_shrinks_larger_images_alike_in_every_epoch_and_where_nothing_is_kept(root: Path) -> None:
@@ -150,8 +214,13 @@ def test_room_is_made_on_opening_by_what_was_not_read_for_longest(tmp_path: Path
     assert again.get("ff" * 20) is not None
 
 
+@pytest.mark.parametrize("most", [0, COUNT])
 @pytest.mark.parametrize("damage", ["empty", "short", "header", "pixels", "longer"])
-def test_a_damaged_entry_is_decoded_anew_and_replaced(root: Path, damage: str) -> None:
+def test_a_damaged_entry_is_decoded_anew_and_replaced(
+    root: Path, monkeypatch: pytest.MonkeyPatch, damage: str, most: int
+) -> None:
+    """Whether it would stay mapped or be read."""
+    monkeypatch.setattr(cache, "MAPPED", most)
     config = data(root)
     plain = open_dataset(config)
     expected = epoch(cached(plain, config), config)

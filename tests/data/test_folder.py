@@ -11,7 +11,9 @@ from PIL import Image
 
 from mlx_peft.config import schema
 from mlx_peft.config.errors import UserError
-from mlx_peft.data import Dataset, open_dataset, opening
+from mlx_peft.data import Dataset, find, open_dataset, opening
+from mlx_peft.data.check import survey
+from mlx_peft.data.opening import open_entry
 
 
 def save(path: Path, colour: int = 0) -> Path:
@@ -151,6 +153,16 @@ def test_broken_images_are_skipped_and_counted_where_allowed(tmp_path: Path) -> 
     assert dataset.notes == ("left out, unreadable: 4 (ant/broken0.jpg, ant/broken1.jpg, ant/broken2.jpg, ...)",)
     (tmp_path / "ant" / "broken0.jpg").unlink()
     assert opened(tmp_path, val=0, unreadable="skip").train.sha256 == dataset.train.sha256
+
+
+def test_an_image_too_narrow_to_be_evaluated_counts_as_broken(tmp_path: Path) -> None:
+    tree(tmp_path, "ant", "cat")
+    Image.new("RGB", (2, 30_000)).save(tmp_path / "ant" / "thread.png")
+    with pytest.raises(UserError, match=r"ant/thread\.png: .*2 x 30000: .* crop it(?s:.*)data\.unreadable: skip"):
+        opened(tmp_path, val=0)
+    assert opened(tmp_path, val=0, unreadable="skip").notes == ("left out, unreadable: 1 (ant/thread.png)",)
+    found = survey(open_entry(find("folder"), schema.Data(name="folder", root=tmp_path), decode=False), threads=1)
+    assert [found.named(row)["image"] for row in found.broken] == ["ant/thread.png"]
 
 
 def test_broken_images_are_refused_by_name_on_opening(tmp_path: Path) -> None:

@@ -289,3 +289,20 @@ def test_bytes_are_read_as_the_file_is(tmp_path: Path, form: str) -> None:
     assert reading.stored_as(data).split()[0] == form
     with pytest.raises(UserError, match=r"^row 3: not a readable image"):
         reading.decode_image(data[:30], "row 3")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize(("width", "height"), [(2, 30_000), (30_000, 2), (3, 301)])
+def test_an_image_too_narrow_for_any_model_is_refused(tmp_path: Path, suffix: str, width: int, height: int) -> None:
+    path = tmp_path / f"thread.{suffix}"
+    Image.new("RGB", (width, height)).save(path)
+    message = rf"thread\.{suffix}.*{width} x {height}: one side is more than 100 times the other; crop it"
+    with pytest.raises(UserError, match=message):
+        read_image(path)
+    with pytest.raises(UserError, match=message):
+        reading.decode_image(path.read_bytes(), path.name)
+
+
+def test_the_narrowest_image_is_read(tmp_path: Path) -> None:
+    Image.new("RGB", (3, 300)).save(tmp_path / "thread.png")
+    assert read_image(tmp_path / "thread.png").shape == (300, 3, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.errors import UserError
 from mlx_peft.data import FileImages, Split, eval_batches, eval_image, train_batches
+from mlx_peft.data.reading import MAX_RATIO
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -53,29 +55,39 @@ def test_a_path_and_its_pixels_give_the_same(tmp_path: Path) -> None:
     assert np.array_equal(ours, eval_image(np.asarray(picture(60, 80)), preprocessing, 32))
 
 
-@pytest.mark.parametrize("size", [(65_000, 1), (1, 65_000)])
+@pytest.mark.parametrize("size", [(100, 1), (1, 100)])
 @pytest.mark.parametrize(
-    ("crop_mode", "becomes"), [("center", r"\d+ x \d{8}|\d{8} x \d+"), ("border", "0 x 248|248 x 0")]
+    ("crop_mode", "side", "becomes"), [("center", 1024, "1137 x 113700|113700 x 1137"), ("border", 32, "0 x 35|35 x 0")]
 )
 def test_an_image_too_narrow_for_the_recipe_is_refused_by_name(
-    tmp_path: Path, size: tuple[int, int], crop_mode: str, becomes: str
+    tmp_path: Path, size: tuple[int, int], crop_mode: str, side: int, becomes: str
 ) -> None:
-    """A file of 300 bytes would become an image of nine gigabytes, or of no pixels."""
+    """The longest file that is read at all would become an image of 400 MB, or of no pixels."""
     preprocessing = Preprocessing(mean=MEAN, std=STD, crop_pct=0.9, crop_mode=crop_mode)
     Image.new("RGB", size).save(tmp_path / "image.png")
     message = rf"image\.png: {size[0]} x {size[1]} pixels would become ({becomes}), not 1 to 89,478,485 in all"
     with pytest.raises(UserError, match=message):
-        eval_image(tmp_path / "image.png", preprocessing, 224)
+        eval_image(tmp_path / "image.png", preprocessing, side)
     split = Split("train", FileImages(tmp_path, ("image.png",)), np.zeros(1, np.int64))
     config = schema.Data(name="folder", batch_size=1, threads=1)
     flipped = schema.Data(name="folder", batch_size=1, threads=1, augment={"flip": True})
     for batches in (
-        eval_batches(split, config, preprocessing, 224),
-        train_batches(split, config, preprocessing, 224, seed=0, epoch=0),
-        train_batches(split, flipped, preprocessing, 224, seed=0, epoch=0),
+        eval_batches(split, config, preprocessing, side),
+        train_batches(split, config, preprocessing, side, seed=0, epoch=0),
+        train_batches(split, flipped, preprocessing, side, seed=0, epoch=0),
     ):
         with pytest.raises(UserError, match=message):
             next(batches)
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "border", "squash"])
+@pytest.mark.parametrize("side", [50, 224, 518])
+@pytest.mark.parametrize("shape", [(MAX_RATIO, 1), (1, MAX_RATIO)])
+def test_what_is_read_fits_every_recipe_that_is_in_use(
+    crop_mode: Literal["center", "border", "squash"], side: int, shape: tuple[int, int]
+) -> None:
+    preprocessing = Preprocessing(mean=MEAN, std=STD, crop_pct=0.9, crop_mode=crop_mode)
+    assert eval_image(np.zeros((*shape, 3), np.uint8), preprocessing, side).shape == (side, side, 3)
 
 
 def test_the_longest_image_that_may_be_resized_is() -> None:

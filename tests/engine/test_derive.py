@@ -61,6 +61,7 @@ def test_a_merged_model_is_as_good_as_its_run(lora: Path, tmp_path: Path) -> Non
     made = derive(lora, Step(name="merged", merge="exact"), tmp_path / "merged")
     parent = result(lora)
     assert made == result(tmp_path / "merged")
+    assert made["notes"] == parent["notes"]
     for split in ("val", "test"):
         assert made["metrics"][split]["top1"] == parent["metrics"][split]["top1"]
         assert made["metrics"][split]["loss"] == pytest.approx(parent["metrics"][split]["loss"], rel=1e-5)

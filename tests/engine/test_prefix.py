@@ -324,6 +324,11 @@ def test_a_broken_image_is_left_out_or_refused_as_ever(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"dark/5\.png: .*data\.unreadable: skip"):
         run("refuse", "refuse", Breaker())
-    assert run("skip", "skip")["cached_features"]["images"] == 11
+    skipped = run("skip", "skip")
+    assert skipped["cached_features"]["images"] == 11
+    assert skipped["notes"] == ["left out, unreadable: 1 (dark/5.png)"]
+    assert json.loads((tmp_path / "skip" / "result.json").read_text())["notes"] == skipped["notes"]
     image.write_bytes(whole)
-    assert run("refuse", "refuse")["cached_features"]["images"] == 12
+    whole_set = run("refuse", "refuse")
+    assert whole_set["cached_features"]["images"] == 12
+    assert whole_set["notes"] == []

@@ -171,8 +171,8 @@ def npy(shape: tuple[int, ...]) -> bytes:
 def zipped(root: Path, large: bytes, small: Callable[[tuple[int, ...]], bytes]) -> None:
     """MedMNIST's six arrays, the first with 768 MiB after its head."""
     with zipfile.ZipFile(root / "breastmnist.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as written:
-        for split in ("train", "val", "test"):
-            for what, shape in (("images", (2, 28, 28)), ("labels", (2, 1))):
+        for split, size in (("train", 546), ("val", 78), ("test", 156)):
+            for what, shape in (("images", (size, 28, 28)), ("labels", (size, 1))):
                 first = (split, what) == ("train", "images")
                 with written.open(f"{split}_{what}.npy", "w") as file:
                     file.write(large if first else small(shape))
@@ -182,7 +182,7 @@ def zipped(root: Path, large: bytes, small: Callable[[tuple[int, ...]], bytes]) 
 
 def zip_bomb(root: Path) -> None:
     """An array much longer than its header says."""
-    zipped(root, npy((2, 28, 28)), lambda shape: npy(shape) + bytes(int(np.prod(shape))))
+    zipped(root, npy((546, 28, 28)), lambda shape: npy(shape) + bytes(int(np.prod(shape))))
 
 
 def zip_header_bomb(root: Path) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mlx_peft.config.errors import UserError
 from mlx_peft.engine.metrics import Evaluation, measure
 from mlx_peft.engine.preview import Shown
-from mlx_peft.report import evaluation, preview
+from mlx_peft.report import drawing, evaluation, preview
 
 
 def found(classes: int, absent: int | None = None) -> Evaluation:
@@ -55,6 +57,58 @@ def test_a_class_s_name_is_no_formula(tmp_path: Path, name: str) -> None:
     shown = [Shown(np.zeros((8, 8, 3), np.uint8), {name: 0.5, "b": 0.5}, 1.0)]
     preview.draw(shown, tmp_path / "preview.png")
     assert min(Image.open(tmp_path / "preview.png").size) > 100
+
+
+LONG = "immature granulocytes(myelocytes, metamyelocytes and promyelocytes)"
+
+
+def blue(path: Path) -> int:
+    """Pixels across a heat map: those of the row that has most of a colour."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    return int((pixels[..., 2] - pixels[..., 0] > 3).sum(axis=1).max())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("classes", [2, 8, 40])
+def test_long_names_leave_the_confusion_matrix_its_room(tmp_path: Path, classes: int) -> None:
+    confusion = np.ones((classes, classes), int).tolist()
+    sizes = {}
+    for kind, names in (("long", [f"{n} {LONG}" for n in range(classes)]), ("short", list(map(str, range(classes))))):
+        path = tmp_path / f"{kind}.png"
+        evaluation.draw_confusion(confusion, names, path)
+        sizes[kind] = blue(path)
+    assert sizes["long"] > 0.8 * sizes["short"]
+
+
+@pytest.mark.parametrize("name", [LONG, LONG.upper(), "W" * 60, "i" * 200])
+def test_text_is_cut_to_the_width_that_there_is(name: str) -> None:
+    cut = drawing.fitted(name, 1.5, 8)
+    assert cut.endswith("…")
+    assert name.startswith(cut[:-1])
+    assert drawing.width(cut, 8) <= 1.5 < drawing.width(f"{name[: len(cut)]}…", 8)
+    assert drawing.fitted("cat", 1.5, 8) == "cat"
+    figure = Figure(dpi=100)
+    drawn = figure.text(0, 0, cut, fontsize=8).get_window_extent(FigureCanvasAgg(figure).get_renderer()).width / 100
+    assert drawn == pytest.approx(drawing.width(cut, 8), rel=0.05), "whole pixels are what Agg counts in"
+
+
+@pytest.mark.filterwarnings("error")
+def test_letters_that_the_font_lacks_are_drawn_without_a_word(tmp_path: Path) -> None:
+    names = ["\N{CJK UNIFIED IDEOGRAPH-732B}" * 30, "\N{CJK UNIFIED IDEOGRAPH-72AC}"]
+    evaluation.draw_confusion([[1, 2], [3, 4]], names, tmp_path / "confusion.png")
+    preview.draw([Shown(np.zeros((8, 8, 3), np.uint8), dict.fromkeys(names, 0.5), 1.0)], tmp_path / "preview.png")
+
+
+@pytest.mark.parametrize("side", [16, 64, 384])
+def test_captions_stay_above_their_own_image(tmp_path: Path, side: int) -> None:
+    shown = [Shown(np.zeros((side, side, 3), np.uint8), {LONG.upper(): 0.7, LONG: 0.3}, 0.5)] * 8
+    preview.draw(shown, tmp_path / "preview.png")
+    pixels = np.asarray(Image.open(tmp_path / "preview.png").convert("L"))
+    pitch = pixels.shape[1] / 4
+    for column in range(5):
+        edge = round(column * pitch)
+        assert (pixels[:, max(0, edge - 2) : edge + 2] == 255).all(), "white between the columns, and at the edges"
 
 
 def test_a_run_gets_the_pictures_of_its_test_split(tmp_path: Path) -> None:

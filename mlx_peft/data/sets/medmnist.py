@@ -241,7 +241,7 @@ def read_medmnist(name: str, config: schema.Data, variant: Variant) -> Found:
 
     Images are uint8 ``(n, side, side)``, grey, or ``(n, side, side, 3)``. ChestMNIST's labels are ``(n, 14)`` of 0 and
     1: an image may have any of its findings, or none. Raises UserError where the archive is missing, damaged or another
-    one.
+    one: not as many images as published is told from the headers, before anything is unpacked.
     """
     medset, side = SETS[name], int(variant.name)
     stem = name if side == SIDES[0] else f"{name}_{side}"
@@ -252,9 +252,11 @@ def read_medmnist(name: str, config: schema.Data, variant: Variant) -> Found:
         notes = (f"downloaded {url}",)
     source = f"{SOURCE}, which data.download: true does"
     path = locate(existing(config.root), PLACES, f"{stem}.npz", config.name, source) / f"{stem}.npz"
-    image = (-1, side, side) if medset.channels == 1 else (-1, side, side, 3)
-    label = (-1, len(medset.classes) if medset.multi_label else 1)
-    arrays = read_npz(path, {f"{split}_images": image for split in SPLITS} | {f"{s}_labels": label for s in SPLITS})
+    image = (side, side) if medset.channels == 1 else (side, side, 3)
+    answers = len(medset.classes) if medset.multi_label else 1
+    sizes = {split: variant.sizes.get(split, -1) for split in SPLITS}
+    shapes: dict[str, tuple[int, ...]] = {f"{split}_images": (size, *image) for split, size in sizes.items()}
+    arrays = read_npz(path, shapes | {f"{split}_labels": (size, answers) for split, size in sizes.items()})
     splits = {}
     for split in SPLITS:
         pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
