@@ -132,8 +132,9 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _groups(names: list[str], column: str, path: Path) -> np.ndarray:
-    if any(blank := [not name.strip() for name in names]):
-        raise no_group(f"{path}: row {blank.index(True) + 1}", column)
+    names = [name.strip() for name in names]
+    if "" in names:
+        raise no_group(f"{path}: row {names.index('') + 1}", column)
     longest = max(map(len, names))
     if longest * len(names) > MAX_GROUPS:
         raise UserError(f"{path}: a group's name of {longest:,} characters is too long for {len(names):,} rows")
