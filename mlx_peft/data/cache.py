@@ -268,10 +268,14 @@ def shrunk(image: np.ndarray, side: int | None) -> np.ndarray:
 def cached(dataset: Dataset, config: schema.Data) -> Dataset:
     """The data set with its image files read through the cache that ``data.cache`` asks for.
 
-    Raises UserError where the cache's folder cannot be used.
+    Where its images are no files of their own there is nothing to keep, and a note says so: configurations for several
+    data sets have one cache. Raises UserError where the cache's folder cannot be used.
     """
     if not config.cache.gigabytes:
         return dataset
+    if not any(isinstance(split.images, FileImages) for split in dataset.splits.values()):
+        note = f"data.cache: not used, since {dataset.name} has no image files of their own"
+        return replace(dataset, notes=(*dataset.notes, note))
     cache = Cache(config.cache.folder or default_folder(), int(config.cache.gigabytes * 1e9), config.cache.side)
 
     def through(split: Split | None) -> Split | None:

@@ -81,7 +81,7 @@ def _product(source: int, target: int, interpolation: str, image: np.ndarray) ->
     return levels.reshape(target, *image.shape[1:])
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _matrix(source: int, target: int, interpolation: str) -> tuple[sparse.csr_matrix, int]:
     """Weights as whole numbers, and how many of their bits are after the point."""
     largest = pillow_weights(source, target, interpolation).max()

@@ -59,7 +59,8 @@ def _pair_rows(survey: Survey, title: str, pairs: Sequence[Pair]) -> list[Image.
         some = pairs[first : min(first + EACH // 2, PAIRS)]
         tiles = [_tile(survey, row) for pair in some for row in (pair.earlier, pair.later)]
         places = "; ".join(f"{survey.place(pair.earlier)[0]}, {survey.place(pair.later)[0]}" for pair in some)
-        strips.append(_strip(f"{title} ({len(pairs):,} in all): {places}", tiles))
+        names = [survey.named(row)["image"] for pair in some for row in (pair.earlier, pair.later)]
+        strips.append(_strip(f"{title} ({len(pairs):,} in all): {places}", tiles, names))
     return strips
 
 
@@ -84,12 +85,26 @@ def _tile(survey: Survey, row: int) -> Image.Image:
     return ImageOps.contain(image, (TILE, TILE))
 
 
-def _strip(title: str, tiles: Sequence[Image.Image]) -> Image.Image:
-    strip = Image.new("RGB", (EACH * (TILE + _MARGIN) + _MARGIN, _LINE + TILE + 2 * _MARGIN), _GROUND)
-    ImageDraw.Draw(strip).text((_MARGIN, _MARGIN), title[:TITLE], _INK, _font())
+def _strip(title: str, tiles: Sequence[Image.Image], names: Sequence[str] = ()) -> Image.Image:
+    """A row of tiles under its title, and over their names where there are some."""
+    below = _LINE + TILE + _MARGIN
+    strip = Image.new("RGB", (EACH * (TILE + _MARGIN) + _MARGIN, below + (_LINE if names else _MARGIN)), _GROUND)
+    draw = ImageDraw.Draw(strip)
+    draw.text((_MARGIN, _MARGIN), title[:TITLE], _INK, _font())
     for place, tile in enumerate(tiles):
         strip.paste(tile, (_MARGIN + place * (TILE + _MARGIN), _LINE + _MARGIN))
+    for place, name in enumerate(names):
+        draw.text((_MARGIN + place * (TILE + _MARGIN), below), ending(name, TILE), _INK, _font())
     return strip
+
+
+def ending(name: str, width: int) -> str:
+    """As much of a name's end as fits so many pixels: files of a folder differ there."""
+    name = name.encode("utf-8", "replace").decode()  # of a file, it may be no text
+    shown = name[-width:]
+    while _font().getlength(shown) > width:
+        shown = f"…{shown.removeprefix('…')[1:]}"
+    return shown
 
 
 @cache

@@ -253,6 +253,16 @@ def test_a_folder_that_cannot_be_used_is_refused(root: Path) -> None:
         cached(open_dataset(data(root)), data(root))
 
 
+def test_where_there_are_no_image_files_a_note_says_that_nothing_is_cached(root: Path) -> None:
+    config = schema.Data(name="digits", cache={"gigabytes": 1, "folder": root.parent / "cache"})
+    plain = open_dataset(config)
+    opened = cached(plain, config)
+    assert opened.notes == (*plain.notes, "data.cache: not used, since digits has no image files of their own")
+    assert opened.train is plain.train
+    assert not (root.parent / "cache").exists()
+    assert cached(open_dataset(data(root)), data(root)).notes == ()
+
+
 def test_a_file_that_is_gone_is_named(root: Path) -> None:
     opened = cached(open_dataset(data(root)), data(root))
     (root / opened.train.images.identifiers[0]).unlink()
@@ -351,7 +361,7 @@ def test_runs_that_share_a_cache_and_are_killed_leave_whole_entries_within_the_l
         workers[number] = start(tmp_path, seed, limit)
         if seed == 4:
             for path in list(tmp_path.glob("*/*.rgb"))[:20]:
-                path.unlink()  # so that there is something to write again
+                path.unlink(missing_ok=True)  # so that there is something to write again; a new worker tidies up too
     for worker in workers:
         worker.kill()
         worker.communicate()

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mlx_peft.config import schema
 from mlx_peft.data import find, open_dataset
 from mlx_peft.data.check import survey
 from mlx_peft.data.opening import open_entry
-from mlx_peft.data.sheet import CLASSES, EACH, PAIRS, TILE, contact_sheet
+from mlx_peft.data.sheet import CLASSES, EACH, PAIRS, TILE, _font, contact_sheet, ending
 
 Save = Callable[..., Path]
 
@@ -43,6 +43,18 @@ def test_broken_images_many_classes_and_many_pairs_make_a_sheet_of_bounded_size(
     assert (len(found.broken), len(found.exact), found.sound) == (1, 59, False)
     sheet = contact_sheet(found)
     strips = CLASSES + PAIRS // (EACH // 2)
-    assert sheet.height == pytest.approx(strips * (TILE + 24), abs=strips)
+    names = 12 * PAIRS // (EACH // 2)  # a line under each row of pairs
+    assert sheet.height == pytest.approx(strips * (TILE + 24) + names, abs=strips)
     red = np.asarray(sheet)[: TILE + 24, : TILE + 8].astype(int)
     assert ((red[..., 0] > 150) & (red[..., 1] < 100)).sum() > TILE, "the broken image is a red cross"
+
+
+@pytest.mark.parametrize(
+    "name", ["a.png", "train/cat/" + "a" * 300 + "_0017.png", "猫" * 40, "W" * 40, "\udcff" * 40, ""]
+)
+def test_the_end_of_a_file_s_name_is_shown_where_the_whole_does_not_fit(name: str) -> None:
+    shown = ending(name, TILE)
+    assert 0 <= ImageDraw.Draw(Image.new("L", (1, 1))).textlength(shown, _font()) <= TILE
+    assert shown == name or name.encode("utf-8", "replace").decode().endswith(shown.removeprefix("…"))
+    assert ending("train/cat/" + "a" * 300 + "_0017.png", TILE).endswith("_0017.png")
+    assert ending("a.png", TILE) == "a.png"
