@@ -124,6 +124,7 @@ def test_a_key_off_by_one_letter_is_named(name: str, position: int, letter: str,
     position %= len(name)
     wrong = name[:position] + letter + name[position + 1 :]
     assume(wrong not in TENSORS and not name.startswith("head"))
+    assume(not re.match(r"blocks\.[1-9]", wrong))  # a block past the depth that is asked for, which is left out
     path = tmp_path / "weights.safetensors"
     path.write_bytes(save({wrong if key == name else key: tensor for key, tensor in TENSORS.items()}))
     with pytest.raises(UserError) as caught:
