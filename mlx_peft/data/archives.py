@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -23,6 +24,10 @@ MAX_BYTES = 2**34
 _BLOCK = 2**22
 
 
+DAMAGE = (zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError)
+"""What the readers of an archive and of an array's header raise at garbage, besides the usual errors."""
+
+
 def read_npz(path: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: str = "u1 i8 u2 i4") -> dict[str, np.ndarray]:
     """Arrays of an archive, by name; -1 in a shape is any size.
 
@@ -38,7 +43,7 @@ def read_npz(path: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: str = "u
             return {name: _member(archive, name, shape, dtypes, path) for name, shape in shapes.items()}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+    except (*DAMAGE, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path}: not a readable npz archive ({error or type(error).__name__})") from error
 
 

@@ -95,6 +95,7 @@ PLAIN = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }"
         ({"cls.npy": array(PLAIN % f"{2**62}, 8")}, r"cls claims the shape"),
         ({"cls.npy": array(PLAIN % "-1,", bytes(4))}, r"not a whole \.npz archive|claims the shape"),
         ({"cls.npy": array("{'descr': '<f4'}")}, r"not a whole \.npz archive"),
+        ({"cls.npy": array(PLAIN % "1," + "(", bytes(4))}, r"not a whole \.npz archive"),
         ({"cls.npy": array("__import__('os').system('touch run')")}, r"not a whole \.npz archive"),
         ({"cls.npy": array(PLAIN % "1,", bytes(4), b"\x09\x00")}, "an array in format"),
         ({"cls.npy": array(PLAIN.replace("<f4", "<i4") % "1,", bytes(4))}, r"not of a float type: cls \(int32\)"),
