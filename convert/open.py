@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from convert.checkpoint import Checkpoint
@@ -40,10 +41,12 @@ def open_path(path: Path, asked: Asked, part: str | None = None) -> Checkpoint:
 
 def _file(path: Path, asked: Asked, part: str | None) -> Checkpoint:
     tensors = read_npz(path) if path.suffix == ".npz" else read_tensors(path)
-    layout, tensors = recognise(tensors, path, part)
+    layout, tensors, notes = recognise(tensors, path, part)
     if layout is None:
-        return from_tensors(tensors, path, asked.name)
-    return _known(layout.read(tensors, path, asked), layout.name, path, asked)
+        checkpoint = from_tensors(tensors, path, asked.name)
+    else:
+        checkpoint = _known(layout.read(tensors, path, asked), layout.name, path, asked)
+    return replace(checkpoint, notes=(*notes, *checkpoint.notes))
 
 
 def _known(reading: Reading, layout: str, path: Path, asked: Asked) -> Checkpoint:

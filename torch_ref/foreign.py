@@ -57,13 +57,9 @@ def torchvision_weights(path: Path, base: Base) -> Features:
         image_size=a.img_size, patch_size=a.patch_size, num_layers=a.depth, num_heads=a.num_heads,
         hidden_dim=a.embed_dim, mlp_dim=a.hidden_dim, num_classes=len(base.tensors["head.weight"]),
     )  # fmt: skip
-    _, tensors = recognise(read_tensors(file), file)
+    _, tensors, _ = recognise(read_tensors(file), file)
     model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
     return model
-
-
-TOWERS = {"CLIPModel": "CLIPVisionModelWithProjection"}
-"""What of a model of images and texts opens the same folder and takes images alone."""
 
 
 def transformers_folder(path: Path, base: Base) -> Features:
@@ -74,11 +70,13 @@ def transformers_folder(path: Path, base: Base) -> Features:
     headed = "head.weight" in base.tensors
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     [name, *_] = config.get("architectures") or ["AutoModelForImageClassification" if headed else "AutoModel"]
-    name = TOWERS.get(name, name)
     model = getattr(transformers, name).from_pretrained(path, dtype=torch.float32).eval()
-    model = model if headed else getattr(model, "vision_model", model)
+    texts = hasattr(model, "get_image_features")
+    model = model if headed or texts else getattr(model, "vision_model", model)
 
     def features(images: Tensor) -> Tensor:
+        if texts:  # the whole CLIP or SigLIP
+            return model.get_image_features(pixel_values=images).pooler_output
         result = model(pixel_values=images)
         for key in ("logits", "image_embeds"):
             if key in result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,12 +21,14 @@ TRANSFORMERS = ("embeddings.patch_embeddings.projection.weight", "embeddings.pat
 
 LAYOUTS = (torchvision.LAYOUT, mlx_vision.LAYOUT, npz.LAYOUT)
 
-WRAPPERS = ("module.", "model.", "backbone.", "encoder.")
-"""What training code puts before the names of a whole model."""
+HEADS = ("head.", "head_dist.", "heads.", "fc_norm.")
+"""What may stand outside of a model's prefix and belong to it all the same: a classifier that was put on it."""
+
+Recognised = tuple[Layout | None, Tensors, tuple[str, ...]]
 
 
-def recognise(tensors: Tensors, path: Path, part: str | None = None) -> tuple[Layout | None, Tensors]:
-    """A file's layout, None for timm's, and its tensors without a prefix.
+def recognise(tensors: Tensors, path: Path, part: str | None = None) -> Recognised:
+    """A file's layout, None for timm's, its tensors without a prefix, and notes on what was left out.
 
     Args:
         part: which model is meant, where there are several: ``teacher``.
@@ -36,14 +39,14 @@ def recognise(tensors: Tensors, path: Path, part: str | None = None) -> tuple[La
     for layout, anchor in [(None, TIMM), *((layout, layout.anchor) for layout in LAYOUTS)]:
         prefixes = [name[: -len(anchor)] for name in tensors if re.search(rf"(^|\.){re.escape(anchor)}$", name)]
         if prefixes:
-            return layout, _without(tensors, prefixes, path, part)
+            return layout, *_without(tensors, prefixes, path, part)
     if any(name.endswith(TRANSFORMERS) for name in tensors):
         raise UserError(
             f"{path}: tensors of transformers, which do not say all of the model: name the folder that has the "
             "config.json beside them"
         )
     if any(re.match(r"blocks\.\d+\.|(cls_token|pos_embed|head\.weight)$", name) for name in tensors):
-        return None, tensors  # timm's, and what is wrong with it will be said
+        return None, tensors, ()  # timm's, and what is wrong with it will be said
     anchors = [TIMM, *(layout.anchor for layout in LAYOUTS)]
     near = next((hint for name in tensors if (hint := suggest(name, anchors, 1))), "")
     raise UserError(
@@ -52,20 +55,30 @@ def recognise(tensors: Tensors, path: Path, part: str | None = None) -> tuple[La
     )
 
 
-def _without(tensors: Tensors, prefixes: Sequence[str], path: Path, part: str | None) -> Tensors:
-    """The tensors of the model with one of the prefixes, named without it."""
-    if len(prefixes) > 1 or part is not None:
-        chosen = [prefix for prefix in prefixes if part is not None and part in prefix.split(".")]
+def _without(
+    tensors: Tensors, prefixes: Sequence[str], path: Path, part: str | None
+) -> tuple[Tensors, tuple[str, ...]]:
+    """The tensors of the model with one of the prefixes, named without it, and a note on what stood beside it."""
+    [prefix, *others] = prefixes
+    if others or part is not None:
+        chosen = [prefix for prefix in prefixes if f".{part}." in f".{prefix}"]
         if len(chosen) != 1:
-            shared = set.intersection(*(set(prefix.split(".")) for prefix in prefixes))
-            parts = [next((one for one in prefix.split(".") if one not in shared), "") for prefix in prefixes]
-            choice = " or ".join(f"--part {one}" for one in dict.fromkeys(parts) if one) or "no --part"
+            choice = " or ".join(f"--part {one}" for one in _parts(prefixes)) or "no --part"
             raise UserError(f"{path}: it holds {len(prefixes)} model{'s'[: len(prefixes) > 1]}: say {choice}")
-        outer = _outer(chosen[0])
-        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(outer)}
-        prefixes = chosen
-    [prefix] = prefixes
-    return renamed(tensors, lambda name: _stripped(name, prefix, _outer(prefix)), path)
+        [prefix] = chosen
+    outer = _outer(prefix)
+    kept = (outer,) if outer and others else (prefix if others else outer, *HEADS)
+    inside = {name: tensor for name, tensor in tensors.items() if name.startswith(kept)}
+    outside = [] if others else sorted(tensors.keys() - inside.keys())
+    notes = (f"outside of {outer[:-1]}, left out: {listed(outside)}",) if outside else ()
+    return renamed(inside, lambda name: _stripped(name, prefix, outer), path), notes
+
+
+def _parts(prefixes: Sequence[str]) -> list[str]:
+    """A name for each of several prefixes that no other has, the outermost; the whole prefix where there is none."""
+    count = Counter(one for prefix in prefixes for one in set(prefix.split(".")))
+    named = [next((one for one in prefix.split(".") if one and count[one] == 1), prefix[:-1]) for prefix in prefixes]
+    return [one for one in named if one] if len(prefixes) > 1 else []
 
 
 def _outer(prefix: str) -> str:

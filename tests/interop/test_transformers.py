@@ -21,6 +21,7 @@ from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Model
 from mlx_peft.engine.source import open_source
+from torch_ref import foreign
 
 WIDTHS = ("embed_dim", "depth", "num_heads", "patch_size", "mlp_ratio")
 META = {key: value for key, value in SMALL.items() if key != "intermediate_size"}
@@ -30,7 +31,7 @@ TEXT = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "in
 
 def whole(kind: str, **vision: Any) -> transformers.PreTrainedConfig:
     config = {"clip": transformers.CLIPConfig, "siglip": transformers.SiglipConfig}[kind]
-    return config(vision_config=SMALL | vision, text_config=TEXT, **CLASSES)
+    return config(vision_config=SMALL | vision, text_config=TEXT, projection_dim=3, **CLASSES)
 
 
 MODELS: dict[str, tuple[str, Any]] = {
@@ -71,6 +72,9 @@ MODELS: dict[str, tuple[str, Any]] = {
     "siglip that classifies": ("SiglipForImageClassification", lambda: whole("siglip")),
 }  # fmt: skip
 
+OF_TEXTS = {"clip": ("CLIPModel", lambda: whole("clip")), "siglip": ("SiglipModel", lambda: whole("siglip"))}
+"""Models of images and texts, of which the images' tower is read: they do not come back whole."""
+
 PRETRAINING = ("pooler.", "mask_token", "text_model.", "text_projection", "logit_scale", "logit_bias")
 """Tensors that a classifier has no use for, and that do not come back."""
 
@@ -79,7 +83,7 @@ UNUSED = {"CLIPForImageClassification": "post_layernorm", "SiglipForImageClassif
 
 def saved(case: str, folder: Path) -> tuple[torch.nn.Module, Base]:
     """A model of transformers in a folder, and what we make of it."""
-    name, config = MODELS[case]
+    name, config = (MODELS | OF_TEXTS)[case]
     torch.manual_seed(0)
     model = shaken(getattr(transformers, name)(config()))
     model.save_pretrained(folder)
@@ -106,6 +110,8 @@ def architecture(checkpoint: Any) -> dict[str, Any]:
 def features(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray:
     """Logits, or what a head would read."""
     with torch.no_grad():
+        if hasattr(model, "get_image_features"):
+            return model.get_image_features(pixel_values=images).pooler_output.numpy()
         result = model(pixel_values=images)
     for key in ("logits", "image_embeds"):
         if key in result:
@@ -115,7 +121,7 @@ def features(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray:
     return result.last_hidden_state[:, 0].numpy()
 
 
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("case", [*MODELS, *OF_TEXTS])
 def test_both_backends_give_the_logits_of_transformers_own_class(case: str, tmp_path: Path) -> None:
     model, base = saved(case, tmp_path)
     images = pixels()
@@ -123,6 +129,14 @@ def test_both_backends_give_the_logits_of_transformers_own_class(case: str, tmp_
     whole = base if "head.weight" in base.tensors else with_identity_head(base)
     for backend in ("torch", "mlx"):
         assert relative(logits(whole, backend, images), expected) <= LOGITS
+
+
+@pytest.mark.parametrize("case", OF_TEXTS)
+def test_the_proof_of_a_model_of_images_and_texts_has_its_features_of_images(case: str, tmp_path: Path) -> None:
+    model, base = saved(case, tmp_path)
+    images = pixels()
+    found = foreign.logits("transformers", tmp_path, base, images)
+    np.testing.assert_array_equal(found, features(model, prepared(images, base)))
 
 
 @pytest.mark.parametrize("case", MODELS)
