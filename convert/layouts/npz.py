@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tokenize
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO
 
@@ -13,16 +11,13 @@ import numpy as np
 from convert.files import finite
 from convert.layouts.layout import Asked, Layout, Reading, contiguous, inferred, shape
 from convert.layouts.renaming import Pair, pair, to_timm
+from mlx_peft.config import damage
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.border import Tensors
 from mlx_peft.config.errors import UserError
 
 LARGEST_RATIO = 4
 """Of the bytes inside an archive to its own: weights hardly compress, and a small file must not fill the memory."""
-
-
-DAMAGE = (zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError)
-"""What the readers of an archive and of an array's header raise at garbage, besides the usual errors."""
 
 
 def read_npz(path: Path) -> Tensors:
@@ -57,7 +52,7 @@ def read_npz(path: Path) -> Tensors:
                         raise ValueError(f"{name} ends too early")
                     shaped = values.reshape(dimensions[::-1]).T if fortran else values.reshape(dimensions)
                     tensors[name] = shaped.astype(np.float32, order="C")
-    except (*DAMAGE, ValueError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except (OSError, *damage.NPZ) as error:
         raise UserError(f"{path}: not a whole .npz archive: {error or 'it ends too early'}") from error
     if not tensors:
         raise UserError(f"{path}: an archive without arrays")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -13,6 +11,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
+from mlx_peft.config import damage
 from mlx_peft.config.errors import UserError
 
 IN_MEMORY = 2**30
@@ -22,10 +21,6 @@ MAX_BYTES = 2**34
 """Of one array: the largest published has 13.5 GB. What is honestly larger would fill the disk."""
 
 _BLOCK = 2**22
-
-
-DAMAGE = (zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError)
-"""What the readers of an archive and of an array's header raise at garbage, besides the usual errors."""
 
 
 def read_npz(path: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: str = "u1 i8 u2 i4") -> dict[str, np.ndarray]:
@@ -43,7 +38,7 @@ def read_npz(path: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: str = "u
             return {name: _member(archive, name, shape, dtypes, path) for name, shape in shapes.items()}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (*DAMAGE, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+    except damage.NPZ as error:
         raise UserError(f"{path}: not a readable npz archive ({error or type(error).__name__})") from error
 
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from convert.base import Base
-from convert.files import to_disk, writing
+from convert.files import read_json, to_disk, writing
+from convert.layouts.transformers import CONFIG
 from mlx_peft.config.errors import UserError
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import Quantization
@@ -88,8 +89,7 @@ def convert(
     else:
         notes, files = _written(found, job, to, target, out, proof)
     classes = len(tensors.get("head.weight", ()))
-    task = "ForImageClassification" if classes else ""
-    opened = target.opened.format(out=out, name=found.base.name, classes=classes, task=task)
+    opened = target.opened.format(out=out, name=found.base.name, classes=classes, architecture=_architecture(out))
     return Converted(found, to, opened, files, proof, (*found.asked.notes, *notes))
 
 
@@ -129,6 +129,12 @@ def _quantized(base: Base, backend: str, quantization: Quantization) -> dict[str
     classes = len(base.tensors.get("head.weight", ()))
     learner = load_backend(backend).build(experiment(base, backend), classes, base)
     return {name: tensor for name, tensor in learner.merged().items() if classes or not is_head(name)}
+
+
+def _architecture(out: Path) -> str:
+    """The class of transformers that a folder's configuration names; nothing where it names none."""
+    config = read_json(out / CONFIG) if (out / CONFIG).is_file() else {}
+    return next(iter(config.get("architectures", ())), "")
 
 
 def _into_place(staged: Path, out: Path) -> None:

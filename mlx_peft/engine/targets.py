@@ -159,7 +159,7 @@ def _peft(out: Path, job: Job) -> list[str]:
 
 TARGETS: dict[str, Target | Runtime] = {
     "timm": Target(_timm, "timm folder", 'timm.create_model("local-dir:{out}", pretrained=True)'),
-    "transformers": Target(_transformers, "transformers", 'transformers.AutoModel{task}.from_pretrained("{out}")'),
+    "transformers": Target(_transformers, "transformers", 'transformers.{architecture}.from_pretrained("{out}")'),
     "torchvision": Target(
         _torchvision,
         "torchvision",

@@ -367,7 +367,9 @@ def test_a_whole_repository_of_images_and_texts_becomes_its_images_tower(kind: s
     shaken(whole(config(vision_config=SMALL, text_config=text | {"vocab_size": 50}))).save_pretrained(tmp_path / "a")
     processor(size={"height": 32, "width": 32}, do_center_crop=False).save_pretrained(tmp_path / "a")
     report = converted(tmp_path / "a", tmp_path / "out", "--to", "transformers")
-    assert "AutoModel" in report["opened"] and report["proof"]
+    opened = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}[kind]
+    assert f"transformers.{opened}.from_pretrained" in report["opened"] and report["proof"]
+    getattr(transformers, opened).from_pretrained(tmp_path / "out")
 
 
 def test_a_crop_that_other_tags_do_not_have_is_said(tmp_path: Path) -> None:
