@@ -20,13 +20,13 @@ from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.timm.read import from_folder, from_hub
 from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.packaged import packaged
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.registry import altered, find
 from mlx_peft.config.schema import Model
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError, suggest
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from convert.mapping import from_bfloat16, let_go, map_bytes
 from convert.pth import read_pth
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
 
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 """The float types of safetensors, and what NumPy reads their bytes as: it has no bfloat16."""
@@ -228,50 +224,3 @@ def _narrowed(name: str, tensor: np.ndarray, kind: str) -> np.ndarray:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes indented JSON."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def new_folder(target: Path, replaceable: Collection[str] = ()) -> Iterator[Path]:
-    """A folder to write files into, which becomes ``target`` at the end, or vanishes if anything goes wrong.
-
-    Args:
-        replaceable: names of files that an earlier ``target`` may hold; it is replaced as a whole.
-
-    Raises:
-        UserError: where ``target`` is a file or holds other files, or cannot be written.
-    """
-    with writing(target):
-        if target.exists() and (not target.is_dir() or {file.name for file in target.iterdir()} - {*replaceable}):
-            raise UserError(f"{target}: exists already; name a new folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
-            folder = Path(beside, "new")
-            folder.mkdir()
-            yield folder
-            for file in (*folder.iterdir(), folder):
-                to_disk(file)
-            if target.exists():
-                os.replace(target, Path(beside, "old"))
-            os.replace(folder, target)
-            to_disk(target.parent)
-
-
-@contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Turns what the disk, or safetensors, refuses in the block into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        reason = "no space left on the device" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error
-        raise UserError(f"{target}: cannot be written: {reason}") from error
-    except SafetensorError as error:
-        raise UserError(f"{target}: cannot be written: {error}") from error
-
-
-def to_disk(path: Path) -> None:
-    """Waits until a file, or the list of a folder's files, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

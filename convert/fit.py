@@ -15,12 +15,12 @@ from convert.files import listed, renamed
 from convert.initial import initial_head
 from convert.resample import resize_patches, resize_positions
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.registry import Resampling
 from mlx_peft.config.shapes import heads, shapes
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
 
 PATCHES = "patch_embed.proj.weight"
 REPRESENTATION = "pre_logits."

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 
 LOGIN = "log in with: hf auth login, or set HF_TOKEN"
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.border import Tensors
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.shapes import shapes
+from mlx_peft.core.border import Tensors
 
 
 def generator(seed: int, name: str) -> np.random.Generator:

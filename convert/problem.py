@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 
 KEY = "problem_type"
 Problem = Literal["single_label_classification", "multi_label_classification"]

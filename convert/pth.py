@@ -16,9 +16,9 @@ import numpy as np
 
 from convert.mapping import from_bfloat16, let_go, map_bytes
 from convert.torch_pickle import SAVED_WITH, Part, Storage, TensorUnpickler
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError
-from mlx_peft.config.unpickling import ForeignName, check
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.unpickling import ForeignName, check
 
 Order = Literal["<", ">"]
 """Of the bytes of a number."""

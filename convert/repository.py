@@ -13,9 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convert.files import listed, new_folder
+from convert.files import listed
 from convert.hub import LOGIN, explained
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import new_folder
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo

@@ -1,6 +1,6 @@
 """What a pickle of PyTorch's says of tensors: which part of which storage each is. Nothing of it is ever run.
 
-See ``mlx_peft.config.unpickling``; the names are those of ``torch._utils`` and ``torch.serialization``.
+See ``mlx_peft.core.unpickling``; the names are those of ``torch._utils`` and ``torch.serialization``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlx_peft.config.unpickling import OPCODES, Name, Unpickler, plain_key
+from mlx_peft.core.unpickling import OPCODES, Name, Unpickler, plain_key
 
 STORAGES = {
     "DoubleStorage": "f8",

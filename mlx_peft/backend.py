@@ -17,10 +17,10 @@ from convert.base import Base
 from convert.codes.quantizers import Quantizer
 from mlx_peft import methods
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.config.border import Parameters, Tensors, total_weight
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.border import Parameters, Tensors, total_weight
 from mlx_peft.methods import quantized, rounding, simulated
 from mlx_peft.models.preprocess import preprocess
 from mlx_peft.models.stochastic import randomness

@@ -17,10 +17,10 @@ from convert.base import load_base
 from convert.problem import problem
 from mlx_peft import backend, methods
 from mlx_peft.backend import fill, stored, to_timm
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization, described
 from mlx_peft.config.schema import Model
+from mlx_peft.core.errors import UserError
 from mlx_peft.methods import merge, unmerge
 from mlx_peft.models.preprocess import preprocess
 from mlx_peft.models.vit import VisionTransformer

@@ -13,10 +13,10 @@ from torch import Tensor
 from convert.base import Base
 from convert.codes.quantizers import Quantizer
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.config.border import Parameters, Tensors, total_weight
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.border import Parameters, Tensors, total_weight
 from torch_ref import methods
 from torch_ref.methods import quantized, rounding, simulated
 from torch_ref.models.preprocess import preprocess

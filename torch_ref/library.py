@@ -11,10 +11,10 @@ import torch
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from convert.problem import problem
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization, described
 from mlx_peft.config.schema import Model
+from mlx_peft.core.errors import UserError
 from torch_ref import backend, methods
 from torch_ref.backend import fill, stored, to_numpy
 from torch_ref.methods import merge, unmerge

@@ -12,8 +12,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from convert.base import Base
-from mlx_peft.config.border import IGNORED
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.border import IGNORED
 from torch_ref.backend import device, device_peak, synchronize, to_numpy, version
 from torch_ref.models.preprocess import preprocess
 from torch_ref.saved import saved_bytes

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from convert.files import listed
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.sites import LAYERS, PARTS
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
 
 LAYER = re.compile(rf"(blocks\.\d+\.(?:attn|mlp)\.(?:{'|'.join(LAYERS)}))\.(\w+)")
 """A tensor of a linear layer in a block: the layer's path, and the tensor's last name."""

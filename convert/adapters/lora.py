@@ -10,12 +10,12 @@ import numpy as np
 
 from convert.adapters.targeting import pattern, target_modules, where
 from convert.files import listed
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.methods.lowrank import of_pattern
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.sites import LAYERS, PARTS
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
 
 LAYER = re.compile(rf"(blocks\.\d+\.(?:attn|mlp)\.(?:{'|'.join(LAYERS)}))\.(lora_[AB]\.weight|lora_magnitude_vector)")
 MAGNITUDE = "lora_magnitude_vector"

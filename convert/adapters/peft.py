@@ -15,11 +15,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from convert import problem
 from convert.adapters import adalora, ia3, ln_tuning, lora, vera
-from convert.files import new_folder, read_json, read_safetensors, write_json, write_safetensors
+from convert.files import read_json, read_safetensors, write_json, write_safetensors
 from convert.problem import MULTI, SINGLE, Problem
 from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import (
     IA3,
     SSF,
@@ -41,6 +39,9 @@ from mlx_peft.config.parameters import HEADS, SCALE
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Model
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import new_folder
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from convert.files import listed
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.sites import LAYERS
+from mlx_peft.core.errors import UserError
 
 
 def target_modules(layers: Collection[str], every_block: bool) -> str:

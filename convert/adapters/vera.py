@@ -17,11 +17,11 @@ from convert.adapters.block_layers import LAYER, by_layer, gathered, must_be_pla
 from convert.adapters.targeting import target_modules, where
 from convert.files import listed
 from convert.projections import projections
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import VeRA
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.sites import PARTS
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
 
 LAMBDAS = LAMBDA_D, LAMBDA_B = "vera_lambda_d", "vera_lambda_b"
 OURS = ("shared.vera_A", "shared.vera_B")

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.border import Tensors
 from mlx_peft.config.quantization import Quantization
+from mlx_peft.core.border import Tensors
 
 Matrix = NDArray[np.float32]
 

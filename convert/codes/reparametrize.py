@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convert.codes.quantizers import Uniform, single
-from mlx_peft.config.border import Tensors
+from mlx_peft.core.border import Tensors
 
 FLATTEST = 1e-3
 """The least scale of a channel, of the mean of all: one that hardly varies must not magnify rounding."""

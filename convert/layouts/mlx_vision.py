@@ -9,8 +9,8 @@ import numpy as np
 from convert.layouts.layout import Asked, Layout, Reading, contiguous, heads_of, inferred
 from convert.layouts.renaming import layer, pair, to_timm
 from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
 
 THEIRS = "encoder.layers.{i}"
 

@@ -11,10 +11,10 @@ import numpy as np
 from convert.files import finite
 from convert.layouts.layout import Asked, Layout, Reading, contiguous, inferred, shape
 from convert.layouts.renaming import Pair, pair, to_timm
-from mlx_peft.config import damage
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError
+from mlx_peft.core import damage
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
 
 LARGEST_RATIO = 4
 """Of the bytes inside an archive to its own: weights hardly compress, and a small file must not fill the memory."""

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 
 CONFIG = "preprocessor_config.json"
 RESAMPLE = {"bilinear": 2, "bicubic": 3}

@@ -10,8 +10,8 @@ from pathlib import Path
 from convert.files import listed, renamed
 from convert.layouts import mlx_vision, npz, torchvision
 from convert.layouts.layout import Layout
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError, suggest
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError, suggest
 
 TIMM = "patch_embed.proj.weight"
 """timm's anchor, and that of all who took its names: DeiT, DINO, DINOv2, MAE."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from convert.files import listed
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError, suggest
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError, suggest
 
 Change = Callable[[np.ndarray], np.ndarray]
 

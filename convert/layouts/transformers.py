@@ -27,10 +27,10 @@ from convert.layouts.transformers_config import (
 )
 from convert.problem import is_multi_label, written
 from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.registry import altered
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 

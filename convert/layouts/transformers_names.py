@@ -8,8 +8,8 @@ import numpy as np
 
 from convert.files import renamed
 from convert.layouts.renaming import layer, pair
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
 
 LEFT_OUT = {
     r"pooler\.dense\..*": "pooler: the layer behind the class token that only some uses want is left out",

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from convert.files import listed
 from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.registry import find
+from mlx_peft.core.errors import UserError
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -12,9 +12,9 @@ from convert.layouts.naming import fitting
 from convert.problem import is_multi_label
 from convert.timm.config import CONFIG, OURS, WEIGHTS, from_arguments, preprocessing_of, quantization_of
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.registry import altered, find, tags
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
 
 
 def from_hub(name: str) -> Checkpoint:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from convert.base import Base
-from convert.files import new_folder, write_json, write_safetensors
+from convert.files import write_json, write_safetensors
 from convert.problem import written
 from convert.timm.config import CONFIG, OURS, WEIGHTS, timm_arguments
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.shapes import heads
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import new_folder
 
 
 def write_model(

@@ -28,7 +28,7 @@ from mlx_peft.cli import (
     sweep,
     train,
 )
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 
 
 class Commands(TyperGroup):

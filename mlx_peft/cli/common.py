@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 
 if TYPE_CHECKING:
     from mlx_peft.config.schema import Experiment, Model

@@ -64,9 +64,9 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Convert a ViT into another format, with proof."""
-    from mlx_peft.config.errors import UserError, suggest
     from mlx_peft.config.files import override
     from mlx_peft.config.quantization import asked
+    from mlx_peft.core.errors import UserError, suggest
     from mlx_peft.engine import convert as engine
     from mlx_peft.engine.targets import TARGETS
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mlx_peft.cli.cat import Recipe
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 
 
 def cp(

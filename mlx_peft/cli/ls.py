@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from mlx_peft.cli.common import AsJson, echo_json
-from mlx_peft.config.errors import UserError, suggest
+from mlx_peft.core.errors import UserError, suggest
 
 Kind = Literal["models", "methods", "datasets", "recipes", "suites"]
 

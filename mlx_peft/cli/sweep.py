@@ -76,7 +76,7 @@ def sweep(
 
 def write(runs: Sequence[Run], outcomes: Mapping[str, Outcome], out: Path) -> None:
     """Writes what became of each run so far, as ``sweep.json``; the finished ones as ``table.md`` and ``table.csv``."""
-    from mlx_peft.engine.disk import write_whole
+    from mlx_peft.core.writing import write_whole
     from mlx_peft.engine.run import write_json
     from mlx_peft.report import tables
 
@@ -111,9 +111,9 @@ def work() -> None:
     replies, sys.stdout = sys.stdout, sys.stderr  # what else is printed is no reply
     try:
         from mlx_peft.cli.progress import watch
-        from mlx_peft.config.errors import UserError
         from mlx_peft.config.schema import Experiment
         from mlx_peft.config.step import Step
+        from mlx_peft.core.errors import UserError
         from mlx_peft.engine.derive import derive
         from mlx_peft.engine.stop import Interrupted
         from mlx_peft.engine.sweep import INTERRUPTED, USER_ERROR

@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from mlx_peft.config import problems, structure, yaml_io
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.yaml_io import Document, Place
+from mlx_peft.core.errors import UserError
 
 MAX_FILES = 64
 COMMAND_LINE = "command line"

@@ -9,11 +9,11 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mlx_peft.config.errors import suggest
 from mlx_peft.config.methods import OPTIONS
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.structure import bare, dotted, locate, sections, variants
 from mlx_peft.config.yaml_io import Place
+from mlx_peft.core.errors import suggest
 
 EXPECTED = {
     "int_type": "a whole number",

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_peft.config import files, yaml_io
-from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.packaged import packaged
+from mlx_peft.core.errors import UserError, suggest
 
 Kind = Literal["recipe", "suite"]
 FOLDERS: dict[Kind, Literal["configs", "suites"]] = {"recipe": "configs", "suite": "suites"}

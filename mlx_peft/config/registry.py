@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.config.errors import UserError, suggest
+from mlx_peft.core.errors import UserError, suggest
 
 FILE = Path(__file__).with_name("architectures.json")
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.shapes import shapes
+from mlx_peft.core.errors import UserError
 
 Target = Literal["qkv", "q", "k", "v", "proj", "fc1", "fc2", "attention", "mlp", "all-linear"]
 """As it may be written; the last three are GROUPS, and spelled out when read."""

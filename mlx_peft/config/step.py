@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment, Section
 from mlx_peft.config.simulation import Simulation
+from mlx_peft.core.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+=,-]*")
 

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError
 
 from mlx_peft.config import files, problems, recipes, yaml_io
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment, Section
 from mlx_peft.config.step import FolderName, Step
 from mlx_peft.config.yaml_io import Document, Place
+from mlx_peft.core.errors import UserError
 
 MAX_RUNS = 1000
 KEY = re.compile(r"\w+(\.\w+)*")

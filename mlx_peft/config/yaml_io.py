@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32

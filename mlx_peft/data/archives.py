@@ -11,8 +11,8 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from mlx_peft.config import damage
-from mlx_peft.config.errors import UserError
+from mlx_peft.core import damage
+from mlx_peft.core.errors import UserError
 
 IN_MEMORY = 2**30
 """Larger arrays are unpacked into an unnamed temporary file and mapped, so that they need no memory of their own."""

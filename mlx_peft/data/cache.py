@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import Dataset, FileImages, Split
 
 HEADER = struct.Struct("<4sIII")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import labels
 from mlx_peft.data.dataset import ADVICE, Dataset, EncodedImages, FileImages, Images
 from mlx_peft.data.duplicates import alike, glance, pixel_hash, same

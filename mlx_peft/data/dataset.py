@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import labels
 from mlx_peft.data.reading import decode_image, file_bytes, read_image
 

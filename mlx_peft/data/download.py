@@ -11,7 +11,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 
 ATTEMPTS = 3
 TIMEOUT = 30

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError, suggest
+from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.data.dataset import Split
 from mlx_peft.data.labels import several
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 
 MAX_BYTES = 2**31
 """Of a file and of what is read from it: SVHN's largest array has 225 MB."""

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.config.border import IGNORED
+from mlx_peft.core.border import IGNORED
 from mlx_peft.data.labels import several
 from mlx_peft.data.order import class_weights
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import ADVICE, ArrayImages, Dataset, Split
 from mlx_peft.data.duplicates import clusters, glance, pixel_hash
 from mlx_peft.data.entry import Entry, Found, Variant, named

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import augment, colour
 from mlx_peft.data.dataset import Images, Split
 from mlx_peft.data.mix import Targets, mix

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data.reading import MAX_PIXELS, read_image
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlx_peft.config.errors import UserError, suggest
+from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.data.entry import Entry
 from mlx_peft.data.sets import (
     busi,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import Dataset, Split
 from mlx_peft.data.labels import strata
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import AdaLoRA, MethodConfig
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.backend import Learner
 
 Kept = dict[str, list[bool]]

@@ -17,10 +17,10 @@ import numpy as np
 
 from convert.base import Base
 from convert.codes.quantizers import Quantizer
-from mlx_peft.config.border import IGNORED, Parameters, Tensors
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.prefix import Prefix
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.border import IGNORED, Parameters, Tensors
+from mlx_peft.core.errors import UserError
 
 __all__ = ["BACKENDS", "IGNORED", "Backend", "Learner", "Parameters", "Tensors", "load_backend"]
 

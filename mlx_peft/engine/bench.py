@@ -22,9 +22,9 @@ import numpy as np
 
 from convert.base import load_base
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.backend import BACKENDS
 
 CLASSES = 10

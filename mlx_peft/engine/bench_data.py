@@ -22,7 +22,7 @@ import numpy as np
 from convert.base import load_base
 from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import ArrayImages, Dataset, Split, cached, jpeg, open_dataset, train_batches
 from mlx_peft.engine.backend import BACKENDS
 from mlx_peft.engine.bench import available

@@ -14,8 +14,8 @@ from convert.codes.affine import decibels, sqnr
 from convert.codes.quantizers import LogSqrt2, Quantizer, Uniform, rounded_weight
 from convert.codes.reparametrize import Reparametrization
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.border import Tensors
 from mlx_peft.config.simulation import ATTENTION, FLOAT, NORMED, Simulation, layers, points
+from mlx_peft.core.border import Tensors
 
 SAMPLE, JUDGED = 2**18, 2**22
 """Numbers of an operand that are kept for percentiles, of all images together; and that errors are taken on, of those

@@ -10,9 +10,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError
-from mlx_peft.engine.disk import disk_errors, write_whole
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import disk_errors, write_whole
 from mlx_peft.engine.progress import Metrics
 
 FACTS = "facts"

@@ -12,11 +12,12 @@ from typing import Any, Literal
 import numpy as np
 
 from convert.base import Base
-from convert.files import read_json, to_disk, writing
+from convert.files import read_json
 from convert.layouts.transformers import CONFIG
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import Quantization
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import to_disk, writing
 from mlx_peft.engine.backend import load_backend
 from mlx_peft.engine.merge import must_be_new
 from mlx_peft.engine.proof import Proof, experiment, judge, prove_result, prove_source

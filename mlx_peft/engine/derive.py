@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.step import Step
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.examine import evaluate_splits
 from mlx_peft.engine.merge import Written, merge_run, quantize_model
 from mlx_peft.engine.progress import Metrics

@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import Batch
 from mlx_peft.engine import multilabel
 from mlx_peft.engine.backend import Learner

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import load
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, Split, cached, eval_batches, open_dataset
 from mlx_peft.engine.backend import Learner
 from mlx_peft.engine.evaluate import answers, examined

@@ -14,10 +14,11 @@ import numpy as np
 
 from convert.base import Base
 from convert.codes import affine
-from convert.files import listed, to_disk, writing
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError, suggest
+from convert.files import listed
 from mlx_peft.config.quantization import described
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.writing import to_disk, writing
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from typing import Any, SupportsFloat
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment, Train
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import Batch
 from mlx_peft.engine.allocation import Kept, RankAllocator, allocator, ranks
 from mlx_peft.engine.backend import Learner

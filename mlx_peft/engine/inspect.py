@@ -18,10 +18,10 @@ from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.problem import written
 from convert.pth import describe_pth
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import described
 from mlx_peft.config.shapes import shapes
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.load import adapter_in, find_adapter
 from mlx_peft.engine.run import RunFolder
 

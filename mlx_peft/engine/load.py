@@ -13,11 +13,11 @@ from convert.layouts.naming import DECISIVE
 from convert.open import open_path
 from convert.problem import problem
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.files import load
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
+from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.run import RunFolder
 

@@ -13,10 +13,10 @@ from convert.base import Base
 from convert.codes import affine
 from convert.timm.config import timm_arguments
 from convert.timm.write import write_model
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Experiment, Model
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.backend import Learner, Tensors, load_backend
 from mlx_peft.engine.load import Loaded, is_model, load_model, load_run
 

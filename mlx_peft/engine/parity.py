@@ -10,11 +10,11 @@ from typing import NamedTuple, get_args
 import numpy as np
 
 from convert.base import Base, load_base
-from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.methods import Linear, Method
 from mlx_peft.config.parameters import SCALE
 from mlx_peft.config.quantization import asked
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.engine.allocation import allocator
 from mlx_peft.engine.backend import Backend, Learner, Tensors, load_backend
 

@@ -12,9 +12,9 @@ from convert.base import Base
 from convert.files import narrowed
 from convert.layouts.layout import Asked
 from convert.open import open_path
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.shapes import heads
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.backend import BACKENDS, load_backend
 from mlx_peft.engine.parity import LOGITS, relative
 from mlx_peft.engine.source import Logits, Source, foreign

@@ -15,10 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import load
 from mlx_peft.config.schema import Experiment
-from mlx_peft.engine.disk import disk_errors, write_whole
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import disk_errors, write_whole
 
 FREE = (
     *("data.root", "data.threads", "data.download", "data.cache.gigabytes", "data.cache.folder"),

@@ -17,10 +17,10 @@ from convert.base import load_base
 from convert.files import listed, read_json, write_json
 from convert.timm import config as timm
 from convert.timm.read import from_folder
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import load
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment, Model
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.load import adapter_in, find_adapter, is_model
 from mlx_peft.engine.merge import merge_run, must_be_new
 from mlx_peft.engine.run import RunFolder

@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.simulation import FLOAT, Simulation
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, Split, eval_batches
 from mlx_peft.engine.backend import Learner, Tensors, load_backend
 from mlx_peft.engine.calibrate import Choice, Errors, Plan, Ranges, choices, plan

@@ -22,9 +22,9 @@ from convert.layouts.layout import Asked
 from convert.layouts.processor import CONFIG as PROCESSOR
 from convert.open import open_path
 from convert.timm.read import from_hub
-from mlx_peft.config.errors import UserError, suggest
 from mlx_peft.config.registry import altered, names
 from mlx_peft.config.schema import Model
+from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.engine.load import adapter_in, find_adapter, load_run
 from mlx_peft.engine.run import RunFolder
 

@@ -15,10 +15,10 @@ from typing import Any, Literal, TypeVar
 from convert.base import load_base
 from mlx_peft.config import suite
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Augment, Data, Experiment
 from mlx_peft.config.step import Step
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, open_dataset
 from mlx_peft.engine.backend import load_backend
 from mlx_peft.engine.derive import check_folder as check_step

@@ -10,13 +10,14 @@ import numpy as np
 
 from convert.adapters.peft import FORMATS, read_adapter, write_adapter
 from convert.base import Base
-from convert.files import new_folder, write_json, write_safetensors
+from convert.files import write_json, write_safetensors
 from convert.layouts import torchvision, transformers
 from convert.layouts.processor import CONFIG as PROCESSOR
 from convert.timm.config import timm_arguments
 from convert.timm.write import write_model
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.quantization import Quantization
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import new_folder
 from mlx_peft.engine.export import KINDS, Exported, export_model
 from mlx_peft.engine.source import Source
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from mlx_peft.config.errors import UserError
-from mlx_peft.engine.disk import disk_errors
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import disk_errors
 from mlx_peft.engine.run import Record
 
 

@@ -11,15 +11,15 @@ from convert.base import Base, load_base
 from convert.codes.stored import model_bytes
 from convert.problem import problem
 from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import write_whole
 from mlx_peft.data import Dataset, Split, cached, eval_batches, open_dataset, steps_per_epoch, train_batches
 from mlx_peft.engine.allocation import allocator
 from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.checkpoint import Position, load_checkpoint
-from mlx_peft.engine.disk import write_whole
 from mlx_peft.engine.evaluate import answers, examined
 from mlx_peft.engine.fit import Feed, fit
 from mlx_peft.engine.metrics import leading

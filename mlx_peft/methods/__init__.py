@@ -12,10 +12,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.parameters import HEADS
 from mlx_peft.config.quantization import QAT
+from mlx_peft.core.errors import UserError
 from mlx_peft.methods import (
     adalora,
     adaptformer,

@@ -16,8 +16,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from convert.initial import uniform
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import VPT
+from mlx_peft.core.errors import UserError
 from mlx_peft.methods.targets import find, replace
 from mlx_peft.models.stochastic import Dropout
 from mlx_peft.models.vit import Block, VisionTransformer

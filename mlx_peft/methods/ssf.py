@@ -17,8 +17,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from convert.initial import normal
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import SSF
+from mlx_peft.core.errors import UserError
 from mlx_peft.methods.targets import find, replace, unwrap
 from mlx_peft.models.vit import VisionTransformer
 

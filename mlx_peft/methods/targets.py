@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 import mlx.nn as nn
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.sites import Site
+from mlx_peft.core.errors import UserError
 from mlx_peft.models.vit import VisionTransformer
 from mlx_peft.quant.affine import QuantizedLinear
 

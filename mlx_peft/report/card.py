@@ -9,10 +9,10 @@ from typing import Any
 
 from convert.problem import KEY, MULTI
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
 from mlx_peft.config.registry import Entry, find
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.metrics import leading
 from mlx_peft.engine.share import Parcel
 from mlx_peft.report.format import NAMED, count, percent, seconds, size

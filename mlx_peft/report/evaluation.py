@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_peft.engine.disk import disk_errors
+from mlx_peft.core.writing import disk_errors
 from mlx_peft.report.drawing import fitted, save, width
 
 NAMED = 40

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 
 
 @dataclass(frozen=True)

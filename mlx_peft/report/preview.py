@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlx_peft.core.writing import disk_errors
 from mlx_peft.data.labels import NONE
-from mlx_peft.engine.disk import disk_errors
 from mlx_peft.engine.preview import Shown
 from mlx_peft.report.drawing import fitted, save
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_peft.engine.disk import disk_errors
+from mlx_peft.core.writing import disk_errors
 from mlx_peft.engine.run import read_metrics
 
 PREFIX = "rank/"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data.sets.vtab import GROUPS, PREFIX, TASKS
 from mlx_peft.report.format import percent
 from mlx_peft.report.gather import Run

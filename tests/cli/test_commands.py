@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import load
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.metrics import Evaluation
 from mlx_peft.engine.progress import EpochEvent, Progress, StepEvent
 from mlx_peft.engine.run import RunFolder

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import MAX_FILES, compose, dump, load, override
 from mlx_peft.config.methods import Linear, LoRA
 from mlx_peft.config.schema import SGD, AdamW, Experiment
 from mlx_peft.config.yaml_io import MAX_BYTES, write
+from mlx_peft.core.errors import UserError
 
 VALID = "model: {name: vit_small_patch16_224}\nmethod: {name: lora, rank: 4, targets: [q, v]}\ndata: {name: digits}\n"
 

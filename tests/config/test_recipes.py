@@ -8,8 +8,8 @@ from typing import Any, get_args
 import pytest
 
 from mlx_peft.config import files, recipes, registry
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import LoRA, Method
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import REGISTRY
 
 OTHERS = {

@@ -10,9 +10,9 @@ import torch
 from timm.models import get_pretrained_cfg
 
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.registry import FILE, Resampling, altered, find, names, tags
 from mlx_peft.config.shapes import shapes
+from mlx_peft.core.errors import UserError
 from torch_ref import registry as generator
 
 DATA = json.loads(FILE.read_text(encoding="utf-8"))

@@ -4,9 +4,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import BitFit, Full, LoRA
 from mlx_peft.config.sites import Targets, sites
+from mlx_peft.core.errors import UserError
 
 SMALL = Architecture(img_size=32, patch_size=8, embed_dim=48, depth=4, num_heads=3)
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from mlx_peft.config import recipes, registry, suite
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import Linear, LoRA
 from mlx_peft.config.schema import SGD
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import REGISTRY
 
 BASE = (

@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.yaml_io import MAX_DEPTH, parse, parse_value, write
+from mlx_peft.core.errors import UserError
 
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | names

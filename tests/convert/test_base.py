@@ -16,11 +16,11 @@ from convert.base import Base, load_base
 from convert.initial import initial_head
 from convert.layouts.layout import Asked
 from convert.open import open_path
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Model
 from mlx_peft.config.shapes import shapes
+from mlx_peft.core.errors import UserError
 
 Tiny = Callable[..., Base]
 Changes = Callable[[tuple[str, ...]], list[str]]

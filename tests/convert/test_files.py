@@ -15,16 +15,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 
-from convert.files import (
-    listed,
-    narrowed,
-    new_folder,
-    read_json,
-    read_safetensors,
-    read_tensors,
-    write_safetensors,
-)
-from mlx_peft.config.errors import UserError
+from convert.files import listed, narrowed, read_json, read_safetensors, read_tensors, write_safetensors
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import new_folder
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 

@@ -13,8 +13,8 @@ from huggingface_hub import constants, errors
 
 from convert.base import Base, load_base
 from convert.hub import download
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Model
+from mlx_peft.core.errors import UserError
 
 NAME = "vit_base_patch16_clip_224.openai"
 RESPONSE = SimpleNamespace(headers={}, request=None)

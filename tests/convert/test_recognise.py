@@ -14,8 +14,8 @@ from convert.files import read_tensors
 from convert.layouts.layout import Asked
 from convert.layouts.recognise import TIMM, recognise
 from convert.open import open_path
-from mlx_peft.config.border import Tensors
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
 
 
 def model(prefix: str, value: float) -> Tensors:

@@ -22,9 +22,9 @@ from convert.layouts.transformers_names import as_on_disk
 from convert.open import open_path
 from convert.timm.write import write_model
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.registry import find, names
 from mlx_peft.config.schema import Model
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.inspect import inspect
 
 Tiny = Callable[..., Base]

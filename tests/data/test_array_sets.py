@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import REGISTRY, Dataset, archives
 from mlx_peft.data.download import Remote
 from mlx_peft.data.sets import medmnist

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, cache, cached, dataset, open_dataset, train_batches
 from mlx_peft.data.cache import HEADER, STALE, Cache, shrunk
 

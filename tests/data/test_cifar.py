@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, open_dataset
 from mlx_peft.data.opening import open_entry
 from mlx_peft.data.pickles import unpickle

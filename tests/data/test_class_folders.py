@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, find
 from mlx_peft.data import dataset as dataset_module
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data.download import Remote, fetch
 
 CONTENT = np.random.default_rng(0).bytes(300_000)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import REGISTRY, ArrayImages, Split, find
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.opening import open_entry

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, find, open_dataset, opening
 from mlx_peft.data.check import survey
 from mlx_peft.data.opening import open_entry

@@ -11,7 +11,7 @@ import pytest
 from scipy.io import savemat
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import REGISTRY, Dataset
 from mlx_peft.data.sets import vtab
 

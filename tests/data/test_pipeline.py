@@ -12,7 +12,7 @@ from PIL import Image
 
 from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import (
     ArrayImages,
     Batch,

@@ -12,7 +12,7 @@ from timm.data import create_transform
 
 from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import FileImages, Split, eval_batches, eval_image, train_batches
 from mlx_peft.data.reading import MAX_RATIO
 

@@ -11,7 +11,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import REGISTRY, Dataset, open_dataset
 from mlx_peft.data.opening import open_entry
 from mlx_peft.data.sets import fashion_mnist

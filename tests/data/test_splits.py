@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import ArrayImages, Dataset, Split
 from mlx_peft.data.splits import hold_out
 

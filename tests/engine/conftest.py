@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from convert.base import Base, load_base
-from mlx_peft.config.border import Parameters, Tensors
 from mlx_peft.config.prefix import Prefix
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.border import Parameters, Tensors
 from mlx_peft.data import ArrayImages, Dataset, Split
 from mlx_peft.engine import backend, examine, train
 from mlx_peft.engine.fit import Feed

@@ -11,9 +11,9 @@ import peft
 import pytest
 from peft.tuners.adalora.layer import RankAllocator as PeftAllocator
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import AdaLoRA, Linear, LoRA
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.allocation import RankAllocator, allocator, ranks
 from mlx_peft.engine.checkpoint import load_checkpoint
 from mlx_peft.engine.fit import fit

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import jpeg
 from mlx_peft.engine import bench_data
 from mlx_peft.engine.bench_data import Settings, Share, Throughput

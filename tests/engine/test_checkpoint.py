@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import write_whole
 from mlx_peft.engine.checkpoint import Position, load_checkpoint, save_checkpoint
-from mlx_peft.engine.disk import write_whole
 
 TENSORS = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array(3), "empty": np.zeros((0, 2))}
 

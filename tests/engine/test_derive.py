@@ -11,11 +11,11 @@ import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.blas
 from pydantic import ValidationError
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.step import Step
 from mlx_peft.config.suite import Planned
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine import sweep
 from mlx_peft.engine.derive import derive, step_id
 from mlx_peft.engine.train import train

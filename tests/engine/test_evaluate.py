@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import Batch
 from mlx_peft.engine.evaluate import evaluate
 from mlx_peft.engine.progress import Metrics

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.checkpoint import Position, load_checkpoint
 from mlx_peft.engine.fit import Feed, fit
 from mlx_peft.engine.progress import EpochEvent, Silent, StepEvent

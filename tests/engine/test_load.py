@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from convert.adapters.peft import read_adapter, write_adapter
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import eval_image
 from mlx_peft.engine.examine import evaluate_run
 from mlx_peft.engine.load import load_run

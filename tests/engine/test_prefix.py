@@ -17,9 +17,9 @@ import torch  # noqa: F401  before MLX: see mlx_peft.blas
 from PIL import Image
 
 from convert.base import load_base
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.prefix import Prefix
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import ArrayImages
 from mlx_peft.engine.backend import load_backend
 from mlx_peft.engine.checkpoint import load_checkpoint

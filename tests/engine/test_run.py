@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.run import MetricsFile, RunFolder, environment, read_metrics, run_id
 
 SPLITS = {"train": {"size": 3, "sha256": "ab"}, "val": None, "test": None}

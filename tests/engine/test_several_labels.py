@@ -19,9 +19,9 @@ from sklearn.metrics import roc_auc_score
 from convert.adapters.peft import WEIGHTS, read_adapter
 from convert.files import read_safetensors
 from convert.problem import KEY, MULTI
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.simulation import Simulation
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import REGISTRY, open_dataset
 from mlx_peft.engine.convert import convert
 from mlx_peft.engine.examine import evaluate_run

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.suite import Planned
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine import backend, sweep
 from mlx_peft.engine.run import RunFolder
 from mlx_peft.engine.train import train

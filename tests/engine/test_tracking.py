@@ -11,7 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.run import read_metrics
 from mlx_peft.engine.tracking import TAGS, open_trackers
 from mlx_peft.engine.train import train

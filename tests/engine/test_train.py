@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from convert.adapters.peft import read_adapter
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import load as load_config
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import ArrayImages, Dataset, Split
 from mlx_peft.engine import train as train_module
 from mlx_peft.engine.checkpoint import load_checkpoint

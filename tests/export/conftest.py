@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 import torch_ref.backend
 from convert.base import Base, load_base
-from mlx_peft.config.border import Tensors
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.border import Tensors
 from mlx_peft.engine.export import KINDS, Exported, export_model
 
 CLASSES = ("cat", "dog", 'a "fox"', "Wölfe", "5")

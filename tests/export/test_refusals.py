@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.export import KINDS, export_model
 from torch_ref.export import coreml, onnx
 

@@ -26,7 +26,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import find
 from mlx_peft.data.opening import open_entry
 from mlx_peft.data.sets import fashion_mnist, medmnist

@@ -21,9 +21,9 @@ from safetensors.numpy import save
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from convert.files import read_safetensors, read_tensors
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Model
+from mlx_peft.core.errors import UserError
 
 SIZES = {"depth": 1, "embed_dim": 12, "num_heads": 3}
 NAME = "deit_tiny_patch16_224"

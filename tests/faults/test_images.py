@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import jpeg, read_image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")

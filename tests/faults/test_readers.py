@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import open_dataset
 
 SCRIPT = Path(__file__).with_name("fuzz_readers.py")
@@ -228,7 +228,7 @@ OPENED = """
 import sys
 from pathlib import Path
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data import open_dataset
 try:
     open_dataset(schema.Data(name=sys.argv[1], root=sys.argv[2]))

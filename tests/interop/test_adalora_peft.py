@@ -18,9 +18,9 @@ import mlx_peft.backend
 import torch_ref.backend
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import Base, load_base
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import AdaLoRA
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.allocation import RankAllocator, ranks
 from torch_ref.models.preprocess import preprocess
 

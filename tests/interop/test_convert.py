@@ -30,10 +30,10 @@ from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.timm.write import write_model
 from mlx_peft.cli.app import app
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.files import dump
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Data, Experiment
+from mlx_peft.core.errors import UserError
 from mlx_peft.data.recipe import eval_image
 from mlx_peft.engine import targets
 from mlx_peft.engine.export import Exported

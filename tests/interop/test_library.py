@@ -12,7 +12,7 @@ import torch_ref
 
 # isort: split
 import mlx_peft
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 
 MODULES = {"mlx": mlx_peft, "torch": torch_ref}
 LOGITS = 1e-5  # relative, float32

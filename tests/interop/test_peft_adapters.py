@@ -15,9 +15,9 @@ import torch
 
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import Base, load_base
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import Full, Linear, LoRA, MethodConfig
 from mlx_peft.config.schema import Model
+from mlx_peft.core.errors import UserError
 
 LOGITS = 1e-5
 """Relative; float32, with W + s B A formed on one side only."""

@@ -18,8 +18,8 @@ from convert.layouts.layout import Asked
 from convert.layouts.transformers_config import DEFAULTS
 from convert.open import open_path
 from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Model
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.source import open_source
 from torch_ref import foreign
 

@@ -23,8 +23,8 @@ import torch_ref.backend
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from convert.projections import projections
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError
 
 LOGITS, GRADIENTS = 1e-5, 1e-4
 """Relative; float32, weights formed on one side only, and twice as many operations for a gradient."""

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import AdaLoRA
+from mlx_peft.core.errors import UserError
 
 ROUNDING = 2e-6
 """Relative, float32: two orders of the same few sums."""

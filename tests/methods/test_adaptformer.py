@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import AdaptFormer
+from mlx_peft.core.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 

@@ -8,9 +8,9 @@ import torch  # before MLX: see mlx_peft.blas
 import mlx.core as mx
 
 import mlx_peft.backend
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import FacT
 from mlx_peft.config.registry import find
+from mlx_peft.core.errors import UserError
 from mlx_peft.models import stochastic as in_mlx
 from torch_ref.models import stochastic as in_torch
 

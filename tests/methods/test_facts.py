@@ -12,11 +12,11 @@ from convert.adapters.peft import FORMATS
 from mlx_peft import methods
 from mlx_peft.cli.app import app
 from mlx_peft.config import files, recipes
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import Method
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.registry import find
+from mlx_peft.core.errors import UserError
 from mlx_peft.methods import quantized
 from mlx_peft.models.vit import VisionTransformer
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from convert.factors import principal
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import LoRA
+from mlx_peft.core.errors import UserError
 
 ROUNDING = 2e-6
 """Relative, float32: two orders of the same few sums."""

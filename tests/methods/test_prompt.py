@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import VPT
+from mlx_peft.core.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 

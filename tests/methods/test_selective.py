@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import BitFit, Full
 from mlx_peft.config.registry import find
 from mlx_peft.config.shapes import shapes
+from mlx_peft.core.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 

@@ -15,8 +15,8 @@ import mlx_peft.training
 import torch_ref.backend
 import torch_ref.training
 from convert.base import load_base
-from mlx_peft.config.border import total_weight
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.border import total_weight
 
 ROUNDING = 2e-6  # float32, sums over a handful of rows and classes
 CLASSES, ROWS = 7, 6

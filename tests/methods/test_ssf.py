@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import SSF
 from mlx_peft.config.registry import find
+from mlx_peft.core.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 

@@ -18,10 +18,10 @@ import torch_ref.quant.aware
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from convert.codes.affine import dequantized, packed
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import Full, LoRA
 from mlx_peft.config.parameters import SCALE, decays
 from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine import parity
 
 ROUNDING = 1e-5

@@ -20,9 +20,9 @@ from convert.base import load_base
 from convert.codes import affine
 from convert.timm.write import write_model
 from mlx_peft.cli.app import app
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Model
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.load import load_model
 
 THREE = Quantization(bits=3, group_size=32)

@@ -9,7 +9,7 @@ import torch  # noqa: F401  before MLX: see mlx_peft.blas
 import mlx_peft.backend
 import torch_ref.backend
 from convert.base import load_base
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.load import load_model, load_run
 from mlx_peft.engine.merge import merge_run
 from mlx_peft.engine.train import train

@@ -21,9 +21,9 @@ from convert.base import load_base
 from convert.codes.quantizers import LogSqrt2, Uniform, rounded_weight
 from convert.codes.reparametrize import Reparametrization
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.simulation import Simulation, layers, points
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine import calibrate
 from mlx_peft.engine.calibrate import Errors, Ranges, choices, normed, plan
 

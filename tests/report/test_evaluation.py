@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.metrics import Evaluation, measure
 from mlx_peft.engine.preview import Shown
 from mlx_peft.report import drawing, evaluation, preview

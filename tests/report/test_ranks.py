@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.report import ranks
 
 RECORDS = [

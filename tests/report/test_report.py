@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.report import files, gather, tables
 from mlx_peft.report.format import count, decimal, percent, seconds, size
 

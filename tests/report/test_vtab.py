@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data.sets.vtab import TASKS
 from mlx_peft.report.gather import Run
 from mlx_peft.report.vtab import by_configuration, lines, means

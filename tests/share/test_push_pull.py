@@ -24,8 +24,8 @@ from safetensors.numpy import save_file
 from convert.base import load_base
 from convert.repository import LARGEST, MOST, _allowed
 from convert.timm.write import write_model
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.schema import Experiment, Model
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.load import load_model, load_run
 from mlx_peft.engine.merge import merge_run
 from mlx_peft.engine.share import opened

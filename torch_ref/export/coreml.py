@@ -20,7 +20,7 @@ from torch import Tensor
 from convert.base import Base
 from convert.files import listed
 from convert.problem import written
-from mlx_peft.config.border import Tensors
+from mlx_peft.core.border import Tensors
 from torch_ref.export.graph import filled, quiet
 from torch_ref.models.vit import VisionTransformer
 

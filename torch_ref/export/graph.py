@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from convert.base import Base
-from mlx_peft.config.border import Tensors
+from mlx_peft.core.border import Tensors
 from torch_ref.backend import load, to_numpy
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convert.base import Base
 from convert.problem import written
-from mlx_peft.config.border import Tensors
+from mlx_peft.core.border import Tensors
 from torch_ref.export.graph import expected, filled, quiet
 from torch_ref.models.vit import VisionTransformer
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from convert.initial import uniform
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods import VPT
+from mlx_peft.core.errors import UserError
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.stochastic import Dropout
 from torch_ref.models.vit import Block, VisionTransformer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlx_peft.cli.common import AsJson, Overrides, check_picture, echo_json
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 
 if TYPE_CHECKING:
     from mlx_peft.config.schema import Data

@@ -7,9 +7,9 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.sites import Blocks, Site, Targets, chosen, sites
+from mlx_peft.core.errors import UserError
 
 
 class MethodConfig(BaseModel):

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.errors import UserError
 from mlx_peft.config.methods.base import Blockwise, Targeted
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.sites import GROUPS, Site, Targets, sites
+from mlx_peft.core.errors import UserError
 
 
 def of_pattern(pattern: dict[str, Any], path: str) -> Any:

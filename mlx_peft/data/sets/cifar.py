@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import ArrayImages, Split
 from mlx_peft.data.download import Remote, fetch
 from mlx_peft.data.entry import Entry, Found, Variant

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.lists import listed_split, locate
 from mlx_peft.data.matlab import read_arrays

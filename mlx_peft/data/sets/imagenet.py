@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.lists import locate
 from mlx_peft.data.sets.folder import LeftOut, class_folders, existing, read_classes

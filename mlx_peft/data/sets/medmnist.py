@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data.archives import read_npz
 from mlx_peft.data.dataset import ArrayImages, Split
 from mlx_peft.data.download import Remote, fetch

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import EncodedImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.lists import left_out

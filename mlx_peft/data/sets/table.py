@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError, suggest
+from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.data.dataset import FileImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.lists import WHOLE, images_in, read_text

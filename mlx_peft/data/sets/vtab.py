@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.config.errors import UserError
+from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import Split
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.lists import integer, listed_split, locate, read_rows

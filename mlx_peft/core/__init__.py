@@ -1,0 +1,1 @@
+"""What every room may use: errors, the types at the border, safe reading and writing of files."""
