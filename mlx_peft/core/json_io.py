@@ -1,0 +1,31 @@
+"""JSON as every reader of it takes it: the one writer."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def to_json(value: Any, *, indent: int | None = 2, ascii: bool = False) -> str:
+    r"""The value as JSON that can be encoded as UTF-8, without a newline at its end.
+
+    A file's name that is not UTF-8 comes back as it was: its bytes are escapes (``\udcff``), which Python's reader
+    turns into the name that ``open`` takes. Other letters stay as they are, unless ``ascii`` has them escaped too.
+
+    Args:
+        indent: spaces of each level; None: everything on one line.
+
+    Raises:
+        ValueError: for NaN and the infinities, which JSON does not have.
+        TypeError: for what is no plain value.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii, allow_nan=False)
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def canonical(value: Any) -> str:
+    """The value on one line, its keys sorted, in ASCII: equal values have equal bytes, which can be hashed."""
+    return json.dumps(value, sort_keys=True, allow_nan=False)
