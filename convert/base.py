@@ -88,7 +88,7 @@ def load_base(model: Model, num_classes: int, seed: int, quantize: Quantization 
             "unknown; name a folder in model.weights whose config.json says so (pretrained_cfg: mean, std, "
             "interpolation, crop_pct)"
         )
-    notes = list(checkpoint.notes)
+    notes = [*checkpoint.notes, *_border(architecture, checkpoint.architecture)]
     if checkpoint.tensors is None:
         tensors = initial_state(architecture, num_classes, seed)
         digest = _sha256(tensors)
@@ -155,9 +155,19 @@ def whole(checkpoint: Checkpoint, image_size: int | None = None, args: Mapping[s
         preprocessing=checkpoint.preprocessing,
         tensors={name: exact(tensor) for name, tensor in tensors.items() if classes or not is_head(name)},
         sha256="",
-        notes=(*checkpoint.notes, *(note for note in notes if not note.startswith("head"))),
+        notes=(
+            *checkpoint.notes,
+            *_border(architecture, checkpoint.architecture),
+            *(note for note in notes if not note.startswith("head")),
+        ),
         multi_label=checkpoint.multi_label,
     )
+
+
+def _border(wanted: Architecture, found: Architecture) -> list[str]:
+    """The note about pixels past the last patch, where that was asked for: what weights were trained so needs none."""
+    sizes = [(architecture.img_size, architecture.patch_size) for architecture in (wanted, found)]
+    return [] if sizes[0] == sizes[1] or wanted.border_note is None else [wanted.border_note]
 
 
 def architecture_of(model: Model) -> Architecture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,11 +53,16 @@ def create_model(
         seed: of whatever is drawn.
         quantize: the linear layers of the blocks in so few bits; None: as the weights are.
 
+    Warns:
+        UserWarning: the patches do not cover an image of ``image_size``.
+
     Raises:
         UserError: the name is unknown, or the weights do not fit it or cannot be quantised so.
     """
     description = Model(name=name, weights=weights, image_size=image_size)
     base = load_base(description, num_classes, seed, quantize)
+    if (border := base.architecture.border_note) is not None and border in base.notes:
+        warnings.warn(border, stacklevel=2)
     model = VisionTransformer(base.architecture, num_classes)
     fill(model, base)
     model.description, model.base = description, base.without_tensors()

@@ -66,6 +66,20 @@ class Architecture(BaseModel):
         return self.img_size // self.patch_size
 
     @property
+    def border_note(self) -> str | None:
+        """What a person is told of the pixels that reach no patch; None where img_size is a multiple of patch_size."""
+        past = self.img_size % self.patch_size
+        if not past:
+            return None
+        seen = self.img_size - past
+        share = 1 - (seen / self.img_size) ** 2
+        return (
+            f"image size {self.img_size} is no multiple of the patch size {self.patch_size}: the last {past} rows and "
+            f"columns, {100 * share:.1f} % of the pixels, reach no patch; {seen} and {seen + self.patch_size} are the "
+            "nearest multiples"
+        )
+
+    @property
     def num_prefix_tokens(self) -> int:
         """Class, distillation and register tokens that stand before the patches."""
         return int(self.class_token) + int(self.distilled) + self.reg_tokens

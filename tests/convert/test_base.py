@@ -243,3 +243,25 @@ def test_what_cannot_be_found_is_said(tmp_path: object) -> None:
             load_base(model(weights), 5, seed=0)
     with pytest.raises(UserError, match=r"model\.args\.img_size: write model\.image_size"):
         load_base(Model(name=NAME, weights="none", args={"img_size": 32}), 5, seed=0)
+
+
+def test_pixels_that_reach_no_patch_are_noted_with_the_nearest_sizes(tiny: Tiny, saved: Saved) -> None:
+    note = (
+        "image size 60 is no multiple of the patch size 14: the last 4 rows and columns, 12.9 % of the pixels, reach "
+        "no patch; 56 and 70 are the nearest multiples"
+    )
+    assert load_base(model("none", image_size=60, patch_size=14), 5, seed=0).notes == (note,)
+    assert load_base(model("none", image_size=56, patch_size=14), 5, seed=0).notes == ()
+    old = tiny(NAME, image_size=60)
+    assert "image size 60 is no multiple of the patch size 16" in " ".join(old.notes)
+    folder = saved(old.tensors)
+    assert any(note.startswith("image size 60 is no") for note in load_base(model(folder, image_size=60), 5, 0).notes)
+
+
+def test_a_size_that_the_weights_were_trained_at_needs_no_note() -> None:
+    """SigLIP's 384 pixels are 27 patches of 14 and 6 pixels more."""
+    name = "vit_so400m_patch14_siglip_384"
+    architecture = find(name).architecture
+    assert architecture.img_size % architecture.patch_size
+    small = {"depth": 1, "embed_dim": 24, "num_heads": 3}
+    assert load_base(Model(name=name, weights="none", args=small), 5, seed=0).notes == ()  # type: ignore[arg-type]

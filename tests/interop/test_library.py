@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -55,6 +56,18 @@ def test_an_unknown_name_is_an_attribute_error(mp):
 def test_the_same_model_gives_the_same_logits(images):
     a, b = (logits(mp, create(mp), images) for mp in MODULES.values())
     assert relative(a, b) <= LOGITS
+
+
+def test_pixels_past_the_last_patch_change_nothing_and_are_warned_of(mp):
+    images = np.random.default_rng(0).integers(0, 256, (1, 60, 60, 3), dtype=np.uint8)
+    cut = images.copy()
+    cut[:, 48:] = cut[:, :, 48:] = 0
+    with pytest.warns(UserWarning, match=r"image size 60 is no multiple of the patch size 16: the last 12 rows"):
+        model = mp.create_model("vit_tiny_patch16_224", weights="none", num_classes=4, image_size=60)
+    assert np.array_equal(logits(mp, model, images), logits(mp, model, cut))
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=60).eval()
+    pixels = [torch.from_numpy(array).permute(0, 3, 1, 2).float() for array in (images, cut)]
+    assert torch.equal(theirs(pixels[0]), theirs(pixels[1])), "timm's convolution leaves them out too"
 
 
 def test_an_adapter_goes_from_either_to_the_other(mp, images, tmp_path):
