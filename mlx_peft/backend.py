@@ -209,8 +209,10 @@ class Learner:
 
     # The protocol.
 
-    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float, *, observe: bool = False) -> mx.array:
-        count = mx.array(total_weight(targets), mx.float32)
+    def train_step(
+        self, images: np.ndarray, targets: np.ndarray, lr: float, *, weight: float | None = None, observe: bool = False
+    ) -> mx.array:
+        count = mx.array(total_weight(targets) if weight is None else weight, mx.float32)
         seed, parts = self.experiment.seed << 32 | self.step, self.experiment.train.accumulate
         if parts == 1:
             self.trained, self.slots, loss = self._step[observe](

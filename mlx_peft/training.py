@@ -28,8 +28,9 @@ INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000
 def cross_entropy(logits: mx.array, targets: mx.array, count: mx.array, smoothing: float) -> mx.array:
     """Sum of the rows' losses / count, in float32; a row that only fills the batch up adds nothing.
 
-    Loss of a row: (1 - e) (-sum_k t_k log p_k) + e (sum_k t_k) mean_k (-log p_k), e the label smoothing (Szegedy et al.
-    2016, sec. 7), t the row's targets: one class, or float32 ``(batch, classes)``, which add up to what the row counts.
+    Loss of a row: -sum_k t_k log p_k, t its targets: float32 ``(batch, classes)``, which come smoothed; or one class,
+    int32 ``(batch,)``, smoothed here: (1 - e) (-log p_y) + e mean_k (-log p_k), e the label smoothing (Szegedy et al.
+    2016, sec. 7).
     Where an image may have several classes, t is float32 ``(batch, classes, 2)``, absent and present, and each class a
     row with the logits (0, z): its loss is the binary cross entropy of the sigmoid of z.
     """
@@ -38,8 +39,7 @@ def cross_entropy(logits: mx.array, targets: mx.array, count: mx.array, smoothin
     log_p = logits.astype(mx.float32)
     log_p = log_p - mx.logsumexp(log_p, axis=-1, keepdims=True)
     if targets.ndim > 1:
-        rows = (1 - smoothing) * (targets * log_p).sum(-1) + smoothing * targets.sum(-1) * log_p.mean(-1)
-        return -rows.sum() / count
+        return -(targets * log_p).sum() / count
     valid = targets >= 0
     picked = mx.take_along_axis(log_p, mx.where(valid, targets, 0)[:, None], axis=-1)[:, 0]
     rows = -(1 - smoothing) * picked - smoothing * log_p.mean(axis=-1)

@@ -171,9 +171,12 @@ class Learner:
 
     # The protocol.
 
-    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float, *, observe: bool = False) -> Tensor:
+    def train_step(
+        self, images: np.ndarray, targets: np.ndarray, lr: float, *, weight: float | None = None, observe: bool = False
+    ) -> Tensor:
         self.model.train()
-        count, parts = total_weight(targets), self.experiment.train.accumulate
+        count = total_weight(targets) if weight is None else weight
+        parts = self.experiment.train.accumulate
         loss, scale = torch.zeros((), device=self.device), self.update.scale()
         with randomness(self.experiment.seed << 32 | self.step):
             for x, y in zip(np.split(images, parts), np.split(targets, parts), strict=True):

@@ -25,17 +25,16 @@ INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000
 def cross_entropy(logits: Tensor, targets: Tensor, count: float, smoothing: float) -> Tensor:
     """Sum of the rows' losses / count, in float32; a row that only fills the batch up adds nothing.
 
-    Loss of a row: (1 - e) (-sum_k t_k log p_k) + e (sum_k t_k) mean_k (-log p_k), e the label smoothing (Szegedy et al.
-    2016, sec. 7), t the row's targets: one class, or float32 ``(batch, classes)``, which add up to what the row counts.
+    Loss of a row: -sum_k t_k log p_k, t its targets: float32 ``(batch, classes)``, which come smoothed; or one class,
+    int32 ``(batch,)``, smoothed here: (1 - e) (-log p_y) + e mean_k (-log p_k), e the label smoothing (Szegedy et al.
+    2016, sec. 7).
     Where an image may have several classes, t is float32 ``(batch, classes, 2)``, absent and present, and each class a
     row with the logits (0, z): its loss is the binary cross entropy of the sigmoid of z.
     """
     if targets.ndim == 3:
         logits = torch.stack([torch.zeros_like(logits), logits], -1)
     if targets.ndim > 1:
-        log_p = logits.float().log_softmax(-1)
-        rows = (1 - smoothing) * (targets * log_p).sum(-1) + smoothing * targets.sum(-1) * log_p.mean(-1)
-        return -rows.sum() / count
+        return -(targets * logits.float().log_softmax(-1)).sum() / count
     targets = targets.long()
     total = F.cross_entropy(logits.float(), targets, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing)
     return total / count

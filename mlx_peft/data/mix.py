@@ -20,12 +20,18 @@ class Targets:
     int32 ``(batch,)``, IGNORED in the rows that fill it up; or, where rows are mixed or classes weigh differently,
     float32 ``(batch, classes)``: a row adds up to what the image counts in the loss, the rows that fill up to 0.
     If an image may have several classes, float32 ``(batch, classes, 2)``: the absence and the presence of each, that
-    add up to what this answer counts; the weights are those of the two, class by class. Label smoothing is the loss's.
+    add up to what this answer counts; the weights are those of the two, class by class.
+
+    Soft targets come smoothed: (1 - e) w_y [k = y] + e w_k / classes, w the weights, e the smoothing. With the divisor
+    ``weight`` the loss is then that of torch's ``CrossEntropyLoss(weight=w, label_smoothing=e)``. Whole-number targets
+    are smoothed by the loss.
     """
 
-    def __init__(self, labels: np.ndarray, config: schema.Data, num_classes: int | None) -> None:
+    def __init__(
+        self, labels: np.ndarray, config: schema.Data, num_classes: int | None, smoothing: float = 0.0
+    ) -> None:
         """Raises ValueError where targets are soft and nobody says how many classes there are."""
-        self.labels, self.batch_size = labels, config.batch_size
+        self.labels, self.batch_size, self.smoothing = labels, config.batch_size, smoothing
         self.weights: np.ndarray | None = None
         if several(labels):
             kind = config.class_weights
@@ -48,7 +54,21 @@ class Targets:
                 targets[rows] = present * self.weights
             else:
                 targets[rows, labels] = self.weights[labels]
+            if self.smoothing:
+                smooth = self.weights / (2 if several(labels) else len(self.weights))
+                targets[rows] = (1 - self.smoothing) * targets[rows] + self.smoothing * smooth
         return targets
+
+    def weight(self, indices: np.ndarray) -> float | None:
+        """What a batch of these images counts, by their labels; None where its targets add up to that."""
+        if self.weights is None or not self.smoothing:
+            return None
+        labels = self.labels[indices]
+        counted = (
+            np.take_along_axis(self.weights[None], labels[..., None], -1) if several(labels) else self.weights[labels]
+        )
+        total: float = counted.astype(np.float64).sum().item()
+        return total or 1.0
 
 
 def mix(

@@ -17,7 +17,8 @@ def epoch_order(labels: np.ndarray, config: schema.Data, seed: int, epoch: int) 
 
     ``data.sampling``: every image once, or each class its share of the epoch (see POWERS), an image of it never again
     before all others of its class had their turn. ``data.augment.repeats``: r copies of an image one after another, of
-    so many images as fit (Hoffer et al. 2020), as timm's sampler has them for one process.
+    so many images as fit (Hoffer et al. 2020). timm's sampler for one process has the same order, and ends it at the
+    last whole 256 images.
     """
     if config.sampling != "instance":
         return _sampled(labels, POWERS[config.sampling], seed, epoch)
@@ -38,10 +39,12 @@ def class_weights(labels: np.ndarray, num_classes: int, kind: str) -> np.ndarray
     """What an image counts in the loss, by class: float32 ``(num_classes,)``, 1 on average over the images.
 
     ``balanced``: n / (classes * n_k), scikit-learn's; ``square_root``: in proportion to n_k^-1/2; ``none``: 1.
-    A class without images has 0, and is not one of the classes.
+    With both of them a class without images has 0, and is not one of the classes.
     """
+    if kind == "none":
+        return np.ones(num_classes, np.float32)
     counts = np.bincount(labels, minlength=num_classes)
-    power = {"none": 0.0, "square_root": 0.5, "balanced": 1.0}[kind]
+    power = {"square_root": 0.5, "balanced": 1.0}[kind]
     weights = np.where(counts > 0, np.maximum(counts, 1).astype(np.float64) ** -power, 0.0)
     return np.asarray(weights * (counts.sum() / (counts * weights).sum()), np.float32)
 

@@ -33,11 +33,13 @@ class Batch:
     images: uint8 ``(batch, height, width, 3)``, or their features, float32; C-contiguous, zero in the other rows.
     targets: int32 ``(batch,)``, -1 in the other rows; or soft, float32 ``(batch, classes)``, of several labels
     ``(batch, classes, 2)``, 0 in the other rows.
+    weight: what the loss's sum is divided by; None for what the targets add up to.
     """
 
     images: np.ndarray
     targets: np.ndarray
     count: int
+    weight: float | None = None
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
@@ -55,12 +57,13 @@ def train_batches(
     epoch: int,
     start: int = 0,
     num_classes: int | None = None,
+    smoothing: float = 0.0,
 ) -> Iterator[Batch]:
     """The batches `start`, `start` + 1, ... of an epoch, sampled, augmented and mixed.
 
     A pure function of its arguments, the number of threads apart, which changes nothing. Arrays cross at their stored
-    size unless they are cropped at random; everything else at `image_size`. `num_classes` is for soft targets. Raises
-    UserError at an unreadable image.
+    size unless they are cropped at random; everything else at `image_size`. `num_classes` and `smoothing` are
+    for soft targets. Raises UserError at an unreadable image.
     """
     images, wanted = split.images, config.augment
     random_resized = wanted.crop == "random_resized"
@@ -93,7 +96,10 @@ def train_batches(
             mix(batch.images, batch.targets, batch.count, wanted, seed, epoch, step)
 
     size = (images.stored_size if as_stored else None) or (image_size, image_size)
-    order, targets = epoch_order(split.labels, config, seed, epoch), Targets(split.labels, config, num_classes)
+    order, targets = (
+        epoch_order(split.labels, config, seed, epoch),
+        Targets(split.labels, config, num_classes, smoothing),
+    )
     return _batches(order, targets, row, size, config.threads, start, finish)
 
 
@@ -127,12 +133,16 @@ def train_features(
     epoch: int,
     start: int = 0,
     num_classes: int | None = None,
+    smoothing: float = 0.0,
 ) -> Iterator[Batch]:
     """What ``train_batches`` gives where nothing is augmented, with features in place of pixels.
 
     features: float32 ``(size, ...)``, in the split's own order.
     """
-    order, targets = epoch_order(split.labels, config, seed, epoch), Targets(split.labels, config, num_classes)
+    order, targets = (
+        epoch_order(split.labels, config, seed, epoch),
+        Targets(split.labels, config, num_classes, smoothing),
+    )
     return _feature_batches(features, order, targets, start)
 
 
@@ -153,7 +163,7 @@ def _feature_batches(features: np.ndarray, order: np.ndarray, targets: Targets, 
         count = len(indices)
         rows = np.zeros((size, *features.shape[1:]), np.float32)
         rows[:count] = features[indices]
-        yield Batch(rows, targets.batch(indices), count)
+        yield Batch(rows, targets.batch(indices), count, targets.weight(indices))
 
 
 def _batches(
@@ -185,7 +195,8 @@ def _batches(
         whole = slice(step * batch_size, (step + 1) * batch_size)
         indices, numbers = order[whole], copies[whole]
         count = len(indices)
-        batch = Batch(images=np.zeros((batch_size, *size, 3), np.uint8), targets=targets.batch(indices), count=count)
+        images = np.zeros((batch_size, *size, 3), np.uint8)
+        batch = Batch(images, targets.batch(indices), count, targets.weight(indices))
         chunks = [slice(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
         return batch, [pool.submit(fill, indices[chunk], numbers[chunk], batch.images[chunk]) for chunk in chunks]
 

@@ -36,11 +36,13 @@ class Learner(Protocol):
         """What the prefix makes of images: float32 ``(batch, *prefix.shape)``."""
         ...
 
-    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float, *, observe: bool = False) -> SupportsFloat:
+    def train_step(
+        self, images: np.ndarray, targets: np.ndarray, lr: float, *, weight: float | None = None, observe: bool = False
+    ) -> SupportsFloat:
         """One optimiser step on a batch.
 
-        Returns the loss that was differentiated: the mean over the rows, weighted where targets are soft, and the
-        method's penalty where it has one.
+        Returns the loss that was differentiated: the sum over the rows divided by ``weight`` (None for what the
+        targets add up to), and the method's penalty where it has one.
         Reading it with ``float`` waits for the step. With ``observe`` the step counts in the averages that ``scores``
         are made of, unless it was left out because its gradient overflowed.
         """

@@ -27,13 +27,21 @@ def answers(learner: Learner, batches: Iterable[Batch]) -> Iterator[Answers]:
     Rows that fill a batch up are left out.
     """
     for batch in batches:
-        logits = learner.logits(batch.images)[: batch.count].astype(np.float64)
-        if not np.isfinite(logits).all():
-            raise UserError(
-                "the model's logits are not finite: it diverged, or overflows in its precision; "
-                "try train.precision: float32 or a lower train.optimizer.lr"
-            )
-        yield logits, batch.targets[: batch.count]
+        yield finite(learner.logits(batch.images)[: batch.count]), batch.targets[: batch.count]
+
+
+def finite(logits: np.ndarray, of: str = "the model") -> np.ndarray:
+    """Logits in float64, as they may leave the product. Raises UserError where one is not finite.
+
+    NaN compares as neither larger nor smaller, so that a metric or a likeliest class would be made of it in silence.
+    """
+    if not np.isfinite(logits).all():
+        raise UserError(
+            f"the logits of {of} are not finite: its training diverged, it overflows in its precision, or its "
+            "weights or its preprocessing are damaged; try train.precision=float32, a lower train.optimizer.lr, or "
+            "other weights"
+        )
+    return logits.astype(np.float64)
 
 
 def measured(answers: Iterable[Answers], num_classes: int) -> Metrics:

@@ -164,9 +164,10 @@ class Loop:
         """Starts the step of a number, counted from 0. Waits for it only where ranks are decided on after it."""
         lr = learning_rate(number, self.steps, self.train.optimizer.lr, self.train.schedule)
         if self.dealer is None:
-            return Launched(self.learner.train_step(batch.images, batch.targets, lr), batch.count, lr)
+            loss = self.learner.train_step(batch.images, batch.targets, lr, weight=batch.weight)
+            return Launched(loss, batch.count, lr)
         observe = self.dealer.observes(number + 1)
-        loss = self.learner.train_step(batch.images, batch.targets, lr, observe=observe)
+        loss = self.learner.train_step(batch.images, batch.targets, lr, weight=batch.weight, observe=observe)
         return Launched(loss, batch.count, lr, self.dealer.after(self.learner, number + 1))
 
     def settle(self, step: Launched) -> None:

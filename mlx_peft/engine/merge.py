@@ -18,6 +18,7 @@ from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.engine.backend import Learner, Tensors, load_backend
+from mlx_peft.engine.evaluate import finite
 from mlx_peft.engine.load import Loaded, is_model, load_model, load_run
 
 PROBES = 8
@@ -59,6 +60,8 @@ def write_quantized(
         num_classes: width of the head.
         codes: of the learner's base, where it is quantised so already: layers that still have its weights keep them,
             since to quantise what codes stand for does not give the same codes again.
+
+    Raises UserError, with nothing written, where a logit before or after is not finite.
     """
     exact = learner.merged(dequantize=True)
     plain = experiment.model_copy(update={"method": Linear(), "quantize": quantization, "qat": None})
@@ -69,12 +72,12 @@ def write_quantized(
     fewer = load_backend(plain.backend).build(
         plain, num_classes, replace(base, tensors=tensors, quantization=quantization)
     )
-    write_model(out, base=base, tensors=tensors, classes=classes, quantization=quantization, exactly=True)
     rounded = affine.plain(tensors, base.architecture, quantization)
     names = [f"{site.path}.weight" for site in quantization.sites(base.architecture)]
     size = base.architecture.img_size
     images = np.random.default_rng(0).integers(0, 256, (PROBES, size, size, 3), dtype=np.uint8)
-    before, after = (one.logits(images).astype(np.float64) for one in (learner, fewer))
+    before, after = finite(learner.logits(images)), finite(fewer.logits(images), "the quantised model")
+    write_model(out, base=base, tensors=tensors, classes=classes, quantization=quantization, exactly=True)
     return Written(
         quantization,
         {name.removesuffix(".weight"): affine.sqnr(exact[name], rounded[name]) for name in names},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, product
@@ -125,9 +126,10 @@ class Cell:
 
 
 def relative(a: np.ndarray | float, b: np.ndarray | float) -> float:
-    """||a - b|| / ||b||, in float64."""
+    """||a - b|| / ||b||, in float64; infinite where that is not a number, which no comparison would notice."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), np.finfo(np.float64).tiny))
+    error = float(np.linalg.norm(a - b) / max(np.linalg.norm(b), np.finfo(np.float64).tiny))
+    return math.inf if math.isnan(error) else error
 
 
 def experiment(model: str, method: str, bits: int | None = None, seed: int = 0) -> Experiment:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlx_peft.data import eval_image
+from mlx_peft.engine.evaluate import finite
 from mlx_peft.engine.load import Loaded
 
 
@@ -16,7 +17,7 @@ def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[
     """The likeliest classes of image files: ``{"image": path, "predictions": [{"class": ..., "probability": ...}]}``.
 
     Probabilities are a softmax of the logits; where an image may have several classes, of each its own sigmoid.
-    Raises UserError at an image that cannot be read.
+    Raises UserError at an image that cannot be read, and where a logit is not finite.
     """
     size = min(loaded.experiment.data.batch_size, len(paths))
     results: list[dict[str, Any]] = []
@@ -25,7 +26,8 @@ def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[
         images = np.zeros((size, loaded.image_size, loaded.image_size, 3), np.uint8)
         for row, path in zip(images, some, strict=False):
             row[...] = eval_image(path, loaded.preprocessing, loaded.image_size)
-        for path, logits in zip(some, loaded.learner.logits(images).astype(np.float64), strict=False):
+        for path, row in zip(some, loaded.learner.logits(images), strict=False):
+            logits = finite(row, f"the model for {path}")
             probabilities = sigmoid(logits) if loaded.multi_label else softmax(logits)
             best = np.argsort(-logits, kind="stable")[:top_k]
             results.append({

@@ -82,6 +82,7 @@ def cached_feed(
             epoch=epoch,
             start=start,
             num_classes=len(dataset.classes),
+            smoothing=experiment.train.label_smoothing,
         )
 
     def val_batches(split: Split) -> Iterable[Batch]:

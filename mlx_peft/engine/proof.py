@@ -16,6 +16,7 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.config.shapes import heads
 from mlx_peft.core.errors import UserError
 from mlx_peft.engine.backend import BACKENDS, load_backend
+from mlx_peft.engine.evaluate import finite
 from mlx_peft.engine.parity import LOGITS, relative
 from mlx_peft.engine.source import Logits, Source, foreign
 from mlx_peft.engine.targets import Job, Target
@@ -128,7 +129,8 @@ def _must_be(again: Mapping[str, np.ndarray], job: Job, what: str) -> None:
 
 
 def _backends(base: Base, images: np.ndarray, proof: Proof) -> dict[str, np.ndarray]:
-    """The logits of each backend that is installed. Torch comes first: see ``mlx_peft.blas``."""
+    """The logits of each backend that is installed; UserError where they are not finite. Torch comes first: see
+    ``mlx_peft.blas``."""
     ours = {}
     for name in sorted(BACKENDS, reverse=True):
         try:
@@ -136,6 +138,8 @@ def _backends(base: Base, images: np.ndarray, proof: Proof) -> dict[str, np.ndar
         except UserError as error:
             if str(error) not in proof.unproved:
                 proof.unproved.append(str(error))
+    for name, logits in ours.items():
+        finite(logits, f"the model in {name}")
     return ours
 
 

@@ -7,7 +7,8 @@ Chen et al. 2022 (arXiv 2205.13535), section 3.2, equations 3 and 4.
 
 By equation 3 the bottleneck reads LN(x'), as the MLP does by equation 4, and so it is here: its input has the same size
 whatever the backbone. The code that the authors published reads x' itself unless told otherwise. As in that code,
-stochastic depth does not act on the bottleneck; nor does layer scale.
+stochastic depth does not act on the bottleneck; nor does layer scale. That code also puts a BatchNorm without factors
+before the head, which is left out here: the head reads what it reads under every other method.
 """
 
 from __future__ import annotations

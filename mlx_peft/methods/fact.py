@@ -6,7 +6,8 @@ four for fc2's columns. Where the hidden layer is no multiple of dim, the last o
 first layers count like an fc1 each. Dropout acts on x U Sigma_j.
 Initially U ~ U(-1/sqrt(dim), 1/sqrt(dim)), V = 0, and C and P are Xavier uniform: bounds sqrt(3) / r and
 sqrt(6 / (r + weights)).
-Jie and Deng 2023 (arXiv 2212.03145), FacT-TK; initialisation and dropout are their code's. That code deals the columns
+Jie and Deng 2023 (arXiv 2212.03145), FacT-TK; initialisation and the place of dropout are
+their code's, whose probability is 0.1. That code deals the columns
 of the four Sigmas of fc1, and of fc2, out to all quarters; here, as the tensor has it, each quarter has its own Sigma.
 """
 

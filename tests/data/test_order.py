@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
+from timm.data.distributed_sampler import RepeatAugSampler
 
 from mlx_peft.config import schema
 from mlx_peft.data.augment import shuffle
@@ -28,6 +29,13 @@ def test_repeats_show_fewer_images_more_often_one_after_another() -> None:
     assert len(order) == 100
     assert np.array_equal(order[:99].reshape(33, 3), np.repeat(shuffle(100, 3, 4)[:33, None], 3, 1))
     assert np.array_equal(occurrences(order), np.tile([0, 1, 2], 34)[:100])
+
+
+def test_repeats_are_timms_up_to_its_last_whole_256_images() -> None:
+    theirs = list(RepeatAugSampler(range(600), num_replicas=1, rank=0, shuffle=False))
+    order = epoch_order(np.zeros(600, int), data(augment={"flip": True, "repeats": 3}), 3, 4)
+    assert (len(theirs), len(order)) == (512, 600)
+    assert np.array_equal(order[:512], shuffle(600, 3, 4)[theirs])
 
 
 @pytest.mark.parametrize(("sampling", "power"), [("class", 0), ("square_root", 0.5)])
@@ -74,7 +82,7 @@ def test_balanced_weights_are_scikit_learns_and_an_absent_class_has_none() -> No
     expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=LABELS)
     np.testing.assert_allclose(weights[[0, 1, 3]], expected, rtol=1e-6)
     assert weights[2] == 0
-    assert class_weights(LABELS, 4, "none").tolist() == [1, 1, 0, 1]
+    assert class_weights(LABELS, 4, "none").tolist() == [1, 1, 1, 1]
     root = class_weights(LABELS, 4, "square_root")
     np.testing.assert_allclose(root[0] / root[3], (5 / 80) ** 0.5, rtol=1e-6)
     np.testing.assert_allclose(root[LABELS].mean(), 1, rtol=1e-6)

@@ -62,7 +62,7 @@ class FakeLearner:
             return images
         return (images.astype(np.float32).mean((1, 2)) / 128 - 1) @ self.projection.astype(np.float32)
 
-    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float) -> Loss:
+    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float, *, weight: float | None = None) -> Loss:
         real = targets >= 0
         features = self.features(images[real])
         features += np.random.default_rng(self.count).normal(0, 0.1, features.shape).astype(np.float32)

@@ -134,7 +134,9 @@ def make_learner(engine: SimpleNamespace) -> Any:
     learner = engine.learner()
     plain = learner.train_step
 
-    def train_step(images: np.ndarray, targets: np.ndarray, lr: float, *, observe: bool = False) -> Any:
+    def train_step(
+        images: np.ndarray, targets: np.ndarray, lr: float, *, weight: Any = None, observe: bool = False
+    ) -> Any:
         learner.log.append(("observe" if observe else "pass", learner.count + 1))
         return plain(images, targets, lr)
 

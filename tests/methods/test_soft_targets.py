@@ -1,5 +1,7 @@
 """The loss on soft and weighted targets: timm's and torch's, and the same in both backends."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,8 +17,11 @@ import mlx_peft.training
 import torch_ref.backend
 import torch_ref.training
 from convert.base import load_base
+from mlx_peft.config import schema
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import total_weight
+from mlx_peft.data.mix import Targets
+from mlx_peft.data.order import class_weights
 
 ROUNDING = 2e-6  # float32, sums over a handful of rows and classes
 CLASSES, ROWS = 7, 6
@@ -25,65 +30,97 @@ LOGITS = np.random.default_rng(0).normal(0, 3, (ROWS, CLASSES)).astype(np.float3
 LABELS = np.array([0, 3, 6, 1, 1, 2])
 
 
-def losses(targets: np.ndarray, smoothing: float) -> list[float]:
-    count = total_weight(targets)
+def losses(targets: np.ndarray, smoothing: float = 0.0, weight: float | None = None) -> list[float]:
+    count = total_weight(targets) if weight is None else weight
     return [
         float(mlx_peft.training.cross_entropy(mx.array(LOGITS), mx.array(targets), mx.array(count), smoothing)),
         float(torch_ref.training.cross_entropy(torch.from_numpy(LOGITS), torch.from_numpy(targets), count, smoothing)),
     ]
 
 
+def soft(labels: np.ndarray, smoothing: float, classes: int | None = CLASSES, **config: Any) -> tuple[np.ndarray, Any]:
+    """The targets of a batch of all images, and what their loss is divided by, as the pipeline gives them."""
+    data = schema.Data(name="folder", batch_size=len(labels), **config)
+    targets, every = Targets(labels, data, classes, smoothing), np.arange(len(labels))
+    return targets.batch(every), targets.weight(every)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_mixed_targets_are_smoothed_as_timm_smooths_them(smoothing):
-    one_hot = np.eye(CLASSES, dtype=np.float32)[LABELS]
-    soft = 0.3 * one_hot + 0.7 * one_hot[::-1]
+    targets, weight = soft(LABELS, smoothing, augment={"mixup": 1.0})
+    mixed = (0.3 * targets + 0.7 * targets[::-1]).astype(np.float32)
     theirs = mixup_target(torch.from_numpy(LABELS), CLASSES, 0.3, smoothing)
     expected = float(SoftTargetCrossEntropy()(torch.from_numpy(LOGITS), theirs))
-    np.testing.assert_allclose(losses(soft.astype(np.float32), smoothing), expected, rtol=ROUNDING)
+    np.testing.assert_allclose(losses(mixed, smoothing, weight), expected, rtol=ROUNDING)
 
 
-def test_weighted_targets_give_torchs_weighted_loss():
-    weights = np.array([0.5, 1, 2, 4, 1, 1, 0.25], np.float32)
-    targets = np.eye(CLASSES, dtype=np.float32)[LABELS] * weights[LABELS, None]
-    expected = float(F.cross_entropy(torch.from_numpy(LOGITS), torch.from_numpy(LABELS), torch.from_numpy(weights)))
-    np.testing.assert_allclose(losses(targets, 0.0), expected, rtol=ROUNDING)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("kind", ["balanced", "square_root"])
+def test_class_weights_with_label_smoothing_give_torchs_loss(kind, smoothing):
+    targets, weight = soft(LABELS, smoothing, class_weights=kind)
+    weights = torch.from_numpy(class_weights(LABELS, CLASSES, kind))
+    expected = float(
+        F.cross_entropy(torch.from_numpy(LOGITS), torch.from_numpy(LABELS), weights, label_smoothing=smoothing)
+    )
+    np.testing.assert_allclose(losses(targets, smoothing, weight), expected, rtol=ROUNDING)
+
+
+def test_mixed_images_of_weighted_classes_have_the_smoothed_targets_of_both():
+    """Each image's own loss under class weights and smoothing, as torch has it, shared by what is seen of each."""
+    targets, weight = soft(LABELS, 0.1, class_weights="balanced", augment={"mixup": 1.0})
+    mixed = (0.3 * targets + 0.7 * targets[::-1]).astype(np.float32)
+    weights, logits = torch.from_numpy(class_weights(LABELS, CLASSES, "balanced")), torch.from_numpy(LOGITS)
+    first, second = (
+        F.cross_entropy(logits, torch.from_numpy(labels.copy()), weights, label_smoothing=0.1, reduction="sum")
+        for labels in (LABELS, LABELS[::-1])
+    )
+    expected = float((0.3 * first + 0.7 * second) / weights[LABELS].sum())
+    np.testing.assert_allclose(losses(mixed, 0.1, weight), expected, rtol=ROUNDING)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_one_hot_targets_are_labels_and_rows_that_fill_up_add_nothing(smoothing):
-    hard, soft = LABELS.astype(np.int32), np.eye(CLASSES, dtype=np.float32)[LABELS]
-    hard[-2:], soft[-2:] = -1, 0
-    np.testing.assert_allclose(losses(hard, smoothing), losses(soft, smoothing), rtol=ROUNDING)
-    assert total_weight(hard) == total_weight(soft) == 4
+    hard = np.append(LABELS[:-2], [-1, -1]).astype(np.int32)
+    data = schema.Data(name="folder", batch_size=ROWS, augment={"mixup": 1.0})
+    targets, some = Targets(LABELS, data, CLASSES, smoothing), np.arange(ROWS - 2)
+    found = losses(targets.batch(some), smoothing, targets.weight(some))
+    np.testing.assert_allclose(losses(hard, smoothing), found, rtol=ROUNDING)
+    assert total_weight(hard) == ROWS - 2
+    assert total_weight(targets.batch(some)) == pytest.approx(ROWS - 2, rel=ROUNDING)
     assert total_weight(np.full(3, -1, np.int32)) == total_weight(np.zeros((3, 2), np.float32)) == 1
 
 
 def present(seed: int, rows: int = ROWS, classes: int = CLASSES) -> np.ndarray:
     """Labels of images that may have several classes."""
-    return np.random.default_rng(seed).integers(0, 2, (rows, classes)).astype(np.float32)
+    return np.random.default_rng(seed).integers(0, 2, (rows, classes)).astype(np.uint8)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_several_labels_give_torchs_binary_cross_entropy(smoothing):
     labels = present(1)
     reference = torch.nn.BCEWithLogitsLoss()
-    smoothed = torch.from_numpy(labels * (1 - smoothing) + smoothing / 2)
+    smoothed = torch.from_numpy(labels * (1 - np.float32(smoothing)) + np.float32(smoothing / 2))
     expected = float(reference(torch.from_numpy(LOGITS), smoothed))
-    np.testing.assert_allclose(losses(np.stack([1 - labels, labels], -1), smoothing), expected, rtol=ROUNDING)
-    padded = np.stack([1 - labels, labels], -1)
+    targets, weight = soft(labels, smoothing)
+    np.testing.assert_allclose(losses(targets, smoothing, weight), expected, rtol=ROUNDING)
+    padded = targets.copy()
     padded[-2:] = 0
     expected = float(reference(torch.from_numpy(LOGITS[:-2]), smoothed[:-2]))
     np.testing.assert_allclose(losses(padded, smoothing), expected, rtol=ROUNDING)
 
 
-def test_weighted_several_labels_give_torchs_weighted_binary_cross_entropy():
-    labels, weights = present(2), np.random.default_rng(3).uniform(0.2, 4, (CLASSES, 2)).astype(np.float32)
-    targets = np.stack([1 - labels, labels], -1) * weights
-    counts = torch.from_numpy(targets.sum(-1))
-    rows = F.binary_cross_entropy_with_logits(
-        torch.from_numpy(LOGITS), torch.from_numpy(labels), counts, reduction="sum"
-    )
-    np.testing.assert_allclose(losses(targets, 0.0), float(rows / counts.sum()), rtol=ROUNDING)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weighted_several_labels_give_torchs_weighted_loss_of_two_classes_each(smoothing):
+    labels = present(2, ROWS)
+    labels[0], labels[1] = 0, 1  # so that each class has images with and without it
+    targets, weight = soft(labels, smoothing, class_weights="balanced")
+    expected = counted = 0.0
+    for label, column in enumerate(labels.T):
+        logits = torch.from_numpy(np.stack([np.zeros(ROWS, np.float32), LOGITS[:, label]], -1))
+        weights, answers = torch.from_numpy(class_weights(column, 2, "balanced")), torch.from_numpy(column.astype(int))
+        expected += float(F.cross_entropy(logits, answers, weights, label_smoothing=smoothing, reduction="sum"))
+        counted += float(weights[answers].sum())
+    np.testing.assert_allclose(losses(targets, smoothing, weight), expected / counted, rtol=ROUNDING)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -92,10 +129,10 @@ def test_the_gradient_of_several_labels_is_torchs(build, batch, uncompiled, accu
     labels = present(4, len(images), 5)
     learner = build({"name": "linear"}, train={"accumulate": accumulate})
     logits = torch.from_numpy(learner.logits(images)).requires_grad_()
-    expected = torch.nn.BCEWithLogitsLoss()(logits, torch.from_numpy(labels))
+    expected = torch.nn.BCEWithLogitsLoss()(logits, torch.from_numpy(labels).float())
     expected.backward()
     expected = float(expected.detach())
-    targets = np.stack([1 - labels, labels], -1)
+    targets = np.stack([1 - labels, labels], -1).astype(np.float32)
     loss, gradients = learner.loss_and_gradients(images, targets)
     np.testing.assert_allclose(loss, expected, rtol=ROUNDING)
     np.testing.assert_allclose(gradients["head.bias"], logits.grad.sum(0).numpy(), atol=1e-6)
@@ -103,13 +140,13 @@ def test_the_gradient_of_several_labels_is_torchs(build, batch, uncompiled, accu
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_step_on_one_hot_targets_is_the_step_on_labels(build, batch, uncompiled, accumulate):
+def test_a_step_on_smoothed_targets_is_the_step_on_labels(build, batch, uncompiled, accumulate):
     images, labels = batch
-    soft = np.eye(5, dtype=np.float32)[labels]
+    smoothed = soft(labels, 0.1, 5, augment={"mixup": 1.0})
     found = []
-    for targets in (labels, soft):
+    for targets, weight in ((labels, None), smoothed):
         learner = build({"name": "linear"}, train={"accumulate": accumulate, "label_smoothing": 0.1})
-        loss = float(learner.train_step(images, targets, 0.01))
+        loss = float(learner.train_step(images, targets, 0.01, weight=weight))
         found.append((loss, learner.adapter()["head.weight"]))
     np.testing.assert_allclose(found[0][0], found[1][0], rtol=ROUNDING)
     np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-6)
@@ -118,9 +155,9 @@ def test_a_step_on_one_hot_targets_is_the_step_on_labels(build, batch, uncompile
 def test_a_rare_class_weighs_more_in_the_gradient(build, batch, uncompiled):
     images, labels = batch
     learner = build({"name": "linear"})
-    soft = np.eye(5, dtype=np.float32)[labels]
-    soft[3] *= 100
-    _, gradients = learner.loss_and_gradients(images, soft)
+    targets = np.eye(5, dtype=np.float32)[labels]
+    targets[3] *= 100
+    _, gradients = learner.loss_and_gradients(images, targets)
     _, alone = learner.loss_and_gradients(images[3:], labels[3:])
     np.testing.assert_allclose(gradients["head.bias"], alone["head.bias"], atol=0.05)
 

@@ -1,10 +1,11 @@
 """QA-LoRA: a low-rank update that is the same for all inputs of a group, and so merges into a quantised weight.
 
-y = W x + b + s B A pool(drop(x)); pool sums each group of g consecutive inputs, or averages it; A ``(r, in / g)``, B
+y = W x + b + s B A drop(pool(x)); pool sums each group of g consecutive inputs, or averages it; A ``(r, in / g)``, B
 ``(out, r)``; s = alpha / r; g is the group of the quantised W = scale * code + bias. Within a group the update adds the
 same to every weight of a row, so it merges exactly into the biases ``(out, in / g)``: bias + s B A, over g where pool
-averages. Codes and scales stay. Initially A ~ U(-1/sqrt(in / g), 1/sqrt(in / g)) and B = 0.
-Xu et al. 2024 (arXiv 2309.14717), section 3.3.
+averages. Codes and scales stay. Initially A ~ U(-1/sqrt(in / g), 1/sqrt(in / g)), LoRA's Kaiming uniform, and B = 0.
+Xu et al. 2024 (arXiv 2309.14717), section 3.3. The code that the authors published draws A from Xavier's distribution,
+U(+-sqrt(6 / (in / g + r))), and averages.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ class FacT(Blockwise):
     name: Literal["fact"] = "fact"
     rank: int = Field(16, ge=1)
     scale: float = Field(1.0, gt=0, description="s")
-    dropout: float = Field(0.0, ge=0, lt=1, description="between Sigma and V")
+    dropout: float = Field(0.0, ge=0, lt=1, description="between Sigma and V; the authors' is 0.1")
 
     def layers(self, architecture: Architecture) -> list[tuple[Site, range]]:
         """The layers whose weights get an update, each with the numbers of its ``dim x dim`` weights in the tensor.
