@@ -230,3 +230,26 @@ def test_equal_runs_are_equal_and_another_seed_is_another_run(engine: SimpleName
         for name in ("first", "second", "third")
     ]
     assert steps[0] == steps[1] != steps[2]
+
+
+def test_a_step_is_divided_by_what_its_images_count_smoothed_or_not(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[np.ndarray, float | None]] = []
+
+    def step(self: Any, images: np.ndarray, targets: np.ndarray, lr: float, *, weight: float | None = None) -> float:
+        seen.append((targets, weight))
+        return 1.0
+
+    monkeypatch.setattr(type(engine.learner()), "train_step", step)
+    plain = engine.experiment(epochs=1, label_smoothing=0.1)
+    weighted = {"data": plain.data.model_copy(update={"class_weights": "balanced"})}
+    train(plain.model_copy(update=weighted), engine.out)
+    labels = engine.dataset().train.labels
+    weights = len(labels) / (3 * np.bincount(labels))
+    for targets, weight in seen:
+        # Smoothing moves a tenth of each row to the mean of the weights; undone, what its class weighs is left.
+        real = targets.any(axis=1)
+        counted = ((targets[real].sum(axis=1) - 0.1 * weights.mean()) / 0.9).sum()
+        assert weight == pytest.approx(counted, rel=1e-5)
+    assert sum(weight for _, weight in seen) == pytest.approx(len(labels)), "1 an image on average"
