@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convert.adapters.peft import PREFIX, ROOT, WEIGHTS
+from convert.adapters.targeting import named_out
 from convert.base import Base
-from convert.files import read_tensors
+from convert.files import describe_safetensors, read_tensors
 from convert.layouts.recognise import recognise
 from convert.timm.config import timm_arguments
+from mlx_peft.config.parameters import HEADS, is_head
 from torch_ref.backend import to_numpy
 
 Features = Callable[[Tensor], Tensor]
+
+OWN = r"\.(lora|vera|ia3|ln_tuning)_\w+(\.\w+)?$"
+"""What peft's methods put behind the name of the layer that a tensor of theirs belongs to."""
 
 
 def timm_folder(path: Path, base: Base) -> Features:
@@ -89,10 +96,16 @@ def transformers_folder(path: Path, base: Base) -> Features:
 
 
 def peft_adapter(path: Path, base: Base) -> Features:
-    """peft's model: an adapter on timm's class, with the base's tensors."""
+    """peft's model: an adapter on timm's class, with the base's tensors; its expressions are not run by peft."""
     import peft
 
-    return peft.PeftModel.from_pretrained(timm_tensors(path, base), path)
+    config = peft.PeftConfig.from_pretrained(path)
+    names = [name.removeprefix(PREFIX) for name in describe_safetensors(path / WEIGHTS)[0]]
+    heads = [head for head in HEADS if f"{head}.weight" in names]
+    layers = sorted({re.sub(OWN, "", name) for name in names if not (is_head(name) or name.startswith(ROOT))})
+    for field, value in named_out({**vars(config), "peft_type": config.peft_type.value}, layers, heads).items():
+        setattr(config, field, value)
+    return peft.PeftModel.from_pretrained(timm_tensors(path, base), path, config=config)
 
 
 OPENERS: dict[str, Callable[[Path, Base], Features]] = {

@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
+from convert.adapters.targeting import named_out
 from convert.base import Base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import IGNORED
@@ -32,10 +33,11 @@ class Learner:
         model = timm.create_model(base.name, pretrained=False, num_classes=num_classes, **args)
         model.load_state_dict({name: torch.from_numpy(np.asarray(t)) for name, t in base.tensors.items()})
         method = experiment.method
+        patterns = {"rank_pattern": method.rank_pattern, "alpha_pattern": method.alpha_pattern, "peft_type": "LORA"}
         config = LoraConfig(
             r=method.rank, lora_alpha=method.alpha, lora_dropout=method.dropout, use_rslora=method.rslora,
-            rank_pattern=method.rank_pattern, alpha_pattern=method.alpha_pattern, use_dora=method.dora,
-            target_modules=[site.path for site in method.sites(base.architecture)], modules_to_save=["head"],
+            use_dora=method.dora,
+            **named_out(patterns, [site.path for site in method.sites(base.architecture)], ["head"]),
         )  # fmt: skip
         self.model = get_peft_model(model, config).to(self.device)
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}

@@ -15,7 +15,10 @@ from mlx_peft.config.sites import LAYERS, PARTS
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 
-LAYER = re.compile(rf"(blocks\.\d+\.(?:attn|mlp)\.(?:{'|'.join(LAYERS)}))\.(\w+)")
+PATH = rf"blocks\.(?:0|[1-9][0-9]{{0,3}})\.(?:attn|mlp)\.(?:{'|'.join(LAYERS)})"
+"""The path of a linear layer in a block, whose number has one spelling."""
+
+LAYER = re.compile(rf"({PATH})\.(\w+)")
 """A tensor of a linear layer in a block: the layer's path, and the tensor's last name."""
 
 NO_MATTER = {

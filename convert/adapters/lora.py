@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from convert.adapters.block_layers import PATH
 from convert.adapters.targeting import pattern, target_modules, where
 from convert.files import listed
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.methods.lowrank import of_pattern
 from mlx_peft.config.parameters import is_head
-from mlx_peft.config.sites import LAYERS, PARTS
+from mlx_peft.config.sites import PARTS
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 
-LAYER = re.compile(rf"(blocks\.\d+\.(?:attn|mlp)\.(?:{'|'.join(LAYERS)}))\.(lora_[AB]\.weight|lora_magnitude_vector)")
+LAYER = re.compile(rf"({PATH})\.(lora_[AB]\.weight|lora_magnitude_vector)")
 MAGNITUDE = "lora_magnitude_vector"
 
 READ = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_dropout", "peft_type"}
@@ -158,7 +159,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[LoRA
             "targets": targets,
             "blocks": blocks,
         })  # fmt: skip
-    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, re.error) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise UserError(f"{path}: its LoRA configuration is not understood: {error}") from error
     for layer, held in layers.items():
         if (rank := method.rank_of(layer)) != len(held["lora_A"]):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from convert.files import listed
 from mlx_peft.config.sites import LAYERS
+from mlx_peft.core import patterns
 from mlx_peft.core.errors import UserError
 
 
@@ -56,23 +58,62 @@ def where(
     found = {LAYERS[name] for name in by_block[first]}
     targets = tuple(target for target in dict.fromkeys(LAYERS.values()) if target in found)
     blocks = tuple(sorted(by_block))
-    return targets, None if _are_all(blocks, config, layers) else blocks
+    return targets, None if _are_all(blocks, config, layers, path) else blocks
 
 
-def _are_all(blocks: tuple[int, ...], config: dict[str, Any], layers: Collection[str]) -> bool:
+def named_out(config: Mapping[str, Any], layers: Sequence[str], heads: Sequence[str]) -> dict[str, Any]:
+    """The fields of a configuration that PEFT runs as expressions, in Python's ``re``, as plain names.
+
+    What PEFT makes of a trained adapter stays the same.
+
+    Args:
+        layers: that the adapter has tensors of, by their whole names, and ``heads`` likewise.
+
+    Raises:
+        ValueError: where an expression cannot be used.
+    """
+    plain: dict[str, Any] = {"target_modules": "|".join(map(re.escape, layers)), "modules_to_save": list(heads)}
+    plain |= {field: None for field in ("exclude_modules", "layers_to_transform", "layers_pattern") if field in config}
+    if config.get("peft_type") == "LORA":
+        for field in ("rank_pattern", "alpha_pattern"):
+            given = config.get(field) or {}
+            fitting = {layer: patterns.first_at_end(given, layer) for layer in layers}
+            plain[field] = {re.escape(layer): given[key] for layer, key in fitting.items() if key is not None}
+    if isinstance(inner := config.get("feedforward_modules"), str):
+        plain["feedforward_modules"] = [layer for layer in layers if patterns.is_whole(inner, layer)]
+    return plain
+
+
+def _are_all(blocks: tuple[int, ...], config: dict[str, Any], layers: Collection[str], path: Path) -> bool:
     """Whether the model has no other blocks: PEFT would have adapted the layers of a further one."""
     if config.get("layers_to_transform") not in (None, []) or blocks != tuple(range(len(blocks))):
         return False
     further = [re.sub(r"^blocks\.\d+", f"blocks.{len(blocks)}", layer) for layer in layers]
-    target, excluded = config.get("target_modules"), config.get("exclude_modules")
-    return any(_fits(target, layer) and not _fits(excluded, layer) for layer in further)
+    try:
+        target, excluded = (_rule(config.get(field)) for field in ("target_modules", "exclude_modules"))
+        return any(target(layer) and not excluded(layer) for layer in further)
+    except ValueError as error:
+        raise UserError(f"{path}: target_modules or exclude_modules: {error}") from error
 
 
-def _fits(modules: Any, layer: str) -> bool:
-    """PEFT's rule for ``target_modules``: a regular expression for the whole name, or a list of names' ends."""
+def _rule(modules: Any) -> Callable[[str], bool]:
+    """PEFT's rule for ``target_modules``: a regular expression for the whole name, or a list of names' ends.
+
+    Raises ValueError for what is neither, and where the expression cannot be used.
+    """
     if isinstance(modules, str):
-        return re.fullmatch(modules, layer) is not None
-    return any(layer == name or layer.endswith(f".{name}") for name in modules or ())
+        patterns.check([modules])
+        return partial(patterns.is_whole, modules)
+    names = list(modules) if isinstance(modules, Collection) else modules or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"an expression or a list of names there should be, not {type(modules).__name__}")
+    ends = frozenset(names)
+    return lambda layer: any(layer[start:] in ends for start in _starts(layer))
+
+
+def _starts(layer: str) -> list[int]:
+    """Where a name begins, and where its ends do that stand after a dot."""
+    return [0, *(at + 1 for at, letter in enumerate(layer) if letter == ".")]
 
 
 def _block(layer: str) -> int:

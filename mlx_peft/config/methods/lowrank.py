@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +10,7 @@ from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.methods.base import Blockwise, Targeted
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.sites import GROUPS, Site, Targets, sites
+from mlx_peft.core import patterns
 from mlx_peft.core.errors import UserError
 
 
@@ -19,7 +19,8 @@ def of_pattern(pattern: dict[str, Any], path: str) -> Any:
 
     ``qkv`` and ``blocks\\.(8|9)\\.attn\\.qkv`` fit ``blocks.9.attn.qkv``; ``kv`` does not.
     """
-    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", path)), None)
+    fitting = patterns.first_at_end(pattern, path)
+    return None if fitting is None else pattern[fitting]
 
 
 class LoRA(Targeted):
@@ -49,11 +50,8 @@ class LoRA(Targeted):
     @field_validator("rank_pattern", "alpha_pattern")
     @classmethod
     def _regular_and_positive(cls, pattern: dict[str, Any]) -> dict[str, Any]:
+        patterns.check(pattern)
         for key, value in pattern.items():
-            try:
-                re.compile(key)
-            except re.error as error:
-                raise ValueError(f"{key!r} is no regular expression: {error}") from None
             if value <= 0:
                 raise ValueError(f"{key!r} should be given a number above 0, not {value}")
         return pattern
