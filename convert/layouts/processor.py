@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mlx_peft.config.architecture import Preprocessing
+from mlx_peft.config.problems import in_a_line
 from mlx_peft.core.errors import UserError
 
 CONFIG = "preprocessor_config.json"
@@ -85,8 +86,8 @@ def read(config: Mapping[str, Any], path: Path) -> tuple[Preprocessing, int]:
         })  # fmt: skip
         return preprocessing, side
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise UserError(f"{path}: {faults}") from error
+        root = Preprocessing if error.title == Preprocessing.__name__ else _Processor
+        raise UserError(f"{path}: {in_a_line(error, root)}") from error
 
 
 def write(preprocessing: Preprocessing, image_size: int) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from convert.files import listed
 from mlx_peft.config.architecture import Architecture, Preprocessing
+from mlx_peft.config.problems import in_a_line
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.registry import find
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shown
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -40,7 +41,7 @@ def quantization_of(entry: Any, path: Path) -> Quantization:
     except ValueError as error:  # pydantic's is one
         raise UserError(
             f"{path}: quantization: only MLX's affine mode is supported, bits and group_size alike in all layers, "
-            f"not {entry}"
+            f"not {shown(entry)}"
         ) from error
 
 
@@ -53,8 +54,7 @@ def preprocessing_of(config: Mapping[str, Any], path: Path) -> Preprocessing:
     try:
         return Preprocessing(**{key: config[key] for key in Preprocessing.model_fields if key in config})
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise UserError(f"{path}: pretrained_cfg: {faults}") from error
+        raise UserError(f"{path}: pretrained_cfg: {in_a_line(error, Preprocessing)}") from error
 
 
 def from_arguments(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def from_arguments(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
     for side in ("img_size", "patch_size"):
         if isinstance(value := fields.get(side), list):
             if not value or value[1:] != value[:-1]:
-                raise UserError(f"{path}: model_args.{side}: only squares are supported, not {value}")
+                raise UserError(f"{path}: model_args.{side}: only squares are supported, not {shown(value)}")
             fields[side] = value[0]
     if "pos_embed" in fields:
         fields["pos_embed"] = fields["pos_embed"] == "learn"

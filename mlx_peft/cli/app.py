@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import errno
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -28,21 +29,38 @@ from mlx_peft.cli import (
     sweep,
     train,
 )
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shortened
+from mlx_peft.core.text import printable_lines
+
+LONGEST_LINE = 4000
+"""Characters of a line of an error's message: some list every name there is."""
 
 
 class Commands(TyperGroup):
-    """Answers a user's mistake with one message and status 2, and an interrupt with status 130."""
+    """Answers a user's mistake, and what the machine refuses, with one message and status 2; an interrupt with 130."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except UserError as error:
-            typer.echo(f"{typer.style('error:', fg='red', bold=True)} {error}", err=True)
-            raise typer.Exit(2) from None
+            fail(str(error))
+        except MemoryError as error:
+            fail(f"this needs more memory than there is{f': {error}' if str(error) else ''}")
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read the output has gone, and is told nothing
+                raise
+            named = "" if error.filename is None else f"{error.filename}: "
+            fail(f"{named}{error.strerror or error}")
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from None
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the command with a message on standard error, which may quote whatever a file says."""
+    text = "\n".join(shortened(line, LONGEST_LINE) for line in printable_lines(message).split("\n"))
+    typer.echo(f"{typer.style('error:', fg='red', bold=True)} {text}", err=True)
+    raise typer.Exit(2) from None
 
 
 app = typer.Typer(

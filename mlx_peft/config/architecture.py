@@ -5,9 +5,14 @@ Field names are the keyword arguments of timm's ``VisionTransformer``, with stri
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mlx_peft.config.bounds import LARGEST
+
+MOST_PIXELS = 4096
+"""Along a side of a model's input: timm's largest is 1,024."""
 
 
 class Architecture(BaseModel):
@@ -16,9 +21,9 @@ class Architecture(BaseModel):
     The upper bounds are far above any of timm's models: what a configuration claims must not fill the memory.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    img_size: int = Field(224, ge=1, le=4096, description="side of the square input image, pixels")
+    img_size: int = Field(224, ge=1, le=MOST_PIXELS, description="side of the square input image, pixels")
     patch_size: int = Field(16, ge=1, le=1024, description="side of a square patch, pixels")
     embed_dim: int = Field(768, ge=1, le=65536)
     depth: int = Field(12, ge=1, le=512)
@@ -29,7 +34,7 @@ class Architecture(BaseModel):
     qk_norm: bool = False
     scale_attn_norm: bool = Field(False, description="a norm between attention and proj")
     scale_mlp_norm: bool = Field(False, description="a norm between the activation and fc2")
-    init_values: float | None = Field(None, description="layer scale's initial value; null: no layer scale")
+    init_values: float | None = Field(None, ge=-LARGEST, le=LARGEST, description="of layer scale; null: none")
     class_token: bool = True
     reg_tokens: int = Field(0, ge=0, le=1024)
     distilled: bool = Field(False, description="a distillation token and its own head; logits are the mean of both")
@@ -45,7 +50,7 @@ class Architecture(BaseModel):
     act_layer: Literal["gelu", "gelu_tanh", "quick_gelu", "silu"] = "gelu"
     mlp_layer: Literal["mlp", "swiglu", "swiglu_packed"] = "mlp"
     norm_layer: Literal["layernorm", "rmsnorm"] = "layernorm"
-    norm_eps: float = 1e-6
+    norm_eps: float = Field(1e-6, ge=0, le=1)
     embed_norm: bool = Field(False, description="a norm inside the patch embedding")
 
     @model_validator(mode="after")
@@ -54,6 +59,8 @@ class Architecture(BaseModel):
             raise ValueError(f"img_size {self.img_size} is smaller than patch_size {self.patch_size}")
         if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        if self.hidden_dim < 1 + (self.mlp_layer == "swiglu_packed"):
+            raise ValueError(f"mlp_ratio {self.mlp_ratio} of embed_dim {self.embed_dim} leaves the MLP no hidden layer")
         if self.global_pool in ("token", "token_avg") and not self.class_token:
             raise ValueError(f"global_pool {self.global_pool!r} needs class_token: true")
         if self.global_pool == "token_avg" and (self.norm_after_pool or self.distilled):
@@ -110,13 +117,18 @@ class Architecture(BaseModel):
         return int(self.embed_dim * self.mlp_ratio)
 
 
+Mean = Annotated[float, Field(ge=-1000, le=1000)]
+Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
+"""Not near zero, by which nothing can be divided. Both leave room for values in 0..255."""
+
+
 class Preprocessing(BaseModel):
     """How images were prepared for the weights: they must be prepared so again."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    mean: tuple[float, float, float] = Field(description="per channel, of values in 0..1")
-    std: tuple[float, float, float]
+    mean: tuple[Mean, Mean, Mean] = Field(description="per channel, of values in 0..1")
+    std: tuple[Deviation, Deviation, Deviation]
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
-    crop_pct: float = Field(0.875, gt=0, le=1, description="evaluation: crop side / resized side")
+    crop_pct: float = Field(0.875, ge=0.01, le=1, description="evaluation: crop side / resized side")
     crop_mode: Literal["center", "squash", "border"] = "center"

@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from mlx_peft.config import problems, structure, yaml_io
+from mlx_peft.config.bounds import must_be_usable
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.yaml_io import Document, Place
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shown
 
 MAX_FILES = 64
 COMMAND_LINE = "command line"
@@ -79,25 +80,34 @@ def compose(path: Path) -> Document:
 
 
 def override(assignments: Iterable[str]) -> Document:
-    """``method.rank=16`` and its like as one document. The last of two for the same key counts."""
+    """``method.rank=16`` and its like as one document. The last of two for the same key counts.
+
+    Raises UserError for what is no assignment, or is nested deeper or longer than a file may be.
+    """
     values: dict[str, Any] = {}
     where: dict[Place, str] = {}
     for assignment in assignments:
         dotted, equals, text = assignment.partition("=")
         place = tuple(dotted.strip().split("."))
         if not equals or not all(place):
-            raise UserError(f"{assignment!r} is not an override; write key=value, such as method.rank=16")
+            raise UserError(f"{shown(assignment)} is not an override; write key=value, such as method.rank=16")
+        if len(place) > yaml_io.MAX_DEPTH or len(assignment) > yaml_io.MAX_BYTES:
+            raise UserError(
+                f"override {shown(assignment)}: deeper than {yaml_io.MAX_DEPTH} keys, or longer than "
+                f"{yaml_io.MAX_BYTES // 1024} KiB; the experiment has no such key"
+            )
         node = values
         for key in place[:-1]:
             inner = node.get(key)
             node[key] = node = inner if isinstance(inner, dict) else {}
-        node[place[-1]] = yaml_io.parse_value(text, f"override {assignment!r}")
+        node[place[-1]] = yaml_io.parse_value(text, f"override {shown(assignment)}")
         where[place] = COMMAND_LINE
     return Document(values, where)
 
 
 def _collect(path: Path, inside: tuple[Path, ...], documents: list[Document]) -> None:
     """Appends the bases of a file in their order, each after its own, then the file."""
+    must_be_usable(path)
     resolved = path.resolve()
     if resolved in inside:
         circle = " -> ".join(file.name for file in (*inside[inside.index(resolved) :], resolved))

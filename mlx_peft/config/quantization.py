@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.bounds import Positive
 from mlx_peft.config.sites import GROUPS, Site, chosen, sites
 from mlx_peft.core.errors import UserError
 
@@ -29,7 +30,7 @@ class Quantization(BaseModel):
     (``(out, in / group_size)``), and its own ``bias`` where it had one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     bits: Bits = Field(description="of a weight inside the blocks")
     group_size: GroupSize = Field(64, description="consecutive inputs that share a scale and a bias")
@@ -69,13 +70,13 @@ class QAT(BaseModel):
     is symmetric, and its scale is trained too, as the step size of LSQ (Esser et al. 2020, arXiv 1902.08153).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     bits: Bits = Field(description="of a weight inside the blocks")
     group_size: GroupSize = Field(64, description="consecutive inputs that share a scale and a bias")
     scales: Literal["minmax", "learned"] = Field("minmax", description="from a group's extremes, or trained (LSQ)")
-    lr_ratio: float = Field(
-        0.01, gt=0, description="learned: rate of the scales over the optimiser's; they are as small as that"
+    lr_ratio: Positive = Field(
+        0.01, description="learned: rate of the scales over the optimiser's; they are as small as that"
     )
 
     @property

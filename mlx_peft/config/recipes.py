@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_peft.config import files, yaml_io
+from mlx_peft.config.bounds import must_be_usable
 from mlx_peft.config.packaged import packaged
-from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.errors import UserError, shown, suggest
 
 Kind = Literal["recipe", "suite"]
 FOLDERS: dict[Kind, Literal["configs", "suites"]] = {"recipe": "configs", "suite": "suites"}
@@ -21,7 +22,7 @@ def names(kind: Kind = "recipe") -> list[str]:
 def find(name: str, kind: Kind = "recipe") -> Path:
     """The file of a recipe or a suite. Raises UserError with the nearest names where there is none."""
     if name not in names(kind):
-        raise UserError(f"no {kind} {name!r}{suggest(name, names(kind))}; see: mlx-peft ls {kind}s")
+        raise UserError(f"no {kind} {shown(name)}{suggest(name, names(kind))}; see: mlx-peft ls {kind}s")
     return packaged(FOLDERS[kind]) / f"{name}.yaml"
 
 
@@ -31,6 +32,7 @@ def locate(config: str, kind: Kind = "recipe", *, beside: Path = Path()) -> Path
     ``beside`` is where a relative path starts. Raises UserError if it is neither.
     """
     path = beside / config
+    must_be_usable(path)
     if path.exists() and not path.is_dir():
         return path
     if path.suffix in (".yaml", ".yml") or Path(config).name != config:

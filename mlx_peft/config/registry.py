@@ -15,7 +15,8 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.config.problems import MOST, explain
+from mlx_peft.core.errors import UserError, shortened, shown, suggest
 
 FILE = Path(__file__).with_name("architectures.json")
 
@@ -88,13 +89,15 @@ def find(name: str) -> Entry:
     if base in data["left_out"]:
         raise UserError(f"model {base!r} is not supported: {data['left_out'][base]}")
     if base not in data["models"]:
-        raise UserError(f"unknown model {base!r}{suggest(base, names())} (mlx-peft ls models)")
+        raise UserError(f"unknown model {shown(base)}{suggest(base, names())} (mlx-peft ls models)")
     model = data["models"][base]
     architecture = Architecture(**model["architecture"])
     resampling = Resampling(**model.get("resampling", {}))
     if tag and tag not in model["tags"]:
         known = f"its tags: {', '.join(model['tags'])}" if model["tags"] else "it has none"
-        raise UserError(f"model {base!r} has no weights with the tag {tag!r}{suggest(tag, model['tags'])} ({known})")
+        raise UserError(
+            f"model {base!r} has no weights with the tag {shown(tag)}{suggest(tag, model['tags'])} ({known})"
+        )
     if not model["tags"]:
         return Entry(base, None, architecture, None, resampling)
 
@@ -133,10 +136,13 @@ def altered(architecture: Architecture, changes: Mapping[str, Any], where: str) 
     """
     fields = Architecture.model_fields
     if unknown := [name for name in changes if name not in fields]:
-        raise UserError("\n".join(f"{where}.{name}: no such field of a ViT{suggest(name, fields)}" for name in unknown))
+        named = [
+            f"{where}.{shortened(name, 60)}: no such field of a ViT{suggest(name, fields)}" for name in unknown[:MOST]
+        ]
+        raise UserError("\n".join(named))
     try:
         return Architecture.model_validate(architecture.model_dump() | dict(changes))
     except ValidationError as error:
-        raise UserError(
-            "\n".join(f"{'.'.join([where, *map(str, problem['loc'])])}: {problem['msg']}" for problem in error.errors())
-        ) from error
+        found = explain(error, Architecture)
+        lines = [f"{'.'.join([where, *map(str, place)])}: {message}" for place, message in found.items()]
+        raise UserError("\n".join(lines[:MOST])) from error

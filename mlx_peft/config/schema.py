@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from mlx_peft.config.architecture import MOST_PIXELS
+from mlx_peft.config.augment import Augment as Augment  # as names of the schema too
+from mlx_peft.config.augment import ColorJitter as ColorJitter
+from mlx_peft.config.augment import Erasing as Erasing
+from mlx_peft.config.augment import RandAugment as RandAugment
+from mlx_peft.config.bounds import (
+    LARGEST,
+    BatchSize,
+    Gigabytes,
+    Name,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    Steps,
+    UserPath,
+    usable,
+)
 from mlx_peft.config.methods import Method
 from mlx_peft.config.parameters import SCALE
 from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.config.section import Section
 
 Precision = Literal["float32", "bfloat16", "float16"]
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-def expanded(path: Path) -> Path:
-    """``~`` as the home folder, which a shell leaves alone in ``data.root=~/images``."""
-    return Path(os.path.expanduser(path))
-
-
-class Section(BaseModel):
-    """A part of the experiment: frozen, and strict about names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+Argument = bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(ge=-LARGEST, le=LARGEST)] | Name
+"""What a field of an architecture may be given; the architecture itself knows more."""
 
 
 class Model(Section):
-    name: str = Field(description="a timm name, with or without a tag: vit_small_patch16_224.augreg_in21k_ft_in1k")
-    weights: str = Field(
+    name: Name = Field(description="a timm name, with or without a tag: vit_small_patch16_224.augreg_in21k_ft_in1k")
+    weights: Annotated[str, AfterValidator(usable)] = Field(
         "timm", description="timm (the hub), none (random), package:NAME (shipped), or a file or folder"
     )
-    image_size: int | None = Field(None, ge=1, description="pixels; null: the architecture's own")
-    args: dict[str, bool | int | float | str | None] = Field(
+    image_size: int | None = Field(None, ge=1, le=MOST_PIXELS, description="pixels; null: the architecture's own")
+    args: dict[Name, Argument | None] = Field(
         default_factory=dict, description="fields of the architecture to change, such as depth"
     )
-    drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth of the last block; linear from 0")
-    head_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the head")
+    drop_path: Share = Field(0.0, description="stochastic depth of the last block; linear from 0")
+    head_dropout: Share = Field(0.0, description="dropout before the head")
 
     @property
     def is_local(self) -> bool:
@@ -48,9 +56,9 @@ class Model(Section):
 class Split(Section):
     """Fractions of the images that are held out where the data set has no such split of its own."""
 
-    val: float = Field(0.1, ge=0, lt=1)
-    test: float = Field(0.0, ge=0, lt=1)
-    seed: int = Field(0, ge=0, description="of the split alone; the experiment's seed does not move images")
+    val: Share = 0.1
+    test: Share = 0.0
+    seed: Seed = Field(0, description="of the split alone; the experiment's seed does not move images")
     group_by: Literal["none", "duplicates"] | None = Field(
         None,
         description="what is never parted: duplicates, exact or near; null: the set's own groups",
@@ -63,106 +71,14 @@ class Split(Section):
         return self
 
 
-class RandAugment(Section):
-    """RandAugment (Cubuk et al. 2020), torchvision's operations and magnitudes."""
-
-    ops: int = Field(2, ge=1, description="operations on an image, one after the other")
-    magnitude: int = Field(9, ge=0, le=30, description="of each, from none to 30")
-
-
-class ColorJitter(Section):
-    """Random changes of colour, torchvision's: factors in 1 - x to 1 + x; the hue turned by -x to x of the circle."""
-
-    brightness: float = Field(0.4, ge=0)
-    contrast: float = Field(0.4, ge=0)
-    saturation: float = Field(0.4, ge=0)
-    hue: float = Field(0.0, ge=0, le=0.5)
-
-    @model_validator(mode="after")
-    def _does_something(self) -> ColorJitter:
-        if not (self.brightness or self.contrast or self.saturation or self.hue):
-            raise ValueError("changes nothing: leave it out")
-        return self
-
-
-class Erasing(Section):
-    """Random erasing (Zhong et al. 2020) of a box, timm's."""
-
-    probability: float = Field(0.25, gt=0, le=1)
-    area: tuple[float, float] = Field((0.02, 1 / 3), description="of the box, share of the image's")
-    ratio: tuple[float, float] = Field((0.3, 10 / 3), description="of the box, height / width")
-    fill: Literal["mean", "noise"] = Field("mean", description="the weights' mean colour, or noise around it")
-
-    @model_validator(mode="after")
-    def _intervals(self) -> Erasing:
-        an_interval(self.area)
-        an_interval(self.ratio)
-        if self.area[1] > 1:
-            raise ValueError(f"area: should be at most 1, not {self.area[1]}")
-        return self
-
-
-def an_interval(interval: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < interval[0] <= interval[1]:
-        raise ValueError(f"should be a smaller and a larger number above 0, not {list(interval)}")
-    return interval
-
-
-class Augment(Section):
-    crop: Literal["none", "padded", "random_resized"] = "none"
-    padding: int = Field(4, ge=0, description="padded: pixels (of the stored image) on each side, reflected")
-    scale: tuple[float, float] = Field((0.08, 1.0), description="random_resized: share of the area")
-    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="random_resized: width / height")
-    flip: bool = Field(False, description="horizontal, with probability 1/2")
-    randaugment: RandAugment | None = None
-    color_jitter: ColorJitter | None = None
-    erasing: Erasing | None = None
-    mixup: float = Field(0.0, ge=0, description="of its Beta distribution: timm's is 0.8; 0: off")
-    cutmix: float = Field(0.0, ge=0, description="of its Beta distribution: timm's is 1; 0: off")
-    mix_probability: float = Field(1.0, gt=0, le=1, description="that a batch is mixed")
-    cutmix_share: float = Field(0.5, ge=0, le=1, description="of the batches that are mixed, where both are on")
-    repeats: int = Field(1, ge=1, description="copies of an image in an epoch, of so many fewer images")
-
-    @field_validator("scale", "ratio")
-    @classmethod
-    def _an_interval(cls, interval: tuple[float, float]) -> tuple[float, float]:
-        return an_interval(interval)
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> Augment:
-        given = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
-        if self.randaugment and self.color_jitter:
-            raise ValueError("randaugment changes colours itself: choose it or color_jitter")
-        if "mix_probability" in given and not self.mixes:
-            raise ValueError("mix_probability needs mixup or cutmix")
-        if "cutmix_share" in given and not (self.mixup and self.cutmix):
-            raise ValueError("cutmix_share needs both mixup and cutmix")
-        if self.repeats > 1 and not self.changes_image:
-            raise ValueError("repeats without another augmentation would show the same pixels again")
-        return self
-
-    @property
-    def mixes(self) -> bool:
-        """Whether images of a batch are mixed with each other."""
-        return bool(self.mixup or self.cutmix)
-
-    @property
-    def changes_image(self) -> bool:
-        """Whether an image differs from epoch to epoch before it meets another."""
-        return self.flip or self.crop != "none" or bool(self.randaugment or self.color_jitter or self.erasing)
-
-    @property
-    def changes_pixels(self) -> bool:
-        """Whether what the model sees differs from epoch to epoch."""
-        return self.changes_image or self.mixes
-
-
 class Cache(Section):
     """Decoded image files, kept on disk from the first epoch on. Runs may share a folder."""
 
-    gigabytes: float = Field(0.0, ge=0, description="the most that is kept; 0: off")
-    folder: Annotated[Path, AfterValidator(expanded)] | None = Field(None, description="null: the user's, for caches")
-    side: int | None = Field(None, ge=1, description="larger images are kept with this shorter side; null: as they are")
+    gigabytes: Gigabytes = Field(0.0, description="the most that is kept; 0: off")
+    folder: UserPath | None = Field(None, description="null: the user's, for caches")
+    side: int | None = Field(
+        None, ge=1, le=65535, description="the shorter side of larger images, as kept; null: whole"
+    )
 
     @model_validator(mode="after")
     def _side_of_what_is_kept(self) -> Cache:
@@ -174,20 +90,20 @@ class Cache(Section):
 class Columns(Section):
     """The columns of a table of images (a CSV file, Parquet files); null: by their usual names."""
 
-    image: str | None = Field(None, description="the path, or the image itself")
-    label: str | None = None
-    split: str | None = Field(None, description="train, val or test; none: no column")
-    group: str | None = Field(None, description="what is never parted, such as a patient; none: no column")
+    image: Name | None = Field(None, description="the path, or the image itself")
+    label: Name | None = None
+    split: Name | None = Field(None, description="train, val or test; none: no column")
+    group: Name | None = Field(None, description="what is never parted, such as a patient; none: no column")
 
 
 class Data(Section):
-    name: str = Field(description="a data set: `mlx-peft ls datasets`, or hf:OWNER/NAME")
-    variant: str | int | None = Field(
+    name: Name = Field(description="a data set: `mlx-peft ls datasets`, or hf:OWNER/NAME")
+    variant: Name | Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
         None, description="its protocol, partition or size: `mlx-peft ls datasets NAME --json`; null: the first"
     )
     columns: Columns = Field(default_factory=Columns)
-    root: Annotated[Path, AfterValidator(expanded)] = Field(Path("data"), description="the folder that holds it")
-    batch_size: int = Field(64, ge=1, description="images per optimiser step")
+    root: UserPath = Field(Path("data"), description="the folder that holds it")
+    batch_size: BatchSize = Field(64, description="images per optimiser step")
     split: Split = Field(default_factory=Split)
     augment: Augment = Field(default_factory=Augment)
     sampling: Literal["instance", "square_root", "class"] = Field(
@@ -198,7 +114,7 @@ class Data(Section):
     )
     download: bool = Field(False, description="fetch the data set where it is missing and may be fetched")
     unreadable: Literal["refuse", "skip"] = Field("refuse", description="what to do with a broken image")
-    threads: int = Field(2, ge=1, description="that decode images; the pixels do not depend on it")
+    threads: int = Field(2, ge=1, le=1024, description="that decode images; the pixels do not depend on it")
     cache: Cache = Field(default_factory=Cache)
 
     @property
@@ -221,19 +137,19 @@ class AdamW(Section):
     """Decoupled weight decay (Loshchilov and Hutter 2019), with bias correction."""
 
     name: Literal["adamw"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0, description="not applied to biases, norms, tokens and other vectors")
+    lr: Positive = 1e-3
+    weight_decay: NotNegative = Field(0.01, description="not applied to biases, norms, tokens and other vectors")
     betas: tuple[Share, Share] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
+    eps: Positive = 1e-8
 
 
 class SGD(Section):
     """Stochastic gradient descent with momentum."""
 
     name: Literal["sgd"]
-    lr: float = Field(0.01, gt=0)
-    weight_decay: float = Field(0.0, ge=0, description="not applied to biases, norms, tokens and other vectors")
-    momentum: float = Field(0.9, ge=0, lt=1)
+    lr: Positive = 0.01
+    weight_decay: NotNegative = Field(0.0, description="not applied to biases, norms, tokens and other vectors")
+    momentum: Share = 0.9
     nesterov: bool = False
 
     @model_validator(mode="after")
@@ -247,24 +163,24 @@ class Schedule(Section):
     """Learning rate as a share of the optimiser's, step by step."""
 
     name: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(0.0, ge=0, lt=1, description="share of all steps, linear from 0")
+    warmup: Share = Field(0.0, description="share of all steps, linear from 0")
 
 
 class Train(Section):
-    epochs: int = Field(10, ge=1)
+    epochs: int = Field(10, ge=1, le=10**6)
     optimizer: Annotated[AdamW | SGD, Field(discriminator="name")] = Field(default_factory=AdamW)
     schedule: Schedule = Field(default_factory=Schedule)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    clip_norm: float | None = Field(None, gt=0, description="largest norm of the whole gradient; null: no clipping")
-    accumulate: int = Field(1, ge=1, description="a step's batch is computed in so many parts, to save memory")
+    label_smoothing: Share = 0.0
+    clip_norm: Positive | None = Field(None, description="largest norm of the whole gradient; null: no clipping")
+    accumulate: BatchSize = Field(1, description="a step's batch is computed in so many parts, to save memory")
     precision: Precision = "float32"
     gradient_checkpointing: bool = Field(False, description="recompute each block in the backward pass")
-    cache_features: float = Field(
-        2.0, ge=0, description="GB for features before the first trained block, computed once if not augmented; 0: off"
+    cache_features: Gigabytes = Field(
+        2.0, description="GB for features before the first trained block, computed once if not augmented; 0: off"
     )
-    early_stopping: int | None = Field(None, ge=1, description="epochs without a better validation score")
-    log_every: int = Field(10, ge=1, description="steps")
-    checkpoint_every: int | None = Field(None, ge=1, description="steps; null: after each epoch only")
+    early_stopping: Steps | None = Field(None, description="epochs without a better validation score")
+    log_every: Steps = Field(10, description="steps")
+    checkpoint_every: Steps | None = Field(None, description="steps; null: after each epoch only")
 
 
 class Experiment(Section):

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.bounds import BatchSize, Seed
 from mlx_peft.config.sites import GROUPS, LAYERS, Site, chosen, sites
 from mlx_peft.core.errors import UserError
 
@@ -42,7 +43,7 @@ class Simulation(BaseModel):
     Weights are symmetric, a scale for each output; activations uniform, a scale and a zero point for each tensor.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     weights: Width = Field(8, description="bits of a weight; 32: float")
     activations: Width = Field(8, description="bits of an activation; 32: float")
@@ -57,8 +58,8 @@ class Simulation(BaseModel):
         description="codes of attention's probabilities; best: in each block those with the smaller squared error; "
         "null: best with repq, uniform otherwise",
     )
-    images: int = Field(32, ge=1, description="training images to calibrate on")
-    seed: int = Field(0, ge=0, description="of the choice of these images")
+    images: BatchSize = Field(32, description="training images to calibrate on")
+    seed: Seed = Field(0, description="of the choice of these images")
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.shapes import shapes
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shown
 
 Target = Literal["qkv", "q", "k", "v", "proj", "fc1", "fc2", "attention", "mlp", "all-linear"]
 """As it may be written; the last three are GROUPS, and spelled out when read."""
@@ -87,7 +87,7 @@ Targets = Annotated[
 OptionalTargets = Annotated[tuple[Target, ...], BeforeValidator(_grouped), AfterValidator(_each_layer_once)]
 """The same, or none."""
 
-RANGE = re.compile(r"(first|last)\s*(\d+)|(\d+)\s*-\s*(\d+)")
+RANGE = re.compile(r"(first|last)\s*(\d{1,6})|(\d{1,6})\s*-\s*(\d{1,6})")
 
 
 def _readable(blocks: Any) -> Any:
@@ -97,7 +97,7 @@ def _readable(blocks: Any) -> Any:
         return tuple(numbers)
     if isinstance(blocks, str) and RANGE.fullmatch(blocks.strip()):
         return blocks
-    raise ValueError(f"should be like 'last 4', 'first 6', '8-11', 3 or [0, 5, -1], not {blocks!r}")
+    raise ValueError(f"should be like 'last 4', 'first 6', '8-11', 3 or [0, 5, -1], not {shown(blocks)}")
 
 
 Blocks = Annotated[tuple[int, ...] | str, BeforeValidator(_readable)]

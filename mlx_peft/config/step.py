@@ -9,9 +9,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.config.schema import Experiment, Section
+from mlx_peft.config.schema import Experiment
+from mlx_peft.config.section import Section
 from mlx_peft.config.simulation import Simulation
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shown
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+=,-]*")
 
@@ -19,11 +20,14 @@ NAME = re.compile(r"[A-Za-z0-9][\w.+=,-]*")
 def fit_for_a_folder(name: str) -> str:
     """The name itself. Raises ValueError where it would not do for a folder."""
     if not NAME.fullmatch(name):
-        raise ValueError(f"should be letters, digits and any of . _ + = , - (a folder gets this name), not {name!r}")
+        raise ValueError(
+            f"should be letters, digits and any of . _ + = , - (a folder gets this name), not {shown(name)}"
+        )
     return name
 
 
-FolderName = Annotated[str, AfterValidator(fit_for_a_folder)]
+FolderName = Annotated[str, Field(max_length=100), AfterValidator(fit_for_a_folder)]
+"""Axes and seeds add theirs: a folder's name may have 255 bytes."""
 
 
 class Step(Section):

@@ -15,10 +15,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError
 
 from mlx_peft.config import files, problems, recipes, yaml_io
-from mlx_peft.config.schema import Experiment, Section
+from mlx_peft.config.bounds import LONGEST_PART, LONGEST_PATH
+from mlx_peft.config.schema import Experiment
+from mlx_peft.config.section import Section
 from mlx_peft.config.step import FolderName, Step
 from mlx_peft.config.yaml_io import Document, Place
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shown
 
 MAX_RUNS = 1000
 KEY = re.compile(r"\w+(\.\w+)*")
@@ -26,8 +28,8 @@ KEY = re.compile(r"\w+(\.\w+)*")
 
 def _keys(changes: dict[str, Any]) -> dict[str, Any]:
     for key in changes:
-        if not KEY.fullmatch(key):
-            raise ValueError(f"{key!r} is no key; write a section's name, or a path such as method.rank")
+        if not KEY.fullmatch(key) or key.count(".") >= yaml_io.MAX_DEPTH:
+            raise ValueError(f"{shown(key)} is no key; write a section's name, or a path such as method.rank")
     return changes
 
 
@@ -56,7 +58,7 @@ class Run(Section):
 class Suite(Section):
     """Each run is the base, then ``set``, the run's own ``set``, its point on the axes, its seed, the command line."""
 
-    base: str = Field(description="a recipe, or an experiment file relative to this one")
+    base: str = Field(max_length=LONGEST_PATH, description="a recipe, or an experiment file relative to this one")
     set: Changes = Field(default_factory=dict, description="changes for every run: a section's name or a dotted key")
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] | None = Field(
         None, description="each run is made once for each; null: the base's own"
@@ -174,6 +176,8 @@ def _expanded(suite: Suite, document: Document, path: str) -> list[tuple[str, li
         other = names.get(name.casefold())  # a Mac's folders do not tell a from A
         if other is not None:
             raise UserError(f"{path}: two runs have the name {name!r}{'' if other == name else f' (or {other!r})'}")
+        if len(name.encode()) > LONGEST_PART:
+            raise UserError(f"{path}: the run {shown(name)} has too long a name for a folder: give its runs names")
         names[name.casefold()] = name
     return found
 

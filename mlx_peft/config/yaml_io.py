@@ -10,10 +10,12 @@ from typing import Any
 
 import yaml
 
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shortened, shown
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
+LONGEST = 400
+"""Characters of what the parser says, which quotes the text."""
 
 Place = tuple[str | int, ...]
 """The keys that lead to a value: ``("method", "targets", 0)``."""
@@ -127,9 +129,10 @@ def _read(text: str, source: str, where: dict[Place, str]) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{source}{line}: {', '.join(filter(None, (error.context, error.problem)))}") from None
+        said = ", ".join(filter(None, (error.context, error.problem)))
+        raise UserError(f"{source}{line}: {shortened(said, LONGEST)}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{source}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{source}: {shortened(str(error).splitlines()[0], LONGEST)}") from None
 
 
 def _plain(node: yaml.Node, path: Place, source: str, where: dict[Place, str]) -> Any:
@@ -145,7 +148,7 @@ def _plain(node: yaml.Node, path: Place, source: str, where: dict[Place, str]) -
                 raise UserError(f"{line}: a key should be a name")
             name, place = key.value, (*path, key.value)
             if name in values:
-                raise UserError(f"{line}: {name!r} is written twice; first at {where[place]}")
+                raise UserError(f"{line}: {shown(name)} is written twice; first at {where[place]}")
             values[name] = _plain(value, place, source, where)
             where[place] = line
         return values
@@ -153,5 +156,5 @@ def _plain(node: yaml.Node, path: Place, source: str, where: dict[Place, str]) -
         try:
             return _SCALARS[node.tag](node.value)
         except ValueError:
-            raise UserError(f"{where[path]}: {node.value[:40]!r} cannot be read") from None
-    raise UserError(f"{where[path]}: the tag {node.tag!r} is not read; write plain values")
+            raise UserError(f"{where[path]}: {shown(node.value)} cannot be read") from None
+    raise UserError(f"{where[path]}: the tag {shown(node.tag)} is not read; write plain values")

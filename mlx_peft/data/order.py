@@ -23,7 +23,8 @@ def epoch_order(labels: np.ndarray, config: schema.Data, seed: int, epoch: int) 
     if config.sampling != "instance":
         return _sampled(labels, POWERS[config.sampling], seed, epoch)
     order = shuffle(len(labels), seed, epoch)
-    return np.repeat(order, config.augment.repeats)[: len(labels)]
+    copies = config.augment.repeats
+    return np.repeat(order[: -(-len(labels) // copies)], copies)[: len(labels)]
 
 
 def occurrences(order: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from convert.base import Base, load_base
 from convert.codes.stored import model_bytes
 from convert.problem import problem
 from mlx_peft.config.architecture import Architecture, Preprocessing
+from mlx_peft.config.bounds import MOST_STEPS
 from mlx_peft.config.files import dump
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
@@ -123,7 +124,10 @@ def train(
 
 def check_data(experiment: Experiment, dataset: Dataset) -> None:
     """Raises UserError where the experiment asks for what the data set does not have: a split, or as many steps."""
-    allocator(experiment.method, experiment.train.epochs * steps_per_epoch(dataset.train, experiment.data.batch_size))
+    steps = experiment.train.epochs * steps_per_epoch(dataset.train, experiment.data.batch_size)
+    if steps > MOST_STEPS:
+        raise UserError(f"train.epochs: {experiment.train.epochs:,} would be {steps:,} steps, at most {MOST_STEPS:,}")
+    allocator(experiment.method, steps)
     if experiment.train.early_stopping and dataset.val is None:
         raise UserError(
             f"train.early_stopping needs a validation split, and {dataset.name} has none: set data.split.val, "

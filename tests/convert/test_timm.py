@@ -142,12 +142,12 @@ def test_a_configuration_that_is_not_understood_is_refused(
 
 
 CLAIMS: list[tuple[dict[str, Any], str]] = [
-    ({"pretrained_cfg": {"input_size": [3, 2**20, 2**20]}}, "img_size: Input should be less than or equal to 4096"),
-    ({"model_args": {"depth": 10**9}}, "depth: Input should be less than or equal to 512"),
-    ({"model_args": {"embed_dim": 10**9}}, "embed_dim: Input should be less than or equal to 65536"),
-    ({"model_args": {"num_heads": 10**9}}, "num_heads: Input should be less than or equal to 4096"),
-    ({"model_args": {"reg_tokens": 10**9}}, "reg_tokens: Input should be less than or equal to 1024"),
-    ({"model_args": {"mlp_ratio": 1e12}}, "mlp_ratio: Input should be less than or equal to 64"),
+    ({"pretrained_cfg": {"input_size": [3, 2**20, 2**20]}}, "img_size: should be less than or equal to 4096"),
+    ({"model_args": {"depth": 10**9}}, "depth: should be less than or equal to 512"),
+    ({"model_args": {"embed_dim": 10**9}}, "embed_dim: should be less than or equal to 65536"),
+    ({"model_args": {"num_heads": 10**9}}, "num_heads: should be less than or equal to 4096"),
+    ({"model_args": {"reg_tokens": 10**9}}, "reg_tokens: should be less than or equal to 1024"),
+    ({"model_args": {"mlp_ratio": 1e12}}, "mlp_ratio: should be less than or equal to 64"),
     ({"pretrained_cfg": {"input_size": [3, 4096, 4096]}}, "pos_embed is of 4 x 4 patches, and 256 x 256 are claimed"),
     ({"model_args": {"embed_dim": 65536, "num_heads": 1}}, "do not fit together"),
 ]

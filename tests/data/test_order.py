@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -86,3 +88,13 @@ def test_balanced_weights_are_scikit_learns_and_an_absent_class_has_none() -> No
     root = class_weights(LABELS, 4, "square_root")
     np.testing.assert_allclose(root[0] / root[3], (5 / 80) ** 0.5, rtol=1e-6)
     np.testing.assert_allclose(root[LABELS].mean(), 1, rtol=1e-6)
+
+
+def test_repeats_make_no_more_than_the_epoch_has() -> None:
+    labels = np.zeros(20_000, np.int64)
+    tracemalloc.start()
+    order = epoch_order(labels, data(augment={"flip": True, "repeats": 1000}), 3, 4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(order, np.repeat(shuffle(20_000, 3, 4)[:20], 1000))
+    assert peak < 10 * labels.nbytes  # every copy of every image is a thousand times as much

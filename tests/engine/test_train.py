@@ -23,7 +23,7 @@ from mlx_peft.engine.evaluate import evaluate
 from mlx_peft.engine.progress import Silent
 from mlx_peft.engine.run import RunFolder, read_metrics
 from mlx_peft.engine.stop import Interrupted
-from mlx_peft.engine.train import train
+from mlx_peft.engine.train import check_data, train
 
 
 def test_a_run_leaves_every_file_that_was_promised(engine: SimpleNamespace) -> None:
@@ -253,3 +253,11 @@ def test_a_step_is_divided_by_what_its_images_count_smoothed_or_not(
         counted = ((targets[real].sum(axis=1) - 0.1 * weights.mean()) / 0.9).sum()
         assert weight == pytest.approx(counted, rel=1e-5)
     assert sum(weight for _, weight in seen) == pytest.approx(len(labels)), "1 an image on average"
+
+
+def test_steps_beyond_what_seeds_keep_apart_are_refused_before_training(engine: SimpleNamespace) -> None:
+    experiment = engine.experiment(epochs=10**6)
+    check_data(experiment, engine.dataset())  # six steps in an epoch
+    large = SimpleNamespace(train=SimpleNamespace(size=8 * 10**6), val=None)
+    with pytest.raises(UserError, match=r"train\.epochs: 1,000,000 would be 1,000,000,000,000 steps, at most 4,2"):
+        check_data(experiment, large)

@@ -245,7 +245,7 @@ def test_a_configuration_that_contradicts_the_tensors_is_refused(
         ({"rescale_factor": 1.0}, "rescale_factor: only 1/255"),
         ({"resample": 1}, "resample: only 2"),
         ({"size": {"height": 32, "width": 48}}, "size: only squares"),
-        ({"size": "big"}, "size.int: Input should be a valid integer"),
+        ({"size": "big"}, "size: should be a number or a section of keys and values, not 'big'"),
         ({"image_mean": [0.5, 0.5]}, "mean"),
         ({"image_mean": None}, "image_mean missing"),
     ],

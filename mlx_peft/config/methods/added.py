@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.bounds import Positive, Rank, Share
 from mlx_peft.config.methods.base import Blockwise, Targeted
 from mlx_peft.config.methods.selective import BLOCK
 from mlx_peft.config.parameters import is_head
@@ -72,9 +73,9 @@ class AdaptFormer(Blockwise):
 
     name: Literal["adaptformer"] = "adaptformer"
     merges: ClassVar[bool] = False
-    bottleneck: int = Field(64, ge=1)
-    scale: float = Field(0.1, gt=0, description="s")
-    dropout: float = Field(0.1, ge=0, lt=1, description="on the bottleneck")
+    bottleneck: Rank = 64
+    scale: Positive = Field(0.1, description="s")
+    dropout: Share = Field(0.1, description="on the bottleneck")
 
 
 class VPT(Blockwise):
@@ -85,6 +86,6 @@ class VPT(Blockwise):
 
     name: Literal["vpt"] = "vpt"
     merges: ClassVar[bool] = False
-    tokens: int = Field(10, ge=1)
+    tokens: Rank = 10
     deep: bool = Field(False, description="prompts of its own for every block")
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the prompts")
+    dropout: Share = Field(0.0, description="on the prompts")

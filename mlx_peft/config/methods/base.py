@@ -21,7 +21,7 @@ class MethodConfig(BaseModel):
         mixes: whether the rows of one batch may each have an adapter of their own.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     merges: ClassVar[bool] = True

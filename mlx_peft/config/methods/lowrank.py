@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.bounds import MOST_STEPS, NotNegative, Positive, Rank, Share, Steps
 from mlx_peft.config.methods.base import Blockwise, Targeted
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.sites import GROUPS, Site, Targets, sites
@@ -35,13 +36,13 @@ class LoRA(Targeted):
     name: Literal["lora"] = "lora"
     in_peft: ClassVar[bool] = True
     rounds: ClassVar[bool] = True
-    rank: int = Field(8, ge=1)
-    alpha: float = Field(16.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the input of A")
+    rank: Rank = 8
+    alpha: Positive = 16.0
+    dropout: Share = Field(0.0, description="on the input of A")
     rslora: bool = Field(False, description="s = alpha / sqrt(rank)")
     dora: bool = Field(False, description="a trained magnitude for each row of the weight")
     init: Literal["kaiming", "pissa"] = Field("kaiming", description="pissa: from the weight's singular vectors")
-    lora_plus: float = Field(1.0, gt=0, description="learning rate of B over that of A")
+    lora_plus: Positive = Field(1.0, description="learning rate of B over that of A")
     rank_pattern: dict[str, int] = Field(
         default_factory=dict, description="other ranks by a regular expression for the end of a layer's name"
     )
@@ -97,13 +98,11 @@ class QALoRA(Targeted):
 
     name: Literal["qalora"] = "qalora"
     over_codes: ClassVar[bool] = True
-    rank: int = Field(8, ge=1)
-    alpha: float = Field(16.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the input of A")
+    rank: Rank = 8
+    alpha: Positive = 16.0
+    dropout: Share = Field(0.0, description="on the input of A")
     pool: Literal["sum", "avg"] = Field("sum", description="of a group's inputs")
-    pool_size: int | None = Field(
-        None, ge=1, description="inputs pooled; null: the base's group, the only one it can be"
-    )
+    pool_size: Rank | None = Field(None, description="inputs pooled; null: the base's group, the only one it can be")
 
     def check(self, architecture: Architecture) -> None:
         for site in self.sites(architecture):
@@ -133,16 +132,16 @@ class AdaLoRA(Targeted):
     name: Literal["adalora"] = "adalora"
     in_peft: ClassVar[bool] = True
     rounds: ClassVar[bool] = True
-    init_rank: int = Field(12, ge=1)
-    target_rank: int = Field(8, ge=1, description="mean over the layers at the end")
-    alpha: float = Field(16.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the input of A")
-    t_init: int = Field(0, ge=0, description="steps before the first mask")
-    t_final: int = Field(0, ge=0, description="steps after the last mask")
-    delta_t: int = Field(1, ge=1, description="steps between two masks")
+    init_rank: Rank = 12
+    target_rank: Rank = Field(8, description="mean over the layers at the end")
+    alpha: Positive = 16.0
+    dropout: Share = Field(0.0, description="on the input of A")
+    t_init: int = Field(0, ge=0, le=MOST_STEPS, description="steps before the first mask")
+    t_final: int = Field(0, ge=0, le=MOST_STEPS, description="steps after the last mask")
+    delta_t: Steps = Field(1, description="steps between two masks")
     beta1: float = Field(0.85, gt=0, lt=1, description="of the average of the importance")
     beta2: float = Field(0.85, gt=0, lt=1, description="of the average of its uncertainty")
-    orth_weight: float = Field(0.5, ge=0, description="of the orthogonality penalty in the loss")
+    orth_weight: NotNegative = Field(0.5, description="of the orthogonality penalty in the loss")
 
     @model_validator(mode="after")
     def _budget_within_the_ranks(self) -> AdaLoRA:
@@ -165,10 +164,10 @@ class VeRA(Targeted):
     in_peft: ClassVar[bool] = True
     rounds: ClassVar[bool] = True
     targets: Targets = ("q", "v")
-    rank: int = Field(256, ge=1)
-    d_initial: float = Field(0.1, gt=0, description="lambda_d at the start")
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the input of A")
-    projection_key: int = Field(0, ge=0, description="that A and B are drawn from, as PEFT draws them")
+    rank: Rank = 256
+    d_initial: Positive = Field(0.1, description="lambda_d at the start")
+    dropout: Share = Field(0.0, description="on the input of A")
+    projection_key: int = Field(0, ge=0, lt=2**64, description="that A and B are drawn from, as PEFT draws them")
 
 
 class FacT(Blockwise):
@@ -178,9 +177,9 @@ class FacT(Blockwise):
     """
 
     name: Literal["fact"] = "fact"
-    rank: int = Field(16, ge=1)
-    scale: float = Field(1.0, gt=0, description="s")
-    dropout: float = Field(0.0, ge=0, lt=1, description="between Sigma and V; the authors' is 0.1")
+    rank: Rank = 16
+    scale: Positive = Field(1.0, description="s")
+    dropout: Share = Field(0.0, description="between Sigma and V; the authors' is 0.1")
 
     def layers(self, architecture: Architecture) -> list[tuple[Site, range]]:
         """The layers whose weights get an update, each with the numbers of its ``dim x dim`` weights in the tensor.
