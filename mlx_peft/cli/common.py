@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.json_io import to_json
 
 if TYPE_CHECKING:
     from mlx_peft.config.schema import Experiment, Model
@@ -113,4 +113,4 @@ def check_picture(option: str, path: Path) -> None:
 
 
 def echo_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(to_json(value))

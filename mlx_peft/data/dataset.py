@@ -14,6 +14,7 @@ import numpy as np
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import labels
 from mlx_peft.data.reading import decode_image, file_bytes, read_image
+from mlx_peft.data.strangers import HEAD, head_of, stranger
 
 ADVICE = "; mend or remove it, or set data.unreadable: skip"
 
@@ -96,7 +97,8 @@ class FileImages:
         return replace(self, paths=tuple(self.paths[row] for row in rows))
 
     def read(self, index: int) -> np.ndarray:
-        return _or_skip(read_image, self.root / self.paths[index])
+        path = self.root / self.paths[index]
+        return _or_skip(read_image, path, head=lambda: head_of(path))
 
     def encoded(self, index: int) -> bytes:
         """The bytes of a file. Raises UserError where it cannot be read."""
@@ -126,19 +128,21 @@ class EncodedImages:
         return replace(self, rows=self.rows[rows])
 
     def read(self, index: int) -> np.ndarray:
-        return _or_skip(decode_image, self.encoded(index), f"{self.source}/{self.rows[index]}")
+        data = self.encoded(index)
+        return _or_skip(decode_image, data, f"{self.source}/{self.rows[index]}", head=lambda: data[:HEAD])
 
     def encoded(self, index: int) -> bytes:
         """The bytes of a file."""
         return self.cell(int(self.rows[index]))
 
 
-def _or_skip(read: Callable[..., np.ndarray], *arguments: object) -> np.ndarray:
-    """An image, or a UserError that also says what to do."""
+def _or_skip(read: Callable[..., np.ndarray], *arguments: object, head: Callable[[], bytes]) -> np.ndarray:
+    """An image, or a UserError that also says what the file is, as far as its head tells, and what to do."""
     try:
         return read(*arguments)
     except UserError as error:
-        raise UserError(f"{error}{ADVICE}") from error
+        kind = stranger(head())
+        raise UserError(f"{error}{f': it is {kind}' if kind else ''}{ADVICE}") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.text import printable
 from mlx_peft.data.dataset import Split
 from mlx_peft.data.labels import several
 
@@ -99,7 +100,7 @@ class Entry:
             try:
                 name.encode()
             except UnicodeEncodeError:  # a folder's, say: results and reports could not be written after training
-                raise UserError(f"{where}: the class name {name!r} is no text in UTF-8; rename it") from None
+                raise UserError(f"{where}: the class name '{printable(name)}' is no text in UTF-8; rename it") from None
         if len(classes) == 1:
             raise UserError(f"{where}: one class, {classes[0]!r}, and nothing to tell it from: {self._one_class()}")
         if len(set(classes)) != len(classes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -13,9 +14,11 @@ from mlx_peft.data.dataset import ADVICE, ArrayImages, Dataset, Split
 from mlx_peft.data.duplicates import clusters, glance, pixel_hash
 from mlx_peft.data.entry import Entry, Found, Variant, named
 from mlx_peft.data.labels import counts
+from mlx_peft.data.leftout import told
 from mlx_peft.data.lists import left_out
 from mlx_peft.data.registry import find
 from mlx_peft.data.splits import hold_out
+from mlx_peft.data.strangers import kind_in
 
 CHECKED = 50_000
 """A set of the user's own with at most so many files is decoded once on opening, so that a broken one is found before
@@ -50,24 +53,27 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
         )
     split = _shares(config, variant)
     found = entry.read(config, variant)
-    entry.check(found, variant, f"{config.name} in {config.root}")
-    if decode:
-        found = _readable(found, entry, config)
-    train = _grouped(found.splits["train"], entry, config, tolerant=not decode)
-    notes = found.notes
-    if train.groups is not None:
-        notes += (f"{train.size:,} images in {len(np.unique(train.groups)):,} groups that are never parted",)
-    if variant.shares is None:
-        notes += _not_used(config.split, found)
-    dataset = hold_out(
-        config.name,
-        found.classes,
-        train,
-        split,
-        val=found.splits.get("val"),
-        test=found.splits.get("test"),
-    )
-    return replace(dataset, notes=notes + _without_images(dataset, entry, f"{config.name} in {config.root}"))
+    notes = list(found.notes)
+    with told(lambda: notes):
+        entry.check(found, variant, f"{config.name} in {config.root}")
+        if decode:
+            found = _readable(found, entry, config)
+            notes = list(found.notes)
+        train = _grouped(found.splits["train"], entry, config, tolerant=not decode)
+        if train.groups is not None:
+            notes.append(f"{train.size:,} images in {len(np.unique(train.groups)):,} groups that are never parted")
+        if variant.shares is None:
+            notes += _not_used(config.split, found)
+        dataset = hold_out(
+            config.name,
+            found.classes,
+            train,
+            split,
+            val=found.splits.get("val"),
+            test=found.splits.get("test"),
+        )
+        notes += _without_images(dataset, entry, f"{config.name} in {config.root}")
+        return replace(dataset, notes=tuple(notes))
 
 
 def _shares(config: schema.Data, variant: Variant) -> schema.Split:
@@ -127,17 +133,23 @@ def _readable(found: Found, entry: Entry, config: schema.Data) -> Found:
         return found
     good: dict[str, Split] = {}
     broken: list[str] = []
+    kinds: Counter[str] = Counter()
     for name, split in splits.items():
         reasons = _reasons(split, config.threads)
         if reasons and config.unreadable == "refuse":
             raise UserError(_refusal([*reasons.values()], name))
         identifiers = split.images.identifiers
         broken += [identifiers[row] for row in reasons]
+        kinds.update(kind for reason in reasons.values() if (kind := kind_in(reason)))
         good[name] = split.take(np.array([row for row in range(split.size) if row not in reasons], np.int64), name)
-        for label in np.setdiff1d(split.labels, good[name].labels):
-            raise UserError(f"{config.root}: no readable images of class {found.classes[label]!r} in {name}")
-    note = (left_out("unreadable", broken),) if broken else ()
-    return replace(found, splits={**found.splits, **good}, notes=found.notes + note)
+    notes = [left_out("unreadable", broken)] if broken else []
+    notes += [f"{count} of the unreadable files: each is {kind}" for kind, count in kinds.most_common()]
+    with told(lambda: notes):
+        for label in np.setdiff1d(splits["train"].labels, good["train"].labels) if "train" in good else ():
+            raise UserError(f"{config.root}: no readable images of class {found.classes[label]!r} in train")
+        if empty := [name for name, split in good.items() if not split.size]:
+            raise UserError(f"{config.root}: no readable images in {empty[0]}")
+    return replace(found, splits={**found.splits, **good}, notes=(*found.notes, *notes))
 
 
 def _reasons(split: Split, threads: int) -> dict[int, str]:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import printable
 from mlx_peft.data import labels
 from mlx_peft.data.check import Pair, Survey
 
@@ -90,11 +91,11 @@ def _strip(title: str, tiles: Sequence[Image.Image], names: Sequence[str] = ()) 
     below = _LINE + TILE + _MARGIN
     strip = Image.new("RGB", (EACH * (TILE + _MARGIN) + _MARGIN, below + (_LINE if names else _MARGIN)), _GROUND)
     draw = ImageDraw.Draw(strip)
-    draw.text((_MARGIN, _MARGIN), title[:TITLE], _INK, _font())
+    draw.text((_MARGIN, _MARGIN), printable(title)[:TITLE], _INK, _font())
     for place, tile in enumerate(tiles):
         strip.paste(tile, (_MARGIN + place * (TILE + _MARGIN), _LINE + _MARGIN))
     for place, name in enumerate(names):
-        draw.text((_MARGIN + place * (TILE + _MARGIN), below), ending(name, TILE), _INK, _font())
+        draw.text((_MARGIN + place * (TILE + _MARGIN), below), ending(printable(name), TILE), _INK, _font())
     return strip
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlx_peft.core.text import printable
 from mlx_peft.core.writing import disk_errors
 from mlx_peft.data.labels import NONE
 from mlx_peft.engine.preview import Shown
@@ -45,5 +46,6 @@ def caption(image: Shown) -> str:
     Of several classes that are all there the names alone; of none, so much.
     """
     whole = len(image.classes) == 1 or all(share == 1 for share in image.classes.values())
-    lines = [name if whole else f"{share:.2f} {name}" for name, share in image.classes.items()] or [NONE]
+    shares = {printable(name): share for name, share in image.classes.items()}
+    lines = [name if whole else f"{share:.2f} {name}" for name, share in shares.items()] or [NONE]
     return "\n".join(lines) + ("" if abs(image.weight - 1) < 1e-3 else f"\nweight {image.weight:.2f}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,38 @@ def test_every_fault_is_found_and_named(command: Command, photos: Path) -> None:
     with Image.open("contact-sheet.png") as sheet:
         assert sheet.size[0] > 8 * 64
         assert sheet.format == "PNG"
+
+
+HOSTILE = ("red\x1b[31m\n", "b\u202elue")
+
+
+def test_names_are_shown_and_never_obeyed(command: Command, tmp_path: Path) -> None:
+    """Of classes and of files, also of those whose names are not UTF-8."""
+    for number, name in enumerate(HOSTILE):
+        for image in range(3):
+            save(tmp_path / "photos" / name / f"{image}.png", picture(10 * number + image))
+    first = tmp_path / "photos" / HOSTILE[0] / "0.png"
+    for name in (b"\xff\x1b.png", b"\xfe\r.png"):
+        Path(os.fsdecode(os.fsencode(first.parent) + b"/" + name)).write_bytes(first.read_bytes()[:100])
+    root = f"root={tmp_path / 'photos'}"
+    done = command("data", "check", "folder", root)
+    assert done.exit_code == 1
+    assert "red\\x1b[31m\\n" in done.stdout
+    assert "b\\u202elue" in done.stdout
+    assert "\\xff\\x1b.png" in done.stdout
+    assert not set("\x1b\r\u202e") & set(done.stdout)
+    report = json.loads(command("data", "check", "folder", root, "--json").stdout)
+    assert report["classes"] == sorted(HOSTILE)
+    assert {Path(image["image"]).name for image in report["broken"]["images"]} == {"\udcff\x1b.png", "\udcfe\r.png"}
+
+
+def test_a_class_that_is_not_utf_8_is_refused_with_its_name_written_out(command: Command, tmp_path: Path) -> None:
+    for name in (b"caf\xe9", b"bar"):
+        save(Path(os.fsdecode(os.fsencode(tmp_path / "photos") + b"/" + name)) / "0.png", picture(0))
+    done = command("data", "check", "folder", f"root={tmp_path / 'photos'}")
+    assert done.exit_code == 2
+    assert "the class name 'caf\\xe9' is no text in UTF-8; rename it" in done.stderr
+    assert not Path("contact-sheet.png").exists()
 
 
 def test_a_person_reads_the_same(command: Command, photos: Path, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_what_is_as_stated_is_opened() -> None:
         (("a", "b", "c"), (TRAIN, TEST), {"classes": 2}, "3 classes, not 2"),
         (("a", "b"), (TRAIN, TEST), {"names": ("a", "c", "d")}, "no 'c', 'd'; 'b', which it does not have"),
         (("a", "a"), (TRAIN, TEST), {}, "two classes have the name 'a'"),
-        (("a", "b\udcff"), (TRAIN, TEST), {}, r"the class name 'b\udcff' is no text in UTF-8"),
+        (("a", "b\udcff"), (TRAIN, TEST), {}, r"the class name 'b\xff' is no text in UTF-8; rename it"),
         (("a",), (made([0] * 4), made([0] * 2, "test")), {}, "one class, 'a', and nothing to tell it from"),
         (("a", "b"), (made([0, 1, 0, 2]), TEST), {}, "train labels 0 to 2, not 0 to 1"),
         (("a", "b"), (made([0, 1, -1, 1]), TEST), {}, "train labels -1 to 1, not 0 to 1"),

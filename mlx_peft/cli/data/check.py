@@ -10,6 +10,7 @@ import typer
 
 from mlx_peft.cli.common import AsJson, Overrides, check_picture, echo_json
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import printable
 
 if TYPE_CHECKING:
     from mlx_peft.config.schema import Data
@@ -52,7 +53,7 @@ def check(
         contact_sheet(found).save(sheet)
     except OSError as error:
         raise UserError(f"{sheet}: cannot be written ({error.strerror or error})") from error
-    typer.echo(f"{sheet}", err=True)
+    typer.echo(printable(str(sheet)), err=True)
     if not found.sound:
         raise typer.Exit(1)
 
@@ -73,7 +74,7 @@ def data_section(name: str, overrides: list[str]) -> Data:
 
 
 def lines(report: dict[str, Any]) -> list[str]:
-    """The findings for a person, a line each."""
+    """The findings for a person, a line each: what a terminal would obey in a name is written out."""
     sizes = ", ".join(f"{split['size']:,} {name}" for name, split in report["splits"].items())
     text = [f"{report['name']}: {sizes}; {len(report['classes'])} classes", *_class_table(report), ""]
     for side in ("height", "width"):
@@ -88,7 +89,7 @@ def lines(report: dict[str, Any]) -> list[str]:
     for key, what in PAIRS.items():
         text.append(f"{what}: {report[key]['count']:,}")
         text += [f"  {_image(later)} and {_image(earlier)}" for later, earlier in report[key]["pairs"]]
-    return text + [f"note: {note}" for note in report["notes"]]
+    return [printable(line) for line in text] + [f"note: {printable(note)}" for note in report["notes"]]
 
 
 PAIRS = {
@@ -110,7 +111,7 @@ def _class_table(report: dict[str, Any]) -> list[str]:
         return [f"images of a class: {min(c):,} to {max(c):,} {name}" for name, c in counts.items()]
     rows = [["class", *splits]]
     names = next(iter(splits.values()))["by_class"]  # and, where images may have several, of how many none
-    rows += [[name, *(f"{split['by_class'][name]:,}" for split in splits.values())] for name in names]
+    rows += [[printable(name), *(f"{split['by_class'][name]:,}" for split in splits.values())] for name in names]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])

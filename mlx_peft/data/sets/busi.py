@@ -8,8 +8,9 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.data.entry import Entry, Found, Variant
+from mlx_peft.data.leftout import LeftOut
 from mlx_peft.data.lists import left_out, locate
-from mlx_peft.data.sets.folder import LeftOut, class_folders, existing, read_classes
+from mlx_peft.data.sets.folder import existing, read_classes
 
 SOURCE = "https://scholar.cu.edu.eg/?q=afahmy/pages/dataset"
 PLACES = (".", "Dataset_BUSI_with_GT", "BUSI")
@@ -24,8 +25,7 @@ def read_busi(config: schema.Data, variant: Variant) -> Found:
     """
     root = locate(existing(config.root), PLACES, CLASSES[1], config.name, SOURCE)
     notes = LeftOut()
-    classes = class_folders(root, root, notes)
-    whole = read_classes("train", root, root, classes, notes)
+    classes, whole = read_classes("train", root, "", notes)
     masks = [path for path in whole.images.identifiers if MASK.search(path)]
     rows = np.array([row for row, path in enumerate(whole.images.identifiers) if not MASK.search(path)], np.int64)
     return Found(

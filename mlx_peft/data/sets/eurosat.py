@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from mlx_peft.config import schema
 from mlx_peft.data.entry import Entry, Found, Variant
+from mlx_peft.data.leftout import LeftOut
 from mlx_peft.data.lists import locate
-from mlx_peft.data.sets.folder import LeftOut, class_folders, existing, read_classes
+from mlx_peft.data.sets.folder import existing, read_classes
 
 SOURCE = "https://zenodo.org/records/7711810"
 PLACES = (".", "2750", "EuroSAT/2750", "eurosat/2750", "EuroSAT_RGB")
@@ -27,8 +28,8 @@ def read_eurosat(config: schema.Data, variant: Variant) -> Found:
     """``2750/CLASS/CLASS_1.jpg``. The set has no split of its own. Raises UserError where a class is missing."""
     root = locate(existing(config.root), PLACES, CLASSES[0], config.name, SOURCE)
     notes = LeftOut()
-    classes = class_folders(root, root, notes)
-    return Found(classes, {"train": read_classes("train", root, root, classes, notes)}, notes.notes())
+    classes, train = read_classes("train", root, "", notes)
+    return Found(classes, {"train": train}, notes.notes())
 
 
 ENTRIES = {

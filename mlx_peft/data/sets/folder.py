@@ -2,57 +2,70 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.data.dataset import FileImages, Split
-from mlx_peft.data.entry import SPLITS, Entry, Found, Variant
-from mlx_peft.data.lists import left_out
+from mlx_peft.data.entry import Entry, Found, Variant
+from mlx_peft.data.leftout import LeftOut, told, unlabelled
+from mlx_peft.data.levels import (
+    INNER,
+    OUTER,
+    Classes,
+    check_level,
+    classes_in,
+    elsewhere,
+    innermost,
+    split_folders,
+    splits_in_classes,
+    unwrapped,
+    wrapped,
+)
 from mlx_peft.data.reading import SUFFIXES
-from mlx_peft.data.sets.table import SPLIT_WORDS
+from mlx_peft.data.tree import Folder, scan
 
-
-@dataclass
-class LeftOut:
-    """What was not taken, for the notes."""
-
-    others: list[str] = field(default_factory=list)
-    links: list[str] = field(default_factory=list)
-
-    def notes(self) -> tuple[str, ...]:
-        kinds = {"without the suffix of an image": self.others, "links to folders or out of the root": self.links}
-        return tuple(left_out(kind, names) for kind, names in kinds.items() if names)
+PARTED = (
+    "data.variant: {}: folders above or below the classes are not kept in one split; where they are patients, list the "
+    "images in a table with a column of them (data.name: csv)"
+)
 
 
 def read_folder(config: schema.Data, variant: Variant) -> Found:
-    """Class folders, either below ``train``, ``val`` and ``test`` (any of SPLIT_WORDS), or directly below the root.
+    """Class folders: below folders that are called like splits, around such, or alone; see ``data.levels``.
 
-    Images lie at any depth of a class folder; names are sorted; hidden files, files without an image's suffix, links to
-    folders and links that leave the root are left out. Raises UserError for a missing root, an empty class, splits with
-    other classes, or splits without one to train on.
+    Images lie at any depth of a class folder, but not all of them deeper than in it, unless the variant says which
+    folder is the class; names are sorted. Litter, files without an image's suffix, links to folders and links that
+    leave the root are left out; so is a split without labels, other than train. Raises UserError for a missing root,
+    a class without images to train on, or no class folders.
     """
     root = existing(config.root)
     notes = LeftOut()
-    own = _own_splits(root)
-    if not own:
-        classes = class_folders(root, root, notes)
-        return Found(classes, {"train": read_classes("train", root, root, classes, notes)}, notes.notes())
-    used = {folder.name for folder in own.values()}
-    notes.links += [name for name in _links(root) if name not in used]
-    found = {split: class_folders(root, folder, notes) for split, folder in own.items()}
-    classes = found["train"]
-    for split, folder in own.items():
-        _same_classes(folder, classes, found[split], own["train"])
-    splits = {name: read_classes(name, root, folder, classes, notes) for name, folder in own.items()}
-    beside = sorted({folder.name for folder in _subfolders(root)} - used)
-    others = (f"left out, folders beside train: {', '.join(beside)}",) if beside else ()
-    return Found(classes, splits, notes.notes() + others)
+    everything = LeftOut(loose=notes.loose)
+    with told(everything.notes):
+        tree = scan(root)
+        tree.tell(everything)
+        while not (own := split_folders(tree, root)) and (inside := wrapped(tree)) is not None:
+            _pass(tree, notes)
+            tree = inside
+        more = []
+        if tree.path:
+            more = [f"the set is taken to be the folder {tree.path}, since no other holds class folders"]
+            root = root / tree.path
+            tree = scan(root)
+            own = split_folders(tree, root)
+        found, beside = _sorted_out(tree, own, root, variant.name, notes)
+        more += beside
+        if variant.name == Variant().name:
+            more += check_level(found["train"], root)
+        else:
+            more.append(PARTED.format(variant.name))
+        classes = _same_classes(found, own, root)
+        splits = {name: _split(name, root, classes, inside) for name, inside in found.items()}
+        return Found(classes, splits, (*notes.notes(), *more))
 
 
 def existing(root: Path) -> Path:
@@ -62,102 +75,105 @@ def existing(root: Path) -> Path:
     return root.resolve()
 
 
-def _own_splits(root: Path) -> dict[str, Path]:
-    """The split folders of the root; none where train is missing or is itself a class full of images.
+def _pass(folder: Folder, notes: LeftOut) -> None:
+    """Notes what lies in a folder that is neither a class nor in one."""
+    folder.tell(notes, deep=False)
+    notes.loose += map(folder.below, folder.images)
 
-    Raises UserError at two folders for a split, or where there is nothing but split folders and none to train on.
+
+def _sorted_out(
+    tree: Folder, own: dict[str, Folder], root: Path, variant: str, notes: LeftOut
+) -> tuple[dict[str, Classes], list[str]]:
+    """The class folders of each split (train always), and notes about what lies beside splits, or has no labels."""
+
+    def classes_of(folder: Folder) -> Classes:
+        return innermost(folder, root) if variant == INNER else classes_in(folder)
+
+    tree.links = [name for name in tree.links if tree.below(name) not in {folder.path for folder in own.values()}]
+    _pass(tree, notes)
+    if not own:
+        for folder in tree.folders.values():
+            folder.tell(notes)
+        if variant == Variant().name and (crossed := splits_in_classes(tree, root)):
+            return crossed, []
+        return {"train": classes_of(tree)}, []
+    found, more = {}, []
+    for name, folder in own.items():
+        inside = unwrapped(folder)
+        folder.tell(notes)
+        if inside.holding or name == "train":
+            notes.loose += map(inside.below, inside.images)
+            found[name] = classes_of(inside)
+        else:
+            more.append(unlabelled(folder.name, inside.size))
+    used = {folder.name for folder in own.values()}
+    if beside := [name for name in tree.folders if name not in used]:
+        more.append(f"left out, folders beside {own['train'].name}: {', '.join(beside)}")
+    return found, more
+
+
+def _same_classes(found: dict[str, Classes], own: dict[str, Folder], root: Path) -> tuple[str, ...]:
+    """The classes, which are those of train. Another split need not have all of them, and has no others.
+
+    Raises UserError, also where train has none, or one without images.
     """
-    named: dict[str, list[Path]] = {split: [] for split in SPLITS}
-    for entry in sorted(root.iterdir()):
-        split = SPLIT_WORDS.get(entry.name.lower())
-        if split and entry.is_dir() and entry.resolve().is_relative_to(root):
-            named[split].append(entry)
-    if any(_subfolders(folder) for folder in named["train"]):
-        for found in named.values():
-            if len(found) > 1:
-                raise UserError(f"{root}: both {' and '.join(folder.name for folder in found)} are there; keep one")
-        return {split: found[0] for split, found in named.items() if found}
-    names = [folder.name for folder in _subfolders(root)]
-    if names and all(name.lower() in SPLIT_WORDS for name in names):
-        raise UserError(
-            f"{root}: {', '.join(names)} are splits and not classes, and there is no train/CLASS/IMAGE.jpg to train on"
-            + _unfollowed(root)
-        )
-    return {}
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    found = (entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink())
-    return sorted(entry for entry in found if not entry.name.startswith("."))
-
-
-def _links(folder: Path) -> list[str]:
-    """The names of the links to folders, sorted."""
-    found = (entry.name for entry in folder.iterdir() if entry.is_symlink() and entry.is_dir())
-    return sorted(name for name in found if not name.startswith("."))
-
-
-def _unfollowed(folder: Path) -> str:
-    """What a message says of the links to folders."""
-    links = _links(folder)
-    return f" (links to folders are not followed: {', '.join(links)})" if links else ""
-
-
-def class_folders(root: Path, folder: Path, notes: LeftOut) -> tuple[str, ...]:
-    """The names of the classes, sorted; links are noted, relative to the root. Raises UserError where there is none."""
-    classes = tuple(entry.name for entry in _subfolders(folder))
-    if not classes:
-        raise UserError(
-            f"{folder}: no class folders; each class is a folder of images: {folder.name}/CLASS/IMAGE.jpg"
-            + _unfollowed(folder)
-        )
-    notes.links += [(folder / name).relative_to(root).as_posix() for name in _links(folder)]
+    classes = _names(found["train"], root, own["train"].path if own else "")
+    for split, inside in found.items():
+        where = root / own[split].path if own else root
+        more = [name for name, folders in inside.items() if name not in classes and any(map(_size, folders))]
+        if more:
+            raise UserError(f"{where}: has {_listed(more)}, which train does not{suggest(more[0], classes)}")
     return classes
 
 
-def _same_classes(folder: Path, classes: tuple[str, ...], found: tuple[str, ...], train: Path) -> None:
-    missing, more = sorted(set(classes) - set(found)), sorted(set(found) - set(classes))
-    if missing:
-        raise UserError(f"{folder}: no folder for {_listed(missing)}, which {train.name} has")
-    if more:
-        raise UserError(f"{folder}: has {_listed(more)}, which {train.name} does not")
+def _size(folder: Folder) -> int:
+    return folder.size
 
 
 def _listed(names: list[str]) -> str:
     return ("class " if len(names) == 1 else "classes ") + ", ".join(map(repr, names))
 
 
-def read_classes(name: str, root: Path, folder: Path, classes: tuple[str, ...], notes: LeftOut) -> Split:
-    """The images of the class folders below `folder`, sorted within each, under paths relative to the root.
+def _names(found: Classes, root: Path, place: str) -> tuple[str, ...]:
+    """The names of the classes that are trained on, sorted. Raises UserError where there are none, or one has no
+    images."""
+    where = root / place
+    if not found:
+        raise UserError(
+            f"{where}: no class folders; each class is a folder of images: {where.name}/CLASS/IMAGE.jpg"
+            + elsewhere(where)
+        )
+    for folders in found.values():
+        if not any(map(_size, folders)):
+            raise UserError(
+                f"{root / folders[0].path}: no images in this class folder (taken: {', '.join(SUFFIXES)}); remove it "
+                "if it is no class"
+            )
+    return tuple(found)
 
-    Raises UserError where a class has none.
+
+def _split(name: str, root: Path, classes: Sequence[str], found: Classes) -> Split:
+    """The images of the class folders, sorted within each class, under paths relative to the root."""
+    images = [sorted(path for folder in found.get(label, ()) for path in folder.paths()) for label in classes]
+    labels = np.repeat(np.arange(len(classes)), list(map(len, images)))
+    return Split(name, FileImages(root, tuple(path for listed in images for path in listed)), labels)
+
+
+def read_classes(
+    name: str, root: Path, place: str, notes: LeftOut, classes: Sequence[str] = ()
+) -> tuple[tuple[str, ...], Split]:
+    """A split of a set that others have published: class folders in a place below the root, which is what it is.
+
+    Returns the classes, those that are given or all that there are, and the images. Raises UserError where there are
+    none, or one has no images.
     """
-    paths: list[str] = []
-    counts = []
-    for class_name in classes:
-        found = sorted(image_files(root, folder / class_name, notes))
-        if not found:
-            raise UserError(f"{folder / class_name}: no images in this class folder (taken: {', '.join(SUFFIXES)})")
-        paths += found
-        counts.append(len(found))
-    return Split(name, FileImages(root, tuple(paths)), np.repeat(np.arange(len(classes)), counts))
-
-
-def image_files(root: Path, folder: Path, notes: LeftOut) -> Iterator[str]:
-    """Paths relative to the root (links resolved) of the images at any depth of a folder."""
-    for place, folders, files in os.walk(folder):
-        here = os.path.relpath(place, root)
-        here = "" if here == "." else here.replace(os.sep, "/") + "/"
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        notes.links += [here + name for name in folders if os.path.islink(os.path.join(place, name))]
-        for name in sorted(name for name in files if not name.startswith(".")):
-            path = os.path.join(place, name)
-            if not name.lower().endswith(SUFFIXES):
-                notes.others.append(here + name)
-            elif os.path.islink(path) and not Path(path).resolve().is_relative_to(root):
-                notes.links.append(here + name)
-            else:
-                yield here + name
+    tree = scan(root, place)
+    tree.tell(notes)
+    notes.loose += map(tree.below, tree.images)
+    found = classes_in(tree)
+    chosen = {label: found.get(label, [Folder(tree.below(label))]) for label in classes} or found
+    names = _names(chosen, root, place)
+    return names, _split(name, root, names, chosen)
 
 
 ENTRIES = {
@@ -166,5 +182,10 @@ ENTRIES = {
         description="images of any size: a folder for each class, with or without train/val/test",
         source="yours",
         licence="yours",
+        variants=(
+            Variant(description="a folder for each class, images in it"),
+            Variant(OUTER, "folders lie in the class folders: all images below one are of its class"),
+            Variant(INNER, "class folders lie in other folders: the class is the folder that holds the image"),
+        ),
     )
 }

@@ -7,8 +7,9 @@ from pathlib import Path
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.entry import Entry, Found, Variant
+from mlx_peft.data.leftout import LeftOut
 from mlx_peft.data.lists import locate
-from mlx_peft.data.sets.folder import LeftOut, class_folders, existing, read_classes
+from mlx_peft.data.sets.folder import existing, read_classes
 
 SOURCE = "https://image-net.org/download-images"
 PLACES = (".", "imagenet", "ILSVRC/Data/CLS-LOC", "ILSVRC2012")
@@ -26,18 +27,15 @@ def read_imagenet(config: schema.Data, variant: Variant) -> Found:
     """
     root = locate(existing(config.root), PLACES, "train", config.name, SOURCE)
     notes = LeftOut()
-    classes = class_folders(root, root / "train", notes)
+    classes, train = read_classes("train", root, "train", notes)
     val = root / "val"
     if not val.is_dir() or not _sorted_into(val, classes):
         raise UserError(
             f"{val}: no class folders; as published the images of val lie in one folder without labels: move each into "
             f"a folder of its class, {val}/{classes[0]}/ILSVRC2012_val_00000001.JPEG"
         )
-    splits = {
-        "train": read_classes("train", root, root / "train", classes, notes),
-        "test": read_classes("test", root, val, classes, notes),
-    }
-    return Found(classes, splits, notes.notes())
+    _, test = read_classes("test", root, "val", notes, classes)
+    return Found(classes, {"train": train, "test": test}, notes.notes())
 
 
 def _sorted_into(folder: Path, classes: tuple[str, ...]) -> bool:

@@ -16,8 +16,9 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import EncodedImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.lists import left_out
+from mlx_peft.data.names import SPLIT_WORDS
 from mlx_peft.data.sets.folder import existing
-from mlx_peft.data.sets.table import SPLIT_WORDS, classes_of, column_of, no_group, parts_of, unused
+from mlx_peft.data.sets.table import classes_of, column_of, no_group, parts_of, unused
 
 HUB = "hf:"
 NAME = re.compile(r"hf:(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<subset>[\w-][\w.-]*))?(@(?P<revision>[\w-][\w./-]*))?")

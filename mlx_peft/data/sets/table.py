@@ -14,6 +14,7 @@ from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.data.dataset import FileImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.lists import WHOLE, images_in, read_text
+from mlx_peft.data.names import SPLIT_WORDS
 
 USUAL = {
     "image": ("image", "path", "image_path", "file", "filename", "file_name", "img"),
@@ -36,17 +37,6 @@ MAX_GROUPS = 2**28
 """Letters that the groups of all rows may take, each as many as the longest: a gigabyte."""
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
-
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
 
 
 def read_table(config: schema.Data, variant: Variant) -> Found:

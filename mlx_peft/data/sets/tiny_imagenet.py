@@ -7,8 +7,9 @@ from pathlib import Path
 from mlx_peft.config import schema
 from mlx_peft.data.dataset import Split
 from mlx_peft.data.entry import Entry, Found, Variant
+from mlx_peft.data.leftout import LeftOut
 from mlx_peft.data.lists import labels_of, listed_split, locate, read_rows
-from mlx_peft.data.sets.folder import LeftOut, existing, read_classes
+from mlx_peft.data.sets.folder import existing, read_classes
 
 SOURCE = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 PLACES = (".", "tiny-imagenet-200")
@@ -32,7 +33,8 @@ def read_tiny_imagenet(config: schema.Data, variant: Variant) -> Found:
     root = locate(existing(config.root), PLACES, "wnids.txt", config.name, SOURCE)
     classes = tuple(sorted(row[0] for row in read_rows(root / "wnids.txt", 1)))
     notes = LeftOut()
-    splits = {"train": read_classes("train", root, root / "train", classes, notes)}
+    _, train = read_classes("train", root, "train", notes, classes)
+    splits = {"train": train}
     if "test" in variant.sizes:
         splits["test"] = _annotated(root, classes)
     kept = ("left out, without labels: the test folder",) if (root / "test").is_dir() else ()
