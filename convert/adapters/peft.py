@@ -7,7 +7,7 @@ of the safetensors file, which PEFT does not look at.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from convert import problem
 from convert.adapters import adalora, ia3, ln_tuning, lora, vera
 from convert.files import read_json, read_safetensors, write_json, write_safetensors
+from convert.places import last_part, without_places
 from convert.problem import MULTI, SINGLE, Problem
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.methods import (
@@ -151,13 +152,15 @@ FORMATS: dict[type[MethodConfig], Format] = {
 def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
     """Writes an adapter; the same adapter gives the same bytes. An earlier adapter in the folder is replaced.
 
+    No place on this machine is written: of local weights, the file's own name and the digest over what is in them.
+
     Returns:
         Notes for the user: that PEFT cannot read the method, where it cannot; otherwise what it passes over in silence.
 
     Raises:
         UserError: where the folder holds other files, or cannot be written.
     """
-    layout = FORMATS[type(adapter.method)]
+    layout, adapter = FORMATS[type(adapter.method)], shareable(adapter)
     own, scales = _apart(adapter.tensors)
     config, tensors = layout.pack(adapter.method, own)
     tensors |= scales
@@ -187,6 +190,15 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
             "meets the float base, and gives other logits"
         )
     return [f"{folder}: {note}" for note in notes]
+
+
+def shareable(adapter: Adapter) -> Adapter:
+    """The adapter as it is written: of a place on this machine, only the last part of its name is left."""
+    model, source = adapter.model, without_places(adapter.source)
+    if model is not None and model.is_local:
+        model = model.model_copy(update={"weights": last_part(model.weights)})
+        source = model.weights
+    return replace(adapter, model=model, source=source)
 
 
 def _apart(tensors: Tensors) -> tuple[Tensors, Tensors]:

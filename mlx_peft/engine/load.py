@@ -87,11 +87,8 @@ def load_run(
             )
         if not adapter.num_classes:
             raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
-        if model is None and own.is_local and not Path(own.weights).exists():
-            raise UserError(
-                f"{place} was trained on {own.weights}, which is not there: say where those weights are, with "
-                f"--model {own.name} --weights FILE"
-            )
+        if model is None and own.is_local:
+            own = own.model_copy(update={"weights": str(_weights(own, place))})
         experiment = Experiment(
             model=own, method=adapter.method, quantize=adapter.quantize, qat=adapter.qat, data=Data(name="none")
         )
@@ -121,6 +118,23 @@ def load_run(
     except ValueError as error:
         raise UserError(f"{place} does not fit {base.name}: {error}") from error
     return Loaded(learner, adapter, base, experiment)
+
+
+def _weights(model: Model, place: Path) -> Path:
+    """Where the local weights of an adapter are, which says the file's own name, or as earlier ones the whole path.
+
+    They are looked for beside the adapter, beside its folder, and here; their digest says whether they are the ones.
+    Raises UserError where they are in none of these.
+    """
+    named = Path(model.weights)
+    beside = [folder / named.name for folder in (place, place.parent, Path())]
+    places = [named, *beside] if named.is_absolute() else [*beside, named]
+    if found := next((one for one in places if one.exists()), None):
+        return found
+    raise UserError(
+        f"{place} was trained on {model.weights}, which is not there: put it beside the adapter, or say where those "
+        f"weights are, with --model {model.name} --weights FILE"
+    )
 
 
 def find_adapter(path: Path, name: str | None) -> Path:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any, Literal
 
 from convert import repository
 from convert.adapters import peft
-from convert.adapters.peft import Adapter, read_adapter, write_adapter
+from convert.adapters.peft import Adapter, read_adapter, shareable, write_adapter
 from convert.base import load_base
 from convert.files import listed, read_json, write_json
+from convert.places import without_places
 from convert.timm import config as timm
 from convert.timm.read import from_folder
 from mlx_peft.config.files import load
@@ -24,6 +24,20 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.engine.load import adapter_in, find_adapter, is_model
 from mlx_peft.engine.merge import merge_run, must_be_new
 from mlx_peft.engine.run import RunFolder
+
+IMAGES = {
+    *("mean", "std", "interpolation", "crop_pct", "crop_mode", "test_crop_pct", "input_size", "test_input_size"),
+    *("min_input_size", "fixed_input_size", "pool_size", "test_pool_size"),
+}
+PRETRAINED = IMAGES | {
+    *("architecture", "tag", "custom_load", "num_classes", "label_offset", "label_names", "label_descriptions"),
+    *("first_conv", "classifier", "license", "origin_url", "paper_name", "paper_ids", "hf_hub_id", "hf_hub_filename"),
+}
+MODEL = PRETRAINED | {
+    *("num_features", "global_pool", "model_args", "pretrained_cfg", "problem_type", "quantization"),
+    "exact_architecture",
+}
+"""What is sent of timm's ``config.json`` and of its ``pretrained_cfg``: what opens the model, and nothing else."""
 
 NAMES = ("label_names", "label_descriptions", "id2label", "label2id")
 """Entries of a configuration whose strings are names of classes."""
@@ -82,7 +96,7 @@ def packed(
             yield _without_places(_model(path), timm.CONFIG, Path(folder))
         return
     place = find_adapter(path, name)
-    adapter = read_adapter(place)
+    adapter = shareable(read_adapter(place))
     run = RunFolder(place.parent)
     known = place == run.adapter and run.config.exists()
     experiment, result = (load(run.config), run.read_result()) if known else (None, None)
@@ -123,12 +137,11 @@ def _adapter(place: Path, adapter: Adapter, new: Path) -> Parcel:
     """Of an adapter that we wrote, a copy that names no place on this machine."""
     notes = []
     if adapter.model is not None:
-        if adapter.model.is_local:
-            file = Path(adapter.model.weights).name
-            adapter = replace(adapter, model=adapter.model.model_copy(update={"weights": file}), source=file)
-            notes.append(f"its base is a file of yours, {file}: who is to use it needs that file too")
         write_adapter(new, adapter)
         place = new
+        if adapter.model.is_local:
+            file = adapter.model.weights
+            notes.append(f"its base is a file of yours, {file}: who is to use it needs that file too")
     files = {file: place / file for file in (peft.CONFIG, peft.WEIGHTS)}
     return Parcel(
         "adapter", files, adapter, adapter.model, adapter.classes, adapter.num_classes, adapter.quantize,
@@ -139,13 +152,24 @@ def _adapter(place: Path, adapter: Adapter, new: Path) -> Parcel:
 def _without_places(parcel: Parcel, file: str, folder: Path) -> Parcel:
     """With a copy of its configuration in ``folder`` where that names places on this machine: of them the last part."""
     config = read_json(parcel.files[file])
-    clean = _last_parts(config)
+    kept, left = _listed_keys(config) if parcel.kind == "model" else (config, [])
+    clean = _last_parts(kept)
     if clean == config:
         return parcel
     write_json(folder / file, clean)
-    adapter = parcel.adapter and replace(parcel.adapter, source=_last_parts(parcel.adapter.source))
-    note = f"{file}: of the paths in it, only the last part is sent"
-    return replace(parcel, files=parcel.files | {file: folder / file}, adapter=adapter, notes=(*parcel.notes, note))
+    notes = [f"{file}: left out: {listed(left)}"] if left else []
+    notes += [f"{file}: of the paths in it, only the last part is sent"] if clean != kept else []
+    return replace(parcel, files=parcel.files | {file: folder / file}, notes=(*parcel.notes, *notes))
+
+
+def _listed_keys(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Of timm's configuration what may be sent, and the keys of the rest."""
+    kept = {key: value for key, value in config.items() if key in MODEL}
+    left = [key for key in config if key not in MODEL]
+    if isinstance(inner := kept.get("pretrained_cfg"), dict):
+        kept["pretrained_cfg"] = {key: value for key, value in inner.items() if key in PRETRAINED}
+        left += [f"pretrained_cfg.{key}" for key in inner if key not in PRETRAINED]
+    return kept, sorted(left)
 
 
 def _last_parts(value: Any) -> Any:
@@ -156,9 +180,7 @@ def _last_parts(value: Any) -> Any:
         return [_last_parts(one) for one in value]
     if not isinstance(value, str):
         return value
-    windows = PureWindowsPath(value)
-    absolute = value.startswith(("/", "~")) or (windows.is_absolute() and bool(windows.drive))
-    return windows.name or value if absolute or (windows.name != value and os.path.exists(value)) else value
+    return without_places(value)
 
 
 def pull(name: str, out: Path, revision: str | None = None) -> str:

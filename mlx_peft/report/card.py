@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
+from convert.places import last_part
 from convert.problem import KEY, MULTI
+from mlx_peft.config import yaml_io
 from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.config.files import dump
 from mlx_peft.config.registry import Entry, find
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import markdown, printable, printable_lines
 from mlx_peft.engine.metrics import leading
 from mlx_peft.engine.share import Parcel
+from mlx_peft.report.blocks import code, fenced, table
 from mlx_peft.report.format import NAMED, count, percent, seconds, size
 
 NO_DATASET = ("folder", "none")
@@ -23,12 +26,33 @@ NO_DATASET = ("folder", "none")
 UNKNOWN = "No metrics are known: this was sent without the run that trained it."
 
 
+OPTIONS = ("backend", "seed", "quantize", "qat", "method", "train")
+"""Sections of an experiment in which nothing names a place or a person."""
+
+PUBLISHED: dict[str, Any] = dict.fromkeys(OPTIONS, True) | {
+    "model": {"name", "weights", "image_size", "args", "drop_path", "head_dropout"},
+    "data": {
+        *("name", "variant", "columns", "batch_size", "split", "augment", "sampling", "class_weights", "unreadable"),
+    },
+}
+"""What of an experiment is published, as pydantic's ``include``; anything else is not, whatever it will be."""
+
 METRICS = {"top1": "accuracy", "auroc": "roc_auc", "loss": "loss"}
 """The leading metric by the name that the hub has for it."""
 
 
 def card(parcel: Parcel, repository: str) -> str:
-    """The text of ``README.md``, with the hub's metadata at its head."""
+    """The text of ``README.md``, with the hub's metadata at its head.
+
+    Raises UserError where ``result.json`` is not what a run writes.
+    """
+    try:
+        return _written(parcel, repository)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"result.json is not a finished run's, and no card can be made of it: {error!r}") from error
+
+
+def _written(parcel: Parcel, repository: str) -> str:
     parts = [
         f"---\n{front_matter(parcel, repository)}\n---",
         f"# {repository.partition('/')[2]}",
@@ -47,7 +71,7 @@ def front_matter(parcel: Parcel, repository: str) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     entry, result = _entry(parcel), parcel.result
-    dataset = str(result["dataset"]) if result else None
+    dataset = printable(str(result["dataset"])) if result else None
     split, metrics = _best(result)
     name = leading(metrics) if metrics else "top1"
     evaluations = [
@@ -113,13 +137,14 @@ def _summary(parcel: Parcel) -> str:
     several = _several(parcel)
     classes = f"{parcel.num_classes} classes" + (", of which an image may have several" if several else "")
     if parcel.adapter is None:
-        return f"A Vision Transformer, `{_name(parcel)}`, for {classes}."
+        return f"A Vision Transformer, {code(_name(parcel))}, for {classes}."
     method = parcel.adapter.method.name
     if parcel.kind == "model":
         return (
-            f"`{_name(parcel)}`, fine-tuned to {classes} with the method `{method}`, which is merged into its weights."
+            f"{code(_name(parcel))}, fine-tuned to {classes} with the method `{method}`, which is merged into its "
+            "weights."
         )
-    return f"An adapter of the method `{method}` for `{_name(parcel)}`, with a head of {classes}."
+    return f"An adapter of the method `{method}` for {code(_name(parcel))}, with a head of {classes}."
 
 
 def _several(parcel: Parcel) -> bool:
@@ -138,23 +163,21 @@ def _results(parcel: Parcel) -> str:
             loss = metrics.get("loss")
             rows.append([
                 name, count(facts["size"]), *(percent(metrics.get(one)) for one in names),
-                "–" if loss is None else f"{loss:.4f}", f"`{facts['sha256']}`",
+                "–" if loss is None else f"{loss:.4f}", code(facts["sha256"]),
             ])  # fmt: skip
-    selected = f"Epoch {result['selected']['epoch']} was selected by {result['selected']['by']}"
+    selected = f"Epoch {result['selected']['epoch']} was selected by {markdown(str(result['selected']['by']))}"
     read = "; the test split was read once, after that" if result["splits"].get("test") else ""
-    run = f"One run, seed {result['seed']}, data set `{result['dataset']}`."
+    run = f"One run, seed {result['seed']}, data set {code(result['dataset'])}."
     merged = " All was measured before merging, which rounds each weight once more." if parcel.kind == "model" else ""
-    return f"## Results\n\n{_table(rows)}\n\n{run} {selected}{read}.{merged}"
+    return f"## Results\n\n{table(rows)}\n\n{run} {selected}{read}.{merged}"
 
 
 def _use(parcel: Parcel, repository: str) -> str:
-    text = (
-        "## Use\n\nWith mlx-peft, on MLX or PyTorch:\n\n"
-        f"```\nmlx-peft pull {repository} model/\nmlx-peft predict model/ image.jpg{_where(parcel)}\n```"
-    )
+    commands = f"mlx-peft pull {repository} model/\nmlx-peft predict model/ image.jpg{_where(parcel)}"
+    text = f"## Use\n\nWith mlx-peft, on MLX or PyTorch:\n\n{fenced('', commands)}"
     if (snippet := _snippet(parcel, repository)) is not None:
         library = {"peft": "PEFT and timm", "timm": "timm"}[_library(parcel)]
-        text += f"\n\nWith {library}:\n\n```python\n{snippet}\n```"
+        text += f"\n\nWith {library}:\n\n{fenced('python', snippet)}"
     return text
 
 
@@ -163,7 +186,10 @@ def _where(parcel: Parcel) -> str:
     model = parcel.model
     if parcel.kind == "model" or (model and not model.is_local):
         return ""
-    return f" --model {model.name} --weights {model.weights}" if model else " --model NAME"
+    if model is None:
+        return " --model NAME"
+    name, weights = (shlex.quote(printable(value)) for value in (model.name, model.weights))
+    return f" --model {name} --weights {weights}"
 
 
 def _snippet(parcel: Parcel, repository: str) -> str | None:
@@ -173,15 +199,15 @@ def _snippet(parcel: Parcel, repository: str) -> str | None:
     model = parcel.model
     if _library(parcel) != "peft" or model is None or not (model.is_local or model.weights == "timm"):
         return None
-    if any(isinstance(value, str) for value in model.args.values()):  # in timm these are classes
-        return None
+    if any(isinstance(value, str) or not key.isidentifier() for key, value in model.args.items()):
+        return None  # in timm, what is a text here is a class
     options = {"img_size": model.image_size, **model.args}
     arguments = [f"num_classes={parcel.num_classes}", *(f"{k}={v!r}" for k, v in options.items() if v is not None)]
     if model.weights != "timm":
         arguments.append(f"pretrained_cfg_overlay={{'file': {model.weights!r}}}")
     return (
         "import peft\nimport timm\n\n"
-        f'model = timm.create_model(\n    "{model.name}",\n    pretrained=True,\n'
+        f"model = timm.create_model(\n    {json.dumps(model.name)},\n    pretrained=True,\n"
         + "".join(f"    {argument},\n" for argument in arguments)
         + ")\n"
         f'model = peft.PeftModel.from_pretrained(model, "{repository}").eval()'
@@ -200,43 +226,38 @@ def _training(parcel: Parcel) -> str:
             "of these without the head": count(parameters["adapter"]),
             "training": f"{seconds(time['train_seconds'])}, {time['images_per_second']:,.0f} images a second",
             "peak memory": size(parcel.result["memory"]["peak_bytes"]),
-            "run": f"`{parcel.result['run_id']}`",
+            "run": code(parcel.result["run_id"]),
             "versions": ", ".join(
                 [
-                    environment["framework"],
-                    *(f"{k} {environment[k]}" for k in ("mlx-peft", "numpy") if k in environment),
+                    markdown(str(environment["framework"])),
+                    *(markdown(f"{k} {environment[k]}") for k in ("mlx-peft", "numpy") if k in environment),
                 ]
             ),
         }
-        text += _table([["", ""], *([key, value] for key, value in facts.items())]) + "\n\n"
+        text += table([["", ""], *([key, value] for key, value in facts.items())]) + "\n\n"
     if parcel.experiment is not None:
-        return f"{text}```yaml\n{dump(_without_places(parcel.experiment)).strip()}\n```"
+        return text + fenced("yaml", printable_lines(yaml_io.write(published(parcel.experiment))))
     assert parcel.adapter is not None
-    method = json.dumps(parcel.adapter.method.model_dump(mode="json"))
-    return f"{text}The method, as it is written in an experiment:\n\n```yaml\nmethod: {method}\n```"
+    method = printable_lines(yaml_io.write({"method": parcel.adapter.method.model_dump(mode="json")}))
+    return f"{text}The method, as it is written in an experiment:\n\n{fenced('yaml', method)}"
 
 
-def _without_places(experiment: Experiment) -> Experiment:
-    """The experiment with file names in the place of this machine's paths."""
-    model, data = experiment.model, experiment.data
-    return experiment.model_copy(
-        update={
-            "model": model.model_copy(
-                update={"weights": Path(model.weights).name if model.is_local else model.weights}
-            ),
-            "data": data.model_copy(update={"root": Path(data.root.name)}),
-        }
-    )
+def published(experiment: Experiment) -> dict[str, Any]:
+    """What of an experiment is published, of local weights the last part of their name: it is one all the same."""
+    found = experiment.model_dump(mode="json", include=PUBLISHED)
+    if experiment.model.is_local:
+        found["model"]["weights"] = last_part(experiment.model.weights)
+    return found
 
 
 def _base(parcel: Parcel) -> str:
     entry, hub, adapter = _entry(parcel), _hub_id(parcel), parcel.adapter
     lines = []
     if parcel.model is not None:
-        source = f"[`{hub}`](https://huggingface.co/{hub})" if hub else f"`{parcel.model.weights}`"
-        lines.append(f"- Base: `{_name(parcel)}`, weights {source}")
+        source = f"[`{hub}`](https://huggingface.co/{hub})" if hub else code(parcel.model.weights)
+        lines.append(f"- Base: {code(_name(parcel))}, weights {source}")
     if adapter is not None and adapter.base_sha256:
-        lines.append(f"- SHA-256 over the base's tensors without the head: `{adapter.base_sha256}`")
+        lines.append(f"- SHA-256 over the base's tensors without the head: {code(adapter.base_sha256)}")
     if entry and entry.license and (hub or parcel.model is None):
         lines.append(
             f"- Licence of the weights that timm publishes under this name, as timm states it: {entry.license}"
@@ -270,10 +291,6 @@ def _image_size(parcel: Parcel) -> int | str:
 def _classes(parcel: Parcel) -> str:
     if not parcel.classes:
         return ""
-    names = json.dumps(list(parcel.classes), ensure_ascii=False).replace("`", "\\u0060")  # no fence ends inside
-    return f"## Classes\n\nIn the order of the head's rows:\n\n```json\n{names}\n```"
-
-
-def _table(rows: Iterable[Iterable[str]]) -> str:
-    head, *body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
+    texts = [json.dumps(name, ensure_ascii=printable(name) != name) for name in parcel.classes]
+    names = ", ".join(texts).replace("`", "\\u0060")  # no fence ends inside
+    return f"## Classes\n\nIn the order of the head's rows:\n\n{fenced('json', f'[{names}]')}"

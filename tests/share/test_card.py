@@ -19,11 +19,12 @@ from safetensors.numpy import save_file
 from convert.adapters.peft import read_adapter, write_adapter
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Model
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.load import load_run
 from mlx_peft.engine.merge import merge_run
 from mlx_peft.engine.share import Parcel, packed
 from mlx_peft.engine.train import train
-from mlx_peft.report.card import UNKNOWN, card
+from mlx_peft.report.card import PUBLISHED, UNKNOWN, card
 
 LOGITS = 1e-5  # relative, float32
 NAME = "jane/digits"
@@ -140,6 +141,65 @@ def test_no_class_name_gets_out_of_its_block(run, name):
     assert tuple(json.loads(fenced(text, "json"))) == classes
     assert not re.search(r"^# Injected", text, re.MULTILINE)
     assert text.count("\n---\n") == 1
+
+
+HELD_BACK = {"data.root", "data.threads", "data.download", "data.cache", "track"}
+"""Of an experiment: where things lie on a machine, and what has no part in the result."""
+
+
+def test_of_every_field_of_an_experiment_it_is_decided_whether_it_is_published():
+    decided = set(HELD_BACK)
+    for section, included in PUBLISHED.items():
+        decided |= {section} if included is True else {f"{section}.{key}" for key in included}
+    fields = set()
+    for name, field in Experiment.model_fields.items():
+        inner = field.annotation.model_fields if name in ("model", "data") else None
+        fields |= {f"{name}.{key}" for key in inner} if inner else {name}
+    assert fields == decided
+
+
+def test_no_path_of_the_experiment_is_published(run):
+    private = {"folder": Path("/home/jane/cache"), "gigabytes": 1.0, "side": None}
+    with packed(run, "torch") as parcel:
+        data = parcel.experiment.data.model_copy(update={"root": Path("/home/jane/data"), "cache": private})
+        model = parcel.experiment.model.model_copy(update={"weights": "/home/jane/base.safetensors"})
+        experiment = parcel.experiment.model_copy(update={"data": data, "model": model})
+        text = card(replace(parcel, experiment=experiment), NAME)
+    assert "jane/" not in text.replace(NAME, "")
+    assert yaml.safe_load(fenced(text, "yaml"))["model"]["weights"] == "base.safetensors"
+
+
+NASTY = "a` | \x1b]0;b\x07 \u202ec\n---\n# Injected\n```\n# Injected\n<script>"
+
+
+def test_no_text_of_a_run_gets_out_of_its_place(run):
+    with packed(run, "torch") as parcel:
+        result = json.loads(json.dumps(parcel.result))
+        result |= {"dataset": NASTY, "run_id": NASTY, "selected": {"epoch": 1, "by": NASTY}}
+        result["environment"] |= {"framework": NASTY, "numpy": NASTY}
+        result["splits"]["test"]["sha256"] = NASTY
+        model = parcel.model.model_copy(update={"name": NASTY, "weights": NASTY})
+        method = parcel.adapter.method.model_copy(update={"rank_pattern": {NASTY: 4}})
+        experiment = parcel.experiment.model_copy(update={"model": model, "method": method})
+        changes = {"result": result, "model": model, "classes": (NASTY, *parcel.classes[1:])}
+        for known in (experiment, None):
+            adapter = replace(parcel.adapter, method=method, base_sha256=NASTY)
+            text = card(replace(parcel, **changes, adapter=adapter, experiment=known), NAME)
+            assert not re.search(r"^# Injected", text, re.MULTILINE)
+            assert text.count("\n---\n") == 1
+            assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", text)
+            assert ModelCard(text).data.library_name
+            assert json.loads(fenced(text, "json"))[0] == NASTY
+            head = [line for line in text.splitlines() if line.startswith("| ")]
+            columns = [len(re.findall(r"(?<!\\)\|", line)) for line in head]
+            assert set(columns) == {columns[0], 3}  # the metrics' table, and that of two columns
+
+
+def test_a_result_that_is_no_runs_is_refused(run):
+    with packed(run, "torch") as parcel:
+        for result in ({}, parcel.result | {"splits": 3}, parcel.result | {"metrics": {"test": {"top1": "x"}}}):
+            with pytest.raises(UserError, match=r"result\.json is not a finished run's"):
+                card(replace(parcel, result=result), NAME)
 
 
 def test_peft_and_timm_run_its_snippet_to_the_same_logits(run, experiment, tmp_path, monkeypatch):

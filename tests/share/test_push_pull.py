@@ -221,12 +221,15 @@ class TestPlacesOnThisMachine:
 
     def test_are_not_sent_with_a_models_configuration(self, hub, model, command):
         config = json.loads((model / "config.json").read_text())
-        names = {"label_names": ["/a", "b", "c"], "_name_or_path": "/home/jane/vit"}
-        config["pretrained_cfg"]["file"] = "/home/jane/base.safetensors"
+        names = {"label_names": ["/a", "b", "c"], "comment": "by jane, on her host", "_name_or_path": "/home/jane/vit"}
+        config["pretrained_cfg"] |= {"file": "/home/jane/base.safetensors", "origin_url": "/home/jane/vit"}
         (model / "config.json").write_text(json.dumps(config | names))
-        done(command("push", model, "lab/model"))
+        said = done(command("push", model, "lab/model")).stderr
+        assert "config.json: left out: _name_or_path, comment, pretrained_cfg.file" in said
         sent = json.loads(hub.repositories["lab/model"].branches["main"]["config.json"])
-        assert (sent["_name_or_path"], sent["pretrained_cfg"]["file"]) == ("vit", "base.safetensors")
+        assert sent.keys() == {*config, "label_names"}
+        assert sent["pretrained_cfg"].keys() == config["pretrained_cfg"].keys() - {"file"}
+        assert sent["pretrained_cfg"]["origin_url"] == "vit"
         assert sent["label_names"] == ["/a", "b", "c"] and "jane" not in json.dumps(sent)
 
 
