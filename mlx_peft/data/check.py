@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import labels
 from mlx_peft.data.dataset import ADVICE, Dataset, EncodedImages, FileImages, Images
-from mlx_peft.data.duplicates import alike, glance, pixel_hash, same
+from mlx_peft.data.duplicates import Glances, glance, pixel_hash, same
 from mlx_peft.data.reading import stored_as
 
 _CHUNK = 4096
@@ -126,11 +125,10 @@ def survey(dataset: Dataset, threads: int) -> Survey:
     number = np.repeat(np.arange(len(splits)), [split.size for split in splits])
     label = np.concatenate([split.labels for split in splits])
     pixels, seen = [look.pixels for look in looks], [look.seen for look in looks]
-    exact = _across(same(pixels), np.empty((0, 2), np.int64), number)
-    groups = same(seen)
-    links = alike([seen[rows[0]] or b"" for rows in groups])
+    copies, groups = same(pixels), same(seen)
+    exact = _across(copies, np.arange(len(copies)), number)
     known = {pair.later for pair in exact}
-    near = _across(groups, links, number)
+    near = _across(groups, Glances([seen[rows[0]] or b"" for rows in groups]).firsts(), number)
     return Survey(
         dataset,
         looks,
@@ -138,7 +136,7 @@ def survey(dataset: Dataset, threads: int) -> Survey:
         label,
         exact,
         [pair for pair in near if pair.later not in known],
-        list(_relabelled(same(pixels), label)),
+        list(_relabelled(copies, label)),
     )
 
 
@@ -159,30 +157,16 @@ def _look(images: Images, row: int) -> Look:
     return Look(pixel_hash(image), glance(image), (image.shape[0], image.shape[1]), colour, form)
 
 
-def _across(groups: Sequence[np.ndarray], links: np.ndarray, split: np.ndarray) -> list[Pair]:
+def _across(groups: Sequence[np.ndarray], first: np.ndarray, split: np.ndarray) -> list[Pair]:
     """Each image of a split that has a partner in an earlier one, with the first such partner.
 
-    groups: rows that are alike; links: pairs of groups, int64 ``(m, 2)``, that are alike too.
+    groups: rows that are alike, in the order of their first ones; first: int64 ``(groups,)``, the first group that each
+    one resembles. Rows are numbered split after split: so where the first partner is not in an earlier split, none is.
     """
-    if not groups:
-        return []
-    rows = np.concatenate(groups)
-    group = np.full(len(split), -1)
-    group[rows] = np.repeat(np.arange(len(groups)), list(map(len, groups)))
-    none = len(split)
-    first = np.full((split.max() + 1, len(groups)), none)
-    for part in range(len(first)):
-        own = rows[split[rows] == part]
-        np.minimum.at(first[part], group[own], own)
-    found: dict[int, Pair] = {}
-    for earlier, later in combinations(range(len(first)), 2):
-        best = first[earlier].copy()
-        for here, there in ((0, 1), (1, 0)):
-            np.minimum.at(best, links[:, here], first[earlier][links[:, there]])
-        for row in np.flatnonzero((split == later) & (group >= 0)).tolist():
-            if best[group[row]] < none:
-                found.setdefault(row, Pair(row, int(best[group[row]])))
-    return [found[row] for row in sorted(found)]
+    found = []
+    for rows, partner in zip(groups, (groups[place][0] for place in first.tolist()), strict=True):
+        found += [Pair(row, int(partner)) for row in rows[split[rows] > split[partner]].tolist()]
+    return sorted(found, key=lambda pair: pair.later)
 
 
 def _relabelled(groups: Sequence[np.ndarray], label: np.ndarray) -> Iterator[Pair]:

@@ -24,11 +24,9 @@ CORRELATED = 0.98
 
 _SIDE, _LOW, _THUMB = 32, 8, 16
 _BITS = 64
-_PAIRS = 2**20
-"""Pairs of hashes compared at once."""
-
-_CHUNK = 2**14
-"""Pairs of small images compared at once."""
+_ROWS, _PAIRS = 64, 2**20
+"""Images compared at once with all that may resemble them: so many at first, then twice as many each time, up to so
+many pairs."""
 
 
 def pixel_hash(image: np.ndarray) -> bytes:
@@ -54,51 +52,127 @@ def glance(image: np.ndarray) -> bytes | None:
     return np.packbits(low > np.median(low[1:])).tobytes() + thumbnail.tobytes()
 
 
-def alike(glances: Sequence[bytes]) -> np.ndarray:
-    """The pairs of indices, int64 ``(n, 2)``, of near-duplicates: near in their hash, and correlated when small.
+class Glances:
+    """Different glances, to be compared. Two resemble each other where their hashes differ in at most NEAR bits and
+    their small images correlate by CORRELATED or more: the hash alone takes any two pullovers of Fashion-MNIST for the
+    same.
 
-    The hash alone takes any two pullovers of Fashion-MNIST for the same.
+    Of NEAR + 1 bands of a hash's bits at least one agrees in two that are near, so only those that share a band are
+    compared: and of these only as many as are needed, which is few where all are alike.
     """
-    if not glances:
-        return np.empty((0, 2), np.int64)
-    table = np.frombuffer(b"".join(glances), np.uint8).reshape(len(glances), -1)
-    hashes = np.ascontiguousarray(table[:, :8]).view(">u8").astype(np.uint64).ravel()
-    found = [np.empty((0, 2), np.int64)]
-    for pairs in near_pairs(hashes):
-        for first in range(0, len(pairs), _CHUNK):
-            some = pairs[first : first + _CHUNK]
-            one, other = (_standardised(table[some[:, side], 8:]) for side in (0, 1))
-            found.append(some[(one * other).mean(1) >= CORRELATED])
-    return np.unique(np.concatenate(found), axis=0)
+
+    def __init__(self, glances: Sequence[bytes]) -> None:
+        table = np.frombuffer(b"".join(glances), np.uint8).reshape(len(glances), 8 + _THUMB**2)
+        self._hashes = np.ascontiguousarray(table[:, :8]).view(">u8").astype(np.uint64).ravel()
+        self._levels = table[:, 8:]
+        edges = np.linspace(0, _BITS, NEAR + 2).astype(int)
+        self._bands = [np.uint64((1 << int(high)) - (1 << int(low))) for low, high in pairwise(edges)]
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def clusters(self) -> np.ndarray:
+        """A number for each, int64 ``(n,)``, which it shares with those it resembles, and theirs."""
+        number = np.arange(len(self))
+        for band in range(len(self._bands)):
+            found = [links for members in self._sharing(band) for links in self._links(members, number, band)]
+            if found:
+                number = components(np.concatenate([_chains(number), *found]), len(self))
+        return number
+
+    def firsts(self) -> np.ndarray:
+        """The first that each resembles, int64 ``(n,)``; itself where there is none before it."""
+        first = np.arange(len(self))
+        for band in range(len(self._bands)):
+            for members in self._sharing(band):
+                start, size = 0, _ROWS
+                while start < len(members):
+                    left = members[start:]
+                    left = left[first[left] > members[start]]  # the others are known to resemble an earlier one
+                    if not len(left):
+                        break
+                    rows = members[start : start + _fitting(size, left)]
+                    alike = self._alike(rows, left, band)
+                    columns = np.flatnonzero(alike.any(0))
+                    found = rows[alike[:, columns].argmax(0)]
+                    first[left[columns]] = np.minimum(first[left[columns]], found)
+                    start, size = start + len(rows), 2 * size
+        return first
+
+    def _sharing(self, band: int) -> Iterator[np.ndarray]:
+        """The indices of two or more that agree in a band, ascending."""
+        bits = self._hashes & self._bands[band]
+        order = np.argsort(bits, kind="stable")
+        starts = np.flatnonzero(np.diff(bits[order])) + 1
+        yield from (members for members in np.split(order, starts) if len(members) > 1)
+
+    def _links(self, members: np.ndarray, number: np.ndarray, band: int) -> Iterator[np.ndarray]:
+        """Pairs of indices that join what belongs together among members, given what is joined already.
+
+        A block is compared with all that are left, and is done with. Once those left are joined there is nothing more
+        to find among them: so the smallest clusters come first.
+        """
+        cluster, size = number[members], _ROWS
+        while len(members) > 1 and (cluster != cluster[0]).any():
+            if len(members) > size:
+                _, place, sizes = np.unique(cluster, return_inverse=True, return_counts=True)
+                order = np.argsort(sizes[place], kind="stable")
+                members, cluster = members[order], place[order]
+            rows = members[: _fitting(size, members)]
+            here, there = np.nonzero(self._alike(rows, members, band))
+            here, there = here[here != there], there[here != there]  # the rows are the first of the members
+            if len(here):
+                yield np.stack([rows[here], members[there]], axis=1)
+                joined = np.concatenate([np.stack([here, there], axis=1), _chains(cluster)])
+                cluster = components(joined, len(members))
+            members, cluster, size = members[len(rows) :], cluster[len(rows) :], 2 * size
+
+    def _alike(self, rows: np.ndarray, columns: np.ndarray, band: int) -> np.ndarray:
+        """Whether they resemble each other, bool ``(rows, columns)``; False where an earlier band agrees too."""
+        apart = self._hashes[rows, None] ^ self._hashes[None, columns]
+        alike = _ones(apart) <= NEAR
+        for earlier in self._bands[:band]:
+            alike &= apart & earlier != 0
+        some, others = np.flatnonzero(alike.any(1)), np.flatnonzero(alike.any(0))
+        if len(some):
+            alike[np.ix_(some, others)] &= correlated(self._levels[rows[some]], self._levels[columns[others]])
+        return alike
 
 
-def _standardised(levels: np.ndarray) -> np.ndarray:
-    """Each row with mean 0 and deviation 1; a row without any deviation, 0."""
-    centred = levels.astype(np.float32) - levels.mean(1, keepdims=True, dtype=np.float32)
-    standardised: np.ndarray = centred / np.maximum(centred.std(1, keepdims=True), 1e-6)
-    return standardised
+def correlated(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether small images, uint8 ``(n, 256)`` and ``(m, 256)``, correlate by CORRELATED or more: bool ``(n, m)``.
 
-
-def near_pairs(hashes: np.ndarray, distance: int = NEAR) -> Iterator[np.ndarray]:
-    """Pairs of indices, int64 ``(n, 2)``, of hashes (uint64) that differ in at most `distance` bits.
-
-    Of ``distance + 1`` bands of bits at least one agrees, so only hashes that share a band are compared. A pair may
-    come more than once.
+    r = (n sum ab - sum a sum b) / sqrt((n sum aa - (sum a)^2) (n sum bb - (sum b)^2)). A flat one correlates with none.
     """
-    if not len(hashes):
-        return
-    edges = np.linspace(0, _BITS, distance + 2).astype(int)
-    for low, high in pairwise(edges):
-        band = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
-        order = np.argsort(band, kind="stable")
-        starts = np.flatnonzero(np.diff(band[order], prepend=~band[order[:1]]))
-        for members in np.split(order, starts[1:]):
-            for first in range(0, len(members) - 1, max(1, _PAIRS // len(members))):
-                rows = members[first : first + max(1, _PAIRS // len(members))]
-                apart = _ones(hashes[rows, None] ^ hashes[None, members])
-                close = np.argwhere((apart <= distance) & (rows[:, None] < members[None, :]))
-                if len(close):
-                    yield np.stack([rows[close[:, 0]], members[close[:, 1]]], axis=1)
+    one, other = some.astype(np.float32), others.astype(np.float32)
+    count = one.shape[1]
+    # Whole numbers below 2^24, which float32 holds: the sums are exact, whatever their order.
+    products = (one @ other.T).astype(np.float64)
+    sums = [levels.sum(1, dtype=np.float64) for levels in (one, other)]
+    squares = [np.square(levels).sum(1, dtype=np.float64) for levels in (one, other)]
+    a, b = (count * square - total**2 for square, total in zip(squares, sums, strict=True))
+    shared = count * products - np.outer(*sums)
+    enough: np.ndarray = (shared >= CORRELATED * np.sqrt(np.outer(a, b))) & (shared > 0)
+    return enough
+
+
+def _fitting(size: int, columns: np.ndarray) -> int:
+    """How many rows are compared with so many columns at once."""
+    return min(size, max(1, _PAIRS // len(columns)))
+
+
+def _chains(numbers: np.ndarray) -> np.ndarray:
+    """Pairs of places, int64 ``(m, 2)``, that join those of equal numbers."""
+    order = np.argsort(numbers, kind="stable")
+    same_as_next = np.flatnonzero(np.diff(numbers[order]) == 0)
+    return np.stack([order[same_as_next], order[same_as_next + 1]], axis=1)
+
+
+def components(links: np.ndarray, size: int) -> np.ndarray:
+    """A number for each of `size` indices, int64, equal where links, int64 ``(m, 2)``, join them."""
+    graph = coo_matrix((np.ones(len(links), bool), (links[:, 0], links[:, 1])), (size, size))
+    numbers: np.ndarray = connected_components(graph, directed=False)[1].astype(np.int64)
+    return numbers
 
 
 def _ones(words: np.ndarray) -> np.ndarray:
@@ -116,15 +190,11 @@ def clusters(pixels: Sequence[bytes | None], glances: Sequence[bytes | None]) ->
 
     pixels, glances: the pixel hash and the glance of each image, None where there is none.
     """
-    links = [np.stack([rows[:-1], rows[1:]], axis=1) for known in (pixels, glances) for rows in same(known)]
     groups = same(glances)
+    links = [np.stack([rows[:-1], rows[1:]], axis=1) for rows in (*same(pixels), *groups)]
     firsts = np.array([rows[0] for rows in groups], np.int64)
-    links.append(firsts[alike([glances[row] or b"" for row in firsts])])
-    joined = np.concatenate(links)
-    size = len(pixels)
-    graph = coo_matrix((np.ones(len(joined), bool), (joined[:, 0], joined[:, 1])), (size, size))
-    numbers: np.ndarray = connected_components(graph, directed=False)[1].astype(np.int64)
-    return numbers
+    links.append(firsts[_chains(Glances([glances[row] or b"" for row in firsts]).clusters())])
+    return components(np.concatenate(links), len(pixels))
 
 
 def same(hashes: Sequence[bytes | None]) -> list[np.ndarray]:

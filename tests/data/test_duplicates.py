@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.sparse.csgraph import connected_components
 
 from mlx_peft.data import duplicates
-from mlx_peft.data.duplicates import alike, clusters, glance, near_pairs, pixel_hash
+from mlx_peft.data.duplicates import CORRELATED, NEAR, Glances, clusters, correlated, glance, pixel_hash
 
 
 def picture(seed: int, side: int = 96) -> Image.Image:
@@ -33,6 +33,13 @@ def seen(image: Image.Image) -> bytes:
     return found
 
 
+def resemble(one: bytes, other: bytes) -> bool:
+    found = Glances([one, other])
+    near = found.firsts().tolist() == [0, 0]
+    assert near == (len(set(found.clusters().tolist())) == 1)
+    return near
+
+
 EDITS = {
     "recompressed": recompressed,
     "half the size": lambda image: image.resize((image.width // 2, image.height // 2), Image.Resampling.BICUBIC),
@@ -46,12 +53,14 @@ def test_an_edited_image_stays_near(edit: str) -> None:
     for seed in range(50):
         image = picture(seed)
         changed = EDITS[edit](image)
-        assert alike([seen(image), seen(changed)]).tolist() == [[0, 1]]
+        assert resemble(seen(image), seen(changed))
         assert pixel_hash(np.asarray(image)) != pixel_hash(np.asarray(changed))
 
 
 def test_different_images_are_far() -> None:
-    assert alike([seen(picture(seed)) for seed in range(50)]).size == 0
+    different = Glances([seen(picture(seed)) for seed in range(50)])
+    assert different.firsts().tolist() == list(range(50))
+    assert len(set(different.clusters().tolist())) == 50
 
 
 def test_a_silhouette_that_is_filled_differently_is_another_image() -> None:
@@ -63,10 +72,8 @@ def test_a_silhouette_that_is_filled_differently_is_another_image() -> None:
     for top in range(20, 86, 8):
         draw[top : top + 4, 28:68] = 40
     glances = [seen(plain), seen(Image.fromarray(draw))]
-    assert (
-        int.from_bytes(glances[0][:8], "big") ^ int.from_bytes(glances[1][:8], "big")
-    ).bit_count() <= duplicates.NEAR
-    assert alike(glances).size == 0
+    assert (int.from_bytes(glances[0][:8], "big") ^ int.from_bytes(glances[1][:8], "big")).bit_count() <= NEAR
+    assert not resemble(*glances)
 
 
 def test_a_flat_image_resembles_nothing() -> None:
@@ -82,29 +89,70 @@ def test_equal_bytes_of_another_shape_are_another_image() -> None:
     assert pixel_hash(np.broadcast_to(np.uint8(3), (4, 2, 3))) == pixel_hash(np.full((4, 2, 3), 3, np.uint8))
 
 
-@pytest.mark.parametrize("counting", ["numpy", "table"])
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32), size=st.integers(0, 60), distance=st.integers(0, 9))
-def test_near_pairs_are_all_pairs_that_are_near(counting: str, seed: int, size: int, distance: int) -> None:
-    """Against every pair compared: few bits are set, so that many pairs are near."""
+def random_glances(seed: int, size: int) -> list[bytes]:
+    """Few bits of the hashes are set, and the small images vary three: many are near, many just not."""
     rng = np.random.default_rng(seed)
-    bits = rng.random((size, 64)) < 0.08
-    hashes = np.unique(np.packbits(bits, axis=1).view(">u8").astype(np.uint64).ravel())
+    hashes = np.packbits(rng.random((size, 64)) < rng.choice([0.02, 0.05, 0.08]), axis=1)
+    levels = rng.integers(0, 256, (3, 256))[rng.integers(0, 3, size)] + rng.normal(0, 11, (size, 256))
+    small = np.clip(levels, 0, 255).astype(np.uint8)
+    return list(dict.fromkeys(a.tobytes() + b.tobytes() for a, b in zip(hashes, small, strict=True)))
+
+
+def near_by_definition(one: bytes, other: bytes) -> bool:
+    apart = int.from_bytes(one[:8], "big") ^ int.from_bytes(other[:8], "big")
+    small = [np.frombuffer(seen[8:], np.uint8).astype(np.float64) for seen in (one, other)]
+    return apart.bit_count() <= NEAR and float(np.corrcoef(*small)[0, 1]) >= CORRELATED
+
+
+@pytest.mark.parametrize(("rows", "pairs"), [(64, 2**20), (2, 2**20), (64, 10)], ids=["whole", "blocks", "few pairs"])
+@pytest.mark.parametrize("counting", ["numpy", "table"])
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), size=st.integers(1, 36))
+def test_clusters_and_first_partners_are_those_of_every_pair_compared(
+    counting: str, rows: int, pairs: int, seed: int, size: int
+) -> None:
+    glances = random_glances(seed, size)
+    near = np.array([[a == b or near_by_definition(a, b) for a in glances] for b in glances], bool)
+    near = near.reshape(len(glances), len(glances))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "_ROWS", rows)
+        patch.setattr(duplicates, "_PAIRS", pairs)
         if counting == "table" and hasattr(np, "bitwise_count"):
             patch.delattr(np, "bitwise_count")
-        found = {tuple(pair) for pairs in near_pairs(hashes, distance) for pair in pairs.tolist()}
-    pairs = itertools.combinations(range(len(hashes)), 2)
-    expected = {(a, b) for a, b in pairs if (int(hashes[a]) ^ int(hashes[b])).bit_count() <= distance}
-    assert {tuple(sorted(pair)) for pair in found} == expected
+        found = Glances(glances)
+        number, first = found.clusters(), found.firsts()
+    assert first.tolist() == near.argmax(1).tolist()
+    _, expected = connected_components(near, directed=False)
+    assert len(set(zip(number.tolist(), expected.tolist(), strict=True))) == len(set(number)) == len(set(expected))
 
 
-def test_pairs_are_compared_in_parts_without_losing_any(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashes = np.arange(64, dtype=np.uint64)
-    whole = {tuple(pair) for pairs in near_pairs(hashes, 1) for pair in pairs.tolist()}
-    monkeypatch.setattr(duplicates, "_PAIRS", 10)
-    assert {tuple(pair) for pairs in near_pairs(hashes, 1) for pair in pairs.tolist()} == whole
-    assert len(whole) == 6 * 32
+def test_the_correlation_is_exact_whatever_the_levels() -> None:
+    """The largest sums that there can be: 256 products of 255 squared are still below 2^24."""
+    levels = np.full((2, 256), 255, np.uint8)
+    levels[0, 0], levels[1, 0] = 254, 254
+    assert correlated(levels, levels).all()
+    assert not correlated(levels, np.full((1, 256), 255, np.uint8)).any(), "a flat one correlates with none"
+    assert not correlated(levels[:1], levels[1:, ::-1]).any()
+    assert 256 * 255**2 < 2**24
+
+
+@pytest.mark.parametrize("what", ["clusters", "firsts"])
+def test_frames_that_are_all_alike_are_not_all_compared_with_all(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Twice as many cost twice as much, a fixed number of comparisons each: not a number that grows with them."""
+    compared = []
+    whole = Glances._alike
+
+    def counted(self: Glances, rows: np.ndarray, columns: np.ndarray, band: int) -> np.ndarray:
+        compared.append(len(rows) * len(columns))
+        return whole(self, rows, columns, band)
+
+    monkeypatch.setattr(Glances, "_alike", counted)
+    rng, frame = np.random.default_rng(0), seen(picture(0))
+    levels = np.frombuffer(frame[8:], np.uint8)
+    alike = Glances([frame[:8] + bytes(np.clip(levels + rng.normal(0, 2, 256), 0, 255).astype(np.uint8))
+                     for _ in range(2000)])  # fmt: skip
+    assert len(set(getattr(alike, what)().tolist())) == 1
+    assert sum(compared) <= 2 * duplicates._ROWS * len(alike)
 
 
 def test_clusters_join_through_a_third_image() -> None:
@@ -121,4 +169,5 @@ def test_clusters_join_through_a_third_image() -> None:
 
 def test_nothing_has_no_clusters_and_the_unreadable_are_alone() -> None:
     assert clusters([], []).size == 0
+    assert Glances([]).firsts().size == 0
     assert len(set(clusters([None, None], [None, None]).tolist())) == 2
