@@ -64,19 +64,26 @@ def examined(answers: Iterable[Answers], num_classes: int, *, auroc: bool = True
 
 
 def _of_one_class(answers: Iterable[Answers], num_classes: int, auroc: bool) -> Evaluation:
+    """Batch after batch: of an image a few numbers are kept, and its logits only where the AUROC is wanted."""
     ranks = {"top1": 1} | ({"top5": 5} if num_classes > 5 else {})
     hits = dict.fromkeys(ranks, 0)
     loss = 0.0
+    scores: list[np.ndarray] = []
     kept: list[tuple[np.ndarray, ...]] = []
     for logits, targets in answers:
+        rows = np.arange(len(targets))
         largest = logits.max(axis=1, keepdims=True)
         normalizers = np.log(np.exp(logits - largest).sum(axis=1)) + largest[:, 0]
-        loss += float((normalizers - logits[np.arange(len(targets)), targets]).sum())
+        loss += float((normalizers - logits[rows, targets]).sum())
         best = np.argsort(-logits, axis=1, kind="stable")
         for name, rank in ranks.items():
             hits[name] += int((best[:, :rank] == targets[:, None]).any(axis=1).sum())
-        kept.append((logits.astype(np.float32), normalizers, best[:, 0], targets.astype(np.int64)))
-    found = measure(*(np.concatenate(parts) for parts in zip(*kept, strict=True)), auroc=auroc)
-    count = sum(len(targets) for *_, targets in kept)
+        confidence = np.exp(logits[rows, best[:, 0]].astype(np.float32) - normalizers)
+        kept.append((normalizers, confidence, best[:, 0].copy(), targets.astype(np.int64)))
+        if auroc:
+            scores.append(logits.astype(np.float32))
+    normalizers, confidence, predicted, targets = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    found = measure(normalizers, confidence, predicted, targets, num_classes, scores if auroc else None)
+    count = len(targets)
     sums: Metrics = {**{name: hit / count for name, hit in hits.items()}, "loss": loss / count, "count": count}
     return replace(found, metrics=sums | found.metrics)

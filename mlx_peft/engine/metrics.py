@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ BINS = 15
 """Of confidence, of equal width, as in Guo et al. 2017."""
 SHOWN = 100
 """Up to so many classes ``result.json`` has the confusion matrix, and every epoch's validation the AUROC."""
+MATRIX = 4096
+"""Of more classes there is no confusion matrix: this one takes 128 MiB."""
 
 Answers = tuple[np.ndarray, np.ndarray]
 """Logits, float64 ``(images, classes)``, and targets: ``(images,)``, of several labels ``(images, classes, 2)``."""
@@ -37,7 +39,7 @@ class Evaluation:
     metrics: Metrics
     confusion: np.ndarray | None
     """int64 ``(classes, classes)``: images of the class of the row that were taken for that of the column. None where
-    an image may have several."""
+    an image may have several, of more than MATRIX classes, and where the AUROC was not asked for either."""
     per_class: dict[str, np.ndarray]
     """``support``, ``precision``, ``recall``, ``f1`` and, where asked for, ``auroc``, ``(classes,)`` each; NaN where
     the split has no image of the class, or nothing else. Of several labels: see ``engine.multilabel``."""
@@ -60,7 +62,12 @@ def listed(values: np.ndarray) -> list[float | None]:
 
 
 def measure(
-    logits: np.ndarray, normalizers: np.ndarray, predicted: np.ndarray, targets: np.ndarray, *, auroc: bool
+    normalizers: np.ndarray,
+    confidence: np.ndarray,
+    predicted: np.ndarray,
+    targets: np.ndarray,
+    classes: int,
+    scores: Sequence[np.ndarray] | None,
 ) -> Evaluation:
     """Everything but the metrics that are sums over images (``top1``, ``top5``, ``loss``).
 
@@ -70,34 +77,43 @@ def measure(
     expected calibration error of the predicted class's probability (Guo et al. 2017, eq. 3).
 
     Args:
-        logits: float32 ``(n, classes)``; normalizers: float64 ``(n,)``, log sum exp of each row.
+        normalizers: float64 ``(n,)``, log sum exp of each image's logits; confidence: float64 ``(n,)``, the probability
+            of the predicted class.
         predicted, targets: int64 ``(n,)``.
+        scores: the logits of all images in parts, float32 ``(some, classes)``: the AUROC alone needs them. None where
+            it is not asked for, nor the confusion matrix.
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
+    from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
-    n, classes = logits.shape
-    present = np.flatnonzero(np.bincount(targets, minlength=classes))
-    confusion = confusion_matrix(targets, predicted, labels=np.arange(classes))
+    support = np.bincount(targets, minlength=classes)
+    present = np.flatnonzero(support)
+    confusion = None
+    if scores is not None and classes <= MATRIX:
+        confusion = np.bincount(targets * classes + predicted, minlength=classes**2).reshape(classes, classes)
     per_class = {name: np.full(classes, np.nan) for name in ("precision", "recall", "f1")}
     found = precision_recall_fscore_support(targets, predicted, labels=present, average=None, zero_division=0)
     for values, some in zip(per_class.values(), found, strict=False):
         values[present] = some
-    per_class["support"] = confusion.sum(axis=1)
+    per_class["support"] = support
     metrics: Metrics = {name: float(per_class[name][present].mean()) for name in ("precision", "recall", "f1")}
     metrics = {"balanced_accuracy": metrics["recall"], **metrics}
-    if auroc:
+    if scores is not None:
         per_class["auroc"] = np.full(classes, np.nan)
-        for label in present if len(present) > 1 else ():
+        for label in present.tolist() if len(present) > 1 else ():
             # Not rounded to float32, in which a sure model's probabilities are all 1.
-            probability = np.exp(logits[:, label] - normalizers)
+            probability = np.exp(column(scores, label) - normalizers)
             per_class["auroc"][label] = roc_auc_score(targets == label, probability)
         if len(present) > 1:
             metrics["auroc"] = float(per_class["auroc"][present].mean())
-    confidence = np.exp(logits[np.arange(n), predicted] - normalizers)
     reliability = binned(confidence, predicted == targets)
     gaps = np.abs(reliability["accuracy"] - reliability["confidence"]) * reliability["count"]
-    metrics["ece"] = float(np.nansum(gaps) / n)
+    metrics["ece"] = float(np.nansum(gaps) / len(targets))
     return Evaluation(metrics, confusion, per_class, reliability)
+
+
+def column(parts: Sequence[np.ndarray], label: int) -> np.ndarray:
+    """What all images have of a class, ``(n,)``: they stay in parts, since a whole would be a second copy."""
+    return np.concatenate([part[:, label] for part in parts])
 
 
 def binned(confidence: np.ndarray, correct: np.ndarray) -> dict[str, np.ndarray]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from mlx_peft.engine.calibrate import Choice, Errors, Plan, Ranges, choices, pla
 from mlx_peft.engine.evaluate import answers, measured
 from mlx_peft.engine.examine import must_fit, own_split, run_data
 from mlx_peft.engine.load import Loaded, load_run
+from mlx_peft.engine.metrics import Answers
 from mlx_peft.engine.progress import Metrics
 
 RECORDED = 8
@@ -106,10 +108,16 @@ def simulate_run(
     except UserError as error:
         raise UserError(f"only a model of its own weights alone is quantised in simulation: {error}") from None
 
-    def said(learner: Learner) -> tuple[Metrics, np.ndarray]:
+    def said(learner: Learner) -> tuple[Metrics, list[np.ndarray]]:
         batches = eval_batches(wanted, experiment.data, loaded.preprocessing, loaded.image_size)
-        pairs = list(answers(learner, batches))
-        return measured(pairs, len(loaded.classes)), np.concatenate([logits for logits, _ in pairs])
+        kept: list[np.ndarray] = []
+
+        def seen() -> Iterator[Answers]:
+            for logits, targets in answers(learner, batches):
+                kept.append(logits.astype(np.float32))
+                yield logits, targets
+
+        return measured(seen(), len(loaded.classes)), kept
 
     note(f"evaluating on {wanted.size} {split} images: float32")
     before, expected = said(loaded.learner)
@@ -125,13 +133,24 @@ def simulate_run(
                 simulation,
                 calibration.images,
                 metrics,
-                float(np.linalg.norm(logits - expected) / np.linalg.norm(expected)),
-                float((decided(logits, dataset) == decided(expected, dataset)).mean()),
+                *compared(logits, expected, dataset),
                 made.weights,
                 made.activations,
             )
         )
     return Report(str(path), split, loaded.experiment.backend, before, tuple(after))
+
+
+def compared(logits: Sequence[np.ndarray], expected: Sequence[np.ndarray], dataset: Dataset) -> tuple[float, float]:
+    """The relative distance of logits, float32 ``(some, classes)`` in parts, and the share of answers that agree."""
+    apart = whole = 0.0
+    agree: list[np.ndarray] = []
+    for here, there in zip(logits, expected, strict=True):
+        wide = there.astype(np.float64)
+        apart += float(np.square(here - wide).sum())
+        whole += float(np.square(wide).sum())
+        agree.append(decided(here, dataset) == decided(there, dataset))
+    return math.sqrt(apart / whole) if whole else math.nan, float(np.concatenate(agree).mean())
 
 
 def decided(logits: np.ndarray, dataset: Dataset) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,8 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Batch
-from mlx_peft.engine.evaluate import evaluate
+from mlx_peft.engine.evaluate import evaluate, examined
+from mlx_peft.engine.metrics import MATRIX, SHOWN, Answers
 from mlx_peft.engine.progress import Metrics
 
 
@@ -75,3 +78,58 @@ def test_rows_that_fill_a_batch_up_may_be_anything() -> None:
     before = run(logits, targets, 64)
     logits[99] = np.nan
     assert run(logits, targets, 64) == before
+
+
+BATCH = 50
+
+
+def generated(images: int, classes: int, several: bool) -> Iterator[Answers]:
+    """Answers that nobody keeps, batch after batch; of few classes, so that little is to be computed."""
+    rng = np.random.default_rng(0)
+    for _ in range(0, images, BATCH):
+        logits = rng.normal(0, 1, (BATCH, classes)).astype(np.float32).astype(np.float64)
+        targets = rng.integers(0, 3, BATCH)
+        yield logits, np.eye(2, dtype=np.float32)[np.eye(classes, dtype=int)[targets]] if several else targets
+
+
+def peak(work: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("several", "auroc", "most"), [(False, False, 0), (False, True, 4), (True, True, 5)], ids=["plain", "auroc", "both"]
+)
+def test_of_an_image_and_class_no_more_is_kept_than_its_metrics_need(several: bool, auroc: bool, most: int) -> None:
+    """Nothing at all where the sums over batches say it; a float32 for the AUROC, and where it is one of several
+    labels, whether it is there."""
+    few, many, classes = 500, 2000, 600
+
+    def work(images: int) -> Callable[[], object]:
+        return lambda: examined(generated(images, classes, several), classes, auroc=auroc)
+
+    work(few)()  # what is imported and kept at the first call is not counted
+    grown = peak(work(many)) - peak(work(few))
+    # Beside it an image has a few numbers, and scikit-learn makes some more of them: less than 300 bytes.
+    assert grown / ((many - few) * classes) < most + 0.5
+
+
+def test_without_its_logits_an_evaluation_says_the_same() -> None:
+    classes = SHOWN + 1
+    whole, summed = (examined(generated(200, classes, False), classes, auroc=auroc) for auroc in (True, False))
+    assert summed.confusion is None
+    assert summed.metrics == {name: value for name, value in whole.metrics.items() if name != "auroc"}
+    assert whole.confusion is not None and whole.confusion.sum() == 200
+
+
+def test_of_very_many_classes_there_is_no_matrix_of_all_pairs() -> None:
+    classes = 10 * MATRIX
+    logits = np.zeros((2, classes))
+    logits[[0, 1], [5, 7]] = 9
+    found = examined([(logits, np.array([5, 7]))], classes)
+    assert found.confusion is None
+    assert found.metrics["f1"] == 1

@@ -23,7 +23,8 @@ def found(classes: int, absent: int | None = None) -> Evaluation:
     targets = rng.integers(0, classes, 400)
     targets[targets == absent] = 0
     logits = (rng.normal(0, 1, (400, classes)) + 2 * np.eye(classes)[targets]).astype(np.float32)
-    return measure(logits, np.log(np.exp(logits).sum(1)), logits.argmax(1), targets, auroc=True)
+    normalizers = np.log(np.exp(logits).sum(1))
+    return measure(normalizers, np.exp(logits.max(1) - normalizers), logits.argmax(1), targets, classes, [logits])
 
 
 @pytest.mark.parametrize("classes", [3, 120])
