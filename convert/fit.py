@@ -13,6 +13,7 @@ import numpy as np
 
 from convert.files import listed, renamed
 from convert.initial import initial_head
+from convert.layouts.pretraining import without_pretraining
 from convert.resample import resize_patches, resize_positions
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.parameters import is_head
@@ -33,19 +34,20 @@ def canonical(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
     """A checkpoint under timm's present names, as its ``checkpoint_filter_fn`` has them.
 
     DeiT-3's layer scales, DINOv2's own names, patch embeddings kept as linear layers. The representation layer of old
-    weights is left out, and with it the head that was trained behind it, which timm keeps.
+    weights is left out, and with it the head that was trained behind it, which timm keeps; and so is what only
+    self-supervised training needs.
 
     Returns:
         The tensors, and what was left out, in words.
     """
     tensors, notes = _without_representation(tensors)
-    if "mask_token" in tensors:
-        tensors = _from_dinov2(tensors)
+    tensors, more = without_pretraining(tensors)
+    tensors, notes = _from_dinov2(tensors), notes + more
     result = {}
     for name, tensor in tensors.items():
         if name == PATCHES and tensor.ndim == 2:
             side = isqrt(tensor.shape[1] // 3)
-            if 3 * side**2 == tensor.shape[1]:
+            if 0 < 3 * side**2 == tensor.shape[1]:
                 tensor = tensor.reshape(-1, 3, side, side)
         result[name] = tensor
     return renamed(result, lambda name: re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name)), notes
@@ -61,9 +63,8 @@ def _without_representation(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]
 
 def _from_dinov2(tensors: Tensors) -> Tensors:
     """With registers, DINOv2 adds a position to the class token and none to the registers: timm adds it beforehand."""
-    tensors = {name: tensor for name, tensor in tensors.items() if name != "mask_token"}
-    if {"register_tokens", "cls_token", "pos_embed"} <= tensors.keys():
-        positions = tensors["pos_embed"]
+    positions, token = (tensors.get(name, np.empty(0)) for name in ("pos_embed", "cls_token"))
+    if "register_tokens" in tensors and positions.ndim == 3 and token.shape == (1, 1, positions.shape[2]):
         tensors = renamed(tensors, lambda name: "reg_token" if name == "register_tokens" else name)
         tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
         tensors["pos_embed"] = positions[:, 1:]

@@ -45,7 +45,7 @@ def from_tensors(tensors: Tensors, path: Path, name: str | None) -> Checkpoint:
             in several ways and no tag tells which.
     """
     tensors, notes = canonical(tensors)
-    tensors, more = _without_projection(tensors)
+    more: tuple[str, ...] = ()
     name = name or _only(fitting(tensors), path)
     entry = find(name)
     must_be_sound(tensors, entry.architecture, None, path)
@@ -79,13 +79,6 @@ def _only(names: list[str], path: Path) -> str:
         f"{path}: its shapes are those of several models, and it does not say which: add --model NAME, one of "
         f"{', '.join(names)}, with a tag where they are published weights"
     )
-
-
-def _without_projection(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
-    """DINO's projection head, which is no classifier, is left out."""
-    kept = {name: t for name, t in tensors.items() if not name.startswith(("head.mlp.", "head.last_layer."))}
-    note = ("head: the projection head of self-supervised training is left out",)
-    return kept, note if len(kept) < len(tensors) else ()
 
 
 def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
