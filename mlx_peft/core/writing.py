@@ -1,17 +1,53 @@
-"""Writing files so that they are whole, and so that a full disk is something a person is told about."""
+"""Writing to disk so that what is there is whole: staged beside its place, and moved there in one stroke.
+
+Files that fit into memory are written by ``write_whole``, folders by ``new_folder``, and what another library writes by
+its path into a folder of ``staging``. What a killed process left of these is removed by the next one that stages beside
+it: a folder is known by its name and the file in it, and in use as long as a living process has that file locked.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import shutil
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from safetensors import SafetensorError
 
 from mlx_peft.core.errors import UserError
+
+SUFFIX = ".partial"
+"""Of a staging folder's name: ``.model.k3x9_2ab.partial`` becomes ``model``."""
+
+LOCK, OURS = ".lock", b"a folder of mlx-peft's, removed once the process that locks this file is gone\n"
+"""The file that a staging folder is known by, and what it says."""
+
+OLD = "old"
+"""Where an earlier target waits, inside a staging folder, until the new one has its place."""
+
+
+class DiskFull(UserError):
+    """There is no room for what was to be written. Whoever knows how to go on afterwards says it."""
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns what the disk, or safetensors, refuses in the block, which writes to ``path``, into a UserError."""
+    try:
+        yield
+    except BrokenPipeError:  # of standard output, whose reader is gone
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{path}: cannot be written: no space left on the device") from error
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise UserError(f"{path}: cannot be written: {error}") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -20,28 +56,26 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises UserError where it cannot be written; the old file then stays as it was, and nothing else is left behind.
     What a process killed in the middle leaves, a hidden file beside it, is overwritten by the next one.
     """
-    with disk_errors(path):
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
+    write_together({path: content})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """As ``write_whole``, for files that belong together: where there is no room for all of them, none is changed."""
+    staged = {path: path.with_name(f".{path.name}.tmp") for path in files}
+    try:
+        for path, temporary in staged.items():
+            with disk_errors(path), open(temporary, "wb") as file:
+                file.write(files[path])
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turns an OSError of the block, which writes to ``path``, into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left for {path}: make room, then continue the run with --resume") from error
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+        for path, temporary in staged.items():
+            with disk_errors(path):
+                os.replace(temporary, path)
+    except BaseException:
+        for temporary in staged.values():
+            with suppress(OSError):
+                temporary.unlink()
+        raise
 
 
 @contextmanager
@@ -54,32 +88,47 @@ def new_folder(target: Path, replaceable: Collection[str] = ()) -> Iterator[Path
     Raises:
         UserError: where ``target`` is a file or holds other files, or cannot be written.
     """
-    with writing(target):
+    with disk_errors(target):
         if target.exists() and (not target.is_dir() or {file.name for file in target.iterdir()} - {*replaceable}):
             raise UserError(f"{target}: exists already; name a new folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
-            folder = Path(beside, "new")
-            folder.mkdir()
-            yield folder
-            for file in (*folder.iterdir(), folder):
-                to_disk(file)
-            if target.exists():
-                os.replace(target, Path(beside, "old"))
-            os.replace(folder, target)
-            to_disk(target.parent)
+    with staging(target) as folder:
+        yield folder
+        everything_to_disk(folder)
+        if target.exists():
+            os.replace(target, folder.with_name(OLD))
+        move(folder, target)
 
 
 @contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Turns what the disk, or safetensors, refuses in the block into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        reason = "no space left on the device" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error
-        raise UserError(f"{target}: cannot be written: {reason}") from error
-    except SafetensorError as error:
-        raise UserError(f"{target}: cannot be written: {error}") from error
+def staging(target: Path) -> Iterator[Path]:
+    """An empty folder, hidden beside ``target``, for what is to be moved there; at the end it vanishes with its rest.
+
+    Parents of ``target`` are made. Raises UserError for what the disk refuses, in the block too.
+    """
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target.parent)
+        folder, lock = _claimed(target)
+        with lock:
+            try:
+                new = folder / "new"
+                new.mkdir()
+                yield new
+            finally:
+                _remove(folder, target)
+
+
+def move(staged: Path, target: Path) -> None:
+    """Moves what was staged, a file or a folder, to its place once it is on the disk."""
+    everything_to_disk(staged)
+    os.replace(staged, target)
+    to_disk(target.parent)
+
+
+def everything_to_disk(path: Path) -> None:
+    """Waits until a file, or a folder with all that is in it, is on the disk."""
+    for part in [*path.rglob("*"), path] if path.is_dir() else [path]:
+        to_disk(part)
 
 
 def to_disk(path: Path) -> None:
@@ -89,3 +138,52 @@ def to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _claimed(target: Path) -> tuple[Path, BinaryIO]:
+    """A new staging folder, and its file, locked. Only then does the file say what it is: see ``_remove_abandoned``."""
+    folder = Path(tempfile.mkdtemp(SUFFIX, f".{target.name}.", target.parent))
+    lock = open(folder / LOCK, "xb")  # noqa: SIM115
+    if _lock(lock):
+        lock.write(OURS)
+        lock.flush()
+    return folder, lock
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Removes the staging folders of processes that are gone: those that say they are ours and are not locked.
+
+    All else is left, and so is what cannot be removed.
+    """
+    for folder in parent.glob(f".*{SUFFIX}"):
+        with suppress(OSError):
+            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with open(descriptor, "rb") as lock:
+                ours = not folder.is_symlink() and lock.read(len(OURS) + 1) == OURS
+                if ours and _lock(lock):
+                    _remove(folder, folder.with_name(folder.name[1:].rsplit(".", 2)[0]))
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Whether it is now locked: not where another process has it, or the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove(folder: Path, target: Path) -> None:
+    """A staging folder, the file that it is known by last, so that another process can end what this one began.
+
+    An earlier target is put back where nothing took its place.
+    """
+    if (folder / OLD).exists() and not target.exists():
+        os.replace(folder / OLD, target)
+    for entry in list(folder.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()
+    (folder / LOCK).unlink()
+    folder.rmdir()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from convert.layouts.transformers import CONFIG
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.writing import to_disk, writing
+from mlx_peft.core.writing import move, staging
 from mlx_peft.engine.backend import load_backend
 from mlx_peft.engine.merge import must_be_new
 from mlx_peft.engine.proof import Proof, experiment, judge, prove_result, prove_source
@@ -98,15 +96,13 @@ def _written(
     found: Source, job: Job, to: str, target: Target, out: Path, proof: Proof | None
 ) -> tuple[Sequence[str], Mapping[Path, int]]:
     """Writes a job beside its place, proves it, and moves it there."""
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-            staged = Path(folder, out.name)
-            notes = target.write(staged, job)
-            if proof is not None:
-                prove_result(found, job, to, target, staged, proof)
-                judge(proof, to)
-            _into_place(staged, out)
+    with staging(out) as folder:
+        staged = folder / out.name
+        notes = target.write(staged, job)
+        if proof is not None:
+            prove_result(found, job, to, target, staged, proof)
+            judge(proof, to)
+        move(staged, out)
     return [note.replace(str(staged), str(out)) for note in notes], _files(out)
 
 
@@ -136,14 +132,6 @@ def _architecture(out: Path) -> str:
     """The class of transformers that a folder's configuration names; nothing where it names none."""
     config = read_json(out / CONFIG) if (out / CONFIG).is_file() else {}
     return next(iter(config.get("architectures", ())), "")
-
-
-def _into_place(staged: Path, out: Path) -> None:
-    """Moves what was written to its name, once it is on the disk."""
-    for path in [staged, *staged.rglob("*")] if staged.is_dir() else [staged]:
-        to_disk(path)
-    os.replace(staged, out)
-    to_disk(out.parent)
 
 
 def _files(out: Path) -> dict[Path, int]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from convert.files import listed
 from mlx_peft.config.quantization import described
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, suggest
-from mlx_peft.core.writing import to_disk, writing
+from mlx_peft.core.writing import move, staging
 
 
 @dataclass(frozen=True)
@@ -124,21 +122,19 @@ def export_model(
         notes.append(chosen.several)
     names = _names(classes, len(tensors["head.weight"]))
     exporter = _load(kind, chosen)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-            new = Path(folder, out.name)
-            try:
-                exporter.write(new, base, tensors, names)
-                difference, proof = (
-                    exporter.prove(new, base, tensors, names) if verify else (None, "not checked, as was asked")
-                )
-            except OSError:
-                raise
-            except Exception as error:  # the libraries have none in common
-                reason = str(error).strip().partition("\n")[0] or type(error).__name__
-                raise UserError(f"{base.name} cannot be exported to {kind}; nothing was written: {reason}") from error
-            files = _moved(new, out)
+    with staging(out) as folder:
+        new = folder / out.name
+        try:
+            exporter.write(new, base, tensors, names)
+            difference, proof = (
+                exporter.prove(new, base, tensors, names) if verify else (None, "not checked, as was asked")
+            )
+        except OSError:
+            raise
+        except Exception as error:  # the libraries have none in common
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise UserError(f"{base.name} cannot be exported to {kind}; nothing was written: {reason}") from error
+        files = _moved(new, out)
     return Exported(kind, files, difference, proof, tuple(notes))
 
 
@@ -167,9 +163,6 @@ def _moved(new: Path, out: Path) -> dict[Path, int]:
     sizes = {}
     for path in written:
         files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-        for file in files:
-            to_disk(file)
         sizes[out.with_name(path.name)] = sum(file.stat().st_size for file in files)
-        os.replace(path, out.with_name(path.name))
-    to_disk(out.parent)
+        move(path, out.with_name(path.name))
     return dict(reversed(sizes.items()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from mlx_peft.config.files import load
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import staging
 from mlx_peft.engine.load import adapter_in, find_adapter, is_model
 from mlx_peft.engine.merge import merge_run, must_be_new
 from mlx_peft.engine.run import RunFolder
@@ -92,22 +93,27 @@ def packed(
     if is_model(path):
         if merged:
             raise UserError(f"{path} is a whole model already: leave --merged out")
-        with tempfile.TemporaryDirectory() as folder:
-            yield _without_places(_model(path), timm.CONFIG, Path(folder))
+        with _temporary() as folder:
+            yield _without_places(_model(path), timm.CONFIG, folder)
         return
     place = find_adapter(path, name)
     adapter = shareable(read_adapter(place))
     run = RunFolder(place.parent)
     known = place == run.adapter and run.config.exists()
     experiment, result = (load(run.config), run.read_result()) if known else (None, None)
-    with tempfile.TemporaryDirectory() as folder:
+    with _temporary() as folder:
         if merged:
-            out = Path(folder, "model")
+            out = folder / "model"
             merge_run(path, out, backend, name=name)
             parcel = replace(_model(out), adapter=adapter, model=adapter.model)
         else:
-            parcel = _without_places(_adapter(place, adapter, Path(folder, "adapter")), peft.CONFIG, Path(folder))
+            parcel = _without_places(_adapter(place, adapter, folder / "adapter"), peft.CONFIG, folder)
         yield replace(parcel, result=result, experiment=experiment)
+
+
+def _temporary() -> AbstractContextManager[Path]:
+    """A folder for what is sent; one that a killed process left, with a model in it, is removed."""
+    return staging(Path(tempfile.gettempdir(), "parcel"))
 
 
 def _model(folder: Path) -> Parcel:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from shlex import quote
 from types import FrameType
 from typing import TypeVar
 
+from mlx_peft.core import signals
+from mlx_peft.core.writing import DiskFull
 from mlx_peft.engine.run import RunFolder
 
 Item = TypeVar("Item")
@@ -32,7 +33,11 @@ class Stopped(Exception):
 
 
 class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a request to stop; a second one has its usual effect."""
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a request to stop.
+
+    Those that a supervisor repeats change nothing: a checkpoint is being written. A SIGINT after the first request is a
+    person's, and has its usual effect.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -51,22 +56,20 @@ class StopSignal:
     @contextmanager
     def listening(self) -> Iterator[StopSignal]:
         """Listens while the block runs. Only the main thread can: in another, signals keep their usual effect."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def restore() -> None:
-            for number, handler in usual.items():
-                signal.signal(number, handler)
 
         def stop(number: int, frame: FrameType | None) -> None:
             self.requested = True
-            restore()
+            if signals.PERSON in usual:
+                signal.signal(signals.PERSON, usual[signals.PERSON])
 
-        for number in usual:
-            signal.signal(number, stop)
-        try:
+        with signals.handled(stop) as usual:
             yield self
-        finally:
-            restore()
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Adds to the message of a full disk that the run can go on."""
+    try:
+        yield
+    except DiskFull as error:
+        raise DiskFull(f"{error}; make room, then continue the run with --resume") from error

@@ -19,6 +19,7 @@ from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Augment, Data, Experiment
 from mlx_peft.config.step import Step
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.signals import handled
 from mlx_peft.data import Dataset, open_dataset
 from mlx_peft.engine.backend import load_backend
 from mlx_peft.engine.derive import check_folder as check_step
@@ -176,7 +177,7 @@ def run(
     resuming what it finds in the folder, or ``{"step": ..., "of": ..., "out": ...}`` to make something of the run in a
     folder. Where its input ends, this process is gone, and it stops. It writes ``{"error": ...}`` before it ends with
     ``USER_ERROR``, and ends with ``INTERRUPTED`` where it was asked to stop; its standard error is this process's.
-    SIGINT and SIGTERM are handed on to it and end the sweep.
+    SIGINT, SIGTERM and SIGHUP are handed on to it and end the sweep.
     Raises UserError where another sweep works in ``out``.
     """
     with RunFolder(out).locked(), Relay().listening() as relay:
@@ -235,7 +236,7 @@ def explain(reply: str, status: int) -> str:
 
 
 class Relay:
-    """Hands SIGINT and SIGTERM on to the process that is at work, and remembers that one came."""
+    """Hands SIGINT, SIGTERM and SIGHUP on to the process that is at work, and remembers that one came."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -244,12 +245,8 @@ class Relay:
     @contextmanager
     def listening(self) -> Iterator[Relay]:
         """Listens while the block runs, in the main thread."""
-        usual = {number: signal.signal(number, self._hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with handled(self._hand_on):
             yield self
-        finally:
-            for number, handler in usual.items():
-                signal.signal(number, handler)
 
     @contextmanager
     def to(self, process: subprocess.Popen[str]) -> Iterator[None]:

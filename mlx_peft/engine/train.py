@@ -27,7 +27,7 @@ from mlx_peft.engine.metrics import leading
 from mlx_peft.engine.prefix import cached_feed, planned
 from mlx_peft.engine.progress import Progress, Silent
 from mlx_peft.engine.run import RunFolder, environment, run_id, write_json
-from mlx_peft.engine.stop import Interrupted, Stopped, StopSignal
+from mlx_peft.engine.stop import Interrupted, Stopped, StopSignal, resumable
 from mlx_peft.engine.tracking import check_trackers
 
 
@@ -39,7 +39,7 @@ def train(
     ``resume`` goes on from the folder's checkpoint, starts where there is none yet, and returns the result of a run
     that is finished. The epoch is selected on the validation split, or is the last one where there is none; the test
     split is read once, after that. Raises UserError, before ``out`` is touched, for all that can be known before
-    training; Interrupted, with a checkpoint written, on SIGINT and SIGTERM.
+    training; Interrupted, with a checkpoint written, on SIGINT, SIGTERM and SIGHUP.
     """
     progress = progress or Silent()
     folder = RunFolder(out)
@@ -64,7 +64,7 @@ def train(
     splits = describe_splits(whole)
     name = run_id(experiment, splits)
     facts = environment(backend.version())
-    with folder.locked(), StopSignal().listening() as stop:
+    with folder.locked(), resumable(), StopSignal().listening() as stop:
         folder.check(experiment, resume=resume)
         if not folder.config.exists():
             write_whole(folder.config, dump(experiment).encode())

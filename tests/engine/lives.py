@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import sklearn.metrics  # noqa: F401 - which a run imports at its first evaluation: once here, and not in each life
 from conftest import FakeLearner, install, make_dataset, make_experiment
 
 from mlx_peft.engine.train import train

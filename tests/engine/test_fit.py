@@ -14,6 +14,7 @@ import pytest
 
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import write_whole
 from mlx_peft.engine.checkpoint import Position, load_checkpoint
 from mlx_peft.engine.fit import Feed, fit
 from mlx_peft.engine.progress import EpochEvent, Silent, StepEvent
@@ -198,7 +199,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     assert load_checkpoint(folder.last)[1]["position"]["step"] == 6
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("at", [1, 5, 6, 10, 17])
 def test_a_run_stopped_by_a_signal_says_how_to_go_on_and_ends_as_if_it_never_stopped(
     engine: SimpleNamespace, tmp_path: Path, number: int, at: int
@@ -214,13 +215,13 @@ def test_a_run_stopped_by_a_signal_says_how_to_go_on_and_ends_as_if_it_never_sto
             if event.step == at:
                 os.kill(os.getpid(), number)
 
-    usual = signal.getsignal(number)
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup, SIGHUP is ignored
     with (
         StopSignal().listening() as stop,
         pytest.raises(Interrupted, match=rf"{parts.config} --out .* --resume") as caught,
     ):
         start(engine, parts, experiment, watcher=Impatient(), stop=stop)
-    assert signal.getsignal(number) is usual
+    assert signal.signal(number, before) is signal.SIG_DFL
     # One step is under way when the loss of the step before is read: it is finished too.
     assert caught.value.step in (at, at + 1)
     watcher = Watcher()
@@ -250,11 +251,49 @@ def test_a_run_stopped_during_validation_does_not_train_the_epoch_again(
     assert ("launch", 5) not in learner.log
 
 
-def test_a_second_signal_has_its_usual_effect() -> None:
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_supervisor_that_repeats_itself_changes_nothing(
+    engine: SimpleNamespace, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    class Impatient(Silent):
+        def step(self, event: StepEvent) -> None:
+            if event.step == 1:
+                os.kill(os.getpid(), first)
+
+    def slow(path: Path, content: bytes) -> None:
+        for number in before:
+            os.kill(os.getpid(), number)
+        write_whole(path, content)
+
+    monkeypatch.setattr("mlx_peft.engine.checkpoint.write_whole", slow)
+    try:
+        with StopSignal().listening() as stop, pytest.raises(Interrupted):
+            start(engine, folder, engine.experiment(), watcher=Impatient(), stop=stop)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert load_checkpoint(folder.last)[1]["position"]["step"] in (1, 2)
+
+
+def test_a_run_under_nohup_does_not_hear_that_its_terminal_was_closed() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal().listening() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_has_its_usual_effect(first: int) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         with pytest.raises(KeyboardInterrupt), StopSignal().listening() as stop:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), first)
             assert stop.requested
             os.kill(os.getpid(), signal.SIGINT)
     finally:

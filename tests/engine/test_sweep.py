@@ -41,6 +41,7 @@ if epochs == 5:
     signals = []
     signal.signal(signal.SIGINT, lambda number, frame: signals.append("int"))
     signal.signal(signal.SIGTERM, lambda number, frame: signals.append("term"))
+    signal.signal(signal.SIGHUP, lambda number, frame: signals.append("hup"))
     (out / "ready").touch()
     deadline = time.time() + 20
     while not signals and time.time() < deadline:
@@ -235,7 +236,7 @@ def test_a_second_sweep_in_the_same_folder_is_refused(plan: Any, tmp_path: Path)
     assert [outcome.run.name for outcome in first] == ["b"]
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "int"), (signal.SIGTERM, "term")])
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "int"), (signal.SIGTERM, "term"), (signal.SIGHUP, "hup")])
 def test_a_signal_reaches_the_run_once_and_ends_the_sweep(
     plan: Any, tmp_path: Path, number: signal.Signals, name: str
 ) -> None:
