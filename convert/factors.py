@@ -32,6 +32,9 @@ def principal(weight: Matrix, rank: int, scaling: float) -> tuple[Matrix, Matrix
         weight: ``(out, in)``.
         rank: how many triplets; at most the lesser width.
         scaling: s.
+
+    Returns:
+        A ``(rank, in)`` and B ``(out, rank)``, float32, in C order.
     """
     W = weight.astype(np.float64)
     if len(W) > W.shape[1]:
@@ -46,7 +49,8 @@ def principal(weight: Matrix, rank: int, scaling: float) -> tuple[Matrix, Matrix
         B = U * root
     largest = np.abs(A).argmax(axis=1)
     signs = np.where(A[np.arange(rank), largest] < 0, -1, 1)
-    return (A * signs[:, None]).astype(np.float32), (B * signs).astype(np.float32)
+    # In C order: of a weight that is higher than wide they are transposes, and whoever takes their memory keeps that.
+    return np.ascontiguousarray(A * signs[:, None], np.float32), np.ascontiguousarray(B * signs, np.float32)
 
 
 def row_norms(weight: Matrix) -> Matrix:

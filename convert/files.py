@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from convert.mapping import from_bfloat16, let_go, map_bytes
+from convert import tensor_file
+from convert.mapping import from_bfloat16, let_go
 from convert.pth import read_pth
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 
-FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-"""The float types of safetensors, and what NumPy reads their bytes as: it has no bfloat16."""
-WORDS = {"U32": np.uint32}
+FLOATS = {"F64", "F32", "F16", "BF16"}
+"""The types that weights have."""
+WORDS = {"U32"}
 """The codes of quantised weights."""
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """What weights may be written as."""
@@ -63,28 +62,23 @@ def read_safetensors(path: Path, *, words: bool = False) -> tuple[Tensors, dict[
         UserError: where the file is missing or damaged, or holds values that are not finite or of a type without an
             exact float32.
     """
-    _must_be_file(path)
     known = FLOATS | WORDS if words else FLOATS
-    try:
-        with safe_open(path, framework="numpy") as file:  # the parser checks every length and offset of the header
-            metadata = dict(file.metadata() or {})
-        raw = map_bytes(path)
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a whole safetensors file: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    entries, start = _header(raw)
-    if odd := sorted(name for name, entry in entries.items() if entry["dtype"] not in known and not _counts(name)):
-        types = (f"{name} ({entries[name]['dtype']})" for name in odd)
+    file = tensor_file.open_file(path)
+    if odd := sorted(name for name, entry in file.entries.items() if entry["dtype"] not in known and not _counts(name)):
+        types = (f"{name} ({file.entries[name]['dtype']})" for name in odd)
         raise UserError(f"{path}: tensors are not of a float type: {listed(types)}")
     tensors = {}
-    for name, entry in entries.items():
+    for name, entry in file.entries.items():
         if not _counts(name):
-            begin, end = (start + offset for offset in entry["data_offsets"])
-            tensors[name] = _mapped(raw[begin:end], entry["dtype"]).reshape(entry["shape"])
+            tensors[name] = _widened(file.array(name), entry["dtype"]).reshape(entry["shape"])
             if entry["dtype"] not in ("F32", *WORDS):
-                let_go(raw, begin, end)
-    return finite(path, tensors), metadata
+                let_go(file.raw, *file.place(name))
+    return finite(path, tensors), file.metadata
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a safetensors file has a digest, which says nothing of its being the right one. Raises as reading does."""
+    return tensor_file.open_file(path, check=False).sealed
 
 
 def describe_safetensors(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str, str]]:
@@ -93,30 +87,13 @@ def describe_safetensors(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ..
     Raises:
         UserError: where the file is missing or damaged.
     """
-    _must_be_file(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            facts = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
-            return facts, dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a whole safetensors file: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    file = tensor_file.open_file(path, check=False)
+    return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in file.entries.items()}, file.metadata
 
 
-def _header(raw: np.ndarray) -> tuple[dict[str, Any], int]:
-    """A checked file's entries by name, and where its data start."""
-    start = 8 + int(raw[:8].view("<u8")[0])
-    entries: dict[str, Any] = json.loads(bytes(raw[8:start]))
-    entries.pop("__metadata__", None)
-    return entries, start
-
-
-def _mapped(data: np.ndarray, dtype: str) -> np.ndarray:
-    """A tensor's bytes as float32 or words: where nothing needs to change, a view."""
-    values = np.require(data.view(np.ndarray).view((FLOATS | WORDS)[dtype]), requirements="A")
-    return from_bfloat16(values) if dtype == "BF16" else exact(values)
+def _widened(values: np.ndarray, kind: str) -> np.ndarray:
+    """What lies in a file as float32 or words: where nothing needs to change, the same array."""
+    return from_bfloat16(values) if kind == "BF16" else exact(values)
 
 
 def _counts(name: str) -> bool:
@@ -162,49 +139,30 @@ def listed(names: Iterable[str], limit: int = 12) -> str:
 def write_safetensors(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None, dtype: str = "float32"
 ) -> None:
-    """Writes tensors one after another, floats as ``dtype`` and words as they are: the library would copy them all.
+    """Writes tensors, floats as ``dtype`` and words as they are, with the digest that reading them checks.
 
-    The same tensors give the same bytes, those that the library would write.
+    The same tensors give the same bytes.
 
     Raises:
         UserError: where a value is too large for float16.
     """
-    kinds = {name: "U32" if tensor.dtype == np.uint32 else DTYPES[dtype] for name, tensor in tensors.items()}
-    text, order, _ = header_of({name: (kinds[name], tensors[name].shape) for name in tensors}, metadata)
-    with open(path, "wb") as file:
-        file.write(text)
-        for name in order:
-            file.write(_narrowed(name, exact(tensors[name]), kinds[name]).data)
+    kinds = {name: _kind(tensor, dtype) for name, tensor in tensors.items()}
+    tensor_file.write(
+        path,
+        {name: (kinds[name], tensors[name].shape) for name in tensors},
+        lambda name: _narrowed(name, exact(tensors[name]), kinds[name]).reshape(tensors[name].shape),
+        metadata,
+    )
 
 
-ORDER = {"F32": 4, "U32": 4, "BF16": 2, "F16": 2}
-"""The types in the order in which they lie in a file, with the bytes of an element."""
-
-Layout = Mapping[str, tuple[str, tuple[int, ...]]]
-"""A tensor's dtype and shape, by name."""
-
-
-def header_of(tensors: Layout, metadata: dict[str, str] | None = None) -> tuple[bytes, list[str], int]:
-    """What stands before the tensors in the file that the library writes, their order, and how many bytes they have.
-
-    Eight bytes of length, then JSON, padded with spaces to a multiple of eight; tensors go by dtype and name.
-    """
-    order = sorted(tensors, key=lambda name: (list(ORDER).index(tensors[name][0]), name))
-    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
-    end = 0
-    for name in order:
-        dtype, shape = tensors[name]
-        begin, end = end, end + ORDER[dtype] * math.prod(shape)
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, order, end
+def _kind(tensor: np.ndarray, dtype: str) -> str:
+    return "U32" if tensor.dtype == np.uint32 else DTYPES[dtype]
 
 
 def narrowed(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
     """What ``write_safetensors`` makes of a tensor and ``read_safetensors`` finds again: rounded, float32."""
-    kind = "U32" if tensor.dtype == np.uint32 else DTYPES[dtype]
-    return _mapped(_narrowed(name, exact(tensor), kind).reshape(-1).view(np.uint8), kind).reshape(tensor.shape)
+    kind = _kind(tensor, dtype)
+    return _widened(_narrowed(name, exact(tensor), kind), kind).reshape(tensor.shape)
 
 
 def _narrowed(name: str, tensor: np.ndarray, kind: str) -> np.ndarray:

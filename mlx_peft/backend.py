@@ -65,11 +65,16 @@ def to_mlx(tensor: np.ndarray) -> mx.array:
 
 
 def to_timm(array: mx.array) -> np.ndarray:
-    """The reverse of ``to_mlx``, in float32; the words of codes as they are."""
+    """The reverse of ``to_mlx``, in float32 and C order; the words of codes as they are."""
     if array.dtype == mx.uint32:
-        return np.array(array)
-    tensor = np.array(array.astype(mx.float32))
+        return to_numpy(array)
+    tensor = to_numpy(array.astype(mx.float32))
     return np.ascontiguousarray(tensor.transpose(0, 3, 1, 2)) if tensor.ndim == 4 else tensor
+
+
+def to_numpy(array: mx.array) -> np.ndarray:
+    """An array of its own type, in C order: NumPy would take MLX's strides over."""
+    return np.array(array, order="C")
 
 
 def load(model: VisionTransformer, tensors: Tensors) -> None:
@@ -299,7 +304,7 @@ class Learner:
     def state(self) -> Tensors:
         kept = {name: p for name, p in tree_flatten(self.model.parameters()) if is_kept(name)}
         arrays = tree_flatten({"parameters": self.trained | kept, "slots": self.slots})
-        return {name: np.array(a) for name, a in arrays} | {"step": np.array(self.step)}
+        return {name: to_numpy(a) for name, a in arrays} | {"step": np.array(self.step)}
 
     def load_state(self, state: Tensors) -> None:
         # Same nesting and same order: a compiled function takes its arguments' leaves as they come.

@@ -51,6 +51,13 @@ def sgd(config: SGDConfig, groups: list[dict]) -> Optimizer:
 OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
 
 
+def laid_out(value: Tensor, p: Tensor) -> Tensor:
+    """A copy beside a parameter, in its memory's order: a fused optimiser walks through both as they lie."""
+    if value.shape != p.shape:
+        return value.to(p.device, copy=True)
+    return torch.empty_like(p, dtype=value.dtype, requires_grad=False).copy_(value)
+
+
 class Update:
     """One optimiser step: clip, step, and under float16 scale the loss and leave out a step whose gradient overflowed.
 
@@ -132,7 +139,7 @@ class Update:
         for name, p in self.parameters.items():
             prefix = f"slots.{name}."
             slots = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            self.optimizer.state[p] = {slot: value.to(p.device, copy=True) for slot, value in slots.items()}
+            self.optimizer.state[p] = {slot: laid_out(value, p) for slot, value in slots.items()}
         for average, values in self.averages.items():
             for name, value in values.items():
                 value.copy_(state[f"{average}.{name}"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from convert.files import Layout, header_of
+from convert.tensor_file import Layout, header_of
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.shapes import shapes
 
 
 def file_bytes(tensors: Layout) -> int:
-    """The size of the file that the ``safetensors`` library writes for float32 tensors and words, without metadata."""
+    """The size of the file that ``write_safetensors`` writes for float32 tensors and words, its digest included."""
     header, _, end = header_of(tensors)
     return len(header) + end
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
-
+from convert import tensor_file
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.writing import disk_errors, write_whole
+from mlx_peft.core.writing import disk_errors, to_disk
 from mlx_peft.engine.progress import Metrics
 
 FACTS = "facts"
@@ -70,18 +69,26 @@ def save_checkpoint(path: Path, tensors: Tensors, **facts: Any) -> None:
 
     Raises UserError where the disk is full or read-only; a file that was there stays as it was.
     """
+    layout = {name: (tensor_file.OWN[tensor.dtype], tensor.shape) for name, tensor in tensors.items()}
     with disk_errors(path):
         path.parent.mkdir(exist_ok=True)
-    write_whole(path, save(tensors, metadata={FACTS: json.dumps(facts)}))
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            tensor_file.write(temporary, layout, tensors.__getitem__, {FACTS: json.dumps(facts)})
+            to_disk(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """What ``save_checkpoint`` wrote: the tensors, and the facts. Raises UserError where the file is damaged."""
     try:
-        with safe_open(path, "np") as file:
-            facts = json.loads(file.metadata()[FACTS])
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        file = tensor_file.open_file(path)
+        facts = json.loads(file.metadata[FACTS])
+        return {name: file.array(name).copy() for name in file.entries}, facts
+    except (UserError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not a whole checkpoint ({error}): it was damaged after it was written. "
             "The run cannot go on from it; start again in another folder"

@@ -12,6 +12,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from safetensors import safe_open
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 
@@ -38,17 +39,15 @@ def test_written_tensors_are_read_bit_for_bit(tensors: dict[str, np.ndarray]) ->
 @settings(max_examples=30, deadline=None)
 @given(
     st.dictionaries(st.text(min_size=1, max_size=4), arrays(np.float32, array_shapes(min_dims=0)), max_size=4),
-    st.none() | st.fixed_dictionaries({"about": st.text(max_size=5)}),
 )
-def test_the_bytes_are_those_that_the_library_writes(
-    tensors: dict[str, np.ndarray], metadata: dict[str, str] | None
-) -> None:
+def test_the_bytes_are_those_that_the_library_writes_with_the_same_metadata(tensors: dict[str, np.ndarray]) -> None:
     assume("__metadata__" not in tensors and all(name.isprintable() for name in tensors))
     words = {f"{name} words": tensor.view(np.uint32) for name, tensor in tensors.items() if tensor.ndim}
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder, "ours.safetensors"), Path(folder, "theirs.safetensors")
-        write_safetensors(ours, tensors | words, metadata)
-        save_numpy(tensors | words, theirs, metadata)
+        write_safetensors(ours, tensors | words)
+        with safe_open(ours, "np") as file:  # one entry, the digest: of several the library has no fixed order
+            save_numpy(tensors | words, theirs, file.metadata())
         assert ours.read_bytes() == theirs.read_bytes()
 
 
