@@ -77,7 +77,7 @@ def read_safetensors(path: Path, *, words: bool = False) -> tuple[Tensors, dict[
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether a safetensors file has a digest, which says nothing of its being the right one. Raises as reading does."""
+    """Whether a safetensors file has a digest, be it right or not. Raises as reading does."""
     return tensor_file.open_file(path, check=False).sealed
 
 

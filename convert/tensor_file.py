@@ -1,8 +1,8 @@
 """A safetensors file: written in one pass with a digest of itself, read back, and checked when it is read again.
 
-The digest is an entry of the file's metadata, ``"digest": "sha256:..."``: the SHA-256 of the whole file, header and data,
-in which its own 64 digits are zeros. It names no library and hides nothing, so that any reader of safetensors opens the
-file, and anyone can check it. What other tools write has none; what they copied of ours they leave out.
+The digest is an entry of the file's metadata, ``"digest": "sha256:..."``: the SHA-256 of the whole file, header and
+data, in which its own 64 digits are zeros. Any reader of safetensors opens the file, and anyone can check it. What
+other tools write has none.
 """
 
 from __future__ import annotations
@@ -23,8 +23,18 @@ from convert.mapping import map_bytes
 from mlx_peft.core.errors import UserError
 
 TYPES: dict[str, type[np.generic]] = {
-    **{"U64": np.uint64, "I64": np.int64, "F64": np.float64, "F32": np.float32, "U32": np.uint32, "I32": np.int32},
-    **{"BF16": np.uint16, "F16": np.float16, "U16": np.uint16, "I16": np.int16, "I8": np.int8, "U8": np.uint8},
+    "U64": np.uint64,
+    "I64": np.int64,
+    "F64": np.float64,
+    "F32": np.float32,
+    "U32": np.uint32,
+    "I32": np.int32,
+    "BF16": np.uint16,
+    "F16": np.float16,
+    "U16": np.uint16,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
     "BOOL": np.bool_,
 }
 """The types in the order in which they lie in a file, and what NumPy reads their bytes as: it has no bfloat16."""
@@ -105,7 +115,7 @@ class TensorFile:
         sealed: whether it has a digest.
     """
 
-    raw: np.ndarray
+    raw: np.memmap
     entries: dict[str, Any]
     start: int
     metadata: dict[str, str]
@@ -117,10 +127,11 @@ class TensorFile:
         return self.start + begin, self.start + end
 
     def array(self, name: str) -> np.ndarray:
-        """A tensor as it lies, of the type in ``TYPES``: a view where its place allows one. Raises KeyError for others."""
+        """A tensor as it lies, of its type in ``TYPES``, without a copy where it can. Raises KeyError for another."""
         begin, end = self.place(name)
         values = self.raw[begin:end].view(np.ndarray).view(TYPES[self.entries[name]["dtype"]])
-        return np.require(values, requirements="A").reshape(self.entries[name]["shape"])
+        array: np.ndarray = np.require(values, requirements="A").reshape(self.entries[name]["shape"])
+        return array
 
 
 def open_file(path: Path, *, check: bool = True) -> TensorFile:
