@@ -14,6 +14,14 @@ from mlx_peft.data.order import class_weights
 _MIX = 3
 
 
+def rows(images: int, batch_size: int, parts: int = 1) -> int:
+    """The rows of every batch of a split: `batch_size`, or as many as the split has images where those are fewer.
+
+    A multiple of `parts`, of which `batch_size` is one: rows that only fill a batch up are computed like the others.
+    """
+    return min(batch_size, -(-images // parts) * parts)
+
+
 class Targets:
     """What the labels of a split become in a batch.
 
@@ -28,10 +36,15 @@ class Targets:
     """
 
     def __init__(
-        self, labels: np.ndarray, config: schema.Data, num_classes: int | None, smoothing: float = 0.0
+        self,
+        labels: np.ndarray,
+        config: schema.Data,
+        num_classes: int | None,
+        smoothing: float = 0.0,
+        parts: int = 1,
     ) -> None:
         """Raises ValueError where targets are soft and nobody says how many classes there are."""
-        self.labels, self.batch_size, self.smoothing = labels, config.batch_size, smoothing
+        self.labels, self.batch_size, self.smoothing = labels, rows(len(labels), config.batch_size, parts), smoothing
         self.weights: np.ndarray | None = None
         if several(labels):
             kind = config.class_weights

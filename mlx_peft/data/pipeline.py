@@ -28,7 +28,7 @@ CHUNK = 8
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """A fixed number of rows, of which the first `count` are images; the others only fill it up.
+    """A fixed number of rows, of which the first `count` are images; the others only fill it up. See ``mix.rows``.
 
     images: uint8 ``(batch, height, width, 3)``, or their features, float32; C-contiguous, zero in the other rows.
     targets: int32 ``(batch,)``, -1 in the other rows; or soft, float32 ``(batch, classes)``, of several labels
@@ -58,12 +58,13 @@ def train_batches(
     start: int = 0,
     num_classes: int | None = None,
     smoothing: float = 0.0,
+    parts: int = 1,
 ) -> Iterator[Batch]:
     """The batches `start`, `start` + 1, ... of an epoch, sampled, augmented and mixed.
 
     A pure function of its arguments, the number of threads apart, which changes nothing. Arrays cross at their stored
     size unless they are cropped at random; everything else at `image_size`. `num_classes` and `smoothing` are
-    for soft targets. Raises UserError at an unreadable image.
+    for soft targets; a batch is computed in `parts`. Raises UserError at an unreadable image.
     """
     images, wanted = split.images, config.augment
     random_resized = wanted.crop == "random_resized"
@@ -96,10 +97,8 @@ def train_batches(
             mix(batch.images, batch.targets, batch.count, wanted, seed, epoch, step)
 
     size = (images.stored_size if as_stored else None) or (image_size, image_size)
-    order, targets = (
-        epoch_order(split.labels, config, seed, epoch),
-        Targets(split.labels, config, num_classes, smoothing),
-    )
+    order = epoch_order(split.labels, config, seed, epoch)
+    targets = Targets(split.labels, config, num_classes, smoothing, parts)
     return _batches(order, targets, row, size, config.threads, start, finish)
 
 
@@ -134,15 +133,14 @@ def train_features(
     start: int = 0,
     num_classes: int | None = None,
     smoothing: float = 0.0,
+    parts: int = 1,
 ) -> Iterator[Batch]:
     """What ``train_batches`` gives where nothing is augmented, with features in place of pixels.
 
     features: float32 ``(size, ...)``, in the split's own order.
     """
-    order, targets = (
-        epoch_order(split.labels, config, seed, epoch),
-        Targets(split.labels, config, num_classes, smoothing),
-    )
+    order = epoch_order(split.labels, config, seed, epoch)
+    targets = Targets(split.labels, config, num_classes, smoothing, parts)
     return _feature_batches(features, order, targets, start)
 
 

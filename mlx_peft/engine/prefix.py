@@ -83,6 +83,7 @@ def cached_feed(
             start=start,
             num_classes=len(dataset.classes),
             smoothing=experiment.train.label_smoothing,
+            parts=experiment.train.accumulate,
         )
 
     def val_batches(split: Split) -> Iterable[Batch]:

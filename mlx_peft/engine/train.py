@@ -159,6 +159,7 @@ def feed(experiment: Experiment, dataset: Dataset, base: Base) -> Feed:
             start=start,
             num_classes=num_classes,
             smoothing=experiment.train.label_smoothing,
+            parts=experiment.train.accumulate,
         ),
         steps=steps_per_epoch(dataset.train, data.batch_size),
         val=None if val is None else lambda: eval_batches(val, data, preprocessing, size),

@@ -101,4 +101,5 @@ def test_targets_of_a_weighted_loss_add_up_to_what_an_image_counts() -> None:
 
 def test_without_mixing_and_weights_targets_are_labels() -> None:
     config = schema.Data(name="folder", batch_size=4)
-    assert Targets(np.array([4, 2]), config, None).batch(np.array([1, 0])).tolist() == [2, 4, -1, -1]
+    assert Targets(np.array([4, 2, 0, 0]), config, None).batch(np.array([1, 0])).tolist() == [2, 4, -1, -1]
+    assert Targets(np.array([4, 2]), config, None).batch(np.array([1, 0])).tolist() == [2, 4]

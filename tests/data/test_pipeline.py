@@ -148,6 +148,32 @@ def test_a_batch_has_always_the_same_form(files: Split) -> None:
         assert not batch.images[batch.count :].any()
 
 
+@pytest.mark.parametrize("augment", ["none", "randaugment", "jitter"])
+@pytest.mark.parametrize("kind", ["files", "arrays"])
+def test_a_batch_larger_than_the_data_is_one_of_all_its_images(
+    request: pytest.FixtureRequest, kind: str, augment: str
+) -> None:
+    """The very bytes of one that is just as large, mixed rows among them: nothing is made that only fills it up."""
+    split = request.getfixturevalue(kind)
+    (batch,) = train(split, data(augment, batch_size=2**20))
+    assert (len(batch.images), len(batch.targets), batch.count) == (37, 37, 37)
+    assert content([batch]) == content(train(split, data(augment, batch_size=37)))
+    (seen,) = eval_batches(split, data(batch_size=2**20), BICUBIC, 32)
+    assert content([seen]) == content(list(eval_batches(split, data(batch_size=37), BICUBIC, 32)))
+
+
+def test_a_batch_larger_than_the_data_can_still_be_parted(arrays: Split) -> None:
+    (batch,) = train(arrays, data(batch_size=2**20), parts=5)
+    assert (len(batch.images), batch.count) == (40, 37)
+    assert [len(batch.images) for batch in train(arrays, data(batch_size=8), parts=4)] == [8] * 5
+    pixels = np.zeros((37, 3), np.float32)
+    config = data(batch_size=2**20)
+    (features,) = train_features(arrays, pixels, config, seed=0, epoch=0, parts=5)
+    assert features.images.shape == (40, 3)
+    (features,) = eval_features(arrays, pixels, config)
+    assert features.images.shape == (37, 3)
+
+
 def test_epochs_and_seeds_differ(arrays: Split) -> None:
     epochs = [content(train(arrays, data("flip"), seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (0, 1)]
     assert len({epoch[0] for epoch in epochs}) == 4

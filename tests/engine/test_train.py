@@ -261,3 +261,33 @@ def test_steps_beyond_what_seeds_keep_apart_are_refused_before_training(engine: 
     large = SimpleNamespace(train=SimpleNamespace(size=8 * 10**6), val=None)
     with pytest.raises(UserError, match=r"train\.epochs: 1,000,000 would be 1,000,000,000,000 steps, at most 4,2"):
         check_data(experiment, large)
+
+
+@pytest.mark.parametrize("accumulate", [1, 8])
+def test_a_batch_larger_than_the_data_computes_no_rows_that_only_fill_it_up(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    """Trained, validated and tested with the results of a batch of just the data."""
+    rows: dict[str, set[int]] = {}
+
+    def watch(name: str) -> None:
+        learner = type(engine.learner())
+        whole = getattr(learner, name)
+
+        def counted(self: Any, images: np.ndarray, *rest: Any, **options: Any) -> Any:
+            rows.setdefault(name, set()).add(len(images))
+            return whole(self, images, *rest, **options)
+
+        monkeypatch.setattr(learner, name, counted)
+
+    watch("train_step")
+    watch("logits")
+    dataset, found = engine.dataset(), []
+    for batch_size in (2**14, 48):
+        experiment = engine.experiment(accumulate=accumulate)
+        data = experiment.data.model_copy(update={"batch_size": batch_size})
+        out = engine.out / str(batch_size)
+        metrics = train(experiment.model_copy(update={"data": data}), out)["metrics"]
+        found.append((metrics, read_metrics(RunFolder(out).metrics)[-1]["train_loss"]))
+    assert found[0] == found[1]
+    assert rows == {"train_step": {44 if accumulate == 1 else 48}, "logits": {dataset.val.size, dataset.test.size}}
