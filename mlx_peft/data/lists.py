@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,12 +14,17 @@ import numpy as np
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import FileImages, Split
+from mlx_peft.data.names import spelled
+from mlx_peft.data.strangers import HEAD, stranger
 
 MAX_TEXT = 2**28
 """Bytes of the largest list that is read: ImageNet's would have 60 million."""
 
 WHOLE = re.compile(r"-?[0-9]{1,18}")
 """A label that is a number."""
+
+ADVISED = 200
+"""How many listed images that are not there are looked for elsewhere."""
 
 NAMED = 3
 """How many of the files that were left out a note names."""
@@ -30,7 +36,8 @@ def left_out(kind: str, names: Sequence[str]) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file. Raises UserError, naming it, where it cannot be read, is no text or is larger than MAX_TEXT."""
+    """A text in UTF-8, or in UTF-16 as spreadsheets write it. Raises UserError, naming it, where it cannot be read, is
+    no text or is larger than MAX_TEXT."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_TEXT + 1)
@@ -38,10 +45,30 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     if len(data) > MAX_TEXT:
         raise UserError(f"{path}: larger than {MAX_TEXT // 2**20} MiB, the most that is read as a list")
+    if data and (kind := stranger(data[:HEAD])):
+        raise UserError(f"{path}: it is {kind}")
+    encoding = _encoding(data)
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text in UTF-8 ({error.reason} at byte {error.start})") from error
+        name = encoding.upper().removesuffix("-SIG")
+        raise UserError(
+            f"{path}: not a text in {name} ({error.reason} at byte {error.start}); save it as UTF-8 (in a spreadsheet: "
+            '"CSV UTF-8")'
+        ) from error
+
+
+def _encoding(data: bytes) -> str:
+    """UTF-8, unless the marks at its beginning, or every other byte of it, say otherwise."""
+    for mark, name in ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")):
+        if data.startswith(mark):
+            return name
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    for name, odd in (("utf-16-le", 1), ("utf-16-be", 0)):
+        if len(data) >= 8 and not any(data[odd:8:2]) and all(data[1 - odd : 8 : 2]):
+            return name
+    return "utf-8-sig"
 
 
 def read_rows(path: Path, columns: int, sep: str | None = None) -> list[list[str]]:
@@ -76,33 +103,69 @@ def integer(text: str, path: Path, row: int) -> int:
     raise UserError(f"{path}: line {number}: the label {text[:80]!r} is not a whole number of at most 18 digits")
 
 
-def images_in(root: Path, paths: Iterable[str], source: Path) -> tuple[str, ...]:
+def images_in(
+    root: Path, paths: Iterable[str], source: Path, advice: Callable[[Sequence[str]], str] | None = None
+) -> tuple[str, ...]:
     """The paths of images below a root, as a list names them, normalised; the same image once only.
 
-    Raises UserError, naming the list, where a path is absolute, leads out of the root (by ``..`` or a link), is listed
-    twice, or is no file.
+    A name with accents is found in both of Unicode's spellings, and is the one that the disk has. Raises UserError,
+    naming the list, where a path is absolute, leads out of the root (by ``..`` or a link), is listed twice, or is no
+    file: with what `advice` says of those that are none.
     """
-    inside = _inside(root)
+    inside, there = _inside(root), _respelled(root)
     found: dict[str, None] = {}
+    missing: list[str] = []
     for text in paths:
         path = PurePosixPath(text.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or "\0" in text or not path.parts or PureWindowsPath(text).drive:
             raise UserError(f"{source}: {text[:200]!r} is not a path inside {root}; paths are relative to it")
         name = path.as_posix()
+        if not os.path.isfile(root / name):
+            name = there(name) or ""
+        if not name:
+            missing.append(path.as_posix())
+            if advice is None or len(missing) >= ADVISED:
+                break
+            continue
         if name in found:
             raise UserError(f"{source}: {name!r} is listed twice")
-        whole = root / name
-        if not os.path.isfile(whole):
-            raise UserError(f"{source}: {name!r} is listed and not there ({whole})")
-        if not inside(whole):
+        if not inside(root / name):
             raise UserError(f"{source}: {name!r} is a link that leads out of {root}")
         found[name] = None
+    if missing:
+        more = advice(missing) if advice is not None else ""
+        raise UserError(f"{source}: {missing[0]!r} is listed and not there ({root / missing[0]}){more}")
     return tuple(found)
+
+
+def _respelled(root: Path) -> Callable[[str], str | None]:
+    """The path of a file as the disk spells it, by one with accents in another spelling; None where there is none."""
+
+    @cache
+    def listed(folder: str) -> dict[str, str]:
+        try:
+            return {spelled(name): name for name in os.listdir(root / folder)}
+        except OSError:
+            return {}
+
+    def there(name: str) -> str | None:
+        if name.isascii():
+            return None
+        path = ""
+        for part in PurePosixPath(name).parts:
+            own = listed(path).get(spelled(part))
+            if own is None:
+                return None
+            path = f"{path}/{own}" if path else own
+        return path if os.path.isfile(root / path) else None
+
+    return there
 
 
 def labels_of(names: Sequence[str], classes: Sequence[str], source: Path) -> np.ndarray:
     """The places of class names among the classes, int64. Raises UserError, naming the list, at another name."""
-    place = {name: number for number, name in enumerate(classes)}
+    place = {spelled(name): number for number, name in enumerate(classes)}
+    names = [spelled(name) for name in names]
     if unknown := sorted(set(names) - set(place)):
         raise UserError(f"{source}: {unknown[0]!r} is none of the {len(classes)} classes")
     return np.array([place[name] for name in names], np.int64)

@@ -45,10 +45,10 @@ def hold_out(
         kept += [row for unit in units for row in unit]
     for part, share in shares.items():
         if share and not held[part]:
-            what = "an image" if train.groups is None else "a group"
+            what, more = ("an image", "") if train.groups is None else ("a group", ", or data.columns.group to none")
             raise UserError(
                 f"data.split.{part} is {share}, but no class of {name} has {what} to spare "
-                f"({train.size} images in {len(classes)} classes); set it to 0"
+                f"({train.size} images in {len(classes)} classes); set it to 0{more}"
             )
     carved = {part: train.take(np.array(sorted(rows)), part) if rows else None for part, rows in held.items()}
     return Dataset(

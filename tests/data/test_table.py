@@ -84,8 +84,8 @@ def test_own_splits_are_used_and_must_not_part_a_group(images: Path, opened_as: 
     ("text", "message"),
     [
         ("path,label\n", "lists nothing"),
-        ("path,label\nscans/1.png\n", "row 1 does not have 2 cells"),
-        ("path,label\nscans/1.png,a,b\n", "row 1 does not have 2 cells"),
+        ("path,label\nscans/1.png\n", "row 1 has 1 cells, not 2 as the heading"),
+        ("path,label\nscans/1.png,a,b\n", "row 1 has 3 cells, not 2 as the heading"),
         ("path,label\nscans/1.png,\n", "row 1 has no 'label'"),
         ("path,label,patient\nscans/1.png,a, \n", r"row 1 has no 'patient': .*set data\.columns\.group: none"),
         ("path,path\nscans/1.png,a\n", "two columns have the same name"),
@@ -133,7 +133,7 @@ def test_a_column_that_may_be_of_splits_is_one_if_it_is_named(images: Path, open
 def test_columns_of_splits_and_groups_can_be_left_alone(images: Path, opened_as: Open) -> None:
     table(images, "path,label,subset,patient", lambda n: f"scans/{n}.png,{n % 2},{n % 5},{'p' * (n % 2)}")
     with pytest.raises(UserError, match=r"row 1 has no 'patient'"):
-        opened_as("csv", images)
+        opened_as("csv", images, columns={"split": "none"})
     with pytest.raises(UserError, match=r"the split '0' in 'subset' is none of .*data\.columns\.split, or none"):
         opened_as("csv", images, columns={"group": "none"})
     dataset = opened_as("csv", images, columns={"group": "none", "split": "none"}, split={"val": 0.25})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,15 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
+from mlx_peft.data.columns import SAMPLE, USUAL, column_of, no_group, unused
 from mlx_peft.data.dataset import EncodedImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
+from mlx_peft.data.leftout import told, unlabelled
 from mlx_peft.data.lists import left_out
-from mlx_peft.data.names import SPLIT_WORDS
+from mlx_peft.data.litter import files_below
+from mlx_peft.data.names import plain_split, spelled
 from mlx_peft.data.sets.folder import existing
-from mlx_peft.data.sets.table import classes_of, column_of, no_group, parts_of, unused
+from mlx_peft.data.sets.table import classes_of, parts_of, split_words
 
 HUB = "hf:"
 NAME = re.compile(r"hf:(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<subset>[\w-][\w.-]*))?(@(?P<revision>[\w-][\w./-]*))?")
@@ -82,20 +85,52 @@ def read_local(config: schema.Data, variant: Variant) -> Found:
 
 
 def _read(root: Path, config: schema.Data, subset: str | None) -> Found:
+    found, others = _files(root, config, subset)
+    notes = [left_out("of no split", others)] if others else []
+    with told(lambda: notes):
+        tables = {split: _Table(files, root, config) for split, files in found.items()}
+        classes, labels = _labels(tables)
+        splits: dict[str, Split] = {}
+        for name, table in tables.items():
+            images = EncodedImages(table.cell, name, np.arange(table.size))
+            splits[name] = Split(name, images, labels[name], table.groups)
+            notes += table.notes
+        if len(tables) == 1 and tables["train"].splits:
+            splits = parts_of(splits["train"], split_words(tables["train"].words(), tables["train"].splits, root))
+        elif unread := [f"column {table.splits!r} of {name}" for name, table in tables.items() if table.splits]:
+            if config.columns.split:
+                raise UserError(
+                    f"data.columns.split: the files below {root} are of {', '.join(tables)} already; leave it out, or "
+                    "keep those of train alone"
+                )
+            notes.append(f"not used: {', '.join(unread)}; the files' names say the split")
+        for part in [part for part in splits.values() if (part.labels < 0).all()]:
+            notes.append(unlabelled(part.name, part.size))
+            del splits[part.name]
+        if "train" not in splits:
+            raise UserError(f"{config.name}: no training image below {root} has a label")
+        for part in splits.values():
+            if (blank := np.flatnonzero(part.labels < 0)).size:
+                missing = f"{blank.size} of the {part.size} {part.name} images"
+                raise UserError(f"{root}: {missing} have no label (the first: row {blank[0]})")
+        return Found(classes, splits, tuple(notes))
+
+
+def _files(root: Path, config: schema.Data, subset: str | None) -> tuple[dict[str, list[Path]], list[str]]:
+    """The files of each split, and the names of those of none. Raises UserError where none is of train, or where they
+    are of several subsets."""
     found: dict[str, list[Path]] = {}
     others: list[str] = []
     subsets: set[str] = set()
-    for path in sorted(root.rglob("*.parquet")):
-        inside = path.relative_to(root)
-        split, of = _split_of(inside), _subset_of(inside)
+    for inside in sorted(map(Path, files_below(root, (".parquet",)))):
         if subset is not None and subset not in inside.parts[:-1]:
             continue
-        if split is not None:
-            subsets.add(of)
+        split = _split_of(inside)
         if split is None:
-            others.append(path.relative_to(root).as_posix())
+            others.append(inside.as_posix())
         else:
-            found.setdefault(split, []).append(path)
+            subsets.add(_subset_of(inside))
+            found.setdefault(split, []).append(root / inside)
     if "train" not in found:
         named = ", ".join(others[:3]) or "no Parquet file"
         raise UserError(f"{config.name}: no train-*.parquet below {root}; there is {named}")
@@ -104,40 +139,18 @@ def _read(root: Path, config: schema.Data, subset: str | None) -> Found:
             f"{config.name}: several subsets, {', '.join(sorted(subsets)[:5])}: name one, hf:OWNER/NAME:SUBSET, "
             "or set data.root to its folder"
         )
-    tables = {split: _Table(files, root, config) for split, files in found.items()}
-    notes = [left_out("of no split", others)] if others else []
-    classes, labels = _labels(tables)
-    splits: dict[str, Split] = {}
-    for name, table in tables.items():
-        splits[name] = Split(name, EncodedImages(table.cell, name, np.arange(table.size)), labels[name], table.groups)
-        notes += table.notes
-    if len(tables) == 1 and tables["train"].splits:
-        splits = parts_of(splits["train"], tables["train"].words(), tables["train"].splits, root)
-    elif unread := [f"column {table.splits!r} of {name}" for name, table in tables.items() if table.splits]:
-        if config.columns.split:
-            raise UserError(
-                f"data.columns.split: the files below {root} are of {', '.join(tables)} already; leave it out, or keep "
-                "those of train alone"
-            )
-        notes.append(f"not used: {', '.join(unread)}; the files' names say the split")
-    unlabelled = [part for part in splits.values() if (part.labels < 0).all()]
-    for part in unlabelled:
-        notes.append(f"left out, without labels: {part.name}, {part.size} images")
-        del splits[part.name]
-    if "train" not in splits:
-        raise UserError(f"{config.name}: no training image below {root} has a label")
-    return Found(classes, splits, tuple(notes))
+    return found, others
 
 
 def _split_of(path: Path) -> str | None:
     """The split that a file's name begins with (``train-00000``), or that its folder has."""
     word = re.split(r"[-_.\d]", path.name.lower(), maxsplit=1)[0]
-    return SPLIT_WORDS.get(word) or SPLIT_WORDS.get(path.parent.name.lower())
+    return plain_split(word) or plain_split(path.parent.name)
 
 
 def _subset_of(path: Path) -> str:
     """The folders of a file but for one that is called like a split: those of a subset's files are the same."""
-    return "/".join(part for part in path.parts[:-1] if part.lower() not in SPLIT_WORDS) or "."
+    return "/".join(part for part in path.parts[:-1] if plain_split(part) is None) or "."
 
 
 class _Table:
@@ -150,13 +163,12 @@ class _Table:
             _check_files(files)
             table = datasets.load_dataset("parquet", data_files=list(map(str, files)), split="train")
             columns = list(table.column_names)
-            image = column_of(columns, "image", config.columns.image, where)
-            label = column_of(columns, "label", config.columns.label, where)
-            group = column_of(columns, "group", config.columns.group, where)
+            used = {what: column_of(columns, what, getattr(config.columns, what), where) for what in USUAL}
+            image, label, group = used["image"], used["label"], used["group"]
             self.feature = table.features[label]
             self.labels: list[Any] = table.data.table.column(label).to_pylist()
-            self.splits = column_of(columns, "split", config.columns.split, where)
-            self.notes = unused(columns, self.splits, config.columns.split)
+            self.splits = used["split"]
+            self.notes = unused(columns, used, config.columns, _sample(table, columns))
             self.groups = _groups(table.data.table.column(group).to_pylist(), group, where) if group else None
             self._splits = table.data.table.column(self.splits) if self.splits else None
             self._split_names = getattr(table.features.get(self.splits), "names", None)
@@ -184,12 +196,19 @@ class _Table:
         return data
 
 
+def _sample(table: Any, columns: Iterable[str]) -> dict[str, list[Any]]:
+    """The first cells of the columns that hold texts or whole numbers."""
+    kinds = {name: getattr(table.features[name], "dtype", "") for name in columns}
+    named = [name for name, kind in kinds.items() if kind in ("string", "large_string", "int32", "int64")]
+    return {name: table.data.table.column(name).slice(0, SAMPLE).to_pylist() for name in named}
+
+
 def _groups(cells: list[Any], column: str, where: str) -> np.ndarray:
     """As text. Raises UserError at a row that has none."""
     for row, cell in enumerate(cells):
         if cell is None or cell != cell or not str(cell).strip():
             raise no_group(f"{where}, row {row}", column)
-    return np.array(list(map(str, cells)))
+    return np.array([spelled(str(cell)) for cell in cells])
 
 
 MAX_GROUP = 2**32
@@ -213,7 +232,7 @@ def _labels(tables: dict[str, _Table]) -> tuple[tuple[str, ...], dict[str, np.nd
     names = getattr(feature, "names", None)
     everything = {split: table.labels for split, table in tables.items()}
     if names:
-        return tuple(names), {split: _numbers(values, split) for split, values in everything.items()}
+        return tuple(map(spelled, names)), {split: _numbers(values, split) for split, values in everything.items()}
     texts = {split: [_text(value) for value in values] for split, values in everything.items()}
     classes, _ = classes_of([text for text in texts["train"] if text])
     place: Callable[[str], int] = {name: number for number, name in enumerate(classes)}.get  # type: ignore[assignment]
@@ -240,7 +259,7 @@ def _text(value: Any) -> str:
         raise UserError(
             f"labels of type {type(value).__name__} are no classes; name another column in data.columns.label"
         )
-    return str(value)
+    return spelled(str(value))
 
 
 def _datasets() -> Any:

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.errors import UserError
+from mlx_peft.data.columns import NONE, SAMPLE, USUAL, column_of, no_group, unused
 from mlx_peft.data.dataset import FileImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
+from mlx_peft.data.leftout import told, unlabelled
 from mlx_peft.data.lists import WHOLE, images_in, read_text
-from mlx_peft.data.names import SPLIT_WORDS
-
-USUAL = {
-    "image": ("image", "path", "image_path", "file", "filename", "file_name", "img"),
-    "label": ("label", "labels", "class", "target", "class_name"),
-    "split": ("split", "subset"),
-    "group": ("group", "patient", "patient_id"),
-}
-"""The usual names of the columns, tried in this order where `data.columns` names none."""
-
-MAYBE_SPLIT = ("fold", "set")
-"""Columns of these names hold splits or something else: not used unless they are named, and a note says so."""
-
-NONE = "none"
-"""In `data.columns`, for no column of splits or groups."""
+from mlx_peft.data.litter import is_litter
+from mlx_peft.data.names import plain_split, spelled
+from mlx_peft.data.patterns import Folders, advice, fields, filled
 
 MAX_ROWS = 10_000_000
 """Of a table that is read. (Of their letters there are at most lists.MAX_TEXT.)"""
@@ -36,127 +28,170 @@ MAX_ROWS = 10_000_000
 MAX_GROUPS = 2**28
 """Letters that the groups of all rows may take, each as many as the longest: a gigabyte."""
 
+_SEP = re.compile(r"sep=(.)\s*\Z", re.IGNORECASE)
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 
 
 def read_table(config: schema.Data, variant: Variant) -> Found:
-    """A file with a heading, comma-separated (``.tsv``: by tabs); paths are relative to the folder it lies in.
+    """A file with a heading; paths are relative to the folder it lies in.
 
-    `data.root` is the file, or a folder with just one. Classes are the labels, sorted (as numbers where all are whole).
-    Raises UserError at a missing column, an empty label or group, a split of another name, or an image that is not
-    there.
+    `data.root` is the file, or a folder with just one. Cells are parted by commas (``.tsv``: by tabs), or by what the
+    heading has instead. Classes are the labels, sorted (as numbers where all are whole). A split other than train that
+    has no labels is left out. Raises UserError at a missing column, an empty label or group, a split of another name,
+    or an image that is not there.
     """
     path = _file(config.root)
-    column, cells, notes = _columns(path, config.columns)
-    paths = images_in(path.parent.resolve(), cells["image"], path)
-    names = [name.strip() for name in cells["label"]]
-    if "" in names:
-        raise UserError(f"{path}: row {names.index('') + 1} has no {column['label']!r}")
-    classes, labels = classes_of(names)
-    groups = _groups(cells["group"], column["group"], path) if column["group"] else None
-    whole = Split("train", FileImages(path.parent.resolve(), paths), labels, groups)
-    splits = parts_of(whole, cells["split"], column["split"], path) if column["split"] else {"train": whole}
-    return Found(classes, splits, notes)
+    root = path.parent.resolve()
+    table = _read(path, root, config.columns)
+    with told(lambda: table.notes):
+        names = [spelled(name.strip()) for name in table.cells["label"]]
+        parts = split_words(table.cells["split"], table.column["split"], path) if table.column["split"] else None
+        labelled, notes = _labelled(names, parts, table.column["label"], path)
+        names = [names[row] for row in labelled]
+        column = table.column["image"]
+        listed = [table.cells["image"][row] for row in labelled]
+        paths = images_in(root, listed, path, lambda missing: advice(root, missing, column) if column else "")
+        classes, labels = classes_of(names)
+        groups = None
+        if table.column["group"]:
+            groups = _groups(table.cells["group"], labelled, table.column["group"], path)
+        whole = Split("train", FileImages(root, paths), labels, groups)
+        splits = {"train": whole} if parts is None else parts_of(whole, [parts[row] for row in labelled])
+        return Found(classes, splits, (*table.notes, *notes))
 
 
-def parts_of(whole: Split, words: Sequence[str], column: str, where: object) -> dict[str, Split]:
-    """The splits that a column of SPLIT_WORDS tells apart. Raises UserError at another word, or where none is train."""
-    words = [word.strip().lower() for word in words]
-    if unknown := sorted(set(words) - set(SPLIT_WORDS)):
+def split_words(words: Sequence[str], column: str, where: object) -> list[str]:
+    """The split of each row, as a column names it. Raises UserError at another word, or where none is train."""
+    known = {word: plain_split(word) for word in set(words)}
+    if unknown := sorted(word for word, split in known.items() if split is None):
         raise UserError(
             f"{where}: the split {unknown[0]!r} in {column!r} is none of train, val and test; where the column says "
             f"something else, name another one in data.columns.split, or {NONE}"
         )
-    parts = [SPLIT_WORDS[word] for word in words]
+    parts = [known[word] or "" for word in words]
     if "train" not in parts:
         raise UserError(f"{where}: no row has the split train")
+    return parts
+
+
+def parts_of(whole: Split, parts: Sequence[str]) -> dict[str, Split]:
+    """The rows of each split."""
     return {name: whole.take(np.flatnonzero(np.array(parts) == name), name) for name in dict.fromkeys(parts)}
 
 
-def unused(heading: Sequence[str], column: str, wanted: str | None) -> tuple[str, ...]:
-    """A note about a column that may hold splits, where none does that is known."""
-    found = [] if column or wanted else [name for name in heading if name.strip().lower() in MAYBE_SPLIT]
-    return tuple(f"not used: column {name!r}; where it holds splits, set data.columns.split: {name}" for name in found)
+def _labelled(
+    names: Sequence[str], parts: Sequence[str] | None, column: str, path: Path
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The rows that are used: but for the splits of which no row has a label, all; and notes about these.
+
+    Raises UserError at another row without one.
+    """
+    split = np.array(parts if parts is not None else ["train"] * len(names))
+    empty = np.array([not name for name in names])
+    without = [part for part in ("val", "test") if (split == part).any() and empty[split == part].all()]
+    used = np.flatnonzero(~np.isin(split, without))
+    if (blank := used[empty[used]]).size:
+        raise UserError(f"{path}: row {blank[0] + 1} has no {column!r}: fill it in, or leave the row out")
+    return used, tuple(unlabelled(part, int((split == part).sum())) for part in without)
 
 
 def _file(root: Path) -> Path:
     if root.is_file():
         return root
-    found = sorted(path for path in root.glob("*") if path.suffix.lower() in (".csv", ".tsv"))
+    if not root.is_dir():
+        raise UserError(f"data.root: there is no {root}; it should be a CSV file, or a folder with one in it")
+    found = sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
+    found = [path for path in found if not is_litter(path.name)]
     if len(found) != 1:
         listed = ", ".join(path.name for path in found) or "none"
         raise UserError(f"data.root: {root} should be a CSV file, or a folder with one in it; there is {listed}")
     return found[0]
 
 
-def _columns(path: Path, wanted: schema.Columns) -> tuple[dict[str, str], dict[str, list[str]], tuple[str, ...]]:
-    """The name of each column, "" where it is not there, and its cells; of the others nothing is kept. And notes."""
-    reader = csv.reader(_lines(read_text(path)), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+@dataclass(frozen=True)
+class _Table:
+    """The name of each column, "" where it is not there or is several, and its cells; of others nothing is kept."""
+
+    column: dict[str, str]
+    cells: dict[str, list[str]]
+    notes: tuple[str, ...]
+
+
+def _read(path: Path, root: Path, wanted: schema.Columns) -> _Table:
+    text = read_text(path)
+    mark, begin = _mark(path, text)
+    reader = csv.reader(_lines(text, begin), delimiter=mark, strict=True)
     try:
-        heading = next(reader, [])
+        heading = [cell.strip() for cell in next(reader, [])]
         if len(set(heading)) != len(heading):
             raise UserError(f"{path}: two columns have the same name")
-        column = {what: column_of(heading, what, getattr(wanted, what), path) for what in USUAL}
+        pattern = fields(wanted.image, heading, path)
+        column = {
+            what: column_of(heading, what, getattr(wanted, what), path)
+            for what in USUAL
+            if what != "image" or not pattern
+        }
         place = {what: heading.index(name) for what, name in column.items() if name}
-        cells: dict[str, list[str]] = {what: [] for what in place}
+        ids = [heading.index(name) for name in pattern]
+        images = _pattern(wanted.image or "", root) if pattern else None
+        cells: dict[str, list[str]] = {what: [] for what in USUAL if what in place or what == "image"}
+        sample: dict[str, list[str]] = {name: [] for name in heading if name not in {*column.values(), *pattern}}
         shared: dict[str, str] = {}  # one text for all rows of a label, split or group
         number = 0
         for row in filter(None, reader):
             number += 1
             if len(row) != len(heading):
-                raise UserError(f"{path}: row {number} does not have {len(heading)} cells")
+                raise UserError(f"{path}: row {number} has {len(row)} cells, not {len(heading)} as the heading")
             if number > MAX_ROWS:
                 raise UserError(f"{path}: more than {MAX_ROWS:,} rows, the most that are read of a table")
             for what, at in place.items():
                 cells[what].append(row[at] if what == "image" else shared.setdefault(row[at], row[at]))
+            if images is not None:
+                cells["image"].append(images([row[at].strip() for at in ids]))
+            if number <= SAMPLE:
+                for name, some in sample.items():
+                    some.append(row[heading.index(name)])
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num} is no line of a table ({error})") from error
     if not number:
         raise UserError(f"{path}: lists nothing")
-    return column, cells, unused(heading, column["split"], wanted.split)
+    notes = (f"{path.name}: read with {mark!r} between its cells",) if mark != _usual_mark(path) else ()
+    column = {"image": "", **column}
+    return _Table(column, cells, notes + unused(heading, column, wanted, sample))
 
 
-def _lines(text: str) -> Iterator[str]:
+def _usual_mark(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
+
+
+def _mark(path: Path, text: str) -> tuple[str, int]:
+    """What stands between the cells: the usual mark, or another where the heading has that one only, or where a first
+    line ``sep=;`` (a spreadsheet's) says so. And where the heading begins."""
+    first = next(_lines(text, 0), "")
+    if said := _SEP.match(first):
+        return said[1], len(first)
+    plain = re.sub(r'"[^"]*"', "", first)
+    return next((mark for mark in (_usual_mark(path), ",", ";", "\t", "|") if mark in plain), _usual_mark(path)), 0
+
+
+def _pattern(pattern: str, root: Path) -> Callable[[Sequence[str]], str]:
+    """Where a row's image is, by the cells that the pattern names."""
+    return Folders(root, pattern).path if "*" in pattern else partial(filled, pattern)
+
+
+def _lines(text: str, begin: int) -> Iterator[str]:
     """A text's lines with their ends, without a second copy of it."""
-    return (line.group() for line in _LINE.finditer(text))
+    return (line.group() for line in _LINE.finditer(text, begin))
 
 
-def _groups(names: list[str], column: str, path: Path) -> np.ndarray:
-    names = [name.strip() for name in names]
+def _groups(cells: list[str], rows: np.ndarray, column: str, path: Path) -> np.ndarray:
+    names = [spelled(cells[row].strip()) for row in rows]
     if "" in names:
-        raise no_group(f"{path}: row {names.index('') + 1}", column)
+        raise no_group(f"{path}: row {rows[names.index('')] + 1}", column)
     longest = max(map(len, names))
     if longest * len(names) > MAX_GROUPS:
         raise UserError(f"{path}: a group's name of {longest:,} characters is too long for {len(names):,} rows")
     return np.array(names)
-
-
-def no_group(row: str, column: str) -> UserError:
-    """Of rows without one it is not known what they belong to; they are not all of one group."""
-    return UserError(f"{row} has no {column!r}: fill it in, or set data.columns.group: {NONE}")
-
-
-def column_of(heading: list[str], what: str, wanted: str | None, where: object) -> str:
-    """The column that is asked for, or the first of a usual name; "" where there is none of splits or groups, or NONE
-    is asked for.
-
-    Raises UserError where another is missing.
-    """
-    optional = what in ("split", "group")
-    if wanted == NONE and optional:
-        return ""
-    if wanted is not None:
-        if wanted not in heading:
-            raise UserError(f"data.columns.{what}: no {wanted!r} in {where}{suggest(wanted, heading)}")
-        return wanted
-    lower = {name.strip().lower(): name for name in reversed(heading)}
-    found = next((lower[name] for name in USUAL[what] if name in lower), "")
-    if not found and not optional:
-        raise UserError(
-            f"{where}: no column is called {' or '.join(USUAL[what][:3])}; there is {', '.join(heading) or 'none'}: "
-            f"name it in data.columns.{what}"
-        )
-    return found
 
 
 def classes_of(names: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
