@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from convert import tensor_file
+from convert.kinds import kind_of, must_be
 from convert.mapping import from_bfloat16, let_go
 from convert.pth import read_pth
 from mlx_peft.core.border import Tensors
@@ -21,7 +22,6 @@ WORDS = {"U32"}
 """The codes of quantised weights."""
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """What weights may be written as."""
-PICKLES = {".pth", ".pt", ".bin", ".tar"}
 COUNTERS = ("position_ids", "num_batches_tracked", "n_averaged")
 """Last names of buffers that hold whole numbers and no weights: they are passed over."""
 
@@ -36,16 +36,16 @@ def renamed(tensors: Tensors, name_of: Callable[[str], str], where: str | Path =
 
 
 def read_tensors(path: Path, *, words: bool = False) -> Tensors:
-    """The tensors of a ``.safetensors`` or ``.pth`` file as float32; with ``words``, uint32 ones of the former too.
+    """The tensors of a safetensors or PyTorch file as float32; with ``words``, uint32 ones of the former too.
+
+    Which of the two it is, its content says, and not its name.
 
     Raises:
         UserError: where the file is missing, damaged, of another kind, or holds values that are not finite.
     """
-    if path.suffix == ".safetensors":
+    if kind_of(path) == "safetensors":
         return read_safetensors(path, words=words)[0]
-    if path.suffix not in PICKLES:
-        raise UserError(f"{path}: weights are read from a .safetensors, .pth or .npz file, or from a folder")
-    _must_be_file(path)
+    must_be(path, "torch")
     tensors = {name: tensor for name, tensor in read_pth(path).items() if not _counts(name)}
     if integers := sorted(name for name, tensor in tensors.items() if tensor.dtype.kind != "f"):
         raise UserError(f"{path}: tensors are not of a float type: {listed(integers)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from convert.checkpoint import Checkpoint
 from convert.files import read_json, read_tensors
 from convert.fit import canonical, must_be_sound, named
+from convert.kinds import kind_of
 from convert.layouts import transformers
 from convert.layouts.layout import Asked, Reading
 from convert.layouts.naming import must_agree, nearest
@@ -40,7 +41,7 @@ def open_path(path: Path, asked: Asked, part: str | None = None) -> Checkpoint:
 
 
 def _file(path: Path, asked: Asked, part: str | None) -> Checkpoint:
-    tensors = read_npz(path) if path.suffix == ".npz" else read_tensors(path)
+    tensors = read_npz(path) if kind_of(path) == "npz" else read_tensors(path)
     layout, tensors, notes = recognise(tensors, path, part)
     if layout is None:
         checkpoint = from_tensors(tensors, path, asked.name)

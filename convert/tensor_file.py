@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from convert.kinds import must_be
 from convert.mapping import map_bytes
 from mlx_peft.core.errors import UserError
 
@@ -140,8 +141,7 @@ def open_file(path: Path, *, check: bool = True) -> TensorFile:
     Raises:
         UserError: where it is missing or damaged, or no longer what was written.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    must_be(path, "safetensors")
     try:
         with safe_open(path, framework="numpy") as file:  # the parser checks every length and offset of the header
             metadata = dict(file.metadata() or {})

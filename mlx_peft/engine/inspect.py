@@ -13,7 +13,8 @@ import numpy as np
 from convert.adapters.peft import WEIGHTS as ADAPTER
 from convert.adapters.peft import read_adapter
 from convert.checkpoint import Checkpoint
-from convert.files import PICKLES, describe_safetensors
+from convert.files import describe_safetensors
+from convert.kinds import kind_of
 from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.problem import written
@@ -107,9 +108,10 @@ def _stored(path: Path) -> dict[str, Any]:
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     entries: dict[str, tuple[str, tuple[int, ...]]] = {}
     for file in files:
-        if file.suffix == ".safetensors":
+        kind = kind_of(file)
+        if kind == "safetensors":
             entries |= describe_safetensors(file)[0]
-        elif file.suffix in PICKLES:
+        elif kind == "torch":
             entries |= describe_pth(file)
     if not entries:
         return {}

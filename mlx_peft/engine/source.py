@@ -17,6 +17,7 @@ from convert.adapters.peft import FORMATS
 from convert.base import Base, whole
 from convert.checkpoint import Checkpoint
 from convert.hub import download
+from convert.kinds import SUFFIXES
 from convert.layouts import transformers
 from convert.layouts.layout import Asked
 from convert.layouts.processor import CONFIG as PROCESSOR
@@ -113,7 +114,7 @@ def foreign(opener: str, path: Path, base: Base) -> Logits:
 
 
 def _checkpoint(source: str, path: Path, asked: Asked, part: str | None) -> Checkpoint:
-    if path.exists() or path.suffix in (".safetensors", ".npz", ".pth", ".pt", ".bin"):
+    if path.exists() or path.suffix in SUFFIXES:
         return open_path(path, asked, part)
     name = source.removeprefix("timm/")
     if "/" not in name and name.partition(".")[0] in names():

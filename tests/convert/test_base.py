@@ -237,7 +237,7 @@ def test_what_cannot_be_found_is_said(tmp_path: object) -> None:
         f"{tmp_path}/none.safetensors": "no such file",
         f"{tmp_path}": "config.json: no such file",
         "package:nothing": "no model 'nothing' is shipped",
-        __file__: r"a \.safetensors, \.pth or \.npz file",
+        __file__: r"of no kind that is known here: weights are read from a safetensors, PyTorch or \.npz file",
     }.items():
         with pytest.raises(UserError, match=message):
             load_base(model(weights), 5, seed=0)
