@@ -30,7 +30,7 @@ from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.timm.write import write_model
 from mlx_peft.cli.app import app
-from mlx_peft.config.files import dump
+from mlx_peft.config.files import dump, load
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Data, Experiment
 from mlx_peft.core.errors import UserError
@@ -313,7 +313,10 @@ def test_a_runs_adapter_is_pefts(run: Path, tmp_path: Path) -> None:
     report = converted(run, tmp_path / "out", "--to", "peft")
     assert "the result in peft against torch" in report["proof"]["rows"]
     assert peft.PeftConfig.from_pretrained(tmp_path / "out").peft_type == "LORA"
-    assert converted(tmp_path / "out", tmp_path / "again", "--to", "peft", "--no-verify")["source"]["kind"] == "peft"
+    model = load(run / "config.yaml").model  # which the adapter names without its place
+    base = ("--model", model.name, "--weights", model.weights)
+    again = converted(tmp_path / "out", tmp_path / "again", "--to", "peft", "--no-verify", *base)
+    assert again["source"]["kind"] == "peft"
 
 
 def test_a_whole_model_is_no_adapter(source: Path, tmp_path: Path) -> None:
