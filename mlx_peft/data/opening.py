@@ -18,7 +18,7 @@ from mlx_peft.data.leftout import told
 from mlx_peft.data.lists import left_out
 from mlx_peft.data.registry import find
 from mlx_peft.data.splits import hold_out
-from mlx_peft.data.strangers import kind_in
+from mlx_peft.data.strangers import kind_in, pointers
 
 CHECKED = 50_000
 """A set of the user's own with at most so many files is decoded once on opening, so that a broken one is found before
@@ -52,9 +52,10 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
             "several classes or none: leave it out; data.class_weights makes up for rare ones"
         )
     split = _shares(config, variant)
-    found = entry.read(config, variant)
+    with told(lambda: pointers(config.root)):
+        found = entry.read(config, variant)
     notes = list(found.notes)
-    with told(lambda: notes):
+    with told(lambda: (*notes, *pointers(config.root))):
         entry.check(found, variant, f"{config.name} in {config.root}")
         if decode:
             found = _readable(found, entry, config)

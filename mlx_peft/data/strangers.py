@@ -5,8 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mlx_peft.data.litter import files_below
+
 HEAD = 256
 """The bytes of a file's beginning that tell what it is."""
+
+LOOKED_AT = 10_000
+"""Files of a folder that are looked at for pointers, once it is refused."""
 
 LFS = "a Git LFS pointer and not the file itself: run `git lfs pull`"
 
@@ -40,3 +45,12 @@ def head_of(path: Path) -> bytes:
     except (OSError, ValueError):  # ValueError: a NUL in the name
         pass
     return b"?"
+
+
+def pointers(root: Path) -> tuple[str, ...]:
+    """A note about the Git LFS pointers among a folder's files; none where there are none, or where it is no folder."""
+    found = [name for name in files_below(root, ("",))[:LOOKED_AT] if stranger(head_of(root / name)) == LFS]
+    if not found:
+        return ()
+    listed = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+    return (f"Git LFS pointers and not the files themselves: {len(found)} ({listed}); run `git lfs pull`",)

@@ -261,6 +261,25 @@ def test_a_refusal_says_what_was_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("parquet", "train.parquet"),
+        ("medmnist:breastmnist", "breastmnist.npz"),
+        ("cifar10", "cifar-10-python.tar.gz"),
+        ("fashion_mnist", "train-images-idx3-ubyte.gz"),
+        ("svhn", "train_32x32.mat"),
+        ("eurosat", "AnnualCrop/1.jpg"),
+        ("folder", "ant/1.jpg"),
+    ],
+)
+def test_a_set_of_pointers_is_refused_for_what_it_is(tmp_path: Path, name: str, file: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(POINTER)
+    with pytest.raises(UserError, match=rf"(?s)Git LFS pointers and not .*: 1 \({file}\); run `git lfs pull`"):
+        open_dataset(schema.Data(name=name, root=tmp_path))
+
+
+@pytest.mark.parametrize(
     ("content", "kind"),
     [
         (POINTER.encode(), r"a Git LFS pointer and not the file itself: run `git lfs pull`"),

@@ -216,6 +216,14 @@ def test_several_subsets_are_not_mixed(tmp_path: Path, opened_as: Open, monkeypa
     assert {name: split.size for name, split in dataset.splits.items()} == {"train": 5, "test": 2}
 
 
+def test_files_of_two_words_for_a_split_are_not_mixed(tmp_path: Path, opened_as: Open) -> None:
+    """The images of ``train`` are in ``trainval`` too."""
+    for word in ("train", "trainval", "test"):
+        write(tmp_path / f"{word}-00000-of-00001.parquet", [0, 1, 2])
+    with pytest.raises(UserError, match=r"files of both train and trainval below .*; keep those of one"):
+        opened_as("parquet", tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1", b"not parquet at all"])
 def test_a_file_that_is_not_parquet_is_refused_by_name(tmp_path: Path, opened_as: Open, content: bytes) -> None:
     (tmp_path / "train.parquet").write_bytes(content)

@@ -167,13 +167,15 @@ def read_classes(
     Returns the classes, those that are given or all that there are, and the images. Raises UserError where there are
     none, or one has no images.
     """
-    tree = scan(root, place)
-    tree.tell(notes)
-    notes.loose += map(tree.below, tree.images)
-    found = classes_in(tree)
-    chosen = {label: found.get(label, [Folder(tree.below(label))]) for label in classes} or found
-    names = _names(chosen, root, place)
-    return names, _split(name, root, names, chosen)
+    with told(notes.notes):
+        tree = scan(root, place)
+        _pass(tree, notes)
+        for folder in tree.folders.values():
+            folder.tell(notes)
+        found = classes_in(tree)
+        chosen = {label: found.get(label, [Folder(tree.below(label))]) for label in classes} or found
+        names = _names(chosen, root, place)
+        return names, _split(name, root, names, chosen)
 
 
 ENTRIES = {

@@ -122,6 +122,7 @@ def _files(root: Path, config: schema.Data, subset: str | None) -> tuple[dict[st
     found: dict[str, list[Path]] = {}
     others: list[str] = []
     subsets: set[str] = set()
+    words: dict[str, set[str]] = {}
     for inside in sorted(map(Path, files_below(root, (".parquet",)))):
         if subset is not None and subset not in inside.parts[:-1]:
             continue
@@ -130,6 +131,7 @@ def _files(root: Path, config: schema.Data, subset: str | None) -> tuple[dict[st
             others.append(inside.as_posix())
         else:
             subsets.add(_subset_of(inside))
+            words.setdefault(split, set()).add(_word(inside))
             found.setdefault(split, []).append(root / inside)
     if "train" not in found:
         named = ", ".join(others[:3]) or "no Parquet file"
@@ -139,13 +141,20 @@ def _files(root: Path, config: schema.Data, subset: str | None) -> tuple[dict[st
             f"{config.name}: several subsets, {', '.join(sorted(subsets)[:5])}: name one, hf:OWNER/NAME:SUBSET, "
             "or set data.root to its folder"
         )
+    if several := [sorted(said) for said in words.values() if len(said) > 1]:
+        raise UserError(f"{config.name}: files of both {' and '.join(several[0])} below {root}; keep those of one")
     return found, others
 
 
 def _split_of(path: Path) -> str | None:
     """The split that a file's name begins with (``train-00000``), or that its folder has."""
+    return plain_split(_word(path))
+
+
+def _word(path: Path) -> str:
+    """What a file's name begins with, or its folder's name, where that says no split."""
     word = re.split(r"[-_.\d]", path.name.lower(), maxsplit=1)[0]
-    return plain_split(word) or plain_split(path.parent.name)
+    return word if plain_split(word) else path.parent.name
 
 
 def _subset_of(path: Path) -> str:
