@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import printable
 from mlx_peft.data.lists import left_out
 
 FOREIGN = frozenset(
@@ -50,7 +51,7 @@ def _suffix(name: str) -> str:
 
 def unlabelled(name: str, size: int) -> str:
     """The note about a split that is not used, since none of its images has a label."""
-    return f"left out, without labels: {name}, {size} images"
+    return f"left out, without labels: {printable(name)}, {size} images"
 
 
 @contextmanager

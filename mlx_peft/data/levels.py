@@ -9,8 +9,10 @@ from itertools import chain
 from pathlib import Path
 
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import printable
 from mlx_peft.data.entry import SPLITS, named
-from mlx_peft.data.names import is_container, plain_split, says_nothing, spelled, split_of
+from mlx_peft.data.lists import printed
+from mlx_peft.data.names import is_container, plain_split, preferred, says_nothing, spelled, split_of
 from mlx_peft.data.tree import Folder, scan
 
 Classes = dict[str, list[Folder]]
@@ -37,6 +39,8 @@ def split_folders(tree: Folder, root: Path) -> dict[str, Folder]:
     for name in sorted(folders):
         if found := split_of(name):
             alike.setdefault(found[1], {}).setdefault(found[0], []).append(name)
+    for splits in alike.values():
+        splits.update({split: preferred(names) for split, names in splits.items()})
     several = {rest: splits for rest, splits in alike.items() if not rest or ("train" in splits and len(splits) > 1)}
     chosen = {rest: splits for rest, splits in several.items() if _with_classes(splits, folders)}
     if len(chosen) > 1:
@@ -61,7 +65,7 @@ def _with_classes(splits: Mapping[str, list[str]], folders: Mapping[str, Folder]
 
 
 def _listed(splits: Mapping[str, list[str]]) -> str:
-    return ", ".join(sorted(chain(*splits.values())))
+    return ", ".join(printed(sorted(chain(*splits.values()))))
 
 
 def elsewhere(root: Path) -> str:
@@ -139,20 +143,24 @@ def check_level(classes: Classes, where: Path) -> tuple[str, ...]:
     """
     deep = {name: inside for name, folders in classes.items() if (inside := _between(folders))}
     for name, inside in deep.items():
+        place = printable(str(where / name))
         if len({split for word in inside if (split := plain_split(word))}) > 1:
-            raise UserError(f"{where / name}: {named(inside)} in it are splits; make it {where}/train/CLASS/IMAGE.jpg")
+            raise UserError(
+                f"{place}: {named(inside)} in it are splits: set data.root to it, or make it train/CLASS/IMAGE.jpg"
+            )
         if split_of(name):
-            raise UserError(f"{where / name}: called like a split, and no folder beside it like train")
+            raise UserError(f"{place}: called like a split, and no folder beside it like train")
         if twice := sorted({spelled(word) for word in inside} & {*classes} - {name}):
             raise UserError(
-                f"{where / name}: the folders {named(twice)} in it are called like the classes beside it: is it a "
+                f"{place}: the folders {named(twice)} in it are called like the classes beside it: is it a "
                 "second copy of the set? Move it elsewhere"
             )
     if deep and len(deep) == len(classes):
-        first = ", ".join(f"{name} holds {named(inside)}" for name, inside in list(deep.items())[:2])
+        first = ", ".join(f"{name!r} holds {named(inside)}" for name, inside in list(deep.items())[:2])
         raise UserError(
             f"{where}: every image lies a folder below its class: {first}. Where {named([*deep])} are the classes, set "
-            f"data.variant: {OUTER}; where the folders in them are, set data.variant: {INNER}"
+            f"data.variant: {OUTER}; where the folders in them are, set data.variant: {INNER}; where one of "
+            "them is the set, set data.root to it"
         )
     return tuple(f"all images of class {name!r} lie in folders in it: {named(inside)}" for name, inside in deep.items())
 

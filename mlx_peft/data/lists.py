@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import printable
 from mlx_peft.data.dataset import FileImages, Split
 from mlx_peft.data.names import spelled
 from mlx_peft.data.strangers import HEAD, stranger
@@ -32,7 +33,14 @@ NAMED = 3
 
 def left_out(kind: str, names: Sequence[str]) -> str:
     """A note about images that were not taken: how many, and the first of them."""
-    return f"left out, {kind}: {len(names)} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})"
+    return (
+        f"left out, {kind}: {len(names)} ({', '.join(printed(names[:NAMED]))}{', ...' if len(names) > NAMED else ''})"
+    )
+
+
+def printed(names: Iterable[str]) -> list[str]:
+    """Names as a person may read them, whatever a terminal would obey in them."""
+    return list(map(printable, names))
 
 
 def read_text(path: Path) -> str:

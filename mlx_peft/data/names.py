@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 SPLIT_WORDS = {
     "train": "train",
@@ -19,6 +20,9 @@ SPLIT_WORDS = {
     "testing": "test",
 }
 """What splits are called, in lower case."""
+
+_SECOND = ("trainval", "eval")
+"""What is a split only where no other folder or file is called like it."""
 
 CONTAINERS = frozenset(
     {"image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "jpg", "jpeg", "jpegimages", "png"}
@@ -47,6 +51,11 @@ def split_of(name: str) -> tuple[str, str] | None:
     if len(splits) != 1:
         return None
     return splits.pop(), " ".join(token for token in tokens if token not in SPLIT_WORDS and token not in CONTAINERS)
+
+
+def preferred(names: Sequence[str]) -> list[str]:
+    """Of names for the same split those that are its own, where there are such: ``train`` and not ``trainval``."""
+    return [name for name in names if not any(word in name.lower() for word in _SECOND)] or list(names)
 
 
 def plain_split(name: str) -> str | None:

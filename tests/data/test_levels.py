@@ -87,6 +87,16 @@ def test_a_class_that_is_called_almost_like_a_split_is_a_class(tmp_path: Path) -
     assert opened(made(tmp_path / "2", "train", "boat")).classes == ("boat", "train")
 
 
+def test_a_split_s_own_name_comes_before_a_second_one(tmp_path: Path) -> None:
+    """The images of ``trainval`` are those of ``train`` and ``val``."""
+    splits = ("train", "trainval", "val", "eval")
+    dataset = opened(made(tmp_path, *(f"{split}/{name}" for split in splits for name in ("ant", "bee"))))
+    assert sizes(dataset) == {"train": 4, "val": 4}
+    assert dataset.notes == ("left out, folders beside train: eval, trainval",)
+    made(tmp_path / "alone", "trainval/ant", "trainval/bee", "eval/ant", "eval/bee")
+    assert sizes(opened(tmp_path / "alone")) == {"train": 4, "val": 4}
+
+
 def test_classes_that_hold_the_splits_are_classes(tmp_path: Path) -> None:
     dataset = opened(made(tmp_path, "ant/train", "ant/test", "bee/train", "bee/test", "bee/valid"))
     assert dataset.classes == ("ant", "bee")
@@ -124,16 +134,16 @@ def test_a_class_whose_images_all_lie_deeper_is_noted(tmp_path: Path) -> None:
     [
         (
             ("animals/ant", "animals/bee", "vehicles/car"),
-            r"every image lies a folder below its class: animals holds 'ant', 'bee', vehicles holds 'car'\. Where "
+            r"every image lies a folder below its class: 'animals' holds 'ant', 'bee', 'vehicles' holds 'car'\. Where "
             r"'animals', 'vehicles' are the classes, set data\.variant: outer; .* set data\.variant: inner",
         ),
-        (("train/a/ant", "train/b/bee", "test/a/ant"), r"every image lies a folder below its class: a holds 'ant'"),
-        (("ill/images", "ill/masks", "well/images", "well/masks"), r"ill holds 'images', 'masks'"),
+        (("train/a/ant", "train/b/bee", "test/a/ant"), r"every image lies a folder below its class: 'a' holds 'ant'"),
+        (("ill/images", "ill/masks", "well/images", "well/masks"), r"'ill' holds 'images', 'masks'"),
         (
             ("ant", "bee", "copy/ant", "copy/bee"),
             r"copy: the folders 'ant', 'bee' in it are called like the class",
         ),
-        (("ant/train", "ant/test", "bee"), r"ant: 'test', 'train' in it are splits; make it .*/train/CLASS/IMAGE"),
+        (("ant/train", "ant/test", "bee"), r"ant: 'test', 'train' in it are splits: set data\.root to it, or"),
         (
             ("1/train/ant", "1/test/ant", "2/train/bee", "2/test/bee"),
             r"'1', '2' have splits of their own; set data",
@@ -302,3 +312,27 @@ def test_what_is_called_an_image_and_is_none_is_named(tmp_path: Path, content: b
     (tmp_path / "ant" / "3.png").write_bytes(content)
     with pytest.raises(UserError, match=rf"(?s)no readable images of class 'ant'.*unreadable: 4 .*4 of .*{kind}"):
         opened(tmp_path, unreadable="skip")
+
+
+def test_names_in_notes_and_refusals_are_written_out(tmp_path: Path) -> None:
+    """What a terminal would obey: notes are printed, and kept in results."""
+    hostile = "a\x1b[31m\n\u202e"
+    made(
+        tmp_path,
+        "train/ant",
+        "train/bee",
+        hostile,
+        f"train/ant/{hostile}.txt",
+        f"train/{hostile}.png",
+        f"test/{hostile}",
+    )
+    (tmp_path / "train" / os.fsdecode(b"ant/\xff.txt")).write_text("")
+    with pytest.raises(UserError, match=r"has class 'a\\x1b\[31m\\n\\u202e', which train does not") as refused:
+        opened(tmp_path)
+    (tmp_path / "test" / hostile).rename(tmp_path / "test" / "ant")
+    notes = "\n".join(opened(tmp_path).notes)
+    for text in (notes, str(refused.value)):
+        assert not set("\x1b\u202e\udcff") & set(text)
+    assert r"left out, folders beside train: a\x1b[31m\n\u202e" in notes
+    assert r"(train/ant/a\x1b[31m\n\u202e.txt, train/ant/\xff.txt)" in notes
+    assert r"images outside of the class folders: 1 (train/a\x1b[31m\n\u202e.png)" in notes

@@ -220,7 +220,11 @@ def test_files_of_two_words_for_a_split_are_not_mixed(tmp_path: Path, opened_as:
     """The images of ``train`` are in ``trainval`` too."""
     for word in ("train", "trainval", "test"):
         write(tmp_path / f"{word}-00000-of-00001.parquet", [0, 1, 2])
-    with pytest.raises(UserError, match=r"files of both train and trainval below .*; keep those of one"):
+    dataset = opened_as("parquet", tmp_path, split={"val": 0})
+    assert {name: split.size for name, split in dataset.splits.items()} == {"train": 3, "test": 3}
+    assert dataset.notes == ("left out, of no split: 1 (trainval-00000-of-00001.parquet)",)
+    write(tmp_path / "testing.parquet", [0, 1, 2])
+    with pytest.raises(UserError, match=r"files of both test and testing below .*; keep those of one"):
         opened_as("parquet", tmp_path)
 
 

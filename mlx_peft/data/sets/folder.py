@@ -9,6 +9,7 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.text import printable
 from mlx_peft.data.dataset import FileImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.leftout import LeftOut, told, unlabelled
@@ -25,6 +26,8 @@ from mlx_peft.data.levels import (
     unwrapped,
     wrapped,
 )
+from mlx_peft.data.lists import printed
+from mlx_peft.data.names import says_nothing
 from mlx_peft.data.reading import SUFFIXES
 from mlx_peft.data.tree import Folder, scan
 
@@ -53,7 +56,7 @@ def read_folder(config: schema.Data, variant: Variant) -> Found:
             tree = inside
         more = []
         if tree.path:
-            more = [f"the set is taken to be the folder {tree.path}, since no other holds class folders"]
+            more = [f"the set is taken to be the folder {printable(tree.path)}, since no other holds class folders"]
             root = root / tree.path
             tree = scan(root)
             own = split_folders(tree, root)
@@ -104,11 +107,14 @@ def _sorted_out(
         if inside.holding or name == "train":
             notes.loose += map(inside.below, inside.images)
             found[name] = classes_of(inside)
+            if inside is not folder and not says_nothing(inside.name):
+                inner, outer = printed([inside.path, folder.path])
+                more.append(f"the classes of {outer} are taken to be those in {inner}, the only folder of images there")
         else:
             more.append(unlabelled(folder.name, inside.size))
     used = {folder.name for folder in own.values()}
     if beside := [name for name in tree.folders if name not in used]:
-        more.append(f"left out, folders beside {own['train'].name}: {', '.join(beside)}")
+        more.append(f"left out, folders beside {printable(own['train'].name)}: {', '.join(printed(beside))}")
     return found, more
 
 
@@ -146,8 +152,8 @@ def _names(found: Classes, root: Path, place: str) -> tuple[str, ...]:
     for folders in found.values():
         if not any(map(_size, folders)):
             raise UserError(
-                f"{root / folders[0].path}: no images in this class folder (taken: {', '.join(SUFFIXES)}); remove it "
-                "if it is no class"
+                f"{printable(str(root / folders[0].path))}: no images in this class folder "
+                f"(taken: {', '.join(SUFFIXES)}); remove it if it is no class"
             )
     return tuple(found)
 

@@ -17,9 +17,9 @@ from mlx_peft.data.columns import SAMPLE, USUAL, column_of, no_group, unused
 from mlx_peft.data.dataset import EncodedImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.leftout import told, unlabelled
-from mlx_peft.data.lists import left_out
+from mlx_peft.data.lists import left_out, printed
 from mlx_peft.data.litter import files_below
-from mlx_peft.data.names import plain_split, spelled
+from mlx_peft.data.names import plain_split, preferred, spelled
 from mlx_peft.data.sets.folder import existing
 from mlx_peft.data.sets.table import classes_of, parts_of, split_words
 
@@ -118,11 +118,9 @@ def _read(root: Path, config: schema.Data, subset: str | None) -> Found:
 
 def _files(root: Path, config: schema.Data, subset: str | None) -> tuple[dict[str, list[Path]], list[str]]:
     """The files of each split, and the names of those of none. Raises UserError where none is of train, or where they
-    are of several subsets."""
-    found: dict[str, list[Path]] = {}
+    are of several subsets, or under two words for a split."""
+    words: dict[str, dict[str, list[Path]]] = {}
     others: list[str] = []
-    subsets: set[str] = set()
-    words: dict[str, set[str]] = {}
     for inside in sorted(map(Path, files_below(root, (".parquet",)))):
         if subset is not None and subset not in inside.parts[:-1]:
             continue
@@ -130,20 +128,23 @@ def _files(root: Path, config: schema.Data, subset: str | None) -> tuple[dict[st
         if split is None:
             others.append(inside.as_posix())
         else:
-            subsets.add(_subset_of(inside))
-            words.setdefault(split, set()).add(_word(inside))
-            found.setdefault(split, []).append(root / inside)
-    if "train" not in found:
-        named = ", ".join(others[:3]) or "no Parquet file"
+            words.setdefault(split, {}).setdefault(_word(inside).lower(), []).append(inside)
+    if "train" not in words:
+        named = ", ".join(printed(others[:3])) or "no Parquet file"
         raise UserError(f"{config.name}: no train-*.parquet below {root}; there is {named}")
-    if len(subsets) > 1:
+    found: dict[str, list[Path]] = {}
+    for split, files in words.items():
+        first, *more = preferred(list(files))
+        if more:
+            raise UserError(f"{config.name}: files of both {first} and {more[0]} below {root}; keep those of one")
+        found[split] = files.pop(first)
+        others += [inside.as_posix() for left in files.values() for inside in left]
+    if len(subsets := {_subset_of(inside) for files in found.values() for inside in files}) > 1:
         raise UserError(
-            f"{config.name}: several subsets, {', '.join(sorted(subsets)[:5])}: name one, hf:OWNER/NAME:SUBSET, "
-            "or set data.root to its folder"
+            f"{config.name}: several subsets, {', '.join(printed(sorted(subsets)[:5]))}: name one, "
+            "hf:OWNER/NAME:SUBSET, or set data.root to its folder"
         )
-    if several := [sorted(said) for said in words.values() if len(said) > 1]:
-        raise UserError(f"{config.name}: files of both {' and '.join(several[0])} below {root}; keep those of one")
-    return found, others
+    return {split: [root / inside for inside in files] for split, files in found.items()}, others
 
 
 def _split_of(path: Path) -> str | None:
