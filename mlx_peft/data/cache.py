@@ -4,11 +4,12 @@ An entry's name is a hash of which file it was (path, size, times) and what was 
 another, and nothing is ever changed in place. Entries are written beside and renamed, so that a killed run leaves none
 by halves, and runs that share a cache find each other's at once. The bytes in use stand in a file of their own; one run
 at a time counts up and writes: one that is killed in between leaves the count too high, never too low, and the next one
-to open the cache counts anew.
+to open the cache counts anew. All of it lies in a folder of its own, and no link in there is followed.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import mmap
@@ -29,13 +30,16 @@ from PIL import Image
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.own import open_own, own_folder, replace_own
 from mlx_peft.data.dataset import Dataset, FileImages, Split
 
 HEADER = struct.Struct("<4sIII")
 """Magic, height, width, CRC-32 of the pixels, which follow row by row."""
 MAGIC = b"MPD1"
-SUFFIX, UNFINISHED = ".rgb", ".part"
-SHARD, ENTRY = re.compile(r"[0-9a-f]{2}"), re.compile(r"([0-9a-f]{2})[0-9a-f]{38}(\.rgb|-[0-9]+\.part)")
+SUFFIX = ".rgb"
+COUNT, COUNTED = "mlx-peft-decoded.count", b"bytes in mlx-peft's cache of decoded images: "
+"""The file that says how much is in use, and how it begins; 16 digits follow."""
+SHARD, ENTRY = re.compile(r"[0-9a-f]{2}"), re.compile(r"([0-9a-f]{2})[0-9a-f]{38}(\.rgb|(\.rgb-[0-9]+)?-[0-9]+\.part)")
 """What the cache itself calls its folders and files: whatever else lies in its folder is not its to count or delete."""
 STALE = 3600.0
 """Seconds after which what was left unfinished is taken for a killed run's."""
@@ -64,6 +68,8 @@ class Cache:
             _opened.add(self)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if folder.is_symlink():
+                raise OSError(errno.ELOOP, "it is a link, and none is followed")
             with self._counter() as counter:
                 counter.write(self._tidied())
         except OSError as error:
@@ -103,15 +109,19 @@ class Cache:
         """
         place = f"{self.folder}/{key[:2]}/{key}{SUFFIX}"
         try:
-            file = os.open(place, os.O_RDONLY)
+            file = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return None
         try:
             content = _map(file) if mapped else _read(file)
+            return self._image(key, file, content)
         except (OSError, ValueError):  # of an empty one
             return None
         finally:
             os.close(file)
+
+    def _image(self, key: str, file: int, content: np.ndarray) -> np.ndarray | None:
+        """The image in an entry's bytes; None where they are damaged."""
         if len(content) < HEADER.size:
             return None
         magic, height, width, checksum = HEADER.unpack_from(content.data)
@@ -122,8 +132,8 @@ class Cache:
             # Once a process: renaming outlives a kill, but what a power cut leaves may have holes.
             if zlib.crc32(pixels.data) != checksum:
                 return None
-            with suppress(OSError):  # another run made room just now, or owns the file: it is mapped all the same
-                os.utime(place)
+            with suppress(OSError):  # another run owns the file: it is mapped all the same
+                os.utime(file)
             self._verified.add(key)
         return pixels.reshape(height, width, 3)
 
@@ -134,7 +144,6 @@ class Cache:
         data = np.ascontiguousarray(image).tobytes()
         size = HEADER.size + len(data)
         place = self._place(key)
-        unfinished = place.with_name(f"{key}-{os.getpid()}{UNFINISHED}")
         try:
             with self._counter() as counter:
                 used = counter.read()
@@ -143,13 +152,12 @@ class Cache:
                     return
                 counter.write(used + size)
                 place.parent.mkdir(exist_ok=True)
-                with open(unfinished, "wb") as file:
-                    file.write(HEADER.pack(MAGIC, image.shape[0], image.shape[1], zlib.crc32(data)) + data)
-                unfinished.replace(place)
+                if place.parent.is_symlink():
+                    raise OSError(errno.ELOOP, "a link in the cache is not followed")
+                replace_own(place, HEADER.pack(MAGIC, image.shape[0], image.shape[1], zlib.crc32(data)) + data)
             self._verified.add(key)
         except OSError:
             self._full = True
-            unfinished.unlink(missing_ok=True)
 
     def _place(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}{SUFFIX}"
@@ -157,7 +165,7 @@ class Cache:
     @contextmanager
     def _counter(self) -> Iterator[_Counter]:
         """The bytes in use, held against other threads and processes."""
-        with self._lock, open(self.folder / "bytes", "a+b") as file:
+        with self._lock, os.fdopen(open_own(self.folder / COUNT, COUNTED), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield _Counter(file.fileno())
 
@@ -221,12 +229,11 @@ class _Counter:
     file: int
 
     def read(self) -> int:
-        data = os.pread(self.file, 8, 0)
-        return int.from_bytes(data, "little")
+        digits = os.pread(self.file, 16, len(COUNTED))
+        return int(digits) if digits.isdigit() else 0
 
     def write(self, value: int) -> None:
-        os.ftruncate(self.file, 0)  # appending: what is written lands at the start
-        os.write(self.file, value.to_bytes(8, "little"))
+        os.pwrite(self.file, COUNTED + b"%016d\n" % value, 0)
 
 
 @dataclass(frozen=True)
@@ -276,7 +283,14 @@ def cached(dataset: Dataset, config: schema.Data) -> Dataset:
     if not any(isinstance(split.images, FileImages) for split in dataset.splits.values()):
         note = f"data.cache: not used, since {dataset.name} has no image files of their own"
         return replace(dataset, notes=(*dataset.notes, note))
-    cache = Cache(config.cache.folder or default_folder(), int(config.cache.gigabytes * 1e9), config.cache.side)
+    try:
+        folder = own_folder("decoded", config.cache.folder)
+    except (OSError, RuntimeError) as error:
+        where = config.cache.folder or "the user's folder for caches"
+        raise UserError(
+            f"data.cache.folder: {where} cannot be used ({getattr(error, 'strerror', None) or error})"
+        ) from error
+    cache = Cache(folder, int(config.cache.gigabytes * 1e9), config.cache.side)
 
     def through(split: Split | None) -> Split | None:
         if split is None or not isinstance(split.images, FileImages):
@@ -286,8 +300,3 @@ def cached(dataset: Dataset, config: schema.Data) -> Dataset:
     train = through(dataset.train)
     assert train is not None
     return replace(dataset, train=train, val=through(dataset.val), test=through(dataset.test))
-
-
-def default_folder() -> Path:
-    """``mlx-peft/decoded`` in the user's folder for caches."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-peft" / "decoded"

@@ -13,6 +13,7 @@ import numpy as np
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import labels
+from mlx_peft.data.checked import Memory
 from mlx_peft.data.dataset import ADVICE, Dataset, EncodedImages, FileImages, Images
 from mlx_peft.data.duplicates import Glances, glance, pixel_hash, same
 from mlx_peft.data.reading import stored_as
@@ -118,13 +119,21 @@ class Survey:
         return found | ({labels.NONE: len(labels.of_none(label))} if labels.several(label) else {})
 
 
-def survey(dataset: Dataset, threads: int) -> Survey:
-    """Reads every image once. None is kept, and none that is broken ends it."""
+def survey(dataset: Dataset, threads: int, memory: Memory | None = None) -> Survey:
+    """Reads every image once, whatever is remembered. None is kept, and none that is broken ends it.
+
+    memory: of the images that can be read; is made anew.
+    """
     splits = list(dataset.splits.values())
+    encoded = [isinstance(split.images, FileImages | EncodedImages) for split in splits]
+    marks = [split.images.marks() for split in splits if isinstance(split.images, FileImages | EncodedImages)]
     looks = [look for split in splits for look in _looks(split.images, threads)]
     number = np.repeat(np.arange(len(splits)), [split.size for split in splits])
     label = np.concatenate([split.labels for split in splits])
     pixels, seen = [look.pixels for look in looks], [look.seen for look in looks]
+    if memory is not None and marks:
+        whole = np.array([not look.broken for look in looks])[np.repeat(encoded, [split.size for split in splits])]
+        memory.keep(np.concatenate(marks)[whole])
     copies, groups = same(pixels), same(seen)
     exact = _across(copies, np.arange(len(copies)), number)
     known = {pair.later for pair in exact}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,7 @@ import numpy as np
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import labels
+from mlx_peft.data.checked import file_mark, mark
 from mlx_peft.data.reading import decode_image, file_bytes, read_image
 from mlx_peft.data.strangers import HEAD, head_of, stranger
 
@@ -81,6 +83,8 @@ class FileImages:
 
     root: Path
     paths: tuple[str, ...]
+    unreadable: Callable[[], object] | None = field(default=None, compare=False, repr=False)
+    """Called where one cannot be read."""
 
     @property
     def identifiers(self) -> tuple[str, ...]:
@@ -98,7 +102,12 @@ class FileImages:
 
     def read(self, index: int) -> np.ndarray:
         path = self.root / self.paths[index]
-        return _or_skip(read_image, path, head=lambda: head_of(path))
+        return _or_skip(read_image, path, head=lambda: head_of(path), unreadable=self.unreadable)
+
+    def marks(self) -> np.ndarray:
+        """What tells each file, as it is now, from every other: uint64 ``(n,)``. See ``data.checked``."""
+        root = os.path.abspath(self.root)
+        return np.array([file_mark(f"{root}/{path}") for path in self.paths], np.uint64)
 
     def encoded(self, index: int) -> bytes:
         """The bytes of a file. Raises UserError where it cannot be read."""
@@ -112,6 +121,10 @@ class EncodedImages:
     cell: Callable[[int], bytes]
     source: str
     rows: np.ndarray
+    stamp: int = 0
+    """What tells the table, as it is now, from every other."""
+    unreadable: Callable[[], object] | None = None
+    """Called where one cannot be read."""
 
     @property
     def identifiers(self) -> list[str]:
@@ -129,18 +142,30 @@ class EncodedImages:
 
     def read(self, index: int) -> np.ndarray:
         data = self.encoded(index)
-        return _or_skip(decode_image, data, f"{self.source}/{self.rows[index]}", head=lambda: data[:HEAD])
+        name = f"{self.source}/{self.rows[index]}"
+        return _or_skip(decode_image, data, name, head=lambda: data[:HEAD], unreadable=self.unreadable)
+
+    def marks(self) -> np.ndarray:
+        """What tells each image, in the table as it is now, from every other: uint64 ``(n,)``."""
+        return np.array([mark(self.stamp, row) for row in self.rows.tolist()], np.uint64)
 
     def encoded(self, index: int) -> bytes:
         """The bytes of a file."""
         return self.cell(int(self.rows[index]))
 
 
-def _or_skip(read: Callable[..., np.ndarray], *arguments: object, head: Callable[[], bytes]) -> np.ndarray:
+def _or_skip(
+    read: Callable[..., np.ndarray],
+    *arguments: object,
+    head: Callable[[], bytes],
+    unreadable: Callable[[], object] | None,
+) -> np.ndarray:
     """An image, or a UserError that also says what the file is, as far as its head tells, and what to do."""
     try:
         return read(*arguments)
     except UserError as error:
+        if unreadable is not None:
+            unreadable()
         kind = stranger(head())
         raise UserError(f"{error}{f': it is {kind}' if kind else ''}{ADVICE}") from error
 

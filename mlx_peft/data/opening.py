@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
-from mlx_peft.data.dataset import ADVICE, ArrayImages, Dataset, Split
-from mlx_peft.data.duplicates import clusters, glance, pixel_hash
+from mlx_peft.data.dataset import Dataset, Split
+from mlx_peft.data.duplicates import clusters
 from mlx_peft.data.entry import Entry, Found, Variant, named
 from mlx_peft.data.labels import counts
 from mlx_peft.data.leftout import told
-from mlx_peft.data.lists import left_out
 from mlx_peft.data.registry import find
 from mlx_peft.data.splits import hold_out
-from mlx_peft.data.strangers import kind_in, pointers
-
-CHECKED = 50_000
-"""A set of the user's own with at most so many files is decoded once on opening, so that a broken one is found before
-training. Larger ones, and sets whose published size was found, are checked as they are read: `data check` does it all.
-"""
-
-NAMED = 3
-"""How many broken images a message names."""
+from mlx_peft.data.strangers import pointers
+from mlx_peft.data.tried import looked_at, readable
 
 
 def open_dataset(config: schema.Data) -> Dataset:
@@ -58,7 +48,7 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
     with told(lambda: (*notes, *pointers(config.root))):
         entry.check(found, variant, f"{config.name} in {config.root}")
         if decode:
-            found = _readable(found, entry, config)
+            found = readable(found, entry, config)
             notes = list(found.notes)
         train = _grouped(found.splits["train"], entry, config, tolerant=not decode)
         if train.groups is not None:
@@ -126,56 +116,6 @@ def _without_images(dataset: Dataset, entry: Entry, where: str) -> tuple[str, ..
     return tuple(f"{without(labels)} {name}" for name, labels in absent.items() if labels.size)
 
 
-def _readable(found: Found, entry: Entry, config: schema.Data) -> Found:
-    """All images tried, where the configuration or the size of the set asks for it; the broken refused or left out."""
-    splits = {name: split for name, split in found.splits.items() if not isinstance(split.images, ArrayImages)}
-    small = not entry.published and sum(split.size for split in splits.values()) <= CHECKED
-    if not splits or not (small or config.unreadable == "skip"):
-        return found
-    good: dict[str, Split] = {}
-    broken: list[str] = []
-    kinds: Counter[str] = Counter()
-    for name, split in splits.items():
-        reasons = _reasons(split, config.threads)
-        if reasons and config.unreadable == "refuse":
-            raise UserError(_refusal([*reasons.values()], name))
-        identifiers = split.images.identifiers
-        broken += [identifiers[row] for row in reasons]
-        kinds.update(kind for reason in reasons.values() if (kind := kind_in(reason)))
-        good[name] = split.take(np.array([row for row in range(split.size) if row not in reasons], np.int64), name)
-    notes = [left_out("unreadable", broken)] if broken else []
-    notes += [f"{count} of the unreadable files: each is {kind}" for kind, count in kinds.most_common()]
-    with told(lambda: notes):
-        for label in np.setdiff1d(splits["train"].labels, good["train"].labels) if "train" in good else ():
-            raise UserError(f"{config.root}: no readable images of class {found.classes[label]!r} in train")
-        if empty := [name for name, split in good.items() if not split.size]:
-            raise UserError(f"{config.root}: no readable images in {empty[0]}")
-    return replace(found, splits={**found.splits, **good}, notes=(*found.notes, *notes))
-
-
-def _reasons(split: Split, threads: int) -> dict[int, str]:
-    """The rows whose images cannot be read, with the reasons. All are tried: the split depends on the files alone."""
-
-    def reason(row: int) -> str | None:
-        try:
-            split.images.read(row)
-        except UserError as error:
-            return str(error).removesuffix(ADVICE)
-        return None
-
-    with ThreadPoolExecutor(threads) as pool:
-        reasons = pool.map(reason, range(split.size))
-        return {row: why for row, why in enumerate(reasons) if why is not None}
-
-
-def _refusal(reasons: list[str], split: str) -> str:
-    """Names the first images that cannot be read, counts the others, and says what to do."""
-    lines = reasons[:NAMED]
-    if more := len(reasons) - len(lines):
-        lines.append(f"and {more} more in {split}")
-    return "\n  ".join(lines) + ADVICE.replace("; ", "\n")
-
-
 def _grouped(train: Split, entry: Entry, config: schema.Data, *, tolerant: bool) -> Split:
     """The training images with the groups that are never parted.
 
@@ -189,15 +129,5 @@ def _grouped(train: Split, entry: Entry, config: schema.Data, *, tolerant: bool)
     if train.groups is not None:
         raise UserError("data.split.group_by: duplicates, but the set has groups of its own; leave it out")
 
-    def hashes(row: int) -> tuple[bytes | None, bytes | None]:
-        try:
-            image = train.images.read(row)
-        except UserError:
-            if not tolerant:
-                raise
-            return None, None
-        return pixel_hash(image), glance(image)
-
-    with ThreadPoolExecutor(config.threads) as pool:
-        pixels, seen = zip(*pool.map(hashes, range(train.size)), strict=True)
+    pixels, seen = zip(*looked_at(train.images, config, tolerant=tolerant), strict=True)
     return replace(train, groups=clusters(pixels, seen))

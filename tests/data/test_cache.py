@@ -21,7 +21,8 @@ from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, cache, cached, dataset, open_dataset, train_batches
-from mlx_peft.data.cache import HEADER, STALE, Cache, shrunk
+from mlx_peft.data.cache import COUNT as COUNT_FILE
+from mlx_peft.data.cache import COUNTED, HEADER, STALE, Cache, shrunk
 
 COUNT = 24
 
@@ -53,7 +54,7 @@ def epoch(
 
 
 def entries(root: Path) -> list[Path]:
-    return sorted((root.parent / "cache").glob("*/*.rgb"))
+    return sorted((root.parent / "cache" / "mlx-peft-cache" / "decoded").glob("*/*.rgb"))
 
 
 def test_later_epochs_decode_nothing_and_show_the_same_pixels(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +176,7 @@ def test_a_limited_side_shrinks_larger_images_alike_in_every_epoch_and_where_not
     assert epoch(opened, config) == first
     full = data(root, side=40, gigabytes=1e-6, folder=root.parent / "other")
     assert epoch(cached(open_dataset(full), full), full) == first
-    assert not list((root.parent / "other").glob("*/*"))
+    assert not list((root.parent / "other").rglob("*.rgb*"))
 
 
 @pytest.mark.parametrize(("size", "side", "expected"), [((30, 60), 20, (20, 40)), ((61, 30), 20, (40, 20))])
@@ -242,9 +243,9 @@ def test_a_full_disk_ends_the_keeping_and_not_the_run(root: Path, monkeypatch: p
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     assert epoch(cached(plain, config), config) == epoch(plain, config)
-    assert not list((root.parent / "cache").glob("*/*"))
+    assert not list((root.parent / "cache").rglob("*.rgb*"))
 
 
 def test_a_folder_that_cannot_be_used_is_refused(root: Path) -> None:
@@ -272,12 +273,83 @@ def test_a_file_that_is_gone_is_named(root: Path) -> None:
 
 def test_what_a_killed_run_left_unfinished_is_swept_away_later(tmp_path: Path) -> None:
     (tmp_path / "ab").mkdir()
-    old, new = (tmp_path / "ab" / f"{'ab' * 20}-{process}.part" for process in (1, 2))
-    for path in (old, new):
+    names = ("-1.part", ".rgb-1-2.part", ".rgb-3-4.part")  # the first as earlier versions had it
+    old, older, new = (tmp_path / "ab" / f"{'ab' * 20}{name}" for name in names)
+    for path in (old, older, new):
         path.write_bytes(b"half")
-    os.utime(old, (time.time() - STALE - 9,) * 2)
+    for path in (old, older):
+        os.utime(path, (time.time() - STALE - 9,) * 2)
     Cache(tmp_path, 100, None)
-    assert (old.exists(), new.exists()) == (False, True)
+    assert (old.exists(), older.exists(), new.exists()) == (False, False, True)
+
+
+@pytest.mark.parametrize("how", ["file", "link", "hard link", "dangling", "pipe"])
+@pytest.mark.parametrize("name", ["bytes", COUNT_FILE])
+def test_a_file_of_the_users_is_never_written_to(root: Path, how: str, name: str) -> None:
+    """Neither in the folder that is named nor in the cache's own, nor through a link: it is used beside, or refused."""
+    folder = root.parent / "cache"
+    own = folder / "mlx-peft-cache" / "decoded"
+    own.mkdir(parents=True)
+    theirs = root.parent / "thesis.txt"
+    if how != "dangling":
+        theirs.write_text("years of work")
+    for place in (folder / name, own / name):
+        if how == "file":
+            place.write_text("years of work")
+        elif how == "pipe":
+            os.mkfifo(place)
+        else:
+            (os.link if how == "hard link" else os.symlink)(theirs, place)
+    if name == COUNT_FILE:
+        with pytest.raises(UserError, match=r"data\.cache\.folder: .*cannot be used \("):
+            cached(open_dataset(data(root)), data(root))
+    else:
+        config = data(root)
+        opened = cached(open_dataset(config), config)
+        epoch(opened, config)
+        assert len(entries(root)) == COUNT
+    assert theirs.exists() == (how != "dangling")
+    for place in (theirs, folder / name, own / name):
+        assert how in ("dangling", "pipe") or place.read_text() == "years of work"
+
+
+def test_links_in_the_place_of_the_caches_folders_are_not_followed(root: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    folder = root.parent / "cache"
+    for place in (folder / "mlx-peft-cache", folder / "mlx-peft-cache" / "decoded"):
+        place.parent.mkdir(exist_ok=True)
+        place.symlink_to(theirs)
+        with pytest.raises(UserError, match=r"data\.cache\.folder: .*none is followed"):
+            cached(open_dataset(data(root)), data(root))
+        place.unlink()
+    for shard in range(256):
+        (folder / "mlx-peft-cache" / "decoded").mkdir(exist_ok=True)
+        (folder / "mlx-peft-cache" / "decoded" / f"{shard:02x}").symlink_to(theirs)
+    config = data(root)
+    assert epoch(cached(open_dataset(config), config), config) == epoch(open_dataset(config), config)
+    assert not list(theirs.iterdir())
+
+
+def test_a_link_in_the_place_of_an_entry_is_not_followed(tmp_path: Path) -> None:
+    """Neither read, which a pipe behind it could stop, nor are the times of what is behind it changed."""
+    key, other = "ab" * 20, "cd" * 20
+    image = np.zeros((4, 4, 3), np.uint8)
+    cache = Cache(tmp_path, 10**6, None)
+    cache.put(key, image)
+    cache._place(other).parent.mkdir()
+    cache._place(other).symlink_to(cache._place(key))
+    assert Cache(tmp_path, 10**6, None).get(other) is None
+    cache._place(other).unlink()
+    os.mkfifo(cache._place(other))
+    assert Cache(tmp_path, 10**6, None).get(other) is None
+    cache.put(other, image)
+    assert np.array_equal(Cache(tmp_path, 10**6, None).get(other), image)
+
+
+def test_the_count_says_what_it_is(tmp_path: Path) -> None:
+    Cache(tmp_path, 10**6, None).put("ab" * 20, np.zeros((4, 4, 3), np.uint8))
+    assert (tmp_path / COUNT_FILE).read_bytes() == COUNTED + b"%016d\n" % (HEADER.size + 48)
 
 
 def test_files_that_are_not_the_caches_are_left_alone(tmp_path: Path) -> None:
@@ -295,7 +367,7 @@ def test_files_that_are_not_the_caches_are_left_alone(tmp_path: Path) -> None:
     os.utime(tmp_path / "ab" / f"{key}-1.part", (1, 1))
     Cache(tmp_path, 1000, None)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {*theirs, "bytes"}
+    assert left == {*theirs, COUNT_FILE}
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
-from mlx_peft.data import Dataset, find, open_dataset, opening
+from mlx_peft.data import Dataset, find, open_dataset, tried
 from mlx_peft.data.check import survey
 from mlx_peft.data.opening import open_entry
 
@@ -170,7 +170,7 @@ def test_an_image_too_narrow_to_be_evaluated_counts_as_broken(tmp_path: Path) ->
 
 def test_broken_images_are_refused_by_name_on_opening(tmp_path: Path) -> None:
     tree(tmp_path, "ant", "cat")
-    for number in range(opening.NAMED + 2):
+    for number in range(tried.NAMED + 2):
         (tmp_path / "ant" / f"broken{number}.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"(?s)ant/broken0\.png: not a readable image.*and 2 more.*unreadable: skip"):
         opened(tmp_path)
@@ -179,7 +179,7 @@ def test_broken_images_are_refused_by_name_on_opening(tmp_path: Path) -> None:
 def test_a_broken_image_of_a_large_set_is_refused_by_name_when_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "CHECKED", 0)
+    monkeypatch.setattr(tried, "CHECKED", 0)
     tree(tmp_path, "ant", "cat")
     (tmp_path / "ant" / "broken.png").write_bytes(b"nothing")
     images = opened(tmp_path, val=0).train.images

@@ -41,10 +41,12 @@ def check(
 
     from mlx_peft.data import find
     from mlx_peft.data.check import survey
+    from mlx_peft.data.checked import WHOLE, Memory
     from mlx_peft.data.opening import open_entry
     from mlx_peft.data.sheet import contact_sheet
 
-    found = survey(open_entry(find(config.name), config, decode=False), config.threads)
+    dataset = open_entry(find(config.name), config, decode=False)
+    found = survey(dataset, config.threads, Memory.of(config, WHOLE))
     if as_json:
         echo_json(found.report())
     else:

@@ -1,0 +1,135 @@
+"""The images of a set tried, before anything is done with them: which can be read, and what is seen in them.
+
+What was found of an image before, and has not changed, is remembered: see ``data.checked``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+
+from mlx_peft.config import schema
+from mlx_peft.core.errors import UserError
+from mlx_peft.data.checked import SEEN, WHOLE, Memory, seen_of, seen_record
+from mlx_peft.data.dataset import ADVICE, EncodedImages, FileImages, Images, Split
+from mlx_peft.data.duplicates import glance, pixel_hash
+from mlx_peft.data.entry import Entry, Found
+from mlx_peft.data.leftout import told
+from mlx_peft.data.lists import left_out
+from mlx_peft.data.strangers import kind_in
+
+CHECKED = 50_000
+"""A set of the user's own with at most so many files is decoded once on opening, so that a broken one is found before
+training. Larger ones, and sets whose published size was found, are checked as they are read: `data check` does it all.
+"""
+
+NAMED = 3
+"""How many broken images a message names."""
+
+Seen = tuple[bytes | None, bytes | None]
+"""The pixel hash and the glance of an image; None where there is none."""
+
+
+def readable(found: Found, entry: Entry, config: schema.Data) -> Found:
+    """All images tried, where the configuration or the size of the set asks for it; the broken refused or left out.
+
+    Those that were found whole before, and have not changed, are not decoded again.
+    """
+    splits = {
+        name: split for name, split in found.splits.items() if isinstance(split.images, FileImages | EncodedImages)
+    }
+    small = not entry.published and sum(split.size for split in splits.values()) <= CHECKED
+    if not splits or not (small or config.unreadable == "skip"):
+        return found
+    memory = Memory.of(config, WHOLE)
+    whole: list[np.ndarray] = []
+    good: dict[str, Split] = {}
+    broken: list[str] = []
+    kinds: Counter[str] = Counter()
+    for name, split in splits.items():
+        images = split.images
+        assert isinstance(images, FileImages | EncodedImages)
+        marks = images.marks()
+        reasons = _reasons(split, np.flatnonzero(~memory.find(marks)[0]), config.threads)
+        rows = np.setdiff1d(np.arange(split.size), np.array([*reasons], np.int64))
+        whole.append(marks[rows])
+        if reasons and config.unreadable == "refuse":
+            memory.keep(np.concatenate([memory.marks, *whole]))  # the others need not be tried again
+            raise UserError(_refusal([*reasons.values()], name))
+        identifiers = split.images.identifiers
+        broken += [identifiers[row] for row in reasons]
+        kinds.update(kind for reason in reasons.values() if (kind := kind_in(reason)))
+        part = replace(split, images=replace(images, unreadable=memory.forget))
+        good[name] = part.take(rows, name)
+    memory.keep(np.concatenate(whole))
+    notes = [left_out("unreadable", broken)] if broken else []
+    notes += [f"{count} of the unreadable files: each is {kind}" for kind, count in kinds.most_common()]
+    with told(lambda: notes):
+        for label in np.setdiff1d(splits["train"].labels, good["train"].labels) if "train" in good else ():
+            raise UserError(f"{config.root}: no readable images of class {found.classes[label]!r} in train")
+        if empty := [name for name, split in good.items() if not split.size]:
+            raise UserError(f"{config.root}: no readable images in {empty[0]}")
+    return replace(found, splits={**found.splits, **good}, notes=(*found.notes, *notes))
+
+
+def _reasons(split: Split, rows: np.ndarray, threads: int) -> dict[int, str]:
+    """The rows, of those given, whose images cannot be read, with the reasons. All are tried: the split depends on the
+    files alone."""
+
+    def reason(row: int) -> str | None:
+        try:
+            split.images.read(row)
+        except UserError as error:
+            return str(error).removesuffix(ADVICE)
+        return None
+
+    with ThreadPoolExecutor(threads) as pool:
+        reasons = zip(rows.tolist(), pool.map(reason, rows.tolist()), strict=True)
+        return {row: why for row, why in reasons if why is not None}
+
+
+def _refusal(reasons: list[str], split: str) -> str:
+    """Names the first images that cannot be read, counts the others, and says what to do."""
+    lines = reasons[:NAMED]
+    if more := len(reasons) - len(lines):
+        lines.append(f"and {more} more in {split}")
+    return "\n  ".join(lines) + ADVICE.replace("; ", "\n")
+
+
+def looked_at(images: Images, config: schema.Data, *, tolerant: bool) -> list[Seen]:
+    """What is seen in each image; in those that were looked at before, and have not changed, from memory.
+
+    Raises UserError at an image that cannot be read; if `tolerant`, nothing is seen in it.
+    """
+    if not isinstance(images, FileImages | EncodedImages):
+        return _look(images, range(len(images)), config.threads, tolerant)
+    memory, marks = Memory.of(config, SEEN), images.marks()
+    known, records = memory.find(marks)
+    found: list[Seen] = [(None, None)] * len(marks)
+    for row, record in zip(np.flatnonzero(known).tolist(), records, strict=True):
+        found[row] = seen_of(record)
+    unknown = np.flatnonzero(~known).tolist()
+    for row, seen in zip(unknown, _look(images, unknown, config.threads, tolerant), strict=True):
+        found[row] = seen
+    kept = [(row, seen_record(pixels, view)) for row, (pixels, view) in enumerate(found) if pixels is not None]
+    if unknown and kept:
+        memory.keep(marks[[row for row, _ in kept]], np.stack([record for _, record in kept]))
+    return found
+
+
+def _look(images: Images, rows: Sequence[int], threads: int, tolerant: bool) -> list[Seen]:
+    def look(row: int) -> Seen:
+        try:
+            image = images.read(row)
+        except UserError:
+            if not tolerant:
+                raise
+            return None, None
+        return pixel_hash(image), glance(image)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(look, rows))
