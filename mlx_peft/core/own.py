@@ -8,6 +8,7 @@ import stat
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 SUBFOLDER = "mlx-peft-cache"
 """What is kept in a folder that a user names lies in this folder there."""
@@ -32,25 +33,33 @@ def own_folder(kind: str, folder: Path | None) -> Path:
     return base / kind
 
 
-def open_own(path: Path, magic: bytes = b"") -> int:
+def open_own(path: Path, magic: bytes) -> int:
     """A file to read and write, made where it is missing: its descriptor. What is in it stays.
 
-    Raises OSError where it cannot be opened, is a link, has a second name, is no plain file or, unless it is empty,
-    does not begin with ``magic``: then it is somebody else's.
+    Raises OSError where it cannot be opened, is a link or no plain file, or somebody else's: it does not begin with
+    ``magic``, or is empty and has a second name.
     """
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    file = unfollowed(str(path), os.O_RDWR | os.O_CREAT)
     try:
         status = os.fstat(file)
-        if (
-            not stat.S_ISREG(status.st_mode)
-            or status.st_nlink > 1
-            or (status.st_size and os.pread(file, len(magic), 0) != magic)
-        ):
+        known = os.pread(file, len(magic), 0) == magic if status.st_size else status.st_nlink == 1
+        if not stat.S_ISREG(status.st_mode) or not known:
             raise OSError(errno.EEXIST, f"{path.name} there is a file of somebody else's")
     except BaseException:
         os.close(file)
         raise
     return file
+
+
+def unfollowed(path: str, flags: int) -> int:
+    """For ``open``: a file, and not one behind a link. Raises OSError where there is a link."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+
+
+def fresh(path: Path) -> BinaryIO:
+    """A new file to write, in the place of what a killed process left there; of a link the link is removed."""
+    path.unlink(missing_ok=True)
+    return open(path, "xb")
 
 
 def replace_own(path: Path, content: bytes) -> None:
@@ -59,12 +68,9 @@ def replace_own(path: Path, content: bytes) -> None:
     What is beside it for a moment is the thread's own: several may write the same.
     """
     unfinished = path.with_name(f"{path.name}-{os.getpid()}-{threading.get_ident()}.part")
-    with suppress(FileNotFoundError):
-        unfinished.unlink()  # of an earlier one of these numbers
-    file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        with open(file, "wb") as stream:
-            stream.write(content)
+        with fresh(unfinished) as file:
+            file.write(content)
         os.replace(unfinished, path)
     except BaseException:
         with suppress(OSError):

@@ -20,6 +20,7 @@ from typing import BinaryIO
 from safetensors import SafetensorError
 
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.own import fresh
 
 SUFFIX = ".partial"
 """Of a staging folder's name: ``.model.k3x9_2ab.partial`` becomes ``model``."""
@@ -64,7 +65,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     staged = {path: path.with_name(f".{path.name}.tmp") for path in files}
     try:
         for path, temporary in staged.items():
-            with disk_errors(path), open(temporary, "wb") as file:
+            with disk_errors(path), fresh(temporary) as file:
                 file.write(files[path])
                 file.flush()
                 os.fsync(file.fileno())

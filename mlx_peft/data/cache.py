@@ -30,7 +30,7 @@ from PIL import Image
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.own import open_own, own_folder, replace_own
+from mlx_peft.core.own import open_own, own_folder, replace_own, unfollowed
 from mlx_peft.data.dataset import Dataset, FileImages, Split
 
 HEADER = struct.Struct("<4sIII")
@@ -109,7 +109,7 @@ class Cache:
         """
         place = f"{self.folder}/{key[:2]}/{key}{SUFFIX}"
         try:
-            file = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            file = unfollowed(place, os.O_RDONLY)
         except OSError:
             return None
         try:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.core.own import own_folder, replace_own
+from mlx_peft.core.own import own_folder, replace_own, unfollowed
 
 MAGIC = b"mlx-peft checked 1\n"
 LIMIT = 2**28
@@ -90,7 +90,7 @@ class Memory:
         assert self.path is not None
         head, each = MAGIC + rules(), 8 + WIDTH[self.kind]
         try:
-            with open(self.path, "rb", opener=_unfollowed) as file:
+            with open(self.path, "rb", opener=unfollowed) as file:
                 content = file.read(LIMIT + _DIGEST + 1)
                 os.utime(file.fileno())
         except OSError:
@@ -102,10 +102,6 @@ class Memory:
         count = len(body) // each
         self.marks = np.frombuffer(body, "<u8", count).astype(np.uint64)
         self.records = np.frombuffer(body, np.uint8, offset=8 * count).reshape(count, each - 8)
-
-
-def _unfollowed(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def mark(*facts: object) -> int:

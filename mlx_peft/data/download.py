@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.own import unfollowed
 
 ATTEMPTS = 3
 TIMEOUT = 30
@@ -19,6 +20,9 @@ TIMEOUT = 30
 
 MAX_BYTES = 2**35
 """Of a file whose size nobody has stated: the largest of the sets here has 20 GB."""
+
+PART = ".mlx-peft.part"
+"""Ends the name of what is not fetched whole yet. (A browser's downloads, which may lie there too, end in .part.)"""
 
 _BLOCK = 2**20
 
@@ -47,13 +51,13 @@ class Remote:
 def fetch(remote: Remote, folder: Path) -> Path:
     """Downloads a file into a folder, unless it is there, and returns its path.
 
-    What a broken download left (``NAME.part``) is continued. The file gets its name only once its size and checksum are
+    What a broken download left (see PART) is continued. The file gets its name only once its size and checksum are
     right. Raises UserError where the server or the disk fails, or where the content is not what it should be.
     """
     target = folder / remote.name
     if target.exists():
         return target
-    part = folder / f"{remote.name}.part"
+    part = folder / f"{remote.name}{PART}"
     print(f"downloading {remote.url} ({remote.megabytes}) to {target}", file=sys.stderr)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +99,7 @@ def _continue(remote: Remote, part: Path) -> None:
         if size is None:
             length = response.headers.get("Content-Length")
             size = None if length is None else (done if continued else 0) + int(length)
-        with part.open("ab" if continued else "wb") as file:
+        with open(part, "ab" if continued else "wb", opener=unfollowed) as file:
             while file.tell() <= (size or MAX_BYTES) and (block := response.read(_BLOCK)):
                 file.write(block)
             file.flush()

@@ -18,6 +18,7 @@ from typing import Any
 from mlx_peft.config.files import load
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.own import unfollowed
 from mlx_peft.core.writing import disk_errors, write_whole
 
 FREE = (
@@ -98,7 +99,7 @@ class RunFolder:
         """
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / ".lock", "w")  # noqa: SIM115
+            lock = open(self.path / ".lock", "ab", opener=unfollowed)  # noqa: SIM115  what is in it stays
         with lock:
             with disk_errors(self.path):
                 try:

@@ -62,7 +62,7 @@ class TensorBoard:
         self._event, self._scalar = Event, scalar_pb
         self._path = folder / f"events.out.tfevents.{time.time_ns()}"
         with disk_errors(self._path):
-            self._file = open(self._path, "wb")  # noqa: SIM115
+            self._file = open(self._path, "xb")  # noqa: SIM115
             self._writer = RecordWriter(self._file)
             self._write(file_version="brain.Event:2")
             self._write(session_log=SessionLog(status=SessionLog.START))

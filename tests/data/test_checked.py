@@ -271,7 +271,7 @@ import numpy as np
 from mlx_peft.config import schema
 from mlx_peft.data.checked import WHOLE, Memory
 config = schema.Data(name="folder", root=Path(sys.argv[1]), cache={"folder": sys.argv[1]})
-for round in range(20):
+for round in range(10):
     Memory.of(config, WHOLE).keep(np.arange(4000, dtype=np.uint64) + np.uint64(int(sys.argv[2])))
     found = Memory.of(config, WHOLE).marks
     assert len(found) == 4000 and found[-1] - found[0] == 3999, (len(found), round)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mlx_peft.core.errors import UserError
-from mlx_peft.data.download import Remote, fetch
+from mlx_peft.data.download import PART, Remote, fetch
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 
@@ -73,18 +73,18 @@ def test_a_file_is_fetched_once_and_announced(server: str, tmp_path: Path, capsy
 
 
 def test_an_earlier_part_is_continued(server: str, tmp_path: Path) -> None:
-    (tmp_path / "set.tar.gz.part").write_bytes(CONTENT[:1234])
+    (tmp_path / f"set.tar.gz{PART}").write_bytes(CONTENT[:1234])
     assert fetch(remote(f"{server}/set.tar.gz"), tmp_path).read_bytes() == CONTENT
     assert Handler.ranges == ["bytes=1234-"]
 
 
 def test_a_server_that_cannot_continue_is_asked_for_the_whole(server: str, tmp_path: Path) -> None:
-    (tmp_path / "whole-only.gz.part").write_bytes(CONTENT[:1234])
+    (tmp_path / f"whole-only.gz{PART}").write_bytes(CONTENT[:1234])
     assert fetch(remote(f"{server}/whole-only.gz"), tmp_path).read_bytes() == CONTENT
 
 
 def test_a_part_that_is_too_long_is_thrown_away(server: str, tmp_path: Path) -> None:
-    (tmp_path / "set.gz.part").write_bytes(CONTENT + b"more")
+    (tmp_path / f"set.gz{PART}").write_bytes(CONTENT + b"more")
     assert fetch(remote(f"{server}/set.gz"), tmp_path).read_bytes() == CONTENT
 
 
@@ -97,7 +97,7 @@ def test_a_connection_that_always_breaks_leaves_a_part_to_continue(server: str, 
     Handler.failures = 99
     with pytest.raises(UserError, match=r"breaking\.gz: cannot be fetched .*by hand"):
         fetch(remote(f"{server}/breaking.gz"), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["breaking.gz.part"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"breaking.gz{PART}"]
 
 
 def test_the_wrong_content_is_refused_and_removed(server: str, tmp_path: Path) -> None:
@@ -136,6 +136,20 @@ def test_a_file_of_unknown_size_is_continued_until_the_server_says_so(server: st
 
 
 def test_a_whole_part_of_unknown_size_is_not_fetched_again(server: str, tmp_path: Path) -> None:
-    (tmp_path / "set.npz.part").write_bytes(CONTENT)
+    (tmp_path / f"set.npz{PART}").write_bytes(CONTENT)
     assert fetch(unknown(f"{server}/set.npz"), tmp_path).read_bytes() == CONTENT
     assert Handler.ranges == [f"bytes={len(CONTENT)}-"]
+
+
+@pytest.mark.parametrize("how", ["file", "link"])
+def test_a_file_of_the_users_is_neither_continued_nor_overwritten(server: str, tmp_path: Path, how: str) -> None:
+    """A browser's own download of the same set, or whatever a link leads to."""
+    theirs = tmp_path / "set.tar.gz.part"
+    theirs.write_bytes(b"a browser's")
+    if how == "link":
+        (tmp_path / f"set.tar.gz{PART}").symlink_to(theirs)
+        with pytest.raises(UserError, match="cannot be written"):
+            fetch(remote(f"{server}/set.tar.gz"), tmp_path)
+    else:
+        assert fetch(remote(f"{server}/set.tar.gz"), tmp_path).read_bytes() == CONTENT
+    assert theirs.read_bytes() == b"a browser's"
