@@ -51,9 +51,10 @@ NONE = "none"
 """In `data.columns`, for no column of splits or groups."""
 
 FACTS = frozenset(
-    {"age", "sex", "gender", "race", "weight", "height", "type", "status", "position", "date", "orientation"}
+    {"age", "sex", "gender", "race", "weight", "height", "type", "status", "position", "date", "view"}
+    | {"class", "label", "category", "target", "diagnosis", "dx", "split", "fold", "set"}
 )
-"""What a patient's columns may say that is not who it is."""
+"""What columns say that is not who or what an image is of."""
 
 SAMPLE = 10_000
 """Rows of a table that are looked at to tell what a column that is not used may hold."""
@@ -111,8 +112,8 @@ def unused(
 
 
 def _may_group(name: str, cells: Sequence[object]) -> bool:
-    """Whether a column may say which images belong together: some have the same value, and it is called like a patient
-    or an identity, or has many values of letters with few images each."""
+    """Whether a column may say which images belong together: some have the same value, and it is called like a patient,
+    or has many values with few images each and is called like an identity or holds letters."""
     values = {str(cell).strip() for cell in cells} - {"", "None", "nan"}
     if not 2 <= len(values) < len(cells):
         return False
@@ -121,11 +122,8 @@ def _may_group(name: str, cells: Sequence[object]) -> bool:
         return False
     if MAYBE_GROUP.search(folded(name)):
         return True
-    few = len(cells) <= FEW * len(values)
-    if words & IDENTITY:
-        return few
-    many = len(values) >= MANY_VALUES and len(cells) >= FEW_AT_LEAST * len(values)
-    return few and many and all(any(map(str.isalpha, value)) for value in values)
+    many = len(values) >= MANY_VALUES and FEW_AT_LEAST * len(values) <= len(cells) <= FEW * len(values)
+    return many and (bool(words & IDENTITY) or all(any(map(str.isalpha, value)) for value in values))
 
 
 def no_group(row: str, column: str) -> UserError:

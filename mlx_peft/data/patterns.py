@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from mlx_peft.core.errors import UserError, suggest
-from mlx_peft.data.litter import files_below
+from mlx_peft.data.litter import files_below, is_litter
 from mlx_peft.data.names import spelled
 from mlx_peft.data.reading import SUFFIXES
 
@@ -45,7 +45,11 @@ class Folders:
                 f"data.columns.image: {pattern!r}: a star stands for folders below {root}, with the columns behind them"
             )
         self._root = root
-        self._folders = sorted(path.relative_to(root).as_posix() for path in root.glob(folder) if path.is_dir())
+        try:
+            found = [path.relative_to(root) for path in root.glob(folder) if path.is_dir()]
+        except (ValueError, OSError) as error:  # ``a**`` is no pattern to pathlib
+            raise UserError(f"data.columns.image: {pattern!r} names no folders ({error})") from error
+        self._folders = sorted(path.as_posix() for path in found if not any(map(is_litter, path.parts)))
 
     def path(self, cells: Sequence[str]) -> str:
         """Where the image of a row is; the pattern where it is in none. Raises UserError where it is in two."""

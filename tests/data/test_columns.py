@@ -65,7 +65,7 @@ def test_of_a_patient_and_a_lesion_the_patient_is_kept_together(images: Path, op
             (name, lambda n: str(n // 2))
             for name in ("patient_hash", "caseRef", "Subject (anonymised)", "series", "visit")
         ),
-        *((name, lambda n: f"{n // 3}") for name in ("eye_code", "frame no", "plantUID")),
+        *((name, lambda n: f"{n // 2}") for name in ("eye_code", "frame no", "plantUID")),
         ("photographer", lambda n: "abcdefghij"[min(n, 9) if n < 9 else n % 9]),
     ],
 )
@@ -92,6 +92,8 @@ def test_a_column_that_may_be_of_groups_is_noted(
         ("Patient Age", lambda n: 30 + n // 2),
         ("patient_sex", lambda n: "fm"[n % 2]),
         ("width", lambda n: 640),
+        ("class_id", lambda n: n % 2),
+        ("scanner_id", lambda n: n % 3),
         ("case_image_no", lambda n: n),
         ("remark", lambda n: ""),
     ],
@@ -150,6 +152,11 @@ def test_a_pattern_s_star_stands_for_the_folders_of_a_set_in_parts(images: Path,
         opened_as("csv", images)
     dataset = opened_as("csv", images, columns={"image": "part_*/{image_id}.jpg"}, split=NONE_HELD)
     assert dataset.train.images.identifiers[:2] == ("part_1/i0.jpg", "part_2/i1.jpg")
+    (images / ".hidden").mkdir()
+    save(images / ".hidden" / "i2.jpg")
+    assert opened_as("csv", images, columns={"image": "**/{image_id}.jpg"}, split=NONE_HELD).train.size == ROWS
+    with pytest.raises(UserError, match=r"data\.columns\.image: 'a\*\*b/\{image_id\}\.jpg' (names no folders|\w+)"):
+        opened_as("csv", images, columns={"image": "a**b/{image_id}.jpg"})
     save(images / "part_2" / "i0.jpg")
     with pytest.raises(UserError, match=r"part_1/i0\.jpg and part_2/i0\.jpg are both called as data\.columns\."):
         opened_as("csv", images, columns={"image": "part_*/{image_id}.jpg"})

@@ -257,7 +257,10 @@ def test_a_refusal_says_what_was_left_out(tmp_path: Path) -> None:
     (root / "ant").mkdir()
     for file in (pool / "ant").iterdir():
         (root / "ant" / file.name).symlink_to(file)
-    with pytest.raises(UserError, match=r"(?s)ant: no images in this class.*links .* out of the root: 2 \(ant/0"):
+    with pytest.raises(
+        UserError,
+        match=r"(?s)ant: no images in this class.*copy the images .* links lead to.* root: 2 \(ant/0",
+    ):
         opened(root)
     root = made(tmp_path / "phone", *(f"{name}/{n}.HEIC" for n in range(3) for name in ("ant", "bee")))
     with pytest.raises(UserError, match=r"(?s)no images.*formats that are not .* JPEG \(\.heic\): 6 \(ant/0\.HEIC"):

@@ -136,6 +136,10 @@ def _size(folder: Folder) -> int:
     return folder.size
 
 
+def _linked(folder: Folder) -> bool:
+    return any(inside.links for inside in folder.walk())
+
+
 def _listed(names: list[str]) -> str:
     return ("class " if len(names) == 1 else "classes ") + ", ".join(map(repr, names))
 
@@ -143,7 +147,7 @@ def _listed(names: list[str]) -> str:
 def _names(found: Classes, root: Path, place: str) -> tuple[str, ...]:
     """The names of the classes that are trained on, sorted. Raises UserError where there are none, or one has no
     images."""
-    where = root / place
+    where, linked = root / place, "copy the images that its links lead to into it: links are not followed"
     if not found:
         raise UserError(
             f"{where}: no class folders; each class is a folder of images: {where.name}/CLASS/IMAGE.jpg"
@@ -151,9 +155,10 @@ def _names(found: Classes, root: Path, place: str) -> tuple[str, ...]:
         )
     for folders in found.values():
         if not any(map(_size, folders)):
+            remedy = linked if any(map(_linked, folders)) else "remove it if it is no class"
             raise UserError(
-                f"{printable(str(root / folders[0].path))}: no images in this class folder "
-                f"(taken: {', '.join(SUFFIXES)}); remove it if it is no class"
+                f"{printable(str(root / folders[0].path))}: no images in this class folder (taken: "
+                f"{', '.join(SUFFIXES)}); {remedy}"
             )
     return tuple(found)
 
