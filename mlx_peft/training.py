@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -46,8 +47,23 @@ def cross_entropy(logits: mx.array, targets: mx.array, count: mx.array, smoothin
     return mx.where(valid, rows, 0.0).sum() / count
 
 
+class _CorrectedAdamW(AdamW):
+    """MLX's own has 1 - beta^t as a difference in float32, which has lost most digits where beta is near 1."""
+
+    def correction(self, beta: float) -> mx.array | float:
+        """1 - beta^t to float32's rounding, at every beta and step t."""
+        return -mx.expm1(self.step.astype(mx.float32) * math.log(beta)) if beta else 1.0
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
+        lr, (b1, b2) = self.learning_rate, self.betas
+        state["m"] = b1 * state["m"] + (1 - b1) * gradient
+        state["v"] = b2 * state["v"] + (1 - b2) * mx.square(gradient)
+        root = mx.sqrt(state["v"]) * (1 / self.correction(b2)) ** 0.5 + self.eps
+        return parameter * (1 - lr * self.weight_decay) - lr / self.correction(b1) * state["m"] / root
+
+
 def adamw(config: AdamWConfig, weight_decay: float) -> Optimizer:
-    return AdamW(config.lr, list(config.betas), config.eps, weight_decay, bias_correction=True)
+    return _CorrectedAdamW(config.lr, list(config.betas), config.eps, weight_decay)
 
 
 def sgd(config: SGDConfig, weight_decay: float) -> Optimizer:
@@ -121,7 +137,8 @@ class Update:
             gradients, _ = clip_grad_norm(gradients, self.clip_norm)
         stepped, next_slots = dict(parameters), {}
         for group, (optimizer, ratio, names) in self.groups.items():
-            optimizer.state = slots[group] | {"learning_rate": lr * ratio}
+            # A copy of each dictionary in it: MLX's optimisers put the new moments in the place of the old ones.
+            optimizer.state = tree_map(lambda slot: slot, slots[group]) | {"learning_rate": lr * ratio}
             stepped |= optimizer.apply_gradients({n: gradients[n] for n in names}, {n: parameters[n] for n in names})
             next_slots[group] = optimizer.state
         if self.importance:

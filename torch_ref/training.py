@@ -21,6 +21,9 @@ Arrays = dict[str, Tensor]
 INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000
 """Of the loss under float16 (Micikevicius et al. 2018, section 3.2), as torch's ``GradScaler`` has them."""
 
+COUNTED = 2**24
+"""As far as float32, in which torch's AdamW counts its steps, can be counted one by one."""
+
 
 def cross_entropy(logits: Tensor, targets: Tensor, count: float, smoothing: float) -> Tensor:
     """Sum of the rows' losses / count, in float32; a row that only fills the batch up adds nothing.
@@ -81,6 +84,7 @@ class Update:
         self.scaled = config.precision == "float16"
         self.parameters = parameters
         self.loss_scale, self.good_steps = INITIAL_SCALE, 0
+        self.steps = 0
         weight_decay = config.optimizer.weight_decay
         groups: dict[tuple[bool, float], list[Tensor]] = {}
         for name, p in parameters.items():
@@ -105,7 +109,12 @@ class Update:
             torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         for group, ratio in zip(self.optimizer.param_groups, self.lr_ratios, strict=True):
             group["lr"] = lr * ratio
+        if self.steps >= COUNTED:
+            for slots in self.optimizer.state.values():
+                if "step" in slots:
+                    slots["step"].fill_(self.steps)
         self.optimizer.step()
+        self.steps += 1
         if self.importance and observe:
             self.importance.observe(self.averages, self.parameters)
         self.optimizer.zero_grad()
@@ -140,6 +149,7 @@ class Update:
             prefix = f"slots.{name}."
             slots = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             self.optimizer.state[p] = {slot: laid_out(value, p) for slot, value in slots.items()}
+        self.steps = max((int(value) for key, value in state.items() if key.endswith(".step")), default=0)
         for average, values in self.averages.items():
             for name, value in values.items():
                 value.copy_(state[f"{average}.{name}"])
