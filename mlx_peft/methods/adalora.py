@@ -53,8 +53,7 @@ class AdaLoRALinear(LoRALinear):
     def __call__(self, x: mx.array) -> mx.array:
         if self.forms(x):
             return super().__call__(x)
-        down = (self.dropout(x) @ self.lora_A.astype(x.dtype).T) * self.lora_E.astype(x.dtype).T
-        return mx.addmm(self.base_layer(x), down, (self.scaling * self.placed(self.lora_B)).astype(x.dtype).T)
+        return self.plus(self.base_layer(x), self.dropout(x), *self.factors())
 
 
 class Importance:

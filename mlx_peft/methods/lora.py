@@ -26,7 +26,7 @@ from convert.factors import initial_factors, row_norms
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.sites import PARTS, Site
 from mlx_peft.methods.targets import unwrap, wrap
-from mlx_peft.models.layers import Linear
+from mlx_peft.models.layers import Linear, spread
 from mlx_peft.models.stochastic import Dropout
 from mlx_peft.models.vit import VisionTransformer
 
@@ -157,9 +157,9 @@ class DoRALinear(LoRALinear):
             y = frozen = self.less_initial(self.base_layer.product(x), x)
             if dropped is not x:
                 frozen = self.less_initial(self.base_layer.product(dropped), dropped)
-            y = y + (c - 1).astype(x.dtype) * frozen
+            y = y + spread(c - 1, y.shape, x.dtype) * frozen
             y = self.plus(y, dropped, self.lora_A, c[:, None] * self.placed(self.lora_B))
-        return y if bias is None else y + bias.astype(x.dtype)
+        return y if bias is None else y + spread(bias, y.shape, x.dtype)
 
     def formed(self) -> mx.array:
         """c (W + s B A) ``(out, in)``, in float32."""

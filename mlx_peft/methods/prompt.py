@@ -19,6 +19,7 @@ from convert.initial import uniform
 from mlx_peft.config.methods import VPT
 from mlx_peft.core.errors import UserError
 from mlx_peft.methods.targets import find, replace
+from mlx_peft.models.layers import spread
 from mlx_peft.models.stochastic import Dropout
 from mlx_peft.models.vit import Block, VisionTransformer
 
@@ -45,7 +46,7 @@ class PromptedBlock(nn.Module):
 
     def __call__(self, x: mx.array, queries: int | None = None) -> mx.array:
         if "prompts" in self:
-            prompts = mx.broadcast_to(self.prompts.astype(x.dtype), (x.shape[0], *self.prompts.shape[1:]))
+            prompts = spread(self.prompts, (x.shape[0], *self.prompts.shape[1:]), x.dtype)
             x = mx.concatenate([x, self.dropout(prompts)], axis=1)
         if self.leaving and queries is None:
             queries = x.shape[1] - self.leaving

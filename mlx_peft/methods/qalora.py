@@ -46,7 +46,8 @@ class QALoRALinear(LoRALinear):
     def pooled(self, x: mx.array) -> mx.array:
         """The sum, or the mean, of each group of x's inputs: ``(..., in / g)``."""
         groups = x.reshape(*x.shape[:-1], -1, self.group_size)
-        return groups.mean(axis=-1) if self.average else groups.sum(axis=-1)
+        groups = groups.astype(mx.float32)
+        return (groups.mean(axis=-1) if self.average else groups.sum(axis=-1)).astype(x.dtype)
 
     def __call__(self, x: mx.array) -> mx.array:
         pooled = self.dropout(self.pooled(x))

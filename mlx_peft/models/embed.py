@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.models.layers import norm
+from mlx_peft.models.layers import norm, spread
 
 
 class PatchProjection(nn.Module):
@@ -28,7 +28,7 @@ class PatchProjection(nn.Module):
         x = x[:, : grid * patch, : grid * patch].reshape(batch, grid, patch, grid, patch, 3)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, grid * grid, patch * patch * 3)
         x = x @ self.weight.astype(x.dtype).reshape(dim, -1).T
-        return x + self.bias.astype(x.dtype) if "bias" in self else x
+        return x + spread(self.bias, x.shape, x.dtype) if "bias" in self else x
 
 
 class PatchEmbed(nn.Module):

@@ -1,6 +1,7 @@
 """The small layers of a ViT. A parameter is cast to the dtype of the activation that meets it.
 
-So frozen weights may be stored in half precision and trained ones in float32, and no layer needs to know.
+So frozen weights may be stored in half precision and trained ones in float32, and no layer needs to know. The gradient
+of a parameter that meets every row is a sum over thousands of them: it is accumulated in float32, whatever the dtype.
 """
 
 from __future__ import annotations
@@ -10,6 +11,25 @@ import mlx.nn as nn
 
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.models.gelu import gelu
+
+
+def spread(parameter: mx.array, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+    """The parameter, broadcast to a shape, in a dtype; its gradient sums what it was spread to in float32."""
+    if parameter.dtype == dtype:
+        return mx.broadcast_to(parameter, shape)
+
+    # Metal adds up in the dtype of what it adds: in bfloat16 a few hundred rows are enough to lose the rest.
+    @mx.custom_function
+    def spread_out(parameter: mx.array) -> mx.array:
+        return mx.broadcast_to(parameter.astype(dtype), shape)
+
+    @spread_out.vjp
+    def spread_out_vjp(parameter, cotangent, _):  # type: ignore[no-untyped-def]
+        before = len(shape) - parameter.ndim
+        axes = [axis for axis, n in enumerate((1,) * before + parameter.shape) if n != shape[axis]]
+        return cotangent.astype(mx.float32).sum(axes).reshape(parameter.shape)
+
+    return spread_out(parameter)
 
 
 class Linear(nn.Module):
@@ -52,7 +72,9 @@ class Linear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         if "bias" in self:
-            return mx.addmm(self.bias.astype(x.dtype), x, self.weight.astype(x.dtype).T)
+            weight = self.weight.astype(x.dtype)
+            bias = self.bias if self.bias.dtype == x.dtype else spread(self.bias, (*x.shape[:-1], len(weight)), x.dtype)
+            return mx.addmm(bias, x, weight.T)
         return self.product(x)
 
 
@@ -66,7 +88,10 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def __call__(self, x: mx.array) -> mx.array:
-        return mx.fast.layer_norm(x, self.weight.astype(x.dtype), self.bias.astype(x.dtype), self.eps)
+        if self.weight.dtype == self.bias.dtype == x.dtype:
+            return mx.fast.layer_norm(x, self.weight, self.bias, self.eps)
+        normed = mx.fast.layer_norm(x, None, None, self.eps)
+        return normed * spread(self.weight, x.shape, x.dtype) + spread(self.bias, x.shape, x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -78,7 +103,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def __call__(self, x: mx.array) -> mx.array:
-        return mx.fast.rms_norm(x, self.weight.astype(x.dtype), self.eps)
+        if self.weight.dtype == x.dtype:
+            return mx.fast.rms_norm(x, self.weight, self.eps)
+        return mx.fast.rms_norm(x, None, self.eps) * spread(self.weight, x.shape, x.dtype)
 
 
 class LayerScale(nn.Module):
@@ -89,7 +116,7 @@ class LayerScale(nn.Module):
         self.gamma = mx.ones((dim,))
 
     def __call__(self, x: mx.array) -> mx.array:
-        return x * self.gamma.astype(x.dtype)
+        return x * spread(self.gamma, x.shape, x.dtype)
 
 
 def quick_gelu(x: mx.array) -> mx.array:

@@ -7,7 +7,7 @@ import mlx.nn as nn
 
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.models.attention import attend
-from mlx_peft.models.layers import Linear, norm
+from mlx_peft.models.layers import Linear, norm, spread
 from mlx_peft.models.mlp import Mlp
 
 
@@ -31,7 +31,8 @@ class AttentionPool(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         batch, tokens, _ = x.shape
-        q = self.q(self.latent.astype(x.dtype)).reshape(1, 1, self.num_heads, self.head_dim).transpose(0, 2, 1, 3)
+        q = self.q(self.latent.astype(mx.float32))  # one row, for all images
+        q = q.reshape(1, 1, self.num_heads, self.head_dim).transpose(0, 2, 1, 3)
         kv = self.kv(x).reshape(batch, tokens, 2, self.num_heads, self.head_dim).transpose(2, 0, 3, 1, 4)
-        x = self.proj(attend(mx.broadcast_to(q, (batch, *q.shape[1:])), kv[0], kv[1]))
+        x = self.proj(attend(spread(q, (batch, *q.shape[1:]), x.dtype), kv[0], kv[1]))
         return (x + self.mlp(self.norm(x)))[:, 0]

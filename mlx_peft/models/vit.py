@@ -11,7 +11,7 @@ from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.models.attention import Attention
 from mlx_peft.models.embed import PatchEmbed
-from mlx_peft.models.layers import Linear, layer_scale, norm
+from mlx_peft.models.layers import Linear, layer_scale, norm, spread
 from mlx_peft.models.mlp import MLPS
 from mlx_peft.models.pool import AttentionPool
 from mlx_peft.models.stochastic import Dropout, DropPath, current_key, next_key, randomness
@@ -93,12 +93,12 @@ class VisionTransformer(nn.Module):
         """Images to the blocks' input ``(batch, tokens, dim)``."""
         x = self.patch_embed(x)
         before = [self[name] for name in ("cls_token", "dist_token", "reg_token") if name in self]
-        tokens = [mx.broadcast_to(t.astype(x.dtype), (x.shape[0], *t.shape[1:])) for t in before]
+        tokens = [spread(t, (x.shape[0], *t.shape[1:]), x.dtype) for t in before]
         if self.architecture.pos_embed and self.architecture.no_embed_class:
-            x = x + self.pos_embed.astype(x.dtype)
+            x = x + spread(self.pos_embed, x.shape, x.dtype)
         x = mx.concatenate([*tokens, x], axis=1)
         if self.architecture.pos_embed and not self.architecture.no_embed_class:
-            x = x + self.pos_embed.astype(x.dtype)
+            x = x + spread(self.pos_embed, x.shape, x.dtype)
         return self.norm_pre(x)
 
     def between(self, x: mx.array, start: int, stop: int) -> mx.array:
@@ -120,7 +120,7 @@ class VisionTransformer(nn.Module):
             x = x[:, self.architecture.num_prefix_tokens :]
         if self.architecture.global_pool == "map":
             return self.attn_pool(x)
-        mean = x.mean(axis=1)
+        mean = x.astype(mx.float32).mean(axis=1).astype(x.dtype)  # in float16 the sum of many tokens overflows
         return mean if self.architecture.global_pool == "avg" else mx.concatenate([token, mean], axis=1)
 
     def vectors(self, x: mx.array) -> list[mx.array]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from convert.codes.affine import packed
 from mlx_peft.config.quantization import QAT
-from mlx_peft.models.layers import Linear
+from mlx_peft.models.layers import Linear, spread
 from mlx_peft.quant.affine import QuantizedLinear, dequantize, quantize
 
 SMALLEST = 1e-7
@@ -111,7 +111,7 @@ class AwareLayer:
 
     def __call__(self, x: mx.array) -> mx.array:
         y = x @ self.rounded().astype(x.dtype).T
-        return y + self.base.bias.astype(x.dtype) if "bias" in self.base else y
+        return y + spread(self.base.bias, y.shape, x.dtype) if "bias" in self.base else y
 
 
 class LearnedLayer(AwareLayer):

@@ -57,5 +57,5 @@ class Attend:
     def __call__(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         q, k, v = (self.before[name](x) for name, x in (("q", q), ("k", k), ("v", v)))
         logits = (q @ k.swapaxes(-1, -2)) * q.shape[-1] ** -0.5
-        x = self.before["softmax"](mx.softmax(logits, axis=-1)) @ v
+        x = self.before["softmax"](mx.softmax(logits, axis=-1, precise=True)) @ v
         return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)

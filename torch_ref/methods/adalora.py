@@ -53,8 +53,7 @@ class AdaLoRALinear(LoRALinear):
     def forward(self, x: Tensor) -> Tensor:
         if self.forms(x):
             return super().forward(x)
-        down = (self.dropout(x) @ self.lora_A.to(x.dtype).T) * self.lora_E.to(x.dtype).T
-        return self.base_layer(x) + down @ (self.scaling * self.placed(self.lora_B)).to(x.dtype).T
+        return self.plus(self.base_layer(x), self.dropout(x), *self.factors())
 
 
 class Importance:

@@ -19,6 +19,7 @@ from convert.initial import uniform
 from mlx_peft.config.methods import VPT
 from mlx_peft.core.errors import UserError
 from torch_ref.methods.targets import find, replace
+from torch_ref.models.layers import spread
 from torch_ref.models.stochastic import Dropout
 from torch_ref.models.vit import Block, VisionTransformer
 
@@ -45,7 +46,7 @@ class PromptedBlock(nn.Module):
 
     def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
         if hasattr(self, "prompts"):
-            prompts = self.prompts.to(x.dtype).expand(x.shape[0], -1, -1)
+            prompts = spread(self.prompts, (x.shape[0], *self.prompts.shape[1:]), x.dtype)
             x = torch.cat([x, self.dropout(prompts)], dim=1)
         if self.leaving and queries is None:
             queries = x.shape[1] - self.leaving

@@ -1,11 +1,13 @@
 """The small layers of a ViT. A parameter is cast to the dtype of the activation that meets it.
 
-So frozen weights may be stored in half precision and trained ones in float32, and no layer needs to know.
+So frozen weights may be stored in half precision and trained ones in float32, and no layer needs to know. The gradient
+of a parameter that meets every row is a sum over thousands of them: it is accumulated in float32, whatever the dtype.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,22 @@ from torch import Tensor, nn
 
 from mlx_peft.config.architecture import Architecture
 from torch_ref.models.gelu import gelu
+
+
+def spread(parameter: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The parameter, broadcast to a shape, in a dtype; its gradient sums what it was spread to in float32."""
+    return parameter.expand(shape) if parameter.dtype == dtype else _Spread.apply(parameter, shape, dtype)
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        ctx.shape = parameter.shape
+        return parameter.to(dtype).expand(shape)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        return cotangent.float().sum_to_size(ctx.shape), None, None
 
 
 class Linear(nn.Module):
@@ -64,7 +82,30 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        if self.weight.dtype == self.bias.dtype == x.dtype or x.is_cuda:
+            return F.layer_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        return _LayerNorm.apply(x, self.weight, self.bias, self.eps)
+
+
+class _LayerNorm(torch.autograd.Function):
+    """``F.layer_norm`` in the dtype of x with a backward pass in float32: torch's own on a CPU adds up the gradients of
+    weight and bias, row by row, in the dtype of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), eps)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        x, *saved = (tensor.float() for tensor in ctx.saved_tensors)
+        weight, bias, mean, rstd = saved
+        wanted = list(ctx.needs_input_grad[:3])
+        dx, dw, db = torch.ops.aten.native_layer_norm_backward(
+            cotangent.float(), x, x.shape[-1:], mean, rstd, weight, bias, wanted
+        )
+        return None if dx is None else dx.to(cotangent.dtype), dw, db, None
 
 
 class RMSNorm(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mlx_peft.config.architecture import Architecture
 from torch_ref.models.attention import attend
-from torch_ref.models.layers import Linear, norm
+from torch_ref.models.layers import Linear, norm, spread
 from torch_ref.models.mlp import Mlp
 
 
@@ -31,7 +31,8 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, _ = x.shape
-        q = self.q(self.latent.to(x.dtype)).reshape(1, 1, self.num_heads, self.head_dim).transpose(1, 2)
+        q = self.q(self.latent.float())  # one row, for all images
+        q = q.reshape(1, 1, self.num_heads, self.head_dim).transpose(1, 2)
         k, v = self.kv(x).reshape(batch, tokens, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        x = self.proj(attend(q.expand(batch, -1, -1, -1), k, v))
+        x = self.proj(attend(spread(q, (batch, *q.shape[1:]), x.dtype), k, v))
         return (x + self.mlp(self.norm(x)))[:, 0]

@@ -13,7 +13,7 @@ from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.quantization import Quantization
 from torch_ref.models.attention import Attention
 from torch_ref.models.embed import PatchEmbed
-from torch_ref.models.layers import Linear, layer_scale, norm
+from torch_ref.models.layers import Linear, layer_scale, norm, spread
 from torch_ref.models.mlp import MLPS
 from torch_ref.models.pool import AttentionPool
 from torch_ref.models.stochastic import Dropout, DropPath
@@ -95,7 +95,7 @@ class VisionTransformer(nn.Module):
         """Images to the blocks' input ``(batch, tokens, dim)``."""
         x = self.patch_embed(x)
         before = [getattr(self, name) for name in ("cls_token", "dist_token", "reg_token") if hasattr(self, name)]
-        tokens = [t.to(x.dtype).expand(x.shape[0], -1, -1) for t in before]
+        tokens = [spread(t, (x.shape[0], *t.shape[1:]), x.dtype) for t in before]
         if self.architecture.pos_embed and self.architecture.no_embed_class:
             x = x + self.pos_embed.to(x.dtype)
         x = torch.cat([*tokens, x], dim=1)
