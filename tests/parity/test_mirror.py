@@ -26,7 +26,7 @@ ONLY_HERE = {
     "backend.py": {"to_mlx", "to_timm", "to_numpy", "device"},
     "models/gelu.py": {"LIMIT", "PHI", "SLOPE", "rational_gelu"},
     "models/stochastic.py": {"current_key", "next_key"},
-    "training.py": {"Slots", "Group", "COUNTED"},
+    "training.py": {"Slots", "Group", "COUNTED", "laid_out"},
 }
 
 
