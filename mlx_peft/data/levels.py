@@ -162,7 +162,11 @@ def check_level(classes: Classes, where: Path) -> tuple[str, ...]:
             f"data.variant: {OUTER}; where the folders in them are, set data.variant: {INNER}; where one of "
             "them is the set, set data.root to it"
         )
-    return tuple(f"all images of class {name!r} lie in folders in it: {named(inside)}" for name, inside in deep.items())
+    like = [f"{name!r} is taken for a class, though it is called like a split" for name in classes if plain_split(name)]
+    return (
+        *like,
+        *(f"all images of class {name!r} lie in folders in it: {named(inside)}" for name, inside in deep.items()),
+    )
 
 
 def _between(folders: Iterable[Folder]) -> list[str]:

@@ -84,7 +84,9 @@ def test_a_class_that_is_called_almost_like_a_split_is_a_class(tmp_path: Path) -
         "train_station",
         "valley",
     )
-    assert opened(made(tmp_path / "2", "train", "boat")).classes == ("boat", "train")
+    dataset = opened(made(tmp_path / "2", "test", "boat", "ship"))
+    assert dataset.classes == ("boat", "ship", "test")
+    assert dataset.notes == ("'test' is taken for a class, though it is called like a split",)
 
 
 def test_a_split_s_own_name_comes_before_a_second_one(tmp_path: Path) -> None:

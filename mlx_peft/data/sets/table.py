@@ -28,7 +28,7 @@ MAX_ROWS = 10_000_000
 MAX_GROUPS = 2**28
 """Letters that the groups of all rows may take, each as many as the longest: a gigabyte."""
 
-_SEP = re.compile(r"sep=(.)\s*\Z", re.IGNORECASE)
+_SEP = re.compile(r"sep=([,;|:\t])\s*\Z", re.IGNORECASE)
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 
 
