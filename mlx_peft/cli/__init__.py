@@ -5,13 +5,13 @@ from __future__ import annotations
 
 def main() -> None:
     """``mlx-peft``: the commands, on MLX unless a file or an option says otherwise."""
-    from mlx_peft.cli.app import app
+    from mlx_peft.cli.process import run
 
-    app(prog_name="mlx-peft", obj="mlx")
+    run("mlx-peft", "mlx")
 
 
 def torch_main() -> None:
     """``torch-ref``: the same commands, on PyTorch."""
-    from mlx_peft.cli.app import app
+    from mlx_peft.cli.process import run
 
-    app(prog_name="torch-ref", obj="torch")
+    run("torch-ref", "torch")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_peft.cli.common import AsJson, echo_json
+from mlx_peft.cli.common import AsJson, echo, echo_json
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -35,7 +35,7 @@ def bench(
     if as_json:
         echo_json(bench.summary(settings, report))
     else:
-        typer.echo(bench.table(settings, report))
+        echo(bench.table(settings, report))
 
 
 @app.command()
@@ -59,4 +59,4 @@ def data(
     if as_json:
         echo_json(bench_data.summary(settings, speeds, shares))
     else:
-        typer.echo(bench_data.table(settings, speeds, shares))
+        echo(bench_data.table(settings, speeds, shares))

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from mlx_peft.cli.common import echo_file
+
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name: see `ls recipes`.", show_default=False)]
 
 
@@ -13,4 +15,4 @@ def cat(recipe: Recipe) -> None:
     """Show a recipe, its parts put together."""
     from mlx_peft.config import recipes
 
-    typer.echo(recipes.text(recipe), nl=False)
+    echo_file(recipes.text(recipe))

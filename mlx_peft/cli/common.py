@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ import typer
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import to_json
+from mlx_peft.core.text import printable_lines
 
 if TYPE_CHECKING:
     from mlx_peft.config.schema import Experiment, Model
@@ -90,16 +92,16 @@ def echo_written(out: Path, written: Written) -> None:
 
     if written.sqnr:
         width = max(map(len, written.sqnr))
-        typer.echo(f"{'layer':<{width}}  SQNR")
+        echo(f"{'layer':<{width}}  SQNR")
         for path, decibels in written.sqnr.items():
-            typer.echo(f"{path:<{width}}  {decibels:.1f} dB")
+            echo(f"{path:<{width}}  {decibels:.1f} dB")
     if written.logits is not None:
-        typer.echo(
+        echo(
             f"quantised to {described(written.quantization)}; on noise images the logits change by "
             f"{100 * written.logits:.2f} %"
         )
     for file in sorted(out.iterdir()):
-        typer.echo(f"{file}  {file.stat().st_size:,} bytes")
+        echo(f"{file}  {file.stat().st_size:,} bytes")
 
 
 def check_picture(option: str, path: Path) -> None:
@@ -112,5 +114,36 @@ def check_picture(option: str, path: Path) -> None:
         raise UserError(f"{option}: there is no folder {path.parent} to write {path.name} in")
 
 
+def echo(text: object, *, err: bool = False) -> None:
+    """Prints a text of one or several lines; whatever a name in it holds, a terminal obeys none of it.
+
+    Raises UserError where it cannot be written.
+    """
+    _print(f"{printable_lines(str(text))}\n", err)
+
+
 def echo_json(value: Any) -> None:
-    typer.echo(to_json(value))
+    """Prints one JSON document; in ASCII where the encoding of standard output is not UTF-8.
+
+    Raises UserError for a number that JSON has no word for, and where it cannot be written.
+    """
+    unicode = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    try:
+        text = to_json(value, ascii=not unicode)
+    except ValueError as error:
+        raise UserError(f"the result holds NaN or an infinity, which JSON has no word for: {error}") from None
+    _print(f"{text}\n")
+
+
+def echo_file(text: str) -> None:
+    """Prints what a file is to hold: as it is where it goes to one, and as ``echo`` where a person reads it."""
+    _print(printable_lines(text) if sys.stdout.isatty() else text)
+
+
+def _print(text: str, err: bool = False) -> None:
+    try:
+        typer.echo(text, err=err, nl=False)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"standard {'error' if err else 'output'} cannot be written: {error.strerror}") from None

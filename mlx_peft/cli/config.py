@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mlx_peft.cli.common import Backend, Config, Overrides, echo_json, read_experiment
+from mlx_peft.cli.common import Backend, Config, Overrides, echo, echo_file, echo_json, read_experiment
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show, check or explain configurations.")
 
@@ -16,7 +16,7 @@ def show(ctx: typer.Context, config: Config, overrides: Overrides = None, backen
 
     from mlx_peft.config.files import dump
 
-    typer.echo(dump(experiment), nl=False)
+    echo_file(dump(experiment))
 
 
 @app.command()
@@ -29,7 +29,7 @@ def validate(ctx: typer.Context, config: Config, overrides: Overrides = None) ->
 
     architecture = architecture_of(experiment.model)
     check_method(experiment, architecture, experiment.quantize)
-    typer.echo(f"{config}: valid")
+    echo(f"{config}: valid")
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mlx_peft.cli.common import AdapterName, AsJson, Backend, Weights, backend_of, echo_json
+from mlx_peft.cli.common import AdapterName, AsJson, Backend, Weights, backend_of, echo, echo_json
 
 if TYPE_CHECKING:
     from mlx_peft.engine.convert import Converted
@@ -90,34 +90,34 @@ def convert(
     if as_json:
         echo_json(summary(done))
     else:
-        echo(done)
+        show(done)
 
 
-def echo(done: Converted) -> None:
+def show(done: Converted) -> None:
     base = done.source.asked
-    typer.echo(f"{base.source}: {done.source.kind}, as {base.name}, {base.architecture.img_size} px")
+    echo(f"{base.source}: {done.source.kind}, as {base.name}, {base.architecture.img_size} px")
     for note in done.notes:
-        typer.echo(f"note: {note}")
+        echo(f"note: {note}")
     for file, size in done.files.items():
-        typer.echo(f"{file}  {size:,} bytes")
-    typer.echo(f"open it with: {done.opened}")
+        echo(f"{file}  {size:,} bytes")
+    echo(f"open it with: {done.opened}")
     if done.proof is None:
-        typer.echo("not proved, as was asked")
+        echo("not proved, as was asked")
     else:
-        echo_proof(done.proof)
+        show_proof(done.proof)
 
 
-def echo_proof(proof: Proof) -> None:
+def show_proof(proof: Proof) -> None:
     for name, difference in {**proof.rows, **proof.exported}.items():
-        typer.echo(f"  {difference:.1e}  {name}")
+        echo(f"  {difference:.1e}  {name}")
     for name, difference in proof.change.items():
-        typer.echo(f"{name}: the logits change by {100 * difference:.2g} %")
+        echo(f"{name}: the logits change by {100 * difference:.2g} %")
     for reason in proof.unproved:
-        typer.echo(f"not compared: {reason}")
+        echo(f"not compared: {reason}")
     if proof.largest is None:
-        typer.echo("nothing could be compared here: the conversion is not proved")
+        echo("nothing could be compared here: the conversion is not proved")
     else:
-        typer.echo(f"proved on noise images: largest relative difference {proof.largest:.1e}")
+        echo(f"proved on noise images: largest relative difference {proof.largest:.1e}")
 
 
 def summary(done: Converted) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mlx_peft.cli.cat import Recipe
+from mlx_peft.cli.common import echo
 from mlx_peft.core.errors import UserError
 
 
@@ -17,14 +19,11 @@ def cp(
 ) -> None:
     """Copy a recipe, its parts put together, to edit it."""
     from mlx_peft.config import recipes
+    from mlx_peft.core.writing import write_whole
 
     text = recipes.text(recipe)
     file = out / f"{recipe}.yaml" if out.is_dir() else out
-    try:
-        with file.open("x", encoding="utf-8") as copy:
-            copy.write(text)
-    except FileExistsError:
-        raise UserError(f"{file} is already there: choose another name, or remove it") from None
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}") from None
-    typer.echo(file)
+    if os.path.lexists(file):
+        raise UserError(f"{file} is already there: choose another name, or remove it")
+    write_whole(file, text.encode())
+    echo(file)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mlx_peft.cli.common import AsJson, Backend, Run, backend_of, echo_json
+from mlx_peft.cli.common import AsJson, Backend, Run, backend_of, echo, echo_json
 
 
 def eval(
@@ -33,11 +33,11 @@ def eval(
     splits, loaded = examine_splits(run, [split], backend_of(ctx, backend), model=model)
     found = splits[split]
     details = found.details(loaded.classes)
-    written = evaluation.write(out, split, found.metrics, details, found.confusion) if out else []
     if as_json:
         facts = {"run": str(run), **({"model": str(model)} if model else {}), "split": split}
         echo_json({**facts, "metrics": found.metrics, **details})
-        return
-    typer.echo(metrics_line(split, found.metrics))
-    for path in written:
-        typer.echo(str(path))
+    else:
+        echo(metrics_line(split, found.metrics))
+    if out:  # after all is said: a full disk does not take back what was measured
+        for path in evaluation.write(out, split, found.metrics, details, found.confusion):
+            echo(path, err=as_json)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mlx_peft.cli.common import AsJson, echo_json
+from mlx_peft.cli.common import AsJson, echo, echo_json
+from mlx_peft.core.text import printable
 
 
 def info(
@@ -27,15 +28,15 @@ def info(
     for key, value in found.items():
         plain = key == "quantization" and value is None and found.get("model") is not None
         for index, line in enumerate(["none"] if plain else lines(value)):
-            typer.echo(f"{'' if index else key.replace('_', ' '):<14} {line}".rstrip())
+            echo(f"{'' if index else key.replace('_', ' '):<14} {line}".rstrip())
 
 
 def lines(value: Any) -> list[str]:
     """A value of the report as lines for a person."""
     if isinstance(value, dict):
-        return [f"{key}: {item}" for key, item in value.items()] or ["-"]
+        return [printable(f"{key}: {item}") for key, item in value.items()] or ["-"]
     if isinstance(value, list):
-        return [str(item) for item in value] or ["-"]
+        return [printable(str(item)) for item in value] or ["-"]
     if isinstance(value, int) and not isinstance(value, bool):
         return [f"{value:,}"]
-    return ["unknown" if value is None else str(value)]
+    return ["unknown" if value is None else printable(str(value))]

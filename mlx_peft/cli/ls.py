@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-from mlx_peft.cli.common import AsJson, echo_json
+from mlx_peft.cli.common import AsJson, echo, echo_json
 from mlx_peft.core.errors import UserError, suggest
 
 Kind = Literal["models", "methods", "datasets", "recipes", "suites"]
@@ -38,11 +38,9 @@ def ls(
         rows = [["name", *facts, HEADING.get(kind, "description")]] * bool(facts) + [cells(entry) for entry in found]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
-            typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+            echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
         if kind == "models":
-            typer.echo(
-                "whether the hub asks for consent first (gating) is not known of any; a download says so", err=True
-            )
+            echo("whether the hub asks for consent first (gating) is not known of any; a download says so", err=True)
     else:
         raise UserError(f"no {kind} match {pattern!r}{suggest(pattern, entries)}")
 

@@ -15,6 +15,7 @@ from mlx_peft.cli.common import (
     Weights,
     backend_of,
     base_of,
+    echo,
     echo_written,
 )
 
@@ -43,4 +44,4 @@ def merge(
     )  # fmt: skip
     echo_written(out, written)
     if written.quantization is None and written.in_timm:
-        typer.echo(f'open it with: timm.create_model("local-dir:{out}")')
+        echo(f'open it with: timm.create_model("local-dir:{out}")')

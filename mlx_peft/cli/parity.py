@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_peft.cli.common import AsJson, echo_json
+from mlx_peft.cli.common import AsJson, echo, echo_json
 
 
 def parity(
@@ -33,14 +33,14 @@ def parity(
         results.append(cell)
         if not as_json:
             if len(results) == 1:
-                typer.echo(parity.HEADER)
-            typer.echo(parity.row(cell))
+                echo(parity.HEADER)
+            echo(parity.row(cell))
     report = parity.summary(results)
     if as_json:
         echo_json(report)
     elif report["passed"]:
-        typer.echo(f"\nthe backends agree in all {len(results)} cells")
+        echo(f"\nthe backends agree in all {len(results)} cells")
     else:
-        typer.echo(f"\nthe backends differ in {sum(not cell.passed for cell in results)} of {len(results)} cells")
+        echo(f"\nthe backends differ in {sum(not cell.passed for cell in results)} of {len(results)} cells")
     if not report["passed"]:
         raise typer.Exit(1)

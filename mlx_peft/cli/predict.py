@@ -16,8 +16,10 @@ from mlx_peft.cli.common import (
     Weights,
     backend_of,
     base_of,
+    echo,
     echo_json,
 )
+from mlx_peft.core.text import printable
 
 
 def predict(
@@ -44,8 +46,8 @@ def predict(
     if as_json:
         echo_json(results)
         return
-    width = max(len(str(path)) for path in images)
+    width = max(len(printable(str(path))) for path in images)
     for result in results:
         for rank, guess in enumerate(result["predictions"]):
-            image = "" if rank else result["image"]
-            typer.echo(f"{image:<{width}}  {100 * guess['probability']:5.1f} %  {guess['class']}")
+            image = "" if rank else printable(result["image"])
+            echo(f"{image:<{width}}  {100 * guess['probability']:5.1f} %  {printable(guess['class'])}")

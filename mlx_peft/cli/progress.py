@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from mlx_peft.core.text import printable_lines
 from mlx_peft.engine.progress import EpochEvent, StepEvent
 from mlx_peft.report.format import headline, seconds, size
 
@@ -36,7 +37,7 @@ class Lines:
     """One plain line for each logged step, and one for each epoch."""
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(printable_lines(text), file=sys.stderr, flush=True)
 
     def start(self, step: int, steps: int, epochs: int) -> None:
         self.note(f"{steps} steps in {epochs} epochs" + (f", {step} of them done" if step else ""))
@@ -60,7 +61,7 @@ class Bars:
         self._task = bars.add_task("loading", total=None, facts="")
 
     def note(self, text: str) -> None:
-        self._bars.console.print(text, markup=False)
+        self._bars.console.print(printable_lines(text), markup=False)
 
     def start(self, step: int, steps: int, epochs: int) -> None:
         self._bars.reset(self._task, total=steps, completed=step, description=f"epoch 1/{epochs}", facts="")

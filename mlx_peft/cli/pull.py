@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mlx_peft.cli.common import echo
+
 
 def pull(
     repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository.", show_default=False)],
@@ -23,5 +25,5 @@ def pull(
 
     commit = share.pull(repository, out, revision)
     for file in sorted(out.iterdir()):
-        typer.echo(f"{file}  {file.stat().st_size:,} bytes")
-    typer.echo(f"commit {commit}")
+        echo(f"{file}  {file.stat().st_size:,} bytes")
+    echo(f"commit {commit}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_peft.cli.common import AdapterName, Backend, backend_of
+from mlx_peft.cli.common import AdapterName, Backend, backend_of, echo, echo_file
 
 
 def push(
@@ -42,8 +42,8 @@ def push(
     with packed(source, backend_of(ctx, backend), name=adapter, merged=merged) as parcel:
         text = card(parcel, repository)
         for note in parcel.notes:
-            typer.echo(note, err=True)
+            echo(note, err=True)
         if dry_run:
-            typer.echo(text, nl=False)
+            echo_file(text)
             return
-        typer.echo(upload(repository, {**parcel.files, "README.md": text.encode()}, private=private, revision=revision))
+        echo(upload(repository, {**parcel.files, "README.md": text.encode()}, private=private, revision=revision))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_peft.cli.common import AsJson, echo_json
+from mlx_peft.cli.common import AsJson, echo, echo_file, echo_json
+from mlx_peft.core.text import printable
 
 if TYPE_CHECKING:
-    from mlx_peft.report.gather import Run
+    from mlx_peft.report.gather import Damaged, Run
 
 
 def report(
@@ -22,26 +23,34 @@ def report(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set the finished runs below a folder side by side."""
+    """Set the finished runs below a folder side by side.
+
+    A run whose files are damaged is left out and named, and the exit status is then 1.
+    """
     from mlx_peft.report import gather, tables, vtab
 
-    runs = gather.finished_runs(folder)
+    found = gather.gathered(folder)
+    runs = found.finished
     if as_json:
         echo_json([tables.row(run) for run in runs])
     else:
-        show(runs)
+        show(runs, found.damaged)
         for line in vtab.lines(runs):
-            typer.echo(line)
-    if unfinished := gather.unfinished_runs(folder):
-        typer.echo(f"left out, not finished: {', '.join(map(str, unfinished))}", err=True)
+            echo(line)
+    if found.unfinished:
+        echo(f"left out, not finished: {', '.join(map(str, found.unfinished))}", err=True)
+    for one in found.damaged:
+        echo(f"left out, damaged: {printable(one.name)}: {printable(one.reason)}", err=True)
     if out is not None:
         from mlx_peft.report import files
 
-        for path in files.write(runs, out):
-            typer.echo(path, err=True)
+        for path in files.write(runs, out, found.damaged):
+            echo(path, err=True)
+    if found.damaged:
+        raise typer.Exit(1)
 
 
-def show(runs: Sequence[Run]) -> None:
+def show(runs: Sequence[Run], damaged: Sequence[Damaged] = ()) -> None:
     """The table, as suits standard output: drawn on a terminal, in Markdown elsewhere."""
     from rich.console import Console
 
@@ -51,4 +60,4 @@ def show(runs: Sequence[Run]) -> None:
     if console.is_terminal:
         console.print(tables.table(runs))
     else:
-        typer.echo(tables.markdown(runs), nl=False)
+        echo_file(tables.markdown(runs, damaged))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mlx_peft.cli.common import AsJson, Backend, Run, backend_of, echo_json
+from mlx_peft.cli.common import AsJson, Backend, Run, backend_of, echo, echo_json
 
 
 def simulate(
@@ -51,10 +51,8 @@ def simulate(
         images=images,
         seed=seed,
     )
-    report = simulate_run(
-        run, simulations, split, backend_of(ctx, backend), note=lambda text: typer.echo(text, err=True)
-    )
+    report = simulate_run(run, simulations, split, backend_of(ctx, backend), note=lambda text: echo(text, err=True))
     if as_json:
         echo_json(document(report))
     else:
-        typer.echo("\n".join(lines(report)))
+        echo("\n".join(lines(report)))

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -61,8 +61,12 @@ def sweep(
             write(runs, outcomes, out)
     if as_json:
         echo_json({"runs": [entry(run, outcomes) | {"result": run.folder.read_result()} for run in runs]})
-    elif finished := finished_runs(runs):
-        show(finished)
+    else:
+        finished, damaged = finished_runs(runs)
+        for one in damaged:
+            note(f"left out, damaged: {one.name}: {one.reason}")
+        if finished:
+            show(finished, damaged)
     failed = [name for name, outcome in outcomes.items() if outcome.status == "failed"]
     if failed:
         note(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
@@ -76,14 +80,15 @@ def sweep(
 
 def write(runs: Sequence[Run], outcomes: Mapping[str, Outcome], out: Path) -> None:
     """Writes what became of each run so far, as ``sweep.json``; the finished ones as ``table.md`` and ``table.csv``."""
-    from mlx_peft.core.writing import write_whole
+    from mlx_peft.core.writing import write_together
     from mlx_peft.engine.run import write_json
     from mlx_peft.report import tables
 
     write_json(out / "sweep.json", {"runs": [entry(run, outcomes) for run in runs]})
-    if finished := finished_runs(runs):
-        write_whole(out / "table.md", tables.markdown(finished).encode())
-        write_whole(out / "table.csv", tables.to_csv(finished).encode())
+    finished, damaged = finished_runs(runs)
+    if finished:
+        texts = {"table.md": tables.markdown(finished, damaged), "table.csv": tables.to_csv(finished)}
+        write_together({out / name: text.encode() for name, text in texts.items()})
 
 
 def entry(run: Run, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -98,17 +103,31 @@ def entry(run: Run, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     }
 
 
-def finished_runs(runs: Sequence[Run]) -> list[Any]:
-    """Those that are finished, by their names in the suite, for a table."""
-    from mlx_peft.report.gather import read_run
+def finished_runs(runs: Sequence[Run]) -> tuple[list[Any], list[Any]]:
+    """Those that are finished, by their names in the suite, for a table; and those of them that are damaged."""
+    from mlx_peft.core.errors import UserError
+    from mlx_peft.report.gather import Damaged, read_run
 
-    done = [run for run in runs if run.folder.result.exists()]
-    return [found for run in done if (found := read_run(run.folder.path, run.name))]
+    finished, damaged = [], []
+    for run in (run for run in runs if run.folder.result.exists()):
+        try:
+            finished += [found] if (found := read_run(run.folder.path, run.name)) else []
+        except UserError as error:
+            damaged.append(Damaged(run.name, str(error)))
+    return finished, damaged
 
 
 def work() -> None:
     """The process of one run: see ``mlx_peft.engine.sweep.run``."""
+    from mlx_peft.cli.process import prepared
+
     replies, sys.stdout = sys.stdout, sys.stderr  # what else is printed is no reply
+    with prepared():
+        obey(replies)
+
+
+def obey(replies: TextIO) -> None:
+    """Makes the run of the order on standard input."""
     try:
         from mlx_peft.cli.progress import watch
         from mlx_peft.config.schema import Experiment

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_peft.cli.common import AsJson, Backend, Config, Overrides, echo_json, read_experiment
+from mlx_peft.cli.common import AsJson, Backend, Config, Overrides, echo, echo_json, read_experiment
 
 if TYPE_CHECKING:
     from mlx_peft.config.schema import Experiment
@@ -47,7 +47,7 @@ def train(
         echo_json(result)
     else:
         places = {"adapter": run / "adapter", "ranks": figure, "pictures": pictures}
-        typer.echo("\n".join([summary(result), *(f"{name:<8} {place}" for name, place in places.items() if place)]))
+        echo("\n".join([summary(result), *(f"{name:<8} {place}" for name, place in places.items() if place)]))
 
 
 def default_run(config: str, experiment: Experiment) -> Path:

@@ -6,14 +6,15 @@ import json
 import re
 from typing import Any
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+from mlx_peft.core.text import UNSEEN
 
 
 def to_json(value: Any, *, indent: int | None = 2, ascii: bool = False) -> str:
     r"""The value as JSON that can be encoded as UTF-8, without a newline at its end.
 
     A file's name that is not UTF-8 comes back as it was: its bytes are escapes (``\udcff``), which Python's reader
-    turns into the name that ``open`` takes. Other letters stay as they are, unless ``ascii`` has them escaped too.
+    turns into the name that ``open`` takes. What a terminal would obey is escaped too; other letters stay as they are,
+    unless ``ascii`` is true.
 
     Args:
         indent: spaces of each level; None: everything on one line.
@@ -23,7 +24,12 @@ def to_json(value: Any, *, indent: int | None = 2, ascii: bool = False) -> str:
         TypeError: for what is no plain value.
     """
     text = json.dumps(value, indent=indent, ensure_ascii=ascii, allow_nan=False)
-    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return UNSEEN.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    """Inside texts the encoder leaves no newline: those that there are lay out the document."""
+    return match[0] if match[0] == "\n" else json.dumps(match[0])[1:-1]
 
 
 def canonical(value: Any) -> str:

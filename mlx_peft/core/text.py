@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 
-_UNSEEN = re.compile(
+UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # controls: ESC, newline, and the eight-bit ones that some terminals obey
     "\u00ad\u061c\u180e\u200b\u200e\u200f\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # have no width
     "\u2028\u2029\u202a-\u202e"  # end a line, or turn the direction of all that follows
     "\ud800-\udfff]"  # not text: half a pair, or a byte of a file's name that is not UTF-8
 )
-"""Joiners (U+200C, U+200D) are not among them: Persian and emoji are written with them."""
+"""A sign that is not seen, or moves what is. Joiners (U+200C, U+200D) are none: Persian and emoji are written so."""
 
 _SHORT = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 _MARKS = re.compile(r"[|`*\[\]~]|<(?=[a-zA-Z/!?])|\\(?=[!-/:-@\[-`{-~])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
@@ -27,7 +27,7 @@ def printable(text: str) -> str:
 
     A byte of a file's name that is not UTF-8 is ``\xff``. All other letters, marks and emoji stay.
     """
-    return _UNSEEN.sub(_written_out, text)
+    return UNSEEN.sub(_written_out, text)
 
 
 def printable_lines(text: str) -> str:

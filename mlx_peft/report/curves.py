@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mlx_peft.report.drawing import save
+from mlx_peft.core.text import printable
+from mlx_peft.report.drawing import png
 from mlx_peft.report.format import NAMED
 from mlx_peft.report.gather import Run
 
@@ -17,8 +17,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", ":", "-.")
 
 
-def draw(runs: Sequence[Run], path: Path) -> bool:
-    """Writes the figure as PNG, 300 dots an inch. Returns False, and writes nothing, where no run was validated.
+def draw(runs: Sequence[Run]) -> bytes | None:
+    """The figure as PNG, 300 dots an inch; None where no run was validated.
 
     Only what can be compared is drawn: the AUROC of runs that have no accuracy only where no run has one.
     """
@@ -28,15 +28,15 @@ def draw(runs: Sequence[Run], path: Path) -> bool:
         if curves:
             break
     else:
-        return False
+        return None
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes = figure.add_subplot()
-    for index, (name, curve) in enumerate(curves.items()):
+    lines = []
+    for index, curve in enumerate(curves.values()):
         dashes = DASHES[index // len(COLOURS) % len(DASHES)]
-        axes.plot(
+        lines += axes.plot(
             [epoch for epoch, _ in curve],
             [100 * value for _, value in curve],
-            label=name,
             color=COLOURS[index % len(COLOURS)],
             linestyle=dashes,
             linewidth=1.6,
@@ -50,6 +50,8 @@ def draw(runs: Sequence[Run], path: Path) -> bool:
     axes.set_ylabel(f"validation {NAMED[measure]} (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25, linewidth=0.6)
-    axes.legend(frameon=False, fontsize=8)
-    save(figure, path, 300)
-    return True
+    legend = axes.legend(lines, ["-"] * len(lines), frameon=False, fontsize=8)
+    for text, name in zip(legend.get_texts(), curves, strict=True):
+        text.set_parse_math(False)  # a name may have dollar signs, or begin with the underscore that hides a label
+        text.set_text(printable(name))
+    return png(figure, 300)

@@ -1,12 +1,14 @@
-"""What the pictures share: text that fits where it stands, and their files."""
+"""What the pictures share: text that fits where it stands, and their bytes."""
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mlx_peft.core.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +25,8 @@ def width(line: str, points: float) -> float:
 
 
 def fitted(line: str, inches: float, points: float) -> str:
-    """The line, or as much of its beginning as fits, with an ellipsis."""
+    """The line, what is not seen in it written out, or as much of its beginning as fits, with an ellipsis."""
+    line = printable(line)
     if width(line, points) <= inches:
         return line
     fits, too_long = 0, len(line)
@@ -36,10 +39,12 @@ def fitted(line: str, inches: float, points: float) -> str:
     return f"{line[:fits]}…"
 
 
-def save(figure: Figure, path: Path, dpi: int) -> None:
-    """Writes a figure as PNG. Letters that the font lacks are drawn as boxes, without a warning for each."""
+def png(figure: Figure, dpi: int) -> bytes:
+    """A figure as PNG. Letters that the font lacks are drawn as boxes, without a warning for each."""
+    file = io.BytesIO()
     with _any_script():
-        figure.savefig(path, dpi=dpi, metadata={"Software": None})
+        figure.savefig(file, dpi=dpi, format="png", metadata={"Software": None})
+    return file.getvalue()
 
 
 @contextmanager

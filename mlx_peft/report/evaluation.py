@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlx_peft.core.writing import disk_errors
-from mlx_peft.report.drawing import fitted, save, width
+from mlx_peft.core.json_io import to_json
+from mlx_peft.core.text import csv_cell
+from mlx_peft.core.writing import disk_errors, write_together
+from mlx_peft.report.drawing import fitted, png, width
 
 NAMED = 40
 """Up to so many classes the confusion matrix names them."""
@@ -22,8 +24,8 @@ LABEL = 1.5
 BLUE, GREY = "#0072B2", "#999999"
 
 
-def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> None:
-    """Writes a heat map as PNG, 200 dots an inch: of each true class, the share that was taken for each class.
+def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> bytes:
+    """A heat map as PNG, 200 dots an inch: of each true class, the share that was taken for each class.
 
     A row whose class has no image is left white. Long names are cut: the figure grows with the longest, up to LABEL.
     """
@@ -53,11 +55,11 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], p
     bar = figure.colorbar(image, ax=axes, label="share of the true class (%)", shrink=0.8)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
-    save(figure, path, 200)
+    return png(figure, 200)
 
 
-def draw_reliability(reliability: Mapping[str, Sequence[float | None]], ece: float, path: Path) -> None:
-    """Writes a reliability diagram (Guo et al. 2017) as PNG, 200 dots an inch: accuracy by confidence, and images."""
+def draw_reliability(reliability: Mapping[str, Sequence[float | None]], ece: float) -> bytes:
+    """A reliability diagram (Guo et al. 2017) as PNG, 200 dots an inch: accuracy by confidence, and images."""
     from matplotlib.figure import Figure
 
     count, confidence, accuracy = (
@@ -82,11 +84,11 @@ def draw_reliability(reliability: Mapping[str, Sequence[float | None]], ece: flo
     for some in (axes, below):
         some.spines[["top", "right"]].set_visible(False)
         some.tick_params(labelsize=8)
-    save(figure, path, 200)
+    return png(figure, 200)
 
 
-def draw_classes(per_class: Mapping[str, Sequence[float | None]], classes: Sequence[str], path: Path) -> None:
-    """Writes each class's AUROC and average precision as PNG, 200 dots an inch, with the number of images that have it.
+def draw_classes(per_class: Mapping[str, Sequence[float | None]], classes: Sequence[str]) -> bytes:
+    """Each class's AUROC and average precision as PNG, 200 dots an inch, with the number of images that have it.
 
     A class that all images have, or none, has no bars.
     """
@@ -109,7 +111,7 @@ def draw_classes(per_class: Mapping[str, Sequence[float | None]], classes: Seque
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     figure.legend(frameon=False, fontsize=7.5, loc="outside lower center", ncols=2)
-    save(figure, path, 200)
+    return png(figure, 200)
 
 
 def write(
@@ -118,31 +120,33 @@ def write(
     """Writes ``SPLIT.json``, ``SPLIT-reliability.png`` and, where there is one, ``SPLIT-confusion`` as CSV and PNG.
 
     Where images may have several classes, there is ``SPLIT-classes.png`` in the place of the pictures. Returns
-    them. Raises UserError where the folder cannot be written to.
+    them. Raises UserError where they cannot be written; then none of them is changed.
     """
-    facts, reliability = folder / f"{split}.json", folder / f"{split}-reliability.png"
+    classes, places = details["classes"], {}
+
+    def add(ending: str, content: bytes) -> None:
+        places[folder / f"{split}{ending}"] = content
+
+    add(".json", f"{to_json({'split': split, 'metrics': metrics, **details})}\n".encode())
+    if not details["reliability"]:
+        add("-classes.png", draw_classes(details["per_class"], classes))
+    else:
+        add("-reliability.png", draw_reliability(details["reliability"], metrics["ece"]))
+        if confusion is not None:
+            add("-confusion.csv", _as_csv(confusion, classes).encode())
+            add("-confusion.png", draw_confusion(confusion.tolist(), classes))
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"split": split, "metrics": metrics, **details}, indent=2, ensure_ascii=False)
-        facts.write_text(text + "\n", "utf-8")
-        if not details["reliability"]:
-            pictured = folder / f"{split}-classes.png"
-            draw_classes(details["per_class"], details["classes"], pictured)
-            return [facts, pictured]
-        draw_reliability(details["reliability"], metrics["ece"], reliability)
-        if confusion is None:
-            return [facts, reliability]
-        classes, table, picture = (
-            details["classes"],
-            folder / f"{split}-confusion.csv",
-            folder / f"{split}-confusion.png",
-        )
-        with open(table, "w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["true class", *classes])
-            rows.writerows([name, *row] for name, row in zip(classes, confusion.tolist(), strict=True))
-        draw_confusion(confusion.tolist(), classes, picture)
-    return [facts, reliability, table, picture]
+    write_together(places)
+    return list(places)
+
+
+def _as_csv(confusion: np.ndarray, classes: Sequence[str]) -> str:
+    file = io.StringIO()
+    rows, names = csv.writer(file), [csv_cell(name) for name in classes]
+    rows.writerow(["true class", *names])
+    rows.writerows([name, *row] for name, row in zip(names, confusion.tolist(), strict=True))
+    return file.getvalue()
 
 
 def write_result(run: Path, result: Mapping[str, Any]) -> Path | None:

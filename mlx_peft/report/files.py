@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import disk_errors, write_together
 from mlx_peft.report import curves, tables
-from mlx_peft.report.gather import Run
+from mlx_peft.report.gather import Damaged, Run
 
 
-def write(runs: Sequence[Run], out: Path) -> list[Path]:
-    """Writes ``table.md``, ``table.csv`` and, where a run was validated, ``curves.png``; returns what was written."""
-    markdown, table, figure = out / "table.md", out / "table.csv", out / "curves.png"
-    try:
+def write(runs: Sequence[Run], out: Path, damaged: Sequence[Damaged] = ()) -> list[Path]:
+    """Writes ``table.md``, ``table.csv`` and, where a run was validated, ``curves.png``; returns what was written.
+
+    Raises UserError where they cannot be written; then none of them is changed.
+    """
+    files = {
+        out / "table.md": tables.markdown(runs, damaged).encode(),
+        out / "table.csv": tables.to_csv(runs).encode(),
+    }
+    if figure := curves.draw(runs):
+        files[out / "curves.png"] = figure
+    with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        markdown.write_text(tables.markdown(runs), "utf-8")
-        table.write_text(tables.to_csv(runs), "utf-8")
-        drawn = curves.draw(runs, figure)
-    except OSError as error:
-        raise UserError(f"{error.filename or out}: {error.strerror}") from None
-    return [markdown, table, *([figure] if drawn else [])]
+    write_together(files)
+    return list(files)

@@ -1,13 +1,82 @@
-"""The finished runs below a folder."""
+"""The runs below a folder: the finished ones, and which were left out, and why."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from mlx_peft.core.errors import UserError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mlx_peft.core.errors import UserError, shortened
+
+LARGEST = 2**28
+"""Bytes of a file that is read: a result with the confusion of a thousand classes has a hundredth."""
+
+LAST_EPOCH = 10**9
+
+Text = Annotated[str, Field(max_length=1000)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Measure = Annotated[float, Field(ge=-1e18, le=1e18)]
+
+
+class _Part(BaseModel):
+    """A part of a result: what is shown must be of its kind, the rest may be anything, and all of it may be missing."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class _Split(_Part):
+    top1: Share | None = None
+    auroc: Share | None = None
+    loss: Measure | None = None
+
+
+class _Metrics(_Part):
+    val: _Split | None = None
+    test: _Split | None = None
+
+
+class _Parameters(_Part):
+    trainable: Count | None = None
+    adapter: Count | None = None
+
+
+class _Time(_Part):
+    train_seconds: Measure | None = None
+    epoch_seconds: Measure | None = None
+    images_per_second: Measure | None = None
+
+
+class _Stored(_Part):
+    total_bytes: Count | None = None
+
+
+class _Memory(_Part):
+    peak_bytes: Count | None = None
+
+
+class _Selected(_Part):
+    epoch: Count | None = None
+
+
+class Result(_Part):
+    """What of a ``result.json`` is shown. It says what a run is by nothing but its identity."""
+
+    run_id: Text
+    method: Text | None = None
+    model: Text | None = None
+    dataset: Text | None = None
+    backend: Text | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    metrics: _Metrics | None = None
+    parameters: _Parameters | None = None
+    time: _Time | None = None
+    stored: _Stored | None = None
+    memory: _Memory | None = None
+    selected: _Selected | None = None
 
 
 @dataclass(frozen=True)
@@ -30,41 +99,105 @@ class Run:
         return [(int(record["epoch"]), record[key]) for record in self.metrics if key in record and "epoch" in record]
 
 
-def finished_runs(folder: Path) -> list[Run]:
-    """Every finished run below a folder, the folder itself included, in the order of their paths.
+@dataclass(frozen=True)
+class Damaged:
+    """A run that cannot be shown, and what is wrong with it."""
 
-    Raises UserError where there is none, and where a file of one cannot be read.
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The runs below a folder, the folder itself included, in the order of their paths.
+
+    Attributes:
+        damaged: finished, and left out: a file of theirs cannot be read, or is not what a run writes.
+        unfinished: the folders of those that were begun and have no result.
     """
+
+    finished: list[Run]
+    damaged: list[Damaged]
+    unfinished: list[Path]
+
+
+def gathered(folder: Path) -> Gathered:
+    """Looks for runs. Raises UserError where there is no finished one that is whole."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
-    paths = [path.parent for path in sorted(folder.rglob("result.json"))]
-    runs = [run for path in paths if (run := read_run(path, _name(path, folder)))]
+    runs: list[Run] = []
+    damaged: list[Damaged] = []
+    for path in sorted(folder.rglob("result.json")):
+        name = _name(path.parent, folder)
+        try:
+            runs += [run] if (run := read_run(path.parent, name)) else []
+        except UserError as error:
+            damaged.append(Damaged(name, str(error)))
     if not runs:
-        raise UserError(f"no finished run below {folder} (a finished run has a result.json)")
-    return runs
-
-
-def unfinished_runs(folder: Path) -> list[Path]:
-    """The folders of runs that were begun and have no result."""
+        told = "".join(f"\n  left out, damaged: {one.name}: {one.reason}" for one in damaged)
+        raise UserError(f"no finished run below {folder} (a finished run has a result.json){told}")
     begun = (path.parent for path in sorted(folder.rglob("metrics.jsonl")))
-    return [path for path in begun if not (path / "result.json").exists()]
+    return Gathered(runs, damaged, [path for path in begun if not (path / "result.json").exists()])
 
 
 def read_run(folder: Path, name: str) -> Run | None:
-    """The finished run in a folder, under a name; None where its ``result.json`` is not a run's.
+    """The finished run in a folder, under a name; None where its ``result.json`` is another program's.
 
-    Raises UserError where a file of it cannot be read.
+    Raises UserError, with what is wrong, where a file of it cannot be read or is not what a run writes.
     """
+    result, log = _read(folder / "result.json"), folder / "metrics.jsonl"
+    ours = log.exists() or (folder / "config.yaml").exists()
+    if not ours and not (isinstance(result, dict) and "run_id" in result):
+        return None
     try:
-        result = json.loads((folder / "result.json").read_text("utf-8"))
-        if not isinstance(result, dict) or "run_id" not in result:
-            return None
-        log = folder / "metrics.jsonl"
-        lines = log.read_text("utf-8").splitlines() if log.exists() else []
-        metrics = tuple(json.loads(line) for line in lines)
+        Result.model_validate(result)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the whole of it"
+        raise UserError(f"result.json is not a run's: {place}: {first['msg']}") from None
+    return Run(name, result, tuple(_records(log)) if log.exists() else ())
+
+
+def _records(log: Path) -> list[dict[str, float]]:
+    found = []
+    for number, line in enumerate(_text(log).splitlines(), start=1):
+        record = _parsed(line, f"line {number} of {log.name}")
+        if not isinstance(record, dict) or not all(map(_is_number, record.values())):
+            raise UserError(f"line {number} of {log.name} is no record of numbers")
+        whole = record.get("epoch", 1)
+        if not 0 <= whole <= LAST_EPOCH or not float(whole).is_integer():
+            raise UserError(f"line {number} of {log.name}: there is no epoch {whole}")
+        if any(not 0 <= record.get(key, 0) <= 1 for key in ("val_top1", "val_auroc")):
+            raise UserError(f"line {number} of {log.name}: a share should be from 0 to 1")
+        found.append(record)
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and -1e18 <= value <= 1e18  # which NaN is not
+
+
+def _read(path: Path) -> Any:
+    return _parsed(_text(path), path.name)
+
+
+def _text(path: Path) -> str:
+    try:
+        if not path.is_file():
+            raise UserError(f"{path.name} is not a file")
+        if (size := path.stat().st_size) > LARGEST:
+            raise UserError(f"{path.name} has {size:,} bytes, and no run's has more than {LARGEST:,}")
+        return path.read_text("utf-8")
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is not a readable run: {error}") from None
-    return Run(name, result, metrics)
+        raise UserError(f"{path.name} cannot be read: {error}") from None
+
+
+def _parsed(text: str, what: str) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{what} is no JSON: {shortened(str(error), 200)}") from None
+    return value
 
 
 def _name(path: Path, folder: Path) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_peft.core.text import printable
-from mlx_peft.core.writing import disk_errors
+from mlx_peft.core.writing import disk_errors, write_whole
 from mlx_peft.data.labels import NONE
 from mlx_peft.engine.preview import Shown
-from mlx_peft.report.drawing import fitted, save
+from mlx_peft.report.drawing import fitted, png
 
 POINTS = 7
 """Of the captions' letters."""
@@ -37,7 +37,7 @@ def draw(images: Sequence[Shown], path: Path) -> None:
         axes.set_title(text, fontsize=POINTS, parse_math=False)  # a name may have dollar signs
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(figure, path, 150)
+    write_whole(path, png(figure, 150))
 
 
 def caption(image: Shown) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_peft.core.writing import disk_errors
+from mlx_peft.core.writing import write_whole
 from mlx_peft.engine.run import read_metrics
+from mlx_peft.report.drawing import png
 
 PREFIX = "rank/"
 ADAPTER = re.compile(r"blocks\.(\d+)\.(?:attn|mlp)\.(.+)")
@@ -25,11 +26,11 @@ def last_ranks(records: Iterable[Mapping[str, float]]) -> dict[str, int]:
     return found
 
 
-def draw(ranks: Mapping[str, int], path: Path) -> bool:
-    """Writes the figure as PNG, 200 dots an inch. Returns False, and writes nothing, where there are no ranks."""
+def draw(ranks: Mapping[str, int]) -> bytes | None:
+    """The figure as PNG, 200 dots an inch; None where there are no ranks."""
     cells = {(int(match[1]), match[2]): rank for name, rank in ranks.items() if (match := ADAPTER.fullmatch(name))}
     if not cells:
-        return False
+        return None
     from matplotlib.figure import Figure  # here, since most runs draw nothing and need not wait for it
     from matplotlib.ticker import MaxNLocator
 
@@ -55,8 +56,7 @@ def draw(ranks: Mapping[str, int], path: Path) -> bool:
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
-    figure.savefig(path, dpi=200, metadata={"Software": None})
-    return True
+    return png(figure, 200)
 
 
 def write(run: Path) -> Path | None:
@@ -65,5 +65,8 @@ def write(run: Path) -> Path | None:
     Raises UserError where its metrics cannot be read or the figure cannot be written.
     """
     out, metrics = run / "ranks.png", run / "metrics.jsonl"
-    with disk_errors(out):
-        return out if metrics.exists() and draw(last_ranks(read_metrics(metrics)), out) else None
+    figure = draw(last_ranks(read_metrics(metrics))) if metrics.exists() else None
+    if figure is None:
+        return None
+    write_whole(out, figure)
+    return out

@@ -10,9 +10,12 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
+from mlx_peft.core import text
+from mlx_peft.core.text import printable
 from mlx_peft.report.format import MISSING, count, decimal, percent
-from mlx_peft.report.gather import Run
+from mlx_peft.report.gather import Damaged, Run
 
 
 @dataclass(frozen=True)
@@ -101,23 +104,24 @@ def _told(runs: Sequence[Run]) -> list[Column]:
 
 
 def table(runs: Sequence[Run]) -> Table:
-    """The table for a terminal."""
+    """The table for a terminal, which obeys nothing in a name: neither escapes nor rich's markup."""
     line, columns = shared(runs)
-    view = Table(box=SIMPLE_HEAD, title=line or None, title_justify="left")
+    view = Table(box=SIMPLE_HEAD, title=Text(printable(line)) if line else None, title_justify="left")
     view.add_column("run", overflow="fold")
     for column in columns:
         view.add_column(column.heading, justify="right" if column.numeric else "left", overflow="fold")
     for run in runs:
-        view.add_row(run.name, *(column.text(run.value(column.key)) for column in columns))
+        cells = [run.name, *(column.text(run.value(column.key)) for column in columns)]
+        view.add_row(*(Text(printable(cell)) for cell in cells))
     return view
 
 
-def markdown(runs: Sequence[Run]) -> str:
-    """The table in Markdown, its columns aligned for whoever reads the source."""
+def markdown(runs: Sequence[Run], damaged: Sequence[Damaged] = ()) -> str:
+    """The table in Markdown, its columns aligned for whoever reads the source; below it, what had to be left out."""
     line, columns = shared(runs)
     rows = [["run", *(column.heading for column in columns)]]
     rows += [[run.name, *(column.text(run.value(column.key)) for column in columns)] for run in runs]
-    rows = [[cell.replace("|", "\\|") for cell in cells] for cells in rows]
+    rows = [[text.markdown(cell) for cell in cells] for cells in rows]
     numeric = [False, *(column.numeric for column in columns)]
     widths = [max(3, *map(len, cells)) for cells in zip(*rows, strict=True)]
 
@@ -130,13 +134,20 @@ def markdown(runs: Sequence[Run]) -> str:
 
     rule = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, numeric, strict=True)]
     lines = [aligned(rows[0]), joined(rule), *map(aligned, rows[1:])]
-    return "\n".join([*([f"All runs: {line}.", ""] if line else []), *lines]) + "\n"
+    left_out = [f"Left out, damaged: {text.markdown(one.name)}: {text.markdown(one.reason)}." for one in damaged]
+    above = [f"All runs: {text.markdown(line)}.", ""] if line else []
+    return "\n".join([*above, *lines, *(part for one in left_out for part in ("", one))]) + "\n"
 
 
 def to_csv(runs: Sequence[Run]) -> str:
-    """The values themselves: fractions, seconds, bytes; empty where one was not measured."""
+    """The values themselves: fractions, seconds, bytes; empty where one was not measured.
+
+    A name that a spreadsheet would take for a formula stands behind an apostrophe.
+    """
     out = io.StringIO()
     writer = csv.DictWriter(out, ["run", *KEYS], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(map(row, runs))
+    for run in runs:
+        cells = {key: text.csv_cell(value) if isinstance(value, str) else value for key, value in row(run).items()}
+        writer.writerow(cells)
     return out.getvalue()

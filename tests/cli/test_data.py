@@ -168,11 +168,11 @@ def test_the_report_is_printed_though_the_sheet_cannot_be_drawn(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(os, "fsync", full)
     done = command("data", "check", "digits")
     assert done.exit_code == 2
     assert done.stdout.startswith("digits: ")
-    assert "contact-sheet.png: cannot be written (No space left on device)" in done.stderr
+    assert "contact-sheet.png: cannot be written: no space left on the device" in done.stderr
 
 
 def test_ls_says_of_every_set_what_it_states(command: Command) -> None:

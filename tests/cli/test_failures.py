@@ -47,7 +47,7 @@ def test_whoever_stopped_reading_is_told_nothing(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("mlx_peft.cli.config.read_experiment", closed)
     done = CliRunner().invoke(app, ["config", "show", "quickstart"])
-    assert (done.exit_code, done.output) == (1, "")
+    assert (done.exit_code, done.output) == (141, "")
 
 
 COMMANDS = {

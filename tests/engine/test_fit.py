@@ -185,8 +185,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     learner = engine.learner()
     step = learner.train_step
 
-    def diverging(*batch: Any) -> Any:
-        loss = step(*batch)
+    def diverging(*batch: Any, **options: Any) -> Any:
+        loss = step(*batch, **options)
         loss.value = value if loss.number == 7 else loss.value
         return loss
 

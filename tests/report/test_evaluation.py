@@ -77,7 +77,7 @@ def test_long_names_leave_the_confusion_matrix_its_room(tmp_path: Path, classes:
     sizes = {}
     for kind, names in (("long", [f"{n} {LONG}" for n in range(classes)]), ("short", list(map(str, range(classes))))):
         path = tmp_path / f"{kind}.png"
-        evaluation.draw_confusion(confusion, names, path)
+        path.write_bytes(evaluation.draw_confusion(confusion, names))
         sizes[kind] = blue(path)
     assert sizes["long"] > 0.8 * sizes["short"]
 
@@ -97,7 +97,7 @@ def test_text_is_cut_to_the_width_that_there_is(name: str) -> None:
 @pytest.mark.filterwarnings("error")
 def test_letters_that_the_font_lacks_are_drawn_without_a_word(tmp_path: Path) -> None:
     names = ["\N{CJK UNIFIED IDEOGRAPH-732B}" * 30, "\N{CJK UNIFIED IDEOGRAPH-72AC}"]
-    evaluation.draw_confusion([[1, 2], [3, 4]], names, tmp_path / "confusion.png")
+    (tmp_path / "confusion.png").write_bytes(evaluation.draw_confusion([[1, 2], [3, 4]], names))
     preview.draw([Shown(np.zeros((8, 8, 3), np.uint8), dict.fromkeys(names, 0.5), 1.0)], tmp_path / "preview.png")
 
 

@@ -52,7 +52,7 @@ def test_another_methods_run_gets_none(tmp_path: Path) -> None:
 
 
 def test_ranks_of_nothing_are_drawn_too(tmp_path: Path) -> None:
-    assert ranks.draw({"blocks.0.attn.proj": 0}, tmp_path / "ranks.png")
+    assert ranks.draw({"blocks.0.attn.proj": 0})
 
 
 def test_a_figure_that_cannot_be_written_is_a_users_error(tmp_path: Path) -> None:

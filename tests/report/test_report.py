@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import markdown
 from mlx_peft.report import files, gather, tables
 from mlx_peft.report.format import count, decimal, percent, seconds, size
 
@@ -47,30 +48,51 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_runs_are_found_at_any_depth_in_the_order_of_their_paths(runs: Path) -> None:
-    assert [run.name for run in gather.finished_runs(runs)] == ["deep/linear", "lora"]
-    assert [run.name for run in gather.finished_runs(runs / "lora")] == ["lora"]
+    assert [run.name for run in gather.gathered(runs).finished] == ["deep/linear", "lora"]
+    assert [run.name for run in gather.gathered(runs / "lora").finished] == ["lora"]
 
 
 def test_unfinished_runs_are_told_apart(runs: Path) -> None:
     (runs / "begun").mkdir()
     (runs / "begun" / "metrics.jsonl").write_text("")
-    assert gather.unfinished_runs(runs) == [runs / "begun"]
-    assert len(gather.finished_runs(runs)) == 2
+    assert gather.gathered(runs).unfinished == [runs / "begun"]
+    assert len(gather.gathered(runs).finished) == 2
 
 
 def test_another_programs_result_is_no_run(runs: Path) -> None:
     (runs / "result.json").write_text('{"score": 3}')
-    assert len(gather.finished_runs(runs)) == 2
+    assert len(gather.gathered(runs).finished) == 2
 
 
-def test_a_damaged_run_is_named(runs: Path) -> None:
+def test_a_damaged_run_is_named_and_hides_no_other(runs: Path) -> None:
     (runs / "lora" / "result.json").write_text('{"run_id": ')
-    with pytest.raises(UserError, match="runs/lora is not a readable run"):
-        gather.finished_runs(runs)
+    found = gather.gathered(runs)
+    assert [run.name for run in found.finished] == ["deep/linear"]
+    ((name, reason),) = [(one.name, one.reason) for one in found.damaged]
+    assert name == "lora"
+    assert "result.json is no JSON" in reason
+    text = tables.markdown(found.finished, found.damaged)
+    assert text.endswith(f"\n\nLeft out, damaged: lora: {markdown(reason)}.\n")
+    (runs / "deep" / "linear" / "result.json").write_text("[]")
+    with pytest.raises(UserError, match=r"no finished run.*\n  left out, damaged: deep/linear: .*\n  .*: lora"):
+        gather.gathered(runs)
+
+
+def test_names_are_obeyed_by_nothing_that_shows_them(tmp_path: Path) -> None:
+    finish(tmp_path / "a" / "[bold]x", "=cmd()", 0.5, dataset="\x1b[31mred|b", model="$x", seed=-1)
+    found = gather.gathered(tmp_path / "a")
+    console = Console(file=io.StringIO(), width=300, force_terminal=True, color_system="truecolor")
+    console.print(tables.table(found.finished))
+    assert "[bold]x" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert r"\x1b[31mred|b" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert r" \x1b\[31mred\|b " in tables.markdown(found.finished)
+    (row,) = csv.DictReader(tables.to_csv(found.finished).splitlines())
+    assert (row["method"], row["seed"], row["dataset"]) == ("'=cmd()", "-1", r"\x1b[31mred|b")
+    assert files.write(found.finished, tmp_path / "out")[-1].name == "curves.png"
 
 
 def test_the_table_says_what_was_measured_and_dashes_what_was_not(runs: Path) -> None:
-    assert tables.markdown(gather.finished_runs(runs)).splitlines() == [
+    assert tables.markdown(gather.gathered(runs).finished).splitlines() == [
         "All runs: model vit_tiny_patch16_224, data set digits, backend mlx.",
         "",
         "| run         | method | seed | test top-1 (%) | val top-1 (%) | trained | without head | seconds | images/s "
@@ -85,13 +107,13 @@ def test_the_table_says_what_was_measured_and_dashes_what_was_not(runs: Path) ->
 
 
 def test_one_run_keeps_every_column(runs: Path) -> None:
-    text = tables.markdown(gather.finished_runs(runs / "lora"))
+    text = tables.markdown(gather.gathered(runs / "lora").finished)
     assert text.startswith("| run ")
     assert all(column.heading in text for column in tables.COLUMNS)
 
 
 def test_the_terminal_shows_the_same_cells(runs: Path) -> None:
-    found = gather.finished_runs(runs)
+    found = gather.gathered(runs).finished
     console = Console(width=200, file=io.StringIO())
     console.print(tables.table(found))
     text = console.file.getvalue()
@@ -100,7 +122,7 @@ def test_the_terminal_shows_the_same_cells(runs: Path) -> None:
 
 
 def test_the_csv_holds_the_unrounded_values(runs: Path) -> None:
-    linear, lora = csv.DictReader(tables.to_csv(gather.finished_runs(runs)).splitlines())
+    linear, lora = csv.DictReader(tables.to_csv(gather.gathered(runs).finished).splitlines())
     assert float(lora["metrics.test.top1"]) == 0.97222
     assert linear["metrics.test.top1"] == ""
     assert float(linear["time.train_seconds"]) == 21.54
@@ -108,11 +130,11 @@ def test_the_csv_holds_the_unrounded_values(runs: Path) -> None:
 
 def test_a_bar_in_a_name_does_not_break_the_table(tmp_path: Path) -> None:
     finish(tmp_path / "a|b", "lora", 0.5)
-    assert "| a\\|b " in tables.markdown(gather.finished_runs(tmp_path))
+    assert "| a\\|b " in tables.markdown(gather.gathered(tmp_path).finished)
 
 
 def test_a_report_is_written_with_its_figure(runs: Path, tmp_path: Path) -> None:
-    written = files.write(gather.finished_runs(runs), tmp_path / "out" / "report")
+    written = files.write(gather.gathered(runs).finished, tmp_path / "out" / "report")
     assert [path.name for path in written] == ["table.md", "table.csv", "curves.png"]
     with Image.open(written[-1]) as figure:
         assert figure.width > 1000
@@ -120,14 +142,14 @@ def test_a_report_is_written_with_its_figure(runs: Path, tmp_path: Path) -> None
 
 
 def test_the_same_runs_give_the_same_figure(runs: Path, tmp_path: Path) -> None:
-    first, second = (files.write(gather.finished_runs(runs), tmp_path / name)[-1] for name in "ab")
+    first, second = (files.write(gather.gathered(runs).finished, tmp_path / name)[-1] for name in "ab")
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_without_validation_there_is_no_figure(tmp_path: Path) -> None:
     finish(tmp_path / "run", "lora", 0.5)
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "loss": 1.0}\n')
-    assert [path.name for path in files.write(gather.finished_runs(tmp_path), tmp_path / "out")] == [
+    assert [path.name for path in files.write(gather.gathered(tmp_path).finished, tmp_path / "out")] == [
         "table.md",
         "table.csv",
     ]
@@ -135,8 +157,8 @@ def test_without_validation_there_is_no_figure(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_named(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file/out: Not a directory"):
-        files.write(gather.finished_runs(runs), tmp_path / "file" / "out")
+    with pytest.raises(UserError, match="file/out: cannot be written: Not a directory"):
+        files.write(gather.gathered(runs).finished, tmp_path / "file" / "out")
 
 
 def test_numbers_are_written_for_a_person() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlx_peft.cli.common import AsJson, Overrides, check_picture, echo_json
+from mlx_peft.cli.common import AsJson, Overrides, check_picture, echo, echo_json
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import printable
 
@@ -39,6 +40,7 @@ def check(
     config = data_section(name, overrides or [])
     check_picture("--sheet", sheet)
 
+    from mlx_peft.core.writing import write_whole
     from mlx_peft.data import find
     from mlx_peft.data.check import survey
     from mlx_peft.data.checked import WHOLE, Memory
@@ -50,12 +52,11 @@ def check(
     if as_json:
         echo_json(found.report())
     else:
-        typer.echo("\n".join(lines(found.report(NAMED))))
-    try:
-        contact_sheet(found).save(sheet)
-    except OSError as error:
-        raise UserError(f"{sheet}: cannot be written ({error.strerror or error})") from error
-    typer.echo(printable(str(sheet)), err=True)
+        echo("\n".join(lines(found.report(NAMED))))
+    picture = io.BytesIO()
+    contact_sheet(found).save(picture, "PNG")
+    write_whole(sheet, picture.getvalue())
+    echo(sheet, err=True)
     if not found.sound:
         raise typer.Exit(1)
 

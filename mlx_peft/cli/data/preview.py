@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_peft.cli.common import Config, Overrides, check_picture, read_experiment
-from mlx_peft.core.text import printable
+from mlx_peft.cli.common import Config, Overrides, check_picture, echo, read_experiment
 
 
 def preview(
@@ -27,4 +26,4 @@ def preview(
     from mlx_peft.report.preview import draw
 
     draw(preview(experiment, count, epoch - 1), out)
-    typer.echo(printable(str(out)))
+    echo(out)
