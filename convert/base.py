@@ -20,11 +20,13 @@ from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.timm.read import from_folder, from_hub
 from mlx_peft.config.architecture import Architecture, Preprocessing
+from mlx_peft.config.footprint import weights
 from mlx_peft.config.packaged import packaged
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.registry import altered, find
 from mlx_peft.config.schema import Model
+from mlx_peft.core import memory
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, suggest
 
@@ -88,6 +90,8 @@ def load_base(model: Model, num_classes: int, seed: int, quantize: Quantization 
             "unknown; name a folder in model.weights whose config.json says so (pretrained_cfg: mean, std, "
             "interpolation, crop_pct)"
         )
+    needed = weights(architecture, num_classes, quantization=checkpoint.quantization)
+    memory.require({"weights": needed}, f"the model {model.name} ({dimensions(architecture)})")
     notes = [*checkpoint.notes, *_border(architecture, checkpoint.architecture)]
     if checkpoint.tensors is None:
         tensors = initial_state(architecture, num_classes, seed)
@@ -135,6 +139,7 @@ def whole(checkpoint: Checkpoint, image_size: int | None = None, args: Mapping[s
         )
     changes = {**(args or {}), **({} if image_size is None else {"img_size": image_size})}
     architecture = altered(checkpoint.architecture, changes, "--set")
+    memory.require({"weights": weights(architecture, 0)}, f"{checkpoint.source} ({dimensions(architecture)})")
     found = checkpoint.tensors or {}
     if checkpoint.quantization is not None:
         found = affine.plain(found, checkpoint.architecture, checkpoint.quantization)
@@ -178,6 +183,12 @@ def architecture_of(model: Model) -> Architecture:
     """
     known = find(model.name).architecture if model.weights == "timm" else _open(model).architecture
     return _wanted(model, known)
+
+
+def dimensions(architecture: Architecture) -> str:
+    """What decides how large a model is, for a person: ``embed_dim 768, depth 12, 197 tokens``."""
+    tokens = architecture.grid_size**2 + architecture.num_prefix_tokens
+    return f"embed_dim {architecture.embed_dim:,}, depth {architecture.depth}, {tokens:,} tokens"
 
 
 def _open(model: Model) -> Checkpoint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from math import isqrt
 from pathlib import Path
@@ -19,7 +19,7 @@ from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.registry import Resampling
-from mlx_peft.config.shapes import heads, shapes
+from mlx_peft.config.shapes import Shapes, heads, shapes
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 
@@ -192,6 +192,14 @@ def must_be_sound(
     ]
     if faults:
         raise UserError(f"{where}: not the codes that its quantization entry says: {listed(faults)}")
+
+
+def must_hold(found: Mapping[str, tuple[int, ...]], wanted: Shapes, what: str) -> None:
+    """Raises UserError where the tensors of a file are not those that are wanted: before anything is made of either."""
+    if differing := found.keys() ^ wanted.keys():
+        raise UserError(f"{what}: these tensors are missing or unknown: {listed(sorted(differing))}")
+    if other := [f"{name} {shape}, not {wanted[name]}" for name, shape in found.items() if shape != wanted[name]]:
+        raise UserError(f"{what}: these tensors are of another shape: {listed(other)}")
 
 
 def named(classes: Sequence[str], tensors: Tensors, where: str) -> tuple[str, ...]:

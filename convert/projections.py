@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-
-from mlx_peft.config.sites import PARTS, Site
-
-
-def widths(sites: Iterable[Site]) -> tuple[int, int]:
-    """The most inputs and the most outputs of one adapted layer, a part of a fused qkv being a layer of its own."""
-    shapes = [(site.inputs, site.outputs // len(PARTS) if site.parts else site.outputs) for site in sites]
-    return max(inputs for inputs, _ in shapes), max(outputs for _, outputs in shapes)
 
 
 def projections(key: int, rank: int, inputs: int, outputs: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -20,7 +20,7 @@ from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
-from mlx_peft.core.border import Parameters, Tensors, total_weight
+from mlx_peft.core.border import Device, Parameters, Tensors, total_weight
 from mlx_peft.methods import quantized, rounding, simulated
 from mlx_peft.models.preprocess import preprocess
 from mlx_peft.models.stochastic import randomness
@@ -39,6 +39,14 @@ def version() -> str:
 def synchronize() -> None:
     """Waits until everything that was asked for is computed."""
     mx.synchronize()
+
+
+def computing() -> Device:
+    """What MLX computes on. The CPU's attention is one product after the other; the fused kernels are of others."""
+    on_cpu = mx.default_device().type == mx.cpu
+    shared = on_cpu or mx.metal.is_available()
+    # A device that does not say how many bytes it has is taken to have as many as any.
+    return Device(None if shared else mx.device_info().get("memory_size", 2**40), forms_attention=on_cpu)
 
 
 def device_peak() -> int | None:

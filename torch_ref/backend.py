@@ -16,7 +16,7 @@ from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
-from mlx_peft.core.border import Parameters, Tensors, total_weight
+from mlx_peft.core.border import Device, Parameters, Tensors, total_weight
 from torch_ref import methods
 from torch_ref.methods import quantized, rounding, simulated
 from torch_ref.models.preprocess import preprocess
@@ -43,6 +43,12 @@ def synchronize() -> None:
     """Waits until everything that was asked for is computed."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def computing() -> Device:
+    """What PyTorch computes on. Attention is a fused kernel's, on the CPU too."""
+    memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    return Device(memory, forms_attention=False)
 
 
 def device_peak() -> int | None:

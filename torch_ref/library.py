@@ -11,7 +11,9 @@ import torch
 
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
+from convert.fit import must_hold
 from convert.problem import problem
+from mlx_peft.config.adapter import adapter_shapes
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization, described
 from mlx_peft.config.schema import Model
@@ -156,6 +158,9 @@ def load_adapter(model: VisionTransformer, folder: str | Path) -> Adapter:
             f"{folder} was trained over a base with quantize: {described(adapter.quantize)}, and this model has "
             f"quantize: {described(model.quantization)}"
         )
+    classes = model.head.weight.shape[0]
+    wanted = adapter_shapes(adapter.method, model.architecture, classes, model.quantization, adapter.qat)
+    must_hold({name: t.shape for name, t in adapter.tensors.items()}, wanted, f"{folder} does not fit the model")
     _apply(model, adapter.method, qat=adapter.qat)
     try:
         backend.load_adapter(model, adapter.tensors)

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.bounds import Positive
+from mlx_peft.config.parameters import SCALE
+from mlx_peft.config.shapes import Shapes
 from mlx_peft.config.sites import GROUPS, Site, chosen, sites
 from mlx_peft.core.errors import UserError
 
@@ -87,6 +89,14 @@ class QAT(BaseModel):
     def sites(self, architecture: Architecture) -> list[Site]:
         """The layers whose weights are rounded. Raises UserError where the group does not divide a layer's width."""
         return self.format.sites(architecture)
+
+    def added(self, architecture: Architecture) -> Shapes:
+        """The scales that are trained, by name and shape."""
+        if self.scales != "learned":
+            return {}
+        return {
+            f"{site.path}.{SCALE}": (site.outputs, site.inputs // self.group_size) for site in self.sites(architecture)
+        }
 
 
 def described(quantization: Quantization | None) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.parameters import HEADS
 
+Shapes = dict[str, tuple[int, ...]]
+"""Of tensors, by name."""
+
 
 def heads(architecture: Architecture) -> tuple[str, ...]:
     """The names of the classifiers: a distilled model has two."""
     return HEADS if architecture.distilled else HEADS[:1]
 
 
-def shapes(architecture: Architecture, num_classes: int) -> dict[str, tuple[int, ...]]:
+def shapes(architecture: Architecture, num_classes: int) -> Shapes:
     """Every parameter of timm's model by name, in torch's layout: ``(out, in)``, and ``(dim, 3, patch, patch)``."""
     dim, patch = architecture.embed_dim, architecture.patch_size
-    result: dict[str, tuple[int, ...]] = {}
+    result: Shapes = {}
 
     def linear(name: str, outputs: int, inputs: int, bias: bool = True) -> None:
         result[f"{name}.weight"] = (outputs, inputs)

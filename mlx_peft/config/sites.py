@@ -54,11 +54,22 @@ class Site:
         return self.outputs // len(PARTS) * len(self.parts) if self.parts else self.outputs
 
     @property
+    def count(self) -> int:
+        """How many adapters of its own it has: one for each part, one for the whole layer."""
+        return max(len(self.parts), 1)
+
+    @property
     def rows(self) -> list[slice]:
         """Where the adapted outputs stand."""
         height = self.outputs // len(PARTS)
         starts = [PARTS.index(part) * height for part in self.parts]
         return [slice(start, start + height) for start in starts] if self.parts else [slice(0, self.outputs)]
+
+
+def widths(sites: Iterable[Site]) -> tuple[int, int]:
+    """The most inputs and the most outputs of one adapted layer, a part of a fused qkv being a layer of its own."""
+    shapes = [(site.inputs, site.outputs // len(PARTS) if site.parts else site.outputs) for site in sites]
+    return max(inputs for inputs, _ in shapes), max(outputs for _, outputs in shapes)
 
 
 def _grouped(targets: Any) -> Any:

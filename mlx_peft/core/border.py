@@ -27,6 +27,19 @@ Tensors = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
+class Device:
+    """What a backend computes on, as far as it decides what fits.
+
+    Attributes:
+        memory: bytes of its own; None where it computes in the machine's.
+        forms_attention: whether attention's probabilities are held whole, ``(batch, heads, tokens, tokens)``.
+    """
+
+    memory: int | None
+    forms_attention: bool
+
+
+@dataclass(frozen=True)
 class Parameters:
     """How many numbers are trained, and how many there are."""
 

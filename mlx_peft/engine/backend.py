@@ -19,7 +19,7 @@ from convert.base import Base
 from convert.codes.quantizers import Quantizer
 from mlx_peft.config.prefix import Prefix
 from mlx_peft.config.schema import Experiment
-from mlx_peft.core.border import IGNORED, Parameters, Tensors
+from mlx_peft.core.border import IGNORED, Device, Parameters, Tensors
 from mlx_peft.core.errors import UserError
 
 __all__ = ["BACKENDS", "IGNORED", "Backend", "Learner", "Parameters", "Tensors", "load_backend"]
@@ -120,6 +120,10 @@ class Backend(Protocol):
     """The module of a backend."""
 
     def build(self, experiment: Experiment, num_classes: int, base: Base) -> Learner: ...
+
+    def computing(self) -> Device:
+        """What it computes on."""
+        ...
 
     def version(self) -> str:
         """The framework, its version and its device, for ``env.json``: ``mlx 0.32.4 (cpu)``."""

@@ -10,11 +10,12 @@ from mlx_peft.config.files import load
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, Split, cached, eval_batches, open_dataset
-from mlx_peft.engine.backend import Learner
+from mlx_peft.engine.backend import Learner, load_backend
 from mlx_peft.engine.evaluate import answers, examined
 from mlx_peft.engine.load import Loaded, find_adapter, load_model, load_run
 from mlx_peft.engine.metrics import Evaluation
 from mlx_peft.engine.progress import Metrics
+from mlx_peft.engine.room import check_answering
 from mlx_peft.engine.run import RunFolder
 
 
@@ -57,6 +58,9 @@ def examine_splits(
     wanted = {split: own_split(run, dataset, split) for split in splits}
     loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
     must_fit(dataset, loaded, str(model or "the run"))
+    size = min(experiment.data.batch_size, max((images.size for images in wanted.values()), default=1))
+    device = load_backend(loaded.experiment.backend).computing()
+    check_answering(loaded.experiment, loaded.base, len(loaded.classes), size, device)
     found: dict[str, Evaluation] = {}
     for split, images in wanted.items():
         batches = eval_batches(images, experiment.data, loaded.preprocessing, loaded.image_size)

@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Literal
 
 from convert.adapters.peft import Adapter, read_adapter
-from convert.base import Base, load_base
+from convert.base import Base, architecture_of, load_base
+from convert.fit import must_hold
 from convert.layouts.layout import Asked
 from convert.layouts.naming import DECISIVE
 from convert.open import open_path
 from convert.problem import problem
-from mlx_peft.config.architecture import Preprocessing
+from mlx_peft.config.adapter import adapter_shapes
+from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.files import load
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
 from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.engine.backend import Learner, load_backend
+from mlx_peft.engine.room import check_answering
 from mlx_peft.engine.run import RunFolder
 
 ADAPTER_FILE = "adapter_config.json"
@@ -103,6 +106,8 @@ def load_run(
         train = experiment.train.model_copy(update={"precision": precision})
         experiment = experiment.model_copy(update={"train": train})
     module = load_backend(experiment.backend)
+    if not experiment.model.is_local:  # before the weights are read, drawn or downloaded
+        must_fit(adapter, experiment, architecture_of(experiment.model), adapter.quantize, place)
     base = load_base(experiment.model, adapter.num_classes, experiment.seed, experiment.quantize)
     base = replace(base, multi_label=adapter.multi_label)
     if adapter.preprocessing is not None:
@@ -112,12 +117,30 @@ def load_run(
             f"{place} is an adapter for another base: it was trained on weights {adapter.base_sha256[:12]} "
             f"({adapter.source}), and {base.source} has {base.sha256[:12]}"
         )
+    must_fit(adapter, experiment, base.architecture, base.quantization, place)
+    check_answering(experiment, base, adapter.num_classes, 1, module.computing())
     learner = module.build(experiment, adapter.num_classes, base)
     try:
         learner.load_adapter(adapter.tensors)
     except ValueError as error:
         raise UserError(f"{place} does not fit {base.name}: {error}") from error
     return Loaded(learner, adapter, base, experiment)
+
+
+def must_fit(
+    adapter: Adapter,
+    experiment: Experiment,
+    architecture: Architecture,
+    quantization: Quantization | None,
+    place: Path,
+) -> None:
+    """Raises UserError where an adapter's tensors are not those of the experiment's method on such a model.
+
+    What a file claims is compared with what it holds before anything of the claimed size is made.
+    """
+    wanted = adapter_shapes(experiment.method, architecture, adapter.num_classes, quantization, experiment.qat)
+    found = {name: tensor.shape for name, tensor in adapter.tensors.items()}
+    must_hold(found, wanted, f"{place} does not fit {experiment.model.name}")
 
 
 def _weights(model: Model, place: Path) -> Path:
@@ -186,7 +209,9 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
     model = Model(name=checkpoint.name, weights=str(path), args=args)
     experiment = Experiment(backend=backend or "mlx", model=model, method=Linear(), data=Data(name="none"))
     base = load_base(model, count, experiment.seed)
-    learner = load_backend(experiment.backend).build(experiment, count, base)
+    module = load_backend(experiment.backend)
+    check_answering(experiment, base, count, 1, module.computing())
+    learner = module.build(experiment, count, base)
     adapter = Adapter(
         method=experiment.method,
         tensors=learner.adapter(),

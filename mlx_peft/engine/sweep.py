@@ -24,6 +24,7 @@ from mlx_peft.data import Dataset, open_dataset
 from mlx_peft.engine.backend import load_backend
 from mlx_peft.engine.derive import check_folder as check_step
 from mlx_peft.engine.derive import step_id
+from mlx_peft.engine.room import check_training
 from mlx_peft.engine.run import RunFolder, flatten, run_id
 from mlx_peft.engine.tracking import check_trackers
 from mlx_peft.engine.train import check_data, check_method, describe_splits
@@ -80,9 +81,17 @@ def check(planned: Sequence[suite.Planned], out: Path) -> list[Run]:
             dataset = opened.dataset(experiment.data)
             check_trackers(experiment.track)
             check_data(experiment, dataset)
-            load_backend(experiment.backend)
+            device = load_backend(experiment.backend).computing()
             architecture, quantization = opened.model(experiment, len(dataset.classes))
             check_method(experiment, architecture, quantization)
+            check_training(
+                experiment,
+                architecture,
+                quantization,
+                num_classes=len(dataset.classes),
+                images=dataset.train.size,
+                device=device,
+            )
             if run.step is not None:
                 run.step.check(experiment, architecture, quantization)
                 runs.append(made_of(next(made for made in runs if made.name == run.of), run.step, out / name))

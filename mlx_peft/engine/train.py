@@ -26,6 +26,7 @@ from mlx_peft.engine.fit import Feed, fit
 from mlx_peft.engine.metrics import leading
 from mlx_peft.engine.prefix import cached_feed, planned
 from mlx_peft.engine.progress import Progress, Silent
+from mlx_peft.engine.room import check_training
 from mlx_peft.engine.run import RunFolder, environment, run_id, write_json
 from mlx_peft.engine.stop import Interrupted, Stopped, StopSignal, resumable
 from mlx_peft.engine.tracking import check_trackers
@@ -55,6 +56,14 @@ def train(
     base = load_base(experiment.model, len(dataset.classes), experiment.seed, experiment.quantize)
     base = replace(base, multi_label=dataset.multi_label)
     check_method(experiment, base.architecture, base.quantization)
+    check_training(
+        experiment,
+        base.architecture,
+        base.quantization,
+        num_classes=len(dataset.classes),
+        images=dataset.train.size,
+        device=backend.computing(),
+    )
     learner = backend.build(experiment, len(dataset.classes), base)
     base = base.without_tensors()  # the learner has its own
     for note in (*dataset.notes, *base.notes):

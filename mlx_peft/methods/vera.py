@@ -11,9 +11,9 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from convert.projections import projections, widths
+from convert.projections import projections
 from mlx_peft.config.methods import VeRA
-from mlx_peft.config.sites import PARTS, Site
+from mlx_peft.config.sites import PARTS, Site, widths
 from mlx_peft.methods.lora import formed_product
 from mlx_peft.methods.targets import replace, unwrap, wrap
 from mlx_peft.models.layers import Linear

@@ -14,7 +14,7 @@ import pytest
 from convert.base import Base, load_base
 from mlx_peft.config.prefix import Prefix
 from mlx_peft.config.schema import Experiment
-from mlx_peft.core.border import Parameters, Tensors
+from mlx_peft.core.border import Device, Parameters, Tensors
 from mlx_peft.data import ArrayImages, Dataset, Split
 from mlx_peft.engine import backend, examine, train
 from mlx_peft.engine.fit import Feed
@@ -148,7 +148,9 @@ def make_learner() -> FakeLearner:
 def install(patch: Any, dataset: Dataset) -> None:
     """Puts the fake learner in the place of both backends, and ``dataset`` in the place of any."""
     fake = SimpleNamespace(
-        build=lambda experiment, num_classes, base: FakeLearner(base, num_classes), version=lambda: "fake 1.0 (cpu)"
+        build=lambda experiment, num_classes, base: FakeLearner(base, num_classes),
+        computing=lambda: Device(None, forms_attention=False),
+        version=lambda: "fake 1.0 (cpu)",
     )
     patch.setitem(sys.modules, "fake_backend", fake)
     for name in backend.BACKENDS:

@@ -24,7 +24,12 @@ def build(request):
     """``build(method, model=..., train=..., weights=...)`` gives a learner on a small ViT; random without weights."""
 
     def make(
-        method: dict, model: dict | None = None, train: dict | None = None, weights: dict | None = None, quantize=None
+        method: dict,
+        model: dict | None = None,
+        train: dict | None = None,
+        weights: dict | None = None,
+        quantize=None,
+        qat=None,
     ):
         experiment = Experiment.model_validate(
             {
@@ -37,6 +42,7 @@ def build(request):
                 },
                 "method": method,
                 "quantize": quantize,
+                "qat": qat,
                 "data": {"name": "digits", "batch_size": 4},
                 "train": train or {},
             }

@@ -11,8 +11,9 @@ from mlx_peft.config.bounds import Positive, Rank, Share
 from mlx_peft.config.methods.base import Blockwise, Targeted
 from mlx_peft.config.methods.selective import BLOCK
 from mlx_peft.config.parameters import is_head
-from mlx_peft.config.shapes import shapes
-from mlx_peft.config.sites import OptionalTargets, Targets
+from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.shapes import Shapes, shapes
+from mlx_peft.config.sites import LAYERS, OptionalTargets, Targets
 
 
 class IA3(Targeted):
@@ -43,6 +44,12 @@ class IA3(Targeted):
             return tuple(name for name in self.targets if name == "fc2")
         return self.feedforward
 
+    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
+        return {
+            f"{site.path}.ia3_l": (site.inputs if LAYERS[site.name] in self.inputs else site.adapted,)
+            for site in self.sites(architecture)
+        }
+
 
 class SSF(Blockwise):
     """Scaling and shifting features (Lian et al. 2022, arXiv 2210.08823): x * scale + shift after every operation.
@@ -67,6 +74,10 @@ class SSF(Blockwise):
                 found[path] = shape[0]
         return found
 
+    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
+        layers = self.layers(architecture).items()
+        return {f"{path}.{name}": (width,) for path, width in layers for name in ("ssf_scale", "ssf_shift")}
+
 
 class AdaptFormer(Blockwise):
     """A bottleneck beside the MLP (Chen et al. 2022, arXiv 2205.13535): + s up(relu(down(norm2(x))))."""
@@ -76,6 +87,17 @@ class AdaptFormer(Blockwise):
     bottleneck: Rank = 64
     scale: Positive = Field(0.1, description="s")
     dropout: Share = Field(0.1, description="on the bottleneck")
+
+    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
+        dim, bottleneck = architecture.embed_dim, self.bottleneck
+        layers = {
+            "adapter_down.weight": (bottleneck, dim),
+            "adapter_down.bias": (bottleneck,),
+            "adapter_up.weight": (dim, bottleneck),
+            "adapter_up.bias": (dim,),
+        }
+        blocks = self.chosen_blocks(architecture)
+        return {f"blocks.{block}.{name}": shape for block in blocks for name, shape in layers.items()}
 
 
 class VPT(Blockwise):
@@ -89,3 +111,8 @@ class VPT(Blockwise):
     tokens: Rank = 10
     deep: bool = Field(False, description="prompts of its own for every block")
     dropout: Share = Field(0.0, description="on the prompts")
+
+    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
+        blocks = self.chosen_blocks(architecture)
+        shape = (1, self.tokens, architecture.embed_dim)
+        return {f"blocks.{block}.prompts": shape for block in (blocks if self.deep else blocks[:1])}

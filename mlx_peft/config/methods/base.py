@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.config.shapes import Shapes
 from mlx_peft.config.sites import Blocks, Site, Targets, chosen, sites
 from mlx_peft.core.errors import UserError
 
@@ -61,6 +62,17 @@ class MethodConfig(BaseModel):
                 "its own that could be dropped; set it to 0"
             )
         qat.sites(architecture)
+
+    def selected(self, architecture: Architecture) -> tuple[str, ...]:
+        """The model's own parameters that are trained, heads left out. Raises UserError where it has no such block."""
+        return ()
+
+    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
+        """What the method puts into the model, trained or kept, by name and shape.
+
+        ``quantization`` is the base's. Raises UserError where the method cannot be put on such a model.
+        """
+        return {}
 
     def lr_ratio(self, name: str) -> float:
         """The learning rate of a parameter, over that of the optimiser."""

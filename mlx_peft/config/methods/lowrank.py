@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.bounds import MOST_STEPS, NotNegative, Positive, Rank, Share, Steps
+from mlx_peft.config.bounds import LARGEST, MOST_STEPS, NotNegative, Positive, Rank, Share, Steps
 from mlx_peft.config.methods.base import Blockwise, Targeted
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.config.sites import GROUPS, Site, Targets, sites
+from mlx_peft.config.shapes import Shapes
+from mlx_peft.config.sites import GROUPS, Site, Targets, sites, widths
 from mlx_peft.core import patterns
 from mlx_peft.core.errors import UserError
 
@@ -43,10 +44,12 @@ class LoRA(Targeted):
     dora: bool = Field(False, description="a trained magnitude for each row of the weight")
     init: Literal["kaiming", "pissa"] = Field("kaiming", description="pissa: from the weight's singular vectors")
     lora_plus: Positive = Field(1.0, description="learning rate of B over that of A")
-    rank_pattern: dict[str, int] = Field(
+    rank_pattern: dict[str, Annotated[int, Field(le=65536)]] = Field(
         default_factory=dict, description="other ranks by a regular expression for the end of a layer's name"
     )
-    alpha_pattern: dict[str, float] = Field(default_factory=dict, description="likewise other alphas")
+    alpha_pattern: dict[str, Annotated[float, Field(le=LARGEST)]] = Field(
+        default_factory=dict, description="likewise other alphas"
+    )
 
     @field_validator("rank_pattern", "alpha_pattern")
     @classmethod
@@ -89,6 +92,19 @@ class LoRA(Targeted):
         for site in self.sites(architecture):
             fits(self.rank_of(site.path), site)
 
+    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
+        found: Shapes = {}
+        for site in self.sites(architecture):
+            factors = low_rank(site, self.rank_of(site.path))
+            found |= {f"{site.path}.lora_{factor}": shape for factor, shape in factors.items()}
+            if self.init == "pissa":
+                found |= {f"{site.path}.pissa_{factor}": shape for factor, shape in factors.items()}
+            if self.dora:
+                found[f"{site.path}.lora_magnitude_vector"] = (site.adapted,)
+            if self.dora and site.adapted < site.outputs:
+                found[f"{site.path}.lora_magnitude_rest"] = (site.outputs - site.adapted,)
+        return found
+
 
 class QALoRA(Targeted):
     """QA-LoRA (Xu et al. 2024, arXiv 2309.14717): LoRA whose update is the same within a group of a quantised weight.
@@ -108,6 +124,15 @@ class QALoRA(Targeted):
         for site in self.sites(architecture):
             if self.rank > (site.outputs // 3 if site.parts else site.outputs):
                 raise UserError(f"method: rank {self.rank} is above the outputs of {site.path}")
+
+    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
+        assert quantization is not None, "see check_quantization"
+        group = quantization.group_size
+        return {
+            f"{site.path}.lora_{factor}": shape
+            for site in self.sites(architecture)
+            for factor, shape in low_rank(site, self.rank, site.inputs // group).items()
+        }
 
     def check_quantization(self, architecture: Architecture, quantization: Quantization | None) -> None:
         if quantization is None:
@@ -153,6 +178,13 @@ class AdaLoRA(Targeted):
         for site in self.sites(architecture):
             fits(self.init_rank, site)
 
+    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
+        found: Shapes = {}
+        for site in self.sites(architecture):
+            factors = low_rank(site, self.init_rank) | {"E": (site.count * self.init_rank, 1)}
+            found |= {f"{site.path}.lora_{factor}": shape for factor, shape in factors.items()}
+        return found
+
 
 class VeRA(Targeted):
     """Vector-based random adaptation (Kopiczko et al. 2024, arXiv 2310.11454).
@@ -168,6 +200,15 @@ class VeRA(Targeted):
     d_initial: Positive = Field(0.1, description="lambda_d at the start")
     dropout: Share = Field(0.0, description="on the input of A")
     projection_key: int = Field(0, ge=0, lt=2**64, description="that A and B are drawn from, as PEFT draws them")
+
+    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
+        sites = self.sites(architecture)
+        inputs, outputs = widths(sites)
+        found: Shapes = {"shared.vera_A": (self.rank, inputs), "shared.vera_B": (outputs, self.rank)}
+        for site in sites:
+            found[f"{site.path}.vera_lambda_d"] = (site.count * self.rank,)
+            found[f"{site.path}.vera_lambda_b"] = (site.adapted,)
+        return found
 
 
 class FacT(Blockwise):
@@ -198,6 +239,20 @@ class FacT(Blockwise):
         self.chosen_blocks(architecture)
         if self.rank > architecture.embed_dim:
             raise UserError(f"method: rank {self.rank} is above the model's width, {architecture.embed_dim}")
+
+    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
+        dim, weights = architecture.embed_dim, self.layers(architecture)[-1][1].stop
+        return {
+            "shared.fact_U": (dim, self.rank),
+            "shared.fact_V": (dim, self.rank),
+            "shared.fact_C": (self.rank, self.rank, self.rank),
+            "shared.fact_P": (weights, self.rank),
+        }
+
+
+def low_rank(site: Site, rank: int, inputs: int | None = None) -> dict[str, tuple[int, ...]]:
+    """The shapes of a layer's A and B; those of its parts are stacked. ``inputs``: of A, where they are pooled."""
+    return {"A": (site.count * rank, site.inputs if inputs is None else inputs), "B": (site.adapted, rank)}
 
 
 def fits(rank: int, site: Site) -> None:

@@ -26,7 +26,6 @@ class Selective(Blockwise):
         raise NotImplementedError
 
     def selected(self, architecture: Architecture) -> tuple[str, ...]:
-        """The names of what is trained, heads left out. Raises UserError where the model has no such block."""
         blocks = set(self.chosen_blocks(architecture))
 
         def inside(name: str) -> bool:

@@ -1,0 +1,84 @@
+"""What memory this process can have, so that what needs more is refused in words rather than killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlx_peft.core.errors import UserError
+
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+def available() -> int:
+    """The most bytes that this process could have, whatever else runs: more than that nothing could give it.
+
+    The machine's memory, or its control group's share, and the swap beside it; no more than a limit of the process
+    (``ulimit -v``, ``-d``). macOS makes swap as it is needed: as much again is counted.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    swap = memory if sys.platform == "darwin" else _swap()
+    return min([min([memory, *_groups()]) + swap, *_limits()])
+
+
+def require(parts: Mapping[str, int], what: str, own: int | None = None, advice: str = "") -> None:
+    """Raises UserError where the parts are more bytes than there are.
+
+    Args:
+        parts: a lower bound of what is held at once, by what for: so that nothing is refused that would run.
+        what: it is for, at the head of the message.
+        own: bytes of an accelerator that has memory of its own: both count as one.
+        advice: what would need less, at the end of the message.
+    """
+    there = available() + (own or 0)
+    needed = sum(parts.values())
+    if needed > there:
+        by_part = ", ".join(f"{name} {gib(size)}" for name, size in parts.items() if size)
+        beside = "" if own is None else f", {gib(own)} of them the accelerator's"
+        raise UserError(
+            f"{what} needs at least {gib(needed)} of memory ({by_part}), and there are {gib(there)} here{beside}"
+            + (f"; {advice}" if advice else "")
+        )
+
+
+def gib(size: int) -> str:
+    """Bytes for a person: ``3.2 GiB``, of small sizes ``120 MiB``."""
+    if size < 2**30:
+        return f"{max(round(size / 2**20), 1):,} MiB"
+    return f"{size / 2**30:,.1f} GiB" if size < 100 * 2**30 else f"{round(size / 2**30):,} GiB"
+
+
+def _swap() -> int:
+    match = re.search(r"^SwapTotal:\s*(\d+) kB", _text(PROC / "meminfo"), re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
+
+
+def _groups() -> list[int]:
+    """The limits of the control groups that the process is in, and of those around them; versions 1 and 2."""
+    limits = []
+    for line in _text(PROC / "self" / "cgroup").splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers not in ("", "memory") and "memory" not in controllers.split(","):
+            continue
+        root, file = (CGROUPS, "memory.max") if not controllers else (CGROUPS / "memory", "memory.limit_in_bytes")
+        place = root / path.strip("/")
+        limits += [_text(group / file) for group in (place, *place.parents) if group.is_relative_to(root)]
+    return [int(limit) for limit in limits if limit.strip().isdecimal()]  # "max" is none
+
+
+def _limits() -> list[int]:
+    kinds = (getattr(resource, name, None) for name in ("RLIMIT_AS", "RLIMIT_DATA"))
+    soft = [resource.getrlimit(kind)[0] for kind in kinds if kind is not None]
+    return [limit for limit in soft if limit != resource.RLIM_INFINITY]
+
+
+def _text(path: Path) -> str:
+    """What a file of the kernel's says; nothing where there is none."""
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
