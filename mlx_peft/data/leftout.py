@@ -50,7 +50,9 @@ def _suffix(name: str) -> str:
 
 
 def unlabelled(name: str, size: int) -> str:
-    """The note about a split that is not used, since none of its images has a label."""
+    """The note about a split that is not used, since it has no images, or none with a label."""
+    if not size:
+        return f"left out, without images: {printable(name)}"
     return f"left out, without labels: {printable(name)}, {size} images"
 
 

@@ -46,6 +46,6 @@ def caption(image: Shown) -> str:
     Of several classes that are all there the names alone; of none, so much.
     """
     whole = len(image.classes) == 1 or all(share == 1 for share in image.classes.values())
-    shares = {printable(name): share for name, share in image.classes.items()}
-    lines = [name if whole else f"{share:.2f} {name}" for name, share in shares.items()] or [NONE]
+    shares = [(printable(name), share) for name, share in image.classes.items()]
+    lines = [name if whole else f"{share:.2f} {name}" for name, share in shares] or [NONE]
     return "\n".join(lines) + ("" if abs(image.weight - 1) < 1e-3 else f"\nweight {image.weight:.2f}")

@@ -58,6 +58,8 @@ def test_captions() -> None:
     pixels = np.zeros((2, 2, 3), np.uint8)
     assert caption(Shown(pixels, {"cat": 1.0}, 1.0)) == "cat"
     assert caption(Shown(pixels, {"cat": 0.7, "d" * 30: 0.3}, 0.5)) == f"0.70 cat\n0.30 {'d' * 30}\nweight 0.50"
+    hostile = {"a\n\x1b[m": 0.5, r"a\n\x1b[m": 0.5}
+    assert caption(Shown(pixels, hostile, 1.0)).split("\n") == [r"0.50 a\n\x1b[m"] * 2
 
 
 @pytest.mark.parametrize("count", [1, 9])

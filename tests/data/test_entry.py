@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,9 +117,11 @@ def test_a_class_of_one_s_own_without_training_images_is_refused() -> None:
     assert own(made([0, 1, 0, 1])) == ("no images of 'c' in train",), "of no split at all: a name in a schema"
 
 
-def test_an_unknown_name_or_variant_is_met_with_the_nearest() -> None:
+def test_an_unknown_name_or_variant_is_met_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown data set 'vtab-1k:cifar10'; did you mean 'vtab-1k:cifar'"):
         find("vtab-1k:cifar10")
+    with pytest.raises(UserError, match=r"unknown data set '/.*'; there is one of your own .* folder, data\.root: /"):
+        find(str(tmp_path))
     with pytest.raises(
         UserError, match=r"data\.variant: tiny-imagenet has no variant '80k'.*there is official, 80k-10k"
     ):

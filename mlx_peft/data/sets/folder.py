@@ -128,7 +128,10 @@ def _same_classes(found: dict[str, Classes], own: dict[str, Folder], root: Path)
         where = root / own[split].path if own else root
         more = [name for name, folders in inside.items() if name not in classes and any(map(_size, folders))]
         if more:
-            raise UserError(f"{where}: has {_listed(more)}, which train does not{suggest(more[0], classes)}")
+            none = (
+                "" if {*inside} & {*classes} else "; where its images have no labels, put them into it without folders"
+            )
+            raise UserError(f"{where}: has {_listed(more)}, which train does not{suggest(more[0], classes) or none}")
     return classes
 
 
