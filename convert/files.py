@@ -15,6 +15,7 @@ from convert.mapping import from_bfloat16, let_go
 from convert.pth import read_pth
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.json_io import from_json
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
 """The types that weights have."""
@@ -121,7 +122,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises UserError where the file is missing, no JSON, or something else than an object."""
     _must_be_file(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(value, dict):

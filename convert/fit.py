@@ -26,6 +26,9 @@ from mlx_peft.core.errors import UserError
 PATCHES = "patch_embed.proj.weight"
 REPRESENTATION = "pre_logits."
 
+LONGEST_CLASS = 1000
+"""Characters of a class's name; ImageNet's longest, all its synonyms together, has 130."""
+
 LARGEST_GRID = 128
 """Patches along a side up to which a position grid is resized unasked; timm's largest models have 64."""
 
@@ -206,8 +209,10 @@ def named(classes: Sequence[str], tensors: Tensors, where: str) -> tuple[str, ..
     """The names of the head's rows: none where there is no head.
 
     Raises:
-        UserError: where there are names, and not one for each row.
+        UserError: where there are names, and not one for each row, or one is too long for a name.
     """
+    if long := [name for name in classes if len(name) > LONGEST_CLASS]:
+        raise UserError(f"{where}: a name of {len(long[0]):,} characters; {LONGEST_CLASS:,} at most are read")
     rows = len(tensors.get("head.weight", ()))
     if classes and rows and len(classes) != rows:
         raise UserError(f"{where}: {len(classes)} names, and the head has {rows} rows")

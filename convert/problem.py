@@ -30,3 +30,15 @@ def is_multi_label(config: Mapping[str, Any], path: Path) -> bool:
     if found not in (None, SINGLE, MULTI):
         raise UserError(f"{path}: {KEY}: {found!r} is not supported (known: {SINGLE}, {MULTI})")
     return found == MULTI
+
+
+def must_answer(classes: int, multi_label: bool, where: Path) -> None:
+    """Raises UserError where a head is of one class, of which each image would have one: it says nothing.
+
+    transformers takes such a head, of a model that states no problem, for one of a regression.
+    """
+    if classes == 1 and not multi_label:
+        raise UserError(
+            f"{where}: a head of one row would give its class to every image: a classifier of one class has "
+            f'"{KEY}": "{MULTI}"; a regression is not supported'
+        )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from convert.mapping import from_bfloat16, let_go, map_bytes
+from convert.tensor_file import LONGEST_NAME
 from convert.torch_pickle import SAVED_WITH, Part, Storage, TensorUnpickler
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
@@ -86,6 +87,8 @@ def _state(path: Path, raw: np.memmap) -> tuple[dict[Any, Part], Places, Order]:
         raise UserError(f"{path}: a dictionary of tensors was expected, not {type(state).__name__}")
     if others := sorted(str(name) for name, value in state.items() if type(value) is not Part):
         raise UserError(f"{path}: not tensors: {', '.join(others[:12])}")
+    if long := [name for name in map(str, state) if len(name) > LONGEST_NAME]:
+        raise UserError(f"{path}: a tensor's name of {len(long[0]):,} characters; {LONGEST_NAME} at most are read")
     if len({str(name) for name in state}) < len(state):
         raise UserError(f"{path}: a number and a text name two tensors alike")
     parts = set(state.values())

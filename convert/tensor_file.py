@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from convert.kinds import must_be
 from convert.mapping import map_bytes
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.json_io import from_json
 
 TYPES: dict[str, type[np.generic]] = {
     "U64": np.uint64,
@@ -49,6 +50,9 @@ Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 DIGEST, MARK = "digest", "sha256:"
 UNKNOWN = "0" * 64
 CHUNK = 1 << 20
+
+LONGEST_NAME = 500
+"""Characters of a tensor's name; those of whole vision models in a training checkpoint have some 80."""
 
 
 def header_of(tensors: Layout, metadata: Mapping[str, str] | None = None) -> tuple[bytes, list[str], int]:
@@ -154,8 +158,16 @@ def open_file(path: Path, *, check: bool = True) -> TensorFile:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     metadata.pop(DIGEST, None)
-    entries: dict[str, Any] = json.loads(header[8:])
+    try:
+        entries: dict[str, Any] = from_json(header[8:])
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a whole safetensors file: {error}") from error
     entries.pop("__metadata__", None)
+    if long := [name for name in entries if len(name) > LONGEST_NAME]:
+        raise UserError(
+            f"{path}: a tensor's name of {max(map(len, long)):,} characters ({long[0][:40]}...); {LONGEST_NAME} at "
+            "most are read"
+        )
     return TensorFile(raw, entries, start, metadata, sealed)
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from convert import problem
 from convert.adapters import adalora, ia3, ln_tuning, lora, vera
 from convert.files import read_json, read_safetensors, write_json, write_safetensors
+from convert.fit import named
 from convert.places import last_part, without_places
 from convert.problem import MULTI, SINGLE, Problem
 from mlx_peft.config.architecture import Architecture, Preprocessing
@@ -42,6 +43,7 @@ from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Model
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.json_io import from_json
 from mlx_peft.core.writing import new_folder
 
 CONFIG = "adapter_config.json"
@@ -222,17 +224,41 @@ def read_adapter(folder: Path) -> Adapter:
     if METADATA not in metadata:
         return _from_peft(config, tensors, folder)
     try:
-        description = Description.model_validate_json(metadata[METADATA])
+        description = Description.model_validate(from_json(metadata[METADATA]))
         own, scales = _apart(tensors)
         tensors = FORMATS[type(description.method)].unpack(description.method, own) | scales
     except ValidationError as error:
-        places = ", ".join(".".join(map(str, fault["loc"])) or fault["msg"] for fault in error.errors())
         raise UserError(
-            f"{path}: its metadata is not understood ({places}); was it written by a later version?"
+            f"{path}: its metadata is not understood ({_faults(error)}); was it written by a later version?"
         ) from error
-    except ValueError as error:
+    except DAMAGE as error:
         raise UserError(f"{path}: not an adapter of the method its metadata names: {error}") from error
-    return Adapter(tensors=tensors, **{name: getattr(description, name) for name in Description.model_fields})
+    known = {name: getattr(description, name) for name in Description.model_fields}
+    return _with_sound_head(Adapter(tensors=tensors, **known), path)
+
+
+DAMAGE = (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, RecursionError)
+"""What tensors of other shapes, or a configuration of other types, than a method's lead to."""
+
+
+def _faults(error: ValidationError) -> str:
+    """Where it lies, and what it is, in few words."""
+    faults = error.errors(include_url=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg'][:200]}" for fault in faults[:6])
+
+
+def _with_sound_head(adapter: Adapter, path: Path) -> Adapter:
+    """The adapter itself. Raises UserError where its head is no matrix and vector, or not of the classes it names."""
+    for head in HEADS:
+        weight, bias = (adapter.tensors.get(f"{head}.{kind}") for kind in ("weight", "bias"))
+        if weight is not None and (weight.ndim != 2 or 0 in weight.shape):
+            raise UserError(f"{path}: {head}.weight has the shape {weight.shape}, where (classes, width) should be")
+        if bias is not None and (weight is None or bias.shape != weight.shape[:1]):
+            rows = "no head.weight is there" if weight is None else f"the head has {len(weight)} rows"
+            raise UserError(f"{path}: {head}.bias has the shape {bias.shape}, and {rows}")
+    if "head.weight" in adapter.tensors:
+        named(adapter.classes, adapter.tensors, f"{path}: its classes")
+    return adapter
 
 
 def _from_peft(config: dict[str, Any], tensors: Tensors, folder: Path) -> Adapter:
@@ -241,13 +267,16 @@ def _from_peft(config: dict[str, Any], tensors: Tensors, folder: Path) -> Adapte
     if reader is None:
         known = ", ".join(sorted(readers))
         raise UserError(f"{folder / CONFIG}: peft_type {config.get('peft_type')!r} is not supported (known: {known})")
-    method, tensors = reader(config, tensors, folder)
+    try:
+        method, tensors = reader(config, tensors, folder)
+    except DAMAGE as error:
+        raise UserError(f"{folder}: its {config['peft_type']} adapter is not understood: {error!r:.300}") from error
     source = str(config.get("base_model_name_or_path") or "unknown")
     try:
         entry = find(source.removeprefix("timm/"))
     except UserError:
         entry = None
-    return Adapter(
+    adapter = Adapter(
         method=method,
         tensors=tensors,
         classes=(),
@@ -257,3 +286,4 @@ def _from_peft(config: dict[str, Any], tensors: Tensors, folder: Path) -> Adapte
         base_sha256=None,
         source=source,
     )
+    return _with_sound_head(adapter, folder / WEIGHTS)

@@ -11,6 +11,7 @@ import numpy as np
 from convert.files import finite
 from convert.layouts.layout import Asked, Layout, Reading, contiguous, inferred, shape
 from convert.layouts.renaming import Pair, pair, to_timm
+from convert.tensor_file import LONGEST_NAME
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.core import damage
 from mlx_peft.core.border import Tensors
@@ -38,6 +39,8 @@ def read_npz(path: Path) -> Tensors:
                 raise UserError(f"{path}: an archive of {size:,} bytes that claims to hold {claimed:,}")
             for entry in entries:
                 name = entry.filename.removesuffix(".npy")
+                if len(name) > LONGEST_NAME:
+                    raise UserError(f"{path}: an array's name of {len(name):,} characters; {LONGEST_NAME} at most")
                 with archive.open(entry) as file:
                     dtype, dimensions, fortran = _header(file)
                     if dtype.hasobject:

@@ -24,6 +24,9 @@ LAYOUTS = (torchvision.LAYOUT, mlx_vision.LAYOUT, npz.LAYOUT)
 HEADS = ("head.", "head_dist.", "heads.", "fc_norm.")
 """What may stand outside of a model's prefix and belong to it all the same: a classifier that was put on it."""
 
+SEARCHED = 1000
+"""Names of tensors among which a misspelt one is looked for: a file may have a million."""
+
 Recognised = tuple[Layout | None, Tensors, tuple[str, ...]]
 
 
@@ -48,7 +51,7 @@ def recognise(tensors: Tensors, path: Path, part: str | None = None) -> Recognis
     if any(re.match(r"blocks\.\d+\.|(cls_token|pos_embed|head\.weight)$", name) for name in tensors):
         return None, tensors, ()  # timm's, and what is wrong with it will be said
     anchors = [TIMM, *(layout.anchor for layout in LAYOUTS)]
-    near = next((hint for name in tensors if (hint := suggest(name, anchors, 1))), "")
+    near = next((hint for name in list(tensors)[:SEARCHED] if (hint := suggest(name, anchors, 1))), "")
     raise UserError(
         f"{path}: not a ViT of timm, torchvision, mlx-image, transformers or Google: no tensor called "
         f"{' or '.join(anchors)}; it has {listed(sorted(tensors), 4)}{near}"

@@ -49,14 +49,23 @@ Weights = Annotated[
     str, typer.Option("--weights", metavar="WEIGHTS", help="Of --model: timm, or a file or folder.", show_default=True)
 ]
 
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        "--image-size", min=1, metavar="PIXELS", help="That --model was trained at.", show_default="the model's own"
+    ),
+]
 
-def base_of(name: str | None, weights: str) -> Model | None:
-    """The model that ``--model`` and ``--weights`` name, or None. Raises UserError for ``--weights`` alone."""
+
+def base_of(name: str | None, weights: str, image_size: int | None = None) -> Model | None:
+    """The model that ``--model`` and what goes with it name, or None. Raises UserError for what goes with it alone."""
     from mlx_peft.config.schema import Model
 
     if name is None and weights != "timm":
         raise UserError("--weights needs --model: the name of the model that has them")
-    return None if name is None else Model(name=name, weights=weights)
+    if name is None and image_size is not None:
+        raise UserError("--image-size needs --model: the name of the model that the adapter belongs to")
+    return None if name is None else Model(name=name, weights=weights, image_size=image_size)
 
 
 def read_experiment(

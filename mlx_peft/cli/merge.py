@@ -10,6 +10,7 @@ import typer
 from mlx_peft.cli.common import (
     AdapterName,
     Backend,
+    ImageSize,
     ModelName,
     RunOrAdapter,
     Weights,
@@ -27,6 +28,7 @@ def merge(
     adapter: AdapterName = None,
     model: ModelName = None,
     weights: Weights = "timm",
+    image_size: ImageSize = None,
     dequantize: Annotated[
         bool, typer.Option("--dequantize", help="Over a quantised base: write a plain model; exact.")
     ] = False,
@@ -39,7 +41,7 @@ def merge(
     from mlx_peft.engine.merge import merge_run
 
     written = merge_run(
-        run, out, backend_of(ctx, backend), name=adapter, model=base_of(model, weights),
+        run, out, backend_of(ctx, backend), name=adapter, model=base_of(model, weights, image_size),
         dequantize=dequantize, requantize=requantize,
     )  # fmt: skip
     echo_written(out, written)

@@ -11,6 +11,7 @@ from mlx_peft.cli.common import (
     AdapterName,
     AsJson,
     Backend,
+    ImageSize,
     ModelName,
     RunOrAdapter,
     Weights,
@@ -30,6 +31,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, metavar="K", help="How many classes to show for each image.")] = 1,
     model: ModelName = None,
     weights: Weights = "timm",
+    image_size: ImageSize = None,
     backend: Backend = None,
     as_json: AsJson = False,
 ) -> None:
@@ -41,7 +43,7 @@ def predict(
     if load.is_model(run):
         loaded = load.load_model(run, computing)
     else:
-        loaded = load.load_run(run, computing, name=adapter, model=base_of(model, weights))
+        loaded = load.load_run(run, computing, name=adapter, model=base_of(model, weights, image_size))
     results = answer(loaded, images, top)
     if as_json:
         echo_json(results)

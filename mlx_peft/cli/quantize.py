@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_peft.cli.common import AdapterName, Backend, ModelName, Weights, backend_of, base_of, echo_written
+from mlx_peft.cli.common import AdapterName, Backend, ImageSize, ModelName, Weights, backend_of, base_of, echo_written
 
 
 def quantize(
@@ -26,6 +26,7 @@ def quantize(
     adapter: AdapterName = None,
     model: ModelName = None,
     weights: Weights = "timm",
+    image_size: ImageSize = None,
     backend: Backend = None,
 ) -> None:
     """Write a model, or a run merged first, in few bits a weight."""
@@ -33,6 +34,11 @@ def quantize(
     from mlx_peft.engine.merge import quantize_model
 
     written = quantize_model(
-        source, out, asked(bits, group_size), backend_of(ctx, backend), name=adapter, model=base_of(model, weights)
+        source,
+        out,
+        asked(bits, group_size),
+        backend_of(ctx, backend),
+        name=adapter,
+        model=base_of(model, weights, image_size),
     )
     echo_written(out, written)

@@ -35,3 +35,21 @@ def _escaped(match: re.Match[str]) -> str:
 def canonical(value: Any) -> str:
     """The value on one line, its keys sorted, in ASCII: equal values have equal bytes, which can be hashed."""
     return json.dumps(value, sort_keys=True, allow_nan=False)
+
+
+def from_json(text: str | bytes) -> Any:
+    """The value of a text in which no object has a key twice: of two, readers take one or the other.
+
+    Raises:
+        ValueError: for a key that is there twice, and where the text is no JSON.
+        RecursionError: where it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_without_repeats)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.100} is there twice")
+    return found

@@ -12,11 +12,12 @@ from convert.fit import must_hold
 from convert.layouts.layout import Asked
 from convert.layouts.naming import DECISIVE
 from convert.open import open_path
-from convert.problem import problem
+from convert.problem import must_answer, problem
 from mlx_peft.config.adapter import adapter_shapes
 from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.files import load
 from mlx_peft.config.methods import Linear
+from mlx_peft.config.parameters import HEADS
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
 from mlx_peft.core.errors import UserError, suggest
@@ -98,6 +99,8 @@ def load_run(
     if model is not None and adapter.model is not None:
         if model.name != adapter.model.name:
             raise UserError(f"{place} names its own model, {adapter.model.name}: leave --model out")
+        if model.image_size not in (None, adapter.model.image_size):
+            raise UserError(f"{place} says itself at which image size it was trained: leave --image-size out")
         moved = experiment.model.model_copy(update={"weights": model.weights})  # the hash says if they are the same
         experiment = experiment.model_copy(update={"model": moved})
     if backend is not None:
@@ -109,7 +112,9 @@ def load_run(
     if not experiment.model.is_local:  # before the weights are read, drawn or downloaded
         must_fit(adapter, experiment, architecture_of(experiment.model), adapter.quantize, place)
     base = load_base(experiment.model, adapter.num_classes, experiment.seed, experiment.quantize)
-    base = replace(base, multi_label=adapter.multi_label)
+    must_answer(adapter.num_classes, adapter.multi_label, place)
+    notes = tuple(note for note in base.notes if note.partition(":")[0] not in HEADS)  # the head is the adapter's
+    base = replace(base, multi_label=adapter.multi_label, notes=notes)
     if adapter.preprocessing is not None:
         base = replace(base, preprocessing=adapter.preprocessing)
     if adapter.base_sha256 is not None and adapter.base_sha256 != base.sha256:
@@ -204,6 +209,7 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
     if not count:
         notes = "".join(f"\n  note: {note}" for note in checkpoint.notes)
         raise UserError(f"{path}: the model has no classifier: train one, with model.weights={path}{notes}")
+    must_answer(count, checkpoint.multi_label, path)
     found = checkpoint.architecture.model_dump()
     args = {} if checkpoint.layout == "timm" else {field: found[field] for field in DECISIVE}
     model = Model(name=checkpoint.name, weights=str(path), args=args)

@@ -76,7 +76,7 @@ def open_source(
         source: a path, a name of timm's, or a repository of the hub.
         model, args: the model's name and fields of its architecture, for a source that does not say them.
         weights: of the base of an adapter that names none.
-        image_size: pixels that it is to have; its own where None.
+        image_size: pixels that it is to have, or of an adapter that names no model, that it has; its own where None.
         part: which model is meant, in a file of several.
         adapter: which adapter is meant, in a folder of several.
         backend: what merges an adapter.
@@ -86,9 +86,12 @@ def open_source(
     """
     path = Path(os.path.expanduser(source))
     if path.is_dir() and (adapter is not None or adapter_in(path) or RunFolder(path).config.exists()):
-        if args or part or image_size:
-            raise UserError("--set, --part and --image-size: not for a run or an adapter, which says what it is")
-        return _run(path, model, weights, adapter, backend)
+        if args or part:
+            raise UserError("--set and --part: not for a run or an adapter, which says what it is")
+        if model is None and image_size is not None:
+            raise UserError("--image-size: a run or an adapter of ours says its own; of another's, --model needs it")
+        named = None if model is None else Model(name=model, weights=weights, image_size=image_size)
+        return _run(path, named, adapter, backend)
     if adapter is not None or weights != "timm":
         raise UserError(f"--adapter and --weights are for an adapter, and {source} is none")
     args = args or {}
@@ -169,9 +172,8 @@ def _opener(checkpoint: Checkpoint, path: Path) -> str | None:
     return OPENERS.get(checkpoint.layout)
 
 
-def _run(path: Path, model: str | None, weights: str, adapter: str | None, backend: Literal["mlx", "torch"]) -> Source:
+def _run(path: Path, named: Model | None, adapter: str | None, backend: Literal["mlx", "torch"]) -> Source:
     """A run or an adapter, merged; what it computes unmerged is the reference, and what PEFT computes with it."""
-    named = None if model is None else Model(name=model, weights=weights)
     loaded = load_run(path, backend, name=adapter, precision="float32", model=named)
     quantized = loaded.base.quantization is not None
     tensors = loaded.learner.merged(dequantize=True) if quantized else loaded.learner.merged()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from convert.adapters.peft import Adapter, write_adapter
 from convert.base import Base, load_base
@@ -107,3 +109,18 @@ def test_what_is_no_checkpoint_is_refused(name: str, message: str, command: Any,
     (tmp_path / "a.txt").write_text("text")
     refused = command("info", tmp_path / name)
     assert (refused.exit_code, refused.stdout) == (2, "") and message in refused.stderr
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped(command: Any, base: Base, tmp_path: Path) -> None:
+    names = ["\x1b]0;title\x07", "\u202etxt.exe", "Kätzchen"]
+    write_model(tmp_path / "m", base=base, tensors=base.tensors, classes=names)
+    picture = tmp_path / "a\x1b[2J.png"
+    Image.new("RGB", (32, 32)).save(picture)
+    told, asked = command("info", tmp_path / "m"), command("predict", tmp_path / "m", picture, "--top", 3)
+    turned = command("convert", tmp_path / "m", tmp_path / "\x1b[31mout", "--to", "mlx", "--no-verify")
+    card = command("push", tmp_path / "m", "jane/m", "--dry-run")
+    for done in (told, asked, turned, card):
+        assert done.exit_code == 0, done.stderr
+        assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", done.stdout + done.stderr)
+    for done in (told, asked):
+        assert r"\x1b]0;title\x07" in done.stdout and r"\u202etxt.exe" in done.stdout and "Kätzchen" in done.stdout
