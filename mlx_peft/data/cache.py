@@ -32,6 +32,7 @@ from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.own import open_own, own_folder, replace_own, unfollowed
 from mlx_peft.data.dataset import Dataset, FileImages, Split
+from mlx_peft.data.reading import RULES
 
 HEADER = struct.Struct("<4sIII")
 """Magic, height, width, CRC-32 of the pixels, which follow row by row."""
@@ -99,7 +100,7 @@ class Cache:
     def key(self, path: str) -> str:
         """Of the image in a file as it is now. Raises OSError where there is no such file."""
         status = os.stat(path)
-        identity = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0{self.side}"
+        identity = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0{self.side}\0{RULES}"
         return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:40]
 
     def get(self, key: str, *, mapped: bool = False) -> np.ndarray | None:

@@ -16,6 +16,7 @@ from mlx_peft.data import labels
 from mlx_peft.data.checked import Memory
 from mlx_peft.data.dataset import ADVICE, Dataset, EncodedImages, FileImages, Images
 from mlx_peft.data.duplicates import Glances, glance, pixel_hash, same
+from mlx_peft.data.memory import one_image
 from mlx_peft.data.reading import stored_as
 
 _CHUNK = 4096
@@ -157,13 +158,14 @@ def _looks(images: Images, threads: int) -> Iterator[Look]:
 
 
 def _look(images: Images, row: int) -> Look:
-    try:
-        image = images.read(row)
-    except UserError as error:
-        return Look(broken=str(error).removesuffix(ADVICE))
-    colour = not (np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 0], image[..., 2]))
-    form = "array" if not isinstance(images, FileImages | EncodedImages) else stored_as(images.encoded(row))
-    return Look(pixel_hash(image), glance(image), (image.shape[0], image.shape[1]), colour, form)
+    with one_image():
+        try:
+            image = images.read(row)
+        except UserError as error:
+            return Look(broken=str(error).removesuffix(ADVICE))
+        colour = not (np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 0], image[..., 2]))
+        form = "array" if not isinstance(images, FileImages | EncodedImages) else stored_as(images.encoded(row))
+        return Look(pixel_hash(image), glance(image), (image.shape[0], image.shape[1]), colour, form)
 
 
 def _across(groups: Sequence[np.ndarray], first: np.ndarray, split: np.ndarray) -> list[Pair]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.own import own_folder, replace_own, unfollowed
+from mlx_peft.data.limits import limits
 
 MAGIC = b"mlx-peft checked 1\n"
 LIMIT = 2**28
@@ -138,8 +139,8 @@ def rules() -> bytes:
 def _rules() -> Sequence[str]:
     from mlx_peft.data import reading
 
-    found = [f"{reading.MAX_PIXELS} {reading.MAX_RATIO} {reading.MAX_BYTES}"]
-    for package in ("mlx-peft", "numpy", "pillow", "scipy", "mlx-data"):
+    found = [str(reading.RULES), repr(limits())]
+    for package in ("mlx-peft", "numpy", "pillow", "scipy", "simplejpeg"):
         with suppress(PackageNotFoundError):
             found.append(f"{package} {version(package)}")
     return found

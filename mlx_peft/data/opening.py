@@ -13,6 +13,7 @@ from mlx_peft.data.duplicates import clusters
 from mlx_peft.data.entry import Entry, Found, Variant, named
 from mlx_peft.data.labels import counts
 from mlx_peft.data.leftout import told
+from mlx_peft.data.limits import limits
 from mlx_peft.data.registry import find
 from mlx_peft.data.splits import hold_out
 from mlx_peft.data.strangers import pointers
@@ -33,6 +34,7 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
 
     Without `decode` no image is tried first, whatever the configuration says. Raises UserError as ``open_dataset``.
     """
+    limits()  # so that a wrong one is not taken for as many broken images
     variant = entry.variant(config.name, config.variant)
     if config.columns != schema.Columns() and not entry.columns:
         raise UserError(f"data.columns: {config.name} is no table; leave it out")

@@ -14,6 +14,7 @@ from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import augment, colour
 from mlx_peft.data.dataset import Images, Split
+from mlx_peft.data.memory import one_image
 from mlx_peft.data.mix import Targets, mix
 from mlx_peft.data.order import epoch_order, occurrences
 from mlx_peft.data.recipe import eval_image
@@ -182,12 +183,13 @@ def _batches(
 
     def fill(indices: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
         for index, number, place in zip(indices.tolist(), numbers.tolist(), out, strict=True):
-            image = row(index, number)
-            if image.flags.c_contiguous:
-                place[...] = image
-            else:  # a flipped one: NumPy is quicker at it a channel at a time
-                for channel in range(3):
-                    place[..., channel] = image[..., channel]
+            with one_image():
+                image = row(index, number)
+                if image.flags.c_contiguous:
+                    place[...] = image
+                else:  # a flipped one: NumPy is quicker at it a channel at a time
+                    for channel in range(3):
+                        place[..., channel] = image[..., channel]
 
     def submit(step: int) -> tuple[Batch, list[Future[None]]]:
         whole = slice(step * batch_size, (step + 1) * batch_size)

@@ -10,7 +10,8 @@ from PIL import Image, ImageOps
 
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.core.errors import UserError
-from mlx_peft.data.reading import MAX_PIXELS, read_image
+from mlx_peft.data.limits import limits
+from mlx_peft.data.reading import read_image
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -20,17 +21,17 @@ def eval_image(source: Path | str | np.ndarray, preprocessing: Preprocessing, im
 
     `crop_mode` center: the shorter side to ``floor(image_size / crop_pct)``, then the centre; squash: both sides, then
     the centre; border: the longer side, then the centre on a ground of the mean colour. Raises UserError, naming a
-    file, where it cannot be read, or is so narrow that the whole of it resized has no pixels or more than MAX_PIXELS.
+    file, where it cannot be read, or is so narrow that the whole of it resized has no pixels or more than are read.
     """
     pixels = source if isinstance(source, np.ndarray) else read_image(source)
     image = Image.fromarray(np.ascontiguousarray(pixels))
     scaled = math.floor(image_size / preprocessing.crop_pct)
     width, height = _resized(image.width, image.height, scaled, preprocessing.crop_mode)
-    if not 0 < width * height <= MAX_PIXELS:
+    if not 0 < width * height <= limits().pixels:
         named = "" if isinstance(source, np.ndarray) else f"{source}: "
         raise UserError(
-            f"{named}{image.width} x {image.height} pixels would become {width} x {height}, not 1 to {MAX_PIXELS:,} in "
-            "all: too narrow; crop it"
+            f"{named}{image.width} x {image.height} pixels would become {width} x {height}, not 1 to "
+            f"{limits().pixels:,} in all: too narrow; crop it"
         )
     image = image.resize((width, height), FILTERS[preprocessing.interpolation])
     ground = tuple(round(255 * value) for value in preprocessing.mean) if preprocessing.crop_mode == "border" else 0

@@ -20,6 +20,7 @@ from mlx_peft.data.duplicates import glance, pixel_hash
 from mlx_peft.data.entry import Entry, Found
 from mlx_peft.data.leftout import told
 from mlx_peft.data.lists import left_out
+from mlx_peft.data.memory import one_image
 from mlx_peft.data.strangers import kind_in
 
 CHECKED = 50_000
@@ -123,13 +124,14 @@ def looked_at(images: Images, config: schema.Data, *, tolerant: bool) -> list[Se
 
 def _look(images: Images, rows: Sequence[int], threads: int, tolerant: bool) -> list[Seen]:
     def look(row: int) -> Seen:
-        try:
-            image = images.read(row)
-        except UserError:
-            if not tolerant:
-                raise
-            return None, None
-        return pixel_hash(image), glance(image)
+        with one_image():
+            try:
+                image = images.read(row)
+            except UserError:
+                if not tolerant:
+                    raise
+                return None, None
+            return pixel_hash(image), glance(image)
 
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(look, rows))

@@ -11,8 +11,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from convert.base import load_base
 from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.core.errors import UserError
-from mlx_peft.data import ArrayImages, Dataset, Split, cached, jpeg, open_dataset, train_batches
+from mlx_peft.data import ArrayImages, Dataset, Split, cached, open_dataset, train_batches
 from mlx_peft.engine.backend import BACKENDS
 from mlx_peft.engine.bench import available
 
@@ -106,7 +105,6 @@ def throughput(settings: Settings) -> list[Throughput]:
                     )
                 contenders["torch DataLoader", interpolation] = lambda loader=loader: loader  # type: ignore[misc]
             contenders["mlx-peft", interpolation] = batches(plain, config, settings, interpolation)
-            contenders["mlx-peft, without mlx-data", interpolation] = batches(plain, config, settings, interpolation)
             contenders["mlx-peft, decoded cache", interpolation] = batches(kept, config, settings, interpolation)
         speeds = rounds(contenders, plain.train.size, settings.rounds)
     found = []
@@ -132,24 +130,12 @@ def rounds(
     speeds: dict[tuple[str, str], list[float]] = {name: [] for name in contenders}
     for number in range(count + 1):
         for name, start in contenders.items():
-            with without_mlx_data("without" in name[0]):
-                began = time.perf_counter()
-                for _ in start():
-                    pass
-                if number:
-                    speeds[name].append(images / (time.perf_counter() - began))
+            began = time.perf_counter()
+            for _ in start():
+                pass
+            if number:
+                speeds[name].append(images / (time.perf_counter() - began))
     return speeds
-
-
-@contextmanager
-def without_mlx_data(wanted: bool) -> Iterator[None]:
-    found = jpeg._mlx_data
-    if wanted:
-        jpeg._mlx_data = lambda: None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        jpeg._mlx_data = found
 
 
 def small_images(

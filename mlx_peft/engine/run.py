@@ -152,7 +152,7 @@ def environment(framework: str) -> dict[str, str]:
     """Versions and platform; nothing that names a person or a machine."""
     facts = {"python": platform.python_version(), "system": platform.platform(), "machine": platform.machine()}
     facts |= {"cpus": str(os.cpu_count()), "framework": framework}
-    for package in ("mlx-peft", "numpy", "pillow", "safetensors", "mlx-data"):
+    for package in ("mlx-peft", "numpy", "pillow", "safetensors", "simplejpeg"):
         try:
             facts[package] = version(package)
         except PackageNotFoundError:

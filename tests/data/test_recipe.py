@@ -14,7 +14,7 @@ from mlx_peft.config import schema
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import FileImages, Split, eval_batches, eval_image, train_batches
-from mlx_peft.data.reading import MAX_RATIO
+from mlx_peft.data.limits import Limits
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -82,7 +82,7 @@ def test_an_image_too_narrow_for_the_recipe_is_refused_by_name(
 
 @pytest.mark.parametrize("crop_mode", ["center", "border", "squash"])
 @pytest.mark.parametrize("side", [50, 224, 518])
-@pytest.mark.parametrize("shape", [(MAX_RATIO, 1), (1, MAX_RATIO)])
+@pytest.mark.parametrize("shape", [(Limits.ratio, 1), (1, Limits.ratio)])
 def test_what_is_read_fits_every_recipe_that_is_in_use(
     crop_mode: Literal["center", "border", "squash"], side: int, shape: tuple[int, int]
 ) -> None:

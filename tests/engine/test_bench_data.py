@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from mlx_peft.core.errors import UserError
-from mlx_peft.data import jpeg
 from mlx_peft.engine import bench_data
 from mlx_peft.engine.bench_data import Settings, Share, Throughput
 from torch_ref.loader import loader
@@ -41,14 +40,13 @@ def test_every_contender_reads_every_image_and_is_held_against_the_loader_of_its
     settings = Settings(str(images), image_size=16, batch_size=4, threads=1, rounds=2)
     found = bench_data.throughput(settings)
     assert asked == [(16, 4, 1, "bilinear"), (16, 4, 1, "bicubic")]
-    names = ["torch DataLoader", "mlx-peft", "mlx-peft, without mlx-data", "mlx-peft, decoded cache"]
+    names = ["torch DataLoader", "mlx-peft", "mlx-peft, decoded cache"]
     assert [(f.name, f.interpolation) for f in found] == [(n, i) for i in ("bilinear", "bicubic") for n in names]
     for speed in found:
         assert len(speed.images_per_second) == 2
         assert min(speed.images_per_second) > 0
         assert speed.ratio is not None
     assert found[0].ratio == 1
-    assert jpeg._mlx_data is not None
 
 
 def test_the_loader_gives_what_the_pipeline_gives(images: Path) -> None:
