@@ -36,6 +36,8 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Say what is in images."""
+    from mlx_peft.data.dataset import FileImages
+    from mlx_peft.data.depth import shallow
     from mlx_peft.engine import load
     from mlx_peft.engine.predict import predict as answer
 
@@ -45,6 +47,9 @@ def predict(
     else:
         loaded = load.load_run(run, computing, name=adapter, model=base_of(model, weights, image_size))
     results = answer(loaded, images, top)
+    for path in images:
+        for note in shallow(FileImages(Path(), (str(path),))):
+            typer.echo(f"note: {note}", err=True)
     if as_json:
         echo_json(results)
         return

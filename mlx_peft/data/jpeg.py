@@ -28,7 +28,7 @@ SEGMENTS = 10_000
 HARMLESS = "extraneous bytes before marker"
 """What libjpeg warns of though the picture is whole."""
 
-_MARKER = re.compile(rb"\xff+([^\0\x01\xff\xd0-\xd8])")
+_MARKER = re.compile(rb"\xff[^\0\x01\xff\xd0-\xd8]")
 """What has a length, or ends the file. In a scan 0xFF is followed by 0 or is a restart marker."""
 
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
@@ -36,6 +36,7 @@ _ALL = b"\0\x3f\0"
 """Coefficients, from the first to the last and to the last bit: all that a sequential scan can have."""
 _JFIF, _ADOBE, _TRANSFORM = b"JFIF\0", b"Adobe", 11
 _END, _SCAN, _APP0, _APP1, _APP14 = 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
+_TABLES = frozenset({0xC4, 0xDB})
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL, _PROGRESSIVE = frozenset({0xC0, 0xC1, 0xC9}), frozenset({0xC2, 0xCA})
 
@@ -80,20 +81,22 @@ def header(data: bytes) -> Header:
     found, position, transform = Header(), len(START), 0
     for _ in range(SEGMENTS):
         marker = _MARKER.search(data, position)
-        if marker is None or marker[1][0] == _END:
+        if marker is None or marker[0][1] == _END:
             found.ended = marker is not None
             break
-        position = marker.end() + max(2, int.from_bytes(data[marker.end() : marker.end() + 2], "big"))
-        body = data[marker.end() + 2 : position]
-        kind = marker[1][0]
+        start, kind = marker.end(), data[marker.end() - 1]
+        position = start + max(2, int.from_bytes(data[start : start + 2], "big"))
+        if kind in _TABLES:
+            continue
+        body = data[start + 2 : position]
         if kind in _FRAMES:
             _frame(found, body, kind)
         elif kind == _SCAN:
             _scan(found, body, position)
         elif kind == _APP0 and body.startswith(_JFIF) and body[5:6] != b"\1":
-            found.odd[marker.end() + 7] = b"\1"
+            found.odd[start + 7] = b"\1"
         elif kind == _APP14 and body.startswith(_ADOBE) and len(body) > _TRANSFORM:
-            transform = marker.end() + 2 + _TRANSFORM
+            transform = start + 2 + _TRANSFORM
         elif kind == _APP1 and body.startswith(_EXIF):
             found.exif = found.exif or body[len(_EXIF) :]
         elif kind == _APP1 and body.startswith(_XMP):

@@ -9,6 +9,7 @@ import numpy as np
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import Dataset, Split
+from mlx_peft.data.depth import shallow
 from mlx_peft.data.duplicates import clusters
 from mlx_peft.data.entry import Entry, Found, Variant, named
 from mlx_peft.data.labels import counts
@@ -65,6 +66,7 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
             val=found.splits.get("val"),
             test=found.splits.get("test"),
         )
+        notes += shallow(train.images)
         notes += _without_images(dataset, entry, f"{config.name} in {config.root}")
         return replace(dataset, notes=tuple(notes))
 

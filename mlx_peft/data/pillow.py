@@ -51,6 +51,12 @@ def stored_as(data: bytes) -> str:
         return f"{image.format} {image.mode}"
 
 
+def stored_bits(data: bytes) -> tuple[int, bool]:
+    """Bits of a sample, and whether 0 is white, by a file's header. Raises whatever Pillow does, and ValueError."""
+    with _opened(data) as (_, layout):
+        return layout.bits, layout.inverted
+
+
 @contextmanager
 def _opened(data: bytes) -> Iterator[tuple[Image.Image, tiff.Layout]]:
     """A file whose header is within the limits, not yet decoded, and how its samples are stored."""

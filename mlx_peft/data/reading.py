@@ -62,5 +62,15 @@ def stored_as(data: bytes) -> str:
         raise ValueError("not an image in a known format") from error
 
 
+def stored_bits(data: bytes) -> tuple[int, bool]:
+    """Bits of a sample as the file stores it, and whether 0 is white in it. Raises ValueError where it is no image."""
+    if data.startswith(jpeg.START):
+        return 8, False
+    try:
+        return pillow.stored_bits(data)
+    except Exception as error:
+        raise ValueError("not an image in a known format") from error
+
+
 def _too_large(name: str) -> UserError:
     return UserError(f"{name}: larger than {limits().file / 2**20:,.0f} MiB, the most that is read as an image")
