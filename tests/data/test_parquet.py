@@ -21,11 +21,6 @@ Open = Callable[..., Dataset]
 CLASSES = ["ant", "bee", "cat"]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
 def encoded(seed: int, form: str = "PNG", mode: str = "RGB") -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 10, 3), np.uint8)
     file = io.BytesIO()

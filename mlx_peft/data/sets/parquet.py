@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
-from mlx_peft.data.columns import SAMPLE, USUAL, column_of, no_group, unused
+from mlx_peft.data.arrow import Table
+from mlx_peft.data.checked import mark
+from mlx_peft.data.columns import USUAL, column_of, no_group, unused
 from mlx_peft.data.dataset import EncodedImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.leftout import told, unlabelled
@@ -21,9 +24,11 @@ from mlx_peft.data.lists import left_out, printed
 from mlx_peft.data.litter import files_below
 from mlx_peft.data.names import plain_split, preferred, spelled
 from mlx_peft.data.sets.folder import existing
-from mlx_peft.data.sets.table import classes_of, parts_of, split_words
+from mlx_peft.data.sets.table import MAX_GROUPS, classes_of, parts_of, split_words
 
 HUB = "hf:"
+Cells = tuple[list[Any], np.ndarray]
+"""A column's different values, and which each row has: see ``data.arrow.Table.cells``."""
 NAME = re.compile(r"hf:(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<subset>[\w-][\w.-]*))?(@(?P<revision>[\w-][\w./-]*))?")
 
 
@@ -92,7 +97,7 @@ def _read(root: Path, config: schema.Data, subset: str | None) -> Found:
         classes, labels = _labels(tables)
         splits: dict[str, Split] = {}
         for name, table in tables.items():
-            images = EncodedImages(table.cell, name, np.arange(table.size))
+            images = EncodedImages(table.cell, name, np.arange(table.size), mark(table.stamp, name))
             splits[name] = Split(name, images, labels[name], table.groups)
             notes += table.notes
         if len(tables) == 1 and tables["train"].splits:
@@ -164,106 +169,89 @@ def _subset_of(path: Path) -> str:
 
 
 class _Table:
-    """The files of a split, mapped from ``datasets``' cache: a column of images, and one of labels."""
+    """The files of a split: a column of images, and one of labels."""
 
     def __init__(self, files: list[Path], root: Path, config: schema.Data) -> None:
-        datasets = _datasets()
+        _check_installed()
         where = f"{root}: {files[0].relative_to(root).as_posix()}"
         try:
-            _check_files(files)
-            table = datasets.load_dataset("parquet", data_files=list(map(str, files)), split="train")
-            columns = list(table.column_names)
-            used = {what: column_of(columns, what, getattr(config.columns, what), where) for what in USUAL}
-            image, label, group = used["image"], used["label"], used["group"]
-            self.feature = table.features[label]
-            self.labels: list[Any] = table.data.table.column(label).to_pylist()
+            table = Table(files)
+            used = {what: column_of(table.columns, what, getattr(config.columns, what), where) for what in USUAL}
+            self.notes = unused(table.columns, used, config.columns, table.sample())
+            self.names = table.names(used["label"])
+            self.labels: Cells = table.cells(used["label"])
+            self.groups = _groups(table.cells(used["group"]), used["group"], where) if used["group"] else None
             self.splits = used["split"]
-            self.notes = unused(columns, used, config.columns, _sample(table, columns))
-            self.groups = _groups(table.data.table.column(group).to_pylist(), group, where) if group else None
-            self._splits = table.data.table.column(self.splits) if self.splits else None
-            self._split_names = getattr(table.features.get(self.splits), "names", None)
-            self._images = table.data.table.column(image)
-            self.size = len(self.labels)
+            self._splits: Cells = table.cells(self.splits) if self.splits else ([], np.empty(0, np.int64))
+            self._split_names = table.names(self.splits)
+            self._images = table.images(used["image"], config.cache.folder)
+            self.size, self.stamp = table.size, table.stamp
+            for _, rows in (self.labels, *([self._splits] if self.splits else [])):
+                if len(rows) != self.size or len(self._images) != self.size:
+                    raise UserError(f"{where}: {self.size:,} rows, and columns of {len(rows):,}: damaged")
         except UserError:
             raise
-        except Exception as error:  # Arrow's and datasets' readers raise almost anything on damaged bytes
+        except Exception as error:  # Arrow's readers raise almost anything on damaged bytes
             text = str(error.__cause__ or error).partition("\n")[0]
             raise UserError(f"{where}: not a readable Parquet file ({text or type(error).__name__})") from error
-        self._where = f"{where}: {image}"
+        self._where = f"{where}: {used['image']}"
 
     def words(self) -> list[str]:
         """What the column of splits says of each row."""
-        cells = [] if self._splits is None else self._splits.to_pylist()
+        cells, rows = self._splits
         names = self._split_names
-        return [names[cell] if names and isinstance(cell, int) and cell >= 0 else str(cell) for cell in cells]
+        words = [names[cell] if names and isinstance(cell, int) and cell >= 0 else str(cell) for cell in cells]
+        return [words[row] if row >= 0 else str(None) for row in rows.tolist()]
 
     def cell(self, row: int) -> bytes:
         """The bytes of an image; a path in their place is not followed. Raises UserError where there are none."""
-        value = self._images[row].as_py()
-        data = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(data, bytes):
+        data = self._images.read(row)
+        if data is None:
             raise UserError(f"{self._where}, row {row}: no image in it, but {type(data).__name__}")
         return data
 
 
-def _sample(table: Any, columns: Iterable[str]) -> dict[str, list[Any]]:
-    """The first cells of the columns that hold texts or whole numbers."""
-    kinds = {name: getattr(table.features[name], "dtype", "") for name in columns}
-    named = [name for name, kind in kinds.items() if kind in ("string", "large_string", "int32", "int64")]
-    return {name: table.data.table.column(name).slice(0, SAMPLE).to_pylist() for name in named}
-
-
-def _groups(cells: list[Any], column: str, where: str) -> np.ndarray:
-    """As text. Raises UserError at a row that has none."""
-    for row, cell in enumerate(cells):
-        if cell is None or cell != cell or not str(cell).strip():
-            raise no_group(f"{where}, row {row}", column)
-    return np.array([spelled(str(cell)) for cell in cells])
-
-
-MAX_GROUP = 2**32
-"""Bytes of a row group, unpacked; the hub's have some hundred megabytes."""
-
-
-def _check_files(files: list[Path]) -> None:
-    """Raises UserError where a file says that it needs more memory than any real one."""
-    from pyarrow import parquet
-
-    for path in files:
-        with parquet.ParquetFile(path) as file:
-            sizes = [file.metadata.row_group(number).total_byte_size for number in range(file.metadata.num_row_groups)]
-        if max(sizes, default=0) > MAX_GROUP:
-            raise UserError(f"{path}: a row group of {max(sizes):,} bytes; at most {MAX_GROUP:,} are read")
+def _groups(column: Cells, name: str, where: str) -> np.ndarray:
+    """As text. Raises UserError at a row that has none, or where they take too much memory."""
+    cells, rows = column
+    texts = [spelled(str(cell)) if cell == cell and str(cell).strip() else "" for cell in cells] + [""]
+    blank = np.array([not text for text in texts])
+    if (missing := np.flatnonzero(blank[rows])).size:
+        raise no_group(f"{where}, row {missing[0]}", name)
+    longest = max(map(len, texts))
+    if longest * len(rows) > MAX_GROUPS:
+        raise UserError(f"{where}: a group's name of {longest:,} characters is too long for {len(rows):,} rows")
+    named: np.ndarray = np.array(texts)[rows]
+    return named
 
 
 def _labels(tables: dict[str, _Table]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """Class names, the column's own if it has them, and the labels of each split, int64, -1 where there is none."""
-    feature = tables["train"].feature
-    names = getattr(feature, "names", None)
-    everything = {split: table.labels for split, table in tables.items()}
+    names = tables["train"].names
     if names:
-        return tuple(map(spelled, names)), {split: _numbers(values, split) for split, values in everything.items()}
-    texts = {split: [_text(value) for value in values] for split, values in everything.items()}
-    classes, _ = classes_of([text for text in texts["train"] if text])
+        return tuple(map(spelled, names)), {split: _numbers(*table.labels, split) for split, table in tables.items()}
+    texts = {split: [_text(value) for value in table.labels[0]] for split, table in tables.items()}
+    used = np.unique(rows := tables["train"].labels[1])[0 if (rows >= 0).all() else 1 :]
+    classes, _ = classes_of([text for row in used.tolist() if (text := texts["train"][row])])
     place: Callable[[str], int] = {name: number for number, name in enumerate(classes)}.get  # type: ignore[assignment]
     labels = {}
-    for split, values in texts.items():
-        known = [place(text) if text else -1 for text in values]
+    for split, table in tables.items():
+        known = [place(text) if text else -1 for text in texts[split]]
         if None in known:
-            raise UserError(f"{split}: the label {values[known.index(None)]!r} is not in train")  # type: ignore[arg-type]
-        labels[split] = np.array(known, np.int64)
+            raise UserError(f"{split}: the label {texts[split][known.index(None)]!r} is not in train")  # type: ignore[arg-type]
+        labels[split] = np.array([*known, -1], np.int64)[table.labels[1]]
     return classes, labels
 
 
-def _numbers(values: list[Any], split: str) -> np.ndarray:
-    numbers = [-1 if value is None else value for value in values]
-    if not all(isinstance(number, int) for number in numbers):
+def _numbers(values: list[Any], rows: np.ndarray, split: str) -> np.ndarray:
+    if not all(isinstance(number, int) for number in values):
         raise UserError(f"{split}: the labels are not whole numbers")
-    return np.array(numbers, np.int64)
+    numbers: np.ndarray = np.array([*values, -1], np.int64)[rows]
+    return numbers
 
 
 def _text(value: Any) -> str:
-    if value is None or value == -1:
+    if value == -1:
         return ""
     if not isinstance(value, int | str):
         raise UserError(
@@ -272,13 +260,9 @@ def _text(value: Any) -> str:
     return spelled(str(value))
 
 
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise UserError("sets in Parquet need the package datasets: pip install 'mlx-peft[datasets]'") from None
-    datasets.disable_progress_bars()
-    return datasets
+def _check_installed() -> None:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UserError("sets in Parquet need the package pyarrow: pip install 'mlx-peft[datasets]'")
 
 
 ENTRIES = {
