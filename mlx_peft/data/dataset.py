@@ -15,6 +15,7 @@ import numpy as np
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import labels
 from mlx_peft.data.checked import file_mark, mark
+from mlx_peft.data.names import spelled
 from mlx_peft.data.reading import decode_image, file_bytes, read_image
 from mlx_peft.data.strangers import HEAD, head_of, stranger
 
@@ -194,10 +195,11 @@ class Split:
 
     @cached_property
     def sha256(self) -> str:
-        """Hex digest of the ordered identifiers and labels: equal where two runs saw the same split."""
+        """Hex digest of the ordered identifiers, accents in one spelling, and labels: equal where two runs saw the same
+        split."""
         digest = hashlib.sha256()
         for identifier, label in zip(self.images.identifiers, self.labels, strict=True):
-            digest.update(f"{identifier}\0{labels.written(label)}\n".encode("utf-8", "surrogateescape"))
+            digest.update(f"{spelled(identifier)}\0{labels.written(label)}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     def take(self, rows: np.ndarray, name: str) -> Split:

@@ -11,6 +11,7 @@ from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import Dataset, Split
 from mlx_peft.data.labels import strata
+from mlx_peft.data.names import spelled
 
 
 def hold_out(
@@ -77,7 +78,7 @@ def _by_class(train: Split, classes: int, seed: int) -> Iterator[list[list[int]]
     for rows in members.values():
         units[np.bincount(labels[rows]).argmax()].append(rows)
     for found in units:
-        yield sorted(found, key=lambda rows: _rank(seed, min(identifiers[row] for row in rows)))
+        yield sorted(found, key=lambda rows: _rank(seed, min(spelled(identifiers[row]) for row in rows)))
 
 
 def _taken(units: list[list[int]], count: int) -> set[int]:
@@ -96,4 +97,4 @@ def _taken(units: list[list[int]], count: int) -> set[int]:
 
 
 def _rank(seed: int, identifier: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0{identifier}".encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(f"{seed}\0{spelled(identifier)}".encode("utf-8", "surrogateescape")).digest()

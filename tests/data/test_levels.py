@@ -237,6 +237,18 @@ def test_two_spellings_of_an_accent_are_one_class(tmp_path: Path, spellings: tup
     assert dataset.train.images.read(7).shape == (8, 8, 3), "a file is found under the name that it has"
 
 
+def test_the_splits_are_the_same_in_either_spelling(tmp_path: Path) -> None:
+    """A set that a Mac has copied keeps the splits, and the runs, that were made of it elsewhere."""
+    names = [f"{name}/{letter}{n}" for name in ("cat", "âne") for n in range(6) for letter in ("é", "f", "ë")]
+    shas = []
+    for form in ("NFC", "NFD"):
+        root = made(tmp_path / form, *(unicodedata.normalize(form, f"{name}.png") for name in names))
+        dataset = open_dataset(schema.Data(name="folder", root=root, split=schema.Split(val=0.2, test=0.2)))
+        shas.append([split.sha256 for split in dataset.splits.values()])
+    assert len(shas[0]) == 3
+    assert shas[0] == shas[1]
+
+
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 
 

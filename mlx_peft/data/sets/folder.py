@@ -27,7 +27,7 @@ from mlx_peft.data.levels import (
     wrapped,
 )
 from mlx_peft.data.lists import printed
-from mlx_peft.data.names import says_nothing
+from mlx_peft.data.names import says_nothing, spelled
 from mlx_peft.data.reading import SUFFIXES
 from mlx_peft.data.tree import Folder, scan
 
@@ -167,8 +167,11 @@ def _names(found: Classes, root: Path, place: str) -> tuple[str, ...]:
 
 
 def _split(name: str, root: Path, classes: Sequence[str], found: Classes) -> Split:
-    """The images of the class folders, sorted within each class, under paths relative to the root."""
-    images = [sorted(path for folder in found.get(label, ()) for path in folder.paths()) for label in classes]
+    """The images of the class folders, under paths relative to the root; sorted within each class, accents in one
+    spelling."""
+    images = [
+        sorted((path for folder in found.get(label, ()) for path in folder.paths()), key=spelled) for label in classes
+    ]
     labels = np.repeat(np.arange(len(classes)), list(map(len, images)))
     return Split(name, FileImages(root, tuple(path for listed in images for path in listed)), labels)
 
