@@ -90,10 +90,10 @@ def load_base(model: Model, num_classes: int, seed: int, quantize: Quantization 
             "unknown; name a folder in model.weights whose config.json says so (pretrained_cfg: mean, std, "
             "interpolation, crop_pct)"
         )
-    needed = weights(architecture, num_classes, quantization=checkpoint.quantization)
-    memory.require({"weights": needed}, f"the model {model.name} ({dimensions(architecture)})")
     notes = [*checkpoint.notes, *_border(architecture, checkpoint.architecture)]
     if checkpoint.tensors is None:
+        needed = {"weights": weights(architecture, num_classes)}
+        memory.require(needed, f"the model {model.name} ({dimensions(architecture)})")
         tensors = initial_state(architecture, num_classes, seed)
         digest = _sha256(tensors)
     else:
@@ -139,7 +139,6 @@ def whole(checkpoint: Checkpoint, image_size: int | None = None, args: Mapping[s
         )
     changes = {**(args or {}), **({} if image_size is None else {"img_size": image_size})}
     architecture = altered(checkpoint.architecture, changes, "--set")
-    memory.require({"weights": weights(architecture, 0)}, f"{checkpoint.source} ({dimensions(architecture)})")
     found = checkpoint.tensors or {}
     if checkpoint.quantization is not None:
         found = affine.plain(found, checkpoint.architecture, checkpoint.quantization)

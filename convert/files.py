@@ -118,9 +118,15 @@ def _must_be_file(path: Path) -> None:
         raise UserError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
 
 
+MAX_JSON = 2**26
+"""Bytes: the names of a million classes have about as many."""
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises UserError where the file is missing, no JSON, or something else than an object."""
     _must_be_file(path)
+    if (size := path.stat().st_size) > MAX_JSON:
+        raise UserError(f"{path}: {size:,} bytes, and at most {MAX_JSON:,} are read as JSON")
     try:
         value = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -16,12 +16,14 @@ from convert.initial import initial_head
 from convert.layouts.pretraining import without_pretraining
 from convert.resample import resize_patches, resize_positions
 from mlx_peft.config.architecture import Architecture
+from mlx_peft.config.footprint import count
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.registry import Resampling
 from mlx_peft.config.shapes import Shapes, heads, shapes
+from mlx_peft.core import memory
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shown
 
 PATCHES = "patch_embed.proj.weight"
 REPRESENTATION = "pre_logits."
@@ -100,7 +102,7 @@ def fit(
         The tensors, and what was changed, in words.
 
     Raises:
-        UserError: where anything else is missing, left over or of another shape.
+        UserError: where anything else is missing, left over or of another shape, or there is no memory for it.
     """
     tensors, notes = dict(tensors), []
 
@@ -161,6 +163,7 @@ def fit(
         wanted = quantization.stored(architecture, wanted)
         words = {f"{site.path}.weight" for site in quantization.sites(architecture)}
     _must_match(tensors, wanted, words, what)
+    memory.require({"weights": 4 * count(wanted)}, what)
     tensors |= {name: make() for name, make in made.items()}
     if fresh:
         drawn = initial_head(architecture, num_classes, seed)
@@ -205,18 +208,22 @@ def must_hold(found: Mapping[str, tuple[int, ...]], wanted: Shapes, what: str) -
         raise UserError(f"{what}: these tensors are of another shape: {listed(other)}")
 
 
-def named(classes: Sequence[str], tensors: Tensors, where: str) -> tuple[str, ...]:
+def named(classes: Sequence[object], tensors: Tensors, where: str) -> tuple[str, ...]:
     """The names of the head's rows: none where there is no head.
 
     Raises:
-        UserError: where there are names, and not one for each row, or one is too long for a name.
+        UserError: where there are names, and not one for each row; where one is no text, or too long for a name.
     """
-    if long := [name for name in classes if len(name) > LONGEST_CLASS]:
+    names = [name for name in classes if isinstance(name, str)]
+    if len(names) < len(classes):
+        other = next(name for name in classes if not isinstance(name, str))
+        raise UserError(f"{where}: a name should be text, not {shown(other)}")
+    if long := [name for name in names if len(name) > LONGEST_CLASS]:
         raise UserError(f"{where}: a name of {len(long[0]):,} characters; {LONGEST_CLASS:,} at most are read")
     rows = len(tensors.get("head.weight", ()))
-    if classes and rows and len(classes) != rows:
-        raise UserError(f"{where}: {len(classes)} names, and the head has {rows} rows")
-    return tuple(classes) if rows else ()
+    if names and rows and len(names) != rows:
+        raise UserError(f"{where}: {len(names)} names, and the head has {rows} rows")
+    return tuple(names) if rows else ()
 
 
 def _must_match(tensors: Tensors, wanted: dict[str, tuple[int, ...]], words: set[str], what: str) -> None:

@@ -15,6 +15,7 @@ from convert.fit import must_hold
 from convert.problem import problem
 from mlx_peft.config.adapter import adapter_shapes
 from mlx_peft.config.methods import MethodConfig
+from mlx_peft.config.problems import made
 from mlx_peft.config.quantization import QAT, Quantization, described
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
@@ -61,7 +62,7 @@ def create_model(
     Raises:
         UserError: the name is unknown, or the weights do not fit it or cannot be quantised so.
     """
-    description = Model(name=name, weights=weights, image_size=image_size)
+    description = made(Model, name, {"name": name, "weights": weights, "image_size": image_size})
     base = load_base(description, num_classes, seed, quantize)
     if (border := base.architecture.border_note) is not None and border in base.notes:
         warnings.warn(border, stacklevel=2)

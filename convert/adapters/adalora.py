@@ -17,6 +17,7 @@ from convert.adapters.targeting import target_modules, where
 from convert.files import listed
 from mlx_peft.config.methods import AdaLoRA
 from mlx_peft.config.parameters import is_head
+from mlx_peft.config.problems import reason
 from mlx_peft.config.sites import PARTS
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
@@ -129,7 +130,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[AdaL
             "blocks": blocks,
         })  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: its AdaLoRA configuration is not understood: {error}") from error
+        raise UserError(f"{path}: its AdaLoRA configuration is not understood: {reason(error, AdaLoRA)}") from error
     try:
         return method, unpack(method, packed)
     except ValueError as error:

@@ -14,6 +14,7 @@ from convert.files import listed
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.methods.lowrank import of_pattern
 from mlx_peft.config.parameters import is_head
+from mlx_peft.config.problems import reason
 from mlx_peft.config.sites import PARTS
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
@@ -160,7 +161,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[LoRA
             "blocks": blocks,
         })  # fmt: skip
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise UserError(f"{path}: its LoRA configuration is not understood: {error}") from error
+        raise UserError(f"{path}: its LoRA configuration is not understood: {reason(error, LoRA)}") from error
     for layer, held in layers.items():
         if (rank := method.rank_of(layer)) != len(held["lora_A"]):
             raise UserError(f"{path}: {layer} has the rank {len(held['lora_A'])}, but its configuration says {rank}")

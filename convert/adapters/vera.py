@@ -19,6 +19,7 @@ from convert.files import listed
 from convert.projections import projections
 from mlx_peft.config.methods import VeRA
 from mlx_peft.config.parameters import is_head
+from mlx_peft.config.problems import reason
 from mlx_peft.config.sites import PARTS
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
@@ -126,7 +127,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[VeRA
             "blocks": blocks,
         })  # fmt: skip
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: its VeRA configuration is not understood: {error}") from error
+        raise UserError(f"{path}: its VeRA configuration is not understood: {reason(error, VeRA)}") from error
     outputs = {layer: tensors[LAMBDA_B].size for layer, tensors in layers.items()}
     if config.get("save_projection", True):
         if missing := [name for name in THEIRS if name not in packed]:

@@ -14,7 +14,7 @@ from convert.timm.config import CONFIG, OURS, WEIGHTS, from_arguments, preproces
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.registry import altered, find, tags
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import LONGEST_NAME, UserError, shown
 
 
 def from_hub(name: str) -> Checkpoint:
@@ -99,11 +99,14 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
     entry = find(model)
     size = pretrained.get("input_size", [3, entry.architecture.img_size, entry.architecture.img_size])
     if not isinstance(size, list) or len(size) != 3 or size[0] != 3 or size[1] != size[2]:
-        raise UserError(f"{path}: pretrained_cfg.input_size: only squares of three channels are supported, not {size}")
+        found = shown(size)
+        raise UserError(f"{path}: pretrained_cfg.input_size: only squares of three channels are supported, not {found}")
     arguments = config.get("model_args", {})
     if not isinstance(arguments, dict):
         raise UserError(f"{path}: model_args is no object")
     tag = pretrained.get("tag")
+    if tag is not None and (not isinstance(tag, str) or len(tag) > LONGEST_NAME):
+        raise UserError(f"{path}: pretrained_cfg.tag: a text of {LONGEST_NAME} characters at most, not {shown(tag)}")
     weights = next((file for file in (folder / WEIGHTS, folder / "pytorch_model.bin") if file.is_file()), None)
     if weights is None:
         raise UserError(f"{folder}: no {WEIGHTS} in this folder")
@@ -117,8 +120,10 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
     )
     tensors, notes = canonical(read_tensors(weights, words=quantization is not None))
     must_be_sound(tensors, architecture, quantization, weights)
+    rows, number = len(tensors.get("head.weight", ())), config.get("num_classes")
+    if rows and isinstance(number, int) and number != rows:
+        raise UserError(f"{path}: num_classes is {shown(number)}, and the head has {rows} rows")
     labels = config.get("label_names")
-    classes = tuple(map(str, labels)) if isinstance(labels, list) else ()
     return Checkpoint(
         name=f"{model}.{tag}" if tag else model,
         source=source,
@@ -128,7 +133,7 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
         tensors=tensors,
         notes=notes,
         quantization=quantization,
-        classes=named(classes, tensors, f"{path}: label_names"),
+        classes=named(labels if isinstance(labels, list) else (), tensors, f"{path}: label_names"),
         described=True,
         multi_label=is_multi_label(config, path),
     )

@@ -58,14 +58,19 @@ ImageSize = Annotated[
 
 
 def base_of(name: str | None, weights: str, image_size: int | None = None) -> Model | None:
-    """The model that ``--model`` and what goes with it name, or None. Raises UserError for what goes with it alone."""
+    """The model that ``--model`` and what goes with it name, or None.
+
+    Raises UserError for what goes with it alone, and for what can be no name.
+    """
+    from mlx_peft.config.problems import made
     from mlx_peft.config.schema import Model
 
     if name is None and weights != "timm":
         raise UserError("--weights needs --model: the name of the model that has them")
     if name is None and image_size is not None:
         raise UserError("--image-size needs --model: the name of the model that the adapter belongs to")
-    return None if name is None else Model(name=name, weights=weights, image_size=image_size)
+    values = {"name": name, "weights": weights, "image_size": image_size}
+    return None if name is None else made(Model, "--model", values)
 
 
 def read_experiment(

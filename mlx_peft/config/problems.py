@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -13,7 +13,9 @@ from mlx_peft.config.methods import OPTIONS
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.structure import bare, dotted, locate, sections, variants
 from mlx_peft.config.yaml_io import Place
-from mlx_peft.core.errors import shortened, shown, suggest
+from mlx_peft.core.errors import UserError, shortened, shown, suggest
+
+Root = TypeVar("Root", bound=BaseModel)
 
 MOST, MOST_EXPLAINED = 40, 1000
 """Places that a message names, and places that are looked at: a file has room for a hundred thousand wrong keys."""
@@ -67,6 +69,19 @@ def in_a_line(error: ValidationError, root: type[BaseModel]) -> str:
     found = explain(error, root)
     parts = [f"{dotted(place)}: {message}" if place else message for place, message in list(found.items())[:MOST]]
     return "; ".join(parts) + ("; and others" if len(found) > MOST else "")
+
+
+def reason(error: Exception, root: type[BaseModel]) -> str:
+    """Why a ``root`` could not be made: pydantic's own text ends in the address of a web page."""
+    return in_a_line(error, root) if isinstance(error, ValidationError) else str(error)
+
+
+def made(root: type[Root], where: str, values: Mapping[str, Any]) -> Root:
+    """A section of values that do not come from a file of experiments. Raises UserError, ``where`` at its head."""
+    try:
+        return root.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{where}: {in_a_line(error, root)}") from None
 
 
 def listed(found: Mapping[Place, str], where: Mapping[Place, str]) -> str:

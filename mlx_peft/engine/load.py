@@ -18,6 +18,7 @@ from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.files import load
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.parameters import HEADS
+from mlx_peft.config.problems import made
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
 from mlx_peft.core.errors import UserError, suggest
@@ -206,13 +207,18 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
     """
     checkpoint = open_path(path, Asked())
     count = len((checkpoint.tensors or {}).get("head.weight", ()))
+    if count == 1 and not checkpoint.multi_label:
+        raise UserError(
+            f"{path}: the head has one row and images have one class (problem_type): there is nothing to choose from. "
+            "A regression is not supported"
+        )
     if not count:
         notes = "".join(f"\n  note: {note}" for note in checkpoint.notes)
         raise UserError(f"{path}: the model has no classifier: train one, with model.weights={path}{notes}")
     must_answer(count, checkpoint.multi_label, path)
     found = checkpoint.architecture.model_dump()
     args = {} if checkpoint.layout == "timm" else {field: found[field] for field in DECISIVE}
-    model = Model(name=checkpoint.name, weights=str(path), args=args)
+    model = made(Model, str(path), {"name": checkpoint.name, "weights": str(path), "args": args})
     experiment = Experiment(backend=backend or "mlx", model=model, method=Linear(), data=Data(name="none"))
     base = load_base(model, count, experiment.seed)
     module = load_backend(experiment.backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from safetensors.numpy import save_file
 
 from convert.base import Base, load_base, whole
+from convert.files import MAX_JSON, read_json
 from convert.fit import LARGEST_GRID, canonical
 from convert.layouts.layout import Asked
 from convert.layouts.recognise import recognise
@@ -26,6 +28,7 @@ from mlx_peft.config.registry import find, names
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.engine.inspect import inspect
+from mlx_peft.engine.load import load_model
 
 Tiny = Callable[..., Base]
 Changes = Callable[[tuple[str, ...]], list[str]]
@@ -251,3 +254,47 @@ def test_names_of_classes_are_as_many_as_the_head_has_rows(tiny: Tiny, tmp_path:
     write_model(tmp_path / "m", base=base, tensors=base.tensors, classes=CLASSES[:4])
     with pytest.raises(UserError, match="label_names: 4 names, and the head has 5 rows"):
         open_path(tmp_path / "m", Asked())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label_names": ["a", "b", "c", "d", {}]}, "label_names: a name should be text, not {}"),
+        ({"label_names": ["a", "b", "c", "d", "e" * 100_000]}, "label_names: a name of 100,000 characters"),
+        ({"num_classes": 7}, "num_classes is 7, and the head has 5 rows"),
+        ({"num_classes": 10**400}, "num_classes is 1000"),
+        ({"pretrained_cfg": {"tag": "x" * 100_000}}, "pretrained_cfg.tag: a text of 200 characters at most, not 'xxx"),
+        ({"pretrained_cfg": {"tag": [1]}}, "pretrained_cfg.tag: a text of 200 characters at most, not [1]"),
+        ({"pretrained_cfg": {"input_size": [3] * 10_000}}, "only squares of three channels are supported, not [3, 3"),
+        ({"pretrained_cfg": {"std": [0, 1, 1]}}, "std[0]: should be greater than or equal to 0.000001, not 0"),
+        ({"pretrained_cfg": {"mean": [float("nan"), 1, 1]}}, "mean[0]: should be"),
+    ],
+)
+def test_what_a_configuration_says_of_its_head_is_what_the_head_is(
+    change: dict[str, Any], message: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    base = tiny("vit_tiny_patch16_224")
+    write_model(tmp_path / "m", base=base, tensors=base.tensors)
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text())
+    inner = config["pretrained_cfg"] | change.get("pretrained_cfg", {})
+    path.write_text(json.dumps(config | change | {"pretrained_cfg": inner}))
+    with pytest.raises(UserError) as refused:
+        open_path(tmp_path / "m", Asked())
+    assert message in str(refused.value)
+    assert len(str(refused.value)) < 1000 and "pydantic" not in str(refused.value)
+
+
+def test_a_head_of_one_row_answers_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    base = tiny("vit_tiny_patch16_224")
+    one = {name: tensor[:1] if name.startswith("head") else tensor for name, tensor in base.tensors.items()}
+    write_model(tmp_path / "m", base=base, tensors=one)
+    with pytest.raises(UserError, match=r"the head has one row and images have one class \(problem_type\)"):
+        load_model(tmp_path / "m")
+
+
+def test_json_is_not_read_without_end(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b"{}")
+    os.truncate(tmp_path / "config.json", MAX_JSON + 1)
+    with pytest.raises(UserError, match=r"67,108,865 bytes, and at most 67,108,864 are read as JSON"):
+        read_json(tmp_path / "config.json")
