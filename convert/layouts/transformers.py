@@ -48,6 +48,8 @@ def read(folder: Path) -> Reading:
     """
     path = folder / CONFIG
     config = read_json(path)
+    if config.get("quantization_config"):
+        raise UserError(f"{path}: quantization_config: the weights are in another tool's codes; take the plain model")
     tensors = names.as_on_disk(_weights(folder))
     variant = VARIANTS[class_of(config, tensors, path)]
     architecture = architecture_of(config, variant, path)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from convert import repository
+from convert import repository, tensor_file
 from convert.adapters import peft
-from convert.adapters.peft import Adapter, read_adapter, shareable, write_adapter
+from convert.adapters.peft import METADATA, Adapter, read_adapter, shareable, write_adapter
 from convert.base import load_base
-from convert.files import listed, read_json, write_json
+from convert.files import describe_safetensors, listed, read_json, write_json
 from convert.places import without_places
 from convert.timm import config as timm
 from convert.timm.read import from_folder
@@ -21,7 +21,7 @@ from mlx_peft.config.files import load
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.writing import staging
+from mlx_peft.core.writing import disk_errors, staging
 from mlx_peft.engine.load import adapter_in, find_adapter, is_model
 from mlx_peft.engine.merge import merge_run, must_be_new
 from mlx_peft.engine.run import RunFolder
@@ -39,6 +39,9 @@ MODEL = PRETRAINED | {
     "exact_architecture",
 }
 """What is sent of timm's ``config.json`` and of its ``pretrained_cfg``: what opens the model, and nothing else."""
+
+FACTS = ("format", METADATA)
+"""What is sent of a safetensors file's metadata: the framework, and what we wrote."""
 
 NAMES = ("label_names", "label_descriptions", "id2label", "label2id")
 """Entries of a configuration whose strings are names of classes."""
@@ -94,10 +97,11 @@ def packed(
         if merged:
             raise UserError(f"{path} is a whole model already: leave --merged out")
         with _temporary() as folder:
-            yield _without_places(_model(path), timm.CONFIG, folder)
+            yield _without_facts(_without_places(_model(path), timm.CONFIG, folder), folder)
         return
     place = find_adapter(path, name)
-    adapter = shareable(read_adapter(place))
+    found = read_adapter(place)
+    adapter = shareable(found)
     run = RunFolder(place.parent)
     known = place == run.adapter and run.config.exists()
     experiment, result = (load(run.config), run.read_result()) if known else (None, None)
@@ -107,8 +111,9 @@ def packed(
             merge_run(path, out, backend, name=name)
             parcel = replace(_model(out), adapter=adapter, model=adapter.model)
         else:
-            parcel = _without_places(_adapter(place, adapter, folder / "adapter"), peft.CONFIG, folder)
-        yield replace(parcel, result=result, experiment=experiment)
+            parcel = _adapter(place, adapter, adapter.source != found.source, folder / "adapter")
+            parcel = _without_places(parcel, peft.CONFIG, folder)
+        yield replace(_without_facts(parcel, folder), result=result, experiment=experiment)
 
 
 def _temporary() -> AbstractContextManager[Path]:
@@ -123,7 +128,8 @@ def _model(folder: Path) -> Parcel:
         raise UserError(f"{folder / timm.CONFIG}: not a configuration of timm's: no architecture, or no num_classes")
     if not (folder / timm.WEIGHTS).is_file():
         raise UserError(f"{folder}: no {timm.WEIGHTS} in this folder, and nothing else is sent")
-    quantization = from_folder(folder, None, str(folder)).quantization  # which also finds what is damaged
+    found = from_folder(folder, None, str(folder))  # which also finds what is damaged
+    count = len((found.tensors or {}).get("head.weight", ()))  # the configuration only claims a number
     names = config.get("label_names") or []
     left = sorted({entry.name for entry in folder.iterdir()} - {timm.CONFIG, timm.WEIGHTS})
     return Parcel(
@@ -133,21 +139,21 @@ def _model(folder: Path) -> Parcel:
         None,
         tuple(map(str, names)),
         count,
-        quantization,
+        found.quantization,
         config=config | {"architecture": name.removeprefix(timm.OURS)},
         notes=(f"left out: {listed(left)}",) if left else (),
     )
 
 
-def _adapter(place: Path, adapter: Adapter, new: Path) -> Parcel:
+def _adapter(place: Path, adapter: Adapter, named_places: bool, new: Path) -> Parcel:
     """Of an adapter that we wrote, a copy that names no place on this machine."""
     notes = []
-    if adapter.model is not None:
+    if adapter.model is not None or (named_places and METADATA in describe_safetensors(place / peft.WEIGHTS)[1]):
         write_adapter(new, adapter)
         place = new
-        if adapter.model.is_local:
-            file = adapter.model.weights
-            notes.append(f"its base is a file of yours, {file}: who is to use it needs that file too")
+    if adapter.model is not None and adapter.model.is_local:
+        file = adapter.model.weights
+        notes.append(f"its base is a file of yours, {file}: who is to use it needs that file too")
     files = {file: place / file for file in (peft.CONFIG, peft.WEIGHTS)}
     return Parcel(
         "adapter", files, adapter, adapter.model, adapter.classes, adapter.num_classes, adapter.quantize,
@@ -166,6 +172,20 @@ def _without_places(parcel: Parcel, file: str, folder: Path) -> Parcel:
     notes = [f"{file}: left out: {listed(left)}"] if left else []
     notes += [f"{file}: of the paths in it, only the last part is sent"] if clean != kept else []
     return replace(parcel, files=parcel.files | {file: folder / file}, notes=(*parcel.notes, *notes))
+
+
+def _without_facts(parcel: Parcel, folder: Path) -> Parcel:
+    """With a copy of its tensors in ``folder`` where another tool has written more beside them than is sent."""
+    [weights] = (name for name in parcel.files if name.endswith(".safetensors"))
+    file = tensor_file.open_file(parcel.files[weights])
+    kept = {key: text for key, text in file.metadata.items() if key in FACTS}
+    if kept == file.metadata:
+        return parcel
+    layout = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in file.entries.items()}
+    with disk_errors(folder / weights):
+        tensor_file.write(folder / weights, layout, file.array, kept)
+    note = f"{weights}: left out of its metadata: {listed(sorted(file.metadata.keys() - kept.keys()))}"
+    return replace(parcel, files=parcel.files | {weights: folder / weights}, notes=(*parcel.notes, note))
 
 
 def _listed_keys(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

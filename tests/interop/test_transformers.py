@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +238,10 @@ def test_what_no_class_of_transformers_is_is_refused(changes: dict[str, Any], me
     tensors = {"head.weight": np.ones((2, 768), np.float32), "head.bias": np.ones(2, np.float32)}
     with pytest.raises(UserError, match=f"transformers has no class for this model: .*({message})"):
         layout.pack(Architecture(**changes), recipe, tensors, ())
+
+
+def test_weights_in_another_tools_codes_are_refused(tmp_path: Path) -> None:
+    config = {"model_type": "vit", "quantization_config": {"quant_method": "fp8", "modules_to_not_convert": ["(a+)+$"]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="the weights are in another tool's codes"):
+        open_path(tmp_path, Asked())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,9 +20,11 @@ from huggingface_hub import HfApi, constants
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
+from convert.adapters.peft import read_adapter, write_adapter
 from convert.base import load_base
+from convert.files import read_safetensors
 from convert.repository import LARGEST, MOST, _allowed
 from convert.timm.write import write_model
 from mlx_peft.config.schema import Experiment, Model
@@ -231,6 +234,31 @@ class TestPlacesOnThisMachine:
         assert sent["pretrained_cfg"].keys() == config["pretrained_cfg"].keys() - {"file"}
         assert sent["pretrained_cfg"]["origin_url"] == "vit"
         assert sent["label_names"] == ["/a", "b", "c"] and "jane" not in json.dumps(sent)
+
+    def test_are_not_sent_in_the_metadata_of_another_tool(self, hub, model, run, command, tmp_path):
+        plain = load_file(run / "adapter" / ADAPTER[1])
+        facts = {"format": "pt", "trained_by": "jane", "dir": "/home/jane"}
+        shutil.copytree(run / "adapter", tmp_path / "theirs")
+        save_file(plain, tmp_path / "theirs" / ADAPTER[1], facts)
+        save_file(load_file(model / "model.safetensors"), model / "model.safetensors", facts)
+        for folder, name in (("theirs", ADAPTER[1]), (model, "model.safetensors")):
+            said = done(command("push", folder, f"lab/{Path(folder).name}")).stderr
+            assert f"{name}: left out of its metadata: dir, trained_by" in said
+            sent = hub.repositories[f"lab/{Path(folder).name}"].branches["main"][name]
+            (tmp_path / "sent.safetensors").write_bytes(sent)
+            assert b"jane" not in sent and b'"format":"pt"' in sent
+            for key, tensor in load_file(tmp_path / folder / name).items():
+                np.testing.assert_array_equal(load_file(tmp_path / "sent.safetensors")[key], tensor)
+
+    def test_are_not_sent_with_an_adapter_of_ours_that_names_no_model(self, hub, run, command, tmp_path):
+        adapter = replace(read_adapter(run / "adapter"), model=None)
+        write_adapter(tmp_path / "ours", adapter)
+        path = tmp_path / "ours" / ADAPTER[1]
+        facts = read_safetensors(path)[1]
+        described = json.loads(facts["mlx_peft"]) | {"source": "/home/jane/base.safetensors"}
+        save_file(load_file(path), path, {"mlx_peft": json.dumps(described)})
+        done(command("push", "ours", "lab/ours"))
+        assert b"jane" not in b"".join(hub.repositories["lab/ours"].branches["main"].values())
 
 
 class TestWhatPushRefuses:
