@@ -23,10 +23,18 @@ from mlx_peft.config.yaml_io import Document, Place
 from mlx_peft.core.errors import UserError, shown
 
 MAX_RUNS = 1000
+MAX_KEYS = 150
+"""Of a set, or of axes: an experiment has about as many in all."""
+
+MAX_VALUES = 2_000_000
+"""In the file, times the runs: what is put together for each."""
+
 KEY = re.compile(r"\w+(\.\w+)*")
 
 
 def _keys(changes: dict[str, Any]) -> dict[str, Any]:
+    if len(changes) > MAX_KEYS:
+        raise ValueError(f"has {len(changes):,} keys, at most {MAX_KEYS}: an experiment has no more")
     for key in changes:
         if not KEY.fullmatch(key) or key.count(".") >= yaml_io.MAX_DEPTH:
             raise ValueError(f"{shown(key)} is no key; write a section's name, or a path such as method.rank")
@@ -171,6 +179,8 @@ def _expanded(suite: Suite, document: Document, path: str) -> list[tuple[str, li
             changes = [Change(key, value, _below(document, place)) for key, value, place in ordered]
             changes += [] if seed is None else [Change("seed", seed, _below(document, ("seeds",)))]
             found.append(("-".join(parts) or Path(suite.base).stem, common + changes, run.then if run else ()))
+    if len(found) * len(document.where) > MAX_VALUES:
+        raise UserError(f"{path}: {len(found):,} runs of a file of {len(document.where):,} values: split it")
     names: dict[str, str] = {}
     for name in (name for run, _, steps in found for name in (run, *(f"{run}-{step.folder}" for step in steps))):
         other = names.get(name.casefold())  # a Mac's folders do not tell a from A

@@ -162,6 +162,8 @@ def test_what_is_quoted_is_short_and_printable() -> None:
         (f"runs: [{{name: {'a' * 101}}}]", "should be text of at most 100 characters"),
         (f"axes: {{model.name: [{'a' * 300}, b]}}", "too long a name for a folder"),
         ("seeds: [4294967296]", "should be less than 2147483648"),
+        ("set: {" + ", ".join(f"k{n}: 0" for n in range(10_000)) + "}", "set: has 10,000 keys, at most 150"),
+        (f"seeds: {list(range(1000))}\nset: {{a: {[0] * 9000}}}", "1,000 runs of a file of 10,00"),
         ("axes: {" + ", ".join(f"k{n}: {list(range(60))}" for n in range(60)) + "}", "more than 1000 runs"),
     ],
 )  # fmt: skip
