@@ -13,6 +13,7 @@ import numpy as np
 from mlx_peft.core.json_io import to_json
 from mlx_peft.core.text import csv_cell
 from mlx_peft.core.writing import disk_errors, write_together
+from mlx_peft.report.details import checked
 from mlx_peft.report.drawing import fitted, png, width
 
 NAMED = 40
@@ -150,8 +151,11 @@ def _as_csv(confusion: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def write_result(run: Path, result: Mapping[str, Any]) -> Path | None:
-    """Writes what ``result.json`` says of the test split into the run's ``evaluation``; None where it says nothing."""
-    details = (result.get("details") or {}).get("test")
+    """Writes what ``result.json`` says of the test split into the run's ``evaluation``; None where it says nothing.
+
+    Raises UserError where that is not what a run writes.
+    """
+    details = checked(result, run / "result.json")
     if details is None:
         return None
     confusion = details["confusion"]

@@ -127,3 +127,30 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     some = found(3)
     with pytest.raises(UserError, match="file"):
         evaluation.write(tmp_path / "file", "val", some.metrics, some.details(("a", "b", "c")), some.confusion)
+
+
+TAMPERED = {
+    "reliability.count": [{}, 1, 2],
+    "reliability.accuracy": ["x"],
+    "reliability.confidence": None,
+    "reliability": {"count": [1.0]},
+    "confusion": [[1, 2], [3]],
+    "classes": ["only one"],
+    "per_class.support": [1],
+    "per_class": 3,
+}
+
+
+@pytest.mark.parametrize("place", TAMPERED)
+def test_what_is_drawn_of_a_result_is_what_a_run_writes(tmp_path: Path, place: str) -> None:
+    evaluated = found(3)
+    details = json.loads(json.dumps(evaluated.details(("a", "b", "c"))))
+    node = details
+    *above, last = place.split(".")
+    for key in above:
+        node = node[key]
+    node[last] = TAMPERED[place]
+    result = {"metrics": {"test": evaluated.metrics}, "details": {"test": details}}
+    with pytest.raises(UserError, match=r"result\.json: details\.test is not what a run writes"):
+        evaluation.write_result(tmp_path, result)
+    assert not list(tmp_path.iterdir())
