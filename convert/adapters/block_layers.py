@@ -13,7 +13,7 @@ from convert.files import listed
 from mlx_peft.config.parameters import is_head
 from mlx_peft.config.sites import LAYERS, PARTS
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shortened
 
 PATH = rf"blocks\.(?:0|[1-9][0-9]{{0,3}})\.(?:attn|mlp)\.(?:{'|'.join(LAYERS)})"
 """The path of a linear layer in a block, whose number has one spelling."""
@@ -45,7 +45,9 @@ def must_be_plain(config: Mapping[str, Any], known: Collection[str], path: Path)
     if config.get("bias", "none") != "none":
         odd["bias"] = config["bias"]
     if odd:
-        raise UserError(f"{path}: not supported: {listed(f'{key}: {value}' for key, value in odd.items())}")
+        raise UserError(
+            f"{path}: not supported: {listed(f'{key}: {shortened(str(value), 60)}' for key, value in odd.items())}"
+        )
 
 
 def by_layer(packed: Tensors, kinds: Collection[str], method: str, path: Path) -> dict[str, Tensors]:

@@ -17,7 +17,7 @@ from mlx_peft.config.parameters import is_head
 from mlx_peft.config.problems import reason
 from mlx_peft.config.sites import PARTS
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shortened
 
 LAYER = re.compile(rf"({PATH})\.(lora_[AB]\.weight|lora_magnitude_vector)")
 MAGNITUDE = "lora_magnitude_vector"
@@ -245,7 +245,9 @@ def _must_be_plain(config: dict[str, Any], path: Path) -> None:
     if odd:
         converts = str(odd.get("init_lora_weights")).startswith(CONVERTED)
         advice = "; PEFT converts it on saving, given path_initial_model_for_weight_conversion" if converts else ""
-        raise UserError(f"{path}: not supported: {listed(f'{key}: {value}' for key, value in odd.items())}{advice}")
+        raise UserError(
+            f"{path}: not supported: {listed(f'{key}: {shortened(str(value), 60)}' for key, value in odd.items())}{advice}"
+        )
 
 
 def _layers(packed: Tensors, path: Path, dora: bool) -> dict[str, Tensors]:

@@ -42,7 +42,7 @@ from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Model
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.json_io import from_json
 from mlx_peft.core.writing import new_folder
 
@@ -266,7 +266,9 @@ def _from_peft(config: dict[str, Any], tensors: Tensors, folder: Path) -> Adapte
     reader = readers.get(str(config.get("peft_type")))
     if reader is None:
         known = ", ".join(sorted(readers))
-        raise UserError(f"{folder / CONFIG}: peft_type {config.get('peft_type')!r} is not supported (known: {known})")
+        raise UserError(
+            f"{folder / CONFIG}: peft_type {shown(config.get('peft_type'))} is not supported (known: {known})"
+        )
     try:
         method, tensors = reader(config, tensors, folder)
     except DAMAGE as error:
