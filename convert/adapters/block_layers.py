@@ -45,9 +45,8 @@ def must_be_plain(config: Mapping[str, Any], known: Collection[str], path: Path)
     if config.get("bias", "none") != "none":
         odd["bias"] = config["bias"]
     if odd:
-        raise UserError(
-            f"{path}: not supported: {listed(f'{key}: {shortened(str(value), 60)}' for key, value in odd.items())}"
-        )
+        told = listed(f"{key}: {shortened(str(value), 60)}" for key, value in odd.items())
+        raise UserError(f"{path}: not supported: {told}")
 
 
 def by_layer(packed: Tensors, kinds: Collection[str], method: str, path: Path) -> dict[str, Tensors]:

@@ -245,9 +245,8 @@ def _must_be_plain(config: dict[str, Any], path: Path) -> None:
     if odd:
         converts = str(odd.get("init_lora_weights")).startswith(CONVERTED)
         advice = "; PEFT converts it on saving, given path_initial_model_for_weight_conversion" if converts else ""
-        raise UserError(
-            f"{path}: not supported: {listed(f'{key}: {shortened(str(value), 60)}' for key, value in odd.items())}{advice}"
-        )
+        told = listed(f"{key}: {shortened(str(value), 60)}" for key, value in odd.items())
+        raise UserError(f"{path}: not supported: {told}{advice}")
 
 
 def _layers(packed: Tensors, path: Path, dora: bool) -> dict[str, Tensors]:
