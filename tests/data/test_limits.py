@@ -19,8 +19,11 @@ from pictures import DEFLATE, LONG, png, tiff
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from mlx_peft.cli import main
+from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.core.errors import UserError
-from mlx_peft.data import jpeg, limits, memory, pillow, read_image, reading
+from mlx_peft.data import eval_image, jpeg, limits, memory, pillow, read_image, reading
+from mlx_peft.data.cache import Cache, CachedImages
+from mlx_peft.data.dataset import EncodedImages, FileImages
 
 Change = Callable[..., None]
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
@@ -267,3 +270,24 @@ def test_threads_decode_within_one_budget(tmp_path: Path) -> None:
     side, memory, threads = 3000, 270_000_000, 5
     taken = growth(tmp_path, "WEBP", "RGB", side, threads, MLX_PEFT_IMAGE_MEMORY=str(memory))
     assert taken <= memory + SLACK + threads * ARENA
+
+
+@pytest.mark.parametrize("name", ["many scans", "a thread", "deep and transparent"])
+def test_every_door_keeps_to_the_limits(tmp_path: Path, name: str) -> None:
+    """Training, evaluation and `data check` read files or cells of a table, through a cache or not; `predict` paths."""
+    make, reason = BEYOND[name]
+    path = tmp_path / "hostile.img"
+    path.write_bytes(make())
+    files = FileImages(tmp_path, (path.name,))
+    kept = CachedImages(files, Cache(tmp_path / "cache", 10**6, None))
+    table = EncodedImages(lambda _: path.read_bytes(), "table.parquet", np.arange(1))
+    recipe = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    doors: list[Callable[[], object]] = [
+        lambda: eval_image(path, recipe, 32),
+        lambda: files.read(0),
+        lambda: kept.read(0),
+        lambda: table.read(0),
+    ]
+    for door in doors:
+        with pytest.raises(UserError, match=re.escape(reason)):
+            door()
