@@ -152,6 +152,14 @@ def test_an_entry_is_read_only_and_the_same_mapped_or_not(tmp_path: Path, mapped
     assert not found.flags.writeable
 
 
+def test_what_was_kept_by_other_rules_of_reading_does_not_count(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = data(root)
+    epoch(cached(open_dataset(config), config), config, 0)
+    monkeypatch.setattr(cache, "RULES", 0)
+    epoch(cached(open_dataset(config), config), config, 0)
+    assert len(entries(root)) == 2 * COUNT
+
+
 def test_an_entry_that_arrives_in_pieces_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.random.default_rng(0).integers(0, 256, (70, 50, 3), np.uint8)
     Cache(tmp_path, 10**6, None).put("ab" * 20, image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,7 @@ def test_the_verdict_does_not_depend_on_what_is_installed(tmp_path: Path, monkey
     whole, cut = encoded(), encoded()[:-400] + END
     (tmp_path / "whole.jpg").write_bytes(whole)
     (tmp_path / "cut.jpg").write_bytes(cut)
-    monkeypatch.setitem(__import__("sys").modules, "mlx.data", None)
+    monkeypatch.setitem(sys.modules, "mlx.data", None)
     for resizer in (resize._cykooz(), None):
         monkeypatch.setattr(resize, "_cykooz", lambda resizer=resizer: resizer)
         assert np.array_equal(read_image(tmp_path / "whole.jpg"), by_pillow(whole))
