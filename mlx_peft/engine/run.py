@@ -189,9 +189,18 @@ class MetricsFile:
             self._file.close()
 
 
+LARGEST_RECORDED = 1e39
+"""Above every float32, which what is recorded began as."""
+
+
 def read_metrics(path: Path) -> list[Record]:
-    """The records so far. Raises UserError where a line is damaged."""
+    """The records so far. Raises UserError where a line is damaged, or is no record of numbers."""
     try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+        records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    for number, record in enumerate(records, start=1):
+        values: list[Any] = [*record.values()] if isinstance(record, dict) else [None]
+        if not all(type(value) in (int, float) and -LARGEST_RECORDED <= value <= LARGEST_RECORDED for value in values):
+            raise UserError(f"{path}: line {number} is no record of numbers")
+    return records

@@ -144,3 +144,13 @@ def test_metrics_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
 def test_metrics_shorter_than_the_checkpoint_says_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="shorter than the checkpoint says"):
         MetricsFile(tmp_path / "metrics.jsonl", 10)
+
+
+@pytest.mark.parametrize(
+    "line", ["3", "[]", '"x"', '{"loss": "x"}', '{"loss": NaN}', '{"loss": 1e300}', '{"loss": []}', "[" * 5000]
+)
+def test_records_are_of_numbers(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "loss": 0.5}}\n{line}\n')
+    with pytest.raises(UserError, match=r"line 2 is no record of numbers|cannot be read"):
+        read_metrics(path)
