@@ -20,12 +20,12 @@ from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
-from mlx_peft.core.border import Device, Parameters, Tensors, total_weight
+from mlx_peft.core.border import Device, Parameters, Tensors, must_match, total_weight
 from mlx_peft.methods import quantized, rounding, simulated
 from mlx_peft.models.preprocess import preprocess
 from mlx_peft.models.stochastic import randomness
 from mlx_peft.models.vit import VisionTransformer
-from mlx_peft.training import Arrays, Slots, Update, cross_entropy
+from mlx_peft.training import SCALES, Arrays, Slots, Update, cross_entropy
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
@@ -315,11 +315,14 @@ class Learner:
         return {name: to_numpy(a) for name, a in arrays} | {"step": np.array(self.step)}
 
     def load_state(self, state: Tensors) -> None:
+        arrays = tree_flatten({"parameters": stored(self.model), "slots": self.slots})
+        expected = {name: a.shape for name, a in arrays} | {"step": ()}
+        must_match(state, expected, optional=[f"slots.{name}" for name in SCALES])
         # Same nesting and same order: a compiled function takes its arguments' leaves as they come.
         parameters = {name: mx.array(state[f"parameters.{name}"]) for name in stored(self.model)}
         self.model.update(tree_unflatten(list(parameters.items())))
         self.trained = {name: parameters[name] for name in self.trained}
-        self.slots = tree_map_with_path(lambda name, _: mx.array(state[f"slots.{name}"]), self.slots)
+        self.slots = tree_map_with_path(lambda name, slot: mx.array(state.get(f"slots.{name}", slot)), self.slots)
         self.step = int(state["step"])
         self._compile()
         self._settle()

@@ -25,6 +25,9 @@ Slots = dict[str, Any]
 INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000
 """Of the loss under float16 (Micikevicius et al. 2018, section 3.2), as torch's ``GradScaler`` has them."""
 
+SCALES = ("scale", "good_steps")
+"""What of the state float16 alone has."""
+
 
 def cross_entropy(logits: mx.array, targets: mx.array, count: mx.array, smoothing: float) -> mx.array:
     """Sum of the rows' losses / count, in float32; a row that only fills the batch up adds nothing.

@@ -16,14 +16,14 @@ from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
-from mlx_peft.core.border import Device, Parameters, Tensors, total_weight
+from mlx_peft.core.border import Device, Parameters, Tensors, must_match, total_weight
 from torch_ref import methods
 from torch_ref.methods import quantized, rounding, simulated
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.stochastic import randomness
 from torch_ref.models.vit import VisionTransformer
 from torch_ref.saved import saved_bytes
-from torch_ref.training import Arrays, Update, cross_entropy
+from torch_ref.training import SCALES, Arrays, Update, cross_entropy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -189,8 +189,8 @@ class Learner:
                 part = self._loss(x, y, count, parts)
                 (part * scale).backward()
                 loss += part.detach()
+        self.step += 1  # first, so that one that is broken off in the middle is known by it
         self.update(lr, observe)
-        self.step += 1
         return loss
 
     @torch.no_grad()
@@ -249,6 +249,8 @@ class Learner:
         return {name: a.cpu().numpy().copy() for name, a in arrays.items()} | {"step": np.array(self.step)}
 
     def load_state(self, state: Tensors) -> None:
+        expected = {f"parameters.{name}": p.shape for name, p in stored(self.model).items()} | {"step": ()}
+        must_match(state, expected | self.update.shapes(state), optional=SCALES)
         load(self.model, {name: state[f"parameters.{name}"] for name in stored(self.model)})
         self.update.load_state({name: torch.from_numpy(a.copy()) for name, a in state.items()})
         self.step = int(state["step"])

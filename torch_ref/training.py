@@ -24,6 +24,9 @@ INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000
 COUNTED = 2**24
 """As far as float32, in which torch's AdamW counts its steps, can be counted one by one."""
 
+SCALES = ("scale", "good_steps")
+"""What of the state float16 alone has."""
+
 
 def cross_entropy(logits: Tensor, targets: Tensor, count: float, smoothing: float) -> Tensor:
     """Sum of the rows' losses / count, in float32; a row that only fills the batch up adds nothing.
@@ -54,7 +57,7 @@ def sgd(config: SGDConfig, groups: list[dict]) -> Optimizer:
 OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
 
 
-def laid_out(value: Tensor, p: Tensor) -> Tensor:
+def _laid_out(value: Tensor, p: Tensor) -> Tensor:
     """A copy beside a parameter, in its memory's order: a fused optimiser walks through both as they lie."""
     if value.shape != p.shape:
         return value.to(p.device, copy=True)
@@ -143,15 +146,22 @@ class Update:
         scale = {"scale": torch.tensor(self.loss_scale), "good_steps": torch.tensor(self.good_steps)}
         return slots | (scale if self.scaled else {})
 
+    def shapes(self, state: Arrays) -> dict[str, torch.Size]:
+        """What ``state`` should hold: the slots that one parameter has there, each has, a number or of its shape."""
+        kinds = {key.rpartition(".")[2] for key in state if key.startswith("slots.")}
+        slots = {f"slots.{name}.{kind}": p for name, p in self.parameters.items() for kind in kinds}
+        shapes = {key: torch.Size() if key in state and state[key].ndim == 0 else p.shape for key, p in slots.items()}
+        return shapes | {f"{name}.{p}": value.shape for name, vs in self.averages.items() for p, value in vs.items()}
+
     def load_state(self, state: Arrays) -> None:
-        """Sets what ``state`` returned."""
+        """Sets what ``state`` returned, and leaves alone what float16 alone has where that is missing."""
         for name, p in self.parameters.items():
             prefix = f"slots.{name}."
             slots = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            self.optimizer.state[p] = {slot: laid_out(value, p) for slot, value in slots.items()}
+            self.optimizer.state[p] = {slot: _laid_out(value, p) for slot, value in slots.items()}
         self.steps = max((int(value) for key, value in state.items() if key.endswith(".step")), default=0)
         for average, values in self.averages.items():
             for name, value in values.items():
                 value.copy_(state[f"{average}.{name}"])
-        if self.scaled:
+        if self.scaled and state.keys() >= {*SCALES}:
             self.loss_scale, self.good_steps = float(state["scale"]), int(state["good_steps"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,20 @@ def total_weight(targets: np.ndarray) -> float:
 
 Tensors = dict[str, np.ndarray]
 """Tensors by parameter name."""
+
+
+def must_match(found: Tensors, expected: Mapping[str, tuple[int, ...]], optional: Collection[str] = ()) -> None:
+    """Raises ValueError, with the names, where tensors have other names or shapes than these.
+
+    Args:
+        optional: names that may be there or not.
+    """
+    if differing := sorted((found.keys() ^ expected.keys()) - {*optional}):
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise ValueError(f"these tensors are missing or unknown: {', '.join(differing[:5])}{more}")
+    for name, shape in expected.items():
+        if name in found and found[name].shape != tuple(shape):
+            raise ValueError(f"{name} has the shape {found[name].shape}, not {tuple(shape)}")
 
 
 @dataclass(frozen=True)

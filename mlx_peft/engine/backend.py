@@ -29,6 +29,8 @@ class Learner(Protocol):
     """A model, its method and its optimiser, ready to train."""
 
     parameters: Parameters
+    step: int
+    """Optimiser steps begun; ``state`` holds it."""
     prefix: Prefix | None
     """The frozen part whose features may stand for images; None where there is no such part."""
 
@@ -108,7 +110,10 @@ class Learner(Protocol):
         ...
 
     def load_state(self, state: Tensors) -> None:
-        """Sets what ``state`` returned, bit for bit."""
+        """Sets what ``state`` returned, bit for bit. Raises ValueError where names or shapes differ.
+
+        The scale of the loss, which half precision alone has, may be missing, and may be too much.
+        """
         ...
 
     def peak_memory(self) -> int:

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file each, replaced as a whole or not at all."""
+"""Checkpoints: one safetensors file each, replaced as a whole or not at all, and checked when it is read."""
 
 from __future__ import annotations
 
@@ -6,49 +6,76 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field
 
 from convert import tensor_file
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.writing import disk_errors, to_disk
-from mlx_peft.engine.progress import Metrics
 
 FACTS = "facts"
-"""The one key of a file's metadata: safetensors writes several in no fixed order, and equal runs have equal bytes."""
+"""The one key of a file's metadata beside the digest."""
+
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@dataclass
+class Change:
+    """What was changed in a run that went on, of that which decides its outcome."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+
+    step: Count
+    """Steps done before it."""
+    key: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.before} until step {self.step}, {self.now} from there"
 
 
 @dataclass
 class Position:
     """Where a run stands: with the learner's state, all that going on exactly from here needs."""
 
-    step: int = 0
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+
+    step: Count = 0
     """Optimiser steps done."""
-    epoch: int = 0
+    epoch: Count = 0
     """Epochs done, their evaluation included."""
-    batch: int = 0
+    batch: Count = 0
     """Batches done of the epoch that runs."""
-    loss_sum: float = 0.0
+    loss_sum: Finite = 0.0
     """Over the images of the epoch that runs, so that its mean is the same after a resume."""
-    images: int = 0
+    images: Count = 0
     """Trained on in the epoch that runs."""
-    epoch_seconds: float = 0.0
+    epoch_seconds: Seconds = 0.0
     """Spent training in the epoch that runs."""
-    images_before: int = 0
+    images_before: Count = 0
     """Trained on in the epochs done."""
-    seconds_before: float = 0.0
+    seconds_before: Seconds = 0.0
     """Spent training in the epochs done."""
-    best_epoch: int = 0
+    best_epoch: Count = 0
     """The epoch selected so far, counted from 1; 0 where none is."""
-    best: Metrics = field(default_factory=dict)
+    best: dict[str, Finite] = field(default_factory=dict)
     """Its metrics on the validation split; empty without one."""
-    epochs_without_improvement: int = 0
-    metrics_bytes: int = 0
+    epochs_without_improvement: Count = 0
+    metrics_bytes: Count = 0
     """Length of ``metrics.jsonl``; what a killed process wrote after it is cut off."""
+    metrics_sha256: str = ""
+    """Of so many bytes of it; empty in checkpoints of earlier versions."""
     kept: dict[str, list[bool]] = field(default_factory=dict)
     """By adapter, the triplets that are not masked; empty before the first step, and where ranks are not dealt out."""
-    peak_bytes: int = 0
+    peak_bytes: Count = 0
     """The largest peak of memory of any process that worked on the run."""
+    changes: list[Change] = field(default_factory=list)
+    """What was changed on the way, in order."""
 
     @property
     def images_trained(self) -> int:
@@ -64,18 +91,24 @@ class Position:
         self.epoch, self.batch, self.loss_sum, self.images, self.epoch_seconds = self.epoch + 1, 0, 0.0, 0, 0.0
 
 
-def save_checkpoint(path: Path, tensors: Tensors, **facts: Any) -> None:
+def save_checkpoint(path: Path, tensors: Tensors, *, previous: Path | None = None, **facts: Any) -> None:
     """Writes ``tensors``, and ``facts`` as JSON in the file's metadata.
 
     Raises UserError where the disk is full or read-only; a file that was there stays as it was.
+
+    Args:
+        previous: where the file that was there is kept, in the place of an older one. A process that is killed between
+            the two moves leaves that one alone.
     """
     layout = {name: (tensor_file.OWN[tensor.dtype], tensor.shape) for name, tensor in tensors.items()}
     with disk_errors(path):
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
         try:
-            tensor_file.write(temporary, layout, tensors.__getitem__, {FACTS: json.dumps(facts)})
+            tensor_file.write(temporary, layout, tensors.__getitem__, {FACTS: json.dumps(facts, allow_nan=False)})
             to_disk(temporary)
+            if previous is not None and path.exists():
+                os.replace(path, previous)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -87,9 +120,9 @@ def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
     try:
         file = tensor_file.open_file(path)
         facts = json.loads(file.metadata[FACTS])
+        if not isinstance(facts, dict):
+            raise TypeError("its facts are no JSON object")
         return {name: file.array(name).copy() for name in file.entries}, facts
-    except (UserError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a whole checkpoint ({error}): it was damaged after it was written. "
-            "The run cannot go on from it; start again in another folder"
-        ) from error
+    except (UserError, KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{path} is not a whole checkpoint ({reason}): it was damaged after it was written") from error

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from mlx_peft.config.step import Step
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.sums import SUMS
 from mlx_peft.engine.examine import evaluate_splits
 from mlx_peft.engine.merge import Written, merge_run, quantize_model
 from mlx_peft.engine.progress import Metrics
@@ -87,7 +88,9 @@ def check_folder(folder: RunFolder, identity: str) -> None:
     if (result := folder.read_result()) is not None and result.get("run_id") != identity:
         raise UserError(f"{folder.path} holds something else ({result.get('run_id')}): choose another --out")
     there = list(folder.path.iterdir()) if folder.path.exists() else []
-    if result is None and (strange := [path.name for path in there if path not in unfinished(folder.path)]):
+    if result is None and (
+        strange := [path.name for path in there if path not in (*unfinished(folder.path), folder.path / SUMS)]
+    ):
         raise UserError(f"{folder.path} is not empty ({min(strange)}): choose another --out")
 
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
+from shlex import quote
 from typing import Any, SupportsFloat
 
+import numpy as np
+
+from convert.files import listed
 from mlx_peft.config.schema import Experiment, Train
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Batch
 from mlx_peft.engine.allocation import Kept, RankAllocator, allocator, ranks
 from mlx_peft.engine.backend import Learner
-from mlx_peft.engine.checkpoint import Position, load_checkpoint, save_checkpoint
+from mlx_peft.engine.checkpoint import Position, save_checkpoint
 from mlx_peft.engine.evaluate import evaluate
 from mlx_peft.engine.metrics import score
 from mlx_peft.engine.progress import EpochEvent, Progress, StepEvent
-from mlx_peft.engine.run import MetricsFile, Record, RunFolder, flatten, read_metrics
+from mlx_peft.engine.resume import VERSION, Found, accept, check_fits, newest
+from mlx_peft.engine.run import MetricsFile, Record, RunFolder, binding, read_metrics
 from mlx_peft.engine.schedule import learning_rate
 from mlx_peft.engine.stop import Interrupted, Stopped, StopSignal
 from mlx_peft.engine.tracking import Tracker, open_trackers
@@ -50,18 +56,17 @@ def fit(
 
     Leaves the selected parameters in ``folder.best`` where there is a validation split; without one the last ones,
     which the learner then holds, are selected. Where ranks are dealt out, an epoch before they are down to the budget
-    is neither selected nor held against the run. ``identity`` is what must be the same after a resume. Raises
-    UserError on a loss or logits that are not finite, on a full disk, and on a checkpoint that does not fit;
-    Interrupted, with a checkpoint written, where ``stop`` is requested.
+    is neither selected nor held against the run. ``identity`` is what must be the same after a resume.
+
+    Raises UserError on a loss, logits or parameters that are not finite, on a full disk, and where no checkpoint fits;
+    Interrupted where ``stop`` is requested. Whatever ends it, a checkpoint of where it stood is written first, unless
+    its parameters are not finite.
     """
     position = Position()
-    if folder.last.exists():
-        state, facts = load_checkpoint(folder.last)
-        check_identity(facts["identity"], identity)
-        learner.load_state(state)
-        position = Position(**facts["position"])
-        progress.note(f"going on after step {position.step}")
-    dealer = allocator(experiment.method, experiment.train.epochs * feed.steps)
+    if (found := newest(folder, progress.note)) is not None:
+        position = take_up(found, learner, experiment, feed, identity, progress)
+    steps = position.step + (experiment.train.epochs - position.epoch) * feed.steps - position.batch
+    dealer = allocator(experiment.method, steps)
     if dealer:
         dealer.start(learner, position.kept)
     with ExitStack() as stack:
@@ -69,19 +74,39 @@ def fit(
         trackers = open_trackers(experiment.track, folder.path, read_metrics(folder.metrics))
         for tracker in trackers:
             stack.enter_context(closing(tracker))
+        facts = {"version": VERSION, "identity": identity, "settings": binding(experiment)}
         loop = Loop(
-            learner, experiment.train, feed, folder, identity, position, metrics, trackers, progress, stop, dealer
+            learner, experiment.train, feed, folder, facts, steps, position, metrics, trackers, progress, stop, dealer
         )
         loop.run()
     return position
 
 
-def check_identity(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises UserError that names what is no longer what the run began with."""
-    old, new = flatten(before), flatten(now)
-    changed = [f"  {key}: {old.get(key)} then, {new.get(key)} now" for key in old | new if old.get(key) != new.get(key)]
-    if changed:
-        raise UserError("the run cannot go on: its data or weights have changed since it began\n" + "\n".join(changed))
+def take_up(
+    found: Found, learner: Learner, experiment: Experiment, feed: Feed, identity: dict[str, Any], progress: Progress
+) -> Position:
+    """Sets a learner to a checkpoint. Raises UserError where it is of another run, or not one that this can have."""
+    position = found.facts.position
+    changes = accept(found, identity, binding(experiment))
+    position.changes += changes
+    check_fits(found, experiment.train.epochs, feed.steps)
+    try:
+        learner.load_state(found.state)
+    except ValueError as error:
+        raise UserError(f"{found.path} does not fit the run: {error}") from error
+    if learner.step != position.step:
+        raise UserError(
+            f"{found.path} does not fit the run: its parameters are of step {learner.step}, its position is "
+            f"{position.step}"
+        )
+    for change in changes:
+        progress.note(f"{change}; the result will say so, and have another run_id")
+    progress.note(f"going on after step {position.step}")
+    return position
+
+
+class Diverged(UserError):
+    """Parameters or a loss that are not finite: there is nothing to keep."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +128,10 @@ class Loop:
     train: Train
     feed: Feed
     folder: RunFolder
-    identity: dict[str, Any]
+    facts: dict[str, Any]
+    """What stands in each checkpoint beside the position."""
+    steps: int
+    """Of the whole run."""
     position: Position
     metrics: MetricsFile
     trackers: list[Tracker]
@@ -111,6 +139,8 @@ class Loop:
     stop: StopSignal
     dealer: RankAllocator | None = None
     """Of ranks, where the method has them dealt out."""
+    under_way: deque[Launched] = field(default_factory=deque)
+    """Steps that were launched and not waited for: one, or two while the older is waited for."""
     clock: float = field(default_factory=time.perf_counter)
     """When the time that counts as training was last added up."""
     window_images: int = 0
@@ -118,15 +148,10 @@ class Loop:
     window_seconds: float = 0.0
 
     @property
-    def steps(self) -> int:
-        """Of the whole run."""
-        return self.train.epochs * self.feed.steps
-
-    @property
     def finished(self) -> bool:
         patience = self.train.early_stopping
         stale = patience is not None and self.position.epochs_without_improvement >= patience
-        return stale or self.position.epoch == self.train.epochs
+        return stale or self.position.epoch >= self.train.epochs
 
     def run(self) -> None:
         self.progress.start(self.position.step, self.steps, self.train.epochs)
@@ -138,27 +163,44 @@ class Loop:
         except Stopped:
             self.save()
             raise Interrupted(self.folder, self.position.step, self.steps) from None
+        except Diverged:
+            raise
+        except Exception:
+            self.rescue()
+            raise
+
+    def rescue(self) -> None:
+        """An error ends the run: a checkpoint of where it stands, if that can be known and kept."""
+        self.trackers = []  # one of them may be the reason
+        try:
+            while self.under_way:
+                self.settle()
+            if self.learner.step != self.position.step:
+                raise UserError("a step was broken off in the middle")
+            self.save()
+        except Exception as error:
+            kept = f"the one in {self.folder.last} is kept" if self.folder.last.exists() else "there is none yet"
+            self.progress.note(f"no checkpoint could be written before the end ({error}); {kept}")
+        else:
+            self.progress.note(f"a checkpoint is written, after step {self.position.step}: --resume goes on from there")
 
     def train_epoch(self) -> None:
         """The rest of the epoch. A step's loss is read once the next step is under way, so that neither waits."""
         every = self.train.checkpoint_every
         number = self.position.step
-        waiting: Launched | None = None
         self.clock = time.perf_counter()
         for batch in self.feed.train(self.position.epoch, self.position.batch):
-            launched = self.launch(batch, number)
+            self.under_way.append(self.launch(batch, number))
             number += 1
-            if waiting:
-                self.settle(waiting)
-            waiting = launched
+            if len(self.under_way) > 1:
+                self.settle()
             due = every is not None and number % every == 0
             if due or self.stop.requested:
-                self.settle(waiting)
-                waiting = None
+                self.settle()
                 self.stop.check()
                 self.save()
-        if waiting:
-            self.settle(waiting)
+        if self.under_way:
+            self.settle()
 
     def launch(self, batch: Batch, number: int) -> Launched:
         """Starts the step of a number, counted from 0. Waits for it only where ranks are decided on after it."""
@@ -170,14 +212,15 @@ class Loop:
         loss = self.learner.train_step(batch.images, batch.targets, lr, weight=batch.weight, observe=observe)
         return Launched(loss, batch.count, lr, self.dealer.after(self.learner, number + 1))
 
-    def settle(self, step: Launched) -> None:
-        """Waits for a step, and moves the position past it."""
+    def settle(self) -> None:
+        """Waits for the oldest step under way, and moves the position past it. Only then is it told to anyone."""
+        step = self.under_way.popleft()
         loss = float(step.loss)
         here = self.position
         here.step += 1
         here.batch += 1
         if not math.isfinite(loss):
-            raise UserError(self.diverged(loss))
+            raise Diverged(self.diverged(f"the loss is {loss}"))
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         here.loss_sum += loss * step.count
@@ -187,16 +230,18 @@ class Loop:
         self.window_seconds += seconds
         speed = self.window_images / self.window_seconds
         logged = here.step == 1 or here.step % self.train.log_every == 0
+        records: list[Record] = []
         if logged:
-            self.record({
+            records.append({
                 "step": here.step, "epoch": here.epoch + 1, "loss": loss, "lr": step.lr, "images_per_second": speed
             })  # fmt: skip
             self.window_images, self.window_seconds = 0, 0.0
         left = ranks(step.kept)
         if left != ranks(here.kept):
             dealt: Record = {f"rank/{adapter}": rank for adapter, rank in left.items()}
-            self.record({"step": here.step, "epoch": here.epoch + 1} | dealt)
+            records.append({"step": here.step, "epoch": here.epoch + 1} | dealt)
         here.kept = step.kept
+        self.record(*records)
         self.progress.step(
             StepEvent(
                 step=here.step,
@@ -215,6 +260,7 @@ class Loop:
         """Validation, selection, and a checkpoint of the whole epoch."""
         here = self.position
         epoch = here.epoch + 1
+        self.must_be_finite()
         val = None
         candidate = self.dealer is None or self.dealer.settled(here.step)
         better = candidate
@@ -223,11 +269,8 @@ class Loop:
             val = evaluate(self.learner, self.stop.watch(self.feed.val()), self.feed.num_classes)
             better = candidate and (not here.best or score(val) > score(here.best))
         if val and better:
-            save_checkpoint(self.folder.best, self.learner.adapter(), epoch=epoch, metrics=val)
-        if better:
-            here.best_epoch, here.best, here.epochs_without_improvement = epoch, val or {}, 0
-        elif candidate:
-            here.epochs_without_improvement += 1
+            old = self.folder.previous_best
+            save_checkpoint(self.folder.best, self.learner.adapter(), previous=old, epoch=epoch, metrics=val)
         event = EpochEvent(
             epoch=epoch,
             epochs=self.train.epochs,
@@ -237,31 +280,56 @@ class Loop:
             seconds=here.epoch_seconds,
         )
         metrics = {f"val_{name}": value for name, value in (val or {}).items() if name != "count"}
-        self.record(
-            {"step": here.step, "epoch": epoch, "train_loss": event.train_loss} | metrics | {"seconds": event.seconds}
-        )
+        record = {"step": here.step, "epoch": epoch, "train_loss": event.train_loss} | metrics
+        self.metrics.write(record | {"seconds": event.seconds})
+        # All at once, so that the position is before the epoch's end or after it whatever raises.
+        if better:
+            here.best_epoch, here.best, here.epochs_without_improvement = epoch, val or {}, 0
+        elif candidate:
+            here.epochs_without_improvement += 1
         here.next_epoch()
+        self.track(record | {"seconds": event.seconds})
         self.save()
         self.progress.epoch(event)
 
-    def record(self, record: Record) -> None:
-        self.metrics.write(record)
-        for tracker in self.trackers:
-            tracker.log(record)
+    def record(self, *records: Record) -> None:
+        for record in records:
+            self.metrics.write(record)
+        self.track(*records)
+
+    def track(self, *records: Record) -> None:
+        for record in records:
+            for tracker in self.trackers:
+                tracker.log(record)
 
     def save(self) -> None:
-        """A checkpoint of the run as it stands. The time it takes is not training."""
-        self.position.metrics_bytes = self.metrics.sync()
-        self.position.peak_bytes = max(self.position.peak_bytes, self.learner.peak_memory())
-        save_checkpoint(self.folder.last, self.learner.state(), position=asdict(self.position), identity=self.identity)
+        """A checkpoint of the run as it stands, the last one kept. The time it takes is not training."""
+        self.must_be_finite()
+        here, folder = self.position, self.folder
+        here.metrics_bytes, here.metrics_sha256 = self.metrics.sync()
+        here.peak_bytes = max(here.peak_bytes, self.learner.peak_memory())
+        save_checkpoint(
+            folder.last, self.learner.state(), previous=folder.previous, position=asdict(here), **self.facts
+        )
         self.clock = time.perf_counter()
 
-    def diverged(self, loss: float) -> str:
+    def must_be_finite(self) -> None:
+        """Raises Diverged where a parameter that is trained is not finite: nothing can be made of it any more."""
+        if broken := sorted(name for name, p in self.learner.adapter().items() if not np.isfinite(p).all()):
+            raise Diverged(self.diverged(f"there are NaN or infinite numbers in {listed(broken, 3)}"))
+
+    def diverged(self, what: str) -> str:
         remedies = [f"a lower train.optimizer.lr (it was {self.train.optimizer.lr:g})"]
         if self.train.clip_norm is None:
             remedies.append("train.clip_norm=1")
         if self.train.precision != "float32":
             remedies.append("train.precision=float32")
-        kept = f"; the last checkpoint is kept in {self.folder.last}" if self.folder.last.exists() else ""
         where = f"at step {self.position.step} (epoch {self.position.epoch + 1})"
-        return f"the loss is {loss} {where}: training diverged. Try {' or '.join(remedies)}{kept}"
+        folder, key = self.folder, remedies[0].split()[2]
+        kept = (
+            f". The last checkpoint is kept in {folder.last}; to go on from it: mlx-peft train "
+            f"{quote(str(folder.config))} {key}=... --out {quote(str(folder.path))} --resume"
+            if folder.last.exists()
+            else ""
+        )
+        return f"{what} {where}: training diverged. Try {' or '.join(remedies)}{kept}"

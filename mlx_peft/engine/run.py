@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,13 +19,18 @@ from mlx_peft.config.files import load
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.own import unfollowed
-from mlx_peft.core.writing import disk_errors, write_whole
+from mlx_peft.core.sums import SUMS, check_sum, write_with_sums
+from mlx_peft.core.writing import disk_errors
 
 FREE = (
     *("data.root", "data.threads", "data.download", "data.cache.gigabytes", "data.cache.folder"),
     *("train.log_every", "train.checkpoint_every", "track"),
 )
 """What may differ when a run is continued: it decides neither the parameters nor the metrics."""
+
+CHANGEABLE = ("train.optimizer.lr", "train.clip_norm", "train.precision", "data.unreadable")
+"""What may be changed when an unfinished run is continued, since its own messages advise it: the result says from which
+step on, and the run has another id."""
 
 Record = dict[str, float]
 """A line of ``metrics.jsonl``."""
@@ -62,21 +67,49 @@ class RunFolder:
         return self.path / "checkpoint" / "last.safetensors"
 
     @property
+    def previous(self) -> Path:
+        """The checkpoint before the last, for when that is damaged."""
+        return self.path / "checkpoint" / "previous.safetensors"
+
+    @property
     def best(self) -> Path:
         return self.path / "checkpoint" / "best.safetensors"
+
+    @property
+    def previous_best(self) -> Path:
+        """What was best before, which the checkpoint before the last may name."""
+        return self.path / "checkpoint" / "previous-best.safetensors"
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Names of the files whose digests stand in ``SHA256SUMS``, from before they are written."""
+        return tuple(path.name for path in (self.config, self.metrics, self.result, self.environment))
+
+    def check_sum(self, path: Path) -> bool:
+        """Whether there is a digest of one of ``texts``. Raises UserError where it is another one."""
+        return check_sum(path, self.texts)
 
     def read_result(self) -> dict[str, Any] | None:
         """``result.json``, or None where the run is not finished. Raises UserError where it is damaged."""
         if not self.result.exists():
             return None
+        remedy = "delete it, and the run's command with --resume makes it again from the last checkpoint"
         try:
-            result: dict[str, Any] = json.loads(self.result.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.result} cannot be read: {error}") from error
+            self.check_sum(self.result)
+            result = json.loads(self.result.read_text("utf-8"))
+        except UserError as error:
+            raise UserError(f"{error}; or {remedy}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{self.result} cannot be read ({error}): {remedy}") from error
+        if not isinstance(result, dict) or not isinstance(result.get("run_id"), str):
+            raise UserError(f"{self.result} is no result of a run, which has a run_id: {remedy}")
         return result
 
-    def check(self, experiment: Experiment, *, resume: bool) -> None:
-        """Raises UserError where ``experiment`` may not be run here. Writes nothing."""
+    def check(self, experiment: Experiment, *, resume: bool, changeable: Collection[str] = ()) -> None:
+        """Raises UserError where ``experiment`` may not be run here. Writes nothing.
+
+        ``changeable`` are keys that may differ from those of an unfinished run.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: a run needs a folder")
         if self.config.exists():
@@ -87,8 +120,11 @@ class RunFolder:
                     f"{self.path} already holds an unfinished run: continue it with --resume, or choose another folder "
                     "with --out"
                 )
-            check_same(load(self.config), experiment, self.config)
-        elif self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+            self.check_sum(self.config)
+            check_same(load(self.config), experiment, self.config, () if self.result.exists() else changeable)
+        elif self.path.exists() and any(
+            not entry.name.startswith(".") and entry.name != SUMS for entry in self.path.iterdir()
+        ):
             raise UserError(f"{self.path} is not empty and holds no run: choose another folder with --out")
 
     @contextmanager
@@ -113,8 +149,13 @@ class RunFolder:
             yield
 
 
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    write_whole(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    """Writes a JSON file whole, and its digest beside it."""
+    write_with_sums(path.parent, {path.name: json_bytes(value)})
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -131,12 +172,16 @@ def binding(experiment: Experiment) -> dict[str, Any]:
     return {key: value for key, value in keys.items() if key not in FREE}
 
 
-def check_same(old: Experiment, new: Experiment, where: Path) -> None:
-    """Raises UserError that names every key in which a run differs from the one it is to continue."""
-    before, now = binding(old), binding(new)
-    differing = [key for key in before | now if before.get(key) != now.get(key)]
-    if differing:
-        lines = [f"  {key}: {before.get(key)} there, {now.get(key)} now" for key in differing]
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys in which two flat trees differ, with what each has; None for what it has not."""
+    return {key: (before.get(key), now.get(key)) for key in {**before, **now} if before.get(key) != now.get(key)}
+
+
+def check_same(old: Experiment, new: Experiment, where: Path, changeable: Collection[str] = ()) -> None:
+    """Raises UserError that names every key, but for those, in which a run differs from the one it is to continue."""
+    differing = differences(binding(old), binding(new))
+    if wrong := {key: pair for key, pair in differing.items() if key not in changeable}:
+        lines = [f"  {key}: {there} there, {here} now" for key, (there, here) in wrong.items()]
         raise UserError(
             f"the run cannot be continued with another configuration than its own, {where}:\n" + "\n".join(lines)
         )
@@ -146,6 +191,12 @@ def run_id(experiment: Experiment, splits: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits: equal for equal experiments on equal data, wherever they run."""
     text = json.dumps([binding(experiment), splits], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def changed_id(run_id: str, changes: Sequence[Mapping[str, Any]]) -> str:
+    """The id of a run in which something was changed on the way: that of no run in one piece."""
+    text = json.dumps([run_id, *changes], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12] if changes else run_id
 
 
 def environment(framework: str) -> dict[str, str]:
@@ -172,17 +223,20 @@ class MetricsFile:
         self._file.truncate(length)
         self._file.seek(length)  # truncating moves no position, and that is what sync returns
         self._path = path
+        self._digest = hashlib.sha256(path.read_bytes())
 
     def write(self, record: Record) -> None:
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
         with disk_errors(self._path):
-            self._file.write((json.dumps(record, allow_nan=False) + "\n").encode())
+            self._file.write(line)
             self._file.flush()
+        self._digest.update(line)
 
-    def sync(self) -> int:
-        """Puts all on the disk and returns the length in bytes."""
+    def sync(self) -> tuple[int, str]:
+        """Puts all on the disk and returns the length in bytes, and their SHA-256."""
         with disk_errors(self._path):
             os.fsync(self._file.fileno())
-        return self._file.tell()
+        return self._file.tell(), self._digest.hexdigest()
 
     def close(self) -> None:
         with disk_errors(self._path):  # which tries again to write what did not fit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,19 @@ from mlx_peft.config.files import dump
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.writing import write_whole
+from mlx_peft.core.sums import write_with_sums
 from mlx_peft.data import Dataset, Split, cached, eval_batches, open_dataset, steps_per_epoch, train_batches
 from mlx_peft.engine.allocation import allocator
 from mlx_peft.engine.backend import Learner, load_backend
-from mlx_peft.engine.checkpoint import Position, load_checkpoint
+from mlx_peft.engine.checkpoint import Position
 from mlx_peft.engine.evaluate import answers, examined
 from mlx_peft.engine.fit import Feed, fit
 from mlx_peft.engine.metrics import leading
 from mlx_peft.engine.prefix import cached_feed, planned
 from mlx_peft.engine.progress import Progress, Silent
+from mlx_peft.engine.resume import best
 from mlx_peft.engine.room import check_training
-from mlx_peft.engine.run import RunFolder, environment, run_id, write_json
+from mlx_peft.engine.run import CHANGEABLE, RunFolder, changed_id, environment, json_bytes, run_id
 from mlx_peft.engine.stop import Interrupted, Stopped, StopSignal, resumable
 from mlx_peft.engine.tracking import check_trackers
 
@@ -44,8 +45,10 @@ def train(
     """
     progress = progress or Silent()
     folder = RunFolder(out)
-    folder.check(experiment, resume=resume)
+    folder.check(experiment, resume=resume, changeable=CHANGEABLE)
     if (result := folder.read_result()) is not None:
+        for path in (folder.metrics, folder.environment):
+            folder.check_sum(path)
         progress.note(f"{out} is finished: nothing is left to do")
         return result
     check_trackers(experiment.track)
@@ -74,10 +77,9 @@ def train(
     name = run_id(experiment, splits)
     facts = environment(backend.version())
     with folder.locked(), resumable(), StopSignal().listening() as stop:
-        folder.check(experiment, resume=resume)
-        if not folder.config.exists():
-            write_whole(folder.config, dump(experiment).encode())
-        write_json(folder.environment, facts)
+        folder.check(experiment, resume=resume, changeable=CHANGEABLE)
+        texts = {folder.config: dump(experiment).encode(), folder.environment: json_bytes(facts)}
+        write_with_sums(folder.path, {path.name: content for path, content in texts.items()})
         batches = feed(experiment, dataset, base)
         if cache is not None:
             size = base.architecture.img_size
@@ -98,7 +100,7 @@ def train(
             stop=stop,
         )
         if dataset.val is not None:
-            learner.load_adapter(load_checkpoint(folder.best)[0])
+            learner.load_adapter(best(folder, position))
         notes = peft.write_adapter(folder.adapter, describe_adapter(experiment, dataset, base, learner))
         test = None
         if whole.test is not None:
@@ -108,8 +110,9 @@ def train(
                 test = examined(answers(learner, stop.watch(images)), len(dataset.classes))
             except Stopped:
                 raise Interrupted(folder, position.step, position.step) from None
+        changes = [asdict(change) for change in position.changes]
         result = {
-            "run_id": name,
+            "run_id": changed_id(name, changes),
             "status": "finished",
             "backend": experiment.backend,
             "model": base.name,
@@ -123,9 +126,10 @@ def train(
             "cached_features": cache and cache.facts(),
             "splits": splits,
             "notes": list(whole.notes),
+            **({"changes": changes} if changes else {}),
             "environment": facts,
         }
-        write_json(folder.result, result)
+        write_with_sums(folder.path, {folder.result.name: json_bytes(result)}, there=[folder.metrics.name])
     for note in notes:
         progress.note(note)
     return result

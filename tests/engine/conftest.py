@@ -57,6 +57,10 @@ class FakeLearner:
         self.parameters = Parameters(0, size, sum(tensor.size for tensor in base.tensors.values()))
         self.projection = np.random.default_rng(7).normal(size=(3, self.head["head.weight"].shape[1]))
 
+    @property
+    def step(self) -> int:
+        return self.count
+
     def features(self, images: np.ndarray) -> np.ndarray:
         if images.dtype == np.float32:
             return images

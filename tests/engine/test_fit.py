@@ -14,7 +14,7 @@ import pytest
 
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.writing import write_whole
+from mlx_peft.core.writing import to_disk
 from mlx_peft.engine.checkpoint import Position, load_checkpoint
 from mlx_peft.engine.fit import Feed, fit
 from mlx_peft.engine.progress import EpochEvent, Silent, StepEvent
@@ -262,12 +262,12 @@ def test_a_supervisor_that_repeats_itself_changes_nothing(
             if event.step == 1:
                 os.kill(os.getpid(), first)
 
-    def slow(path: Path, content: bytes) -> None:
+    def slow(path: Path) -> None:
         for number in before:
             os.kill(os.getpid(), number)
-        write_whole(path, content)
+        to_disk(path)
 
-    monkeypatch.setattr("mlx_peft.engine.checkpoint.write_whole", slow)
+    monkeypatch.setattr("mlx_peft.engine.checkpoint.to_disk", slow)
     try:
         with StopSignal().listening() as stop, pytest.raises(Interrupted):
             start(engine, folder, engine.experiment(), watcher=Impatient(), stop=stop)

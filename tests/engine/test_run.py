@@ -130,12 +130,13 @@ def test_metrics_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     file = MetricsFile(path, 0)
     file.write({"step": 1, "loss": 0.5})
-    length = file.sync()
+    length, digest = file.sync()
     file.write({"step": 2, "loss": 0.4})
     file.close()
     path.write_bytes(path.read_bytes() + b'{"step": 3, "lo')
     file = MetricsFile(path, length)
-    assert file.sync() == length == path.stat().st_size
+    assert file.sync() == (length, digest)
+    assert length == path.stat().st_size
     file.write({"step": 2, "loss": 0.3})
     file.close()
     assert read_metrics(path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.3}]

@@ -30,7 +30,8 @@ def test_a_run_leaves_every_file_that_was_promised(engine: SimpleNamespace) -> N
     result = train(engine.experiment(), engine.out)
     folder = RunFolder(engine.out)
     visible = {entry.name for entry in engine.out.iterdir() if not entry.name.startswith(".")}
-    assert visible == {"config.yaml", "metrics.jsonl", "result.json", "env.json", "adapter", "checkpoint"}
+    files = {"config.yaml", "metrics.jsonl", "result.json", "env.json", "SHA256SUMS"}
+    assert visible == {*files, "adapter", "checkpoint"}
     assert load_config(folder.config) == engine.experiment()
     assert json.loads(folder.result.read_text()) == result
     assert json.loads(folder.environment.read_text()) == result["environment"]
@@ -210,11 +211,12 @@ def test_a_disk_that_fills_up_leaves_a_run_that_goes_on(
     assert found["metrics"] == expected["metrics"]
 
 
-def test_a_damaged_checkpoint_is_refused_on_a_resume(engine: SimpleNamespace) -> None:
+def test_checkpoints_that_are_all_damaged_are_refused_on_a_resume(engine: SimpleNamespace) -> None:
     train(engine.experiment(), engine.out)
     folder = RunFolder(engine.out)
     folder.result.unlink()
-    folder.last.write_bytes(folder.last.read_bytes()[:-4])
+    for path in (folder.last, folder.previous):
+        path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(UserError, match=r"last\.safetensors is not a whole checkpoint"):
         train(engine.experiment(), engine.out, resume=True)
 
