@@ -57,7 +57,7 @@ def sgd(config: SGDConfig, groups: list[dict]) -> Optimizer:
 OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
 
 
-def _laid_out(value: Tensor, p: Tensor) -> Tensor:
+def laid_out(value: Tensor, p: Tensor) -> Tensor:
     """A copy beside a parameter, in its memory's order: a fused optimiser walks through both as they lie."""
     if value.shape != p.shape:
         return value.to(p.device, copy=True)
@@ -158,7 +158,7 @@ class Update:
         for name, p in self.parameters.items():
             prefix = f"slots.{name}."
             slots = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            self.optimizer.state[p] = {slot: _laid_out(value, p) for slot, value in slots.items()}
+            self.optimizer.state[p] = {slot: laid_out(value, p) for slot, value in slots.items()}
         self.steps = max((int(value) for key, value in state.items() if key.endswith(".step")), default=0)
         for average, values in self.averages.items():
             for name, value in values.items():
