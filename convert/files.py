@@ -16,6 +16,7 @@ from convert.pth import read_pth
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import from_json
+from mlx_peft.core.sums import check_sum, write_with_sums
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
 """The types that weights have."""
@@ -82,6 +83,13 @@ def is_sealed(path: Path) -> bool:
     return tensor_file.open_file(path, check=False).sealed
 
 
+def without_digest(path: Path) -> tuple[str, ...]:
+    """A note, where a safetensors file has no digest. Raises as reading does."""
+    if is_sealed(path):
+        return ()
+    return (f"{path} has no digest: another tool, or an earlier version, wrote it, and it is read as it is",)
+
+
 def describe_safetensors(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str, str]]:
     """Each tensor's type and shape by name, and the metadata, with no tensor read.
 
@@ -123,10 +131,11 @@ MAX_JSON = 2**26
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises UserError where the file is missing, no JSON, or something else than an object."""
+    """A JSON object. Raises UserError where the file is missing, not as it was written, or something else."""
     _must_be_file(path)
     if (size := path.stat().st_size) > MAX_JSON:
         raise UserError(f"{path}: {size:,} bytes, and at most {MAX_JSON:,} are read as JSON")
+    check_sum(path)
     try:
         value = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -187,5 +196,5 @@ def _narrowed(name: str, tensor: np.ndarray, kind: str) -> np.ndarray:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes indented JSON."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    """Writes indented JSON, and its digest beside it."""
+    write_with_sums(path.parent, {path.name: (json.dumps(value, indent=2) + "\n").encode()})

@@ -44,6 +44,7 @@ from mlx_peft.config.schema import Model
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.json_io import from_json
+from mlx_peft.core.sums import SUMS
 from mlx_peft.core.writing import new_folder
 
 CONFIG = "adapter_config.json"
@@ -176,7 +177,7 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
     }
     description = Description(**{name: getattr(adapter, name) for name in Description.model_fields})
     usual = None if adapter.multi_label else {problem.KEY}  # earlier versions know no other, and not the word
-    with new_folder(folder, replaceable={CONFIG, WEIGHTS}) as new:
+    with new_folder(folder, replaceable={CONFIG, WEIGHTS, SUMS}) as new:
         write_json(new / CONFIG, dict(sorted(config.items())))
         write_safetensors(
             new / WEIGHTS,

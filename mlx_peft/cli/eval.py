@@ -31,6 +31,8 @@ def eval(
     from mlx_peft.report.summary import metrics_line
 
     splits, loaded = examine_splits(run, [split], backend_of(ctx, backend), model=model)
+    for note in loaded.notes:
+        echo(f"note: {note}", err=True)
     found = splits[split]
     details = found.details(loaded.classes)
     if as_json:

@@ -46,6 +46,8 @@ def predict(
         loaded = load.load_model(run, computing)
     else:
         loaded = load.load_run(run, computing, name=adapter, model=base_of(model, weights, image_size))
+    for note in loaded.notes:
+        echo(f"note: {note}", err=True)
     results = answer(loaded, images, top)
     for path in images:
         for note in shallow(FileImages(Path(), (str(path),))):

@@ -1,7 +1,7 @@
-"""``SHA256SUMS``: the digests of the text files in a folder, as ``sha256sum -c`` reads them.
+"""``SHA256SUMS.txt``: the digests of the text files in a folder, as ``sha256sum -c`` reads them.
 
 A digest beside the files, since what other libraries open (``adapter_config.json``, ``config.json``) has no place for
-one. Who changes such a file on purpose takes its line out, or the whole of ``SHA256SUMS``.
+one. Who changes such a file on purpose takes its line out, or the whole of ``SHA256SUMS.txt``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.writing import write_together
 
-SUMS = "SHA256SUMS"
+SUMS = "SHA256SUMS.txt"
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
@@ -26,8 +26,8 @@ def write_with_sums(folder: Path, files: Mapping[str, bytes], there: Collection[
     """
     contents = {name: (folder / name).read_bytes() for name in there} | {**files}
     digests = read_sums(folder) | {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    text = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
-    write_together({folder / SUMS: text.encode(), **{folder / name: content for name, content in files.items()}})
+    sums = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()
+    write_together({folder / SUMS: sums, **{folder / name: content for name, content in files.items()}})
 
 
 def read_sums(folder: Path) -> dict[str, str]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from mlx_peft.config.files import load
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, Split, cached, eval_batches, open_dataset
@@ -86,7 +85,7 @@ def run_data(path: Path) -> tuple[RunFolder, Experiment, Dataset]:
     if not run.config.exists():
         raise UserError(f"{path} is not a run (config.yaml is missing): only a run knows its data")
     find_adapter(path, None)
-    experiment = load(run.config)
+    experiment = run.read_config()
     return run, experiment, cached(open_dataset(experiment.data), experiment.data)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from convert.adapters.peft import WEIGHTS as ADAPTER
 from convert.adapters.peft import read_adapter
 from convert.checkpoint import Checkpoint
-from convert.files import describe_safetensors
+from convert.files import describe_safetensors, is_sealed
 from convert.kinds import kind_of
 from convert.layouts.layout import Asked
 from convert.open import open_path
@@ -120,6 +120,7 @@ def _stored(path: Path) -> dict[str, Any]:
         "parameters": sum(math.prod(shape) for _, shape in entries.values()),
         "dtypes": dict(Counter(dtype for dtype, _ in entries.values())),
         "bytes": sum(file.stat().st_size for file in files),
+        "digest": "right" if all(file.suffix == ".safetensors" and is_sealed(file) for file in files) else "none",
     }
 
 

@@ -6,16 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from convert.adapters.peft import Adapter, read_adapter
+from convert.adapters.peft import WEIGHTS, Adapter, read_adapter
 from convert.base import Base, architecture_of, load_base
+from convert.files import without_digest
 from convert.fit import must_hold
 from convert.layouts.layout import Asked
 from convert.layouts.naming import DECISIVE
 from convert.open import open_path
 from convert.problem import must_answer, problem
+from convert.timm import config as timm
 from mlx_peft.config.adapter import adapter_shapes
 from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.config.files import load
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.parameters import HEADS
 from mlx_peft.config.problems import made
@@ -39,6 +40,8 @@ class Loaded:
     base: Base
     experiment: Experiment
     """The run's own; for an adapter without its run, one made of what the adapter says, with default data."""
+    notes: tuple[str, ...] = ()
+    """For a person: that a file has no digest."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -83,7 +86,7 @@ def load_run(
     adapter = read_adapter(place)
     run = RunFolder(place.parent)
     if place == run.adapter and run.config.exists():
-        experiment = load(run.config)
+        experiment = run.read_config()
     else:
         if (own := adapter.model or model) is None:
             raise UserError(
@@ -130,7 +133,7 @@ def load_run(
         learner.load_adapter(adapter.tensors)
     except ValueError as error:
         raise UserError(f"{place} does not fit {base.name}: {error}") from error
-    return Loaded(learner, adapter, base, experiment)
+    return Loaded(learner, adapter, base, experiment, without_digest(place / WEIGHTS))
 
 
 def must_fit(
@@ -236,4 +239,5 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
         quantize=base.quantization,
         problem_type=problem(base.multi_label),
     )
-    return Loaded(learner, adapter, base, experiment)
+    weights = path / timm.WEIGHTS
+    return Loaded(learner, adapter, base, experiment, without_digest(weights) if weights.is_file() else ())

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from convert.files import is_sealed
+from convert.files import without_digest
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 from mlx_peft.engine.checkpoint import Change, Position, load_checkpoint
@@ -59,8 +59,8 @@ def newest(folder: RunFolder, note: Callable[[str], None]) -> Found | None:
             continue
         for fault in faults:
             note(f"{fault}: the checkpoint before it is taken, of step {found.facts.position.step}")
-        if not is_sealed(path):
-            note(f"{path} has no digest, an earlier version wrote it: whether it is as it was written cannot be told")
+        for text in without_digest(path):
+            note(text)
         return found
     if faults:
         raise UserError("\n".join([*faults, "The run cannot go on: start again in another folder"]))

@@ -82,12 +82,17 @@ class RunFolder:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Names of the files whose digests stand in ``SHA256SUMS``, from before they are written."""
+        """Names of the files whose digests stand in ``SHA256SUMS.txt``, from before they are written."""
         return tuple(path.name for path in (self.config, self.metrics, self.result, self.environment))
 
     def check_sum(self, path: Path) -> bool:
         """Whether there is a digest of one of ``texts``. Raises UserError where it is another one."""
         return check_sum(path, self.texts)
+
+    def read_config(self) -> Experiment:
+        """The run's experiment. Raises UserError where ``config.yaml`` is not as it was written."""
+        self.check_sum(self.config)
+        return load(self.config)
 
     def read_result(self) -> dict[str, Any] | None:
         """``result.json``, or None where the run is not finished. Raises UserError where it is damaged."""
@@ -120,8 +125,7 @@ class RunFolder:
                     f"{self.path} already holds an unfinished run: continue it with --resume, or choose another folder "
                     "with --out"
                 )
-            self.check_sum(self.config)
-            check_same(load(self.config), experiment, self.config, () if self.result.exists() else changeable)
+            check_same(self.read_config(), experiment, self.config, () if self.result.exists() else changeable)
         elif self.path.exists() and any(
             not entry.name.startswith(".") and entry.name != SUMS for entry in self.path.iterdir()
         ):

@@ -17,10 +17,10 @@ from convert.files import describe_safetensors, listed, read_json, write_json
 from convert.places import without_places
 from convert.timm import config as timm
 from convert.timm.read import from_folder
-from mlx_peft.config.files import load
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.sums import SUMS, write_with_sums
 from mlx_peft.core.writing import disk_errors, staging
 from mlx_peft.engine.load import adapter_in, find_adapter, is_model
 from mlx_peft.engine.merge import merge_run, must_be_new
@@ -97,14 +97,14 @@ def packed(
         if merged:
             raise UserError(f"{path} is a whole model already: leave --merged out")
         with _temporary() as folder:
-            yield _without_facts(_without_places(_model(path), timm.CONFIG, folder), folder)
+            yield _with_sums(_without_facts(_without_places(_model(path), timm.CONFIG, folder), folder), folder)
         return
     place = find_adapter(path, name)
     found = read_adapter(place)
     adapter = shareable(found)
     run = RunFolder(place.parent)
     known = place == run.adapter and run.config.exists()
-    experiment, result = (load(run.config), run.read_result()) if known else (None, None)
+    experiment, result = (run.read_config(), run.read_result()) if known else (None, None)
     with _temporary() as folder:
         if merged:
             out = folder / "model"
@@ -113,7 +113,8 @@ def packed(
         else:
             parcel = _adapter(place, adapter, adapter.source != found.source, folder / "adapter")
             parcel = _without_places(parcel, peft.CONFIG, folder)
-        yield replace(_without_facts(parcel, folder), result=result, experiment=experiment)
+        parcel = replace(_without_facts(parcel, folder), result=result, experiment=experiment)
+        yield _with_sums(parcel, folder)
 
 
 def _temporary() -> AbstractContextManager[Path]:
@@ -131,7 +132,7 @@ def _model(folder: Path) -> Parcel:
     found = from_folder(folder, None, str(folder))  # which also finds what is damaged
     count = len((found.tensors or {}).get("head.weight", ()))  # the configuration only claims a number
     names = config.get("label_names") or []
-    left = sorted({entry.name for entry in folder.iterdir()} - {timm.CONFIG, timm.WEIGHTS})
+    left = sorted({entry.name for entry in folder.iterdir()} - {timm.CONFIG, timm.WEIGHTS, SUMS})
     return Parcel(
         "model",
         {file: folder / file for file in (timm.CONFIG, timm.WEIGHTS)},

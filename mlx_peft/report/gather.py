@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlx_peft.core.errors import UserError, shortened
+from mlx_peft.engine.run import RunFolder
 
 LARGEST = 2**28
 """Bytes of a file that is read: a result with the confusion of a thousand classes has a hundredth."""
@@ -187,6 +188,7 @@ def _text(path: Path) -> str:
             raise UserError(f"{path.name} is not a file")
         if (size := path.stat().st_size) > LARGEST:
             raise UserError(f"{path.name} has {size:,} bytes, and no run's has more than {LARGEST:,}")
+        RunFolder(path.parent).check_sum(path)
         return path.read_text("utf-8")
     except (OSError, ValueError) as error:
         raise UserError(f"{path.name} cannot be read: {error}") from None

@@ -167,7 +167,7 @@ def test_a_result_that_is_none_is_refused_in_words(engine: SimpleNamespace, text
         with pytest.raises(UserError, match=r"result\.json .*delete it, and the run's command with --resume"):
             train(engine.experiment(), engine.out, resume=True)
         if with_digest:
-            (engine.out / "SHA256SUMS").unlink()
+            (engine.out / "SHA256SUMS.txt").unlink()
 
 
 def test_a_result_that_was_deleted_is_made_again(engine: SimpleNamespace, whole: dict[str, Any]) -> None:
@@ -177,7 +177,7 @@ def test_a_result_that_was_deleted_is_made_again(engine: SimpleNamespace, whole:
     assert outcome(engine.out) == whole
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "env.json", "metrics.jsonl", "result.json", "SHA256SUMS"])
+@pytest.mark.parametrize("name", ["config.yaml", "env.json", "metrics.jsonl", "result.json", "SHA256SUMS.txt"])
 def test_a_finished_run_that_was_changed_is_refused_by_the_file_s_name(engine: SimpleNamespace, name: str) -> None:
     train(engine.experiment(), engine.out)
     path = engine.out / name
@@ -193,7 +193,7 @@ def test_a_configuration_that_was_changed_on_purpose_is_taken_without_its_line_o
     folder.config.write_text(folder.config.read_text().replace("log_every: 2", "log_every: 3"))
     with pytest.raises(UserError, match=r"config\.yaml was damaged or changed .*take the line of config\.yaml out"):
         train(load_config(folder.config), engine.out, resume=True)
-    sums = engine.out / "SHA256SUMS"
+    sums = engine.out / "SHA256SUMS.txt"
     sums.write_text("".join(line for line in sums.read_text().splitlines(True) if "config.yaml" not in line))
     assert train(load_config(folder.config), engine.out, resume=True)["status"] == "finished"
 

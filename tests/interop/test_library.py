@@ -109,7 +109,7 @@ def test_an_adapter_that_lacks_tensors_is_refused_and_leaves_no_method(mp, tmp_p
     mp.save_adapter(model, whole)
     shutil.copytree(whole, part)
     with safe_open(whole / "adapter_model.safetensors", "np") as file:
-        facts = file.metadata()
+        facts = {key: text for key, text in file.metadata().items() if key != "digest"}
         some = {name: file.get_tensor(name) for name in file.keys() if "blocks.0." not in name}  # noqa: SIM118
     save_file(some, part / "adapter_model.safetensors", facts)
     fresh = create(mp)

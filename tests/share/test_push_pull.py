@@ -29,6 +29,7 @@ from convert.repository import LARGEST, MOST, _allowed
 from convert.timm.write import write_model
 from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.sums import SUMS
 from mlx_peft.engine.load import load_model, load_run
 from mlx_peft.engine.merge import merge_run
 from mlx_peft.engine.share import opened
@@ -91,7 +92,7 @@ class TestThereAndBack:
         pushed = done(command("push", run, "jane/digits"))
         assert pushed.stdout.startswith(f"{hub.address}/jane/digits/commit/")
         done(command("pull", "jane/digits", "got"))
-        assert {path.name for path in (tmp_path / "got").iterdir()} == {*ADAPTER, "README.md"}
+        assert {path.name for path in (tmp_path / "got").iterdir()} == {*ADAPTER, SUMS, "README.md"}
         for name in ADAPTER:
             assert (tmp_path / "got" / name).read_bytes() == (run / "adapter" / name).read_bytes()
         here, there = (
@@ -142,7 +143,7 @@ class TestThereAndBack:
     def test_a_second_push_is_a_new_commit_on_the_same_files(self, hub, run, command):
         first, second = (command("push", run / "adapter", "jane/digits").stdout for _ in range(2))
         assert first != second
-        assert hub.repositories["jane/digits"].branches["main"].keys() == {".gitattributes", *ADAPTER, "README.md"}
+        assert hub.repositories["jane/digits"].branches["main"].keys() == {".gitattributes", *ADAPTER, SUMS, "README.md"}
 
     def test_a_branch_is_made_and_fetched(self, hub, run, command):
         done(command("push", run, "jane/digits", "--revision", "seed-0"))
