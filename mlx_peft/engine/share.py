@@ -189,6 +189,14 @@ def _without_facts(parcel: Parcel, folder: Path) -> Parcel:
     return replace(parcel, files=parcel.files | {weights: folder / weights}, notes=(*parcel.notes, note))
 
 
+def _with_sums(parcel: Parcel, folder: Path) -> Parcel:
+    """With the digests of those of its files that have none in them."""
+    copies = folder / "sums"
+    copies.mkdir()
+    write_with_sums(copies, {name: path.read_bytes() for name, path in parcel.files.items() if path.suffix == ".json"})
+    return replace(parcel, files=parcel.files | {SUMS: copies / SUMS})
+
+
 def _listed_keys(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Of timm's configuration what may be sent, and the keys of the rest."""
     kept = {key: value for key, value in config.items() if key in MODEL}

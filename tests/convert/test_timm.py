@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from by_hand import by_hand
 from safetensors.numpy import save_file
 
 from convert.base import Base, load_base, whole
@@ -118,7 +119,7 @@ def test_what_timm_cannot_be_told_is_refused(args: dict[str, object], tiny: Tiny
 
 def edited(folder: Path, **changes: object) -> Model:
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    by_hand(path, json.dumps(json.loads(path.read_text()) | changes))
     return Model(name="deit_tiny_patch16_224", weights=str(folder))
 
 
@@ -164,7 +165,7 @@ def test_what_a_configuration_claims_is_refused_before_it_is_allocated(
     write_model(tmp_path / "m", base=base, tensors=base.tensors)
     path = tmp_path / "m" / "config.json"
     config = json.loads(path.read_text())
-    path.write_text(json.dumps({key: value | claim.get(key, {}) if isinstance(value, dict) else value
+    by_hand(path, json.dumps({key: value | claim.get(key, {}) if isinstance(value, dict) else value
                                 for key, value in config.items()}))  # fmt: skip
     tracemalloc.start()
     try:
@@ -220,7 +221,7 @@ def test_damaged_tensors_are_one_error_that_names_the_file_and_the_tensor(
     write_model(tmp_path / "m", base=base, tensors=base.tensors)
     save_file(tensors, tmp_path / "m" / "model.safetensors")
     path = tmp_path / "m" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | ({"quantization": entry} if entry else {})))
+    by_hand(path, json.dumps(json.loads(path.read_text()) | ({"quantization": entry} if entry else {})))
     with pytest.raises(UserError) as refused:
         whole(open_path(tmp_path / "m", Asked()))
     assert f"{tmp_path / 'm' / 'model.safetensors'}: " in str(refused.value)
@@ -278,7 +279,7 @@ def test_what_a_configuration_says_of_its_head_is_what_the_head_is(
     path = tmp_path / "m" / "config.json"
     config = json.loads(path.read_text())
     inner = config["pretrained_cfg"] | change.get("pretrained_cfg", {})
-    path.write_text(json.dumps(config | change | {"pretrained_cfg": inner}))
+    by_hand(path, json.dumps(config | change | {"pretrained_cfg": inner}))
     with pytest.raises(UserError) as refused:
         open_path(tmp_path / "m", Asked())
     assert message in str(refused.value)

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 import transformers
+from by_hand import by_hand
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -168,8 +169,8 @@ def test_transformers_reads_the_problem_and_gives_it_back(run: Path, model: Path
     answer = theirs(pixels, labels=labels)
     torch.testing.assert_close(answer.loss, torch.nn.BCEWithLogitsLoss()(answer.logits, labels))
     theirs.save_pretrained(tmp_path / "again")
-    (tmp_path / "again" / "preprocessor_config.json").write_bytes(
-        (tmp_path / "theirs" / "preprocessor_config.json").read_bytes()
+    by_hand(
+        tmp_path / "again" / "preprocessor_config.json", (tmp_path / "theirs" / "preprocessor_config.json").read_bytes()
     )
     convert(str(tmp_path / "again"), tmp_path / "ours", "timm", backend="torch")
     assert json.loads((tmp_path / "ours" / "config.json").read_text())[KEY] == MULTI
@@ -184,16 +185,16 @@ def test_a_model_of_another_problem_is_refused_and_so_is_no_classification(run: 
     config = model / "config.json"
     before = config.read_text()
     try:
-        config.write_text(json.dumps({k: v for k, v in json.loads(before).items() if k != KEY}))
+        by_hand(config, json.dumps({k: v for k, v in json.loads(before).items() if k != KEY}))
         with pytest.raises(
             UserError, match=r"may have several classes or none, and to .*/model an image has one class"
         ):
             evaluate_run(run, model=model)
-        config.write_text(json.dumps(json.loads(before) | {KEY: "regression"}))
+        by_hand(config, json.dumps(json.loads(before) | {KEY: "regression"}))
         with pytest.raises(UserError, match=r"config\.json: problem_type: 'regression' is not supported"):
             load_model(model)
     finally:
-        config.write_text(before)
+        by_hand(config, before)
 
 
 def test_a_simulated_quantisation_is_measured_alike(run: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from by_hand import by_hand
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
@@ -127,7 +128,7 @@ def test_a_configuration_of_any_types_is_read_or_refused(peft_type: str, value: 
     folder = changed(written(tmp_path / "a"), ours=False)
     config = json.loads((folder / "adapter_config.json").read_text()) | {"peft_type": peft_type}
     for key in (*config, "init_r", "target_r", "feedforward_modules", "projection_prng_key", "layers_to_transform"):
-        (folder / "adapter_config.json").write_text(json.dumps(config | {key: value}))
+        by_hand(folder / "adapter_config.json", json.dumps(config | {key: value}))
         try:
             read_adapter(folder)
         except UserError as error:

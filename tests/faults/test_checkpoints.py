@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from by_hand import by_hand
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
@@ -253,7 +254,7 @@ def test_a_foreign_configuration_is_understood_or_refused(config: dict[str, Any]
     folder = tmp_path / "adapter"
     tensors, _ = read_safetensors(folder / "adapter_model.safetensors")
     (folder / "adapter_model.safetensors").write_bytes(save(tensors))
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 4} | config))
+    by_hand(folder / "adapter_config.json", json.dumps({"peft_type": "LORA", "lora_alpha": 4} | config))
     try:
         assert read_adapter(folder).method.name == "lora"
     except UserError as error:

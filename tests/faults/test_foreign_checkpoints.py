@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from by_hand import by_hand
 from googles import googles
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -400,5 +401,5 @@ def test_without_its_processor_a_folder_does_not_say_how_images_are_prepared(tmp
     path = folder(tmp_path / "hf", *TRANSFORMERS)
     (path / "preprocessor_config.json").unlink()
     assert "does not say how images are to be normalised" in refused(path)
-    (path / "preprocessor_config.json").write_text(json.dumps([1]))
+    by_hand(path / "preprocessor_config.json", json.dumps([1]))
     assert "a JSON object was expected" in refused(path)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from by_hand import by_hand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.tuners.tuners_utils import check_target_module_exists
@@ -136,7 +137,7 @@ assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
 def test_none_keeps_what_opens_an_adapter_busy(adapter: tuple[Path, Path]) -> None:
     folder, base = adapter
     config = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps(config | HOSTILE))
+    by_hand(folder / CONFIG, json.dumps(config | HOSTILE))
     done = subprocess.run(
         [sys.executable, "-c", OPEN, folder, base], timeout=LIMIT, capture_output=True, text=True, check=False
     )
@@ -147,7 +148,7 @@ def test_none_keeps_what_opens_an_adapter_busy(adapter: tuple[Path, Path]) -> No
 def test_targets_that_are_neither_an_expression_nor_names_are_refused(adapter: tuple[Path, Path], value: Any) -> None:
     folder, _ = adapter
     config = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps(config | {"target_modules": value}))
+    by_hand(folder / CONFIG, json.dumps(config | {"target_modules": value}))
     with pytest.raises(UserError, match="target_modules"):
         read_adapter(folder)
 

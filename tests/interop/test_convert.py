@@ -18,6 +18,7 @@ import pytest
 import timm
 import torch
 import transformers
+from by_hand import by_hand
 from comparing import LOGITS, SIZE, SMALL, logits, on_disk, pixels, prepared, relative, shaken
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -231,7 +232,7 @@ def test_a_processor_for_another_size_than_the_models_is_noted(tmp_path: Path) -
 def test_labels_of_transformers_are_as_many_as_its_head_has_rows(tmp_path: Path) -> None:
     huggingface(tmp_path / "hf")
     path = tmp_path / "hf" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"id2label": {"0": "cat", "1": "dog"}}))
+    by_hand(path, json.dumps(json.loads(path.read_text()) | {"id2label": {"0": "cat", "1": "dog"}}))
     with pytest.raises(UserError, match="id2label: 2 names, and the head has 3 rows"):
         open_path(tmp_path / "hf", Asked())
 
@@ -297,7 +298,7 @@ def run(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
     torch_ref.save_adapter(model, out / "adapter", CLASSES)
     experiment = Experiment(backend="torch", model=model.description, method=method, data=Data(name="none"))
-    (out / "config.yaml").write_text(dump(experiment))
+    by_hand(out / "config.yaml", dump(experiment))
     return out
 
 

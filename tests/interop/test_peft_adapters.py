@@ -12,6 +12,7 @@ import peft
 import pytest
 import timm
 import torch
+from by_hand import by_hand
 
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import Base, load_base
@@ -281,7 +282,7 @@ def test_a_rank_that_the_configuration_does_not_say_is_refused(tmp_path: Path) -
     opened = peft.PeftModel.from_pretrained(timm_of("deit_tiny_patch16_224", base.tensors), str(tmp_path / "adapter"))
     opened.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
     file = tmp_path / "theirs" / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"rank_pattern": {"proj": 3}}))
+    by_hand(file, json.dumps(json.loads(file.read_text()) | {"rank_pattern": {"proj": 3}}))
     with pytest.raises(UserError, match=r"blocks\.0\.attn\.proj has the rank 2, but its configuration says 3"):
         read_adapter(tmp_path / "theirs")
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from by_hand import by_hand
 from comparing import LOGITS, SIZE, SMALL, logits, on_disk, pixels, prepared, relative, shaken, with_identity_head
 
 from convert.base import Base, load_base
@@ -242,6 +243,6 @@ def test_what_no_class_of_transformers_is_is_refused(changes: dict[str, Any], me
 
 def test_weights_in_another_tools_codes_are_refused(tmp_path: Path) -> None:
     config = {"model_type": "vit", "quantization_config": {"quant_method": "fp8", "modules_to_not_convert": ["(a+)+$"]}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    by_hand(tmp_path / "config.json", json.dumps(config))
     with pytest.raises(UserError, match="the weights are in another tool's codes"):
         open_path(tmp_path, Asked())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 # isort: split
 import mlx.core as mx
 import mlx.nn as nn
+from by_hand import by_hand
 from PIL import Image
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
@@ -145,7 +146,7 @@ def test_a_quantised_model_is_not_quantised_again(saved, tmp_path):
 def test_a_folder_that_contradicts_its_tensors_is_refused(saved, tmp_path, change, message):
     command("quantize", saved, tmp_path / "q", "--bits", 3, "--group-size", 32)
     path = tmp_path / "q" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization": change}))
+    by_hand(path, json.dumps(json.loads(path.read_text()) | {"quantization": change}))
     with pytest.raises(UserError, match=message):
         load_model(tmp_path / "q", "torch")
 
@@ -155,7 +156,7 @@ def test_words_without_a_quantization_entry_are_refused(saved, tmp_path):
     path = tmp_path / "q" / "config.json"
     config = json.loads(path.read_text())
     del config["quantization"]
-    path.write_text(json.dumps(config))
+    by_hand(path, json.dumps(config))
     with pytest.raises(UserError, match=r"not of a float type.*U32"):
         load_model(tmp_path / "q", "torch")
 

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.blas
+from by_hand import by_hand
 from typer.testing import CliRunner
 
 from mlx_peft.cli.app import app
@@ -177,6 +178,6 @@ def test_refusals_say_why(run, tmp_path):
     shutil.copytree(run, tmp_path / "other")
     result = json.loads((run / "result.json").read_text())
     result["splits"]["train"]["sha256"] = "0" * 64
-    (tmp_path / "other" / "result.json").write_text(json.dumps(result))
+    by_hand(tmp_path / "other" / "result.json", json.dumps(result))
     done = command("simulate", tmp_path / "other")
     assert done.exit_code == 2 and "the train split of digits is not the one of the run" in done.stderr

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from by_hand import by_hand
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors.numpy import save_file
 
@@ -89,7 +90,7 @@ def test_its_experiment_is_the_runs_but_for_paths(run, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(run, moved)
     config = (moved / "config.yaml").read_text()
-    (moved / "config.yaml").write_text(config.replace("root: data", "root: /home/jane/data"))
+    by_hand(moved / "config.yaml", config.replace("root: data", "root: /home/jane/data"))
     assert (moved / "config.yaml").read_text() != config
     text = of(moved)
     assert "/home/jane" not in text

@@ -16,6 +16,7 @@ import numpy as np
 import peft
 import pytest
 import timm
+from by_hand import by_hand
 from huggingface_hub import HfApi, constants
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -143,7 +144,12 @@ class TestThereAndBack:
     def test_a_second_push_is_a_new_commit_on_the_same_files(self, hub, run, command):
         first, second = (command("push", run / "adapter", "jane/digits").stdout for _ in range(2))
         assert first != second
-        assert hub.repositories["jane/digits"].branches["main"].keys() == {".gitattributes", *ADAPTER, SUMS, "README.md"}
+        assert hub.repositories["jane/digits"].branches["main"].keys() == {
+            ".gitattributes",
+            *ADAPTER,
+            SUMS,
+            "README.md",
+        }
 
     def test_a_branch_is_made_and_fetched(self, hub, run, command):
         done(command("push", run, "jane/digits", "--revision", "seed-0"))
@@ -227,7 +233,7 @@ class TestPlacesOnThisMachine:
         config = json.loads((model / "config.json").read_text())
         names = {"label_names": ["/a", "b", "c"], "comment": "by jane, on her host", "_name_or_path": "/home/jane/vit"}
         config["pretrained_cfg"] |= {"file": "/home/jane/base.safetensors", "origin_url": "/home/jane/vit"}
-        (model / "config.json").write_text(json.dumps(config | names))
+        by_hand(model / "config.json", json.dumps(config | names))
         said = done(command("push", model, "lab/model")).stderr
         assert "config.json: left out: _name_or_path, comment, pretrained_cfg.file" in said
         sent = json.loads(hub.repositories["lab/model"].branches["main"]["config.json"])
@@ -395,7 +401,7 @@ class TestWhatPullRefuses:
     @pytest.mark.parametrize("claim", ["abc", None, [1], 10**12, -5, 1e300])
     def test_the_classes_are_counted_and_not_taken_from_what_a_configuration_claims(self, model, claim):
         config = json.loads((model / "config.json").read_text())
-        (model / "config.json").write_text(json.dumps(config | {"num_classes": claim}))
+        by_hand(model / "config.json", json.dumps(config | {"num_classes": claim}))
         opened(model, "jane/model")
 
     def test_a_connection_that_breaks_leaves_nothing(self, hub, command, files, tmp_path):
