@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
 from convert.base import Base
 from convert.codes.quantizers import Quantizer
-from mlx_peft import methods
+from mlx_peft import forks, methods
 from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.config.parameters import is_head, is_kept
 from mlx_peft.config.prefix import frozen_prefix
@@ -225,6 +225,7 @@ class Learner:
     def train_step(
         self, images: np.ndarray, targets: np.ndarray, lr: float, *, weight: float | None = None, observe: bool = False
     ) -> mx.array:
+        forks.check()
         count = mx.array(total_weight(targets) if weight is None else weight, mx.float32)
         seed, parts = self.experiment.seed << 32 | self.step, self.experiment.train.accumulate
         if parts == 1:
@@ -253,6 +254,7 @@ class Learner:
         return loss
 
     def scores(self) -> Tensors:
+        forks.check()
         if self.importance is None:
             return {}
         found = methods.scores(self.model, self.experiment.method, self.importance.scores(self.slots))
@@ -271,14 +273,17 @@ class Learner:
         self.model.update(tree_unflatten(list(self.trained.items())))
 
     def features(self, images: np.ndarray) -> np.ndarray:
+        forks.check()
         return np.array(self._prefix(mx.array(images)))
 
     def logits(self, images: np.ndarray) -> np.ndarray:
+        forks.check()
         logits = np.array(self._forward(self.trained, mx.array(images)))
         self._settle()
         return logits
 
     def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, Tensors]:
+        forks.check()
         self.model.train()
         count = mx.array(total_weight(targets), mx.float32)
         loss, gradients = mx.value_and_grad(self._loss)(self.trained, mx.array(images), mx.array(targets), count)
@@ -286,6 +291,7 @@ class Learner:
         return float(loss), {name: to_timm(g) for name, g in gradients.items()}
 
     def adapter(self) -> Tensors:
+        forks.check()
         return {name: to_timm(p) for name, p in stored(self.model).items()}
 
     def load_adapter(self, tensors: Tensors) -> None:
@@ -295,12 +301,14 @@ class Learner:
             self._compile()
 
     def merged(self, dequantize: bool = False) -> Tensors:
+        forks.check()
         replaced = methods.merge(self.model, dequantize)
         tensors = {name: to_timm(p) for name, p in tree_flatten(self.model.parameters())}
         methods.unmerge(self.model, replaced)
         return tensors
 
     def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:
+        forks.check()
         self.model.eval()
         x = self._input(mx.array(images))
         simulated.record(self.model, x, lambda point, x: observe(point, np.array(x.astype(mx.float32))))
@@ -310,6 +318,7 @@ class Learner:
         self._compile()
 
     def state(self) -> Tensors:
+        forks.check()
         kept = {name: p for name, p in tree_flatten(self.model.parameters()) if is_kept(name)}
         arrays = tree_flatten({"parameters": self.trained | kept, "slots": self.slots})
         return {name: to_numpy(a) for name, a in arrays} | {"step": np.array(self.step)}

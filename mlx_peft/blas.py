@@ -1,4 +1,4 @@
-"""How MLX multiplies, settled before it is loaded: whoever imports ``mlx.core`` imports this before.
+"""How MLX multiplies, and whether it has room, settled first: whoever imports ``mlx.core`` imports this before it.
 
 On Linux, MLX's CPU wheel is linked to the reference BLAS, some twenty times slower than OpenBLAS. An OpenBLAS that is
 loaded first, with its symbols global, takes its place. Where torch is used in the same process it must be imported
@@ -13,9 +13,25 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import sys
 
+from mlx_peft.core.errors import UserError
+
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
+
+
+LEAST = 5 * 2**28
+"""Bytes of address space. With less MLX does not fail: it tries for ever to get what it needs."""
+
+
+def check_address_space(limit: int) -> None:
+    """Raises UserError where a process may have no more than ``limit`` bytes of address space, and MLX needs more."""
+    if limit != resource.RLIM_INFINITY and limit < LEAST:
+        raise UserError(
+            f"this process may have {limit / 2**30:.2f} GiB of address space (ulimit -v), and MLX needs "
+            f"{LEAST / 2**30:.2f} GiB at least: raise the limit, or limit the memory in another way"
+        )
 
 
 def prefer_openblas() -> bool:
@@ -29,5 +45,6 @@ def prefer_openblas() -> bool:
     return True
 
 
+check_address_space(resource.getrlimit(resource.RLIMIT_AS)[0])
 FAST = prefer_openblas()
 """Whether MLX's products run at the machine's speed on the CPU."""

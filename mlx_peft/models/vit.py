@@ -7,6 +7,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_peft import forks
 from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.models.attention import Attention
@@ -62,6 +63,7 @@ class VisionTransformer(nn.Module):
     """
 
     def __init__(self, architecture: Architecture, num_classes: int, drop_path: float = 0.0, head_dropout: float = 0.0):
+        forks.check()
         super().__init__()
         dim, depth = architecture.embed_dim, architecture.depth
         self.architecture = architecture
@@ -143,6 +145,7 @@ class VisionTransformer(nn.Module):
         return logits
 
     def __call__(self, x: mx.array) -> mx.array:
+        forks.check()
         return self.suffix(self.embed(x), 0)
 
 

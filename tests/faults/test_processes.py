@@ -1,0 +1,105 @@
+"""Processes that were forked after a model was used, and processes with little address space: no one waits for ever."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlx_peft.blas import LEAST, check_address_space
+from mlx_peft.core.errors import UserError
+
+HUNG = 600
+"""Seconds after which a process hangs; it needs a few."""
+
+FORKED = """
+import multiprocessing, os, sys
+import numpy as np
+from convert.base import load_base
+from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError
+from mlx_peft.engine.backend import load_backend
+
+name, before, after, how = sys.argv[1:]
+model = {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32}
+model["args"] = {"patch_size": 4, "embed_dim": 192, "depth": 1, "num_heads": 3}
+experiment = Experiment.model_validate(
+    {"model": model, "method": {"name": "lora"}, "data": {"name": "digits"}, "backend": name}
+)
+backend = load_backend(name)
+images, targets = np.zeros((32, 32, 32, 3), np.uint8), np.zeros(32, np.int32)
+
+def make():
+    return backend.build(experiment, 10, load_base(experiment.model, 10, 0))
+
+USES = {
+    "nothing": lambda learner: None,
+    "predict": lambda learner: learner.logits(images),
+    "train": lambda learner: float(learner.train_step(images, targets, 1e-3)),
+    "make": lambda learner: make().logits(images),
+}
+learner = make() if before != "nothing" else None
+USES[before](learner)
+
+def child():
+    try:
+        USES[after](learner)
+        os._exit(0)
+    except UserError as error:
+        print(error, flush=True)
+        os._exit(2)
+
+if how == "fork":
+    if not (process := os.fork()):
+        child()
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+process = multiprocessing.get_context("fork").Process(target=child)
+process.start()
+process.join()
+sys.exit(process.exitcode)
+"""
+COMBINATIONS = [
+    *[("predict", after, "fork") for after in ("nothing", "predict", "train", "make")],
+    *[("train", "predict", "multiprocessing"), ("train", "train", "fork"), ("nothing", "make", "fork")],
+]
+
+
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+@pytest.mark.parametrize(("before", "after", "how"), COMBINATIONS)
+def test_a_forked_process_computes_or_is_told_why_not(backend: str, before: str, after: str, how: str) -> None:
+    threads = os.environ | {"OMP_NUM_THREADS": "2"}  # with one thread torch has none that a fork could lack
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, backend, before, after, how],
+        capture_output=True, text=True, timeout=HUNG, env=threads,
+    )  # fmt: skip
+    refused = backend == "mlx" and before != "nothing" and after != "nothing"
+    assert done.returncode == (2 if refused else 0), done.stderr
+    assert ("forked from one that has computed with MLX" in done.stdout) == refused
+
+
+def test_little_address_space_is_said_before_mlx_is_loaded(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom mlx_peft.core.errors import UserError\ntry:\n    import mlx_peft.models\n"
+        "except UserError as error:\n    print(error, 'mlx.core' in sys.modules)\n"
+    )
+    limit = 1_000_000 * 1024  # ulimit -v 1000000
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=HUNG, preexec_fn=limited
+    )
+    assert done.stdout.startswith("this process may have 0.95 GiB of address space (ulimit -v), and MLX needs 1.25")
+    assert done.stdout.endswith(" False\n")
+
+
+def test_enough_address_space_is_not_spoken_of() -> None:
+    check_address_space(resource.RLIM_INFINITY)
+    check_address_space(LEAST)
+    with pytest.raises(UserError, match="raise the limit"):
+        check_address_space(LEAST - 1)
