@@ -39,6 +39,6 @@ def must_answer(classes: int, multi_label: bool, where: Path) -> None:
     """
     if classes == 1 and not multi_label:
         raise UserError(
-            f"{where}: a head of one row would give its class to every image: a classifier of one class has "
-            f'"{KEY}": "{MULTI}"; a regression is not supported'
+            f"{where}: the head has one row and images have one class ({KEY}): there is nothing to choose from. A "
+            "regression is not supported"
         )

@@ -210,11 +210,6 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
     """
     checkpoint = open_path(path, Asked())
     count = len((checkpoint.tensors or {}).get("head.weight", ()))
-    if count == 1 and not checkpoint.multi_label:
-        raise UserError(
-            f"{path}: the head has one row and images have one class (problem_type): there is nothing to choose from. "
-            "A regression is not supported"
-        )
     if not count:
         notes = "".join(f"\n  note: {note}" for note in checkpoint.notes)
         raise UserError(f"{path}: the model has no classifier: train one, with model.weights={path}{notes}")

@@ -72,18 +72,29 @@ def must_be_shareable(path: Path) -> None:
         must_name_no_place("a file's name", str(file.relative_to(path.parent)).encode())
 
 
+NAME = "vit_tiny_patch16_224.augreg_in21k"
 SET = [word for key, value in ARGS.items() for word in ("--set", f"{key}={value}")]
 COMMANDS = {
     "merge": ["merge", "{run}", "{out}"],
     "quantize": ["quantize", "{run}", "{out}", "--bits", "4", "--group-size", "32"],
-    "timm": ["convert", "{run}", "{out}", "--to", "timm"],
-    "transformers": ["convert", "{run}", "{out}", "--to", "transformers"],
-    "torchvision": ["convert", "{run}", "{out}", "--to", "torchvision"],
-    "mlx": ["convert", "{run}", "{out}", "--to", "mlx"],
-    "peft": ["convert", "{run}", "{out}", "--to", "peft"],
+    "timm": ["convert", "{run}", "{out}", "--no-verify", "--to", "timm"],
+    "transformers": ["convert", "{run}", "{out}", "--no-verify", "--to", "transformers"],
+    "torchvision": ["convert", "{run}", "{out}", "--no-verify", "--to", "torchvision"],
+    "mlx": ["convert", "{run}", "{out}", "--no-verify", "--to", "mlx"],
+    "peft": ["convert", "{run}", "{out}", "--no-verify", "--to", "peft"],
     "onnx": ["convert", "{run}", "{out}.onnx", "--to", "onnx"],
     "coreml": ["convert", "{run}", "{out}.mlpackage", "--to", "coreml"],
-    "base": ["convert", "{base}", "{out}", "--to", "mlx", "--model", "vit_tiny_patch16_224.augreg_in21k", *SET],
+    "base": [
+        "convert",
+        "{base}",
+        "{out}",
+        "--no-verify",
+        "--to",
+        "mlx",
+        "--model",
+        "vit_tiny_patch16_224.augreg_in21k",
+        *SET,
+    ],
 }
 
 
