@@ -282,13 +282,16 @@ class Learner:
         self._settle()
         return logits
 
-    def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, Tensors]:
+    def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray, scale: float = 1.0) -> tuple[float, Tensors]:
+        def scaled(*batch: mx.array) -> mx.array:
+            return self._loss(*batch) * scale
+
         forks.check()
         self.model.train()
         count = mx.array(total_weight(targets), mx.float32)
-        loss, gradients = mx.value_and_grad(self._loss)(self.trained, mx.array(images), mx.array(targets), count)
+        loss, gradients = mx.value_and_grad(scaled)(self.trained, mx.array(images), mx.array(targets), count)
         self._settle()
-        return float(loss), {name: to_timm(g) for name, g in gradients.items()}
+        return float(loss) / scale, {name: to_timm(g / scale) for name, g in gradients.items()}
 
     def adapter(self) -> Tensors:
         forks.check()

@@ -218,11 +218,12 @@ class Learner:
         self.model.eval()
         return to_numpy(self._logits(images))
 
-    def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, Tensors]:
+    def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray, scale: float = 1.0) -> tuple[float, Tensors]:
         self.model.train()
         loss = self._loss(images, targets, total_weight(targets))
-        gradients = torch.autograd.grad(loss, list(self.trained.values()))
-        return float(loss.detach()), {name: to_numpy(g) for name, g in zip(self.trained, gradients, strict=True)}
+        gradients = torch.autograd.grad(loss * scale, list(self.trained.values()))
+        found = {name: to_numpy(g / scale) for name, g in zip(self.trained, gradients, strict=True)}
+        return float(loss.detach()), found
 
     def adapter(self) -> Tensors:
         return {name: to_numpy(p) for name, p in stored(self.model).items()}

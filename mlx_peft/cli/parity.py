@@ -1,8 +1,10 @@
-"""``parity``: whether the two backends agree."""
+"""``parity``: whether the two backends agree, or either with itself in half precision."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -20,22 +22,36 @@ def parity(
         int | None,
         typer.Option(metavar="N", help="Only over bases quantised to so many bits.", show_default=False),
     ] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(
+            metavar="float32|bfloat16|float16",
+            help="In half precision each backend is compared with torch in float32, on a batch of real size.",
+        ),
+    ] = "float32",
     steps: Annotated[
         bool, typer.Option(help="Also compare the losses of optimiser steps, which takes longest.")
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the backends' logits, gradients and training steps."""
+    """Compare the backends' logits, gradients and training steps; or what half precision costs in each of them."""
     from mlx_peft.engine import parity
+    from mlx_peft.engine import precision as half
 
+    matrix: ModuleType = parity if precision == "float32" else half
+    cells: Iterator[Any]
+    if precision == "float32":
+        cells = parity.run(model, method, bits, steps)
+    else:
+        cells = half.run(precision, model, method, bits)
     results = []
-    for cell in parity.run(model, method, bits, steps):
+    for cell in cells:
         results.append(cell)
         if not as_json:
             if len(results) == 1:
-                echo(parity.HEADER)
-            echo(parity.row(cell))
-    report = parity.summary(results)
+                echo(matrix.HEADER)
+            echo(matrix.row(cell))
+    report = matrix.summary(results)
     if as_json:
         echo_json(report)
     elif report["passed"]:

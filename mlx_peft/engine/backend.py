@@ -70,10 +70,11 @@ class Learner(Protocol):
         """Evaluation mode: float32 ``(batch, classes)``."""
         ...
 
-    def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, Tensors]:
+    def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray, scale: float = 1.0) -> tuple[float, Tensors]:
         """The loss of a batch in training mode, penalty and all, and its gradient for each trained parameter.
 
-        Nothing is updated, and no dropout drawn.
+        Nothing is updated, and no dropout drawn. The loss is multiplied by ``scale`` before the backward pass, and the
+        gradients are divided by it after: float16 has no numbers as small as some of theirs.
         """
         ...
 

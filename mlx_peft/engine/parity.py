@@ -50,6 +50,9 @@ class Row(NamedTuple):
     qat: dict[str, object] | None = None
     """Codes that are trained through. Then there is no trajectory: a code is a step function of its weight, so that
     weights which differ by a rounding fall now and then on either side of a step, and the losses drift apart."""
+    roundings: int = 8
+    """That a gradient in half precision may be off by: see ``engine.precision``. More behind a ReLU, where a rounding
+    decides on which side of zero a small value falls."""
 
 
 METHODS: dict[str, Row] = {
@@ -68,7 +71,7 @@ METHODS: dict[str, Row] = {
     "fact": Row({"rank": 8}),
     "ia3": Row({}),
     "ssf": Row({}),
-    "adaptformer": Row({"dropout": 0}),  # each backend draws its own
+    "adaptformer": Row({"dropout": 0}, roundings=32),  # each backend draws its own
     "vpt": Row({}),
     "vpt-deep": Row({"deep": True}),
     "bitfit": Row({}),
@@ -148,11 +151,11 @@ def experiment(model: str, method: str, bits: int | None = None, seed: int = 0) 
     )
 
 
-def batch(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def batch(size: int, seed: int, count: int = BATCH) -> tuple[np.ndarray, np.ndarray]:
     """Random pixels and targets, so that no data set is needed."""
     random = np.random.default_rng(seed)
-    images = random.integers(0, 256, (BATCH, size, size, 3), dtype=np.uint8)
-    return images, random.integers(0, CLASSES, BATCH, dtype=np.int32)
+    images = random.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    return images, random.integers(0, CLASSES, count, dtype=np.int32)
 
 
 def perturbed(tensors: Tensors, seed: int, through_codes: bool = False) -> Tensors:
