@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 
 from mlx_peft.data import eval_image
+from mlx_peft.engine.backend import load_backend
 from mlx_peft.engine.evaluate import finite
 from mlx_peft.engine.load import Loaded
+from mlx_peft.engine.room import check_answering
 
 
 def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[str, Any]]:
     """The likeliest classes of image files: ``{"image": path, "predictions": [{"class": ..., "probability": ...}]}``.
 
     Probabilities are a softmax of the logits; where an image may have several classes, of each its own sigmoid.
-    Raises UserError at an image that cannot be read, and where a logit is not finite.
+    Raises UserError at an image that cannot be read, where a logit is not finite, and where there is too little memory.
     """
     size = min(loaded.experiment.data.batch_size, len(paths))
+    device = load_backend(loaded.experiment.backend).computing()
+    check_answering(loaded.experiment, loaded.base, len(loaded.classes), size, device)
     results: list[dict[str, Any]] = []
     for first in range(0, len(paths), max(size, 1)):
         some = paths[first : first + size]

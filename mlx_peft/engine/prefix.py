@@ -12,6 +12,8 @@ import numpy as np
 
 from mlx_peft.config.prefix import Prefix
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core import memory
+from mlx_peft.core.memory import gib
 from mlx_peft.data import Batch, Dataset, Split, eval_features, train_features
 from mlx_peft.engine.backend import Learner
 from mlx_peft.engine.fit import Feed
@@ -41,10 +43,12 @@ def planned(learner: Learner, experiment: Experiment, dataset: Dataset, progress
         return None
     cached = Cache(prefix, dataset.train.size + (dataset.val.size if dataset.val else 0))
     before, gigabytes = prefix.before, f"{cached.bytes / 1e9:.2g} GB"
-    if cached.bytes > limit * 1e9:
+    there = memory.available()
+    if cached.bytes > min(limit * 1e9, there):
+        bound = f"train.cache_features ({limit:g} GB)" if cached.bytes > limit * 1e9 else f"there is ({gib(there)})"
         progress.note(
             f"nothing before {before} is trained, but the features of {cached.images:,} images there would take "
-            f"{gigabytes}, more than train.cache_features ({limit:g} GB): they are computed in every epoch"
+            f"{gigabytes}, more than {bound}: they are computed in every epoch"
         )
         return None
     progress.note(f"nothing before {before} is trained: the features there are computed once and kept ({gigabytes})")

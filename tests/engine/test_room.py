@@ -14,11 +14,13 @@ from safetensors.numpy import load_file, save_file
 
 from convert.adapters.peft import METADATA, WEIGHTS
 from convert.base import load_base
+from mlx_peft.config.prefix import Prefix
 from mlx_peft.core import memory
 from mlx_peft.core.border import Device
 from mlx_peft.core.errors import UserError
 from mlx_peft.engine import examine, room
 from mlx_peft.engine.load import load_run
+from mlx_peft.engine.prefix import planned
 from mlx_peft.engine.train import train
 
 MIB = 2**20
@@ -86,6 +88,17 @@ def test_evaluating_asks_too(engine: SimpleNamespace, monkeypatch: pytest.Monkey
     monkeypatch.setattr(memory, "available", lambda: 10_000)
     with pytest.raises(UserError, match="needs at least 1 MiB of memory"):
         examine.examine_splits(engine.out, ["test"])
+
+
+def test_features_are_kept_where_there_is_memory_for_them(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    notes: list[str] = []
+    learner = SimpleNamespace(prefix=Prefix(2, (1, 8), "the head"))
+    progress = SimpleNamespace(note=notes.append)
+    assert planned(learner, engine.experiment(), engine.dataset(), progress) is None
+    assert "more than there is (1 MiB): they are computed in every epoch" in notes[0]
 
 
 CLAIMS = {
