@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 from mlx_peft.config.step import Step
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.json_io import canonical
 from mlx_peft.core.sums import SUMS
 from mlx_peft.engine.examine import evaluate_splits
 from mlx_peft.engine.merge import Written, merge_run, quantize_model
@@ -79,7 +79,7 @@ KINDS: dict[str, Callable[[Path, Step, Path, Sequence[SplitName]], Made]] = {
 
 def step_id(run_id: str, step: Step) -> str:
     """Twelve hexadecimal digits: equal for equal steps of equal runs."""
-    text = json.dumps([run_id, step.model_dump(mode="json", exclude={"name"}, exclude_none=True)], sort_keys=True)
+    text = canonical([run_id, step.model_dump(mode="json", exclude={"name"}, exclude_none=True)])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from mlx_peft.config.files import load
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.json_io import canonical, to_json
 from mlx_peft.core.own import unfollowed
 from mlx_peft.core.sums import SUMS, check_sum, write_with_sums
 from mlx_peft.core.writing import disk_errors
@@ -154,7 +155,7 @@ class RunFolder:
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+    return f"{to_json(value, ascii=True)}\n".encode()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -193,13 +194,13 @@ def check_same(old: Experiment, new: Experiment, where: Path, changeable: Collec
 
 def run_id(experiment: Experiment, splits: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits: equal for equal experiments on equal data, wherever they run."""
-    text = json.dumps([binding(experiment), splits], sort_keys=True)
+    text = canonical([binding(experiment), splits])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def changed_id(run_id: str, changes: Sequence[Mapping[str, Any]]) -> str:
     """The id of a run in which something was changed on the way: that of no run in one piece."""
-    text = json.dumps([run_id, *changes], sort_keys=True)
+    text = canonical([run_id, *changes])
     return hashlib.sha256(text.encode()).hexdigest()[:12] if changes else run_id
 
 
@@ -230,7 +231,7 @@ class MetricsFile:
         self._digest = hashlib.sha256(path.read_bytes())
 
     def write(self, record: Record) -> None:
-        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        line = f"{to_json(record, indent=None, ascii=True)}\n".encode()
         with disk_errors(self._path):
             self._file.write(line)
             self._file.flush()

@@ -19,6 +19,7 @@ from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Augment, Data, Experiment
 from mlx_peft.config.step import Step
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.json_io import to_json
 from mlx_peft.core.signals import handled
 from mlx_peft.data import Dataset, open_dataset
 from mlx_peft.engine.backend import load_backend
@@ -225,7 +226,7 @@ def work(run: Run, worker: Sequence[str], relay: Relay) -> Outcome:
     ):
         assert process.stdin and process.stdout
         with suppress(BrokenPipeError):  # it ended at once, and its status says why
-            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.write(f"{to_json(order, indent=None, ascii=True)}\n")
             process.stdin.flush()
         reply = process.stdout.read()
         process.wait()
