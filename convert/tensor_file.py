@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from convert.kinds import must_be
-from convert.mapping import map_bytes
+from convert.mapping import let_go, map_bytes
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import from_json
 
@@ -99,12 +99,19 @@ def write(
         header = header.replace((MARK + UNKNOWN).encode(), (MARK + digest.hexdigest()).encode())
         file.seek(0)
         file.write(header)
-    written = open_file(path, check=False)  # every element is compared below, which says more
-    same = bytes(written.raw[: len(header)]) == header and all(
-        _same(written.array(name), tensor(name)) for name in order
-    )
-    if not same:
+    if not _as_given(open_file(path, check=False), header, order, tensor):
         raise UserError(f"{path}: what was written is not what is read again: the disk, or a library, changes it")
+
+
+def _as_given(written: TensorFile, header: bytes, order: list[str], tensor: Callable[[str], np.ndarray]) -> bool:
+    """Whether a file has this header and these tensors; of what was compared nothing stays in memory."""
+    if bytes(written.raw[: len(header)]) != header:
+        return False
+    for name in order:
+        if not _same(written.array(name), tensor(name)):
+            return False
+        let_go(written.raw, *written.place(name))
+    return True
 
 
 def _same(read: np.ndarray, given: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""A short run of LoRA with every source of randomness, for ``test_kill_backends``: BACKEND OUT."""
+"""A short run with every source of randomness, for ``test_kill_backends``: BACKEND METHOD OUT."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,6 @@ EXPERIMENT = {
         "head_dropout": 0.1,
         "args": {"patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 3},
     },
-    "method": {"name": "lora", "rank": 4, "dropout": 0.1, "targets": ["q", "v", "fc1"]},
     "data": {
         "name": "digits",
         "batch_size": 32,
@@ -24,5 +23,21 @@ EXPERIMENT = {
     "train": {"epochs": 4, "log_every": 1, "checkpoint_every": 3, "clip_norm": 1.0},
 }
 
+METHODS = {
+    "lora": {"name": "lora", "rank": 4, "dropout": 0.1, "targets": ["q", "v", "fc1"]},
+    "pissa": {"name": "lora", "init": "pissa", "rank": 4, "dropout": 0.1, "targets": ["qkv", "proj", "fc1", "fc2"]},
+    "dora": {"name": "lora", "dora": True, "rank": 4, "dropout": 0.1, "targets": ["qkv", "fc1"]},
+    "vera": {"name": "vera", "rank": 16, "targets": ["qkv", "fc1"]},
+    "fact": {"name": "fact", "rank": 4},
+    "adaptformer": {"name": "adaptformer"},
+    "vpt": {"name": "vpt", "deep": True},
+    "ssf": {"name": "ssf"},
+    "bitfit": {"name": "bitfit"},
+    "full": {"name": "full"},
+}
+"""On weights higher than wide (qkv, fc1) where a method has targets."""
+
 if __name__ == "__main__":
-    train(Experiment.model_validate(EXPERIMENT | {"backend": sys.argv[1]}), Path(sys.argv[2]), resume=True)
+    backend, method, out = sys.argv[1:]
+    experiment = EXPERIMENT | {"backend": backend, "method": METHODS[method]}
+    train(Experiment.model_validate(experiment), Path(out), resume=True)

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("run_training.py")
+METHODS = ("lora", "pissa", "dora", "vera", "fact", "adaptformer", "vpt", "ssf", "bitfit", "full")
+"""Of the script; AdaLoRA has a test of its own."""
 PATIENCE = 300  # seconds that a life may take on a slow machine
 
 
-def start(backend: str, out: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, SCRIPT, backend, out], stderr=subprocess.PIPE)
+def start(backend: str, method: str, out: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, SCRIPT, backend, method, out], stderr=subprocess.PIPE)
 
 
 def lines(out: Path) -> int:
@@ -22,18 +24,18 @@ def lines(out: Path) -> int:
     return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
 
-def killed_and_resumed(backend: str, out: Path, lives: int, seed: int) -> int:
+def killed_and_resumed(backend: str, method: str, out: Path, lives: int, seed: int) -> int:
     """Kills each life after some more lines of metrics than it found, a line a step; lets the last one finish."""
     chance, kills = random.Random(seed), 0
     for _ in range(lives):
-        process, target = start(backend, out), lines(out) + chance.randint(2, 40)
+        process, target = start(backend, method, out), lines(out) + chance.randint(2, 40)
         deadline = time.monotonic() + PATIENCE
         while process.poll() is None and lines(out) < target and time.monotonic() < deadline:
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
-    process = start(backend, out)
+    process = start(backend, method, out)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors.decode()
     return kills
@@ -43,10 +45,10 @@ def adapter(out: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted((out / "adapter").iterdir())}
 
 
-def check(backend: str, tmp_path: Path, lives: int, seed: int) -> None:
-    whole = start(backend, tmp_path / "whole")
+def check(backend: str, tmp_path: Path, lives: int, seed: int, method: str = "pissa") -> None:
+    whole = start(backend, method, tmp_path / "whole")
     assert whole.wait(timeout=PATIENCE) == 0
-    kills = killed_and_resumed(backend, tmp_path / "parts", lives, seed)
+    kills = killed_and_resumed(backend, method, tmp_path / "parts", lives, seed)
     assert kills >= lives // 2, "the run ended before it could be killed often enough"
     assert adapter(tmp_path / "parts") == adapter(tmp_path / "whole")
 
@@ -61,3 +63,10 @@ def test_three_lives(backend, tmp_path):
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
 def test_many_lives(backend, tmp_path, seed):
     check(backend, tmp_path, lives=8, seed=seed + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_every_method(backend, tmp_path, method):
+    check(backend, tmp_path, lives=3, seed=7, method=method)
