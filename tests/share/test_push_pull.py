@@ -398,11 +398,18 @@ class TestWhatPullRefuses:
         assert "jane/data holds neither an adapter" in failed(command("pull", "jane/data", "got"))
         assert not left(tmp_path)
 
-    @pytest.mark.parametrize("claim", ["abc", None, [1], 10**12, -5, 1e300])
-    def test_the_classes_are_counted_and_not_taken_from_what_a_configuration_claims(self, model, claim):
+    @pytest.mark.parametrize("claim", ["abc", None, [1], 1e300])
+    def test_the_classes_are_counted_where_a_configuration_gives_no_number(self, model, claim):
         config = json.loads((model / "config.json").read_text())
         by_hand(model / "config.json", json.dumps(config | {"num_classes": claim}))
         opened(model, "jane/model")
+
+    @pytest.mark.parametrize("claim", [10**12, -5, 4])
+    def test_another_number_of_classes_than_the_heads(self, model, claim):
+        config = json.loads((model / "config.json").read_text())
+        by_hand(model / "config.json", json.dumps(config | {"num_classes": claim}))
+        with pytest.raises(UserError, match=f"num_classes is {claim}, and the head has 3 rows"):
+            opened(model, "jane/model")
 
     def test_a_connection_that_breaks_leaves_nothing(self, hub, command, files, tmp_path):
         hub.put("jane/digits", files)
