@@ -51,7 +51,7 @@ def predict(
     results = answer(loaded, images, top)
     for path in images:
         for note in shallow(FileImages(Path(), (str(path),))):
-            typer.echo(f"note: {note}", err=True)
+            echo(f"note: {note}", err=True)
     if as_json:
         echo_json(results)
         return

@@ -53,8 +53,9 @@ def no_file_above(size: int) -> Iterator[None]:
 
 def test_predictions_of_a_hostile_class_are_shown_and_not_obeyed(command, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = {"image": f"{UNDECODABLE}.png", "predictions": [{"class": HOSTILE, "probability": 0.5}]}
-    monkeypatch.setattr("mlx_peft.engine.load.load_run", lambda *_, **__: SimpleNamespace())
+    monkeypatch.setattr("mlx_peft.engine.load.load_run", lambda *_, **__: SimpleNamespace(notes=()))
     monkeypatch.setattr("mlx_peft.engine.predict.predict", lambda *_: [answer])
+    Image.new("RGB", (2, 2)).save(Path(f"{UNDECODABLE}.png"))
     assert command("predict", "run", f"{UNDECODABLE}.png").stdout == rf"caf\xe9.png   50.0 %  {SHOWN}" + "\n"
     document = command("predict", "run", f"{UNDECODABLE}.png", "--json").stdout_bytes
     assert json.loads(document.decode("utf-8")) == [answer]
