@@ -120,7 +120,7 @@ def _stored(path: Path) -> dict[str, Any]:
         "parameters": sum(math.prod(shape) for _, shape in entries.values()),
         "dtypes": dict(Counter(dtype for dtype, _ in entries.values())),
         "bytes": sum(file.stat().st_size for file in files),
-        "digest": "right" if all(file.suffix == ".safetensors" and is_sealed(file) for file in files) else "none",
+        "digest": "right" if all(kind_of(file) == "safetensors" and is_sealed(file) for file in files) else "none",
     }
 
 

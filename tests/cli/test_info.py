@@ -99,7 +99,7 @@ def test_a_file_that_may_be_several_models_says_what_is_open(command: Any, tmp_p
     torch.save({"model": {k: torch.from_numpy(t).bfloat16() for k, t in whole.tensors.items()}}, tmp_path / "a.pth")
     found, other = info(command, tmp_path / "a.safetensors"), info(command, tmp_path / "a.pth")
     assert found["kind"] == "tensors" and found["dtypes"] == {"BF16": len(whole.tensors)}
-    differing = ("path", "bytes", "undecided")
+    differing = ("path", "bytes", "digest", "undecided")
     assert {**found, **dict.fromkeys(differing)} == {**other, **dict.fromkeys(differing)}
     assert "deit_small_patch16_224" in found["undecided"] and "--model NAME" in found["undecided"]
 
