@@ -1,0 +1,71 @@
+"""Documents with one hostile value, through the commands that read them: an answer or one message, in bounded time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("fuzz_structured.py")
+QUICK, ALL = 250, 5000
+"""Cases of each of the two backends: 500 on every run, and the 10,000 of the slow test."""
+
+GROWN_MIB = 1024
+"""How much more memory than before a case may take, of documents of some kilobytes."""
+
+NEVER_REFUSED = {"adapter_config.json", "checkpoint, facts", "checkpoint, header"}
+"""Where a change need not end a command: what stands in a file for other readers, as ours look elsewhere; and a
+checkpoint, of which the one before is gone on from."""
+
+
+def worker(backend: str, first: int, last: int, folder: Path) -> tuple[list[dict[str, Any]], int | None]:
+    """What came of the cases that a process got through, and the one in which it died, if it did."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "MLX_DISABLE_COMPILE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, SCRIPT, backend, str(first), str(last), str(folder)],
+        capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL, cwd=folder,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    started = [int(line.split()[1]) for line in lines if line.startswith("start ")]
+    found = [json.loads(line) for line in lines if line.startswith("{")]
+    assert started, done.stderr[-3000:]
+    return found, started[-1] if len(found) < len(started) else None
+
+
+def fuzzed(backend: str, cases: int, folder: Path) -> None:
+    """Raises AssertionError with every case that was neither answered nor refused as it should be."""
+    found: list[dict[str, Any]] = []
+    faults: list[str] = []
+    first = 0
+    while first < cases:
+        more, died = worker(backend, first, cases, folder)
+        found += more
+        first = cases if died is None else died + 1
+        if died is not None:
+            faults.append(f"case {died}: the process died, or took too long")
+    for case in found:
+        if "fault" in case:
+            faults.append(f"case {case['number']} ({case['kind']}): {case['fault']}")
+        elif case["grown_mib"] > GROWN_MIB:
+            faults.append(f"case {case['number']} ({case['kind']}): {case['grown_mib']:.0f} MiB more than before")
+    assert not faults, f"{len(faults)} of {cases}:\n" + "\n".join(faults[:20])
+    statuses = {kind: {case["status"] for case in found if case["kind"] == kind} for kind in {c["kind"] for c in found}}
+    assert len(statuses) == 21
+    unheard = {kind for kind, seen in statuses.items() if 2 not in seen} - NEVER_REFUSED
+    assert not unheard, f"changes that nothing notices test nothing: {unheard}"
+
+
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_some_hostile_documents_are_answered_or_refused(backend: str, tmp_path: Path) -> None:
+    fuzzed(backend, QUICK, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_thousands_of_hostile_documents_are_answered_or_refused(backend: str, tmp_path: Path) -> None:
+    fuzzed(backend, ALL, tmp_path)
