@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
-from shlex import quote
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -23,7 +22,7 @@ from mlx_peft.engine.checkpoint import Position, save_checkpoint
 from mlx_peft.engine.evaluate import evaluate
 from mlx_peft.engine.metrics import score
 from mlx_peft.engine.progress import EpochEvent, Progress, StepEvent
-from mlx_peft.engine.resume import VERSION, Found, accept, check_fits, newest
+from mlx_peft.engine.resume import VERSION, newest, remedies, take_up
 from mlx_peft.engine.run import MetricsFile, Record, RunFolder, binding, read_metrics
 from mlx_peft.engine.schedule import learning_rate
 from mlx_peft.engine.stop import Interrupted, Stopped, StopSignal
@@ -64,7 +63,7 @@ def fit(
     """
     position = Position()
     if (found := newest(folder, progress.note)) is not None:
-        position = take_up(found, learner, experiment, feed, identity, progress)
+        position = take_up(found, learner, experiment, feed.steps, identity, progress)
     steps = position.step + (experiment.train.epochs - position.epoch) * feed.steps - position.batch
     dealer = allocator(experiment.method, steps)
     if dealer:
@@ -79,29 +78,6 @@ def fit(
             learner, experiment.train, feed, folder, facts, steps, position, metrics, trackers, progress, stop, dealer
         )
         loop.run()
-    return position
-
-
-def take_up(
-    found: Found, learner: Learner, experiment: Experiment, feed: Feed, identity: dict[str, Any], progress: Progress
-) -> Position:
-    """Sets a learner to a checkpoint. Raises UserError where it is of another run, or not one that this can have."""
-    position = found.facts.position
-    changes = accept(found, identity, binding(experiment))
-    position.changes += changes
-    check_fits(found, experiment.train.epochs, feed.steps)
-    try:
-        learner.load_state(found.state)
-    except ValueError as error:
-        raise UserError(f"{found.path} does not fit the run: {error}") from error
-    if learner.step != position.step:
-        raise UserError(
-            f"{found.path} does not fit the run: its parameters are of step {learner.step}, its position is "
-            f"{position.step}"
-        )
-    for change in changes:
-        progress.note(f"{change}; the result will say so, and have another run_id")
-    progress.note(f"going on after step {position.step}")
     return position
 
 
@@ -319,17 +295,5 @@ class Loop:
             raise Diverged(self.diverged(f"there are NaN or infinite numbers in {listed(broken, 3)}"))
 
     def diverged(self, what: str) -> str:
-        remedies = [f"a lower train.optimizer.lr (it was {self.train.optimizer.lr:g})"]
-        if self.train.clip_norm is None:
-            remedies.append("train.clip_norm=1")
-        if self.train.precision != "float32":
-            remedies.append("train.precision=float32")
         where = f"at step {self.position.step} (epoch {self.position.epoch + 1})"
-        folder, key = self.folder, remedies[0].split()[2]
-        kept = (
-            f". The last checkpoint is kept in {folder.last}; to go on from it: mlx-peft train "
-            f"{quote(str(folder.config))} {key}=... --out {quote(str(folder.path))} --resume"
-            if folder.last.exists()
-            else ""
-        )
-        return f"{what} {where}: training diverged. Try {' or '.join(remedies)}{kept}"
+        return f"{what} {where}: training diverged. {remedies(self.folder, self.train)}"

@@ -7,15 +7,19 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from convert.files import without_digest
+from mlx_peft.config.schema import Experiment, Train
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.engine.backend import Learner
 from mlx_peft.engine.checkpoint import Change, Position, load_checkpoint
-from mlx_peft.engine.run import CHANGEABLE, RunFolder, differences, flatten
+from mlx_peft.engine.progress import Progress
+from mlx_peft.engine.run import CHANGEABLE, RunFolder, binding, differences, flatten
 
 VERSION = 1
 """Of what a checkpoint's facts are; those of the first versions have no number."""
@@ -148,3 +152,46 @@ def accept(found: Found, identity: Mapping[str, Any], settings: Mapping[str, Any
         lines = [f"  {key}: {old} then, {new} now" for key, (old, new) in refused.items()]
         raise UserError("the run cannot go on: its data or weights have changed since it began\n" + "\n".join(lines))
     return [Change(step, key, old, new) for key, (old, new) in changed.items()]
+
+
+def take_up(
+    found: Found, learner: Learner, experiment: Experiment, steps: int, identity: Mapping[str, Any], progress: Progress
+) -> Position:
+    """Sets a learner to a checkpoint, and returns the position; an epoch has so many ``steps``.
+
+    Raises UserError where the checkpoint is of another run, or not one that this can have.
+    """
+    position = found.facts.position
+    changes = accept(found, identity, binding(experiment))
+    position.changes += changes
+    check_fits(found, experiment.train.epochs, steps)
+    try:
+        learner.load_state(found.state)
+    except ValueError as error:
+        raise UserError(f"{found.path} does not fit the run: {error}") from error
+    if learner.step != position.step:
+        raise UserError(
+            f"{found.path} does not fit the run: its parameters are of step {learner.step}, its position is "
+            f"{position.step}"
+        )
+    for change in changes:
+        progress.note(f"{change}; the result will say so, and have another run_id")
+    progress.note(f"going on after step {position.step}")
+    return position
+
+
+def remedies(folder: RunFolder, train: Train) -> str:
+    """What may help a run that diverged, and how it goes on with it: each is one of ``CHANGEABLE``."""
+    key = "train.optimizer.lr"
+    found = [f"a lower {key} (it was {train.optimizer.lr:g})"]
+    if train.clip_norm is None:
+        found.append("train.clip_norm=1")
+    if train.precision != "float32":
+        found.append("train.precision=float32")
+    advice = f"Try {' or '.join(found)}"
+    if not folder.last.exists():
+        return advice
+    return (
+        f"{advice}. The last checkpoint is kept in {folder.last}; to go on from it: mlx-peft train "
+        f"{quote(str(folder.config))} {key}=... --out {quote(str(folder.path))} --resume"
+    )
