@@ -34,7 +34,10 @@ def parity(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the backends' logits, gradients and training steps; or what half precision costs in each of them."""
+    """Compare the backends' logits, gradients and steps.
+
+    With a half precision: what it costs in each of them.
+    """
     from mlx_peft.engine import parity
     from mlx_peft.engine import precision as half
 
