@@ -24,6 +24,8 @@ WORDS = {"U32"}
 """The codes of quantised weights."""
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """What weights may be written as."""
+BF16_INFINITY = 0x7F80
+"""Its bits: all those of the exponent."""
 COUNTERS = ("position_ids", "num_batches_tracked", "n_averaged")
 """Last names of buffers that hold whole numbers and no weights: they are passed over."""
 
@@ -160,7 +162,7 @@ def write_safetensors(
     The same tensors give the same bytes.
 
     Raises:
-        UserError: where a value is too large for float16.
+        UserError: where a value is not finite, or too large for ``dtype``: nothing would read the file.
     """
     kinds = {name: _kind(tensor, dtype) for name, tensor in tensors.items()}
     tensor_file.write(
@@ -182,10 +184,17 @@ def narrowed(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _narrowed(name: str, tensor: np.ndarray, kind: str) -> np.ndarray:
-    """float32 rounded to the nearest, ties to even."""
+    """float32 rounded to the nearest, ties to even. Raises UserError where something is not finite, or rounded so."""
+    if kind == "U32":
+        return tensor
+    if not np.isfinite(tensor).all():
+        raise UserError(f"{name}: NaN or infinite values: training diverged, or the sum of base and update overflows")
     if kind == "BF16":
         bits = tensor.view(np.uint32)
-        return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+        half = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+        if ((half & BF16_INFINITY) == BF16_INFINITY).any():
+            raise UserError(f"{name}: values above 3.39e38 do not fit bfloat16")
+        return half
     if kind == "F16":
         with np.errstate(over="ignore"):
             half = tensor.astype(np.float16)

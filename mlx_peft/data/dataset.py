@@ -19,7 +19,7 @@ from mlx_peft.data.names import spelled
 from mlx_peft.data.reading import decode_image, file_bytes, read_image
 from mlx_peft.data.strangers import HEAD, head_of, stranger
 
-ADVICE = "; mend or remove it, or set data.unreadable: skip"
+ADVICE = "; mend it, or set data.unreadable: skip"
 
 
 class Images(Protocol):

@@ -50,12 +50,14 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
     notes = list(found.notes)
     with told(lambda: (*notes, *pointers(config.root))):
         entry.check(found, variant, f"{config.name} in {config.root}")
+        broken: list[int] = []
         if decode:
-            found = readable(found, entry, config)
+            found, broken = readable(found, entry, config)
             notes = list(found.notes)
-        train = _grouped(found.splits["train"], entry, config, tolerant=not decode)
+        train = _grouped(found.splits["train"], entry, config, tolerant=not decode or bool(broken))
         if train.groups is not None:
-            notes.append(f"{train.size:,} images in {len(np.unique(train.groups)):,} groups that are never parted")
+            whole = np.delete(train.groups, broken)
+            notes.append(f"{len(whole):,} images in {len(np.unique(whole)):,} groups that are never parted")
         if variant.shares is None:
             notes += _not_used(config.split, found)
         dataset = hold_out(
@@ -65,8 +67,9 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
             split,
             val=found.splits.get("val"),
             test=found.splits.get("test"),
+            broken=broken,
         )
-        notes += shallow(train.images)
+        notes += shallow(dataset.train.images)
         notes += _without_images(dataset, entry, f"{config.name} in {config.root}")
         return replace(dataset, notes=tuple(notes))
 

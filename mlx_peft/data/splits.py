@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -22,6 +22,7 @@ def hold_out(
     *,
     val: Split | None = None,
     test: Split | None = None,
+    broken: Collection[int] = (),
 ) -> Dataset:
     """The data set, its missing validation and test splits carved out of the training images.
 
@@ -32,6 +33,9 @@ def hold_out(
     split, a group counting for the class that most of its images have; one that would pass the share is left out of it,
     unless it is the only one. The order of the images is kept. A share of 0 leaves the split None. Raises UserError
     where a share is asked for and no class has an image, or a group, to spare.
+
+    The rows that are ``broken`` are left out once all is split: were they left out before, an image that a run was
+    trained on would take the place of one in test that can no longer be read.
     """
     shares = {"test": config.test if test is None else 0.0, "val": config.val if val is None else 0.0}
     held: dict[str, list[int]] = {part: [] for part in shares}
@@ -51,11 +55,14 @@ def hold_out(
                 f"data.split.{part} is {share}, but no class of {name} has {what} to spare "
                 f"({train.size} images in {len(classes)} classes); set it to 0{more}"
             )
-    carved = {part: train.take(np.array(sorted(rows)), part) if rows else None for part, rows in held.items()}
+    left = {part: np.array(sorted({*rows} - {*broken}), np.int64) for part, rows in {**held, "train": kept}.items()}
+    if empty := [part for part, rows in {**held, "train": kept}.items() if rows and not left[part].size]:
+        raise UserError(f"{name}: no readable images in {empty[0]}")
+    carved = {part: train.take(left[part], part) if rows else None for part, rows in held.items()}
     return Dataset(
         name=name,
         classes=classes,
-        train=train.take(np.array(sorted(kept)), "train"),
+        train=train.take(left["train"], "train"),
         val=val or carved["val"],
         test=test or carved["test"],
     )

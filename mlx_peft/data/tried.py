@@ -35,20 +35,23 @@ Seen = tuple[bytes | None, bytes | None]
 """The pixel hash and the glance of an image; None where there is none."""
 
 
-def readable(found: Found, entry: Entry, config: schema.Data) -> Found:
+def readable(found: Found, entry: Entry, config: schema.Data) -> tuple[Found, list[int]]:
     """All images tried, where the configuration or the size of the set asks for it; the broken refused or left out.
 
-    Those that were found whole before, and have not changed, are not decoded again.
+    Those of the training split, from which others may be carved, are all there still: see ``splits.hold_out``. The rows
+    that are broken there come beside. Those that were found whole before, and have not changed, are not decoded again.
     """
     splits = {
         name: split for name, split in found.splits.items() if isinstance(split.images, FileImages | EncodedImages)
     }
     small = not entry.published and sum(split.size for split in splits.values()) <= CHECKED
     if not splits or not (small or config.unreadable == "skip"):
-        return found
+        return found, []
     memory = Memory.of(config, WHOLE)
     whole: list[np.ndarray] = []
     good: dict[str, Split] = {}
+    left: dict[str, Split] = {}
+    rows_broken: list[int] = []
     broken: list[str] = []
     kinds: Counter[str] = Counter()
     for name, split in splits.items():
@@ -65,7 +68,9 @@ def readable(found: Found, entry: Entry, config: schema.Data) -> Found:
         broken += [identifiers[row] for row in reasons]
         kinds.update(kind for reason in reasons.values() if (kind := kind_in(reason)))
         part = replace(split, images=replace(images, unreadable=memory.forget))
-        good[name] = part.take(rows, name)
+        left[name] = good[name] = part.take(rows, name)
+        if name == "train":
+            left[name], rows_broken = part, sorted(reasons)
     memory.keep(np.concatenate(whole))
     notes = [left_out("unreadable", broken)] if broken else []
     notes += [f"{count} of the unreadable files: each is {kind}" for kind, count in kinds.most_common()]
@@ -74,7 +79,7 @@ def readable(found: Found, entry: Entry, config: schema.Data) -> Found:
             raise UserError(f"{config.root}: no readable images of class {found.classes[label]!r} in train")
         if empty := [name for name, split in good.items() if not split.size]:
             raise UserError(f"{config.root}: no readable images in {empty[0]}")
-    return replace(found, splits={**found.splits, **good}, notes=(*found.notes, *notes))
+    return replace(found, splits={**found.splits, **left}, notes=(*found.notes, *notes)), rows_broken
 
 
 def _reasons(split: Split, rows: np.ndarray, threads: int) -> dict[int, str]:
@@ -108,6 +113,8 @@ def looked_at(images: Images, config: schema.Data, *, tolerant: bool) -> list[Se
     """
     if not isinstance(images, FileImages | EncodedImages):
         return _look(images, range(len(images)), config.threads, tolerant)
+    if tolerant:
+        images = replace(images, unreadable=None)  # what was remembered of the others stays
     memory, marks = Memory.of(config, SEEN), images.marks()
     known, records = memory.find(marks)
     found: list[Seen] = [(None, None)] * len(marks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,8 +136,8 @@ def check_fits(found: Found, epochs: int, steps: int) -> None:
 def accept(found: Found, identity: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Change]:
     """What differs between a run and its checkpoint and may: see ``CHANGEABLE``.
 
-    Where broken images are to be skipped from now on, the splits may have fewer images. Raises UserError that names
-    what may not differ.
+    Where broken images are to be skipped from now on, each split is the same or has fewer images. One that has others
+    and not fewer may have some that were trained on. Raises UserError that names what may not differ.
     """
     facts, step = found.facts, found.facts.position.step
     before, now = flatten(facts.identity), flatten(identity)
@@ -145,13 +146,19 @@ def accept(found: Found, identity: Mapping[str, Any], settings: Mapping[str, Any
         before, now = ({key: value for key, value in one.items() if key != "run_id"} for one in (before, now))
     moved = differences(before, now)
     skips = "data.unreadable" in changed and settings["data.unreadable"] == "skip"
-    if skips and all(now[key] <= before[key] for key in moved if key.endswith(".size")):
+    if skips and all(_lost(name, before, now) for name in ("train", "val", "test")):
         changed |= {key: moved.pop(key) for key in list(moved) if key.startswith("splits.")}
     refused = moved | {k: v for k, v in changed.items() if k not in CHANGEABLE and not k.startswith("splits.")}
     if refused:
         lines = [f"  {key}: {old} then, {new} now" for key, (old, new) in refused.items()]
         raise UserError("the run cannot go on: its data or weights have changed since it began\n" + "\n".join(lines))
     return [Change(step, key, old, new) for key, (old, new) in changed.items()]
+
+
+def _lost(split: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a split is the same, or has fewer images."""
+    size, digest = f"splits.{split}.size", f"splits.{split}.sha256"
+    return before.get(digest) == now.get(digest) or (before.get(size) or 0) > (now.get(size) or math.inf)
 
 
 def take_up(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -156,6 +157,30 @@ def test_broken_images_are_skipped_and_counted_where_allowed(tmp_path: Path) -> 
     assert dataset.notes == ("left out, unreadable: 4 (ant/broken0.jpg, ant/broken1.jpg, ant/broken2.jpg, ...)",)
     (tmp_path / "ant" / "broken0.jpg").unlink()
     assert opened(tmp_path, val=0, unreadable="skip").train.sha256 == dataset.train.sha256
+
+
+@pytest.mark.parametrize("group_by", [None, "duplicates"])
+def test_a_skipped_image_is_missing_in_its_split_and_the_others_stay_in_theirs(
+    tmp_path: Path, group_by: Literal["duplicates"] | None
+) -> None:
+    rng = np.random.default_rng(0)
+    for path in (tmp_path / name / f"{number}.png" for name in ("ant", "cat") for number in range(15)):
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+
+    def identifiers(unreadable: Literal["refuse", "skip"]) -> dict[str, list[str]]:
+        split = schema.Split(val=0.2, test=0.2, group_by=group_by)
+        dataset = open_dataset(schema.Data(name="folder", root=tmp_path, split=split, unreadable=unreadable))
+        return {name: list(part.images.identifiers) for name, part in dataset.splits.items()}
+
+    whole = identifiers("refuse")
+    for before in whole.values():
+        content = (tmp_path / before[0]).read_bytes()
+        (tmp_path / before[0]).write_bytes(b"\xff\xd8\xff nothing")
+        for _ in range(2):  # the second time from memory
+            now = identifiers("skip")
+            assert now == {name: [one for one in part if one != before[0]] for name, part in whole.items()}
+        (tmp_path / before[0]).write_bytes(content)
 
 
 def test_an_image_too_narrow_to_be_evaluated_counts_as_broken(tmp_path: Path) -> None:

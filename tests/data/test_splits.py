@@ -44,6 +44,21 @@ def test_the_parts_are_disjoint_and_together_the_whole() -> None:
     assert sum(map(len, parts)) == len(set.union(*parts)) == 53
 
 
+@given(st.sets(st.integers(0, 52)))
+def test_rows_that_are_broken_are_missing_and_no_other_changes_its_split(broken: set[int]) -> None:
+    """Else an image that was trained on would come into the test split of a run that goes on without a broken one."""
+    split, shares = made((31, 17, 5)), schema.Split(val=0.2, test=0.2)
+    whole = hold_out("made", CLASSES, split, shares)
+    lost = {split.images.identifiers[row] for row in broken}
+    left = {name: [one for one in part.images.identifiers if one not in lost] for name, part in whole.splits.items()}
+    if not all(left.values()):
+        with pytest.raises(UserError, match=r"no readable images in (train|val|test)"):
+            hold_out("made", CLASSES, split, shares, broken=broken)
+        return
+    found = hold_out("made", CLASSES, split, shares, broken=broken)
+    assert {name: list(part.images.identifiers) for name, part in found.splits.items()} == left
+
+
 def test_a_share_of_zero_leaves_no_split() -> None:
     dataset = held((10, 10, 10), val=0, test=0)
     assert dataset.val is None

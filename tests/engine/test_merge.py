@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.blas
 from safetensors.numpy import load_file
 
+from convert.adapters.peft import read_adapter, write_adapter
 from convert.base import load_base
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError
 from mlx_peft.engine.backend import load_backend
 from mlx_peft.engine.load import load_model, load_run
 from mlx_peft.engine.merge import merge_run, quantize_model
@@ -50,6 +53,19 @@ def test_a_merged_model_opens_again_with_the_runs_logits(run: tuple[Path, bool],
     for backend in ("torch", "mlx"):
         logits = load_model(tmp_path / "m", backend).learner.logits(images)
         assert np.linalg.norm(logits - seen) <= ROUNDING * np.linalg.norm(seen)
+
+
+def test_a_sum_that_overflows_is_refused_by_the_weight_s_name_and_leaves_nothing(
+    run: tuple[Path, bool], tmp_path: Path
+) -> None:
+    """Of an adapter whose own numbers are finite."""
+    adapter = read_adapter(run[0] / "adapter")
+    large = {key: np.full_like(value, 1e38) if "lora" in key else value for key, value in adapter.tensors.items()}
+    write_adapter(tmp_path / "adapter", replace(adapter, tensors=large))
+    for backend in ("torch", "mlx"):
+        with pytest.raises(UserError, match=r"blocks\.\d\.attn\.\w+\.weight: NaN or infinite values"):
+            merge_run(tmp_path / "adapter", tmp_path / "m", backend)
+        assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
 def test_it_is_quantised_too(run: tuple[Path, bool], tmp_path: Path) -> None:

@@ -369,3 +369,25 @@ def test_broken_images_may_be_skipped_from_now_on(engine: SimpleNamespace, monke
         "data.unreadable", "splits.train.size", "splits.train.sha256"
     }  # fmt: skip
     assert read_adapter(engine.out / "adapter").num_classes == 3
+
+
+def test_a_split_with_other_images_in_the_place_of_broken_ones_is_refused(engine: SimpleNamespace) -> None:
+    """They may be some that were trained on."""
+    begun(engine)
+    dataset = engine.dataset()
+    train_split, val = dataset.train, dataset.val
+    moved = replace(val, images=train_split.images.take(np.arange(val.size)), labels=train_split.labels[: val.size])
+    engine.install(replace(dataset, train=train_split.take(np.arange(val.size, train_split.size), "train"), val=moved))
+    values = engine.experiment().model_dump()
+    skipping = Experiment.model_validate(values | {"data": values["data"] | {"unreadable": "skip"}})
+    with pytest.raises(UserError, match=r"its data or weights have changed(?s:.*)splits\.val\.sha256"):
+        train(skipping, engine.out, resume=True)
+
+
+def test_a_split_that_is_gone_is_refused(engine: SimpleNamespace) -> None:
+    begun(engine)
+    engine.install(replace(engine.dataset(), val=None))
+    values = engine.experiment().model_dump()
+    skipping = Experiment.model_validate(values | {"data": values["data"] | {"unreadable": "skip"}})
+    with pytest.raises(UserError, match="its data or weights have changed"):
+        train(skipping, engine.out, resume=True)
