@@ -400,6 +400,8 @@ def test_a_model_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> No
 def test_without_its_processor_a_folder_does_not_say_how_images_are_prepared(tmp_path: Path) -> None:
     path = folder(tmp_path / "hf", *TRANSFORMERS)
     (path / "preprocessor_config.json").unlink()
+    assert "SHA256SUMS.txt lists 'preprocessor_config.json', which is not there" in refused(path)
+    (path / "SHA256SUMS.txt").unlink()
     assert "does not say how images are to be normalised" in refused(path)
     by_hand(path / "preprocessor_config.json", json.dumps([1]))
     assert "a JSON object was expected" in refused(path)

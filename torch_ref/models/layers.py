@@ -89,11 +89,12 @@ class LayerNorm(nn.Module):
 
 class _LayerNorm(torch.autograd.Function):
     """``F.layer_norm`` in the dtype of x with a backward pass in float32: torch's own on a CPU adds up the gradients of
-    weight and bias, row by row, in the dtype of x."""
+    weight and bias, row by row, in the dtype of x. Given weights in that dtype it would also keep each row's mean and
+    deviation in it, which are as far off as the mean is large."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), eps)
+        y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weight.float(), bias.float(), eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         return y
 
