@@ -15,7 +15,8 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.core.writing import write_together
 
 SUMS = "SHA256SUMS.txt"
-LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+"""Of ``sha256sum``, and of ``sha256sum --binary``."""
 
 
 def write_with_sums(folder: Path, files: Mapping[str, bytes], there: Collection[str] = ()) -> None:

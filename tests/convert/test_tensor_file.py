@@ -94,6 +94,15 @@ def test_what_has_no_digest_is_read(tmp_path: Path) -> None:
     assert read_safetensors(tmp_path / "theirs.safetensors")[1] == {"format": "pt"}
 
 
+@pytest.mark.parametrize(
+    "metadata", [{"digest": "4711"}, {"hash": "sha256:" + 64 * "a"}, {"source_digest": "sha256:" + 64 * "a"}]
+)
+def test_what_others_call_a_digest_or_a_hash_is_none_of_ours(metadata: dict[str, str], tmp_path: Path) -> None:
+    save_file({"a": VALUES}, tmp_path / "theirs.safetensors", metadata)
+    assert not is_sealed(tmp_path / "theirs.safetensors")
+    assert read_safetensors(tmp_path / "theirs.safetensors")[1] == metadata
+
+
 def test_equal_tensors_give_equal_bytes(tmp_path: Path) -> None:
     for name, tensors in (("a", {"x": VALUES, "y": VALUES.T}), ("b", {"y": VALUES.T.copy(), "x": VALUES.copy("F")})):
         write(tmp_path / name, tensors)
