@@ -51,13 +51,27 @@ def split_folders(tree: Folder, root: Path) -> dict[str, Folder]:
             if len(names) > 1:
                 raise UserError(f"{where}: both {' and '.join(names)} are there; keep one")
         return {split: folders[splits[split][0]] for split in SPLITS if split in splits}
-    for splits in several.values():
+    said = _all_said(tree)
+    for splits in (*several.values(), *([said] if len(said) > 1 else [])):
         if len(splits) > 1 or {*tree.holding} <= {*chain(*splits.values())}:
             raise UserError(
                 f"{where}: {_listed(splits)} are splits and not classes, and there is no train/CLASS/IMAGE.jpg to "
                 f"train on{elsewhere(where)}"
             )
     return {}
+
+
+def _all_said(tree: Folder) -> dict[str, list[str]]:
+    """The folders that hold images by the split that each says, whatever else it says (``train``, ``test1``).
+
+    None where one of them says no split.
+    """
+    found: dict[str, list[str]] = {}
+    for name in tree.holding:
+        if (said := split_of(name)) is None:
+            return {}
+        found.setdefault(said[0], []).append(name)
+    return found
 
 
 def _with_classes(splits: Mapping[str, list[str]], folders: Mapping[str, Folder]) -> bool:
