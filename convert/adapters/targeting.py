@@ -85,13 +85,18 @@ def named_out(config: Mapping[str, Any], layers: Sequence[str], heads: Sequence[
 
 
 def _are_all(blocks: tuple[int, ...], config: dict[str, Any], layers: Collection[str], path: Path) -> bool:
-    """Whether the model has no other blocks: PEFT would have adapted the layers of a further one."""
+    """Whether the model has no other blocks: PEFT would have adapted the layers of a further one.
+
+    Where only Python's ``re`` knows the expression (``^(?!.*head)``), that is not known, and the blocks are named.
+    """
     if config.get("layers_to_transform") not in (None, []) or blocks != tuple(range(len(blocks))):
         return False
     further = [re.sub(r"^blocks\.\d+", f"blocks.{len(blocks)}", layer) for layer in layers]
     try:
         target, excluded = (_rule(config.get(field)) for field in ("target_modules", "exclude_modules"))
         return any(target(layer) and not excluded(layer) for layer in further)
+    except patterns.UnknownError:
+        return False  # which blocks there are, the tensors say
     except ValueError as error:
         raise UserError(f"{path}: target_modules or exclude_modules: {error}") from error
 
@@ -106,7 +111,7 @@ def _rule(modules: Any) -> Callable[[str], bool]:
         return partial(patterns.is_whole, modules)
     names = list(modules) if isinstance(modules, Collection) else modules or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"an expression or a list of names there should be, not {type(modules).__name__}")
+        raise ValueError(f"it should be an expression or a list of names, not {type(modules).__name__}")
     ends = frozenset(names)
     return lambda layer: any(layer[start:] in ends for start in _starts(layer))
 

@@ -18,8 +18,15 @@ LONGEST = 1000
 ALTOGETHER = 10_000
 """Characters of the expressions in one place: one for each of 400 layers by its whole name."""
 
+UNKNOWN = ("invalid perl operator", "invalid escape sequence")
+"""What RE2 says of lookarounds and of backreferences."""
+
 MEMORY = 2**17
 """Bytes that RE2 may use for one: repetitions of repetitions are refused above."""
+
+
+class UnknownError(ValueError):
+    """An expression with what RE2 does not have and Python may: ``^(?!.*head).*qkv``."""
 
 
 @functools.lru_cache(maxsize=2**16)
@@ -40,7 +47,7 @@ def first_at_end(patterns: Iterable[str], path: str) -> str | None:
 def check(patterns: Collection[str]) -> None:
     """Raises ValueError, with the reason, where there are too many expressions, or one cannot be used."""
     if (total := sum(len(pattern) for pattern in patterns)) > ALTOGETHER:
-        raise ValueError(f"patterns of {total:,} characters together, {ALTOGETHER:,} at most there should be")
+        raise ValueError(f"patterns of {total:,} characters together; at most {ALTOGETHER:,} are read")
     for pattern in patterns:
         _compiled(pattern)
 
@@ -49,13 +56,14 @@ def check(patterns: Collection[str]) -> None:
 def _compiled(pattern: str) -> re2._Regexp:
     """The expression, or a ValueError. What RE2 makes of it is kept: a pattern is tried on every layer."""
     if len(pattern) > LONGEST:
-        raise ValueError(f"a pattern of {len(pattern):,} characters, {LONGEST:,} at most there should be")
+        raise ValueError(f"a pattern of {len(pattern):,} characters; at most {LONGEST:,} are read")
     options = re2.Options()
     options.max_mem, options.log_errors = MEMORY, False
     try:
         return re2.compile(pattern, options)
     except (re2.error, ValueError) as error:
-        raise ValueError(f"{pattern!r} is no regular expression that can be used here: {_reason(error)}") from None
+        kind = UnknownError if (reason := _reason(error)).startswith(UNKNOWN) else ValueError
+        raise kind(f"{pattern!r} is no regular expression that can be used here: {reason}") from None
 
 
 def _reason(error: Exception) -> str:

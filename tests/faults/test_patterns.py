@@ -70,7 +70,7 @@ def test_what_is_targeted_is_pefts(modules: str | list[str], path: str) -> None:
         (r"(?=qkv)qkv", r"\(\?="),
         (r"(q)\1", "invalid escape"),
         ("((a{100}){100}){100}", "repetition"),
-        ("q" * 1001, "a pattern of 1,001 characters, 1,000 at most"),
+        ("q" * 1001, "a pattern of 1,001 characters; at most 1,000"),
         ("\ud800", "surrogates not allowed"),
     ],
 )
@@ -80,7 +80,7 @@ def test_what_cannot_be_used_is_refused_with_the_reason(key: str, reason: str) -
 
 
 def test_so_are_too_many() -> None:
-    with pytest.raises(ValueError, match="patterns of 10,400 characters together, 10,000 at most"):
+    with pytest.raises(ValueError, match="patterns of 10,400 characters together; at most 10,000"):
         LoRA(alpha_pattern={f"{index:0>800}": 4 for index in range(13)})
 
 
@@ -142,6 +142,18 @@ def test_none_keeps_what_opens_an_adapter_busy(adapter: tuple[Path, Path]) -> No
         [sys.executable, "-c", OPEN, folder, base], timeout=LIMIT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("field", ["target_modules", "exclude_modules"])
+def test_an_expression_that_only_python_knows_opens_and_the_blocks_are_the_tensors(
+    adapter: tuple[Path, Path], field: str
+) -> None:
+    folder, _ = adapter
+    config = json.loads((folder / CONFIG).read_text())
+    by_hand(folder / CONFIG, json.dumps(config | {field: r"^(?!.*head).*\.(qkv|fc1)$"}))
+    method = read_adapter(folder).method
+    assert isinstance(method, LoRA)
+    assert (method.targets, method.blocks) == (("qkv", "fc1"), (0, 1))
 
 
 @pytest.mark.parametrize("value", ["(", 5, [["qkv"]], True])
