@@ -41,11 +41,14 @@ MAYBE_SPLIT = ("fold", "set", "partition", "phase", "usage")
 
 MAYBE_GROUP = re.compile(
     "patient|subject|participant|person|individual|donor|animal|mouse|case|lesion|specimen|slide|study|series|visit"
-    "|exam|accession|group|cluster|session"
+    "|exam|accession|group|cluster|session|subj|video|scene|sequence|camera"
 )
 """What the names of columns have in them that may say what belongs together, by their letters alone."""
 
-IDENTITY = frozenset({"id", "uid", "uuid", "guid", "no", "nr", "num", "number", "code", "key", "name", "identifier"})
+IDENTITY = frozenset(
+    {"id", "uid", "uuid", "guid", "no", "nr", "num", "number", "code", "key", "name", "identifier"}
+    | {"pid", "ptid", "mrn", "eid"}  # a patient's, a medical record's, UK Biobank's
+)
 
 NONE = "none"
 """In `data.columns`, for no column of splits or groups."""
@@ -56,8 +59,12 @@ FACTS = frozenset(
 )
 """What columns say that is not who or what an image is of."""
 
-SAMPLE = 10_000
-"""Rows of a table that are looked at to tell what a column that is not used may hold."""
+SAMPLE, SAMPLED = 10_000, 1_000_000
+"""Rows of a table that are looked at to tell what a column that is not used may hold; and cells of all of these, since
+a table may have a thousand columns of numbers."""
+
+LISTED = 20
+"""How many columns a message names."""
 
 FEW_AT_LEAST, FEW, MANY_VALUES = 1.5, 20, 10
 """A column of so few images a value, and of so many values, may say what belongs together."""
@@ -82,10 +89,15 @@ def column_of(heading: Sequence[str], what: str, wanted: str | None, where: obje
     found = next((by_letters[name] for name in USUAL[what] if name in by_letters), "")
     if not found and not optional:
         raise UserError(
-            f"{where}: no column is called {' or '.join(USUAL[what][:3])}; there is {', '.join(heading) or 'none'}: "
+            f"{where}: no column is called {' or '.join(USUAL[what][:3])}; there is {_listed(heading)}: "
             f"name it in data.columns.{what}"
         )
     return found
+
+
+def _listed(heading: Sequence[str]) -> str:
+    more = f" and {len(heading) - LISTED:,} more" if len(heading) > LISTED else ""
+    return (", ".join(heading[:LISTED]) or "none") + more
 
 
 def unused(

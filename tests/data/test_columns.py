@@ -63,9 +63,9 @@ def test_of_a_patient_and_a_lesion_the_patient_is_kept_together(images: Path, op
     [
         *(
             (name, lambda n: str(n // 2))
-            for name in ("patient_hash", "caseRef", "Subject (anonymised)", "series", "visit")
+            for name in ("patient_hash", "caseRef", "Subject (anonymised)", "series", "visit", "subj")
         ),
-        *((name, lambda n: f"{n // 2}") for name in ("eye_code", "frame no", "plantUID")),
+        *((name, lambda n: f"{n // 2}") for name in ("eye_code", "frame no", "plantUID", "pid", "MRN")),
         ("photographer", lambda n: "abcdefghij"[min(n, 9) if n < 9 else n % 9]),
     ],
 )
@@ -103,6 +103,21 @@ def test_a_column_that_says_something_else_is_not_noted(
 ) -> None:
     table(images, f"path,label,{name}", lambda n: f"scans/{n}.png,{n % 2},{value(n)}")
     assert opened_as("csv", images, split=NONE_HELD).notes == ()
+
+
+def test_a_table_of_a_thousand_numbers_a_row_is_looked_at_in_part(
+    images: Path, opened_as: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[int] = []
+    monkeypatch.setattr("mlx_peft.data.sets.table.SAMPLED", 3000)
+    monkeypatch.setattr("mlx_peft.data.columns._may_group", lambda name, cells: looked_at.append(len(cells)))
+    numbers = ",".join(["0.5"] * 1000)
+    table(images, "path,label," + ",".join(f"f{n}" for n in range(1000)), lambda n: f"scans/{n}.png,{n % 2},{numbers}")
+    opened_as("csv", images, split=NONE_HELD)
+    assert looked_at == [3] * 1000
+    table(images, ",".join(f"f{n}" for n in range(1000)), lambda n: numbers)
+    with pytest.raises(UserError, match=r"there is f0, .*, f19 and 980 more: name it in data\.columns\.image"):
+        opened_as("csv", images)
 
 
 def test_parquet_has_the_same_columns(images: Path, opened_as: Open) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
-from mlx_peft.data.columns import NONE, SAMPLE, USUAL, column_of, no_group, unused
+from mlx_peft.data.columns import NONE, SAMPLE, SAMPLED, USUAL, column_of, no_group, unused
 from mlx_peft.data.dataset import FileImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.leftout import told, unlabelled
@@ -110,7 +110,8 @@ def _file(root: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Table:
-    """The name of each column, "" where it is not there or is several, and its cells; of others nothing is kept."""
+    """The name of each column, "" where it is not there or is several, and its cells; of others no more than notes
+    need is kept."""
 
     column: dict[str, str]
     cells: dict[str, list[str]]
@@ -135,7 +136,10 @@ def _read(path: Path, root: Path, wanted: schema.Columns) -> _Table:
         ids = [heading.index(name) for name in pattern]
         images = _pattern(wanted.image or "", root) if pattern else None
         cells: dict[str, list[str]] = {what: [] for what in USUAL if what in place or what == "image"}
-        sample: dict[str, list[str]] = {name: [] for name in heading if name not in {*column.values(), *pattern}}
+        used = {*column.values(), *pattern}
+        others = [at for at, name in enumerate(heading) if name not in used]
+        sample: dict[str, list[str]] = {heading[at]: [] for at in others}
+        sampled = min(SAMPLE, SAMPLED // max(len(others), 1))
         shared: dict[str, str] = {}  # one text for all rows of a label, split or group
         number = 0
         for row in filter(None, reader):
@@ -148,9 +152,9 @@ def _read(path: Path, root: Path, wanted: schema.Columns) -> _Table:
                 cells[what].append(row[at] if what == "image" else shared.setdefault(row[at], row[at]))
             if images is not None:
                 cells["image"].append(images([row[at].strip() for at in ids]))
-            if number <= SAMPLE:
-                for name, some in sample.items():
-                    some.append(row[heading.index(name)])
+            if number <= sampled:
+                for at, some in zip(others, sample.values(), strict=True):
+                    some.append(row[at])
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num} is no line of a table ({error})") from error
     if not number:
