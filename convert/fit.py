@@ -177,7 +177,7 @@ def must_be_sound(
     """Raises UserError, with the file, where a head is no matrix or codes are not what a quantisation says."""
     for head in ("head.weight", "head_dist.weight"):
         if head in tensors and tensors[head].ndim != 2:
-            raise UserError(f"{where}: {head} has the shape {tensors[head].shape}, of 2 dimensions there should be")
+            raise UserError(f"{where}: {head} has the shape {tensors[head].shape}, which should have 2 dimensions")
     places = [] if quantization is None else [site.path for site in quantization.sites(architecture)]
     stored = {} if quantization is None else quantization.stored(architecture, {})
     words = {f"{place}.weight" for place in places}

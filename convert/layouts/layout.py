@@ -72,7 +72,7 @@ def shape(tensors: Tensors, name: str, dimensions: int, path: Path) -> tuple[int
         raise UserError(f"{path}: a tensor is missing: {name}")
     found = tensors[name].shape
     if len(found) != dimensions or 0 in found:
-        raise UserError(f"{path}: {name} has the shape {found}, of {dimensions} dimensions there should be")
+        raise UserError(f"{path}: {name} has the shape {found}, which should have {dimensions} dimensions")
     return found
 
 

@@ -18,7 +18,7 @@ THEIRS = "encoder.layers.{i}"
 def _channels_first(tensor: np.ndarray) -> np.ndarray:
     """``(out, height, width, in)`` to ``(out, in, height, width)``."""
     if tensor.ndim != 4:
-        raise ValueError("4 dimensions there should be")
+        raise ValueError("it should have 4 dimensions")
     return contiguous(tensor.transpose(0, 3, 1, 2))
 
 

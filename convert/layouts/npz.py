@@ -96,7 +96,7 @@ def _kernel(tensor: np.ndarray) -> np.ndarray:
 
 def _of(tensor: np.ndarray, dimensions: int) -> np.ndarray:
     if tensor.ndim != dimensions:
-        raise ValueError(f"{dimensions} dimensions there should be")
+        raise ValueError(f"it should have {dimensions} dimensions")
     return tensor
 
 

@@ -172,7 +172,7 @@ def _to_ours(tensors: Tensors, variant: Variant, architecture: Architecture, wha
     if variant.kind.startswith("dinov2") and variant.head and "head.weight" in tensors:
         head = tensors["head.weight"]
         if head.ndim != 2 or head.shape[1] != 2 * dim:
-            raise UserError(f"{what}: classifier.weight {head.shape}: {2 * dim} inputs there should be")
+            raise UserError(f"{what}: classifier.weight {head.shape} should have {2 * dim} inputs")
         if not head[:, dim:].any():
             tensors["head.weight"] = head[:, :dim]
         elif not head[:, :dim].any():

@@ -110,16 +110,11 @@ class Cache:
         """
         place = f"{self.folder}/{key[:2]}/{key}{SUFFIX}"
         try:
-            file = unfollowed(place, os.O_RDONLY)
-        except OSError:
+            with open(place, "rb", buffering=0, opener=unfollowed) as opened:
+                file = opened.fileno()
+                return self._image(key, file, _map(file) if mapped else _read(file))
+        except (OSError, ValueError):  # the latter of an empty one
             return None
-        try:
-            content = _map(file) if mapped else _read(file)
-            return self._image(key, file, content)
-        except (OSError, ValueError):  # of an empty one
-            return None
-        finally:
-            os.close(file)
 
     def _image(self, key: str, file: int, content: np.ndarray) -> np.ndarray | None:
         """The image in an entry's bytes; None where they are damaged."""

@@ -28,6 +28,9 @@ SEGMENTS = 10_000
 HARMLESS = "extraneous bytes before marker"
 """What libjpeg warns of though the picture is whole."""
 
+SUBSAMPLED = "Could not determine subsampling"
+"""What libjpeg-turbo says of factors that it has no name for: CMYK with fewer samples of magenta, say."""
+
 _MARKER = re.compile(rb"\xff[^\0\x01\xff\xd0-\xd8]")
 """What has a length, or ends the file. In a scan 0xFF is followed by 0 or is a restart marker."""
 
@@ -169,6 +172,10 @@ def _libjpeg(data: bytes, space: str) -> np.ndarray:
     try:
         image: np.ndarray = simplejpeg.decode_jpeg(data, space)
     except ValueError as error:
+        if SUBSAMPLED in str(error):
+            raise ValueError(
+                "its components are subsampled in an unusual way that is not read; save it anew"
+            ) from error
         if HARMLESS not in str(error):
             raise
         image = simplejpeg.decode_jpeg(data, space, strict=False)

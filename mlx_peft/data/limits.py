@@ -51,7 +51,7 @@ class Limits:
         if width * height > self.pixels:
             raise ValueError(f"{size} is more than {self.pixels:,} pixels{_raise('pixels')}")
         if max(width, height) > self.ratio * min(width, height):
-            raise ValueError(f"{size}: one side is more than {self.ratio} times the other; crop it")
+            raise ValueError(f"{size}: one side is more than {self.ratio} times the other; crop it{_raise('ratio')}")
         if decoded > self.decoded:
             raise ValueError(f"{size} takes {decoded:,} bytes decoded, and at most {self.decoded:,}{_raise('decoded')}")
         if scans > (most := min(self.scans, SWEEPS * self.pixels // (width * height))):

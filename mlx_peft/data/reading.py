@@ -46,7 +46,7 @@ def file_bytes(path: Path) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
-            raise UserError(f"{path}: not a file")
+            raise UserError(f"{path}: {'a folder, ' * stat.S_ISDIR(status.st_mode)}not a file")
         if status.st_size > limits().file:
             raise _too_large(str(path))
         return path.read_bytes()

@@ -46,7 +46,8 @@ class Layout:
 
     def __str__(self) -> str:
         planes = " in planes" if self.planes else ""
-        return f"{self.samples} samples of {self.bits} bits{planes}, photometric interpretation {self.photometric}"
+        samples = "1 sample" if self.samples == 1 else f"{self.samples} samples"
+        return f"{samples} of {self.bits} bits{planes}, photometric interpretation {self.photometric}"
 
 
 def checked(data: bytes) -> tuple[bytes, Layout]:

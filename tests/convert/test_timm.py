@@ -207,7 +207,7 @@ def stray(tensors: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize(
     ("entry", "damage", "fault"),
     [
-        (None, scalar, "head.weight has the shape (), of 2 dimensions there should be"),
+        (None, scalar, "head.weight has the shape (), which should have 2 dimensions"),
         ({"bits": 4, "group_size": 32}, plain, "blocks.0.attn.qkv.weight has the shape (96, 32), not (96, 4)"),
         ({"bits": 4, "group_size": 32}, stray, "stray is of the type uint32"),
     ],

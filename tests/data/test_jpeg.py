@@ -106,6 +106,11 @@ def test_oddities_hide_no_damage() -> None:
         jpeg.decode(odd[:-400] + END)
 
 
+def test_unusual_subsampling_is_refused_in_words() -> None:
+    with pytest.raises(UserError, match=r"a\.jpg: .*its components are subsampled in an unusual way.*; save it anew"):
+        reading.decode_image(encoded("CMYK", subsampling=2), "a.jpg")
+
+
 def test_what_is_damaged_is_refused_by_name() -> None:
     data = encoded(restart_marker_blocks=2)
     frame = data.index(b"\xff\xc0")
