@@ -176,7 +176,7 @@ def check_folder(folder: RunFolder, experiment: Experiment, splits: Mapping[str,
         if differing:
             lines = [f"\n  {key}: {before.get(key)} there, {now.get(key)} now" for key in differing]
             raise UserError(f"{folder.path} holds a run on other images; choose another --out" + "".join(lines))
-        if result["run_id"] != run_id(experiment, splits):
+        if result.get("changes"):
             raise UserError(f"{folder.path} holds a run that was changed on the way; choose another --out")
 
 

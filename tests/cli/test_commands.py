@@ -250,7 +250,7 @@ def test_eval_predict_and_merge_pass_the_programs_backend_on(command: Any, monke
     def examine(run: Path, splits: list[str], backend: str, model: Path | None = None) -> tuple[Any, Any]:
         asked.append((*splits, backend))
         found = Evaluation(metrics, np.eye(2, dtype=int), {"recall": np.array([1, np.nan])}, {})
-        return dict.fromkeys(splits, found), SimpleNamespace(classes=("a", "b"))
+        return dict.fromkeys(splits, found), SimpleNamespace(classes=("a", "b"), notes=())
 
     monkeypatch.setattr("mlx_peft.engine.examine.examine_splits", examine)
     done = command("eval", "run", "--split", "val", obj="torch")
@@ -266,7 +266,7 @@ def test_eval_predict_and_merge_pass_the_programs_backend_on(command: Any, monke
 def test_predict_prints_the_likeliest_first(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     guesses = [{"class": "cat", "probability": 0.75}, {"class": "dog", "probability": 0.25}]
     results = [{"image": "a.png", "predictions": guesses}, {"image": "long.png", "predictions": guesses}]
-    monkeypatch.setattr("mlx_peft.engine.load.load_run", lambda run, backend, name, model: (run, backend, name))
+    monkeypatch.setattr("mlx_peft.engine.load.load_run", lambda run, backend, name, model: SimpleNamespace(notes=()))
     monkeypatch.setattr("mlx_peft.engine.predict.predict", lambda loaded, images, top: results)
     assert command("predict", "run", "a.png", "long.png", "--top", 2).stdout.splitlines() == [
         "a.png      75.0 %  cat",

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from mlx_peft.config.suite import load
+from mlx_peft.core.border import Device
 
 SUITE = """# Ranks.
 base: quickstart
@@ -53,7 +55,8 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
     splits = describe_splits(open_dataset(files.load(recipes.find("quickstart")).data))
     code = WORKER.replace("SPLITS", repr(splits))
-    monkeypatch.setattr("mlx_peft.engine.sweep.load_backend", lambda name: None)
+    backend = SimpleNamespace(computing=lambda: Device(None, forms_attention=False))
+    monkeypatch.setattr("mlx_peft.engine.sweep.load_backend", lambda name: backend)
     monkeypatch.setattr("mlx_peft.cli.sweep.WORKER", (sys.executable, "-I", "-S", "-c", code))
 
 

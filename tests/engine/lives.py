@@ -53,9 +53,9 @@ def at_random_times(out: Path, seed: int) -> int:
     rng = random.Random(seed)
     step = FakeLearner.train_step
 
-    def slowly(self: FakeLearner, *batch: object) -> object:
+    def slowly(self: FakeLearner, *batch: object, **options: object) -> object:
         time.sleep(STEP)
-        return step(self, *batch)  # type: ignore[arg-type]
+        return step(self, *batch, **options)  # type: ignore[arg-type]
 
     FakeLearner.train_step = slowly  # type: ignore[method-assign, assignment]
     kills = sum(life(out, lasting=rng.uniform(0, LIFE)) for _ in range(10))

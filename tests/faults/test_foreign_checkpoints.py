@@ -399,6 +399,7 @@ def test_a_model_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> No
 
 def test_without_its_processor_a_folder_does_not_say_how_images_are_prepared(tmp_path: Path) -> None:
     path = folder(tmp_path / "hf", *TRANSFORMERS)
+    by_hand(path / "preprocessor_config.json", "")
     (path / "preprocessor_config.json").unlink()
     assert "SHA256SUMS.txt lists 'preprocessor_config.json', which is not there" in refused(path)
     (path / "SHA256SUMS.txt").unlink()

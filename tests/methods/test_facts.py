@@ -25,8 +25,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
 
 def rows() -> list[dict[str, str]]:
-    """The page's table."""
-    lines = [line.strip("|").split("|") for line in PAGE.read_text().splitlines() if line.startswith("|")]
+    """The page's first table."""
+    first, *_ = PAGE.read_text().split("\n## ")
+    lines = [line.strip("|").split("|") for line in first.splitlines() if line.startswith("|")]
     heading, _, *body = [[cell.strip() for cell in line] for line in lines]
     return [dict(zip(heading, line, strict=True)) for line in body]
 
