@@ -38,6 +38,7 @@ from mlx_peft.config.methods import (
     VeRA,
 )
 from mlx_peft.config.parameters import HEADS, SCALE
+from mlx_peft.config.problems import in_a_line
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Model
@@ -229,8 +230,9 @@ def read_adapter(folder: Path) -> Adapter:
         own, scales = _apart(tensors)
         tensors = FORMATS[type(description.method)].unpack(description.method, own) | scales
     except ValidationError as error:
+        faults = in_a_line(error, Description)
         raise UserError(
-            f"{path}: its metadata is not understood ({_faults(error)}); was it written by a later version?"
+            f"{path}: its metadata is not understood ({faults}); was it written by a later version?"
         ) from error
     except DAMAGE as error:
         raise UserError(f"{path}: not an adapter of the method its metadata names: {error}") from error
@@ -240,12 +242,6 @@ def read_adapter(folder: Path) -> Adapter:
 
 DAMAGE = (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, RecursionError)
 """What tensors of other shapes, or a configuration of other types, than a method's lead to."""
-
-
-def _faults(error: ValidationError) -> str:
-    """Where it lies, and what it is, in few words."""
-    faults = error.errors(include_url=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg'][:200]}" for fault in faults[:6])
 
 
 def _with_sound_head(adapter: Adapter, path: Path) -> Adapter:

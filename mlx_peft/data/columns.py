@@ -12,9 +12,20 @@ from mlx_peft.data.names import folded, spelled
 USUAL = {
     "image": (
         *("image", "path", "imagepath", "file", "filename", "img", "filepath", "imgpath", "imagefile"),
-        *("imagename", "imageid", "imageindex", "idcode", "isicid"),
+        *("imagename", "imgfile", "imgname", "imageid", "imageindex", "idcode", "isicid"),
     ),
-    "label": ("label", "labels", "class", "target", "classname", "labelname", "category", "diagnosis", "dx"),
+    "label": (
+        "label",
+        "labels",
+        "class",
+        "target",
+        "classname",
+        "labelname",
+        "targetname",
+        "category",
+        "diagnosis",
+        "dx",
+    ),
     "split": ("split", "subset"),
     "group": (
         *(

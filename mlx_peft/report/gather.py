@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mlx_peft.config.problems import in_a_line
 from mlx_peft.core.errors import UserError, shortened
 from mlx_peft.engine.run import RunFolder
 
@@ -153,9 +154,7 @@ def read_run(folder: Path, name: str) -> Run | None:
     try:
         Result.model_validate(result)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the whole of it"
-        raise UserError(f"result.json is not a run's: {place}: {first['msg']}") from None
+        raise UserError(f"result.json is not a run's: {in_a_line(error, Result)}") from None
     return Run(name, result, tuple(_records(log)) if log.exists() else ())
 
 

@@ -51,6 +51,13 @@ def test_a_patient_is_known_by_every_usual_name(images: Path, opened_as: Open, n
     assert opened_as("csv", images, columns={"group": "none"}, split=NONE_HELD).train.groups is None
 
 
+@pytest.mark.parametrize("image", ["image", "Image Name", "img_file", "img_path", "path", "FilePath", "id_code"])
+@pytest.mark.parametrize("label", ["label", "Class Name", "target_name", "category"])
+def test_images_and_labels_are_known_by_every_usual_name(images: Path, opened_as: Open, image: str, label: str) -> None:
+    table(images, f"{image},{label}", lambda n: f"scans/{n}.png,{n % 2}")
+    assert opened_as("csv", images, split=NONE_HELD).train.size == ROWS
+
+
 def test_of_a_patient_and_a_lesion_the_patient_is_kept_together(images: Path, opened_as: Open) -> None:
     table(images, "path,label,lesion_id,patient id", lambda n: f"scans/{n}.png,{n % 2},l{n // 2},p{n // 4}")
     groups = opened_as("csv", images, split=NONE_HELD).train.groups

@@ -185,7 +185,7 @@ def test_a_path_in_the_place_of_an_image_is_not_followed(tmp_path: Path, opened_
         ),
         tmp_path / "train.parquet",
     )
-    with pytest.raises(UserError, match="row 0: no image in it, but NoneType"):
+    with pytest.raises(UserError, match="row 0: its image is missing"):
         opened_as("parquet", tmp_path)
 
 

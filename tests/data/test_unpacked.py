@@ -136,7 +136,7 @@ def test_every_row_has_its_own_image_however_it_is_stored(
     found = opened().train.images
     for row, image in enumerate(images):
         if image is None:
-            with pytest.raises(UserError, match=rf"row {row}: no image in it"):
+            with pytest.raises(UserError, match=rf"row {row}: its image is missing"):
                 found.read(row)
         else:
             assert np.array_equal(found.read(row), np.asarray(Image.open(io.BytesIO(image))))

@@ -178,6 +178,10 @@ def test_what_the_facts_lack_is_said_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rank_pattern: .*'\(' is no regular expression that can be used here") as said:
         read_adapter(folder)
     assert "http" not in str(said.value)
+    described["method"]["rank_pattern"], described["model"] = {}, []
+    save_file(load_file(folder / WEIGHTS), folder / WEIGHTS, {METADATA: json.dumps(described)})
+    with pytest.raises(UserError, match=r"\(model: should be a section of keys and values, not \[\]\); was it written"):
+        read_adapter(folder)
 
 
 def test_a_name_of_a_tensor_has_a_bounded_length(tmp_path: Path) -> None:

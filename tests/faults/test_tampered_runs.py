@@ -171,9 +171,11 @@ def test_a_folder_in_the_place_of_a_file_and_a_pipe_are_named(runs: Path) -> Non
 
 
 def test_where_no_run_is_whole_all_are_named(runs: Path) -> None:
-    put(runs, "result.json", b"{}")
+    put(runs, "result.json", b'{"run_id": "a", "metrics": []}')
     shutil.rmtree(runs / "whole")
     with pytest.raises(
-        UserError, match=r"no finished run .*\n  left out, damaged: changed: result.json is not a run's"
+        UserError,
+        match=r"no finished run .*\n  left out, damaged: changed: result.json is not a run's: metrics: should be a "
+        r"section of keys and values, not \[\]$",
     ):
         gather.gathered(runs)

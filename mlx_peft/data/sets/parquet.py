@@ -207,7 +207,7 @@ class _Table:
         """The bytes of an image; a path in their place is not followed. Raises UserError where there are none."""
         data = self._images.read(row)
         if data is None:
-            raise UserError(f"{self._where}, row {row}: no image in it, but {type(data).__name__}")
+            raise UserError(f"{self._where}, row {row}: its image is missing")
         return data
 
 
@@ -253,6 +253,8 @@ def _numbers(values: list[Any], rows: np.ndarray, split: str) -> np.ndarray:
 def _text(value: Any) -> str:
     if value == -1:
         return ""
+    if value is None:
+        raise UserError("no row has a label; name another column in data.columns.label")
     if not isinstance(value, int | str):
         raise UserError(
             f"labels of type {type(value).__name__} are no classes; name another column in data.columns.label"
