@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -79,6 +80,10 @@ class Budget:
 def budget() -> Budget:
     """That of this process."""
     return Budget(limits().memory)
+
+
+# A forked process has none of its parent's threads, which would never give back what they have taken.
+os.register_at_fork(after_in_child=budget.cache_clear)
 
 
 def one_image() -> AbstractContextManager[None]:

@@ -168,6 +168,19 @@ def test_a_command_says_which_limit_is_no_number(
     assert "MLX_PEFT_IMAGE_SCANS: 'few' is no whole number" in capsys.readouterr().err
 
 
+def test_a_forked_process_has_a_budget_of_its_own() -> None:
+    """Its parent's threads, which hold what they have taken of theirs, are not in it."""
+    whole = memory.budget()
+    with whole.decoding(whole.total, 0):
+        child = os.fork()
+        if child == 0:
+            threading.Timer(20, os._exit, (1,)).start()  # it would wait for ever
+            with memory.budget().decoding(1, 0):
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
 def test_threads_take_no_more_than_there_is() -> None:
     budget, inside = memory.Budget(100), []
     lock, most = threading.Lock(), 0
