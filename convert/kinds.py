@@ -52,6 +52,8 @@ def kind_of(path: Path) -> Kind:
         UserError: where there is no file, or it is of another kind, with that and what would help.
     """
     head = _head(path)
+    if not head:
+        return _unknown(path, "an empty file")
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
         return "safetensors"  # first, for its length may begin like anything
     if (other := _other(head)) is not None:
@@ -61,7 +63,7 @@ def kind_of(path: Path) -> Kind:
         return _archive(path) or meant or _unknown(path, "a zip archive, and neither PyTorch's nor NumPy's")
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):  # a pickle's protocol
         return "torch"
-    return meant or _unknown(path, "an empty file" if not head else "of no kind that is known here")
+    return meant or _unknown(path, "of no kind that is known here")
 
 
 def must_be(path: Path, kind: Kind) -> None:

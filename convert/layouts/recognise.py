@@ -86,7 +86,7 @@ def _parts(prefixes: Sequence[str]) -> list[str]:
 
 def _outer(prefix: str) -> str:
     """The prefix without its last ``backbone.``, beside which there may be a head."""
-    return prefix.removesuffix("backbone.").removesuffix("encoder.") if prefix != "" else ""
+    return re.sub(r"(?<![^.])(encoder\.)?(backbone\.)?$", "", prefix)
 
 
 def _stripped(name: str, prefix: str, outer: str) -> str:

@@ -53,7 +53,12 @@ def open_own(path: Path, magic: bytes) -> int:
 
 def unfollowed(path: str, flags: int) -> int:
     """For ``open``: a file, and not one behind a link. Raises OSError where there is a link."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # whose own words are "too many levels of symbolic links"
+            error.strerror = f"{Path(path).name} there is a link, and none is followed"
+        raise
 
 
 def fresh(path: Path) -> BinaryIO:

@@ -100,6 +100,7 @@ def numbers() -> bytes:
 
 
 OTHERS = {
+    "an empty file": b"",
     "compressed with gzip: unpack it first, with gunzip": gzip.compress(pickle.dumps({})),
     "a pointer of Git LFS and not the file itself: fetch it with git lfs pull": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"

@@ -68,6 +68,13 @@ def test_what_stands_beside_the_model_is_left_out_and_said(tiny: Callable[..., B
     assert checkpoint.notes[0] == "outside of model, left out: criterion.weight"
 
 
+@pytest.mark.parametrize("prefix", ["module.base_encoder.", "my_backbone."])
+def test_a_name_that_ends_like_a_backbone_s_is_another(prefix: str) -> None:
+    _, found, notes = recognise(model(prefix, 0) | {"module.predictor.weight": np.ones(2, np.float32)}, Path("w"))
+    assert found.keys() == {TIMM, "norm.weight"}
+    assert notes == (f"outside of {prefix[:-1]}, left out: module.predictor.weight",)
+
+
 @pytest.mark.parametrize("prefix", ["backbone.", "model.", "model.backbone."])
 def test_a_head_beside_the_model_is_its_own(prefix: str) -> None:
     _, found, notes = recognise(model(prefix, 0) | {"head.weight": np.ones(2, np.float32)}, Path("w"))
