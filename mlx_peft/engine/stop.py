@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from shlex import quote
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mlx_peft.core import signals
 from mlx_peft.core.writing import DiskFull
@@ -56,13 +56,15 @@ class StopSignal:
     @contextmanager
     def listening(self) -> Iterator[StopSignal]:
         """Listens while the block runs. Only the main thread can: in another, signals keep their usual effect."""
+        usual: dict[int, Any] = {}  # a signal may come before it is filled
 
         def stop(number: int, frame: FrameType | None) -> None:
             self.requested = True
             if signals.PERSON in usual:
                 signal.signal(signals.PERSON, usual[signals.PERSON])
 
-        with signals.handled(stop) as usual:
+        with signals.handled(stop) as before:
+            usual |= before
             yield self
 
 

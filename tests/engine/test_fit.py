@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core import signals
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.writing import to_disk
 from mlx_peft.engine.checkpoint import Position, load_checkpoint
@@ -286,6 +288,20 @@ def test_a_run_under_nohup_does_not_hear_that_its_terminal_was_closed() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_that_comes_as_soon_as_it_is_handled_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    handled = signals.handled
+
+    @contextmanager
+    def at_once(handler: Any) -> Iterator[dict[int, Any]]:
+        with handled(handler) as usual:
+            signal.raise_signal(signal.SIGTERM)
+            yield usual
+
+    monkeypatch.setattr(signals, "handled", at_once)
+    with StopSignal().listening() as stop:
+        assert stop.requested
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])

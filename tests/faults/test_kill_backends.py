@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from faults.run_training import METHODS
+
+from mlx_peft.config.methods import Method
 
 SCRIPT = Path(__file__).with_name("run_training.py")
-METHODS = ("lora", "pissa", "dora", "vera", "fact", "adaptformer", "vpt", "ssf", "bitfit", "full")
-"""Of the script; AdaLoRA has a test of its own."""
 PATIENCE = 300  # seconds that a life may take on a slow machine
 
 
@@ -63,6 +65,11 @@ def test_three_lives(backend, tmp_path):
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
 def test_many_lives(backend, tmp_path, seed):
     check(backend, tmp_path, lives=8, seed=seed + 1)
+
+
+def test_every_method_is_among_those_that_are_killed():
+    known = {kind.model_fields["name"].default for kind in get_args(get_args(Method)[0])}
+    assert {options["method"]["name"] for options in METHODS.values()} == known
 
 
 @pytest.mark.slow
