@@ -109,6 +109,11 @@ class RunFolder:
             raise UserError(f"{self.result} cannot be read ({error}): {remedy}") from error
         if not isinstance(result, dict) or not isinstance(result.get("run_id"), str):
             raise UserError(f"{self.result} is no result of a run, which has a run_id: {remedy}")
+        splits = result.get("splits") or {}
+        if not isinstance(splits, dict) or not all(
+            split is None or isinstance(split, dict) for split in splits.values()
+        ):
+            raise UserError(f"{self.result} is no result of a run: its splits have no size and digest each; {remedy}")
         return result
 
     def check(self, experiment: Experiment, *, resume: bool, changeable: Collection[str] = ()) -> None:

@@ -171,7 +171,7 @@ def check_folder(folder: RunFolder, experiment: Experiment, splits: Mapping[str,
             raise
         raise UserError(f"{error}\nchoose another folder with --out, or another name for the run") from None
     if (result := folder.read_result()) is not None:
-        before, now = flatten(result["splits"]), flatten(splits)
+        before, now = flatten(result.get("splits") or {}), flatten(splits)
         differing = [key for key in before | now if before.get(key) != now.get(key)]
         if differing:
             lines = [f"\n  {key}: {before.get(key)} there, {now.get(key)} now" for key in differing]

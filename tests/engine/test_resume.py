@@ -159,7 +159,10 @@ def test_an_epoch_beyond_the_last_trains_no_further(engine: SimpleNamespace) -> 
     assert loop.finished
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "{}", "null", '{"run_id": 3}', "[" * 100_000, "{"])
+BROKEN_SPLITS = ['{"run_id": "a", "splits": "train"}', '{"run_id": "a", "splits": {"train": "44"}}']
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", "null", '{"run_id": 3}', "[" * 100_000, "{", *BROKEN_SPLITS])
 def test_a_result_that_is_none_is_refused_in_words(engine: SimpleNamespace, text: str) -> None:
     train(engine.experiment(), engine.out)
     RunFolder(engine.out).result.write_text(text)
