@@ -8,10 +8,10 @@ from itertools import chain
 
 import numpy as np
 
-from mlx_peft.core.errors import UserError
 from mlx_peft.data import Batch
 from mlx_peft.engine import multilabel
 from mlx_peft.engine.backend import Learner
+from mlx_peft.engine.logits import finite
 from mlx_peft.engine.metrics import SHOWN, Answers, Evaluation, measure
 from mlx_peft.engine.progress import Metrics
 
@@ -28,20 +28,6 @@ def answers(learner: Learner, batches: Iterable[Batch]) -> Iterator[Answers]:
     """
     for batch in batches:
         yield finite(learner.logits(batch.images)[: batch.count]), batch.targets[: batch.count]
-
-
-def finite(logits: np.ndarray, of: str = "the model") -> np.ndarray:
-    """Logits in float64, as they may leave the product. Raises UserError where one is not finite.
-
-    NaN compares as neither larger nor smaller, so that a metric or a likeliest class would be made of it in silence.
-    """
-    if not np.isfinite(logits).all():
-        raise UserError(
-            f"the logits of {of} are not finite: its training diverged, it overflows in its precision, or its "
-            "weights or its preprocessing are damaged; try train.precision=float32, a lower train.optimizer.lr, or "
-            "other weights"
-        )
-    return logits.astype(np.float64)
 
 
 def measured(answers: Iterable[Answers], num_classes: int) -> Metrics:

@@ -18,8 +18,8 @@ from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.engine.backend import Learner, Tensors, load_backend
-from mlx_peft.engine.evaluate import finite
 from mlx_peft.engine.load import Loaded, is_model, load_model, load_run
+from mlx_peft.engine.logits import finite
 
 PROBES = 8
 """Images on which a change of the logits is measured: uniform noise, as the model's own images need not be at hand."""

@@ -10,8 +10,8 @@ import numpy as np
 
 from mlx_peft.data import eval_image
 from mlx_peft.engine.backend import load_backend
-from mlx_peft.engine.evaluate import finite
 from mlx_peft.engine.load import Loaded
+from mlx_peft.engine.logits import finite
 from mlx_peft.engine.room import check_answering
 
 

@@ -16,7 +16,7 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.config.shapes import heads
 from mlx_peft.core.errors import UserError
 from mlx_peft.engine.backend import BACKENDS, load_backend
-from mlx_peft.engine.evaluate import finite
+from mlx_peft.engine.logits import finite
 from mlx_peft.engine.parity import LOGITS, relative
 from mlx_peft.engine.source import Logits, Source, foreign
 from mlx_peft.engine.targets import Job, Target
