@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from convert.kinds import must_be
-from convert.mapping import let_go, map_bytes
+from convert.mapping import map_bytes
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import from_json
 
@@ -77,41 +77,44 @@ def header_of(tensors: Layout, metadata: Mapping[str, str] | None = None) -> tup
 def write(
     path: Path, layout: Layout, tensor: Callable[[str], np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes tensors one after another, each in C order whatever its strides, and compares the file with them.
+    """Writes tensors one after another, each in C order whatever its strides, and reads each back to compare it.
 
     Equal tensors and metadata give equal bytes.
 
     Args:
         layout: each tensor's type in the file, and its shape.
-        tensor: gives the array of a name, of the NumPy type in ``TYPES``; it is asked twice, so as to hold one at once.
+        tensor: gives the array of a name, of the NumPy type in ``TYPES``; one is held at once.
 
     Raises:
         UserError: where what is read again is not what was to be written.
     """
     header, order, _ = header_of(layout, metadata)
     digest = hashlib.sha256(header)
-    with open(path, "wb") as file:
+    whole = True
+    with open(path, "w+b") as file:
         file.write(header)
         for name in order:
-            data = np.ascontiguousarray(tensor(name)).data
+            given = tensor(name)
+            begin = file.tell()
+            data = np.ascontiguousarray(given).data
             file.write(data)
             digest.update(data)
+            file.flush()
+            whole = whole and _same(_read_back(file, begin, given), given)
         header = header.replace((MARK + UNKNOWN).encode(), (MARK + digest.hexdigest()).encode())
         file.seek(0)
         file.write(header)
-    if not _as_given(open_file(path, check=False), header, order, tensor):
+        file.seek(0)
+        whole = whole and file.read(len(header)) == header
+    if not whole:
         raise UserError(f"{path}: what was written is not what is read again: the disk, or a library, changes it")
 
 
-def _as_given(written: TensorFile, header: bytes, order: list[str], tensor: Callable[[str], np.ndarray]) -> bool:
-    """Whether a file has this header and these tensors; of what was compared nothing stays in memory."""
-    if bytes(written.raw[: len(header)]) != header:
-        return False
-    for name in order:
-        if not _same(written.array(name), tensor(name)):
-            return False
-        let_go(written.raw, *written.place(name))
-    return True
+def _read_back(file: BinaryIO, begin: int, given: np.ndarray) -> np.ndarray:
+    """An array of this type and shape from a place in a file, which is then at the array's end."""
+    file.seek(begin)
+    read = np.fromfile(file, given.dtype, given.size)
+    return read.reshape(given.shape) if read.size == given.size else read
 
 
 def _same(read: np.ndarray, given: np.ndarray) -> bool:
