@@ -52,7 +52,7 @@ class Row(NamedTuple):
     weights which differ by a rounding fall now and then on either side of a step, and the losses drift apart."""
     roundings: int = 8
     """That a gradient in half precision may be off by: see ``engine.precision``. More behind a ReLU, where a rounding
-    decides on which side of zero a small value falls: the share of such values goes with the round-off, and the error with
+    decides on which side of zero a small value falls: the share of such values goes with the round-off, the error with
     its root, so that float16 has more roundings of its own (measured: 37 of them; bfloat16 9)."""
 
 
