@@ -22,13 +22,8 @@ NAME, CLASSES = "vit_tiny_patch16_224.augreg_in21k", 3
 LOGITS = 1e-5  # relative, float32
 
 
-@pytest.fixture(scope="module")
-def foreign(tmp_path_factory):
-    """PEFT's model, the weights' file, and the adapter's folder."""
-    folder = tmp_path_factory.mktemp("foreign")
-    torch.manual_seed(0)
-    base = timm.create_model(NAME.partition(".")[0], num_classes=CLASSES)
-    save_file(base.state_dict(), folder / "base.safetensors")
+def saved_by_peft(base, folder):
+    """PEFT's model over a base, with factors and a head as if trained; its adapter is left in the folder."""
     config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["qkv"], modules_to_save=["head"])
     model = peft.get_peft_model(base, config).eval()
     with torch.no_grad():
@@ -36,7 +31,17 @@ def foreign(tmp_path_factory):
             if "lora_B" in name or "modules_to_save" in name:
                 p.normal_(std=0.1)
     model.save_pretrained(folder / "adapter")
-    return model, folder
+    return model
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """PEFT's model, the weights' file, and the adapter's folder."""
+    folder = tmp_path_factory.mktemp("foreign")
+    torch.manual_seed(0)
+    base = timm.create_model(NAME.partition(".")[0], num_classes=CLASSES)
+    save_file(base.state_dict(), folder / "base.safetensors")
+    return saved_by_peft(base, folder), folder
 
 
 def test_it_gives_pefts_logits(foreign):
@@ -80,14 +85,7 @@ def smaller(tmp_path_factory):
         pretrained_cfg_overlay=overlay,
     )
     save_file(theirs.state_dict(), folder / "resized.safetensors")
-    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["qkv"], modules_to_save=["head"])
-    model = peft.get_peft_model(theirs, config).eval()
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_B" in name or "modules_to_save" in name:
-                p.normal_(std=0.1)
-    model.save_pretrained(folder / "adapter")
-    return model, folder
+    return saved_by_peft(theirs, folder), folder
 
 
 @pytest.mark.parametrize("weights", ["base", "resized"])
