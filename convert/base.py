@@ -12,23 +12,23 @@ from typing import Any
 import numpy as np
 
 from convert.checkpoint import Checkpoint
-from convert.codes import affine
 from convert.files import exact, listed
 from convert.fit import fit
-from convert.initial import initial_state
 from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.timm.read import from_folder, from_hub
-from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.config.footprint import weights
-from mlx_peft.config.packaged import packaged
-from mlx_peft.config.parameters import is_head
+from mlx_peft.adaptation.footprint import weights
+from mlx_peft.codes import affine
 from mlx_peft.config.quantization import Quantization, described
-from mlx_peft.config.registry import altered, find
 from mlx_peft.config.schema import Model
 from mlx_peft.core import memory
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.packaged import packaged
+from mlx_peft.vit.architecture import Architecture, Preprocessing
+from mlx_peft.vit.initial import initial_state
+from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.registry import altered, find
 
 
 @dataclass(frozen=True)

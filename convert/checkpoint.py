@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.config.registry import Resampling
 from mlx_peft.core.border import Tensors
+from mlx_peft.vit.architecture import Architecture, Preprocessing
+from mlx_peft.vit.registry import Resampling
 
 
 @dataclass(frozen=True)

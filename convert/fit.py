@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from convert.files import listed, renamed
-from convert.initial import initial_head
 from convert.layouts.pretraining import without_pretraining
-from convert.resample import resize_patches, resize_positions
-from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.footprint import count
-from mlx_peft.config.parameters import is_head
+from mlx_peft.adaptation.footprint import count
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.config.registry import Resampling
-from mlx_peft.config.shapes import Shapes, heads, shapes
 from mlx_peft.core import memory
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shown
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.initial import initial_head
+from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.registry import Resampling
+from mlx_peft.vit.resample import resize_patches, resize_positions
+from mlx_peft.vit.shapes import Shapes, heads, shapes
 
 PATCHES = "patch_embed.proj.weight"
 REPRESENTATION = "pre_logits."

@@ -16,8 +16,8 @@ from convert.layouts.npz import read_npz
 from convert.layouts.recognise import recognise
 from convert.timm.config import CONFIG, WEIGHTS
 from convert.timm.read import from_folder, from_tensors
-from mlx_peft.config.registry import find, names
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.registry import find, names
 
 
 def open_path(path: Path, asked: Asked, part: str | None = None) -> Checkpoint:

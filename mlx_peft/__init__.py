@@ -8,6 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlx_peft.backend.library import (
+        add_adapter,
+        create_model,
+        load_adapter,
+        merge,
+        prepare,
+        remove_adapter,
+        save_adapter,
+        state_dict,
+        unmerge,
+    )
     from mlx_peft.config.methods import (
         IA3,
         SSF,
@@ -24,17 +35,6 @@ if TYPE_CHECKING:
         VeRA,
     )
     from mlx_peft.config.quantization import QAT, Quantization
-    from mlx_peft.library import (
-        add_adapter,
-        create_model,
-        load_adapter,
-        merge,
-        prepare,
-        remove_adapter,
-        save_adapter,
-        state_dict,
-        unmerge,
-    )
 
 __all__ = [
     "IA3",
@@ -72,7 +72,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    usual = "mlx_peft.config.methods" if name[0].isupper() else "mlx_peft.library"
+    usual = "mlx_peft.config.methods" if name[0].isupper() else "mlx_peft.backend.library"
     return getattr(import_module(_HOMES.get(name, usual)), name)
 
 

@@ -13,7 +13,7 @@ import torch
 from convert.base import Base
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.schema import Data, Experiment, Model
-from mlx_peft.engine.backend import load_backend
+from mlx_peft.training.backend import load_backend
 
 LOGITS = 1e-5
 """Largest ||a - b|| / ||b|| in float32: a few hundred roundings of 1.2e-7 each."""

@@ -13,14 +13,15 @@ from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from convert.fit import must_hold
 from convert.problem import problem
-from mlx_peft.config.adapter import adapter_shapes
+from mlx_peft.adaptation.adapter import adapter_shapes
 from mlx_peft.config.methods import MethodConfig
-from mlx_peft.config.problems import made
 from mlx_peft.config.quantization import QAT, Quantization, described
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
-from torch_ref import backend, methods
-from torch_ref.backend import fill, stored, to_numpy
+from mlx_peft.core.problems import made
+from torch_ref import learner as backend
+from torch_ref import methods
+from torch_ref.learner import fill, stored, to_numpy
 from torch_ref.methods import merge, unmerge
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from mlx_peft.config.parameters import decays
 from mlx_peft.config.schema import SGD as SGDConfig
 from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.config.schema import Train
 from mlx_peft.core.border import IGNORED
+from mlx_peft.vit.parameters import decays
 from torch_ref.methods.adalora import Importance
 
 Arrays = dict[str, Tensor]

@@ -16,11 +16,11 @@ from convert.adapters.lora import placed, taken
 from convert.adapters.targeting import target_modules, where
 from convert.files import listed
 from mlx_peft.config.methods import AdaLoRA
-from mlx_peft.config.parameters import is_head
-from mlx_peft.config.problems import reason
-from mlx_peft.config.sites import PARTS
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.problems import reason
+from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.sites import PARTS
 
 KINDS = ("lora_A", "lora_B", "lora_E")
 SCHEDULE = {"tinit": "t_init", "tfinal": "t_final", "deltaT": "delta_t", "beta1": "beta1", "beta2": "beta2"}

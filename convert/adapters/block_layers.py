@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from convert.files import listed
-from mlx_peft.config.parameters import is_head
-from mlx_peft.config.sites import LAYERS, PARTS
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shortened
+from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.sites import LAYERS, PARTS
 
 PATH = rf"blocks\.(?:0|[1-9][0-9]{{0,3}})\.(?:attn|mlp)\.(?:{'|'.join(LAYERS)})"
 """The path of a linear layer in a block, whose number has one spelling."""

@@ -10,10 +10,10 @@ import numpy as np
 from convert.adapters.block_layers import LAYER, by_layer, gathered, must_be_plain, parts_of, spread
 from convert.adapters.targeting import target_modules, where
 from mlx_peft.config.methods import IA3
-from mlx_peft.config.parameters import is_head
-from mlx_peft.config.sites import LAYERS, PARTS
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.sites import LAYERS, PARTS
 
 
 def pack(method: IA3, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:

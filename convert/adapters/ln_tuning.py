@@ -9,9 +9,9 @@ from typing import Any
 from convert.adapters.block_layers import must_be_plain
 from convert.files import listed
 from mlx_peft.config.methods import LayerNorm
-from mlx_peft.config.parameters import is_head
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.parameters import is_head
 
 COPY = "ln_tuning_layers"
 

@@ -13,11 +13,11 @@ from convert.adapters.targeting import pattern, target_modules, where
 from convert.files import listed
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.methods.lowrank import of_pattern
-from mlx_peft.config.parameters import is_head
-from mlx_peft.config.problems import reason
-from mlx_peft.config.sites import PARTS
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shortened
+from mlx_peft.core.problems import reason
+from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.sites import PARTS
 
 LAYER = re.compile(rf"({PATH})\.(lora_[AB]\.weight|lora_magnitude_vector)")
 MAGNITUDE = "lora_magnitude_vector"

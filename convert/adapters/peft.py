@@ -19,7 +19,6 @@ from convert.files import read_json, read_safetensors, write_json, write_safeten
 from convert.fit import named
 from convert.places import last_part, without_places
 from convert.problem import MULTI, SINGLE, Problem
-from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.config.methods import (
     IA3,
     SSF,
@@ -37,16 +36,17 @@ from mlx_peft.config.methods import (
     QALoRA,
     VeRA,
 )
-from mlx_peft.config.parameters import HEADS, SCALE
-from mlx_peft.config.problems import in_a_line
 from mlx_peft.config.quantization import QAT, Quantization
-from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Model
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.json_io import from_json
+from mlx_peft.core.problems import in_a_line
 from mlx_peft.core.sums import SUMS
 from mlx_peft.core.writing import new_folder
+from mlx_peft.vit.architecture import Architecture, Preprocessing
+from mlx_peft.vit.parameters import HEADS, SCALE
+from mlx_peft.vit.registry import find
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from convert.files import listed
-from mlx_peft.config.sites import LAYERS
 from mlx_peft.core import patterns
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.sites import LAYERS
 
 
 def target_modules(layers: Collection[str], every_block: bool) -> str:

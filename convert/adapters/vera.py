@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from convert.adapters.block_layers import LAYER, by_layer, gathered, must_be_plain, parts_of, spread
 from convert.adapters.targeting import target_modules, where
 from convert.files import listed
-from convert.projections import projections
+from mlx_peft.adaptation.projections import projections
 from mlx_peft.config.methods import VeRA
-from mlx_peft.config.parameters import is_head
-from mlx_peft.config.problems import reason
-from mlx_peft.config.sites import PARTS
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.problems import reason
+from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.sites import PARTS
 
 LAMBDAS = LAMBDA_D, LAMBDA_B = "vera_lambda_d", "vera_lambda_b"
 OURS = ("shared.vera_A", "shared.vera_B")

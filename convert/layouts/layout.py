@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.config.registry import altered
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.architecture import Architecture, Preprocessing
+from mlx_peft.vit.registry import altered
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import numpy as np
 
 from convert.layouts.layout import Asked, Layout, Reading, contiguous, heads_of, inferred
 from convert.layouts.renaming import layer, pair, to_timm
-from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.architecture import Architecture, Preprocessing
 
 THEIRS = "encoder.layers.{i}"
 

@@ -7,11 +7,11 @@ from collections.abc import Collection
 
 from convert.fit import PATCHES
 from convert.layouts.layout import differing
-from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.registry import find, names
-from mlx_peft.config.shapes import shapes
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.registry import find, names
+from mlx_peft.vit.shapes import shapes
 
 DECISIVE = ("embed_dim", "depth", "num_heads", "patch_size", "distilled", "mlp_layer", "mlp_ratio", "class_token")
 """Fields in which a model is no longer what its name says."""

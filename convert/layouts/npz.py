@@ -12,10 +12,10 @@ from convert.files import finite
 from convert.layouts.layout import Asked, Layout, Reading, contiguous, inferred, shape
 from convert.layouts.renaming import Pair, pair, to_timm
 from convert.tensor_file import LONGEST_NAME
-from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.core import damage
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.architecture import Preprocessing
 
 LARGEST_RATIO = 4
 """Of the bytes inside an archive to its own: weights hardly compress, and a small file must not fill the memory."""

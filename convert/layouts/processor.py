@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.config.problems import in_a_line
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.problems import in_a_line
+from mlx_peft.vit.architecture import Preprocessing
 
 CONFIG = "preprocessor_config.json"
 RESAMPLE = {"bilinear": 2, "bicubic": 3}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from convert.layouts.layout import Asked, Layout, Reading, differing, heads_of, inferred
 from convert.layouts.renaming import from_timm, layer, pair, to_timm
-from mlx_peft.config.architecture import Architecture, Preprocessing
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.vit.architecture import Architecture, Preprocessing
 
 THEIRS = "encoder.layers.encoder_layer_{i}"
 PAIRS = [

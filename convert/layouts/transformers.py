@@ -26,11 +26,11 @@ from convert.layouts.transformers_config import (
     whole_config,
 )
 from convert.problem import is_multi_label, written
-from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.config.parameters import is_head
-from mlx_peft.config.registry import altered
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.architecture import Architecture, Preprocessing
+from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.registry import altered
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 

@@ -10,10 +10,10 @@ from typing import Any
 from convert.layouts import transformers_names as names
 from convert.layouts.layout import ratio
 from convert.layouts.renaming import Pair
-from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.registry import altered
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.registry import altered
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "silu": "silu"}
 """transformers' ``hidden_act``, and ours."""

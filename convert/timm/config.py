@@ -9,11 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from convert.files import listed
-from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.config.problems import in_a_line
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.config.registry import find
 from mlx_peft.core.errors import UserError, shown
+from mlx_peft.core.problems import in_a_line
+from mlx_peft.vit.architecture import Architecture, Preprocessing
+from mlx_peft.vit.registry import find
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

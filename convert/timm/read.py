@@ -11,10 +11,10 @@ from convert.hub import download
 from convert.layouts.naming import fitting
 from convert.problem import is_multi_label
 from convert.timm.config import CONFIG, OURS, WEIGHTS, from_arguments, preprocessing_of, quantization_of
-from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.registry import altered, find, tags
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import LONGEST_NAME, UserError, shown
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.registry import altered, find, tags
 
 
 def from_hub(name: str) -> Checkpoint:

@@ -12,9 +12,9 @@ from convert.files import write_json, write_safetensors
 from convert.problem import written
 from convert.timm.config import CONFIG, OURS, WEIGHTS, timm_arguments
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.config.shapes import heads
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.writing import new_folder
+from mlx_peft.vit.shapes import heads
 
 
 def write_model(

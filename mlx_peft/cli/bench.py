@@ -28,7 +28,7 @@ def bench(
     """Time a LoRA training step of each backend, and of peft on timm."""
     if ctx.invoked_subcommand:
         return
-    from mlx_peft.engine import bench
+    from mlx_peft.checks import bench
 
     settings = bench.Settings(model=model, batch_size=batch_size, rank=rank, rounds=rounds)
     report = bench.run(settings, [str(file) for file in beside or []])
@@ -51,7 +51,7 @@ def data(
     as_json: AsJson = False,
 ) -> None:
     """Time the reading of images beside a torch DataLoader."""
-    from mlx_peft.engine import bench_data
+    from mlx_peft.checks import bench_data
 
     settings = bench_data.Settings(str(root), image_size, batch_size, threads, rounds)
     speeds = bench_data.throughput(settings)

@@ -13,8 +13,8 @@ from mlx_peft.core.json_io import to_json
 from mlx_peft.core.text import printable_lines
 
 if TYPE_CHECKING:
+    from mlx_peft.artifacts.merge import Written
     from mlx_peft.config.schema import Experiment, Model
-    from mlx_peft.engine.merge import Written
 
 BackendName = Literal["mlx", "torch"]
 
@@ -62,8 +62,8 @@ def base_of(name: str | None, weights: str, image_size: int | None = None) -> Mo
 
     Raises UserError for what goes with it alone, and for what can be no name.
     """
-    from mlx_peft.config.problems import made
     from mlx_peft.config.schema import Model
+    from mlx_peft.core.problems import made
 
     if name is None and weights != "timm":
         raise UserError("--weights needs --model: the name of the model that has them")
@@ -84,8 +84,8 @@ def read_experiment(
 
 def reading(ctx: typer.Context, overrides: list[str] | None, backend: BackendName | None) -> dict[str, Any]:
     """What a command line says of how a file is to be read: the arguments of ``files.load``."""
-    from mlx_peft.config import registry
     from mlx_peft.data import find
+    from mlx_peft.vit import registry
 
     chosen = [f"backend={backend}"] if backend else []
     return {

@@ -10,8 +10,8 @@ import typer
 from mlx_peft.cli.common import AdapterName, AsJson, Backend, Weights, backend_of, echo, echo_json
 
 if TYPE_CHECKING:
-    from mlx_peft.engine.convert import Converted
-    from mlx_peft.engine.proof import Proof
+    from mlx_peft.artifacts.convert import Converted
+    from mlx_peft.artifacts.proof import Proof
 
 
 def convert(
@@ -64,11 +64,11 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Convert a ViT into another format, with proof."""
+    from mlx_peft.artifacts import convert as engine
+    from mlx_peft.artifacts.targets import TARGETS
     from mlx_peft.config.files import override
     from mlx_peft.config.quantization import asked
     from mlx_peft.core.errors import UserError, suggest
-    from mlx_peft.engine import convert as engine
-    from mlx_peft.engine.targets import TARGETS
 
     if to not in TARGETS:
         raise UserError(f"--to: unknown format {to!r}" + (suggest(to, TARGETS) or f"; known: {', '.join(TARGETS)}"))

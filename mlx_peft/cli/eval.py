@@ -26,7 +26,7 @@ def eval(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a run, or a model, on images it was not trained on."""
-    from mlx_peft.engine.examine import examine_splits
+    from mlx_peft.artifacts.examine import examine_splits
     from mlx_peft.report import evaluation
     from mlx_peft.report.summary import metrics_line
 

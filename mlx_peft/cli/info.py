@@ -19,7 +19,7 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Say what a checkpoint is."""
-    from mlx_peft.engine.inspect import inspect
+    from mlx_peft.artifacts.inspect import inspect
 
     found = inspect(path)
     if as_json:

@@ -88,9 +88,9 @@ HEADING = {"models": "tags"}
 def models() -> Iterator[dict[str, Any]]:
     import math
 
-    from mlx_peft.config import registry
-    from mlx_peft.config.parameters import is_head
-    from mlx_peft.config.shapes import shapes
+    from mlx_peft.vit import registry
+    from mlx_peft.vit.parameters import is_head
+    from mlx_peft.vit.shapes import shapes
 
     for name in registry.names():
         weights = [registry.find(f"{name}.{tag}") for tag in registry.tags(name)]

@@ -38,7 +38,7 @@ def merge(
     backend: Backend = None,
 ) -> None:
     """Write a run as a plain model, a folder that timm opens."""
-    from mlx_peft.engine.merge import merge_run
+    from mlx_peft.artifacts.merge import merge_run
 
     written = merge_run(
         run, out, backend_of(ctx, backend), name=adapter, model=base_of(model, weights, image_size),

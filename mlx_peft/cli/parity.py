@@ -38,8 +38,8 @@ def parity(
 
     With a half precision: what it costs in each of them.
     """
-    from mlx_peft.engine import parity
-    from mlx_peft.engine import precision as half
+    from mlx_peft.checks import parity
+    from mlx_peft.checks import precision as half
 
     matrix: ModuleType = parity if precision == "float32" else half
     cells: Iterator[Any]

@@ -36,10 +36,10 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Say what is in images."""
+    from mlx_peft.artifacts import load
+    from mlx_peft.artifacts.predict import predict as answer
     from mlx_peft.data.dataset import FileImages
     from mlx_peft.data.depth import shallow
-    from mlx_peft.engine import load
-    from mlx_peft.engine.predict import predict as answer
 
     computing = backend_of(ctx, backend)
     if load.is_model(run):

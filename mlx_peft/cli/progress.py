@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from mlx_peft.core.text import printable_lines
-from mlx_peft.engine.progress import EpochEvent, StepEvent
 from mlx_peft.report.format import headline, seconds, size
+from mlx_peft.training.progress import EpochEvent, StepEvent
 
 
 @contextmanager

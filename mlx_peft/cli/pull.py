@@ -21,7 +21,7 @@ def pull(
 
     Nothing but safetensors, JSON and text is fetched.
     """
-    from mlx_peft.engine import share
+    from mlx_peft.artifacts import share
 
     commit = share.pull(repository, out, revision)
     for file in sorted(out.iterdir()):

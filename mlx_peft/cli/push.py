@@ -35,7 +35,7 @@ def push(
     The token is HF_TOKEN, or that of `hf auth login`.
     """
     from convert.repository import checked_name, upload
-    from mlx_peft.engine.share import packed
+    from mlx_peft.artifacts.share import packed
     from mlx_peft.report.card import card
 
     checked_name(repository)

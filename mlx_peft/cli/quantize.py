@@ -30,8 +30,8 @@ def quantize(
     backend: Backend = None,
 ) -> None:
     """Write a model, or a run merged first, in few bits a weight."""
+    from mlx_peft.artifacts.merge import quantize_model
     from mlx_peft.config.quantization import asked
-    from mlx_peft.engine.merge import quantize_model
 
     written = quantize_model(
         source,

@@ -39,8 +39,8 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Quantise a run, activations too, in simulation, and evaluate it."""
+    from mlx_peft.artifacts.simulate import simulate_run
     from mlx_peft.config.simulation import asked
-    from mlx_peft.engine.simulate import simulate_run
     from mlx_peft.report.simulation import document, lines
 
     simulations = asked(

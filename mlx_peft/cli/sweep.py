@@ -18,7 +18,7 @@ from mlx_peft.cli.common import AsJson, Backend, Overrides, echo_json, reading
 from mlx_peft.cli.report import show
 
 if TYPE_CHECKING:
-    from mlx_peft.engine.sweep import Outcome, Run
+    from mlx_peft.studies.sweep import Outcome, Run
 
 WORKER = (sys.executable, "-m", "mlx_peft.cli.sweep")
 
@@ -44,7 +44,7 @@ def sweep(
     from mlx_peft.cli.progress import Lines
     from mlx_peft.config import recipes
     from mlx_peft.config.suite import load
-    from mlx_peft.engine import sweep as engine
+    from mlx_peft.studies import sweep as engine
 
     planned = load(recipes.locate(suite, "suite"), **reading(ctx, overrides, backend))
     out = out or Path("runs") / Path(suite).stem
@@ -81,8 +81,8 @@ def sweep(
 def write(runs: Sequence[Run], outcomes: Mapping[str, Outcome], out: Path) -> None:
     """Writes what became of each run so far, as ``sweep.json``; the finished ones as ``table.md`` and ``table.csv``."""
     from mlx_peft.core.writing import write_together
-    from mlx_peft.engine.run import write_json
     from mlx_peft.report import tables
+    from mlx_peft.training.run import write_json
 
     write_json(out / "sweep.json", {"runs": [entry(run, outcomes) for run in runs]})
     finished, damaged = finished_runs(runs)
@@ -118,7 +118,7 @@ def finished_runs(runs: Sequence[Run]) -> tuple[list[Any], list[Any]]:
 
 
 def work() -> None:
-    """The process of one run: see ``mlx_peft.engine.sweep.run``."""
+    """The process of one run: see ``mlx_peft.studies.sweep.run``."""
     from mlx_peft.cli.process import prepared
 
     replies, sys.stdout = sys.stdout, sys.stderr  # what else is printed is no reply
@@ -133,11 +133,11 @@ def obey(replies: TextIO) -> None:
         from mlx_peft.config.schema import Experiment
         from mlx_peft.config.step import Step
         from mlx_peft.core.errors import UserError
-        from mlx_peft.engine.derive import derive
-        from mlx_peft.engine.stop import Interrupted
-        from mlx_peft.engine.sweep import INTERRUPTED, USER_ERROR
-        from mlx_peft.engine.train import train
         from mlx_peft.report import ranks
+        from mlx_peft.studies.derive import derive
+        from mlx_peft.studies.sweep import INTERRUPTED, USER_ERROR
+        from mlx_peft.training.stop import Interrupted
+        from mlx_peft.training.train import train
 
         order = json.loads(sys.stdin.readline())
         threading.Thread(target=stop_with_parent, daemon=True).start()

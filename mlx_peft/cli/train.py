@@ -30,10 +30,10 @@ def train(
     run = out or default_run(config, experiment)
 
     from mlx_peft.cli.progress import watch
-    from mlx_peft.engine.stop import Interrupted
-    from mlx_peft.engine.train import train
     from mlx_peft.report import evaluation, ranks
     from mlx_peft.report.summary import summary
+    from mlx_peft.training.stop import Interrupted
+    from mlx_peft.training.train import train
 
     with watch() as progress:
         progress.note(f"{experiment.method.name} on {experiment.data.name} with {experiment.backend}, in {run}")

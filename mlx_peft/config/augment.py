@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mlx_peft.config.architecture import MOST_PIXELS
 from mlx_peft.config.section import Section
+from mlx_peft.vit.architecture import MOST_PIXELS
 
 
 class RandAugment(Section):

@@ -11,10 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from mlx_peft.config import problems, structure, yaml_io
-from mlx_peft.config.bounds import must_be_usable
 from mlx_peft.config.schema import Experiment
-from mlx_peft.config.yaml_io import Document, Place
+from mlx_peft.config.yaml_io import Document
+from mlx_peft.core.bounds import must_be_usable
 from mlx_peft.core.errors import UserError, shown
+from mlx_peft.core.problems import listed
+from mlx_peft.core.sections import Place
 
 MAX_FILES = 64
 COMMAND_LINE = "command line"
@@ -59,7 +61,7 @@ def resolve(document: Document, checks: Mapping[str, Callable[[str], object]] | 
             except UserError as error:
                 found[place] = str(error)
     if found or experiment is None:
-        raise UserError(problems.listed(found, document.where))
+        raise UserError(listed(found, document.where))
     return experiment
 
 

@@ -11,12 +11,12 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.bounds import Positive
-from mlx_peft.config.parameters import SCALE
-from mlx_peft.config.shapes import Shapes
-from mlx_peft.config.sites import GROUPS, Site, chosen, sites
+from mlx_peft.core.bounds import Positive
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.parameters import SCALE
+from mlx_peft.vit.shapes import Shapes
+from mlx_peft.vit.sites import GROUPS, Site, chosen, sites
 
 Bits = Literal[8, 6, 5, 4, 3, 2]
 GroupSize = Literal[32, 64, 128]

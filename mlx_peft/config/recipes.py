@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_peft.config import files, yaml_io
-from mlx_peft.config.bounds import must_be_usable
-from mlx_peft.config.packaged import packaged
+from mlx_peft.core.bounds import must_be_usable
 from mlx_peft.core.errors import UserError, shown, suggest
+from mlx_peft.core.packaged import packaged
 
 Kind = Literal["recipe", "suite"]
 FOLDERS: dict[Kind, Literal["configs", "suites"]] = {"recipe": "configs", "suite": "suites"}

@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mlx_peft.config.architecture import MOST_PIXELS
 from mlx_peft.config.augment import Augment as Augment  # as names of the schema too
 from mlx_peft.config.augment import ColorJitter as ColorJitter
 from mlx_peft.config.augment import Erasing as Erasing
 from mlx_peft.config.augment import RandAugment as RandAugment
-from mlx_peft.config.bounds import (
+from mlx_peft.config.methods import Method
+from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.config.section import Section
+from mlx_peft.core.bounds import (
     LARGEST,
     BatchSize,
     Gigabytes,
@@ -25,10 +27,8 @@ from mlx_peft.config.bounds import (
     UserPath,
     usable,
 )
-from mlx_peft.config.methods import Method
-from mlx_peft.config.parameters import SCALE
-from mlx_peft.config.quantization import QAT, Quantization
-from mlx_peft.config.section import Section
+from mlx_peft.vit.architecture import MOST_PIXELS
+from mlx_peft.vit.parameters import SCALE
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Argument = bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(ge=-LARGEST, le=LARGEST)] | Name

@@ -13,10 +13,10 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.bounds import BatchSize, Seed
-from mlx_peft.config.sites import GROUPS, LAYERS, Site, chosen, sites
+from mlx_peft.core.bounds import BatchSize, Seed
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.sites import GROUPS, LAYERS, Site, chosen, sites
 
 Width = Literal[32, 8, 6, 5, 4, 3, 2]
 Calibration = Literal["minmax", "percentile", "repq"]

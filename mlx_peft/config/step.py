@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.section import Section
 from mlx_peft.config.simulation import Simulation
 from mlx_peft.core.errors import UserError, shown
+from mlx_peft.vit.architecture import Architecture
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+=,-]*")
 

@@ -15,12 +15,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError
 
 from mlx_peft.config import files, problems, recipes, yaml_io
-from mlx_peft.config.bounds import LONGEST_PART, LONGEST_PATH
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.section import Section
 from mlx_peft.config.step import FolderName, Step
-from mlx_peft.config.yaml_io import Document, Place
+from mlx_peft.config.yaml_io import Document
+from mlx_peft.core.bounds import LONGEST_PART, LONGEST_PATH
 from mlx_peft.core.errors import UserError, shown
+from mlx_peft.core.problems import listed
+from mlx_peft.core.sections import Place
 
 MAX_RUNS = 1000
 MAX_KEYS = 150
@@ -124,7 +126,7 @@ def load(
         suite = Suite.model_validate_json(json.dumps(document.values), strict=True)
     except ValidationError as error:
         found = problems.explain(error, Suite)
-        raise UserError(f"{path} is not a valid suite:\n{problems.listed(found, document.where)}") from None
+        raise UserError(f"{path} is not a valid suite:\n{listed(found, document.where)}") from None
     start = files.merged(
         Document(dict(defaults or {}), {}), files.compose(recipes.locate(suite.base, beside=path.parent))
     )

@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 
 from mlx_peft.core.errors import UserError, shortened, shown
+from mlx_peft.core.sections import Place
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
 LONGEST = 400
 """Characters of what the parser says, which quotes the text."""
 
-Place = tuple[str | int, ...]
 """The keys that lead to a value: ``("method", "targets", 0)``."""
 
 

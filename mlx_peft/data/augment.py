@@ -9,7 +9,7 @@ from hashlib import blake2b
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.config.architecture import Preprocessing
+from mlx_peft.vit.architecture import Preprocessing
 
 _IMAGE, _SHUFFLE = 0, 1
 """Fourth words of a seed, which keep one purpose's numbers from another's; sampling and mixing have 2 and 3. NumPy

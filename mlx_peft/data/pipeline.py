@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import augment, colour
 from mlx_peft.data.dataset import Images, Split
@@ -19,6 +18,7 @@ from mlx_peft.data.mix import Targets, mix
 from mlx_peft.data.order import epoch_order, occurrences
 from mlx_peft.data.recipe import eval_image
 from mlx_peft.data.resize import crop_and_resize
+from mlx_peft.vit.architecture import Preprocessing
 
 PREFETCH = 2
 """Batches prepared ahead of the one that is being consumed."""

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.limits import limits
 from mlx_peft.data.reading import read_image
+from mlx_peft.vit.architecture import Preprocessing
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 

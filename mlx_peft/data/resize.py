@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from mlx_peft.config.resampling import pillow_weights
+from mlx_peft.vit.resampling import pillow_weights
 
 BITS = 15
 """Of a weight: the largest is less than 2^15."""

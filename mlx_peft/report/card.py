@@ -9,16 +9,16 @@ from typing import Any
 
 from convert.places import last_part
 from convert.problem import KEY, MULTI
+from mlx_peft.artifacts.share import Parcel
 from mlx_peft.config import yaml_io
-from mlx_peft.config.architecture import Preprocessing
-from mlx_peft.config.registry import Entry, find
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import markdown, printable, printable_lines
-from mlx_peft.engine.metrics import leading
-from mlx_peft.engine.share import Parcel
 from mlx_peft.report.blocks import code, fenced, table
 from mlx_peft.report.format import NAMED, count, percent, seconds, size
+from mlx_peft.tasks.metrics import leading
+from mlx_peft.vit.architecture import Preprocessing
+from mlx_peft.vit.registry import Entry, find
 
 NO_DATASET = ("folder", "none")
 """Names of data that are nobody else's."""

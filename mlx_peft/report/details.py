@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mlx_peft.config.problems import in_a_line
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.problems import in_a_line
 
 MOST_CLASSES, MOST_BINS = 2**20, 1000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mlx_peft.engine.metrics import leading
+from mlx_peft.tasks.metrics import leading
 
 MISSING = "–"
 

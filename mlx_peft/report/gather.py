@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mlx_peft.config.problems import in_a_line
 from mlx_peft.core.errors import UserError, shortened
-from mlx_peft.engine.run import RunFolder
+from mlx_peft.core.problems import in_a_line
+from mlx_peft.training.run import RunFolder
 
 LARGEST = 2**28
 """Bytes of a file that is read: a result with the confusion of a thousand classes has a hundredth."""

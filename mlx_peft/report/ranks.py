@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from mlx_peft.core.writing import write_whole
-from mlx_peft.engine.run import read_metrics
 from mlx_peft.report.drawing import png
+from mlx_peft.training.run import read_metrics
 
 PREFIX = "rank/"
 ADAPTER = re.compile(r"blocks\.(\d+)\.(?:attn|mlp)\.(.+)")

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from mlx_peft.engine.metrics import leading
-from mlx_peft.engine.progress import Metrics
-from mlx_peft.engine.simulate import Report, Simulated
+from mlx_peft.artifacts.simulate import Report, Simulated
 from mlx_peft.report.format import MISSING, NAMED, decimal, percent
+from mlx_peft.tasks.metrics import Metrics, leading
 
 
 def lines(report: Report) -> list[str]:

@@ -28,8 +28,8 @@ from googles import googles
 
 from convert.base import load_base
 from convert.timm.write import write_model
+from mlx_peft.artifacts.convert import convert
 from mlx_peft.config.schema import Model
-from mlx_peft.engine.convert import convert
 
 NAME = "vit_base_patch16_224.augreg_in21k"
 PAIRS: list[tuple[str, str, list[str]]] = [

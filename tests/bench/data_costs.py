@@ -60,8 +60,8 @@ def batch(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     from convert.base import load_base
     from mlx_peft.config import schema
     from mlx_peft.data import ArrayImages, Dataset, Split
-    from mlx_peft.engine.backend import load_backend
-    from mlx_peft.engine.train import feed
+    from mlx_peft.training.backend import load_backend
+    from mlx_peft.training.train import feed
 
     size, rows = 32, 2048
     experiment = schema.Experiment.model_validate({
@@ -85,7 +85,7 @@ def batch(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
 def evaluation(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     import sklearn.metrics  # noqa: F401  whose memory is not counted
 
-    from mlx_peft.engine.evaluate import measured
+    from mlx_peft.training.evaluate import measured
 
     def answers(classes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 from safetensors.numpy import load_file
 
-from convert.codes.affine import dequantized
+from mlx_peft.codes.affine import dequantized
 
 
 def main(base: str, plain: str, again: str) -> None:

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from convert.base import Base
-from mlx_peft.backend import device_peak, synchronize, version
+from mlx_peft.backend.learner import device_peak, synchronize, version
 from mlx_peft.config.schema import Experiment
 
 sys.path.insert(0, os.environ["MLX_VIT_TUNE"])

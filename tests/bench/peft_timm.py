@@ -16,9 +16,9 @@ from convert.base import load_base
 from mlx_peft.config.files import load
 from mlx_peft.config.recipes import locate
 from mlx_peft.data import eval_batches, open_dataset, steps_per_epoch, train_batches
-from mlx_peft.engine.evaluate import evaluate
-from mlx_peft.engine.schedule import learning_rate
-from torch_ref import peer
+from mlx_peft.training.evaluate import evaluate
+from mlx_peft.training.schedule import learning_rate
+from torch_ref.tools import peer
 
 experiment = load(locate(sys.argv[1]), sys.argv[2:])
 data, epochs = experiment.data, experiment.train.epochs

@@ -15,10 +15,10 @@ import pytest
 from mlx_peft.config.files import load
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
-from mlx_peft.engine.metrics import Evaluation
-from mlx_peft.engine.progress import EpochEvent, Progress, StepEvent
-from mlx_peft.engine.run import RunFolder
-from mlx_peft.engine.stop import Interrupted
+from mlx_peft.tasks.metrics import Evaluation
+from mlx_peft.training.progress import EpochEvent, Progress, StepEvent
+from mlx_peft.training.run import RunFolder
+from mlx_peft.training.stop import Interrupted
 
 RESULT = {
     "run_id": "0123456789ab",
@@ -46,7 +46,7 @@ def fake_train(experiment: Experiment, out: Path, *, resume: bool, progress: Pro
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_peft.engine.train.train", fake_train)
+    monkeypatch.setattr("mlx_peft.training.train.train", fake_train)
 
 
 def test_train_says_where_it_runs_how_it_goes_and_what_came_of_it(command: Any, engine: None) -> None:
@@ -89,7 +89,7 @@ def test_an_interrupt_says_how_to_go_on(command: Any, monkeypatch: pytest.Monkey
     def interrupted(experiment: Experiment, out: Path, **options: Any) -> None:
         raise Interrupted(RunFolder(out), 3, 10)
 
-    monkeypatch.setattr("mlx_peft.engine.train.train", interrupted)
+    monkeypatch.setattr("mlx_peft.training.train.train", interrupted)
     done = command("train", "quickstart", "--json")
     assert done.exit_code == 130
     assert done.stdout == ""
@@ -102,7 +102,7 @@ def test_an_interrupt_elsewhere_ends_with_130(command: Any, monkeypatch: pytest.
     def interrupted(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlx_peft.engine.train.train", interrupted)
+    monkeypatch.setattr("mlx_peft.training.train.train", interrupted)
     done = command("train", "quickstart")
     assert done.exit_code == 130
     assert done.stderr.endswith("interrupted\n")
@@ -112,7 +112,7 @@ def test_a_fault_of_the_program_is_not_dressed_up(command: Any, monkeypatch: pyt
     def broken(*arguments: Any, **options: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("mlx_peft.engine.train.train", broken)
+    monkeypatch.setattr("mlx_peft.training.train.train", broken)
     assert isinstance(command("train", "quickstart").exception, ZeroDivisionError)
 
 
@@ -237,7 +237,7 @@ def test_an_error_in_a_sub_command_is_met_alike(command: Any, monkeypatch: pytes
     def refuse(*arguments: Any, **options: Any) -> None:
         raise UserError("this is wrong")
 
-    monkeypatch.setattr("mlx_peft.engine.examine.examine_splits", refuse)
+    monkeypatch.setattr("mlx_peft.artifacts.examine.examine_splits", refuse)
     done = command("eval", "run")
     assert (done.exit_code, done.stderr) == (2, "error: this is wrong\n")
 
@@ -252,7 +252,7 @@ def test_eval_predict_and_merge_pass_the_programs_backend_on(command: Any, monke
         found = Evaluation(metrics, np.eye(2, dtype=int), {"recall": np.array([1, np.nan])}, {})
         return dict.fromkeys(splits, found), SimpleNamespace(classes=("a", "b"), notes=())
 
-    monkeypatch.setattr("mlx_peft.engine.examine.examine_splits", examine)
+    monkeypatch.setattr("mlx_peft.artifacts.examine.examine_splits", examine)
     done = command("eval", "run", "--split", "val", obj="torch")
     assert done.stdout == "val      top-1 50.00 %, top-5 87.50 %, balanced 25.00 %, loss 1.2500 on 16 images\n"
     document = json.loads(command("eval", "run", "--json", "--backend", "mlx", obj="torch").stdout)
@@ -266,8 +266,8 @@ def test_eval_predict_and_merge_pass_the_programs_backend_on(command: Any, monke
 def test_predict_prints_the_likeliest_first(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     guesses = [{"class": "cat", "probability": 0.75}, {"class": "dog", "probability": 0.25}]
     results = [{"image": "a.png", "predictions": guesses}, {"image": "long.png", "predictions": guesses}]
-    monkeypatch.setattr("mlx_peft.engine.load.load_run", lambda run, backend, name, model: SimpleNamespace(notes=()))
-    monkeypatch.setattr("mlx_peft.engine.predict.predict", lambda loaded, images, top: results)
+    monkeypatch.setattr("mlx_peft.artifacts.load.load_run", lambda run, backend, name, model: SimpleNamespace(notes=()))
+    monkeypatch.setattr("mlx_peft.artifacts.predict.predict", lambda loaded, images, top: results)
     assert command("predict", "run", "a.png", "long.png", "--top", 2).stdout.splitlines() == [
         "a.png      75.0 %  cat",
         "           25.0 %  dog",

@@ -14,8 +14,8 @@ from mlx_peft.cli.app import Commands
 from mlx_peft.cli.data import preview as data_preview
 from mlx_peft.config.schema import Experiment
 from mlx_peft.data import open_dataset, train_batches
-from mlx_peft.engine.preview import Shown, preview
 from mlx_peft.report.preview import caption
+from mlx_peft.training.preview import Shown, preview
 
 app = typer.Typer(cls=Commands)
 app.callback()(lambda: None)

@@ -53,8 +53,8 @@ def no_file_above(size: int) -> Iterator[None]:
 
 def test_predictions_of_a_hostile_class_are_shown_and_not_obeyed(command, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = {"image": f"{UNDECODABLE}.png", "predictions": [{"class": HOSTILE, "probability": 0.5}]}
-    monkeypatch.setattr("mlx_peft.engine.load.load_run", lambda *_, **__: SimpleNamespace(notes=()))
-    monkeypatch.setattr("mlx_peft.engine.predict.predict", lambda *_: [answer])
+    monkeypatch.setattr("mlx_peft.artifacts.load.load_run", lambda *_, **__: SimpleNamespace(notes=()))
+    monkeypatch.setattr("mlx_peft.artifacts.predict.predict", lambda *_: [answer])
     Image.new("RGB", (2, 2)).save(Path(f"{UNDECODABLE}.png"))
     assert command("predict", "run", f"{UNDECODABLE}.png").stdout == rf"caf\xe9.png   50.0 %  {SHOWN}" + "\n"
     document = command("predict", "run", f"{UNDECODABLE}.png", "--json").stdout_bytes
@@ -159,7 +159,7 @@ def test_what_was_there_stays_where_there_is_no_room(command, tmp_path: Path) ->
 MERGING = """
 import sys, time
 from pathlib import Path
-import mlx_peft.engine.merge as merge
+import mlx_peft.artifacts.merge as merge
 from mlx_peft.core.writing import new_folder
 
 def slow(path, out, *_, **__):

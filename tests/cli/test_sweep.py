@@ -51,12 +51,12 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands for the training process: the command's part alone is under test."""
     from mlx_peft.config import files, recipes
     from mlx_peft.data import open_dataset
-    from mlx_peft.engine.train import describe_splits
+    from mlx_peft.training.train import describe_splits
 
     splits = describe_splits(open_dataset(files.load(recipes.find("quickstart")).data))
     code = WORKER.replace("SPLITS", repr(splits))
     backend = SimpleNamespace(computing=lambda: Device(None, forms_attention=False))
-    monkeypatch.setattr("mlx_peft.engine.sweep.load_backend", lambda name: backend)
+    monkeypatch.setattr("mlx_peft.studies.sweep.load_backend", lambda name: backend)
     monkeypatch.setattr("mlx_peft.cli.sweep.WORKER", (sys.executable, "-I", "-S", "-c", code))
 
 

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 
 from mlx_peft.config import suite
 from mlx_peft.config.files import dump, load
-from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Experiment
-from mlx_peft.config.structure import bare, sections, variants
 from mlx_peft.core.errors import UserError, shown, suggest
+from mlx_peft.core.sections import bare, sections, variants
+from mlx_peft.vit.registry import find
 
 VALID = "model: {name: vit_small_patch16_224}\nmethod: {name: linear}\ndata: {name: digits}\n"
 

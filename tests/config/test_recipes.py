@@ -7,10 +7,11 @@ from typing import Any, get_args
 
 import pytest
 
-from mlx_peft.config import files, recipes, registry
+from mlx_peft.config import files, recipes
 from mlx_peft.config.methods import LoRA, Method
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import REGISTRY
+from mlx_peft.vit import registry
 
 OTHERS = {
     "quickstart",

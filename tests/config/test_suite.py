@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from mlx_peft.config import recipes, registry, suite
+from mlx_peft.config import recipes, suite
 from mlx_peft.config.methods import Linear, LoRA
 from mlx_peft.config.schema import SGD
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import REGISTRY
+from mlx_peft.vit import registry
 
 BASE = (
     "model: {name: vit_small_patch16_224}\nmethod: {name: lora, rank: 4, targets: [q, v]}\n"

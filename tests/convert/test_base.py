@@ -13,14 +13,14 @@ from safetensors.numpy import save_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 
 from convert.base import Base, load_base
-from convert.initial import initial_head
 from convert.layouts.layout import Asked
 from convert.open import open_path
-from mlx_peft.config.parameters import is_head
-from mlx_peft.config.registry import find
 from mlx_peft.config.schema import Model
-from mlx_peft.config.shapes import shapes
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.initial import initial_head
+from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.registry import find
+from mlx_peft.vit.shapes import shapes
 
 Tiny = Callable[..., Base]
 Changes = Callable[[tuple[str, ...]], list[str]]

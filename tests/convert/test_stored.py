@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert.base import load_base
-from convert.codes.stored import file_bytes, model_bytes
 from convert.files import write_safetensors
+from convert.stored import file_bytes, model_bytes
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Model
 

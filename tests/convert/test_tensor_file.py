@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from convert import tensor_file
-from convert.factors import principal
 from convert.files import is_sealed, read_safetensors, write_safetensors
+from mlx_peft.adaptation.factors import principal
 from mlx_peft.core.errors import UserError
 
 VALUES = np.arange(24, dtype=np.float32).reshape(2, 3, 4)

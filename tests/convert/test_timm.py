@@ -24,12 +24,12 @@ from convert.layouts.recognise import recognise
 from convert.layouts.transformers_names import as_on_disk
 from convert.open import open_path
 from convert.timm.write import write_model
-from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.registry import find, names
+from mlx_peft.artifacts.inspect import inspect
+from mlx_peft.artifacts.load import load_model
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
-from mlx_peft.engine.inspect import inspect
-from mlx_peft.engine.load import load_model
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.registry import find, names
 
 Tiny = Callable[..., Base]
 Changes = Callable[[tuple[str, ...]], list[str]]

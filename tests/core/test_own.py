@@ -10,7 +10,7 @@ import pytest
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.own import SUBFOLDER, fresh, open_own, own_folder, replace_own, user_folder
 from mlx_peft.core.writing import write_whole
-from mlx_peft.engine.run import RunFolder
+from mlx_peft.training.run import RunFolder
 
 THEIRS = "years of work"
 

@@ -12,8 +12,8 @@ from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import RandomResizedCrop
 
 from mlx_peft.config import schema
-from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.data.augment import Draws, erase, generator, padded_crop, random_resized_box, shuffle
+from mlx_peft.vit.architecture import Preprocessing
 
 DRAWS = 4000
 STANDARD_ERRORS = 5

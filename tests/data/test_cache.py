@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 from mlx_peft.config import schema
-from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, cache, cached, dataset, open_dataset, train_batches
 from mlx_peft.data.cache import COUNT as COUNT_FILE
 from mlx_peft.data.cache import COUNTED, HEADER, STALE, Cache, shrunk
+from mlx_peft.vit.architecture import Preprocessing
 
 COUNT = 24
 

@@ -10,15 +10,15 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
 from mlx_peft.config import schema
-from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.data import ArrayImages, Split, eval_batches, train_batches
 from mlx_peft.data import labels as of
 from mlx_peft.data.check import survey
 from mlx_peft.data.dataset import Dataset
 from mlx_peft.data.sheet import contact_sheet
 from mlx_peft.data.splits import hold_out
-from mlx_peft.engine.preview import said
 from mlx_peft.report.preview import Shown, caption
+from mlx_peft.training.preview import said
+from mlx_peft.vit.architecture import Preprocessing
 
 CLASSES = ("effusion", "mass", "nodule")
 LABELS = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]], np.uint8)

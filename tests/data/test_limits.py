@@ -19,11 +19,11 @@ from pictures import DEFLATE, LONG, png, tiff
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from mlx_peft.cli import main
-from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import eval_image, jpeg, limits, memory, pillow, read_image, reading
 from mlx_peft.data.cache import Cache, CachedImages
 from mlx_peft.data.dataset import EncodedImages, FileImages
+from mlx_peft.vit.architecture import Preprocessing
 
 Change = Callable[..., None]
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from mlx_peft.config import schema
-from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import (
     ArrayImages,
@@ -27,6 +26,7 @@ from mlx_peft.data import (
     train_features,
 )
 from mlx_peft.data.pipeline import PREFETCH
+from mlx_peft.vit.architecture import Preprocessing
 
 BICUBIC = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 BILINEAR = BICUBIC.model_copy(update={"interpolation": "bilinear"})

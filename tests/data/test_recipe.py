@@ -11,10 +11,10 @@ from PIL import Image
 from timm.data import create_transform
 
 from mlx_peft.config import schema
-from mlx_peft.config.architecture import Preprocessing
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import FileImages, Split, eval_batches, eval_image, train_batches
 from mlx_peft.data.limits import Limits
+from mlx_peft.vit.architecture import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -13,11 +13,11 @@ import timm
 import torch
 import torch.nn.functional as F
 
-import torch_ref.backend
+import torch_ref.learner
 from convert.base import Base, load_base
+from mlx_peft.artifacts.export import KINDS, Exported, export_model
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import Tensors
-from mlx_peft.engine.export import KINDS, Exported, export_model
 
 CLASSES = ("cat", "dog", 'a "fox"', "Wölfe", "5")
 ARGS: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3, "patch_size": 8}
@@ -50,7 +50,7 @@ def merged() -> Callable[[str], tuple[Base, Tensors]]:
         random = np.random.default_rng(0)
         for tensor in base.tensors.values():
             tensor += random.normal(0, 0.1, tensor.shape).astype(np.float32)
-        learner = torch_ref.backend.build(experiment, len(CLASSES), base)
+        learner = torch_ref.learner.build(experiment, len(CLASSES), base)
         adapter = learner.adapter()
         learner.load_adapter({n: t + random.normal(0, 0.1, t.shape).astype(np.float32) for n, t in adapter.items()})
         tensors = learner.merged()

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from convert.base import Base
-from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.config.registry import find, names
-from mlx_peft.engine.export import export_model
-from torch_ref.export.coreml import WEIGHTS, coremltools, load_program
+from mlx_peft.artifacts.export import export_model
+from mlx_peft.vit.architecture import Architecture, Preprocessing
+from mlx_peft.vit.registry import find, names
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
+from torch_ref.tools.export.coreml import WEIGHTS, coremltools, load_program
 
 PREPROCESSING = Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "mlp_ratio": 4.0}

@@ -14,8 +14,8 @@ import pytest
 import torch
 from coremltools.converters.mil.frontend.milproto.load import load as load_program
 
-from torch_ref.export import coreml
 from torch_ref.models.preprocess import preprocess
+from torch_ref.tools.export import coreml
 
 PROBABILITIES = 0.02
 """Of 1: weights and normalisation are rounded to float16 (5e-4 of each), and the logits are of the order of 10."""

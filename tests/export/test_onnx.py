@@ -11,12 +11,12 @@ import onnxruntime
 import pytest
 import torch
 
-import torch_ref.backend
+import torch_ref.learner
 from convert.base import load_base
+from mlx_peft.artifacts.export import export_model
 from mlx_peft.config.schema import Experiment
-from mlx_peft.engine.export import export_model
-from torch_ref.export import onnx as exporter
 from torch_ref.models.preprocess import preprocess
+from torch_ref.tools.export import onnx as exporter
 
 LOGITS = 1e-4
 """Absolute, of logits of the order of 1, and relative: other kernels, another order of summation."""
@@ -95,7 +95,7 @@ def test_codes_are_written_as_what_they_stand_for(tmp_path, monkeypatch, classes
         "data": {"name": "digits"},
     })  # fmt: skip
     base = load_base(experiment.model, 5, 0, experiment.quantize)
-    learner = torch_ref.backend.build(experiment, 5, base)
+    learner = torch_ref.learner.build(experiment, 5, base)
     given = {}
 
     def write(path, base, tensors, classes):

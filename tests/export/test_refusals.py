@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
+from mlx_peft.artifacts.export import KINDS, export_model
 from mlx_peft.core.errors import UserError
-from mlx_peft.engine.export import KINDS, export_model
-from torch_ref.export import coreml, onnx
+from torch_ref.tools.export import coreml, onnx
 
 EXPORTERS = {"onnx": onnx, "coreml": coreml}
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from coremltools.converters.mil.frontend.milproto.load import load as load_program
 
-from mlx_peft.engine.export import export_model
+from mlx_peft.artifacts.export import export_model
 from torch_ref.models.preprocess import preprocess
 
 LOGITS = 1e-4

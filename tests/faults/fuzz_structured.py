@@ -30,12 +30,13 @@ from typer.testing import CliRunner
 
 from convert.adapters.peft import METADATA
 from mlx_peft.cli.app import app
-from mlx_peft.config import registry, suite
+from mlx_peft.config import suite
 from mlx_peft.config.schema import Data
 from mlx_peft.core import memory
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import find
 from mlx_peft.data.opening import open_entry
+from mlx_peft.vit import registry
 
 SEED = 20_000
 SECONDS, AT_MOST = 10, 300

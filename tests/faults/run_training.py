@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from mlx_peft.config.schema import Experiment
-from mlx_peft.engine.train import train
+from mlx_peft.training.train import train
 
 EXPERIMENT = {
     "model": {

@@ -18,12 +18,12 @@ from convert.files import read_json, read_safetensors, read_tensors
 from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.timm.write import write_model
+from mlx_peft.artifacts.load import load_model, load_run
 from mlx_peft.cli.app import app
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import from_json
-from mlx_peft.engine.load import load_model, load_run
 
 ARGS: dict[str, Any] = {"depth": 1, "embed_dim": 24, "num_heads": 3, "patch_size": 8}
 MODEL = Model(name="vit_tiny_patch16_224", weights="none", image_size=32, args=ARGS)

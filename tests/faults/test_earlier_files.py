@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from convert.adapters.peft import read_adapter
+from mlx_peft.artifacts.inspect import inspect
+from mlx_peft.artifacts.load import load_run
 from mlx_peft.config.files import load
 from mlx_peft.core.errors import UserError
-from mlx_peft.engine.inspect import inspect
-from mlx_peft.engine.load import load_run
-from mlx_peft.engine.progress import Silent
-from mlx_peft.engine.train import train
+from mlx_peft.training.progress import Silent
+from mlx_peft.training.train import train
 
 EARLIER = Path(__file__).with_name("earlier")
 ROUNDING = 1e-4

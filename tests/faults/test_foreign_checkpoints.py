@@ -33,9 +33,9 @@ from convert.layouts.layout import Asked
 from convert.layouts.npz import read_npz
 from convert.layouts.renaming import Pair
 from convert.open import open_path
+from mlx_peft.artifacts.convert import convert
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
-from mlx_peft.engine.convert import convert
 
 SIZES: dict[str, Any] = {"depth": 2, "embed_dim": 24, "num_heads": 3}
 NAME = "vit_tiny_patch16_224.augreg_in21k"

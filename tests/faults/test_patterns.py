@@ -119,10 +119,10 @@ HOSTILE: dict[str, Any] = {
 OPEN = """
 import sys
 from mlx_peft.config.schema import Model
-from mlx_peft.engine.load import load_run
-from mlx_peft.engine.share import opened
+from mlx_peft.artifacts.load import load_run
+from mlx_peft.artifacts.share import opened
 from pathlib import Path
-from torch_ref.foreign import logits
+from torch_ref.tools.foreign import logits
 import numpy as np
 
 folder, base = map(Path, sys.argv[1:])

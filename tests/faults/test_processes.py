@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_peft.blas import LEAST, check_address_space
+from mlx_peft.backend.blas import LEAST, check_address_space
 from mlx_peft.core.errors import UserError
 
 HUNG = 600
@@ -22,7 +22,7 @@ import numpy as np
 from convert.base import load_base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
-from mlx_peft.engine.backend import load_backend
+from mlx_peft.training.backend import load_backend
 
 name, before, after, how = sys.argv[1:]
 model = {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32}
@@ -83,7 +83,7 @@ def test_a_forked_process_computes_or_is_told_why_not(backend: str, before: str,
 
 def test_little_address_space_is_said_before_mlx_is_loaded(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom mlx_peft.core.errors import UserError\ntry:\n    import mlx_peft.models\n"
+        "import sys\nfrom mlx_peft.core.errors import UserError\ntry:\n    import mlx_peft.backend.models\n"
         "except UserError as error:\n    print(error, 'mlx.core' in sys.modules)\n"
     )
     limit = 1_000_000 * 1024  # ulimit -v 1000000

@@ -5,13 +5,13 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch  # noqa: F401  before MLX: see mlx_peft.blas
+import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 
 from mlx_peft.config.schema import Experiment
-from mlx_peft.engine.progress import Silent
-from mlx_peft.engine.run import read_metrics
-from mlx_peft.engine.stop import Interrupted
-from mlx_peft.engine.train import train
+from mlx_peft.training.progress import Silent
+from mlx_peft.training.run import read_metrics
+from mlx_peft.training.stop import Interrupted
+from mlx_peft.training.train import train
 
 TIMINGS = ("images_per_second", "seconds")
 

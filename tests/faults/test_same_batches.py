@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch  # noqa: F401  before MLX: see mlx_peft.blas
+import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 from PIL import Image
 
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.backend
-import torch_ref.backend
+import mlx_peft.backend.learner
+import torch_ref.learner
 from mlx_peft.config.schema import Experiment
-from mlx_peft.engine.progress import Silent, StepEvent
-from mlx_peft.engine.stop import Interrupted
-from mlx_peft.engine.train import train
+from mlx_peft.training.progress import Silent, StepEvent
+from mlx_peft.training.stop import Interrupted
+from mlx_peft.training.train import train
 
-BACKENDS = {"mlx": mlx_peft.backend, "torch": torch_ref.backend}
+BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
 EPOCHS, STEPS = 2, 7  # of 50 images in batches of 8
 AUGMENT = {
     "crop": "random_resized",

@@ -14,20 +14,20 @@ import timm
 import torch
 import torch.nn.functional as F
 
-import mlx_peft.backend
-import torch_ref.backend
+import mlx_peft.backend.learner
+import torch_ref.learner
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import Base, load_base
 from mlx_peft.config.methods import AdaLoRA
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
-from mlx_peft.engine.allocation import RankAllocator, ranks
+from mlx_peft.training.allocation import RankAllocator, ranks
 from torch_ref.models.preprocess import preprocess
 
 pytestmark = pytest.mark.filterwarnings("ignore:Adapter 'default'.*invalid shape")
 """PEFT saves a rank of 0 with a word on distributed training, which this is not."""
 
-BACKENDS = {"mlx": mlx_peft.backend, "torch": torch_ref.backend}
+BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
 NAME, CLASSES, SIZE, STEPS, LR = "vit_tiny_patch16_224", 3, 32, 60, 3e-3
 SIZES = {"patch_size": 8, "depth": 2, "embed_dim": 48, "num_heads": 3}
 TARGETS = r".*blocks\.\d+\..*\.(fc1|proj|qkv)"
@@ -254,7 +254,7 @@ def test_ours_comes_back_with_zeros_for_what_was_masked(trained: tuple[Any, Peft
 def test_equal_ranks_train_as_pefts_layers_without_its_allocator() -> None:
     """PEFT's own allocator asks for the 0th smallest score and fails."""
     method = SCHEDULE.model_copy(update={"init_rank": 4, "target_rank": 4})
-    learner = torch_ref.backend.build(experiment(method), CLASSES, base())
+    learner = torch_ref.learner.build(experiment(method), CLASSES, base())
     theirs = Peft(method, learner.adapter())
     dealer = RankAllocator(method, STEPS)
     dealer.start(learner, {})
@@ -280,7 +280,7 @@ CASES: dict[str, AdaLoRA] = {
 @pytest.mark.parametrize("case", CASES)
 def test_peft_opens_every_target_pruned_or_not(case: str, state: str, tmp_path: Path) -> None:
     method = CASES[case]
-    learner = torch_ref.backend.build(experiment(method), CLASSES, base())
+    learner = torch_ref.learner.build(experiment(method), CLASSES, base())
     random = np.random.default_rng(4)
     tensors = {n: t + random.normal(0, 0.3, t.shape).astype(np.float32) for n, t in learner.adapter().items()}
     for name, tensor in tensors.items():
@@ -312,7 +312,7 @@ def test_peft_opens_every_target_pruned_or_not(case: str, state: str, tmp_path: 
 
 def test_what_peft_saved_of_ours_again_is_the_same_model(tmp_path: Path) -> None:
     method = CASES["parts and wholes"]
-    learner = torch_ref.backend.build(experiment(method), CLASSES, base())
+    learner = torch_ref.learner.build(experiment(method), CLASSES, base())
     random = np.random.default_rng(5)
     tensors = {n: t + random.normal(0, 0.3, t.shape).astype(np.float32) for n, t in learner.adapter().items()}
     tensors["blocks.0.attn.qkv.lora_E"][[0, 4]] = 0
@@ -321,7 +321,7 @@ def test_what_peft_saved_of_ours_again_is_the_same_model(tmp_path: Path) -> None
     opened(tmp_path / "ours").save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
     again = read_adapter(tmp_path / "theirs")
     assert (again.method.init_rank, again.method.targets) == (6, ("qkv", "proj", "fc2"))
-    other = torch_ref.backend.build(experiment(again.method), CLASSES, base())
+    other = torch_ref.learner.build(experiment(again.method), CLASSES, base())
     other.load_adapter(again.tensors)
     pixels, _ = images(0)
     assert distance(other.logits(pixels), learner.logits(pixels)) < LOGITS
@@ -344,7 +344,7 @@ def test_more_than_adalora_on_the_blocks_is_refused(changes: dict[str, Any], mes
 
 def test_a_damaged_adapter_is_refused(tmp_path: Path) -> None:
     method = CASES["q and v"]
-    learner = torch_ref.backend.build(experiment(method), CLASSES, base())
+    learner = torch_ref.learner.build(experiment(method), CLASSES, base())
     tensors = learner.adapter()
     adapter = adapter_of(method, tensors)
     smaller = AdaLoRA(init_rank=2, target_rank=2, alpha=5, targets=("q", "v"))

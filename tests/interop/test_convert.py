@@ -30,16 +30,16 @@ from convert.base import Base, whole
 from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.timm.write import write_model
+from mlx_peft.artifacts import targets
+from mlx_peft.artifacts.export import Exported
+from mlx_peft.artifacts.load import load_model
+from mlx_peft.artifacts.targets import TARGETS, Job
 from mlx_peft.cli.app import app
 from mlx_peft.config.files import dump, load
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Data, Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.recipe import eval_image
-from mlx_peft.engine import targets
-from mlx_peft.engine.export import Exported
-from mlx_peft.engine.load import load_model
-from mlx_peft.engine.targets import TARGETS, Job
 
 CLASSES = ("cat", "dog", "emu")
 ARGS: dict[str, Any] = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
@@ -179,7 +179,7 @@ def test_half_precision_is_rounded_and_its_cost_said(
 def test_codes_are_mlxs(backend: str, source: Path, tmp_path: Path) -> None:
     report = converted(source, tmp_path / "out", "--to", "mlx", "--bits", 4, "--group-size", 32, backend=backend)
     assert report["proof"]["change"]["fewer bits"] > 0
-    import mlx.core as mx  # after torch: see mlx_peft.blas
+    import mlx.core as mx  # after torch: see mlx_peft.backend.blas
 
     stored, plain = mx.load(str(tmp_path / "out" / "model.safetensors")), on_disk(source)
     codes, scales, biases = mx.quantize(mx.array(plain["blocks.1.mlp.fc2.weight"]), 32, 4)
@@ -387,7 +387,7 @@ def test_a_crop_that_other_tags_do_not_have_is_said(tmp_path: Path) -> None:
 
 
 def test_a_failed_proof_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch_ref import foreign
+    from torch_ref.tools import foreign
 
     def wrong(path: Path, base: Base) -> Any:
         model = timm.create_model(f"local-dir:{source}", pretrained=True)
@@ -406,7 +406,7 @@ def test_a_failed_proof_leaves_nothing(source: Path, tmp_path: Path, monkeypatch
 def test_what_its_library_cannot_open_is_not_proved(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from torch_ref import foreign
+    from torch_ref.tools import foreign
 
     def broken(path: Path, base: Base) -> Any:
         raise RuntimeError("size mismatch for head\nand more")

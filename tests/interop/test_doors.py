@@ -9,10 +9,10 @@ import timm
 import torch
 
 from convert.adapters.peft import read_adapter
+from mlx_peft.artifacts.load import load_run
+from mlx_peft.artifacts.merge import merge_run
 from mlx_peft.config.schema import Experiment
-from mlx_peft.engine.load import load_run
-from mlx_peft.engine.merge import merge_run
-from mlx_peft.engine.train import train
+from mlx_peft.training.train import train
 
 LOGITS = 1e-5  # relative, float32
 ARGS = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}

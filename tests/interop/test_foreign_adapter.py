@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from convert.adapters.peft import write_adapter
+from mlx_peft.artifacts.load import load_run
 from mlx_peft.cli.app import app
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
-from mlx_peft.engine.load import load_run
 
 NAME, CLASSES = "vit_tiny_patch16_224.augreg_in21k", 3
 LOGITS = 1e-5  # relative, float32

@@ -11,19 +11,19 @@ import timm
 import torch
 import torch.nn.functional as F
 
-import mlx_peft.backend
-import torch_ref.backend
+import mlx_peft.backend.learner
+import torch_ref.learner
 from convert.adapters.lora import unpack
 from convert.adapters.peft import Adapter, write_adapter
 from convert.base import Base, load_base
-from convert.factors import row_norms
+from mlx_peft.adaptation.factors import row_norms
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Experiment
 
 LOGITS, GRADIENTS = 1e-5, 1e-4
 """Relative, float32: PEFT adds the update to the base's output where ours forms the weight first."""
 
-BACKENDS = {"mlx": mlx_peft.backend, "torch": torch_ref.backend}
+BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
 SIZES = {"patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 3}
 NAME, CLASSES, SIZE = "vit_tiny_patch16_224", 3, 32
 ALL = ("qkv", "proj", "fc1", "fc2")
@@ -195,7 +195,7 @@ def test_dropout_stands_where_pefts_does(backend, init, dora):
     expected = layer(torch.from_numpy(x)).detach().numpy()
 
     side = BACKENDS[backend].methods.lora
-    to, arrays = (torch.from_numpy, torch) if backend == "torch" else (mlx_peft.backend.mx.array, None)
+    to, arrays = (torch.from_numpy, torch) if backend == "torch" else (mlx_peft.backend.learner.mx.array, None)
     base_layer = side.Linear(12, 9)
     base_layer.weight, base_layer.bias = (
         (torch.nn.Parameter(to(t)) for t in (W, b)) if arrays else (to(t) for t in (W, b))

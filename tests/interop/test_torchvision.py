@@ -21,9 +21,9 @@ from convert.layouts import npz
 from convert.layouts import torchvision as layout
 from convert.layouts.layout import Asked
 from convert.open import open_path
-from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.architecture import Architecture
 
 WIDTHS = {"embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8, "mlp_ratio": 2.0}
 

@@ -19,11 +19,11 @@ from convert.layouts import transformers as layout
 from convert.layouts.layout import Asked
 from convert.layouts.transformers_config import DEFAULTS
 from convert.open import open_path
-from mlx_peft.config.architecture import Architecture, Preprocessing
+from mlx_peft.artifacts.source import open_source
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
-from mlx_peft.engine.source import open_source
-from torch_ref import foreign
+from mlx_peft.vit.architecture import Architecture, Preprocessing
+from torch_ref.tools import foreign
 
 WIDTHS = ("embed_dim", "depth", "num_heads", "patch_size", "mlp_ratio")
 META = {key: value for key, value in SMALL.items() if key != "intermediate_size"}
@@ -197,7 +197,7 @@ def test_a_repository_of_the_hub_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         asked.append((repository, filename))
         return tmp_path / "cache" / filename
 
-    monkeypatch.setattr("mlx_peft.engine.source.download", download)
+    monkeypatch.setattr("mlx_peft.artifacts.source.download", download)
     found = open_source("google/vit-tiny")
     files = ("model.safetensors", "config.json", "preprocessor_config.json")
     assert asked == [("google/vit-tiny", file) for file in files]

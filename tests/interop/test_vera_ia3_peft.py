@@ -11,25 +11,25 @@ import numpy as np
 import peft
 import pytest
 import timm
-import torch  # before MLX: see mlx_peft.blas
+import torch  # before MLX: see mlx_peft.backend.blas
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.backend
-import torch_ref.backend
+import mlx_peft.backend.learner
+import torch_ref.learner
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
-from convert.projections import projections
+from mlx_peft.adaptation.projections import projections
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 
 LOGITS, GRADIENTS = 1e-5, 1e-4
 """Relative; float32, weights formed on one side only, and twice as many operations for a gradient."""
 
-BACKENDS = {"mlx": mlx_peft.backend, "torch": torch_ref.backend}
+BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
 DEIT = "deit_tiny_patch16_224"
 SIZES = {"depth": 2, "embed_dim": 24, "num_heads": 3}
 CLASSES = ("cat", "dog", "emu")

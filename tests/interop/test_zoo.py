@@ -17,8 +17,8 @@ from comparing import logits as ours
 from convert.base import Base, whole
 from convert.layouts.layout import Asked
 from convert.open import open_path
-from mlx_peft.config.registry import _data, find, names
-from mlx_peft.engine.convert import convert
+from mlx_peft.artifacts.convert import convert
+from mlx_peft.vit.registry import _data, find, names
 
 DEPTH = {"depth": 2}
 QUICK = (

@@ -5,18 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import timm
-import torch  # before MLX: see mlx_peft.blas
+import torch  # before MLX: see mlx_peft.backend.blas
 
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.backend
-import torch_ref.backend
+import mlx_peft.backend.learner
+import torch_ref.learner
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from mlx_peft.config.schema import Experiment
 
-BACKENDS = {"mlx": mlx_peft.backend, "torch": torch_ref.backend}
+BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
 
 
 @pytest.fixture(params=BACKENDS)

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-import torch  # before MLX: see mlx_peft.blas
+import torch  # before MLX: see mlx_peft.backend.blas
 
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.backend
+import mlx_peft.backend.learner
+from mlx_peft.backend.models import stochastic as in_mlx
 from mlx_peft.config.methods import FacT
-from mlx_peft.config.registry import find
 from mlx_peft.core.errors import UserError
-from mlx_peft.models import stochastic as in_mlx
+from mlx_peft.vit.registry import find
 from torch_ref.models import stochastic as in_torch
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
@@ -184,7 +184,7 @@ def test_what_is_dropped_is_between_sigma_and_v(build, away, layer):
     """At rank 1 that is one number a token and weight: a quarter of fc1's update goes as a whole, and on its own."""
     learner = build({"name": "fact", "rank": 1, "dropout": 0.5})
     learner.load_adapter(away(learner.adapter(), 0.5))
-    on_mlx = isinstance(learner, mlx_peft.backend.Learner)
+    on_mlx = isinstance(learner, mlx_peft.backend.learner.Learner)
     to_array, randomness = (mx.array, in_mlx.randomness) if on_mlx else (torch.from_numpy, in_torch.randomness)
     module = learner.model.blocks[0].mlp[layer] if on_mlx else getattr(learner.model.blocks[0].mlp, layer)
     inputs = module.base_layer.weight.shape[1]

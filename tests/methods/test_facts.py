@@ -9,16 +9,16 @@ from mlx.utils import tree_flatten
 from typer.testing import CliRunner
 
 from convert.adapters.peft import FORMATS
-from mlx_peft import methods
+from mlx_peft.backend import methods
+from mlx_peft.backend.methods import quantized
+from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.cli.app import app
 from mlx_peft.config import files, recipes
 from mlx_peft.config.methods import Method
-from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.config.registry import find
 from mlx_peft.core.errors import UserError
-from mlx_peft.methods import quantized
-from mlx_peft.models.vit import VisionTransformer
+from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.registry import find
 
 CONFIGS = get_args(get_args(Method)[0])
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"

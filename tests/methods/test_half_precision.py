@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-import mlx_peft.training
+import mlx_peft.backend.training
 import torch_ref.training
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
@@ -60,7 +60,7 @@ def accuracy(learner, lr: float) -> float:
 )
 def test_half_precision_ends_near_float32(build, monkeypatch, name, way):
     """Under float16 the first steps overflow, as they do in most runs."""
-    for backend in (mlx_peft.training, torch_ref.training):
+    for backend in (mlx_peft.backend.training, torch_ref.training):
         monkeypatch.setattr(backend, "INITIAL_SCALE", FIRST_SCALE)
     optimizer = OPTIMIZERS[name]
     learners = {

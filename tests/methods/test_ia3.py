@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from mlx_peft.config.methods import IA3
-from mlx_peft.config.parameters import decays
+from mlx_peft.vit.parameters import decays
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 

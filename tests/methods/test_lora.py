@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlx_peft.config.methods import LoRA
-from mlx_peft.config.registry import find
+from mlx_peft.vit.registry import find
 
 ROUNDING = 2e-6
 """Relative, float32: two orders of the same few sums."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from convert.factors import principal
+from mlx_peft.adaptation.factors import principal
 from mlx_peft.config.methods import LoRA
 from mlx_peft.core.errors import UserError
 

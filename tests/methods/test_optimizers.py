@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-import torch  # before MLX: see mlx_peft.blas
+import torch  # before MLX: see mlx_peft.backend.blas
 
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.training
+import mlx_peft.backend.training
 import torch_ref.training
 from mlx_peft.config.schema import Train
 
@@ -40,7 +40,7 @@ def expected(g: np.ndarray, m: np.ndarray, v: np.ndarray, step: int, betas: tupl
 def ours(config: Train, g: np.ndarray, m: np.ndarray, v: np.ndarray, steps: int) -> np.ndarray:
     """The same of the MLX backend."""
     parameters = {NAME: mx.zeros(WIDTH)}
-    update = mlx_peft.training.Update(config, parameters, lambda name: 1.0)
+    update = mlx_peft.backend.training.Update(config, parameters, lambda name: 1.0)
     slots = update.initial_slots(parameters)
     (group,) = slots
     slots[group] |= {"step": mx.array(steps, mx.uint64), NAME: {"m": mx.array(m), "v": mx.array(v)}}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mlx_peft.config.methods import BitFit, Full
-from mlx_peft.config.registry import find
-from mlx_peft.config.shapes import shapes
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.registry import find
+from mlx_peft.vit.shapes import shapes
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_peft.config import footprint
-from mlx_peft.config.adapter import adapter_shapes
+from mlx_peft.adaptation import footprint
+from mlx_peft.adaptation.adapter import adapter_shapes
 from mlx_peft.config.quantization import QAT, Quantization
 
 METHODS = {

@@ -12,9 +12,9 @@ from timm.loss import SoftTargetCrossEntropy
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.backend
-import mlx_peft.training
-import torch_ref.backend
+import mlx_peft.backend.learner
+import mlx_peft.backend.training
+import torch_ref.learner
 import torch_ref.training
 from convert.base import load_base
 from mlx_peft.config import schema
@@ -33,7 +33,7 @@ LABELS = np.array([0, 3, 6, 1, 1, 2])
 def losses(targets: np.ndarray, smoothing: float = 0.0, weight: float | None = None) -> list[float]:
     count = total_weight(targets) if weight is None else weight
     return [
-        float(mlx_peft.training.cross_entropy(mx.array(LOGITS), mx.array(targets), mx.array(count), smoothing)),
+        float(mlx_peft.backend.training.cross_entropy(mx.array(LOGITS), mx.array(targets), mx.array(count), smoothing)),
         float(torch_ref.training.cross_entropy(torch.from_numpy(LOGITS), torch.from_numpy(targets), count, smoothing)),
     ]
 
@@ -197,7 +197,7 @@ def several_batch(rng):
 @pytest.mark.parametrize("make", [random_batch, several_batch])
 def test_the_backends_agree_on_soft_weighted_targets(make, uncompiled):
     rng = np.random.default_rng(0)
-    ours, theirs = learner(mlx_peft.backend), learner(torch_ref.backend)
+    ours, theirs = learner(mlx_peft.backend.learner), learner(torch_ref.learner)
     images, targets = make(rng)
     (loss, gradients), (reference, expected) = (one.loss_and_gradients(images, targets) for one in (ours, theirs))
     np.testing.assert_allclose(loss, reference, rtol=ROUNDING)
@@ -212,7 +212,7 @@ def test_the_backends_agree_on_soft_weighted_targets(make, uncompiled):
 
 @pytest.mark.parametrize("make", [random_batch, several_batch])
 def test_the_step_is_compiled_once_for_soft_targets(make):
-    one = learner(mlx_peft.backend)
+    one = learner(mlx_peft.backend.learner)
     traced, original = [], one._loss
     one._loss = lambda *arguments: traced.append(1) or original(*arguments)
     one._compile()

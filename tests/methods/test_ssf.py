@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from mlx_peft.config.methods import SSF
-from mlx_peft.config.registry import find
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.registry import find
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 

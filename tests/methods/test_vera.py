@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlx_peft.config.methods import VeRA
-from mlx_peft.config.parameters import decays
+from mlx_peft.vit.parameters import decays
 
 ROUNDING = 2e-6
 """Relative, float32: two orders of the same few sums."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from mlx_peft.models.gelu import LIMIT, rational_gelu
+from mlx_peft.backend.models.gelu import LIMIT, rational_gelu
 
 X = np.concatenate([np.linspace(-12, 12, 100_001), [LIMIT, -LIMIT, 0.0, 1e30, -1e30]]).astype(np.float32)
 

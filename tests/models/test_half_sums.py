@@ -5,13 +5,13 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-import torch  # before MLX: see mlx_peft.blas
+import torch  # before MLX: see mlx_peft.backend.blas
 
 # isort: split
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_peft.config.registry import find
+from mlx_peft.vit.registry import find
 from torch_ref.saved import saved_bytes
 
 ROUND_OFF = {"bfloat16": 2.0**-8, "float16": 2.0**-11}

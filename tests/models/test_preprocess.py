@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch  # before MLX: see mlx_peft.blas
+import torch  # before MLX: see mlx_peft.backend.blas
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -13,13 +13,13 @@ from sklearn.datasets import load_sample_image
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.backend
-import torch_ref.backend
+import mlx_peft.backend.learner
+import torch_ref.learner
 from convert.base import load_base
-from mlx_peft.config.architecture import Preprocessing
+from mlx_peft.backend.models import preprocess as mlx_side
 from mlx_peft.config.schema import Experiment
 from mlx_peft.data.recipe import FILTERS, eval_image
-from mlx_peft.models import preprocess as mlx_side
+from mlx_peft.vit.architecture import Preprocessing
 from torch_ref.models import preprocess as torch_side
 
 SIZE = 224
@@ -91,7 +91,7 @@ def learner(backend: str, size: int = 32):
             "data": {"name": "digits", "batch_size": 4},
         }
     )
-    module = {"mlx": mlx_peft.backend, "torch": torch_ref.backend}[backend]
+    module = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}[backend]
     return module.build(experiment, 5, load_base(experiment.model, 5, 0))
 
 
@@ -106,9 +106,11 @@ def test_a_learner_sees_stored_pixels_as_the_evaluation_recipe_shows_a_file_of_t
 
 def test_a_step_is_compiled_once_for_a_stored_size(monkeypatch: pytest.MonkeyPatch) -> None:
     traced = []
-    original = mlx_peft.backend.preprocess
+    original = mlx_peft.backend.learner.preprocess
     monkeypatch.setattr(
-        mlx_peft.backend, "preprocess", lambda images, *rest: traced.append(images.shape) or original(images, *rest)
+        mlx_peft.backend.learner,
+        "preprocess",
+        lambda images, *rest: traced.append(images.shape) or original(images, *rest),
     )
     model = learner("mlx")
     targets = np.array([0, 1, 2, 3], np.int32)

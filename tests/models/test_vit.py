@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch  # before MLX: see mlx_peft.blas
+import torch  # before MLX: see mlx_peft.backend.blas
 from timm.layers import Mlp, RmsNorm, SwiGLU, SwiGLUPacked
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
@@ -12,12 +12,12 @@ from timm.models.vision_transformer import VisionTransformer
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.backend
-import torch_ref.backend
+import mlx_peft.backend.learner
+import torch_ref.learner
 from convert.base import Base
-from mlx_peft.config.architecture import Architecture, Preprocessing
-from mlx_peft.config.prefix import frozen_prefix
+from mlx_peft.adaptation.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
+from mlx_peft.vit.architecture import Architecture, Preprocessing
 
 LOGITS = 1e-5  # relative, float32: some hundred roundings of 1.2e-7 on the way through the blocks
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -90,7 +90,7 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-BACKENDS = pytest.mark.parametrize("backend", [mlx_peft.backend, torch_ref.backend], ids=["mlx", "torch"])
+BACKENDS = pytest.mark.parametrize("backend", [mlx_peft.backend.learner, torch_ref.learner], ids=["mlx", "torch"])
 
 
 def learner_and_reference(backend, options):
@@ -125,7 +125,9 @@ def test_logits_are_timms(options, backend):
 def test_wherever_the_model_is_cut_in_two_its_logits_are_the_same(options, backend):
     model = learner_and_reference(backend, options)[0].model
     architecture = model.architecture
-    array, numpy = (mx.array, np.array) if backend is mlx_peft.backend else (torch.from_numpy, torch.Tensor.numpy)
+    array, numpy = (
+        (mx.array, np.array) if backend is mlx_peft.backend.learner else (torch.from_numpy, torch.Tensor.numpy)
+    )
     size = architecture.img_size
     x = array(np.random.default_rng(0).standard_normal((3, size, size, 3), np.float32))
     with torch.no_grad():

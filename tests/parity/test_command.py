@@ -3,12 +3,12 @@
 import json
 
 import pytest
-import torch  # noqa: F401  before MLX: see mlx_peft.blas
+import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 from typer.testing import CliRunner
 
+from mlx_peft.checks import bench, parity
 from mlx_peft.cli.app import app
-from mlx_peft.config.architecture import Architecture
-from mlx_peft.engine import bench, parity
+from mlx_peft.vit.architecture import Architecture
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 """The parity matrix: what ``mlx-peft parity`` prints, each cell a test."""
 
 import pytest
-import torch  # noqa: F401  before MLX: see mlx_peft.blas
+import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 
+from mlx_peft.checks import parity
 from mlx_peft.config.methods import Method
-from mlx_peft.engine import parity
 
 SHORT = "vit_tiny_patch16_224"
 

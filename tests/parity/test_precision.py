@@ -3,15 +3,15 @@
 import json
 
 import pytest
-import torch  # noqa: F401  before MLX: see mlx_peft.blas
+import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 
 # isort: split
 import mlx.core as mx
 from typer.testing import CliRunner
 
+from mlx_peft.checks import precision
+from mlx_peft.checks.parity import METHODS, QUANTIZED_METHODS
 from mlx_peft.cli.app import app
-from mlx_peft.engine import precision
-from mlx_peft.engine.parity import METHODS, QUANTIZED_METHODS
 
 SUMMED_OVER_ROWS = ("layernorm", "bitfit", "full", "ssf", "linear")
 """Methods that train what meets every row."""

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from convert.base import Base, load_base
+from mlx_peft.checks.parity import METHODS, OVER_CODES, PLAIN_METHODS
 from mlx_peft.config.schema import Experiment
-from mlx_peft.engine.backend import Learner, load_backend
-from mlx_peft.engine.checkpoint import load_checkpoint, save_checkpoint
-from mlx_peft.engine.parity import METHODS, OVER_CODES, PLAIN_METHODS
+from mlx_peft.training.backend import Learner, load_backend
+from mlx_peft.training.checkpoint import load_checkpoint, save_checkpoint
 
 CLASSES, BATCH, LR = 3, 4, 1e-2
 

@@ -2,18 +2,18 @@
 
 import numpy as np
 import pytest
-import torch  # noqa: F401  before MLX: see mlx_peft.blas
+import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.backend
-import torch_ref.backend
+import mlx_peft.backend.learner
+import torch_ref.learner
 from convert.base import load_base
-from mlx_peft.config.parameters import SCALE
 from mlx_peft.config.schema import Experiment
+from mlx_peft.vit.parameters import SCALE
 
-BACKENDS = {"mlx": mlx_peft.backend, "torch": torch_ref.backend}
+BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
 MODEL = {
     "name": "vit_tiny_patch16_224",
     "weights": "none",

@@ -6,13 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_peft import blas  # noqa: F401  before MLX
+from mlx_peft.backend import blas  # noqa: F401  before MLX
 
 # isort: split
 import mlx.core as mx
 
-from mlx_peft.models.layers import Linear as MLXLinear
-from mlx_peft.quant import affine as ours
+from mlx_peft.backend.models.layers import Linear as MLXLinear
+from mlx_peft.backend.quant import affine as ours
 from torch_ref.models.layers import Linear
 from torch_ref.quant import affine as reference
 

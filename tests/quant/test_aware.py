@@ -13,16 +13,16 @@ from pydantic import ValidationError
 import mlx.core as mx
 
 import mlx_peft
-import mlx_peft.quant.aware
+import mlx_peft.backend.quant.aware
 import torch_ref.quant.aware
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
-from convert.codes.affine import dequantized, packed
+from mlx_peft.checks import parity
+from mlx_peft.codes.affine import dequantized, packed
 from mlx_peft.config.methods import Full, LoRA
-from mlx_peft.config.parameters import SCALE, decays
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.core.errors import UserError
-from mlx_peft.engine import parity
+from mlx_peft.vit.parameters import SCALE, decays
 
 ROUNDING = 1e-5
 """Relative, float32: the same products in another order, through two blocks."""
@@ -136,7 +136,7 @@ def test_learned_scales_have_the_gradient_of_the_paper(bits):
     out.backward(torch.tensor(cotangent))
     ours = [out.detach().numpy(), w.grad.numpy(), s.grad.numpy()]
     out, grads = mx.vjp(
-        lambda w, s: mlx_peft.quant.aware.learned_step(w, s, bits),
+        lambda w, s: mlx_peft.backend.quant.aware.learned_step(w, s, bits),
         [mx.array(weight), mx.array(scale)],
         [mx.array(cotangent)],
     )

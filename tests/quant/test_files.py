@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch  # noqa: F401  before MLX: see mlx_peft.blas
+import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,13 +18,13 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from convert.base import load_base
-from convert.codes import affine
 from convert.timm.write import write_model
+from mlx_peft.artifacts.load import load_model
 from mlx_peft.cli.app import app
+from mlx_peft.codes import affine
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
-from mlx_peft.engine.load import load_model
 
 THREE = Quantization(bits=3, group_size=32)
 ROUNDING = 1e-5

@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from convert.base import load_base
-from mlx_peft.config.parameters import is_kept
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.parameters import is_kept
 
 ROUNDING = 1e-5
 """Relative, float32: the same products in another order, through two blocks."""

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch  # noqa: F401  before MLX: see mlx_peft.blas
+import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 
-import mlx_peft.backend
-import torch_ref.backend
+import mlx_peft.backend.learner
+import torch_ref.learner
 from convert.base import load_base
+from mlx_peft.artifacts.load import load_model, load_run
+from mlx_peft.artifacts.merge import merge_run
 from mlx_peft.core.errors import UserError
-from mlx_peft.engine.load import load_model, load_run
-from mlx_peft.engine.merge import merge_run
-from mlx_peft.engine.train import train
+from mlx_peft.training.train import train
 
 EXACT = 1e-5
 """Relative, float32: the same sums in another order."""
@@ -64,7 +64,7 @@ def test_the_update_is_the_papers(build):
 def test_both_backends_have_equal_gradients(described, batch):
     config = described({"name": "qalora", "targets": ["q", "v", "fc2"], "pool": "avg"}, {"bits": 3, "group_size": 32})
     base = load_base(config.model, 5, 0, config.quantize)
-    a, b = (backend.build(config, 5, base) for backend in (mlx_peft.backend, torch_ref.backend))
+    a, b = (backend.build(config, 5, base) for backend in (mlx_peft.backend.learner, torch_ref.learner))
     random = np.random.default_rng(0)
     start = {n: t + 0.05 * random.standard_normal(t.shape).astype(np.float32) for n, t in b.adapter().items()}
     for learner in (a, b):

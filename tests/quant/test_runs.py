@@ -5,15 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
-import torch  # noqa: F401  before MLX: see mlx_peft.blas
+import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 from typer.testing import CliRunner
 
+from mlx_peft.artifacts.load import load_model, load_run
 from mlx_peft.cli.app import app
 from mlx_peft.config.files import load
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment
-from mlx_peft.engine.load import load_model, load_run
-from mlx_peft.engine.train import train
+from mlx_peft.training.train import train
 
 ROUNDING = 1e-5
 

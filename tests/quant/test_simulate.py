@@ -6,19 +6,19 @@ import shutil
 
 import numpy as np
 import pytest
-import torch  # noqa: F401  before MLX: see mlx_peft.blas
+import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 from by_hand import by_hand
 from typer.testing import CliRunner
 
+from mlx_peft.artifacts import simulate
+from mlx_peft.artifacts.examine import evaluate_run
+from mlx_peft.artifacts.load import load_run
+from mlx_peft.artifacts.simulate import simulate_run
 from mlx_peft.cli.app import app
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.simulation import Simulation, points
 from mlx_peft.data import open_dataset
-from mlx_peft.engine import simulate
-from mlx_peft.engine.examine import evaluate_run
-from mlx_peft.engine.load import load_run
-from mlx_peft.engine.simulate import simulate_run
-from mlx_peft.engine.train import train
+from mlx_peft.training.train import train
 
 W8A8 = 0.1
 """Relative change of logits: each of some twenty roundings in sequence adds noise of about 1 % (40 dB)."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import timm
-import torch  # before MLX: see mlx_peft.blas
+import torch  # before MLX: see mlx_peft.backend.blas
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -13,19 +13,19 @@ from hypothesis.extra.numpy import arrays
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.backend
-import mlx_peft.quant.simulated as ours
-import torch_ref.backend
+import mlx_peft.backend.learner
+import mlx_peft.backend.quant.simulated as ours
+import torch_ref.learner
 import torch_ref.quant.simulated as twin
 from convert.base import load_base
-from convert.codes.quantizers import LogSqrt2, Uniform, rounded_weight
-from convert.codes.reparametrize import Reparametrization
-from mlx_peft.config.architecture import Architecture
+from mlx_peft.codes import calibration as calibrate
+from mlx_peft.codes.calibration import Errors, Ranges, choices, normed, plan
+from mlx_peft.codes.quantizers import LogSqrt2, Uniform, rounded_weight
+from mlx_peft.codes.reparametrize import Reparametrization
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.simulation import Simulation, layers, points
 from mlx_peft.core.errors import UserError
-from mlx_peft.engine import calibrate
-from mlx_peft.engine.calibrate import Errors, Ranges, choices, normed, plan
+from mlx_peft.vit.architecture import Architecture
 
 ROUNDING = 1e-5
 """Relative, float32: a few hundred roundings of 1.2e-7 each."""
@@ -38,7 +38,7 @@ LOGITS = 0.02
 """Relative, between backends under W8A8: where an operand lies within rounding of an edge, it gets another code, which
 is off by a whole step of its quantiser, 1/255 of the range; few do, and most of it averages out."""
 
-BACKENDS = {"mlx": mlx_peft.backend, "torch": torch_ref.backend}
+BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
 
 numbers = arrays(np.float32, st.integers(1, 40), elements=st.floats(-1e3, 1e3, width=32))
 

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mlx_peft.core.errors import UserError
-from mlx_peft.engine.metrics import Evaluation, measure
-from mlx_peft.engine.preview import Shown
 from mlx_peft.report import drawing, evaluation, preview
+from mlx_peft.tasks.metrics import Evaluation, measure
+from mlx_peft.training.preview import Shown
 
 
 def found(classes: int, absent: int | None = None) -> Evaluation:

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from mlx_peft.cli.app import app
 from mlx_peft.config.schema import Experiment
-from mlx_peft.engine.train import train
+from mlx_peft.training.train import train
 
 TOKEN = "hf_" + "s" * 34
 OWNERS = ("jane", "lab")

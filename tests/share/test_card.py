@@ -18,15 +18,15 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors.numpy import save_file
 
 from convert.adapters.peft import read_adapter, write_adapter
+from mlx_peft.artifacts.load import load_run
+from mlx_peft.artifacts.merge import merge_run
+from mlx_peft.artifacts.share import Parcel, packed
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.sums import SUMS
-from mlx_peft.engine.load import load_run
-from mlx_peft.engine.merge import merge_run
-from mlx_peft.engine.share import Parcel, packed
-from mlx_peft.engine.train import train
 from mlx_peft.report.card import PUBLISHED, UNKNOWN, card
+from mlx_peft.training.train import train
 
 LOGITS = 1e-5  # relative, float32
 NAME = "jane/digits"

@@ -18,10 +18,10 @@ from safetensors.numpy import load_file, save_file
 from convert.adapters.peft import METADATA, read_adapter, write_adapter
 from convert.base import load_base
 from convert.places import last_part, without_places
+from mlx_peft.artifacts.share import packed
 from mlx_peft.config.schema import Experiment, Model
-from mlx_peft.engine.share import packed
-from mlx_peft.engine.train import train
 from mlx_peft.report.card import card
+from mlx_peft.training.train import train
 
 USER, HOST, FOLDER = "zoe-user-5e1f", "zoes-host-9c2d", "zoes-folder-77ab"
 """Words that are in no file for another reason."""

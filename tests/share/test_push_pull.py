@@ -28,13 +28,13 @@ from convert.base import load_base
 from convert.files import read_safetensors
 from convert.repository import LARGEST, MOST, _allowed
 from convert.timm.write import write_model
+from mlx_peft.artifacts.load import load_model, load_run
+from mlx_peft.artifacts.merge import merge_run
+from mlx_peft.artifacts.share import opened
 from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.sums import SUMS
-from mlx_peft.engine.load import load_model, load_run
-from mlx_peft.engine.merge import merge_run
-from mlx_peft.engine.share import opened
-from mlx_peft.engine.train import train
+from mlx_peft.training.train import train
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 LOGITS = 1e-5  # relative, float32: a merged weight is rounded once more

@@ -9,9 +9,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from mlx_peft.config.methods import MethodConfig
-from mlx_peft.config.parameters import HEADS
 from mlx_peft.config.quantization import QAT
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.parameters import HEADS
 from torch_ref.methods import (
     adalora,
     adaptformer,

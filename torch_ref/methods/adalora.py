@@ -4,7 +4,7 @@ y = W x + b + s B (E * (A drop(x))), s = alpha / (r + 1e-5); A ``(r, in)``, E ``
 at the start, also once triplets are masked (their E is 0). Initially A, B ~ N(0, 0.02), E = 0.
 The loss has the penalty w mean(||A A^T - I||, ||B^T B - I||), Frobenius norms, over the A and B of all layers.
 Zhang et al. 2023 (arXiv 2303.10512), sections 3.1 and 3.2; the details as Hugging Face PEFT 0.21 has them.
-When which triplets are masked is the engine's: ``mlx_peft.engine.allocation``.
+When which triplets are masked is the engine's: ``mlx_peft.training.allocation``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convert.initial import normal
 from mlx_peft.config.methods import AdaLoRA
-from mlx_peft.config.sites import Site
+from mlx_peft.vit.initial import normal
+from mlx_peft.vit.sites import Site
 from torch_ref.methods.lora import LoRALinear
 from torch_ref.methods.targets import find, unwrap, wrap
 from torch_ref.models.layers import Linear

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convert.initial import kaiming_uniform
 from mlx_peft.config.methods import AdaptFormer
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.initial import kaiming_uniform
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.layers import Linear
 from torch_ref.models.stochastic import Dropout

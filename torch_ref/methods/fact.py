@@ -16,8 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from convert.initial import kaiming_uniform, uniform
 from mlx_peft.config.methods import FacT
+from mlx_peft.vit.initial import kaiming_uniform, uniform
 from torch_ref.methods.lora import formed_product
 from torch_ref.methods.targets import find, replace, unwrap
 from torch_ref.models.layers import Linear

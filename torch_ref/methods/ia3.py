@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mlx_peft.config.methods import IA3
-from mlx_peft.config.sites import LAYERS, PARTS, Site
+from mlx_peft.vit.sites import LAYERS, PARTS, Site
 from torch_ref.methods.targets import unwrap, wrap
 from torch_ref.models.layers import Linear
 from torch_ref.models.vit import VisionTransformer

@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convert.factors import initial_factors, row_norms
+from mlx_peft.adaptation.factors import initial_factors, row_norms
 from mlx_peft.config.methods import LoRA
-from mlx_peft.config.sites import PARTS, Site
+from mlx_peft.vit.sites import PARTS, Site
 from torch_ref.methods.targets import unwrap, wrap
 from torch_ref.models.layers import Linear
 from torch_ref.models.stochastic import Dropout

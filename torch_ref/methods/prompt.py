@@ -15,9 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from convert.initial import uniform
 from mlx_peft.config.methods import VPT
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.initial import uniform
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.layers import spread
 from torch_ref.models.stochastic import Dropout

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convert.initial import kaiming_uniform
 from mlx_peft.config.methods import QALoRA
-from mlx_peft.config.sites import Site
+from mlx_peft.vit.initial import kaiming_uniform
+from mlx_peft.vit.sites import Site
 from torch_ref.methods.lora import LoRALinear
 from torch_ref.methods.targets import unwrap, wrap
 from torch_ref.models.layers import Linear

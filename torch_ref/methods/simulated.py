@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from convert.codes.quantizers import Quantizer
+from mlx_peft.codes.quantizers import Quantizer
 from mlx_peft.config.simulation import ATTENTION, layers, points
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.attention import attend

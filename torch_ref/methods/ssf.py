@@ -16,9 +16,9 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from convert.initial import normal
 from mlx_peft.config.methods import SSF
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.initial import normal
 from torch_ref.methods.targets import find, replace, unwrap
 from torch_ref.models.vit import VisionTransformer
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from torch import nn
 
-from mlx_peft.config.sites import Site
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.sites import Site
 from torch_ref.models.vit import VisionTransformer
 from torch_ref.quant.affine import QuantizedLinear
 

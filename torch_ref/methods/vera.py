@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from convert.projections import projections
+from mlx_peft.adaptation.projections import projections
 from mlx_peft.config.methods import VeRA
-from mlx_peft.config.sites import PARTS, Site, widths
+from mlx_peft.vit.sites import PARTS, Site, widths
 from torch_ref.methods.lora import formed_product
 from torch_ref.methods.targets import replace, unwrap, wrap
 from torch_ref.models.layers import Linear

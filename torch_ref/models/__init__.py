@@ -1,4 +1,4 @@
-"""The Vision Transformer in PyTorch, file for file the mirror of ``mlx_peft.models``."""
+"""The Vision Transformer in PyTorch, file for file the mirror of ``mlx_peft.backend.models``."""
 
 import os
 

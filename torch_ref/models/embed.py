@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlx_peft.config.architecture import Architecture
+from mlx_peft.vit.architecture import Architecture
 from torch_ref.models.layers import norm
 
 

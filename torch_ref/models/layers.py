@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlx_peft.config.architecture import Architecture
+from mlx_peft.vit.architecture import Architecture
 from torch_ref.models.gelu import gelu
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mlx_peft.config.architecture import Architecture
+from mlx_peft.vit.architecture import Architecture
 from torch_ref.models.layers import ACTIVATIONS, Linear, norm
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mlx_peft.config.architecture import Architecture
+from mlx_peft.vit.architecture import Architecture
 from torch_ref.models.attention import attend
 from torch_ref.models.layers import Linear, norm, spread
 from torch_ref.models.mlp import Mlp

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convert.resample import LOW_BITS, PIXEL_BITS, pixel_matrices
-from mlx_peft.config.architecture import Preprocessing
+from mlx_peft.vit.architecture import Preprocessing
+from mlx_peft.vit.resample import LOW_BITS, PIXEL_BITS, pixel_matrices
 
 HALF = 1 << PIXEL_BITS - 1
 """Of a level, in Pillow's whole numbers."""

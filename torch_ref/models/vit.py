@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.quantization import Quantization
+from mlx_peft.vit.architecture import Architecture
 from torch_ref.models.attention import Attention
 from torch_ref.models.embed import PatchEmbed
 from torch_ref.models.layers import Linear, layer_scale, norm, spread

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convert.codes.affine import packed
+from mlx_peft.codes.affine import packed
 from mlx_peft.config.quantization import QAT
 from torch_ref.models.layers import Linear
 from torch_ref.quant.affine import QuantizedLinear, dequantize, quantize

@@ -1,6 +1,6 @@
 """Simulated quantisation: operations that round what enters them to what its codes stand for, in float32.
 
-How a quantiser rounds, and what its numbers are, is in ``convert/codes/quantizers.py``.
+How a quantiser rounds, and what its numbers are, is in ``mlx_peft/codes/quantizers.py``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from convert.codes.quantizers import LogSqrt2, Quantizer, Uniform
+from mlx_peft.codes.quantizers import LogSqrt2, Quantizer, Uniform
 
 Before = Callable[[Tensor], Tensor]
 """What is done to an operand first."""

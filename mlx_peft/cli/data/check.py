@@ -67,12 +67,13 @@ def data_section(name: str, overrides: list[str]) -> Data:
 
     from mlx_peft.config import files, problems
     from mlx_peft.config.schema import Data
+    from mlx_peft.core.problems import listed
 
     document = files.override(overrides)
     try:
         return Data.model_validate_json(json.dumps({"name": name} | document.values), strict=True)
     except ValidationError as error:
-        found = problems.listed(problems.explain(error, Data), document.where)
+        found = listed(problems.explain(error, Data), document.where)
         raise UserError(f"not a valid data section:\n{found}") from None
 
 

@@ -22,8 +22,8 @@ def preview(
     check_picture("--out", out)
     experiment = read_experiment(ctx, config, overrides)
 
-    from mlx_peft.engine.preview import preview
     from mlx_peft.report.preview import draw
+    from mlx_peft.training.preview import preview
 
     draw(preview(experiment, count, epoch - 1), out)
     echo(out)

@@ -6,14 +6,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.bounds import Positive, Rank, Share
 from mlx_peft.config.methods.base import Blockwise, Targeted
 from mlx_peft.config.methods.selective import BLOCK
-from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.config.shapes import Shapes, shapes
-from mlx_peft.config.sites import LAYERS, OptionalTargets, Targets
+from mlx_peft.core.bounds import Positive, Rank, Share
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.shapes import Shapes, shapes
+from mlx_peft.vit.sites import LAYERS, OptionalTargets, Targets
 
 
 class IA3(Targeted):

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.quantization import QAT, Quantization
-from mlx_peft.config.shapes import Shapes
-from mlx_peft.config.sites import Blocks, Site, Targets, chosen, sites
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.shapes import Shapes
+from mlx_peft.vit.sites import Blocks, Site, Targets, chosen, sites
 
 
 class MethodConfig(BaseModel):

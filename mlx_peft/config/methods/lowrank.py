@@ -6,14 +6,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mlx_peft.config.architecture import Architecture
-from mlx_peft.config.bounds import LARGEST, MOST_STEPS, NotNegative, Positive, Rank, Share, Steps
 from mlx_peft.config.methods.base import Blockwise, Targeted
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.config.shapes import Shapes
-from mlx_peft.config.sites import GROUPS, Site, Targets, sites, widths
 from mlx_peft.core import patterns
+from mlx_peft.core.bounds import LARGEST, MOST_STEPS, NotNegative, Positive, Rank, Share, Steps
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.shapes import Shapes
+from mlx_peft.vit.sites import GROUPS, Site, Targets, sites, widths
 
 
 def of_pattern(pattern: dict[str, Any], path: str) -> Any:

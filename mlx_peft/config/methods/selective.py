@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Literal
 
-from mlx_peft.config.architecture import Architecture
 from mlx_peft.config.methods.base import Blockwise, MethodConfig
-from mlx_peft.config.parameters import is_head
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.config.shapes import shapes
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.shapes import shapes
 
 BLOCK = re.compile(r"blocks\.(\d+)\.")
 NORM = re.compile(r"(.*\.)?(norm[12]?|[qk]_norm|norm_pre|fc_norm)\.(weight|bias)")

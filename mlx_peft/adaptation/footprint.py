@@ -1,0 +1,140 @@
+"""What an experiment holds in memory, from its configuration alone: a lower bound, part by part.
+
+What both backends must hold at once is counted, and no more: copies that an allocator or a compiler may avoid, buffers,
+caches and the libraries themselves are not, so that what does not fit by this count fits nowhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from mlx_peft.adaptation.adapter import adapter_shapes
+from mlx_peft.adaptation.prefix import frozen_prefix
+from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.schema import AdamW, Experiment
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.parameters import is_head, is_kept
+from mlx_peft.vit.shapes import shapes
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+Parts = dict[str, int]
+"""Bytes by what they are for."""
+
+
+def count(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many numbers tensors of these shapes have."""
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def weights(
+    architecture: Architecture, num_classes: int, precision: str = "float32", quantization: Quantization | None = None
+) -> int:
+    """Bytes of a model without a method: the parameters in their precision, or the words of codes with their scales."""
+    plain = shapes(architecture, num_classes)
+    if quantization is None:
+        return BYTES[precision] * count(plain)
+    stored = quantization.stored(architecture, plain)
+    words = {f"{site.path}.weight" for site in quantization.sites(architecture)}
+    return sum((4 if name in words else BYTES[precision]) * math.prod(shape) for name, shape in stored.items())
+
+
+class Answering(NamedTuple):
+    """How a model is asked: images at once, in which precision, and whether attention's probabilities are held whole.
+
+    A part of attention at a time needs no room to speak of; ``(batch, heads, tokens, tokens)`` may need more than all
+    the rest.
+    """
+
+    batch: int
+    precision: str = "float32"
+    forms_attention: bool = False
+
+
+def answering(
+    architecture: Architecture, num_classes: int, how: Answering, quantization: Quantization | None = None
+) -> Parts:
+    """What answering a batch holds: the weights, and of one block its input beside q, k and v, or the probabilities."""
+    rows, size = how.batch * _tokens(architecture), BYTES[how.precision]
+    return {
+        "weights": weights(architecture, num_classes, how.precision, quantization),
+        "activations": size * rows * 4 * architecture.embed_dim,
+        "attention": size * how.batch * _probabilities(architecture) if how.forms_attention else 0,
+        "logits": 4 * how.batch * num_classes,
+    }
+
+
+def training(
+    experiment: Experiment,
+    architecture: Architecture,
+    num_classes: int,
+    *,
+    batch: int,
+    forms_attention: bool = False,
+    quantization: Quantization | None = None,
+) -> Parts:
+    """What a step of training holds: weights, what is trained and its moments, what the backward pass needs.
+
+    Of each block that the gradient goes through whole these are q, k and v, the MLP's hidden layer, and attention's
+    probabilities where they are held whole; with gradient checkpointing the blocks' inputs, and one's probabilities.
+
+    Args:
+        batch: images of a step, which ``train.accumulate`` divides.
+        quantization: of the base.
+    """
+    method, train = experiment.method, experiment.train
+    held = adapter_shapes(method, architecture, num_classes, quantization, experiment.qat)
+    own = shapes(architecture, num_classes)
+    trained = {*method.selected(architecture), *filter(is_head, own)}
+    trained |= {name for name in held if name not in own and not is_kept(name)}
+    prefix = frozen_prefix(architecture, 0.0, {**own, **held}, trained, None)
+    # The first of them may be met by the gradient at its end alone, and of the last only what is read goes through.
+    through = max(architecture.depth - (0 if prefix is None else prefix.end) - 1, 0)
+    images, size = -(-batch // train.accumulate), BYTES[train.precision]
+    rows = images * _tokens(architecture)
+    block = size * rows * 3 * architecture.embed_dim
+    hidden = size * rows * architecture.hidden_dim
+    attention = size * images * _probabilities(architecture) if forms_attention else 0
+    if train.gradient_checkpointing:
+        activations = size * rows * architecture.embed_dim * through
+    else:
+        activations = block * through + hidden * max(through - 1, 0)
+        attention *= max(through - 1, 1)
+    moments = 2 if isinstance(train.optimizer, AdamW) else int(train.optimizer.momentum > 0)
+    return {
+        "weights": weights(architecture, num_classes, train.precision, quantization),
+        "adapter": 4 * count({name: shape for name, shape in held.items() if name not in own}),
+        "optimizer": 4 * moments * count({name: held[name] for name in trained}),
+        "activations": max(activations, size * rows * 4 * architecture.embed_dim),  # the latter in any forward pass
+        "attention": attention,
+        "logits": 4 * images * num_classes,
+    }
+
+
+def smaller(experiment: Experiment, limit: int, needs: Callable[[Experiment], Parts]) -> str | None:
+    """The smallest change of an experiment that would need no more than the limit, as an override; None: no simple one.
+
+    More parts of a batch first, which changes nothing but the time; then checkpointing beside them.
+    """
+    batch = experiment.data.batch_size
+    for checkpointing in (False, True):
+        for parts in (parts for parts in range(1, batch + 1) if batch % parts == 0):
+            update = {"accumulate": parts, "gradient_checkpointing": checkpointing}
+            changed = experiment.model_copy(update={"train": experiment.train.model_copy(update=update)})
+            if sum(needs(changed).values()) <= limit:
+                return f"train.accumulate={parts}" + (" train.gradient_checkpointing=true" if checkpointing else "")
+    return None
+
+
+def _tokens(architecture: Architecture) -> int:
+    """That go through the blocks, without a method's."""
+    return architecture.grid_size**2 + architecture.num_prefix_tokens
+
+
+def _probabilities(architecture: Architecture) -> int:
+    """Numbers of one image's attention in one block, or in the only one, where no more tokens ask than are read."""
+    tokens = _tokens(architecture)
+    asking = tokens if architecture.depth > 1 else architecture.tokens_read or tokens
+    return architecture.num_heads * asking * tokens

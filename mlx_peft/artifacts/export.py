@@ -1,0 +1,168 @@
+"""A merged model for other runtimes: which kinds there are, and how a file of one comes to be, proved and whole."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+
+from convert.base import Base
+from convert.files import listed
+from mlx_peft.codes import affine
+from mlx_peft.config.quantization import described
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.writing import move, staging
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is written.
+
+    Attributes:
+        suffix: of its name.
+        module: what writes it.
+        several: what to say of a model for images that may have several classes.
+    """
+
+    suffix: str
+    module: str
+    several: str
+
+    def must_be_name_of(self, out: Path) -> None:
+        """Raises UserError at a name without the suffix."""
+        if out.suffix != self.suffix:
+            raise UserError(f"{out}: name what is to be written {out.with_suffix(self.suffix).name!r}")
+
+
+KINDS = {
+    "onnx": Kind(
+        ".onnx",
+        "torch_ref.tools.export.onnx",
+        "an image may have several classes: the sigmoid of each logit is the probability of its class",
+    ),
+    "coreml": Kind(
+        ".mlpackage",
+        "torch_ref.tools.export.coreml",
+        "an image may have several classes, and Core ML's classifiers know one: the package is no classifier, and "
+        "gives an array of probabilities, in the order of the names in its metadata",
+    ),
+}
+INSTALL = "pip install 'mlx-peft[export]'"
+
+
+class Exporter(Protocol):
+    """The module of a kind. Whatever goes wrong in it is a ValueError, or an error of the library it stands on."""
+
+    def write(self, path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> None:
+        """Writes ``path``, and perhaps files beside it."""
+        ...
+
+    def prove(self, path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> tuple[float | None, str]:
+        """Checks what ``write`` wrote against the tensors.
+
+        Returns the largest relative difference of the logits, None where the format cannot be computed on this machine,
+        and a sentence that says what was and what was not checked. Raises ValueError where the file is wrong.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What became of a model.
+
+    Attributes:
+        files: what was written, with its bytes; ``out`` first.
+        difference: the largest ||a - b|| / ||b|| of the logits; None where it was not measured.
+        proof: a sentence that says what was and what was not checked.
+        notes: what else a person should know.
+    """
+
+    kind: str
+    files: dict[Path, int]
+    difference: float | None
+    proof: str
+    notes: tuple[str, ...] = ()
+
+
+def export_model(
+    kind: str, out: Path, *, base: Base, tensors: Tensors, classes: Sequence[str], verify: bool = True
+) -> Exported:
+    """Writes a model for another runtime, whole and proved or not at all.
+
+    Args:
+        kind: of KINDS.
+        out: the file, or for Core ML the package, to write.
+        base: what the model was made from: name, architecture, preprocessing.
+        tensors: timm's state dictionary, merged; a quantised one is written as the float32 that its codes stand for.
+        classes: names in the order of the head's rows; empty: their numbers.
+        verify: compare what was written with the tensors.
+
+    Raises:
+        UserError: for an unknown kind, a name without the kind's suffix or of something that is there, classes that are
+            not the head's, packages that are missing, a model that cannot be written so, or a proof that fails.
+    """
+    if kind not in KINDS:
+        raise UserError(f"unknown kind {kind!r}{suggest(kind, KINDS)} ({', '.join(KINDS)})")
+    chosen = KINDS[kind]
+    chosen.must_be_name_of(out)
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another name")
+    notes = []
+    if any(tensor.dtype == np.uint32 for tensor in tensors.values()):
+        if base.quantization is None:
+            raise UserError(f"{base.name} is in codes, and its base does not say in which: merge it with --dequantize")
+        tensors = affine.plain(tensors, base.architecture, base.quantization)
+        notes.append(f"the codes, {described(base.quantization)}, are written as the float32 weights they stand for")
+    if base.multi_label:
+        notes.append(chosen.several)
+    names = _names(classes, len(tensors["head.weight"]))
+    exporter = _load(kind, chosen)
+    with staging(out) as folder:
+        new = folder / out.name
+        try:
+            exporter.write(new, base, tensors, names)
+            difference, proof = (
+                exporter.prove(new, base, tensors, names) if verify else (None, "not checked, as was asked")
+            )
+        except OSError:
+            raise
+        except Exception as error:  # the libraries have none in common
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise UserError(f"{base.name} cannot be exported to {kind}; nothing was written: {reason}") from error
+        files = _moved(new, out)
+    return Exported(kind, files, difference, proof, tuple(notes))
+
+
+def _names(classes: Sequence[str], count: int) -> list[str]:
+    names = list(classes) or [str(index) for index in range(count)]
+    if len(names) != count:
+        raise UserError(f"the model has {count} classes, and {len(names)} names were given")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"two classes have the same name: {listed(map(repr, twice))}")
+    return names
+
+
+def _load(kind: str, chosen: Kind) -> Exporter:
+    try:
+        return cast(Exporter, importlib.import_module(chosen.module))
+    except ImportError as error:
+        raise UserError(f"exporting to {kind} needs packages that are missing ({error}): {INSTALL}") from error
+
+
+def _moved(new: Path, out: Path) -> dict[Path, int]:
+    """Moves what was written into place, what others refer to first, and returns it with its bytes."""
+    written = sorted(new.parent.iterdir(), key=lambda entry: entry == new)
+    for path in written:
+        if out.with_name(path.name).exists():
+            raise UserError(f"{out.with_name(path.name)}: exists already; choose another name")
+    sizes = {}
+    for path in written:
+        files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+        sizes[out.with_name(path.name)] = sum(file.stat().st_size for file in files)
+        move(path, out.with_name(path.name))
+    return dict(reversed(sizes.items()))

@@ -1,0 +1,238 @@
+"""Finished runs, adapters and models opened again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from convert.adapters.peft import WEIGHTS, Adapter, read_adapter
+from convert.base import Base, architecture_of, load_base
+from convert.files import without_digest
+from convert.fit import must_hold
+from convert.layouts.layout import Asked
+from convert.layouts.naming import DECISIVE
+from convert.open import open_path
+from convert.problem import must_answer, problem
+from convert.timm import config as timm
+from mlx_peft.adaptation.adapter import adapter_shapes
+from mlx_peft.config.methods import Linear
+from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.schema import Data, Experiment, Model, Precision
+from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.problems import made
+from mlx_peft.training.backend import Learner, load_backend
+from mlx_peft.training.room import check_answering
+from mlx_peft.training.run import RunFolder
+from mlx_peft.vit.architecture import Architecture, Preprocessing
+from mlx_peft.vit.parameters import HEADS
+
+ADAPTER_FILE = "adapter_config.json"
+MODEL_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A base with a trained adapter in it, ready for images."""
+
+    learner: Learner
+    adapter: Adapter
+    base: Base
+    experiment: Experiment
+    """The run's own; for an adapter without its run, one made of what the adapter says, with default data."""
+    notes: tuple[str, ...] = ()
+    """For a person: that a file has no digest."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names; their numbers where the adapter was saved without."""
+        return self.adapter.classes or tuple(map(str, range(self.adapter.num_classes)))
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several of the classes."""
+        return self.adapter.multi_label
+
+    @property
+    def codes(self) -> Quantization | None:
+        """How the merged model is quantised, unless it is told otherwise; None: it is a plain one."""
+        qat = self.experiment.qat
+        return self.base.quantization if qat is None else qat.format
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.base.preprocessing
+
+    @property
+    def image_size(self) -> int:
+        return self.base.architecture.img_size
+
+
+def load_run(
+    path: Path,
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    name: str | None = None,
+    precision: Precision | None = None,
+    model: Model | None = None,
+) -> Loaded:
+    """Opens a finished run, an adapter's folder, or the one called ``name`` of a folder that holds several of either.
+
+    ``backend`` and ``precision`` are the run's own unless given; an adapter without a run has the defaults. ``model``
+    is for an adapter that names none, as those that PEFT wrote; to one that does, it may say where the weights are now.
+    Raises UserError where there is no adapter, and where the base it finds is not the one it was trained on.
+    """
+    place = find_adapter(path, name)
+    adapter = read_adapter(place)
+    run = RunFolder(place.parent)
+    if place == run.adapter and run.config.exists():
+        experiment = run.read_config()
+    else:
+        if (own := adapter.model or model) is None:
+            raise UserError(
+                f"{place} does not say which model it belongs to, as it was not written by mlx-peft: name it with "
+                "--model NAME (and --weights, where they are not timm's)"
+            )
+        if not adapter.num_classes:
+            raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
+        if model is None and own.is_local:
+            own = own.model_copy(update={"weights": str(_weights(own, place))})
+        experiment = Experiment(
+            model=own, method=adapter.method, quantize=adapter.quantize, qat=adapter.qat, data=Data(name="none")
+        )
+    if model is not None and adapter.model is not None:
+        if model.name != adapter.model.name:
+            raise UserError(f"{place} names its own model, {adapter.model.name}: leave --model out")
+        if model.image_size not in (None, adapter.model.image_size):
+            raise UserError(f"{place} says itself at which image size it was trained: leave --image-size out")
+        moved = experiment.model.model_copy(update={"weights": model.weights})  # the hash says if they are the same
+        experiment = experiment.model_copy(update={"model": moved})
+    if backend is not None:
+        experiment = experiment.model_copy(update={"backend": backend})
+    if precision is not None:
+        train = experiment.train.model_copy(update={"precision": precision})
+        experiment = experiment.model_copy(update={"train": train})
+    module = load_backend(experiment.backend)
+    if not experiment.model.is_local:  # before the weights are read, drawn or downloaded
+        must_fit(adapter, experiment, architecture_of(experiment.model), adapter.quantize, place)
+    base = load_base(experiment.model, adapter.num_classes, experiment.seed, experiment.quantize)
+    must_answer(adapter.num_classes, adapter.multi_label, place)
+    notes = tuple(note for note in base.notes if note.partition(":")[0] not in HEADS)  # the head is the adapter's
+    base = replace(base, multi_label=adapter.multi_label, notes=notes)
+    if adapter.preprocessing is not None:
+        base = replace(base, preprocessing=adapter.preprocessing)
+    if adapter.base_sha256 is not None and adapter.base_sha256 != base.sha256:
+        raise UserError(
+            f"{place} is an adapter for another base: it was trained on weights {adapter.base_sha256[:12]} "
+            f"({adapter.source}), and {base.source} has {base.sha256[:12]}"
+        )
+    must_fit(adapter, experiment, base.architecture, base.quantization, place)
+    check_answering(experiment, base, adapter.num_classes, 1, module.computing())
+    learner = module.build(experiment, adapter.num_classes, base)
+    try:
+        learner.load_adapter(adapter.tensors)
+    except ValueError as error:
+        raise UserError(f"{place} does not fit {base.name}: {error}") from error
+    return Loaded(learner, adapter, base, experiment, without_digest(place / WEIGHTS))
+
+
+def must_fit(
+    adapter: Adapter,
+    experiment: Experiment,
+    architecture: Architecture,
+    quantization: Quantization | None,
+    place: Path,
+) -> None:
+    """Raises UserError where an adapter's tensors are not those of the experiment's method on such a model.
+
+    What a file claims is compared with what it holds before anything of the claimed size is made.
+    """
+    wanted = adapter_shapes(experiment.method, architecture, adapter.num_classes, quantization, experiment.qat)
+    found = {name: tensor.shape for name, tensor in adapter.tensors.items()}
+    must_hold(found, wanted, f"{place} does not fit {experiment.model.name}")
+
+
+def _weights(model: Model, place: Path) -> Path:
+    """Where the local weights of an adapter are, which says the file's own name, or as earlier ones the whole path.
+
+    They are looked for beside the adapter, beside its folder, and here; their digest says whether they are the ones.
+    Raises UserError where they are in none of these.
+    """
+    named = Path(model.weights)
+    beside = [folder / named.name for folder in (place, place.parent, Path())]
+    places = [named, *beside] if named.is_absolute() else [*beside, named]
+    if found := next((one for one in places if one.exists()), None):
+        return found
+    raise UserError(
+        f"{place} was trained on {model.weights}, which is not there: put it beside the adapter, or say where those "
+        f"weights are, with --model {model.name} --weights FILE"
+    )
+
+
+def find_adapter(path: Path, name: str | None) -> Path:
+    """The adapter's folder that a path stands for. Raises UserError, with the names there are, where it is not one."""
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder: name a run or an adapter")
+    if name is None and (place := adapter_in(path)):
+        return place
+    several = {entry.name: place for entry in sorted(path.iterdir()) if entry.is_dir() and (place := adapter_in(entry))}
+    if name in several:
+        return several[name]
+    if RunFolder(path).config.exists():
+        raise UserError(
+            f"{path} is one run, not a folder of adapters: leave the name {name!r} out"
+            if name is not None and adapter_in(path)
+            else f"{path} is a run that is not finished: continue it with --resume"
+        )
+    if not several:
+        raise UserError(f"{path} holds no adapter ({ADAPTER_FILE} is missing)")
+    names = ", ".join(several)
+    if name is None:
+        raise UserError(f"{path} holds several adapters; choose one by its name: {names}")
+    raise UserError(f"{path} has no adapter {name!r}; it has {names}{suggest(name, several)}")
+
+
+def adapter_in(folder: Path) -> Path | None:
+    """The folder itself where it is an adapter, its ``adapter/`` where it is a run with one."""
+    places = (folder, RunFolder(folder).adapter)
+    return next((place for place in places if (place / ADAPTER_FILE).exists()), None)
+
+
+def is_model(path: Path) -> bool:
+    """Whether a folder holds a whole model in timm's layout."""
+    return (path / MODEL_FILE).is_file() and adapter_in(path) is None
+
+
+def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Loaded:
+    """Opens a model's folder, timm's (plain or quantised) or transformers'.
+
+    Raises UserError where it is none, and where it has no classifier.
+    """
+    checkpoint = open_path(path, Asked())
+    count = len((checkpoint.tensors or {}).get("head.weight", ()))
+    if not count:
+        notes = "".join(f"\n  note: {note}" for note in checkpoint.notes)
+        raise UserError(f"{path}: the model has no classifier: train one, with model.weights={path}{notes}")
+    must_answer(count, checkpoint.multi_label, path)
+    found = checkpoint.architecture.model_dump()
+    args = {} if checkpoint.layout == "timm" else {field: found[field] for field in DECISIVE}
+    model = made(Model, str(path), {"name": checkpoint.name, "weights": str(path), "args": args})
+    experiment = Experiment(backend=backend or "mlx", model=model, method=Linear(), data=Data(name="none"))
+    base = load_base(model, count, experiment.seed)
+    module = load_backend(experiment.backend)
+    check_answering(experiment, base, count, 1, module.computing())
+    learner = module.build(experiment, count, base)
+    adapter = Adapter(
+        method=experiment.method,
+        tensors=learner.adapter(),
+        classes=checkpoint.classes,
+        model=model,
+        architecture=base.architecture,
+        preprocessing=base.preprocessing,
+        base_sha256=base.sha256,
+        source=base.source,
+        quantize=base.quantization,
+        problem_type=problem(base.multi_label),
+    )
+    weights = path / timm.WEIGHTS
+    return Loaded(learner, adapter, base, experiment, without_digest(weights) if weights.is_file() else ())

@@ -1,0 +1,189 @@
+"""Trained models as files: a run merged into its base, plain or in few bits, and what that changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from convert.base import Base
+from convert.timm.config import timm_arguments
+from convert.timm.write import write_model
+from mlx_peft.artifacts.load import Loaded, is_model, load_model, load_run
+from mlx_peft.codes import affine
+from mlx_peft.config.methods import Linear
+from mlx_peft.config.quantization import Quantization, described
+from mlx_peft.config.schema import Experiment, Model
+from mlx_peft.core.errors import UserError
+from mlx_peft.tasks.logits import finite
+from mlx_peft.training.backend import Learner, Tensors, load_backend
+
+PROBES = 8
+"""Images on which a change of the logits is measured: uniform noise, as the model's own images need not be at hand."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a model that was written.
+
+    Attributes:
+        quantization: of the model; None where it is a plain one.
+        sqnr: of each layer that was quantised, by path, in dB: the weight's power over its error's.
+        logits: ||a - b|| / ||b|| on noise, b being the logits before quantising; None where nothing was quantised.
+        in_timm: whether timm opens it.
+    """
+
+    quantization: Quantization | None
+    sqnr: dict[str, float]
+    logits: float | None
+    in_timm: bool = False
+
+
+def write_quantized(
+    out: Path,
+    learner: Learner,
+    experiment: Experiment,
+    base: Base,
+    classes: Sequence[str],
+    num_classes: int,
+    quantization: Quantization,
+    codes: Tensors | None = None,
+) -> Written:
+    """Merges a learner into plain weights, quantises these as its backend does, and writes them to the folder ``out``.
+
+    Args:
+        experiment, base: the learner's.
+        classes: names; none where they are unknown.
+        num_classes: width of the head.
+        codes: of the learner's base, where it is quantised so already: layers that still have its weights keep them,
+            since to quantise what codes stand for does not give the same codes again.
+
+    Raises UserError, with nothing written, where a logit before or after is not finite.
+    """
+    exact = learner.merged(dequantize=True)
+    plain = experiment.model_copy(update={"method": Linear(), "quantize": quantization, "qat": None})
+    fewer = load_backend(plain.backend).build(
+        plain, num_classes, replace(base, tensors=exact, quantization=quantization)
+    )
+    tensors = fewer.merged() | unchanged(codes or {}, exact, base, quantization)
+    fewer = load_backend(plain.backend).build(
+        plain, num_classes, replace(base, tensors=tensors, quantization=quantization)
+    )
+    rounded = affine.plain(tensors, base.architecture, quantization)
+    names = [f"{site.path}.weight" for site in quantization.sites(base.architecture)]
+    size = base.architecture.img_size
+    images = np.random.default_rng(0).integers(0, 256, (PROBES, size, size, 3), dtype=np.uint8)
+    before, after = finite(learner.logits(images)), finite(fewer.logits(images), "the quantised model")
+    write_model(out, base=base, tensors=tensors, classes=classes, quantization=quantization, exactly=True)
+    return Written(
+        quantization,
+        {name.removesuffix(".weight"): affine.sqnr(exact[name], rounded[name]) for name in names},
+        float(np.linalg.norm(after - before) / np.linalg.norm(before)),
+    )
+
+
+def unchanged(codes: Tensors, exact: Tensors, base: Base, quantization: Quantization) -> Tensors:
+    """The words, scales and biases of the layers whose weights are those that the codes stand for."""
+    kept: Tensors = {}
+    for site in quantization.sites(base.architecture) if codes else ():
+        words, scales, biases = (f"{site.path}.{name}" for name in ("weight", "scales", "biases"))
+        weight = affine.dequantized(codes[words], codes[scales], codes[biases], quantization.bits)
+        if np.array_equal(weight, exact[words]):
+            kept |= {name: codes[name] for name in (words, scales, biases)}
+    return kept
+
+
+def merge_run(
+    path: Path,
+    out: Path,
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    name: str | None = None,
+    model: Model | None = None,
+    dequantize: bool = False,
+    requantize: bool = False,
+) -> Written:
+    """Writes the model of a run or adapter, merged into its base in float32, as a folder.
+
+    timm opens it where it has words for the model and nothing is quantised. What was trained through codes is written
+    in these. A quantised base stays quantised where the method adds nothing to its codes. Otherwise it must be said
+    what the sum becomes: with ``dequantize`` a plain model, which is exact, with ``requantize`` one that is quantised
+    again as its base was, which moves the logits.
+
+    Raises UserError where the method cannot be merged, and where ``out`` is there and not empty.
+    """
+    must_be_new(out)
+    if dequantize and requantize:
+        raise UserError("--dequantize and --requantize: choose one")
+    loaded = load_run(path, backend, name=name, precision="float32", model=model)
+    if loaded.codes is None and (dequantize or requantize):
+        raise UserError(f"the base of {path} is not quantised: leave --{'de' if dequantize else 're'}quantize out")
+    if requantize:
+        if loaded.base.quantization is None:
+            raise UserError(f"{path} was trained through the codes that it is merged into: leave --requantize out")
+        return requantized(loaded, out, loaded.base.quantization)
+    tensors = loaded.learner.merged(dequantize=True) if dequantize else loaded.learner.merged()
+    quantization = None if dequantize else loaded.codes
+    write_model(out, base=loaded.base, tensors=tensors, classes=loaded.classes, quantization=quantization, exactly=True)
+    return Written(quantization, {}, None, in_timm(loaded.base))
+
+
+def in_timm(base: Base) -> bool:
+    """Whether timm has words for the model, and so opens its plain weights."""
+    try:
+        timm_arguments(base.architecture, base.name.partition(".")[0])
+    except UserError:
+        return False
+    return True
+
+
+def quantize_model(
+    path: Path,
+    out: Path,
+    quantization: Quantization,
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    name: str | None = None,
+    model: Model | None = None,
+) -> Written:
+    """Quantises a model's folder, or a run or adapter that is merged first, and writes it as a folder.
+
+    Raises UserError where there is no such model, it cannot be merged or is quantised already, the group does not
+    divide a layer's width, and where ``out`` is there and not empty.
+    """
+    must_be_new(out)
+    if is_model(path):
+        loaded = load_model(path, backend)
+    else:
+        loaded = load_run(path, backend, name=name, precision="float32", model=model)
+    if loaded.base.quantization is not None:
+        raise UserError(
+            f"{path} is quantised already, to {described(loaded.base.quantization)}: merge it with --dequantize, or "
+            "with --requantize, which keeps its bits"
+        )
+    if loaded.codes is not None:
+        raise UserError(
+            f"{path} was trained through codes of {described(loaded.codes)}: `mlx-peft merge` writes them as they are; "
+            "for others, merge it with --dequantize and quantise that"
+        )
+    quantization.sites(loaded.base.architecture)
+    return requantized(loaded, out, quantization)
+
+
+def requantized(loaded: Loaded, out: Path, quantization: Quantization) -> Written:
+    """Merges into plain weights, quantises these and writes them; a layer that was not changed keeps its codes."""
+    base, experiment, classes = loaded.base, loaded.experiment, len(loaded.classes)
+    codes = None
+    if base.quantization == quantization:
+        bare = experiment.model_copy(update={"method": Linear(), "qat": None})
+        codes = load_backend(experiment.backend).build(bare, classes, base).merged()
+    return write_quantized(out, loaded.learner, experiment, base, loaded.adapter.classes, classes, quantization, codes)
+
+
+def must_be_new(out: Path) -> None:
+    """Raises UserError where ``out`` is there and not empty."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is already there: choose another folder")

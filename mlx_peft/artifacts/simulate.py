@@ -1,0 +1,198 @@
+"""A run's model quantised in simulation: calibrated on training images, measured on the run's own val or test split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mlx_peft.artifacts.examine import must_fit, own_split, run_data
+from mlx_peft.artifacts.load import Loaded, load_run
+from mlx_peft.codes.calibration import Choice, Errors, Plan, Ranges, choices, plan
+from mlx_peft.config.methods import Linear
+from mlx_peft.config.schema import Experiment
+from mlx_peft.config.simulation import FLOAT, Simulation
+from mlx_peft.core.errors import UserError
+from mlx_peft.data import Dataset, Split, eval_batches
+from mlx_peft.tasks.metrics import Answers, Metrics
+from mlx_peft.training.backend import Learner, Tensors, load_backend
+from mlx_peft.training.evaluate import answers, measured
+
+RECORDED = 8
+"""Images that are calibrated on at a time: their operands are looked at one after another, and not kept."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Training images that were calibrated on: how many, the seed of their choice, and their split's hash."""
+
+    count: int
+    seed: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The images that were looked at, and the choices made on them; none of either where activations stay float."""
+
+    images: Images | None
+    choices: dict[str, Choice]
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One simulation, measured.
+
+    Attributes:
+        images: what was calibrated on; None where no activation is quantised.
+        metrics: on the split.
+        logits: ||a - b|| / ||b|| over the split's images, b being the run's own logits.
+        agreement: share of the images that get the class which the run gives them; of the answers that are the run's,
+            present or not, where an image may have several.
+        weights, activations: SQNR in dB, by layer and by point: see ``codes.calibration.Plan``.
+    """
+
+    simulation: Simulation
+    images: Images | None
+    metrics: Metrics
+    logits: float
+    agreement: float
+    weights: dict[str, float]
+    activations: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run before and after.
+
+    Attributes:
+        before: the metrics of the run as it is, in float32.
+        after: one for each simulation, in their order.
+    """
+
+    run: str
+    split: str
+    backend: str
+    before: Metrics
+    after: tuple[Simulated, ...]
+
+
+def simulate_run(
+    path: Path,
+    simulations: Sequence[Simulation],
+    split: Literal["val", "test"] = "test",
+    backend: Literal["mlx", "torch"] | None = None,
+    note: Callable[[str], object] = lambda text: None,
+) -> Report:
+    """Merges a finished run in float32, quantises it in simulation, and evaluates it on one of its splits.
+
+    Nothing is written, and nothing but images of the training split is calibrated on. What is in codes, or was trained
+    through them, is turned into the weights that they stand for first. ``note`` is told what is being done.
+
+    Raises UserError where there is no such run or split, its method cannot be merged, or a calibration does not suit
+    the model.
+    """
+    run, experiment, dataset = run_data(path)
+    wanted, train = own_split(run, dataset, split), own_split(run, dataset, "train")
+    loaded = load_run(path, backend, precision="float32")
+    must_fit(dataset, loaded, "the run")
+    for simulation in simulations:
+        simulation.check(loaded.base.architecture)
+    try:
+        tensors = loaded.learner.merged(dequantize=True)
+    except UserError as error:
+        raise UserError(f"only a model of its own weights alone is quantised in simulation: {error}") from None
+
+    def said(learner: Learner) -> tuple[Metrics, list[np.ndarray]]:
+        batches = eval_batches(wanted, experiment.data, loaded.preprocessing, loaded.image_size)
+        kept: list[np.ndarray] = []
+
+        def seen() -> Iterator[Answers]:
+            for logits, targets in answers(learner, batches):
+                kept.append(logits.astype(np.float32))
+                yield logits, targets
+
+        return measured(seen(), len(loaded.classes)), kept
+
+    note(f"evaluating on {wanted.size} {split} images: float32")
+    before, expected = said(loaded.learner)
+    note("calibrating on training images")
+    calibrations = calibrated(rebuilt(loaded, tensors), loaded, experiment, train, simulations)
+    after = []
+    for simulation, calibration in zip(simulations, calibrations, strict=True):
+        made = plan(simulation, loaded.base.architecture, tensors, calibration.choices)
+        note(f"evaluating on {wanted.size} {split} images: {simulation.name} simulated, {simulation.calibration}")
+        metrics, logits = said(simulated(loaded, made))
+        after.append(
+            Simulated(
+                simulation,
+                calibration.images,
+                metrics,
+                *compared(logits, expected, dataset),
+                made.weights,
+                made.activations,
+            )
+        )
+    return Report(str(path), split, loaded.experiment.backend, before, tuple(after))
+
+
+def compared(logits: Sequence[np.ndarray], expected: Sequence[np.ndarray], dataset: Dataset) -> tuple[float, float]:
+    """The relative distance of logits, float32 ``(some, classes)`` in parts, and the share of answers that agree."""
+    apart = whole = 0.0
+    agree: list[np.ndarray] = []
+    for here, there in zip(logits, expected, strict=True):
+        wide = there.astype(np.float64)
+        apart += float(np.square(here - wide).sum())
+        whole += float(np.square(wide).sum())
+        agree.append(decided(here, dataset) == decided(there, dataset))
+    return math.sqrt(apart / whole) if whole else math.nan, float(np.concatenate(agree).mean())
+
+
+def decided(logits: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """The class of each image, ``(images,)``; or, of several labels, whether each class is there, with the classes."""
+    answers: np.ndarray = logits > 0 if dataset.multi_label else logits.argmax(axis=1)
+    return answers
+
+
+def rebuilt(loaded: Loaded, tensors: Tensors) -> Learner:
+    """A plain model, with these tensors and no method."""
+    plain = loaded.experiment.model_copy(update={"method": Linear(), "quantize": None, "qat": None})
+    base = replace(loaded.base, tensors=tensors, quantization=None)
+    return load_backend(plain.backend).build(plain, len(loaded.classes), base)
+
+
+def simulated(loaded: Loaded, made: Plan) -> Learner:
+    """The model of a plan."""
+    learner = rebuilt(loaded, made.tensors)
+    learner.simulate(made.quantizers)
+    return learner
+
+
+def calibrated(
+    learner: Learner, loaded: Loaded, experiment: Experiment, train: Split, simulations: Sequence[Simulation]
+) -> list[Calibration]:
+    """Calibrates each simulation on its training images, prepared as for evaluation; those of the same ones at once."""
+    found = [Calibration(None, {}) for _ in simulations]
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, simulation in enumerate(simulations):
+        if simulation.activations < FLOAT:
+            groups.setdefault((min(simulation.images, train.size), simulation.seed), []).append(index)
+    data = experiment.data.model_copy(update={"batch_size": RECORDED})
+    for (count, seed), members in groups.items():
+        rows = np.random.default_rng(seed).choice(train.size, count, replace=False)
+        split = train.take(np.sort(rows), "calibration")
+
+        def look(observer: Ranges | Errors, split: Split = split) -> None:
+            for batch in eval_batches(split, data, loaded.preprocessing, loaded.image_size):
+                learner.record(batch.images[: batch.count], observer)
+
+        look(ranges := Ranges(count, seed))
+        several = [choices(simulations[index], loaded.base.architecture, ranges.operands) for index in members]
+        look(Errors(several, seed))
+        for index, one in zip(members, several, strict=True):
+            found[index] = Calibration(Images(count, seed, split.sha256), one)
+    return found

@@ -1,0 +1,194 @@
+"""What a conversion starts from: a run, an adapter, a file or folder of any layout, or a name on the hub."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from math import isqrt
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from convert.adapters.peft import FORMATS
+from convert.base import Base, whole
+from convert.checkpoint import Checkpoint
+from convert.hub import download
+from convert.kinds import SUFFIXES
+from convert.layouts import transformers
+from convert.layouts.layout import Asked
+from convert.layouts.processor import CONFIG as PROCESSOR
+from convert.open import open_path
+from convert.timm.read import from_hub
+from mlx_peft.artifacts.load import adapter_in, find_adapter, load_run
+from mlx_peft.config.schema import Model
+from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.training.run import RunFolder
+from mlx_peft.vit.registry import altered, names
+
+Logits = Callable[[np.ndarray], np.ndarray]
+"""uint8 images ``(batch, size, size, 3)`` to float32 ``(batch, classes)``."""
+
+OPENERS = {"torchvision": "torchvision", "transformers": "transformers", "npz": "npz", "timm": "timm"}
+"""By layout, how a source is opened by its own library; mlx-image's is not asked for."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that was found.
+
+    Attributes:
+        kind: what it was recognised as: ``timm``, ``torchvision``, ``run``, ...
+        base: complete, plain, at its own image size; with an adapter, merged.
+        asked: the same as it is to become: another image size, fields that the user set.
+        classes: names of the head's rows; empty where they are unknown.
+        references: whoever computes the same on its own, by name: the library that it is from, a run's backend.
+        adapter: the folder of an adapter; None where the source is none.
+        bare: the base that the adapter belongs on; None where there is no adapter, or the base is quantised.
+    """
+
+    kind: str
+    base: Base
+    asked: Base
+    classes: tuple[str, ...]
+    references: Mapping[str, Logits]
+    adapter: Path | None = None
+    bare: Base | None = None
+
+
+def open_source(
+    source: str,
+    *,
+    model: str | None = None,
+    weights: str = "timm",
+    args: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+    part: str | None = None,
+    adapter: str | None = None,
+    backend: Literal["mlx", "torch"] = "mlx",
+) -> Source:
+    """Finds a model and recognises what it is.
+
+    Args:
+        source: a path, a name of timm's, or a repository of the hub.
+        model, args: the model's name and fields of its architecture, for a source that does not say them.
+        weights: of the base of an adapter that names none.
+        image_size: pixels that it is to have, or of an adapter that names no model, that it has; its own where None.
+        part: which model is meant, in a file of several.
+        adapter: which adapter is meant, in a folder of several.
+        backend: what merges an adapter.
+
+    Raises:
+        UserError: where there is no such model, or it leaves open what it is.
+    """
+    path = Path(os.path.expanduser(source))
+    if path.is_dir() and (adapter is not None or adapter_in(path) or RunFolder(path).config.exists()):
+        if args or part:
+            raise UserError("--set and --part: not for a run or an adapter, which says what it is")
+        if model is None and image_size is not None:
+            raise UserError("--image-size: a run or an adapter of ours says its own; of another's, --model needs it")
+        named = None if model is None else Model(name=model, weights=weights, image_size=image_size)
+        return _run(path, named, adapter, backend)
+    if adapter is not None or weights != "timm":
+        raise UserError(f"--adapter and --weights are for an adapter, and {source} is none")
+    args = args or {}
+    checkpoint = _at_its_grid(_checkpoint(source, path, Asked(model, args), part), args)
+    base = whole(checkpoint, args={} if checkpoint.described else args)
+    changes = {key: value for key, value in args.items() if getattr(base.architecture, key, None) != value}
+    asked = (
+        whole(checkpoint, image_size, args) if changes or image_size not in (None, base.architecture.img_size) else base
+    )
+    opener = _opener(checkpoint, path)
+    references = {} if opener is None else {opener: foreign(opener, path, base)}
+    return Source(checkpoint.layout, base, asked, checkpoint.classes, references)
+
+
+def foreign(opener: str, path: Path, base: Base) -> Logits:
+    """A file or folder as its own library opens it. The function raises ImportError where it is not installed."""
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        result: np.ndarray = importlib.import_module("torch_ref.tools.foreign").logits(opener, path, base, images)
+        return result
+
+    return logits
+
+
+def _checkpoint(source: str, path: Path, asked: Asked, part: str | None) -> Checkpoint:
+    if path.exists() or path.suffix in SUFFIXES:
+        return open_path(path, asked, part)
+    name = source.removeprefix("timm/")
+    if "/" not in name and name.partition(".")[0] in names():
+        return from_hub(name)
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        try:
+            repository = _repository(source)
+        except UserError as error:
+            raise UserError(f"{source}: no such file or folder here, and of the hub: {error}") from error
+        return open_path(repository, asked, part)
+    raise UserError(
+        f"{source!r} is no file or folder, and no model of timm's{suggest(name, names())} (mlx-peft ls models); of the "
+        "hub, name OWNER/REPOSITORY"
+    )
+
+
+def _at_its_grid(checkpoint: Checkpoint, args: Mapping[str, Any]) -> Checkpoint:
+    """A file of timm's tensors at the image size of its position grid: its name's is only what is usual.
+
+    Raises:
+        UserError: where the user's fields do not fit it.
+    """
+    positions = (checkpoint.tensors or {}).get("pos_embed")
+    if checkpoint.described or checkpoint.layout != "timm" or "img_size" in args or positions is None:
+        return checkpoint
+    usual = altered(checkpoint.architecture, args, "--set")
+    patches = (positions.shape[1] if positions.ndim == 3 else 0) - usual.position_tokens + usual.grid_size**2
+    side = isqrt(max(patches, 0))
+    if side in (0, usual.grid_size) or side**2 != patches:
+        return checkpoint  # as usual, or what does not fit will be said
+    size = altered(usual, {"img_size": side * usual.patch_size}, f"{checkpoint.source}: pos_embed").img_size
+    return replace(checkpoint, architecture=checkpoint.architecture.model_copy(update={"img_size": size}))
+
+
+def _repository(name: str) -> Path:
+    """What the cache has of a hub's repository: its folder, in transformers' or timm's layout, or its weights alone."""
+    weights = download(name, transformers.WEIGHTS)
+    try:
+        folder = download(name, transformers.CONFIG).parent
+    except UserError:  # mlx-image's have none
+        return weights
+    with suppress(UserError):  # timm's have none, and of transformers' it will be said that it is missing
+        download(name, PROCESSOR)
+    return folder
+
+
+def _opener(checkpoint: Checkpoint, path: Path) -> str | None:
+    if checkpoint.layout == "timm" and path.is_dir() and checkpoint.quantization is None:
+        return "timm folder"
+    if checkpoint.layout == "timm" and not path.exists():
+        return "timm hub"
+    return OPENERS.get(checkpoint.layout)
+
+
+def _run(path: Path, named: Model | None, adapter: str | None, backend: Literal["mlx", "torch"]) -> Source:
+    """A run or an adapter, merged; what it computes unmerged is the reference, and what PEFT computes with it."""
+    loaded = load_run(path, backend, name=adapter, precision="float32", model=named)
+    quantized = loaded.base.quantization is not None
+    tensors = loaded.learner.merged(dequantize=True) if quantized else loaded.learner.merged()
+    base = replace(loaded.base, tensors=tensors, quantization=None)
+    place = find_adapter(path, adapter)
+    bare = None if quantized else loaded.base
+    references: dict[str, Logits] = {f"{backend}, unmerged": loaded.learner.logits}
+    if bare is not None and FORMATS[type(loaded.adapter.method)].from_peft is not None:
+        references["peft"] = foreign("peft", place, bare)
+    return Source(
+        kind="run" if RunFolder(path).config.exists() else "peft",
+        base=base,
+        asked=base,
+        classes=loaded.classes,
+        references=references,
+        adapter=place,
+        bare=bare,
+    )

@@ -1,0 +1,175 @@
+"""What a model can be written as: one entry for each format, by the name that ``convert --to`` gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from convert.adapters.peft import FORMATS, read_adapter, write_adapter
+from convert.base import Base
+from convert.files import write_json, write_safetensors
+from convert.layouts import torchvision, transformers
+from convert.layouts.processor import CONFIG as PROCESSOR
+from convert.timm.config import timm_arguments
+from convert.timm.write import write_model
+from mlx_peft.artifacts.export import KINDS, Exported, export_model
+from mlx_peft.artifacts.source import Source
+from mlx_peft.config.quantization import Quantization
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import new_folder
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model that is to be written.
+
+    Attributes:
+        tensors: timm's state dictionary; quantised, the codes are in it.
+        classes: names; empty where they are unknown.
+        dtype: of the floats in the file.
+        adapter: the folder of the adapter that it is from; None where it is from none.
+    """
+
+    base: Base
+    tensors: dict[str, np.ndarray]
+    classes: Sequence[str]
+    dtype: str
+    quantization: Quantization | None
+    adapter: Path | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format that a checkpoint has.
+
+    Attributes:
+        write: writes a job to a path that is not there, and returns notes for a person. Raises UserError where the
+            format cannot hold the model.
+        opener: how its own library opens what was written: a name in ``torch_ref.tools.foreign``; None: it is ours.
+        opened: the same for a person, with ``{out}`` for the path.
+        dtypes: that the floats may have.
+        whole: whether it is a whole model, and not an adapter.
+        needs_head: whether there is no such file without a classifier.
+    """
+
+    write: Callable[[Path, Job], list[str]]
+    opener: str | None
+    opened: str
+    dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
+    whole: bool = True
+    needs_head: bool = False
+
+    def check(self, found: Source) -> None:
+        """Raises UserError where the source is not what the format is for, before any work."""
+        if not self.whole and found.adapter is None:
+            raise UserError("--to peft writes an adapter: name a run or an adapter, not a whole model")
+        must_have_head(found, self.needs_head)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A format of another runtime, a kind of ``mlx_peft.artifacts.export``, which writes and proves it."""
+
+    kind: str
+    opened: str
+    dtypes: tuple[str, ...] = ("float32",)
+
+    def check(self, found: Source) -> None:
+        """Raises UserError where the source is not what the format is for, before any work."""
+        must_have_head(found, True)
+
+    def must_be_name_of(self, out: Path) -> None:
+        """Raises UserError at a name that such a file does not have."""
+        KINDS[self.kind].must_be_name_of(out)
+
+    def export(self, out: Path, job: Job, verify: bool) -> Exported:
+        """Writes a job to ``out``. Raises UserError where that cannot be, or its proof fails."""
+        return export_model(self.kind, out, base=job.base, tensors=job.tensors, classes=job.classes, verify=verify)
+
+
+def must_have_head(found: Source, needed: bool) -> None:
+    """Raises UserError where a classifier is needed and there is none."""
+    if needed and "head.weight" not in found.base.tensors:
+        notes = "".join(f"\n  note: {note}" for note in found.base.notes)
+        raise UserError(
+            f"the format needs a classifier, and the source has none: train one, or choose another format{notes}"
+        )
+
+
+def _timm(out: Path, job: Job) -> list[str]:
+    try:
+        timm_arguments(job.base.architecture, job.base.name.partition(".")[0])
+    except UserError as error:
+        raise UserError(
+            f"{error}: --to mlx holds it; or take timm's own with --set FIELD=VALUE, and how much that changes the "
+            "logits is printed"
+        ) from error
+    write_model(out, base=job.base, tensors=job.tensors, classes=job.classes, dtype=job.dtype)
+    return []
+
+
+def _mlx(out: Path, job: Job) -> list[str]:
+    write_model(
+        out, base=job.base, tensors=job.tensors, classes=job.classes, dtype=job.dtype, quantization=job.quantization,
+        exactly=True,
+    )  # fmt: skip
+    return []
+
+
+def _transformers(out: Path, job: Job) -> list[str]:
+    base = job.base
+    config, processor, tensors = transformers.pack(
+        base.architecture, base.preprocessing, job.tensors, job.classes, base.multi_label
+    )
+    with new_folder(out) as new:
+        write_json(new / transformers.CONFIG, config | {"dtype": job.dtype})
+        write_json(new / PROCESSOR, processor)
+        write_safetensors(new / transformers.WEIGHTS, tensors, {"format": "pt"}, job.dtype)
+    return []
+
+
+def _torchvision(out: Path, job: Job) -> list[str]:
+    tensors = torchvision.pack(job.base.architecture, job.tensors)
+    with new_folder(out) as new:
+        write_safetensors(new / WEIGHTS, tensors, {"format": "pt"}, job.dtype)
+    recipe = job.base.preprocessing
+    several = "nor does it say that an image may have several classes: take the sigmoid of each logit"
+    notes = [several] if job.base.multi_label else []
+    return [
+        "a state dictionary holds no preprocessing and no class names; the images are to be prepared with "
+        f"mean {recipe.mean}, std {recipe.std}, {recipe.interpolation}, crop {recipe.crop_pct:.4g} "
+        f"({recipe.crop_mode})",
+        *notes,
+    ]
+
+
+def _peft(out: Path, job: Job) -> list[str]:
+    assert job.adapter is not None
+    adapter = read_adapter(job.adapter)
+    if FORMATS[type(adapter.method)].from_peft is None:
+        raise UserError(
+            f"Hugging Face PEFT has no method {adapter.method.name!r}: convert the run to a whole model, --to timm"
+        )
+    return write_adapter(out, adapter)
+
+
+TARGETS: dict[str, Target | Runtime] = {
+    "timm": Target(_timm, "timm folder", 'timm.create_model("local-dir:{out}", pretrained=True)'),
+    "transformers": Target(_transformers, "transformers", 'transformers.{architecture}.from_pretrained("{out}")'),
+    "torchvision": Target(
+        _torchvision,
+        "torchvision",
+        'model.load_state_dict(safetensors.torch.load_file("{out}/model.safetensors"))',
+        needs_head=True,
+    ),
+    "mlx": Target(_mlx, None, 'mlx_peft.create_model("{name}", weights="{out}", num_classes={classes})'),
+    "peft": Target(_peft, "peft", 'peft.PeftModel.from_pretrained(model, "{out}")', ("float32",), whole=False),
+    "onnx": Runtime("onnx", 'onnxruntime.InferenceSession("{out}")'),
+    "coreml": Runtime("coreml", 'MLModel(contentsOf: URL(fileURLWithPath: "{out}"))', ("float16",)),
+}
+"""The registry: a format is one entry here, and nothing else."""

@@ -1,0 +1,129 @@
+"""The fine-tuning methods in MLX, and the registry that finds one by its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_peft.backend.methods import (
+    adalora,
+    adaptformer,
+    fact,
+    ia3,
+    linear,
+    lora,
+    prompt,
+    qalora,
+    quantized,
+    rounding,
+    selective,
+    ssf,
+    vera,
+)
+from mlx_peft.backend.methods.adalora import Importance
+from mlx_peft.backend.methods.targets import replace
+from mlx_peft.backend.models.vit import VisionTransformer
+from mlx_peft.config.methods import MethodConfig
+from mlx_peft.config.quantization import QAT
+from mlx_peft.core.errors import UserError
+from mlx_peft.vit.parameters import HEADS
+
+METHODS: dict[str, ModuleType] = {
+    "linear": linear,
+    "full": selective,
+    "bitfit": selective,
+    "layernorm": selective,
+    "lora": lora,
+    "qalora": qalora,
+    "adalora": adalora,
+    "vera": vera,
+    "ia3": ia3,
+    "ssf": ssf,
+    "adaptformer": adaptformer,
+    "fact": fact,
+    "vpt": prompt,
+}
+
+
+def apply(model: VisionTransformer, method: MethodConfig, seed: int, qat: QAT | None = None) -> None:
+    """Freezes the model but for its heads and what the method trains, which it puts in place.
+
+    With ``qat``, the blocks' linear layers are rounded as the codes they are to become.
+
+    Raises UserError where a target matches no layer or the method does not fit the model.
+    """
+    method.check(model.architecture)
+    method.check_quantization(model.architecture, model.quantization)
+    if qat is not None:
+        method.check_rounding(model.architecture, qat, model.quantization)
+    model.freeze()
+    METHODS[method.name].apply(model, method, seed)
+    for name in HEADS:
+        if name in model:
+            model[name].unfreeze()
+    if qat is not None:
+        rounding.apply(model, qat)
+
+
+def merge(model: VisionTransformer, dequantize: bool = False) -> dict[str, nn.Module]:
+    """Folds what the method put into the model into plain layers, in place; ``unmerge`` takes what this returns.
+
+    What was trained through codes is in codes after that. With ``dequantize`` nothing is: a quantised base becomes a
+    plain one first, and codes that were trained towards become the plain weights that they stand for.
+
+    Raises UserError where the mathematics does not allow it.
+    """
+    below = quantized.dequantize(model) if dequantize else {}
+    replaced: dict[str, nn.Module] = {}
+    try:
+        for module in dict.fromkeys(METHODS.values()):
+            replaced |= module.merge(model)
+    except UserError:
+        unmerge(model, replaced | below)
+        raise
+    replaced |= rounding.merge(model)
+    made = quantized.dequantize(model) if dequantize else {}
+    # In this order: what was below a merged layer is in its place again only after that.
+    return made | replaced | below
+
+
+def remove(model: VisionTransformer) -> None:
+    """Takes any method out: what it wrapped is as it was, what it added is gone, and all but codes can be trained."""
+    wrapped = rounding.plain(model)
+    wrapped |= {path: layer.base_layer for path, layer in model.named_modules() if "base_layer" in layer}
+    unmerge(model, wrapped | {"shared": nn.Module()})
+    model.unfreeze()
+    for layer in quantized.layers(model).values():
+        layer.freeze()
+
+
+def penalty(model: VisionTransformer, method: MethodConfig) -> mx.array | float:
+    """What the method adds to the loss in training; 0 where it adds nothing."""
+    function = getattr(METHODS[method.name], "penalty", None)
+    return 0.0 if function is None else function(model, method)
+
+
+def importance(model: VisionTransformer, method: MethodConfig) -> Importance | None:
+    """What the method has averaged over the steps; None for most."""
+    function = getattr(METHODS[method.name], "importance", None)
+    return None if function is None else function(model, method)
+
+
+def scores(model: VisionTransformer, method: MethodConfig, elements: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """How much each triplet matters, by adapter, from the scores of elements that ``importance`` gives."""
+    return METHODS[method.name].scores(model, method, elements)
+
+
+def masks(model: VisionTransformer, method: MethodConfig, keep: Mapping[str, Sequence[bool]]) -> dict[str, np.ndarray]:
+    """What of which parameters is kept, by name, from the triplets that are, by adapter."""
+    return METHODS[method.name].masks(model, method, keep)
+
+
+def unmerge(model: VisionTransformer, replaced: dict[str, nn.Module]) -> None:
+    """Puts back what ``merge`` replaced, bit for bit."""
+    for path, layer in replaced.items():
+        replace(model, path, layer)

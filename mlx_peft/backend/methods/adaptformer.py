@@ -1,0 +1,70 @@
+"""AdaptFormer: a small bottleneck beside the MLP of a block.
+
+x' = x + attn(norm1(x)), then x' + mlp(norm2(x')) + s up(drop(relu(down(norm2(x'))))); down ``(bottleneck, dim)`` and up
+``(dim, bottleneck)``, both with a bias. Initially down ~ U(-1/sqrt(dim), 1/sqrt(dim)), which is Kaiming uniform with
+a = sqrt 5; up and the biases are 0.
+Chen et al. 2022 (arXiv 2205.13535), section 3.2, equations 3 and 4.
+
+By equation 3 the bottleneck reads LN(x'), as the MLP does by equation 4, and so it is here: its input has the same size
+whatever the backbone. The code that the authors published reads x' itself unless told otherwise. As in that code,
+stochastic depth does not act on the bottleneck; nor does layer scale. That code also puts a BatchNorm without factors
+before the head, which is left out here: the head reads what it reads under every other method.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_peft.backend.methods.targets import find, replace
+from mlx_peft.backend.models.layers import Linear
+from mlx_peft.backend.models.stochastic import Dropout
+from mlx_peft.backend.models.vit import Block, VisionTransformer
+from mlx_peft.config.methods import AdaptFormer
+from mlx_peft.core.errors import UserError
+from mlx_peft.vit.initial import kaiming_uniform
+
+
+class AdaptedBlock(nn.Module):
+    """A frozen block with a trained bottleneck beside its MLP, in float32 whatever the base's dtype.
+
+    Args:
+        base_layer: the block; it is kept as ``base_layer``.
+        down: the initial weight of down, ``(bottleneck, dim)``.
+        scale: s.
+        dropout: probability on the bottleneck.
+    """
+
+    def __init__(self, base_layer: Block, down: mx.array, scale: float, dropout: float = 0.0):
+        super().__init__()
+        bottleneck, dim = down.shape
+        self.base_layer = base_layer
+        self.adapter_down = Linear(dim, bottleneck)
+        self.adapter_down.weight = down
+        self.adapter_up = Linear(bottleneck, dim)
+        self.dropout = Dropout(dropout)
+        self.scale = scale
+
+    def __call__(self, x: mx.array, queries: int | None = None) -> mx.array:
+        x = self.base_layer.attend(x, queries)
+        normed = self.base_layer.norm2(x)
+        inner = self.dropout(nn.relu(self.adapter_down(normed)))
+        return x + self.base_layer.feed(normed) + self.scale * self.adapter_up(inner)
+
+
+def apply(model: VisionTransformer, method: AdaptFormer, seed: int) -> None:
+    """Wraps every chosen block. The initial down is drawn by name, so both backends start from the same one."""
+    dim = model.architecture.embed_dim
+    for path in (f"blocks.{number}" for number in method.chosen_blocks(model.architecture)):
+        down = mx.array(kaiming_uniform((method.bottleneck, dim), dim, seed, f"{path}.adapter_down.weight"))
+        replace(model, path, AdaptedBlock(find(model, path), down, method.scale, method.dropout))
+
+
+def merge(model: VisionTransformer) -> dict[str, nn.Module]:
+    """Replaces nothing. Raises UserError where there is a bottleneck: its ReLU keeps it out of every weight."""
+    if any(isinstance(layer, AdaptedBlock) for layer in model.modules()):
+        raise UserError(
+            "AdaptFormer cannot be merged: there is a ReLU between its two layers, so no weight can take them up; "
+            "keep the adapter beside the model"
+        )
+    return {}

@@ -1,0 +1,78 @@
+"""(IA)^3: learnt factors on the outputs of some linear layers, and on the inputs of others.
+
+y = (W x + b) * l on the output side, l ``(out,)``; y = W (x * l) + b on the feed-forward side, l ``(in,)``.
+Initially l = 1. Liu et al. 2022 (arXiv 2205.05638), section 3.3: keys, values and the feed-forward layer's inner
+activations, which are the inputs of fc2. Held as vectors, so that weight decay leaves them alone.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_peft.backend.methods.targets import unwrap, wrap
+from mlx_peft.backend.models.layers import Linear
+from mlx_peft.backend.models.vit import VisionTransformer
+from mlx_peft.config.methods import IA3
+from mlx_peft.vit.sites import LAYERS, PARTS, Site
+
+
+class IA3Linear(nn.Module):
+    """A frozen linear layer whose outputs, or inputs, are multiplied by trained factors, in float32 whatever x's dtype.
+
+    With ``parts``, some of q, k and v of a fused qkv have factors, held one after the other, ``ia3_l (parts out/3,)``;
+    those of the other parts are 1 and not trained.
+
+    Args:
+        base_layer: the layer; it is kept as ``base_layer``.
+        feedforward: whether the inputs are scaled.
+        parts: some of ``("q", "k", "v")``, in this order; empty for the whole layer.
+    """
+
+    def __init__(self, base_layer: Linear, feedforward: bool, parts: tuple[str, ...] = ()):
+        super().__init__()
+        outputs, inputs = base_layer.shape
+        outputs = outputs // len(PARTS) * len(parts) if parts else outputs
+        self.base_layer = base_layer
+        self.ia3_l = mx.ones((inputs if feedforward else outputs,))
+        self.feedforward = feedforward
+        self.parts = parts
+
+    def factors(self) -> mx.array:
+        """l of all outputs, or of all inputs: with parts, ones for the others."""
+        if not self.parts:
+            return self.ia3_l
+        own = dict(zip(self.parts, mx.split(self.ia3_l, len(self.parts)), strict=True))
+        ones = mx.ones((self.ia3_l.shape[0] // len(self.parts),))
+        return mx.concatenate([own.get(part, ones) for part in PARTS])
+
+    def __call__(self, x: mx.array) -> mx.array:
+        # The product in float32: half precision has few numbers around 1, and l moves in small steps.
+        if self.feedforward:
+            return self.base_layer((x * self.factors()).astype(x.dtype))
+        return (self.base_layer(x) * self.factors()).astype(x.dtype)
+
+    def merged(self) -> Linear:
+        """A plain layer with l W and l b, or W with its columns scaled, computed in float32, in the base's dtype."""
+        l, base = self.factors(), self.base_layer  # noqa: E741
+        layer = Linear(base.weight.shape[1], base.weight.shape[0], "bias" in base)
+        layer.update(base.parameters())
+        layer.weight = (base.weight * (l if self.feedforward else l[:, None])).astype(base.weight.dtype)
+        if "bias" in base and not self.feedforward:
+            layer.bias = (base.bias * l).astype(base.bias.dtype)
+        layer.freeze()
+        return layer
+
+
+def apply(model: VisionTransformer, method: IA3, seed: int) -> None:
+    """Wraps every target; nothing is drawn."""
+
+    def wrapper(site: Site, layer: Linear) -> IA3Linear:
+        return IA3Linear(layer, LAYERS[site.name] in method.inputs, site.parts)
+
+    wrap(model, method.sites(model.architecture), wrapper)
+
+
+def merge(model: VisionTransformer) -> dict[str, nn.Module]:
+    """Replaces every IA3Linear by its merged layer. Returns what was replaced."""
+    return unwrap(model, IA3Linear, IA3Linear.merged)

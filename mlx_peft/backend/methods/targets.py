@@ -1,0 +1,61 @@
+"""Layers found and exchanged by their paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import mlx.nn as nn
+
+from mlx_peft.backend.models.vit import VisionTransformer
+from mlx_peft.backend.quant.affine import QuantizedLinear
+from mlx_peft.core.errors import UserError
+from mlx_peft.vit.sites import Site
+
+
+def find(model: VisionTransformer, path: str) -> nn.Module:
+    """The module at a path such as ``blocks.3.attn.qkv``."""
+    module: object = model
+    for name in path.split("."):
+        module = module[int(name)] if isinstance(module, list) else module[name]  # type: ignore[index]
+    return module  # type: ignore[return-value]
+
+
+def replace(model: VisionTransformer, path: str, layer: nn.Module) -> None:
+    """Puts ``layer`` in the place of the one at ``path``."""
+    above, _, last = path.rpartition(".")
+    parent = find(model, above) if above else model
+    if isinstance(parent, list):
+        parent[int(last)] = layer
+    else:
+        parent[last] = layer
+
+
+def wrap(model: VisionTransformer, sites: Iterable[Site], wrapper: Callable[[Site, nn.Module], nn.Module]) -> None:
+    """Replaces the layer of each site by ``wrapper(site, layer)``."""
+    for site in sites:
+        replace(model, site.path, wrapper(site, find(model, site.path)))
+
+
+def unwrap(model: VisionTransformer, kind: type, merged: Callable[[nn.Module], nn.Module]) -> dict[str, nn.Module]:
+    """Replaces each layer of the type ``kind`` by ``merged(layer)``. Returns what was replaced, by path.
+
+    Raises UserError, and changes nothing, where a layer's base is quantised, unless its type says ``keeps_codes``.
+    """
+    replaced = {path: layer for path, layer in model.named_modules() if isinstance(layer, kind)}
+    for path, layer in replaced.items():
+        if isinstance(layer.base_layer, QuantizedLinear) and not getattr(layer, "keeps_codes", False):
+            raise UserError(
+                f"{path} is quantised, and what its {layer.base_layer.bits}-bit codes and the update add up to has no "
+                "such codes: either merge into dequantised weights (dequantize), which is exact, or quantise the "
+                "merged ones again (requantize), which is not"
+            )
+    for path, layer in replaced.items():
+        replace(model, path, merged(layer))
+    return replaced
+
+
+def train(model: VisionTransformer, name: str) -> None:
+    """Trains the parameter of a name."""
+    path, _, last = name.rpartition(".")
+    module = find(model, path) if path else model
+    module.unfreeze(recurse=False, keys=[last])

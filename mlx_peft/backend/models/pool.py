@@ -1,0 +1,38 @@
+"""The attention pooling of SigLIP."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_peft.backend.models.attention import attend
+from mlx_peft.backend.models.layers import Linear, norm, spread
+from mlx_peft.backend.models.mlp import Mlp
+from mlx_peft.vit.architecture import Architecture
+
+
+class AttentionPool(nn.Module):
+    """One learnt query attends to all tokens, then a residual MLP: ``(batch, tokens, dim)`` to ``(batch, dim)``.
+
+    Zhai et al. 2022 (arXiv 2106.04560), the "MAP head"; timm's ``AttentionPoolLatent``.
+    """
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        dim = architecture.embed_dim
+        self.num_heads = architecture.num_heads
+        self.head_dim = dim // architecture.num_heads
+        self.latent = mx.zeros((1, 1, dim))
+        self.q = Linear(dim, dim)
+        self.kv = Linear(dim, 2 * dim)
+        self.proj = Linear(dim, dim)
+        self.norm = norm(architecture, dim)
+        self.mlp = Mlp(architecture.model_copy(update={"proj_bias": True, "scale_mlp_norm": False}))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        batch, tokens, _ = x.shape
+        q = self.q(self.latent.astype(mx.float32))  # one row, for all images
+        q = q.reshape(1, 1, self.num_heads, self.head_dim).transpose(0, 2, 1, 3)
+        kv = self.kv(x).reshape(batch, tokens, 2, self.num_heads, self.head_dim).transpose(2, 0, 3, 1, 4)
+        x = self.proj(attend(spread(q, (batch, *q.shape[1:]), x.dtype), kv[0], kv[1]))
+        return (x + self.mlp(self.norm(x)))[:, 0]

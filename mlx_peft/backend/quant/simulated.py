@@ -1,0 +1,61 @@
+"""Simulated quantisation: operations that round what enters them to what its codes stand for, in float32.
+
+How a quantiser rounds, and what its numbers are, is in ``mlx_peft/codes/quantizers.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_peft.codes.quantizers import LogSqrt2, Quantizer, Uniform
+
+Before = Callable[[mx.array], mx.array]
+"""What is done to an operand first."""
+
+
+def uniform(quantizer: Uniform, x: mx.array) -> mx.array:
+    """(clip(rint(x / scale) + zero_point, 0, 2^bits - 1) - zero_point) scale."""
+    codes = mx.clip(mx.round(x * quantizer.inverse) + quantizer.zero_point, 0, quantizer.top)
+    return (codes - quantizer.zero_point) * quantizer.scale
+
+
+def log_sqrt2(quantizer: LogSqrt2, x: mx.array) -> mx.array:
+    """scale sqrt(2)^-code, code = clip(rint(-2 log2(x / scale)), 0, 2^bits - 1)."""
+    codes = mx.clip(mx.round(-2 * mx.log2(x * quantizer.inverse)), 0, quantizer.top)
+    return mx.array(quantizer.levels)[codes.astype(mx.uint32)]
+
+
+QUANTIZERS = {Uniform: uniform, LogSqrt2: log_sqrt2}
+
+
+def quantize(quantizer: Quantizer, x: mx.array) -> mx.array:
+    """What the codes of x stand for."""
+    return QUANTIZERS[type(quantizer)](quantizer, x)
+
+
+class Preceded(nn.Module):
+    """base_layer(before(x))."""
+
+    def __init__(self, base_layer: nn.Module, before: Before):
+        super().__init__()
+        self.base_layer = base_layer
+        self.before = before
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.base_layer(self.before(x))
+
+
+class Attend:
+    """softmax(q k^T / sqrt(d)) v as ``models.attention.attend``; q, k, v and softmax go through ``before`` first."""
+
+    def __init__(self, before: Mapping[str, Before]):
+        self.before = before
+
+    def __call__(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        q, k, v = (self.before[name](x) for name, x in (("q", q), ("k", k), ("v", v)))
+        logits = (q @ k.swapaxes(-1, -2)) * q.shape[-1] ** -0.5
+        x = self.before["softmax"](mx.softmax(logits, axis=-1, precise=True)) @ v
+        return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)

@@ -1,0 +1,163 @@
+"""The loss, and the optimiser as a function from parameters, slots and gradients to the next ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+from mlx.optimizers import SGD, AdamW, Optimizer, clip_grad_norm
+from mlx.utils import tree_flatten, tree_map
+
+from mlx_peft.backend.methods.adalora import AVERAGES, Importance
+from mlx_peft.config.schema import SGD as SGDConfig
+from mlx_peft.config.schema import AdamW as AdamWConfig
+from mlx_peft.config.schema import Train
+from mlx_peft.vit.parameters import decays
+
+Arrays = dict[str, mx.array]
+Slots = dict[str, Any]
+
+INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000
+"""Of the loss under float16 (Micikevicius et al. 2018, section 3.2), as torch's ``GradScaler`` has them."""
+
+SCALES = ("scale", "good_steps")
+"""What of the state float16 alone has."""
+
+
+def cross_entropy(logits: mx.array, targets: mx.array, count: mx.array, smoothing: float) -> mx.array:
+    """Sum of the rows' losses / count, in float32; a row that only fills the batch up adds nothing.
+
+    Loss of a row: -sum_k t_k log p_k, t its targets: float32 ``(batch, classes)``, which come smoothed; or one class,
+    int32 ``(batch,)``, smoothed here: (1 - e) (-log p_y) + e mean_k (-log p_k), e the label smoothing (Szegedy et al.
+    2016, sec. 7).
+    Where an image may have several classes, t is float32 ``(batch, classes, 2)``, absent and present, and each class a
+    row with the logits (0, z): its loss is the binary cross entropy of the sigmoid of z.
+    """
+    if targets.ndim == 3:
+        logits = mx.stack([mx.zeros_like(logits), logits], -1)
+    log_p = logits.astype(mx.float32)
+    log_p = log_p - mx.logsumexp(log_p, axis=-1, keepdims=True)
+    if targets.ndim > 1:
+        return -(targets * log_p).sum() / count
+    valid = targets >= 0
+    picked = mx.take_along_axis(log_p, mx.where(valid, targets, 0)[:, None], axis=-1)[:, 0]
+    rows = -(1 - smoothing) * picked - smoothing * log_p.mean(axis=-1)
+    return mx.where(valid, rows, 0.0).sum() / count
+
+
+class _CorrectedAdamW(AdamW):
+    """MLX's own has 1 - beta^t as a difference in float32, which has lost most digits where beta is near 1."""
+
+    def correction(self, beta: float) -> mx.array | float:
+        """1 - beta^t to float32's rounding, at every beta and step t."""
+        return -mx.expm1(self.step.astype(mx.float32) * math.log(beta)) if beta else 1.0
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
+        lr, (b1, b2) = self.learning_rate, self.betas
+        state["m"] = b1 * state["m"] + (1 - b1) * gradient
+        state["v"] = b2 * state["v"] + (1 - b2) * mx.square(gradient)
+        root = mx.sqrt(state["v"]) * (1 / self.correction(b2)) ** 0.5 + self.eps
+        return parameter * (1 - lr * self.weight_decay) - lr / self.correction(b1) * state["m"] / root
+
+
+def adamw(config: AdamWConfig, weight_decay: float) -> Optimizer:
+    return _CorrectedAdamW(config.lr, list(config.betas), config.eps, weight_decay)
+
+
+def sgd(config: SGDConfig, weight_decay: float) -> Optimizer:
+    return SGD(config.lr, config.momentum, weight_decay, nesterov=config.nesterov)
+
+
+OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
+
+
+class Group(NamedTuple):
+    """Parameters that share weight decay and learning rate."""
+
+    optimizer: Optimizer
+    lr_ratio: float
+    names: list[str]
+
+
+class Update:
+    """One optimiser step: clip, step, and under float16 scale the loss and leave out a step whose gradient overflowed.
+
+    Args:
+        config: the experiment's ``train`` section.
+        parameters: what is trained, by name; weight decay goes by the names.
+        lr_ratio: a parameter's learning rate over the optimiser's, by name.
+        importance: what is averaged over the steps that are observed, where the method wants it.
+    """
+
+    def __init__(
+        self,
+        config: Train,
+        parameters: Arrays,
+        lr_ratio: Callable[[str], float],
+        importance: Importance | None = None,
+    ):
+        self.importance = importance
+        self.clip_norm = config.clip_norm
+        self.scaled = config.precision == "float16"
+        make, weight_decay = OPTIMIZERS[config.optimizer.name], config.optimizer.weight_decay
+        groups: dict[tuple[bool, float], list[str]] = {}
+        for name, p in parameters.items():
+            groups.setdefault((decays(name, p.ndim), lr_ratio(name)), []).append(name)
+        self.groups: dict[str, Group] = {}
+        for (decay, ratio), names in groups.items():
+            optimizer = make(config.optimizer, weight_decay if decay else 0.0)
+            self.groups[f"group{len(self.groups)}"] = Group(optimizer, ratio, names)
+
+    def initial_slots(self, parameters: Arrays) -> Slots:
+        """Moments and counters before the first step."""
+        slots: Slots = {}
+        for name, (optimizer, _, names) in self.groups.items():
+            optimizer.init({name: parameters[name] for name in names})
+            slots[name] = optimizer.state
+        if self.importance:
+            slots |= self.importance.initial(parameters)
+        if self.scaled:
+            slots["scale"], slots["good_steps"] = mx.array(INITIAL_SCALE), mx.array(0)
+        return slots
+
+    def scale(self, slots: Slots) -> mx.array | float:
+        """What the loss is multiplied by before the backward pass."""
+        return slots.get("scale", 1.0)
+
+    def __call__(
+        self, parameters: Arrays, slots: Slots, gradients: Arrays, lr: mx.array, observe: bool = False
+    ) -> tuple[Arrays, Slots]:
+        """The next parameters and slots. ``gradients`` are those of the scaled loss."""
+        if self.scaled:
+            gradients = tree_map(lambda g: g / slots["scale"], gradients)
+        unclipped = gradients
+        if self.clip_norm is not None:
+            gradients, _ = clip_grad_norm(gradients, self.clip_norm)
+        stepped, next_slots = dict(parameters), {}
+        for group, (optimizer, ratio, names) in self.groups.items():
+            # A copy of each dictionary in it: MLX's optimisers put the new moments in the place of the old ones.
+            optimizer.state = tree_map(lambda slot: slot, slots[group]) | {"learning_rate": lr * ratio}
+            stepped |= optimizer.apply_gradients({n: gradients[n] for n in names}, {n: parameters[n] for n in names})
+            next_slots[group] = optimizer.state
+        if self.importance:
+            averages = {name: slots[name] for name in AVERAGES}
+            next_slots |= self.importance.observed(averages, stepped, gradients) if observe else averages
+        if self.scaled:
+            return self._unless_overflowed(parameters, slots, unclipped, stepped, next_slots)
+        return stepped, next_slots
+
+    def _unless_overflowed(
+        self, parameters: Arrays, slots: Slots, gradients: Arrays, stepped: Arrays, next_slots: Slots
+    ) -> tuple[Arrays, Slots]:
+        finite = mx.stack([mx.isfinite(g).all() for _, g in tree_flatten(gradients)]).all()
+        grows = slots["good_steps"] + 1 >= SCALE_GROWS_AFTER
+        scale = slots["scale"]
+        kept = {name: slots[name] for name in next_slots}
+        parameters, next_slots = tree_map(
+            lambda new, old: mx.where(finite, new, old), (stepped, next_slots), (parameters, kept)
+        )
+        next_slots["scale"] = mx.where(finite, mx.where(grows, scale * 2, scale), scale / 2)
+        next_slots["good_steps"] = mx.where(finite & ~grows, slots["good_steps"] + 1, 0)
+        return parameters, next_slots

@@ -1,0 +1,253 @@
+"""The time of one training step, each contender in a process of its own, in turn, so that ratios hold under noise."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from convert.base import load_base
+from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError
+from mlx_peft.training.backend import BACKENDS
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.registry import find
+
+CLASSES = 10
+CONTENDERS = {**BACKENDS, "peft": "torch_ref.tools.peer"}
+"""What is timed by default: modules with ``build``, ``version``, ``synchronize`` and ``device_peak``. Others come as
+Python files."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is timed. The defaults are the benchmark that experiments/results records."""
+
+    model: str = "vit_small_patch16_224"
+    batch_size: int = 8
+    rank: int = 8
+    targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
+    rounds: int = 9
+    warmup: int = 2
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One contender's figures; seconds are of a whole training step, forward, backward and optimiser."""
+
+    name: str
+    version: str
+    seconds: list[float]
+    images_per_second: float
+    """At the fastest step."""
+    products_seconds: float | None
+    """The matrix products that a step cannot do without, alone, in the same framework."""
+    products_share: float | None
+    """Of the fastest step."""
+    saved_bytes: int | None
+    """Activations that autograd keeps; torch only."""
+    peak_bytes: int
+    """Of the accelerator's memory where there is one, of the process otherwise."""
+
+
+def products(architecture: Architecture, batch: int) -> list[tuple[int, int, int, int, int]]:
+    """The matrix products of a step over frozen weights, forward and back to the activations.
+
+    Each is (times, batch, m, k, n): so often ``(batch, m, k) @ (batch, k, n)``.
+    """
+    a = architecture
+    tokens = a.grid_size**2 + a.num_prefix_tokens
+    rows, heads, width = batch * tokens, batch * a.num_heads, a.embed_dim // a.num_heads
+    last = batch * (a.tokens_read or tokens)  # rows of the last block after its attention
+    found = [(1, 1, batch * a.grid_size**2, 3 * a.patch_size**2, a.embed_dim)]
+    found += [(a.depth, 1, rows, a.embed_dim, 3 * a.embed_dim), (a.depth - 1, 1, rows, 3 * a.embed_dim, a.embed_dim)]
+    for wide, out in ((a.embed_dim, a.embed_dim), (a.embed_dim, a.hidden_dim), (a.hidden_dim, a.embed_dim)):
+        for times, height in ((a.depth - 1, rows), (1, last)):
+            found += [(times, 1, height, wide, out), (times, 1, height, out, wide)]
+    # Attention: q k^T and dp = dy v^T; then p v, dv, dq and dk.
+    return [*found, (2 * a.depth, heads, tokens, width, tokens), (4 * a.depth, heads, tokens, tokens, width)]
+
+
+def experiment(settings: Settings) -> Experiment:
+    """LoRA over random weights; images are random too, since only the clock is read."""
+    return Experiment.model_validate(
+        {
+            "model": {"name": settings.model, "weights": "none"},
+            "method": {"name": "lora", "rank": settings.rank, "targets": settings.targets},
+            "data": {"name": "digits", "batch_size": settings.batch_size},
+        }
+    )
+
+
+def module(contender: str) -> ModuleType:
+    """The contender's module, by its name or from a file."""
+    if contender in CONTENDERS:
+        return importlib.import_module(CONTENDERS[contender])
+    spec = importlib.util.spec_from_file_location(Path(contender).stem, contender)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--beside {contender}: not a Python file")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def work(contender: str, settings: Settings) -> None:
+    """The process of one contender: a line in, a step, its seconds out. Ends with the other figures."""
+    replies, sys.stdout = sys.stdout, sys.stderr  # a contender may print what it likes
+
+    def reply(what: object) -> None:
+        print(json.dumps(what), file=replies, flush=True)
+
+    backend, config = module(contender), experiment(settings)
+    base = load_base(config.model, CLASSES, config.seed)
+    learner = backend.build(config, CLASSES, base)
+    size, random = base.architecture.img_size, np.random.default_rng(0)
+    images = random.integers(0, 256, (settings.batch_size, size, size, 3), dtype=np.uint8)
+    targets = random.integers(0, CLASSES, settings.batch_size, dtype=np.int32)
+
+    def seconds(action: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        action()
+        return time.perf_counter() - start
+
+    def step() -> None:
+        learner.train_step(images, targets, 1e-3)
+        backend.synchronize()
+
+    for _ in range(settings.warmup):
+        step()
+    peak_unit = 1 if sys.platform == "darwin" else 1024
+    reply("ready")
+    for _ in sys.stdin:
+        reply(seconds(step))
+    peak = backend.device_peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * peak_unit
+    saved = getattr(learner, "saved_bytes", None)
+
+    def all_products() -> float | None:
+        if not hasattr(backend, "multiply"):
+            return None
+        shapes = products(base.architecture, settings.batch_size)
+        return sum(times * min(seconds(backend.multiply(*shape)) for _ in range(5)) for times, *shape in shapes)
+
+    reply(
+        {
+            "version": backend.version(),
+            "products_seconds": all_products(),
+            "saved_bytes": saved(images, targets) if saved else None,
+            "peak_bytes": peak,
+        }
+    )
+
+
+def available(contenders: Sequence[str]) -> Iterator[str]:
+    """The contenders whose packages are installed; a file is always taken at its word."""
+    needs = {"mlx": ("mlx",), "torch": ("torch",), "peft": ("torch", "timm", "peft")}
+    for name in contenders:
+        if all(importlib.util.find_spec(package) for package in needs.get(name, ())):
+            yield name
+
+
+def run(settings: Settings, beside: Sequence[str] = ()) -> list[Timing]:
+    """Times every contender that is installed, and the Python files of ``beside``, round by round in turn."""
+    find(settings.model)  # a mistake is told once, not by every process
+    for file in beside:
+        if not Path(file).is_file():
+            raise UserError(f"--beside {file}: no such file")
+    names = [*available(list(CONTENDERS)), *beside]
+    command = [sys.executable, "-m", "mlx_peft.checks.bench"]
+    workers: dict[str, subprocess.Popen[str]] = {}
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            arguments = [*command, name, json.dumps(asdict(settings))]
+            workers[name] = stack.enter_context(
+                subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            if line(workers[name]) != '"ready"':
+                for worker in workers.values():
+                    worker.kill()
+                raise UserError(f"bench: {name} could not be started; its own message is above")
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(settings.rounds):
+            for name, worker in workers.items():
+                times[name].append(json.loads(line(worker, "step")))
+        return [timing(name, settings, times[name], json.loads(workers[name].communicate()[0])) for name in names]
+
+
+def line(worker: subprocess.Popen[str], request: str | None = None) -> str:
+    """The worker's next line, after a request where one is given."""
+    assert worker.stdin is not None and worker.stdout is not None
+    if request is not None:
+        print(request, file=worker.stdin, flush=True)
+    reply = worker.stdout.readline().strip()
+    if not reply and worker.wait() != 0:
+        raise UserError("bench: a contender died; its own message is above")
+    return reply
+
+
+def timing(name: str, settings: Settings, seconds: list[float], figures: dict[str, Any]) -> Timing:
+    """A contender's figures, from its steps' seconds and what its process printed at the end."""
+    needed = figures["products_seconds"]
+    return Timing(
+        name=Path(name).stem,
+        version=figures["version"],
+        seconds=seconds,
+        images_per_second=settings.batch_size / min(seconds),
+        products_seconds=needed,
+        products_share=needed / min(seconds) if needed else None,
+        saved_bytes=figures["saved_bytes"],
+        peak_bytes=figures["peak_bytes"],
+    )
+
+
+def ratio(timing: Timing, other: Timing) -> float:
+    """Median over rounds of one contender's seconds by another's."""
+    return statistics.median(a / b for a, b in zip(timing.seconds, other.seconds, strict=True))
+
+
+def summary(settings: Settings, timings: Sequence[Timing]) -> dict[str, object]:
+    """What ``bench --json`` prints."""
+    return {"settings": asdict(settings), "cpus": os.cpu_count(), "contenders": [asdict(t) for t in timings]}
+
+
+def table(settings: Settings, timings: Sequence[Timing]) -> str:
+    """A Markdown table: every contender, and its time as a share of each other's, median over rounds."""
+
+    def mebibytes(count: int | None) -> str:
+        return "-" if count is None else f"{count / 2**20:,.0f}"
+
+    others = [t.name for t in timings]
+    lines = [
+        f"LoRA r {settings.rank} on {', '.join(settings.targets)}; {settings.model}, batch {settings.batch_size}, "
+        f"float32; {settings.rounds} rounds in turn, {os.cpu_count()} CPUs",
+        "",
+        "| | framework | images/s | fastest step, ms | matrix products | saved activations, MiB | peak memory, MiB "
+        + "".join(f"| time / {name}'s " for name in others)
+        + "|",
+        "|---|---|---:|---:|---:|---:|---:" + "|---:" * len(others) + "|",
+    ]
+    for t in timings:
+        share = "-" if t.products_share is None else f"{t.products_share:.0%}"
+        ratios = "".join(f"| {ratio(t, other):.2f} " for other in timings)
+        lines.append(
+            f"| {t.name} | {t.version} | {t.images_per_second:.1f} | {1000 * min(t.seconds):.0f} | {share} "
+            f"| {mebibytes(t.saved_bytes)} | {mebibytes(t.peak_bytes)} {ratios}|"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], Settings(**json.loads(sys.argv[2])))

@@ -1,0 +1,153 @@
+"""What half precision costs: each backend in bfloat16 or float16 against torch in float32, on a batch of real size.
+
+Two backends that compute in half precision differ by its roundings, so each is compared with float32 rather than with
+the other. The batch is as large as one of training: what a sum over its rows loses, were it accumulated in half
+precision, grows with their number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+
+from convert.base import load_base
+from mlx_peft.checks import parity
+from mlx_peft.checks.parity import CLASSES, METHODS, PLAIN_METHODS, batch, experiment, perturbed, relative
+from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.training.backend import load_backend
+
+ROUND_OFF = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
+"""The largest relative error of one rounding: 8 and 11 bits of precision."""
+
+ROWS = 12_608
+"""Of the batch, tokens of all images together: 64 images at 224 pixels."""
+
+NARROW: dict[str, object] = {"embed_dim": 64, "num_heads": 2, "depth": 2}
+MODELS: dict[str, dict[str, object]] = {
+    "vit_tiny_patch16_224": {"args": NARROW},
+    "deit_tiny_distilled_patch16_224": {"args": NARROW},
+    "vit_small_patch14_reg4_dinov2": {"image_size": 224, "args": NARROW},
+    "vit_base_patch16_siglip_224": {"args": NARROW},
+    "vit_base_patch16_siglip_gap_224": {"args": NARROW},
+    "vit_small_patch16_224": {"args": {**NARROW, "depth": 12}},
+}
+"""The models that are compared, narrow, as any other that is asked for: a run stays short, and sums are as long as in
+the real ones."""
+FIRST = next(iter(MODELS))
+
+LOGITS = 4
+"""Largest relative error of logits and loss, in roundings; of gradients: ``parity.Row.roundings``. See ``allowed``."""
+
+LOSS_SCALE = {"bfloat16": 1.0, "float16": 2.0**12}
+"""Of the backward pass, as training scales it: some gradients are below the smallest number of float16, 6e-8."""
+
+
+def allowed(roundings: int, precision: str, depth: int) -> float:
+    """The largest relative error: so many roundings a block, one block's as often up as another's is down."""
+    return roundings * ROUND_OFF[precision] * math.sqrt(depth)
+
+
+@dataclass(frozen=True)
+class HalfCell:
+    """One model under one method in one backend's half precision; each figure is ||a - b|| / ||b||, b in float32."""
+
+    model: str
+    method: str
+    bits: int | None
+    precision: str
+    backend: str
+    depth: int
+    rows: int
+    logits: float
+    loss: float
+    gradients: float
+    worst: str
+    """The parameter whose gradient is furthest off."""
+
+    @property
+    def passed(self) -> bool:
+        close = max(self.logits, self.loss) <= allowed(LOGITS, self.precision, self.depth)
+        return close and self.gradients <= allowed(METHODS[self.method].roundings, self.precision, self.depth)
+
+
+def in_precision(config: Experiment, model: str, precision: str) -> Experiment:
+    """The experiment on the narrow model, in a precision."""
+    narrow = config.model.model_copy(update=MODELS.get(model, {"args": NARROW}))
+    train = config.train.model_copy(update={"precision": precision})
+    return config.model_copy(update={"model": narrow, "train": train})
+
+
+def compare(
+    model: str, method: str, bits: int | None, precisions: Iterable[str], rows: int = ROWS, seed: int = 0
+) -> Iterator[HalfCell]:
+    """Both backends in each precision, against torch in float32. Torch is loaded first: see ``backend.blas``."""
+    backends = {name: load_backend(name) for name in ("torch", "mlx")}
+    single = in_precision(experiment(model, method, bits, seed), model, "float32")
+    base = load_base(single.model, CLASSES, seed, single.quantize)
+    architecture = base.architecture
+    tokens = architecture.grid_size**2 + architecture.num_prefix_tokens
+    images, targets = batch(architecture.img_size, seed, math.ceil(rows / tokens))
+    exact = backends["torch"].build(single, CLASSES, base)
+    start = perturbed(exact.adapter(), seed, through_codes=single.qat is not None)
+    exact.load_adapter(start)
+    expected, (loss, gradients) = exact.logits(images), exact.loss_and_gradients(images, targets)
+    for precision, (name, backend) in product(precisions, backends.items()):
+        learner = backend.build(in_precision(single, model, precision), CLASSES, base)
+        learner.load_adapter(start)
+        logits = relative(learner.logits(images), expected)
+        found_loss, found = learner.loss_and_gradients(images, targets, LOSS_SCALE[precision])
+        errors = {key: relative(found[key], gradients[key]) for key in gradients}
+        worst = max(errors, key=lambda key: errors[key])
+        yield HalfCell(
+            model=model, method=method, bits=bits, precision=precision, backend=name, depth=architecture.depth,
+            rows=len(images) * tokens, logits=logits, loss=relative(found_loss, loss), gradients=errors[worst],
+            worst=worst,
+        )  # fmt: skip
+
+
+def pairs(model: str | None = None, method: str | None = None, bits: int | None = None) -> list[tuple[str, str]]:
+    """Every method on one model and every model under full fine-tuning, or what the names select of all."""
+    if method is not None and method not in METHODS:
+        raise UserError(f"no method {method!r} in the parity matrix{suggest(method, METHODS)}")
+    if model or method:
+        return list(product([model] if model else MODELS, [method] if method else PLAIN_METHODS))
+    if bits is not None:
+        return [(FIRST, name) for name in parity.QUANTIZED_METHODS]
+    return [*((FIRST, name) for name in PLAIN_METHODS), *((name, "full") for name in MODELS if name != FIRST)]
+
+
+def run(
+    precision: str, model: str | None = None, method: str | None = None, bits: int | None = None
+) -> Iterator[HalfCell]:
+    """The cells of ``pairs``, in one half precision."""
+    for each, name in pairs(model, method, bits):
+        yield from compare(each, name, bits, [precision])
+
+
+def summary(results: list[HalfCell]) -> dict[str, object]:
+    """What ``parity --precision ... --json`` prints."""
+    return {
+        "cells": [asdict(cell) for cell in results],
+        "max_logits": max(cell.logits for cell in results),
+        "max_gradients": max(cell.gradients for cell in results),
+        "tolerances": {"logits": LOGITS, "gradients": {c.method: METHODS[c.method].roundings for c in results}},
+        "passed": all(cell.passed for cell in results),
+    }
+
+
+HEADER = (
+    "| model | method | bits | precision | backend | rows | logits | loss | gradients | worst gradient | |\n"
+    "|---|---|---:|---|---|---:|---:|---:|---:|---|---|"
+)
+
+
+def row(cell: HalfCell) -> str:
+    """One line of the Markdown table under HEADER."""
+    return (
+        f"| {cell.model} | {cell.method} | {cell.bits or 32} | {cell.precision} | {cell.backend} | {cell.rows} "
+        f"| {cell.logits:.1e} | {cell.loss:.1e} | {cell.gradients:.1e} | {cell.worst} "
+        f"| {'ok' if cell.passed else '**differs**'} |"
+    )

@@ -1,0 +1,140 @@
+"""What is wrong with a section, in words for the person who wrote it: pydantic's errors by the keys of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from mlx_peft.core.errors import UserError, shortened, shown, suggest
+from mlx_peft.core.sections import Place, bare, dotted, fields, locate, sections, variants
+
+Root = TypeVar("Root", bound=BaseModel)
+
+MOST, MOST_EXPLAINED = 40, 1000
+"""Places that a message names, and places that are looked at: a file has room for a hundred thousand wrong keys."""
+
+LONGEST = 400
+"""Characters of what is said of one place."""
+
+EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "path_type": "a path",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a section of keys and values",
+    "model_type": "a section of keys and values",
+    "model_attributes_type": "a section of keys and values",
+}
+
+ALTERNATIVES: dict[Any, tuple[str, ...]] = {
+    int: ("a number",),
+    float: ("a number",),
+    str: ("text",),
+    dict: ("a section of keys and values",),
+    bool: ("true", "false"),
+    NoneType: ("null",),
+}
+"""What may stand where several kinds of plain values may."""
+
+
+def explain(error: ValidationError, root: type, options: Mapping[str, str] | None = None) -> dict[Place, str]:
+    """One message for each place of a ``root`` that is wrong, in pydantic's order; of very many the first.
+
+    ``options`` says of names that choose no variant what they are: ``{"dora": "an option of ..."}``.
+    """
+    found: dict[Place, str] = {}
+    for detail in error.errors(include_url=False)[:MOST_EXPLAINED]:
+        place, annotation, alternatives = locate(detail["loc"], root)
+        if detail["type"] == "too_short" and any(inner[: len(place)] == place for inner in found):
+            continue  # pydantic counts only the items that are right, and the wrong ones are named
+        if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
+            place = (*place, "name")
+        if alternatives:
+            found[place] = f"should be {_any_of(annotation)}, not {shown(detail['input'])}"
+        else:
+            found.setdefault(place, shortened(_message(detail, annotation, options or {}), LONGEST))
+    return found
+
+
+def in_a_line(error: ValidationError, root: type) -> str:
+    """All that is wrong with a ``root`` that is no file of the user's own, as one clause."""
+    found = explain(error, root)
+    parts = [f"{dotted(place)}: {message}" if place else message for place, message in list(found.items())[:MOST]]
+    return "; ".join(parts) + ("; and others" if len(found) > MOST else "")
+
+
+def reason(error: Exception, root: type) -> str:
+    """Why a ``root`` could not be made: pydantic's own text ends in the address of a web page."""
+    return in_a_line(error, root) if isinstance(error, ValidationError) else str(error)
+
+
+def made(root: type[Root], where: str, values: Mapping[str, Any]) -> Root:
+    """A section of values that do not come from a file of experiments. Raises UserError, ``where`` at its head."""
+    try:
+        return root.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{where}: {in_a_line(error, root)}") from None
+
+
+def listed(found: Mapping[Place, str], where: Mapping[Place, str]) -> str:
+    """The messages, one ``path: message`` a line, each with the file and line where that is known."""
+    lines = []
+    for place, message in list(found.items())[:MOST]:
+        source = where.get(place) or where.get(tuple(key for key in place if not isinstance(key, int)))
+        lines.append(f"  {shortened(dotted(place), LONGEST)}: {message}{f'  [{source}]' if source else ''}")
+    if len(found) > MOST:
+        lines.append(f"  and others: these are the first {MOST}")
+    return "\n".join(lines)
+
+
+def _message(detail: ErrorDetails, annotation: Any, options: Mapping[str, str]) -> str:
+    kind, value = detail["type"], detail["input"]
+    kinds = sections(annotation)
+    if kind == "extra_forbidden":
+        return "unknown key" + _or_known(str(detail["loc"][-1]), fields(kinds[0]) if kinds else ())
+    if kind == "missing":
+        return "missing"
+    if kind == "union_tag_not_found":
+        return f"missing; one of {', '.join(map(repr, variants(kinds)))}"
+    if kind == "union_tag_invalid":
+        wrong = str(value["name"])
+        if meant := options.get(wrong.lower()):
+            return f"unknown {wrong!r}: it is {meant}"
+        return f"unknown {shown(value['name'])}" + _or_known(wrong, variants(kinds))
+    if kind == "literal_error":
+        known = [str(item) for item in get_args(bare(annotation))]
+        return f"unknown {shown(value)}" + _or_known(str(value), known)
+    if kind == "value_error":
+        return str(detail["ctx"]["error"])
+    if kind in ("too_long", "too_short"):
+        bounds = detail["ctx"]
+        bound = f"at most {bounds['max_length']}" if kind == "too_long" else f"at least {bounds['min_length']}"
+        return f"should be a list of {bound}, not {shown(value)}"
+    if kind == "string_too_long":
+        return f"should be text of at most {detail['ctx']['max_length']} characters, not {shown(value)}"
+    if kind in EXPECTED:
+        names = list(variants(kinds)) if len(kinds) > 1 else []
+        name = value if value in names else next(iter(names), None)
+        return f"should be {EXPECTED[kind]}{f', such as {{name: {name}}}' if name else ''}, not {shown(value)}"
+    return f"{detail['msg'].removeprefix('Input ')}, not {shown(value)}"
+
+
+def _any_of(union: Any) -> str:
+    """The kinds of a plain union: ``a number, text, true, false or null``."""
+    kinds = {get_origin(bare(item)) or bare(item) for item in get_args(union)}
+    words = [word for kind, words in ALTERNATIVES.items() if kind in kinds for word in words]
+    words = list(dict.fromkeys(words))
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _or_known(wrong: str, known: Iterable[str]) -> str:
+    known = list(known)
+    return suggest(wrong, known, count=1) or f"; known: {', '.join(known)}"

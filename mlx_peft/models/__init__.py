@@ -1,3 +1,0 @@
-"""The Vision Transformer in MLX."""
-
-from mlx_peft import blas as _blas  # noqa: F401  before mlx.core

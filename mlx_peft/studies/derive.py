@@ -1,0 +1,136 @@
+"""What is made of a finished run, and how good it is: the run's model merged or in few bits, on the run's images."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mlx_peft.artifacts.examine import evaluate_splits
+from mlx_peft.artifacts.merge import Written, merge_run, quantize_model
+from mlx_peft.artifacts.simulate import simulate_run
+from mlx_peft.config.step import Step
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.json_io import canonical
+from mlx_peft.core.sums import SUMS
+from mlx_peft.tasks.metrics import Metrics
+from mlx_peft.training.run import RunFolder, write_json
+
+MODEL = "model"
+"""The folder of a model that was made, inside the step's."""
+
+SplitName = Literal["val", "test"]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was measured of a step.
+
+    Attributes:
+        metrics: by split.
+        stored_bytes: of the model's file; None where nothing but a simulation was made.
+        peak_bytes: the device's, or the process's on a CPU; None likewise.
+        report: what else is known of it.
+    """
+
+    metrics: dict[str, Metrics]
+    stored_bytes: int | None = None
+    peak_bytes: int | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def _model(run: Path, out: Path, splits: Sequence[SplitName], written: Written) -> Made:
+    metrics, learner = evaluate_splits(run, splits, model=out)
+    stored = sum(file.stat().st_size for file in out.glob("*.safetensors"))
+    return Made(metrics, stored, learner.peak_memory(), {"sqnr_db": written.sqnr} if written.sqnr else {})
+
+
+def _merge(run: Path, step: Step, out: Path, splits: Sequence[SplitName]) -> Made:
+    written = merge_run(run, out, dequantize=step.merge == "dequantize", requantize=step.merge == "requantize")
+    return _model(run, out, splits, written)
+
+
+def _quantize(run: Path, step: Step, out: Path, splits: Sequence[SplitName]) -> Made:
+    assert step.quantize is not None
+    return _model(run, out, splits, quantize_model(run, out, step.quantize))
+
+
+def _simulate(run: Path, step: Step, out: Path, splits: Sequence[SplitName]) -> Made:
+    assert step.simulate is not None
+    after = {split: simulate_run(run, [step.simulate], split).after[0] for split in splits}
+    one = next(iter(after.values()))
+    report = {
+        "sqnr_db": {"weights": one.weights, "activations": one.activations},
+        "images": one.images and asdict(one.images),
+    }
+    return Made({split: simulated.metrics for split, simulated in after.items()}, report=report)
+
+
+KINDS: dict[str, Callable[[Path, Step, Path, Sequence[SplitName]], Made]] = {
+    "merge": _merge,
+    "quantize": _quantize,
+    "simulate": _simulate,
+}
+"""By a step's kind: makes it of a run, with a model in a folder where it makes one, and measures it on splits."""
+
+
+def step_id(run_id: str, step: Step) -> str:
+    """Twelve hexadecimal digits: equal for equal steps of equal runs."""
+    text = canonical([run_id, step.model_dump(mode="json", exclude={"name"}, exclude_none=True)])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def check_folder(folder: RunFolder, identity: str) -> None:
+    """Raises UserError where a folder holds anything but this step, finished or begun."""
+    if (result := folder.read_result()) is not None and result.get("run_id") != identity:
+        raise UserError(f"{folder.path} holds something else ({result.get('run_id')}): choose another --out")
+    there = list(folder.path.iterdir()) if folder.path.exists() else []
+    if result is None and (
+        strange := [path.name for path in there if path not in (*unfinished(folder.path), folder.path / SUMS)]
+    ):
+        raise UserError(f"{folder.path} is not empty ({min(strange)}): choose another --out")
+
+
+def unfinished(out: Path) -> list[Path]:
+    """What an earlier attempt left in a step's folder: a model, or what one was being written in."""
+    return [path for path in (out / MODEL, *out.glob(f".{MODEL}.*")) if path.exists()]
+
+
+def derive(run: Path, step: Step, out: Path) -> dict[str, Any]:
+    """Makes a step of the finished run in the folder ``run``, measures it, and writes ``out/result.json``.
+
+    The splits are those that the run was measured on. Returns the result; it has the form of a run's, with what only
+    training has left out. Raises UserError where it cannot be made.
+    """
+    folder, parent = RunFolder(out), RunFolder(run).read_result()
+    if parent is None:
+        raise UserError(f"{run} is not finished")
+    identity = step_id(parent["run_id"], step)
+    check_folder(folder, identity)
+    if (done := folder.read_result()) is not None:
+        return done
+    for path in unfinished(out):
+        shutil.rmtree(path)
+    measured: tuple[SplitName, ...] = ("val", "test")
+    made = KINDS[step.kind](run, step, out / MODEL, [split for split in measured if parent["metrics"][split]])
+    stored = made.stored_bytes
+    result = {
+        "run_id": identity,
+        "status": "finished",
+        **{key: parent[key] for key in ("backend", "model", "method", "dataset", "seed")},
+        "of": parent["run_id"],
+        "step": step.model_dump(mode="json", exclude_none=True),
+        "metrics": {"val": None, "test": None} | made.metrics,
+        "stored": stored and {"base_bytes": stored, "adapter_bytes": 0, "total_bytes": stored},
+        "memory": {"peak_bytes": made.peak_bytes},
+        "report": made.report,
+        "splits": parent["splits"],
+        "notes": parent.get("notes", []),  # a run of before they were kept has none
+        "environment": parent["environment"],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(folder.result, result)
+    return result

@@ -1,0 +1,69 @@
+"""What the answers on images that may have several classes, or none, are worth: scikit-learn's metrics, class by class.
+
+AUROC and accuracy are those of MedMNIST's own evaluator (Yang et al. 2023): means over the classes, decided at 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from mlx_peft.tasks.metrics import Answers, Evaluation, column
+
+FIGURES = ("accuracy", "precision", "recall", "f1", "auroc", "map")
+"""What is known of each class; ``map`` is the average precision, whose mean is the mAP."""
+
+
+def examined(answers: Iterable[Answers]) -> Evaluation:
+    """``loss``, the mean binary cross entropy over images and classes, ``count`` and what ``measure`` gives.
+
+    Targets are ``(images, classes, 2)``, absent and present, as they are evaluated: 0 or 1. Batch after batch: of an
+    image and class five bytes are kept.
+    """
+    scores: list[np.ndarray] = []
+    present: list[np.ndarray] = []
+    loss = 0.0
+    for logits, targets in answers:
+        here = targets[..., 1] > 0
+        loss += float((np.logaddexp(0, logits) - logits * here).sum())
+        scores.append(logits.astype(np.float32))
+        present.append(here)
+    found = measure(scores, present)
+    count = sum(map(len, scores))
+    return replace(found, metrics={"loss": loss / (count * scores[0].shape[1]), "count": count} | found.metrics)
+
+
+def measure(scores: Sequence[np.ndarray], presence: Sequence[np.ndarray]) -> Evaluation:
+    """FIGURES of each class and their means.
+
+    A class is taken to be there where its probability is above one half. The mean of the accuracies is over all
+    classes, the others over those that some images of the split have and some lack: of the rest nothing but the
+    accuracy is defined. A class that is never found has precision and F1 0. A confusion matrix there is none.
+
+    Args:
+        scores: the logits of all images in parts, float32 ``(some, classes)``; presence: bool, in the same parts.
+    """
+    from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
+
+    classes = scores[0].shape[1]
+    support = np.zeros(classes, np.int64)
+    per_class = {name: np.full(classes, np.nan) for name in FIGURES}
+    told = []
+    for label in range(classes):
+        logits, here = column(scores, label), column(presence, label)
+        support[label] = here.sum()
+        per_class["accuracy"][label] = ((logits > 0) == here).mean()
+        if not 0 < support[label] < len(here):
+            continue
+        told.append(label)
+        figures = precision_recall_fscore_support(here, logits > 0, average="binary", zero_division=0)
+        for name, value in zip(("precision", "recall", "f1"), figures, strict=False):
+            per_class[name][label] = value
+        per_class["auroc"][label] = roc_auc_score(here, logits)
+        per_class["map"][label] = average_precision_score(here, logits)
+    metrics = {"accuracy": float(per_class["accuracy"].mean())}
+    if told:
+        metrics |= {name: float(per_class[name][told].mean()) for name in FIGURES[1:]}
+    return Evaluation(metrics, None, {"support": support, **per_class}, {})

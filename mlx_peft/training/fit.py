@@ -1,0 +1,299 @@
+"""The training loop: epochs of steps, validation, selection, checkpoints; stopped and continued anywhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from typing import Any, SupportsFloat
+
+import numpy as np
+
+from convert.files import listed
+from mlx_peft.config.schema import Experiment, Train
+from mlx_peft.core.errors import UserError
+from mlx_peft.data import Batch
+from mlx_peft.tasks.metrics import score
+from mlx_peft.training.allocation import Kept, RankAllocator, allocator, ranks
+from mlx_peft.training.backend import Learner
+from mlx_peft.training.checkpoint import Position, save_checkpoint
+from mlx_peft.training.evaluate import evaluate
+from mlx_peft.training.progress import EpochEvent, Progress, StepEvent
+from mlx_peft.training.resume import VERSION, newest, remedies, take_up
+from mlx_peft.training.run import MetricsFile, Record, RunFolder, binding, read_metrics
+from mlx_peft.training.schedule import learning_rate
+from mlx_peft.training.stop import Interrupted, Stopped, StopSignal
+from mlx_peft.training.tracking import Tracker, open_trackers
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The batches that training reads. The test split is not among them."""
+
+    train: Callable[[int, int], Iterable[Batch]]
+    """The batches of an epoch (counted from 0) from a given one on: the same ones each time."""
+    steps: int
+    """Batches in an epoch."""
+    val: Callable[[], Iterable[Batch]] | None
+    num_classes: int
+
+
+def fit(
+    learner: Learner,
+    experiment: Experiment,
+    feed: Feed,
+    folder: RunFolder,
+    *,
+    identity: dict[str, Any],
+    progress: Progress,
+    stop: StopSignal,
+) -> Position:
+    """Trains to the last epoch, or until early stopping, from where the folder's checkpoint stands, if it has one.
+
+    Leaves the selected parameters in ``folder.best`` where there is a validation split; without one the last ones,
+    which the learner then holds, are selected. Where ranks are dealt out, an epoch before they are down to the budget
+    is neither selected nor held against the run. ``identity`` is what must be the same after a resume.
+
+    Raises UserError on a loss, logits or parameters that are not finite, on a full disk, and where no checkpoint fits;
+    Interrupted where ``stop`` is requested. Whatever ends it, a checkpoint of where it stood is written first, unless
+    its parameters are not finite.
+    """
+    position = Position()
+    if (found := newest(folder, progress.note)) is not None:
+        position = take_up(found, learner, experiment, feed.steps, identity, progress)
+    steps = position.step + (experiment.train.epochs - position.epoch) * feed.steps - position.batch
+    dealer = allocator(experiment.method, steps)
+    if dealer:
+        dealer.start(learner, position.kept)
+    with ExitStack() as stack:
+        metrics = stack.enter_context(closing(MetricsFile(folder.metrics, position.metrics_bytes)))
+        trackers = open_trackers(experiment.track, folder.path, read_metrics(folder.metrics))
+        for tracker in trackers:
+            stack.enter_context(closing(tracker))
+        facts = {"version": VERSION, "identity": identity, "settings": binding(experiment)}
+        loop = Loop(
+            learner, experiment.train, feed, folder, facts, steps, position, metrics, trackers, progress, stop, dealer
+        )
+        loop.run()
+    return position
+
+
+class Diverged(UserError):
+    """Parameters or a loss that are not finite: there is nothing to keep."""
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A step under way: its loss has not been waited for."""
+
+    loss: SupportsFloat
+    count: int
+    lr: float
+    kept: Kept = field(default_factory=dict)
+    """The triplets that are not masked after it, where ranks are dealt out."""
+
+
+@dataclass
+class Loop:
+    """The state of a run's training that is not worth keeping beyond the process."""
+
+    learner: Learner
+    train: Train
+    feed: Feed
+    folder: RunFolder
+    facts: dict[str, Any]
+    """What stands in each checkpoint beside the position."""
+    steps: int
+    """Of the whole run."""
+    position: Position
+    metrics: MetricsFile
+    trackers: list[Tracker]
+    progress: Progress
+    stop: StopSignal
+    dealer: RankAllocator | None = None
+    """Of ranks, where the method has them dealt out."""
+    under_way: deque[Launched] = field(default_factory=deque)
+    """Steps that were launched and not waited for: one, or two while the older is waited for."""
+    clock: float = field(default_factory=time.perf_counter)
+    """When the time that counts as training was last added up."""
+    window_images: int = 0
+    """Trained on since the last record."""
+    window_seconds: float = 0.0
+
+    @property
+    def finished(self) -> bool:
+        patience = self.train.early_stopping
+        stale = patience is not None and self.position.epochs_without_improvement >= patience
+        return stale or self.position.epoch >= self.train.epochs
+
+    def run(self) -> None:
+        self.progress.start(self.position.step, self.steps, self.train.epochs)
+        try:
+            while not self.finished:
+                if self.position.batch < self.feed.steps:
+                    self.train_epoch()
+                self.end_epoch()
+        except Stopped:
+            self.save()
+            raise Interrupted(self.folder, self.position.step, self.steps) from None
+        except Diverged:
+            raise
+        except Exception:
+            self.rescue()
+            raise
+
+    def rescue(self) -> None:
+        """An error ends the run: a checkpoint of where it stands, if that can be known and kept."""
+        self.trackers = []  # one of them may be the reason
+        try:
+            while self.under_way:
+                self.settle()
+            if self.learner.step != self.position.step:
+                raise UserError("a step was broken off in the middle")
+            self.save()
+        except Exception as error:
+            kept = f"the one in {self.folder.last} is kept" if self.folder.last.exists() else "there is none yet"
+            self.progress.note(f"no checkpoint could be written before the end ({error}); {kept}")
+        else:
+            self.progress.note(f"a checkpoint is written, after step {self.position.step}: --resume goes on from there")
+
+    def train_epoch(self) -> None:
+        """The rest of the epoch. A step's loss is read once the next step is under way, so that neither waits."""
+        every = self.train.checkpoint_every
+        number = self.position.step
+        self.clock = time.perf_counter()
+        for batch in self.feed.train(self.position.epoch, self.position.batch):
+            self.under_way.append(self.launch(batch, number))
+            number += 1
+            if len(self.under_way) > 1:
+                self.settle()
+            due = every is not None and number % every == 0
+            if due or self.stop.requested:
+                self.settle()
+                self.stop.check()
+                self.save()
+        if self.under_way:
+            self.settle()
+
+    def launch(self, batch: Batch, number: int) -> Launched:
+        """Starts the step of a number, counted from 0. Waits for it only where ranks are decided on after it."""
+        lr = learning_rate(number, self.steps, self.train.optimizer.lr, self.train.schedule)
+        if self.dealer is None:
+            loss = self.learner.train_step(batch.images, batch.targets, lr, weight=batch.weight)
+            return Launched(loss, batch.count, lr)
+        observe = self.dealer.observes(number + 1)
+        loss = self.learner.train_step(batch.images, batch.targets, lr, weight=batch.weight, observe=observe)
+        return Launched(loss, batch.count, lr, self.dealer.after(self.learner, number + 1))
+
+    def settle(self) -> None:
+        """Waits for the oldest step under way, and moves the position past it. Only then is it told to anyone."""
+        step = self.under_way.popleft()
+        loss = float(step.loss)
+        here = self.position
+        here.step += 1
+        here.batch += 1
+        if not math.isfinite(loss):
+            raise Diverged(self.diverged(f"the loss is {loss}"))
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
+        here.loss_sum += loss * step.count
+        here.images += step.count
+        here.epoch_seconds += seconds
+        self.window_images += step.count
+        self.window_seconds += seconds
+        speed = self.window_images / self.window_seconds
+        logged = here.step == 1 or here.step % self.train.log_every == 0
+        records: list[Record] = []
+        if logged:
+            records.append({
+                "step": here.step, "epoch": here.epoch + 1, "loss": loss, "lr": step.lr, "images_per_second": speed
+            })  # fmt: skip
+            self.window_images, self.window_seconds = 0, 0.0
+        left = ranks(step.kept)
+        if left != ranks(here.kept):
+            dealt: Record = {f"rank/{adapter}": rank for adapter, rank in left.items()}
+            records.append({"step": here.step, "epoch": here.epoch + 1} | dealt)
+        here.kept = step.kept
+        self.record(*records)
+        self.progress.step(
+            StepEvent(
+                step=here.step,
+                steps=self.steps,
+                epoch=here.epoch + 1,
+                epochs=self.train.epochs,
+                loss=loss,
+                lr=step.lr,
+                images_per_second=speed,
+                peak_bytes=self.learner.peak_memory(),
+                logged=logged,
+            )
+        )
+
+    def end_epoch(self) -> None:
+        """Validation, selection, and a checkpoint of the whole epoch."""
+        here = self.position
+        epoch = here.epoch + 1
+        self.must_be_finite()
+        val = None
+        candidate = self.dealer is None or self.dealer.settled(here.step)
+        better = candidate
+        if self.feed.val is not None:
+            self.progress.evaluating("val")
+            val = evaluate(self.learner, self.stop.watch(self.feed.val()), self.feed.num_classes)
+            better = candidate and (not here.best or score(val) > score(here.best))
+        if val and better:
+            old = self.folder.previous_best
+            save_checkpoint(self.folder.best, self.learner.adapter(), previous=old, epoch=epoch, metrics=val)
+        event = EpochEvent(
+            epoch=epoch,
+            epochs=self.train.epochs,
+            train_loss=here.loss_sum / here.images,
+            val=val,
+            best=better,
+            seconds=here.epoch_seconds,
+        )
+        metrics = {f"val_{name}": value for name, value in (val or {}).items() if name != "count"}
+        record = {"step": here.step, "epoch": epoch, "train_loss": event.train_loss} | metrics
+        self.metrics.write(record | {"seconds": event.seconds})
+        # All at once, so that the position is before the epoch's end or after it whatever raises.
+        if better:
+            here.best_epoch, here.best, here.epochs_without_improvement = epoch, val or {}, 0
+        elif candidate:
+            here.epochs_without_improvement += 1
+        here.next_epoch()
+        self.track(record | {"seconds": event.seconds})
+        self.save()
+        self.progress.epoch(event)
+
+    def record(self, *records: Record) -> None:
+        for record in records:
+            self.metrics.write(record)
+        self.track(*records)
+
+    def track(self, *records: Record) -> None:
+        for record in records:
+            for tracker in self.trackers:
+                tracker.log(record)
+
+    def save(self) -> None:
+        """A checkpoint of the run as it stands, the last one kept. The time it takes is not training."""
+        self.must_be_finite()
+        here, folder = self.position, self.folder
+        here.metrics_bytes, here.metrics_sha256 = self.metrics.sync()
+        here.peak_bytes = max(here.peak_bytes, self.learner.peak_memory())
+        save_checkpoint(
+            folder.last, self.learner.state(), previous=folder.previous, position=asdict(here), **self.facts
+        )
+        self.clock = time.perf_counter()
+
+    def must_be_finite(self) -> None:
+        """Raises Diverged where a parameter that is trained is not finite: nothing can be made of it any more."""
+        if broken := sorted(name for name, p in self.learner.adapter().items() if not np.isfinite(p).all()):
+            raise Diverged(self.diverged(f"there are NaN or infinite numbers in {listed(broken, 3)}"))
+
+    def diverged(self, what: str) -> str:
+        where = f"at step {self.position.step} (epoch {self.position.epoch + 1})"
+        return f"{what} {where}: training diverged. {remedies(self.folder, self.train)}"

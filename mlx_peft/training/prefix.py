@@ -1,0 +1,96 @@
+"""The features of a frozen prefix: computed once for every image, and trained on in every epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from mlx_peft.adaptation.prefix import Prefix
+from mlx_peft.config.schema import Experiment
+from mlx_peft.core import memory
+from mlx_peft.core.memory import gib
+from mlx_peft.data import Batch, Dataset, Split, eval_features, train_features
+from mlx_peft.training.backend import Learner
+from mlx_peft.training.fit import Feed
+from mlx_peft.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What a run keeps in memory: the features of ``images`` images."""
+
+    prefix: Prefix
+    images: int
+
+    @property
+    def bytes(self) -> int:
+        return self.images * math.prod(self.prefix.shape) * np.dtype(np.float32).itemsize
+
+    def facts(self) -> dict[str, Any]:
+        """For ``result.json``."""
+        return {"before": self.prefix.before, "images": self.images, "bytes": self.bytes}
+
+
+def planned(learner: Learner, experiment: Experiment, dataset: Dataset, progress: Progress) -> Cache | None:
+    """What the run will keep; None where nothing is frozen, images change, or there is more than memory for it."""
+    prefix, limit = learner.prefix, experiment.train.cache_features
+    if prefix is None or experiment.data.augment.changes_pixels or not limit:
+        return None
+    cached = Cache(prefix, dataset.train.size + (dataset.val.size if dataset.val else 0))
+    before, gigabytes = prefix.before, f"{cached.bytes / 1e9:.2g} GB"
+    there = memory.available()
+    if cached.bytes > min(limit * 1e9, there):
+        bound = f"train.cache_features ({limit:g} GB)" if cached.bytes > limit * 1e9 else f"there is ({gib(there)})"
+        progress.note(
+            f"nothing before {before} is trained, but the features of {cached.images:,} images there would take "
+            f"{gigabytes}, more than {bound}: they are computed in every epoch"
+        )
+        return None
+    progress.note(f"nothing before {before} is trained: the features there are computed once and kept ({gigabytes})")
+    return cached
+
+
+def cached_feed(
+    feed: Feed, learner: Learner, experiment: Experiment, dataset: Dataset, read: Callable[[Split], Iterable[Batch]]
+) -> Feed:
+    """The batches of ``feed``, in the same order, with features in place of images.
+
+    They are computed where they are first asked for, so that the time counts as the training or the evaluation that
+    needs them, and in the split's own order, so that a run that was resumed has the same to the last bit. ``read``
+    gives a split's images in that order.
+    """
+    assert learner.prefix is not None
+    shape = learner.prefix.shape
+    train, val = dataset.train, dataset.val
+
+    @cache
+    def features(split: Split) -> np.ndarray:
+        kept = np.empty((split.size, *shape), np.float32)
+        done = 0
+        for batch in read(split):
+            kept[done : done + batch.count] = learner.features(batch.images)[: batch.count]
+            done += batch.count
+        return kept
+
+    def train_batches(epoch: int, start: int) -> Iterable[Batch]:
+        return train_features(
+            train,
+            features(train),
+            experiment.data,
+            seed=experiment.seed,
+            epoch=epoch,
+            start=start,
+            num_classes=len(dataset.classes),
+            smoothing=experiment.train.label_smoothing,
+            parts=experiment.train.accumulate,
+        )
+
+    def val_batches(split: Split) -> Iterable[Batch]:
+        return eval_features(split, features(split), experiment.data)
+
+    return replace(feed, train=train_batches, val=None if val is None else lambda: val_batches(val))

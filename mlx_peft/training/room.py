@@ -1,0 +1,57 @@
+"""Whether there is room for what is to be computed: asked before any of it is made."""
+
+from __future__ import annotations
+
+from convert.base import Base, dimensions
+from mlx_peft.adaptation import footprint
+from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.schema import Experiment
+from mlx_peft.core import memory
+from mlx_peft.core.border import Device
+from mlx_peft.vit.architecture import Architecture
+
+
+def check_training(
+    experiment: Experiment,
+    architecture: Architecture,
+    quantization: Quantization | None,
+    *,
+    num_classes: int,
+    images: int,
+    device: Device,
+) -> None:
+    """Raises UserError where a step of an experiment needs more memory than there is, with what would need less.
+
+    ``quantization`` is the base's; ``images`` are those of an epoch: a batch has no more.
+    """
+
+    def needs(experiment: Experiment) -> footprint.Parts:
+        return footprint.training(
+            experiment,
+            architecture,
+            num_classes,
+            batch=min(experiment.data.batch_size, images),
+            forms_attention=device.forms_attention,
+            quantization=quantization,
+        )
+
+    there = memory.available() + (device.memory or 0)
+    parts = needs(experiment)
+    if sum(parts.values()) <= there:
+        return
+    change = footprint.smaller(experiment, there, needs)
+    memory.require(
+        parts,
+        f"training {experiment.method.name} on {experiment.model.name} ({dimensions(architecture)}) in batches of "
+        f"{experiment.data.batch_size}",
+        device.memory,
+        f"by the same count {change} would fit" if change else "a smaller model, image_size or batch would need less",
+    )
+
+
+def check_answering(experiment: Experiment, base: Base, num_classes: int, images: int, device: Device) -> None:
+    """Raises UserError where a batch of so many images cannot be answered in the memory that there is."""
+    how = footprint.Answering(images, experiment.train.precision, device.forms_attention)
+    parts = footprint.answering(base.architecture, num_classes, how, base.quantization)
+    what = f"{base.name} ({dimensions(base.architecture)}) asked of {images} image{'s' * (images > 1)} at once"
+    memory.require(parts, what, device.memory, "a smaller data.batch_size would need less" if images > 1 else "")

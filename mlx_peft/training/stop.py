@@ -1,0 +1,77 @@
+"""Stopping a run on request, at a point from which it can go on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from shlex import quote
+from types import FrameType
+from typing import Any, TypeVar
+
+from mlx_peft.core import signals
+from mlx_peft.core.writing import DiskFull
+from mlx_peft.training.run import RunFolder
+
+Item = TypeVar("Item")
+
+
+class Interrupted(Exception):
+    """Training was asked to stop and did, at a checkpoint. The text says how to go on; a command exits with 130."""
+
+    def __init__(self, folder: RunFolder, step: int, steps: int) -> None:
+        super().__init__(
+            f"interrupted after step {step} of {steps}; to go on: "
+            f"mlx-peft train {quote(str(folder.config))} --out {quote(str(folder.path))} --resume"
+        )
+        self.folder = folder
+        self.step = step
+
+
+class Stopped(Exception):
+    """Leaves the loop, between two batches. The engine's own: it reaches a caller as ``Interrupted``."""
+
+
+class StopSignal:
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a request to stop.
+
+    Those that a supervisor repeats change nothing: a checkpoint is being written. A SIGINT after the first request is a
+    person's, and has its usual effect.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def check(self) -> None:
+        """Raises Stopped where a stop was requested."""
+        if self.requested:
+            raise Stopped
+
+    def watch(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, until a stop is requested."""
+        for item in items:
+            self.check()
+            yield item
+
+    @contextmanager
+    def listening(self) -> Iterator[StopSignal]:
+        """Listens while the block runs. Only the main thread can: in another, signals keep their usual effect."""
+        usual: dict[int, Any] = {}  # a signal may come before it is filled
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.requested = True
+            if signals.PERSON in usual:
+                signal.signal(signals.PERSON, usual[signals.PERSON])
+
+        with signals.handled(stop) as before:
+            usual |= before
+            yield self
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Adds to the message of a full disk that the run can go on."""
+    try:
+        yield
+    except DiskFull as error:
+        raise DiskFull(f"{error}; make room, then continue the run with --resume") from error

@@ -1,0 +1,104 @@
+"""Where the records of ``metrics.jsonl`` are shown besides: a registry of trackers by name."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.writing import disk_errors
+from mlx_peft.training.run import Record
+
+
+class Tracker(Protocol):
+    """Shows records as they are made."""
+
+    package: str
+    """What has to be installed."""
+
+    def log(self, record: Record) -> None: ...
+
+    def close(self) -> None: ...
+
+
+TAGS = {
+    "loss": "train/loss",
+    "lr": "train/learning_rate",
+    "images_per_second": "train/images_per_second",
+    "train_loss": "train/epoch_loss",
+    "val_loss": "val/loss",
+    "val_top1": "val/top1",
+    "val_top5": "val/top5",
+    "val_balanced_accuracy": "val/balanced_accuracy",
+    "val_precision": "val/precision",
+    "val_recall": "val/recall",
+    "val_f1": "val/f1",
+    "val_auroc": "val/auroc",
+    "val_accuracy": "val/accuracy",
+    "val_map": "val/mean_average_precision",
+    "val_ece": "val/calibration_error",
+}
+"""Other names that hold a slash, such as ``rank/blocks.0.attn.qkv``, are tags as they are."""
+
+
+class TensorBoard:
+    """Scalars in an event file of the run's folder, written with TensorBoard's own encoder and no other framework.
+
+    A resumed run starts a new file with its whole history, marked as a restart: TensorBoard then forgets what it read
+    in the older files (they stay, since one that is watching would lose its place), and no step is shown twice or
+    missing. The file's name, unlike TensorBoard's own, does not hold the host's.
+    """
+
+    package = "tensorboard"
+
+    def __init__(self, folder: Path, history: Iterable[Record]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._scalar = Event, scalar_pb
+        self._path = folder / f"events.out.tfevents.{time.time_ns()}"
+        with disk_errors(self._path):
+            self._file = open(self._path, "xb")  # noqa: SIM115
+            self._writer = RecordWriter(self._file)
+            self._write(file_version="brain.Event:2")
+            self._write(session_log=SessionLog(status=SessionLog.START))
+        for record in history:
+            self.log(record)
+
+    def log(self, record: Record) -> None:
+        with disk_errors(self._path):
+            for name, value in record.items():
+                if tag := TAGS.get(name, name if "/" in name else None):
+                    self._write(step=int(record["step"]), summary=self._scalar(tag, value))
+            self._file.flush()
+
+    def close(self) -> None:
+        with disk_errors(self._path):
+            self._file.close()
+
+    def _write(self, **fields: object) -> None:
+        self._writer.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+
+
+TRACKERS = {"tensorboard": TensorBoard}
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Raises UserError where the package of a tracker is not installed."""
+    for name in names:
+        try:
+            importlib.import_module(TRACKERS[name].package)
+        except ImportError as error:
+            raise UserError(
+                f"track: {name} is not installed; install it with: pip install 'mlx-peft[track]'"
+            ) from error
+
+
+def open_trackers(names: Iterable[str], folder: Path, history: Iterable[Record]) -> list[Tracker]:
+    """The trackers of a run, having shown ``history`` already."""
+    records = list(history)
+    return [TRACKERS[name](folder, records) for name in names]

@@ -1,0 +1,134 @@
+"""What a Vision Transformer is made of, and how its images are prepared: the facts a name stands for.
+
+Field names are the keyword arguments of timm's ``VisionTransformer``, with strings where timm passes classes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mlx_peft.core.bounds import LARGEST
+
+MOST_PIXELS = 4096
+"""Along a side of a model's input: timm's largest is 1,024."""
+
+
+class Architecture(BaseModel):
+    """Everything that decides the shapes and the forward pass of a ViT, the number of classes apart.
+
+    The upper bounds are far above any of timm's models: what a configuration claims must not fill the memory.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    img_size: int = Field(224, ge=1, le=MOST_PIXELS, description="side of the square input image, pixels")
+    patch_size: int = Field(16, ge=1, le=1024, description="side of a square patch, pixels")
+    embed_dim: int = Field(768, ge=1, le=65536)
+    depth: int = Field(12, ge=1, le=512)
+    num_heads: int = Field(12, ge=1, le=4096)
+    mlp_ratio: float = Field(4.0, gt=0, le=64)
+    qkv_bias: bool = True
+    proj_bias: bool = Field(True, description="biases of proj, fc1 and fc2")
+    qk_norm: bool = False
+    scale_attn_norm: bool = Field(False, description="a norm between attention and proj")
+    scale_mlp_norm: bool = Field(False, description="a norm between the activation and fc2")
+    init_values: float | None = Field(None, ge=-LARGEST, le=LARGEST, description="of layer scale; null: none")
+    class_token: bool = True
+    reg_tokens: int = Field(0, ge=0, le=1024)
+    distilled: bool = Field(False, description="a distillation token and its own head; logits are the mean of both")
+    pos_embed: bool = True
+    no_embed_class: bool = Field(False, description="the position embedding covers patches only")
+    pre_norm: bool = False
+    final_norm: bool = True
+    fc_norm: bool | None = Field(None, description="final norm after pooling; null: only where global_pool is avg")
+    global_pool: Literal["token", "avg", "map", "token_avg"] = Field(
+        "token", description="token_avg: the class token beside the mean of the patches, twice the width"
+    )
+    pool_include_prefix: bool = False
+    act_layer: Literal["gelu", "gelu_tanh", "quick_gelu", "silu"] = "gelu"
+    mlp_layer: Literal["mlp", "swiglu", "swiglu_packed"] = "mlp"
+    norm_layer: Literal["layernorm", "rmsnorm"] = "layernorm"
+    norm_eps: float = Field(1e-6, ge=0, le=1)
+    embed_norm: bool = Field(False, description="a norm inside the patch embedding")
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Architecture:
+        if self.img_size < self.patch_size:
+            raise ValueError(f"img_size {self.img_size} is smaller than patch_size {self.patch_size}")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        if self.hidden_dim < 1 + (self.mlp_layer == "swiglu_packed"):
+            raise ValueError(f"mlp_ratio {self.mlp_ratio} of embed_dim {self.embed_dim} leaves the MLP no hidden layer")
+        if self.global_pool in ("token", "token_avg") and not self.class_token:
+            raise ValueError(f"global_pool {self.global_pool!r} needs class_token: true")
+        if self.global_pool == "token_avg" and (self.norm_after_pool or self.distilled):
+            raise ValueError("global_pool 'token_avg' goes with neither fc_norm nor distilled")
+        return self
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one side; pixels past the last whole patch are left out, as timm's convolution does."""
+        return self.img_size // self.patch_size
+
+    @property
+    def border_note(self) -> str | None:
+        """What a person is told of the pixels that reach no patch; None where img_size is a multiple of patch_size."""
+        past = self.img_size % self.patch_size
+        if not past:
+            return None
+        seen = self.img_size - past
+        share = 1 - (seen / self.img_size) ** 2
+        return (
+            f"image size {self.img_size} is no multiple of the patch size {self.patch_size}: the last {past} rows and "
+            f"columns, {100 * share:.1f} % of the pixels, reach no patch; {seen} and {seen + self.patch_size} are the "
+            "nearest multiples"
+        )
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Class, distillation and register tokens that stand before the patches."""
+        return int(self.class_token) + int(self.distilled) + self.reg_tokens
+
+    @property
+    def position_tokens(self) -> int:
+        """Length of the position embedding."""
+        return self.grid_size**2 + (0 if self.no_embed_class else self.num_prefix_tokens)
+
+    @property
+    def tokens_read(self) -> int | None:
+        """How many leading tokens the heads read after the last block; None where pooling reads all of them."""
+        return 1 + int(self.distilled) if self.global_pool == "token" else None
+
+    @property
+    def norm_after_pool(self) -> bool:
+        """Whether the final norm is ``fc_norm`` (after pooling) rather than ``norm`` (before)."""
+        return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of what a head reads."""
+        return 2 * self.embed_dim if self.global_pool == "token_avg" else self.embed_dim
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the MLP's hidden layer."""
+        return int(self.embed_dim * self.mlp_ratio)
+
+
+Mean = Annotated[float, Field(ge=-1000, le=1000)]
+Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
+"""Not near zero, by which nothing can be divided. Both leave room for values in 0..255."""
+
+
+class Preprocessing(BaseModel):
+    """How images were prepared for the weights: they must be prepared so again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    mean: tuple[Mean, Mean, Mean] = Field(description="per channel, of values in 0..1")
+    std: tuple[Deviation, Deviation, Deviation]
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    crop_pct: float = Field(0.875, ge=0.01, le=1, description="evaluation: crop side / resized side")
+    crop_mode: Literal["center", "squash", "border"] = "center"

@@ -1,0 +1,268 @@
+"""Several runs: checked before the first, each in a process of its own, none made twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mlx_peft.config.schema import Experiment
+from mlx_peft.config.suite import Planned
+from mlx_peft.core.errors import UserError
+from mlx_peft.studies import sweep
+from mlx_peft.training import backend
+from mlx_peft.training.run import RunFolder
+from mlx_peft.training.train import train
+
+WORKER = """
+import json, os, pathlib, signal, sys, time
+order = json.loads(sys.stdin.readline())
+out, epochs = pathlib.Path(order["out"]), order["experiment"]["train"]["epochs"]
+out.mkdir(parents=True, exist_ok=True)
+with open(out / "starts", "a") as starts:
+    starts.write("started\\n")
+(out / "order.json").write_text(json.dumps(order["experiment"]))
+if epochs == 2:
+    json.dump({"error": "the loss is nan"}, sys.stdout)
+    sys.exit(2)
+if epochs == 3:
+    sys.exit("Traceback")
+if epochs == 4:
+    os.kill(os.getpid(), signal.SIGKILL)
+if epochs == 5:
+    signals = []
+    signal.signal(signal.SIGINT, lambda number, frame: signals.append("int"))
+    signal.signal(signal.SIGTERM, lambda number, frame: signals.append("term"))
+    signal.signal(signal.SIGHUP, lambda number, frame: signals.append("hup"))
+    (out / "ready").touch()
+    deadline = time.time() + 20
+    while not signals and time.time() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)  # for a second signal, which should not come
+    (out / "signals").write_text(" ".join(signals))
+    sys.exit(130)
+(out / "result.json").write_text('{"run_id": "made"}')
+"""
+"""Stands for a training run: what becomes of it, its epochs say."""
+COMMAND = (sys.executable, "-I", "-S", "-c", WORKER)
+
+
+@pytest.fixture
+def dataset(engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """Puts a data set in the place of any; returns the list of the configurations that it was opened for."""
+
+    def put(**splits: bool) -> list[Any]:
+        opened: list[Any] = []
+        found = engine.dataset(**splits)
+        engine.install(found)
+        monkeypatch.setattr(sweep, "open_dataset", lambda data: opened.append(data) or found)
+        return opened
+
+    put()
+    return put
+
+
+@pytest.fixture
+def plan(engine: SimpleNamespace, dataset: Any) -> Callable[..., list[Planned]]:
+    """Runs by name, each with its epochs."""
+    return lambda **epochs: [Planned(name, engine.experiment(epochs=number)) for name, number in epochs.items()]
+
+
+def changed(experiment: Experiment, **changes: Any) -> Experiment:
+    return Experiment.model_validate(experiment.model_dump() | changes)
+
+
+def outcomes(runs: list[sweep.Run], out: Path, notes: list[str] | None = None) -> dict[str, tuple[str, str | None]]:
+    made = sweep.run(runs, out, COMMAND, (notes if notes is not None else []).append)
+    return {outcome.run.name: (outcome.status, outcome.error) for outcome in made}
+
+
+def starts(run: sweep.Run) -> int:
+    file = run.folder.path / "starts"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def test_an_identity_is_the_one_that_training_gives(
+    engine: SimpleNamespace, plan: Any, dataset: Any, tmp_path: Path
+) -> None:
+    first, second = sweep.check(plan(a=1, b=2), tmp_path / "sweep")
+    assert first.run_id != second.run_id
+    assert train(first.experiment, tmp_path / "run")["run_id"] == first.run_id
+    dataset(val=False)
+    assert sweep.check(plan(a=1), tmp_path / "sweep")[0].run_id != first.run_id
+
+
+def test_checking_writes_nothing(plan: Any, tmp_path: Path) -> None:
+    sweep.check(plan(a=1), tmp_path / "sweep")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_data_set_is_opened_once(plan: Any, dataset: Any, tmp_path: Path) -> None:
+    opened = dataset()
+    planned = plan(a=1, b=2)
+    data = planned[0].experiment.data.model_dump()
+    planned.append(
+        Planned("c", changed(planned[0].experiment, data=data | {"batch_size": 4, "augment": {"flip": True}}))
+    )
+    planned.append(Planned("d", changed(planned[0].experiment, data=data | {"split": {"seed": 1}})))
+    sweep.check(planned, tmp_path)
+    assert [config.split.seed for config in opened] == [0, 1]
+
+
+def test_a_finished_run_is_known_by_its_identity_whatever_its_folder(plan: Any, tmp_path: Path) -> None:
+    (planned,) = plan(a=1)
+    train(planned.experiment, tmp_path / "an-older-name")
+    (run,) = sweep.check([planned], tmp_path)
+    assert run.folder == RunFolder(tmp_path / "an-older-name")
+    assert outcomes([run], tmp_path) == {"a": ("finished", None)}
+    assert starts(run) == 0
+
+
+def test_a_folder_with_another_run_is_refused_with_what_differs(plan: Any, tmp_path: Path) -> None:
+    first, other = plan(a=1, b=2)
+    train(first.experiment, tmp_path / "a")
+    before = (tmp_path / "a" / "config.yaml").read_bytes()
+    with pytest.raises(UserError) as caught:
+        sweep.check([Planned("a", other.experiment)], tmp_path)
+    assert str(caught.value).splitlines() == [
+        "nothing was started:",
+        f"  a: the run cannot be continued with another configuration than its own, {tmp_path}/a/config.yaml:",
+        "    train.epochs: 1 there, 2 now",
+        "  choose another folder with --out, or another name for the run",
+    ]
+    assert (tmp_path / "a" / "config.yaml").read_bytes() == before
+
+
+def test_a_finished_run_on_other_images_is_refused(plan: Any, dataset: Any, tmp_path: Path) -> None:
+    (planned,) = plan(a=1)
+    train(planned.experiment, tmp_path / "a")
+    dataset(test=False)
+    with pytest.raises(UserError, match=r"(?s)a holds a run on other images; .*\n    test.size: 21 there, None now"):
+        sweep.check([planned], tmp_path)
+
+
+def test_a_folder_that_holds_something_else_is_refused(plan: Any, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"a: .*a is not empty and holds no run"):
+        sweep.check(plan(a=1), tmp_path)
+
+
+def test_two_runs_that_are_the_same_experiment_are_refused(plan: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"\n  b: is the same experiment as a$"):
+        sweep.check(plan(a=1, b=1), tmp_path)
+
+
+def test_all_that_is_wrong_is_said_before_anything_starts(plan: Any, dataset: Any, tmp_path: Path) -> None:
+    dataset(val=False)
+    (good,) = plan(good=1)
+    model = good.experiment.model.model_dump()
+    planned = [
+        good,
+        Planned("weights", changed(good.experiment, model=model | {"weights": "nowhere.safetensors"})),
+        Planned("method", changed(good.experiment, method={"name": "lora", "rank": 100})),
+        Planned("data", plan(data=1)[0].experiment.model_copy(update={"train": stopping(good.experiment)})),
+        Planned("again", good.experiment),
+    ]
+    with pytest.raises(UserError) as caught:
+        sweep.check(planned, tmp_path)
+    message = str(caught.value)
+    assert [line.split(":")[0] for line in message.splitlines()] == [
+        "nothing was started", "  weights", "  method", "  data", "  again",
+    ]  # fmt: skip
+    assert "nowhere.safetensors" in message
+    assert "rank 100 is above the width" in message
+    assert "train.early_stopping needs a validation split" in message
+
+
+def stopping(experiment: Experiment) -> Any:
+    return experiment.train.model_copy(update={"early_stopping": 1})
+
+
+def test_a_framework_that_is_missing_is_told_before_anything_starts(
+    plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(backend.BACKENDS, "mlx", "no_such_module")
+    with pytest.raises(UserError, match="every run: the mlx backend cannot be loaded"):
+        sweep.check(plan(a=1, b=2), tmp_path)
+
+
+def test_what_is_wrong_with_every_run_is_said_once(plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(data: Any) -> None:
+        raise UserError("data.root: no such folder")
+
+    monkeypatch.setattr(sweep, "open_dataset", missing)
+    with pytest.raises(UserError, match=r"^nothing was started:\n  every run: data.root: no such folder$"):
+        sweep.check(plan(a=1, b=2), tmp_path)
+
+
+def test_runs_are_made_in_order_and_each_is_told_its_experiment(plan: Any, tmp_path: Path) -> None:
+    runs, notes = sweep.check(plan(b=1, a=6), tmp_path / "sweep"), []
+    assert outcomes(runs, tmp_path / "sweep", notes) == {"b": ("finished", None), "a": ("finished", None)}
+    assert notes == ["[1/2] b", "[2/2] a"]
+    for run in runs:
+        order = json.loads((run.folder.path / "order.json").read_text())
+        assert Experiment.model_validate(order) == run.experiment
+
+
+def test_a_run_that_fails_does_not_end_the_others_and_is_tried_again(plan: Any, tmp_path: Path) -> None:
+    runs = sweep.check(plan(first=1, nan=2, crash=3, killed=4, last=6), tmp_path)
+    expected = {
+        "first": ("finished", None),
+        "nan": ("failed", "the loss is nan"),
+        "crash": ("failed", "its process ended with status 1; what it said is above"),
+        "killed": ("failed", "its process was ended by SIGKILL, perhaps for want of memory"),
+        "last": ("finished", None),
+    }
+    assert outcomes(runs, tmp_path) == expected
+    assert outcomes(runs, tmp_path) == expected
+    assert {run.name: starts(run) for run in runs} == {"first": 1, "nan": 2, "crash": 2, "killed": 2, "last": 1}
+
+
+def test_a_second_sweep_in_the_same_folder_is_refused(plan: Any, tmp_path: Path) -> None:
+    runs = sweep.check(plan(a=1, b=6), tmp_path)
+    first = sweep.run(runs, tmp_path, COMMAND, print)
+    next(first)
+    with pytest.raises(UserError, match="is in use by another process"):
+        next(sweep.run(runs, tmp_path, COMMAND, print))
+    assert [outcome.run.name for outcome in first] == ["b"]
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "int"), (signal.SIGTERM, "term"), (signal.SIGHUP, "hup")])
+def test_a_signal_reaches_the_run_once_and_ends_the_sweep(
+    plan: Any, tmp_path: Path, number: signal.Signals, name: str
+) -> None:
+    runs = sweep.check(plan(first=1, waits=5, last=6), tmp_path)
+
+    def interrupt() -> None:
+        while not (tmp_path / "waits" / "ready").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    usual = signal.getsignal(number)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    made = outcomes(runs, tmp_path)
+    thread.join()
+    assert made == {"first": ("finished", None), "waits": ("interrupted", None)}
+    assert (tmp_path / "waits" / "signals").read_text() == name
+    assert not (tmp_path / "last").exists()
+    assert signal.getsignal(number) is usual
+
+
+def test_a_signal_between_two_runs_ends_the_sweep(plan: Any, tmp_path: Path) -> None:
+    runs = sweep.check(plan(first=1, last=6), tmp_path)
+    made = sweep.run(runs, tmp_path, COMMAND, print)
+    assert next(made).status == "finished"
+    os.kill(os.getpid(), signal.SIGINT)
+    assert list(made) == []
+    assert not (tmp_path / "last").exists()

@@ -1,0 +1,64 @@
+"""A run that is killed with SIGKILL, wherever, and resumed ends as one that never was."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mlx_peft.training.run import read_metrics
+from mlx_peft.training.train import train
+
+HUNG = 3600
+"""Seconds after which it is no longer the machine that is slow: on an idle one it takes a few."""
+
+TIMINGS = ("images_per_second", "seconds")
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """All of a finished run that does not depend on the clock."""
+    result = json.loads((run / "result.json").read_text())
+    return {
+        "result": {key: value for key, value in result.items() if key not in ("time", "memory")},
+        "metrics": [
+            {key: value for key, value in line.items() if key not in TIMINGS}
+            for line in read_metrics(run / "metrics.jsonl")
+        ],
+        "adapter": {file.name: file.read_bytes() for file in (run / "adapter").iterdir()},
+        "best": (run / "checkpoint" / "best.safetensors").read_bytes(),
+        "files": {file.name for file in run.iterdir()},
+    }
+
+
+def lives(*arguments: str) -> int:
+    """The number of kills in ``lives.py``."""
+    script = Path(__file__).with_name("lives.py")
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=HUNG)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.fixture
+def expected(engine: SimpleNamespace) -> dict[str, Any]:
+    """The outcome of the same run in one piece."""
+    train(engine.experiment(epochs=2, checkpoint_every=4, log_every=1), engine.out)
+    return outcome(engine.out)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_killed_at_random_times(tmp_path: Path, expected: dict[str, Any], seed: int) -> None:
+    assert lives("times", str(tmp_path / "killed"), str(seed)) >= 2
+    assert outcome(tmp_path / "killed") == expected
+
+
+def test_killed_around_every_call_that_touches_the_disk(tmp_path: Path, expected: dict[str, Any]) -> None:
+    kills = lives("points", str(tmp_path / "killed"))
+    # Three for each of five checkpoints, and more for the folder, the best epochs, the adapter and the result.
+    assert kills > 3 * 5
+    for point in range(kills):
+        assert outcome(tmp_path / "killed" / str(point)) == expected, f"killed at point {point}"

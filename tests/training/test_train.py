@@ -1,0 +1,295 @@
+"""A whole run: its files, its result, and what is refused before there is a folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convert.adapters.peft import read_adapter
+from mlx_peft.config.files import load as load_config
+from mlx_peft.core.errors import UserError
+from mlx_peft.data import ArrayImages, Dataset, Split
+from mlx_peft.training import train as train_module
+from mlx_peft.training.checkpoint import load_checkpoint
+from mlx_peft.training.evaluate import evaluate
+from mlx_peft.training.progress import Silent
+from mlx_peft.training.run import RunFolder, read_metrics
+from mlx_peft.training.stop import Interrupted
+from mlx_peft.training.train import check_data, train
+
+
+def test_a_run_leaves_every_file_that_was_promised(engine: SimpleNamespace) -> None:
+    result = train(engine.experiment(), engine.out)
+    folder = RunFolder(engine.out)
+    visible = {entry.name for entry in engine.out.iterdir() if not entry.name.startswith(".")}
+    files = {"config.yaml", "metrics.jsonl", "result.json", "env.json", "SHA256SUMS.txt"}
+    assert visible == {*files, "adapter", "checkpoint"}
+    assert load_config(folder.config) == engine.experiment()
+    assert json.loads(folder.result.read_text()) == result
+    assert json.loads(folder.environment.read_text()) == result["environment"]
+
+
+def test_the_result_has_the_promised_fields(engine: SimpleNamespace) -> None:
+    result = train(engine.experiment(), engine.out)
+    assert {key: set(value) if isinstance(value, dict) else None for key, value in result.items()} == {
+        **dict.fromkeys(
+            ("run_id", "status", "backend", "model", "method", "dataset", "seed", "cached_features", "notes")
+        ),
+        "metrics": {"val", "test"},
+        "details": {"test"},
+        "selected": {"epoch", "by"},
+        "parameters": {"adapter", "head", "trainable", "total", "trainable_percent", "stored_bytes"},
+        "time": {"train_seconds", "epoch_seconds", "images_per_second"},
+        "memory": {"peak_bytes"},
+        "stored": {"base_bytes", "adapter_bytes", "total_bytes"},
+        "splits": {"train", "val", "test"},
+        "environment": set(result["environment"]),
+    }
+    assert (result["status"], result["backend"], result["method"]) == ("finished", "mlx", "linear")
+    assert (result["dataset"], result["seed"]) == ("colours", 0)
+    dataset = engine.dataset()
+    assert result["splits"]["val"] == {"size": 21, "sha256": dataset.val.sha256}
+    assert result["parameters"]["trainable"] == 27
+    assert result["parameters"]["trainable_percent"] == 100 * 27 / result["parameters"]["total"]
+    stored = engine.out / "adapter" / "adapter_model.safetensors"
+    assert result["parameters"]["stored_bytes"] == stored.stat().st_size
+
+
+def test_the_adapter_and_the_test_metrics_are_those_of_the_selected_epoch(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.5, 0.9, 0.1])
+    monkeypatch.setattr("mlx_peft.training.fit.evaluate", lambda *_: {"top1": next(scores), "loss": 1.0, "count": 21})
+    result = train(engine.experiment(), engine.out)
+    assert result["selected"] == {"epoch": 2, "by": "val.top1"}
+    assert result["metrics"]["val"]["top1"] == 0.9
+    best = load_checkpoint(RunFolder(engine.out).best)[0]
+    last = load_checkpoint(RunFolder(engine.out).last)[0]
+    adapter = read_adapter(engine.out / "adapter")
+    np.testing.assert_array_equal(adapter.tensors["head.weight"], best["head.weight"])
+    assert (best["head.weight"] != last["head.weight"]).any()
+    learner = engine.learner()
+    learner.load_adapter(adapter.tensors)
+    dataset = engine.dataset()
+    feed = engine.feed(
+        engine.experiment(), train_module.Dataset("", dataset.classes, dataset.train, dataset.test, None)
+    )
+    assert result["metrics"]["test"] == evaluate(learner, feed.val(), 3)
+
+
+def test_the_test_split_is_read_once_and_after_all_else(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = []
+    original = train_module.eval_batches
+
+    def spy(split: Any, *rest: Any) -> Any:
+        order.append(split.name)
+        return original(split, *rest)
+
+    monkeypatch.setattr(train_module, "eval_batches", spy)
+    train(engine.experiment(), engine.out)
+    assert order == ["val", "val", "val", "test"]
+
+
+def test_nothing_that_trains_or_selects_is_handed_the_test_split(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed = []
+    for name in ("check_data", "planned", "feed", "cached_feed", "describe_adapter"):
+        whole = getattr(train_module, name)
+
+        def spied(*arguments: Any, _whole: Any = whole, **options: Any) -> Any:
+            handed.extend(a for a in (*arguments, *options.values()) if isinstance(a, Dataset))
+            return _whole(*arguments, **options)
+
+        monkeypatch.setattr(train_module, name, spied)
+    result = train(engine.experiment(early_stopping=1), engine.out)
+    assert len(handed) >= 4
+    assert all(dataset.test is None for dataset in handed)
+    assert result["metrics"]["test"] is not None
+
+
+def test_another_test_split_changes_the_test_s_metrics_and_nothing_else(
+    engine: SimpleNamespace, tmp_path: Path
+) -> None:
+    """Its labels are turned around and its images are black: no parameter, no choice and no other metric moves."""
+    dataset = engine.dataset()
+    black = ArrayImages.whole(np.zeros((dataset.test.size, 8, 8, 3), np.uint8), "test")
+    results = []
+    for name, test in (("a", dataset.test), ("b", Split("test", black, 2 - dataset.test.labels))):
+        engine.install(replace(dataset, test=test))
+        results.append(train(engine.experiment(early_stopping=1), tmp_path / name))
+    one, other = results
+    assert one["metrics"]["test"] != other["metrics"]["test"]
+    assert one["metrics"]["val"] == other["metrics"]["val"]
+    assert one["selected"] == other["selected"]
+    adapters = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("a", "b")]
+    assert adapters[0] == adapters[1]
+
+
+def test_without_held_out_splits_the_result_says_so(engine: SimpleNamespace) -> None:
+    engine.install(engine.dataset(val=False, test=False))
+    result = train(engine.experiment(), engine.out)
+    assert result["metrics"] == {"val": None, "test": None}
+    assert result["selected"] == {"epoch": 3, "by": "last epoch"}
+    last = load_checkpoint(RunFolder(engine.out).last)[0]
+    np.testing.assert_array_equal(read_adapter(engine.out / "adapter").tensors["head.weight"], last["head.weight"])
+
+
+def test_a_finished_run_is_not_run_again(engine: SimpleNamespace) -> None:
+    first = train(engine.experiment(), engine.out)
+    before = {path: path.stat().st_mtime_ns for path in engine.out.rglob("*")}
+    assert train(engine.experiment(), engine.out, resume=True) == first
+    assert {path: path.stat().st_mtime_ns for path in engine.out.rglob("*")} == before
+    with pytest.raises(UserError, match="a finished run"):
+        train(engine.experiment(), engine.out)
+
+
+def test_a_run_that_stops_during_the_test_goes_on_to_the_same_end(engine: SimpleNamespace, tmp_path: Path) -> None:
+    expected = train(engine.experiment(), tmp_path / "whole")
+
+    class Impatient(Silent):
+        def evaluating(self, split: str) -> None:
+            if split == "test":
+                os.kill(os.getpid(), 15)
+
+    with pytest.raises(Interrupted):
+        train(engine.experiment(), engine.out, progress=Impatient())
+    assert not RunFolder(engine.out).result.exists()
+    found = train(engine.experiment(), engine.out, resume=True)
+    assert (found["metrics"], found["run_id"]) == (expected["metrics"], expected["run_id"])
+
+
+@pytest.mark.parametrize("part", ["open_dataset", "load_base", "load_backend"])
+def test_what_is_refused_is_refused_before_there_is_a_folder(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UserError("no such thing")
+
+    monkeypatch.setattr(train_module, part, refuse)
+    with pytest.raises(UserError, match="no such thing"):
+        train(engine.experiment(), engine.out)
+    assert not engine.out.exists()
+
+
+def test_early_stopping_without_a_validation_split_is_refused(engine: SimpleNamespace) -> None:
+    engine.install(engine.dataset(val=False))
+    with pytest.raises(UserError, match=r"early_stopping needs a validation split.*data\.split\.val"):
+        train(engine.experiment(early_stopping=2), engine.out)
+    assert not engine.out.exists()
+
+
+def test_a_disk_that_fills_up_leaves_a_run_that_goes_on(
+    engine: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = train(engine.experiment(), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        calls = iter(range(100))
+        fsync = os.fsync
+
+        def filling(descriptor: int) -> None:
+            if next(calls) >= 7:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            fsync(descriptor)
+
+        patch.setattr(os, "fsync", filling)
+        with pytest.raises(UserError, match=r"no space left .* then continue the run with --resume"):
+            train(engine.experiment(), engine.out)
+    assert not list(engine.out.rglob("*.tmp"))
+    assert 0 < load_checkpoint(RunFolder(engine.out).last)[1]["position"]["step"] < 18
+    found = train(engine.experiment(), engine.out, resume=True)
+    assert found["metrics"] == expected["metrics"]
+
+
+def test_checkpoints_that_are_all_damaged_are_refused_on_a_resume(engine: SimpleNamespace) -> None:
+    train(engine.experiment(), engine.out)
+    folder = RunFolder(engine.out)
+    folder.result.unlink()
+    for path in (folder.last, folder.previous):
+        path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UserError, match=r"last\.safetensors is not a whole checkpoint"):
+        train(engine.experiment(), engine.out, resume=True)
+
+
+def test_equal_runs_are_equal_and_another_seed_is_another_run(engine: SimpleNamespace, tmp_path: Path) -> None:
+    experiment = engine.experiment()
+    first, second = (train(experiment, tmp_path / name) for name in ("first", "second"))
+    third = train(experiment.model_copy(update={"seed": 1}), tmp_path / "third")
+    assert first["run_id"] == second["run_id"] != third["run_id"]
+    assert first["metrics"] == second["metrics"]
+    steps = [
+        [line.get("loss") for line in read_metrics(tmp_path / name / "metrics.jsonl")]
+        for name in ("first", "second", "third")
+    ]
+    assert steps[0] == steps[1] != steps[2]
+
+
+def test_a_step_is_divided_by_what_its_images_count_smoothed_or_not(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[np.ndarray, float | None]] = []
+
+    def step(self: Any, images: np.ndarray, targets: np.ndarray, lr: float, *, weight: float | None = None) -> float:
+        seen.append((targets, weight))
+        return 1.0
+
+    monkeypatch.setattr(type(engine.learner()), "train_step", step)
+    plain = engine.experiment(epochs=1, label_smoothing=0.1)
+    weighted = {"data": plain.data.model_copy(update={"class_weights": "balanced"})}
+    train(plain.model_copy(update=weighted), engine.out)
+    labels = engine.dataset().train.labels
+    weights = len(labels) / (3 * np.bincount(labels))
+    for targets, weight in seen:
+        # Smoothing moves a tenth of each row to the mean of the weights; undone, what its class weighs is left.
+        real = targets.any(axis=1)
+        counted = ((targets[real].sum(axis=1) - 0.1 * weights.mean()) / 0.9).sum()
+        assert weight == pytest.approx(counted, rel=1e-5)
+    assert sum(weight for _, weight in seen) == pytest.approx(len(labels)), "1 an image on average"
+
+
+def test_steps_beyond_what_seeds_keep_apart_are_refused_before_training(engine: SimpleNamespace) -> None:
+    experiment = engine.experiment(epochs=10**6)
+    check_data(experiment, engine.dataset())  # six steps in an epoch
+    large = SimpleNamespace(train=SimpleNamespace(size=8 * 10**6), val=None)
+    with pytest.raises(UserError, match=r"train\.epochs: 1,000,000 would be 1,000,000,000,000 steps, at most 4,2"):
+        check_data(experiment, large)
+
+
+@pytest.mark.parametrize("accumulate", [1, 8])
+def test_a_batch_larger_than_the_data_computes_no_rows_that_only_fill_it_up(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    """Trained, validated and tested with the results of a batch of just the data."""
+    rows: dict[str, set[int]] = {}
+
+    def watch(name: str) -> None:
+        learner = type(engine.learner())
+        whole = getattr(learner, name)
+
+        def counted(self: Any, images: np.ndarray, *rest: Any, **options: Any) -> Any:
+            rows.setdefault(name, set()).add(len(images))
+            return whole(self, images, *rest, **options)
+
+        monkeypatch.setattr(learner, name, counted)
+
+    watch("train_step")
+    watch("logits")
+    dataset, found = engine.dataset(), []
+    for batch_size in (2**14, 48):
+        experiment = engine.experiment(accumulate=accumulate)
+        data = experiment.data.model_copy(update={"batch_size": batch_size})
+        out = engine.out / str(batch_size)
+        metrics = train(experiment.model_copy(update={"data": data}), out)["metrics"]
+        found.append((metrics, read_metrics(RunFolder(out).metrics)[-1]["train_loss"]))
+    assert found[0] == found[1]
+    assert rows == {"train_step": {44 if accumulate == 1 else 48}, "logits": {dataset.val.size, dataset.test.size}}

@@ -1,0 +1,82 @@
+"""Hugging Face's peft on timm's model, behind the part of the engine's protocol that a benchmark needs.
+
+Only LoRA: it is what ``bench`` sets beside ours, with the same weights, the same batch and torch's own AdamW.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import timm
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from convert.adapters.targeting import named_out
+from convert.base import Base
+from mlx_peft.config.schema import Experiment
+from mlx_peft.core.border import IGNORED
+from torch_ref.learner import device, device_peak, synchronize, to_numpy, version
+from torch_ref.models.preprocess import preprocess
+from torch_ref.saved import saved_bytes
+from torch_ref.training import cross_entropy
+
+__all__ = ["Learner", "build", "device_peak", "synchronize", "version"]
+
+
+class Learner:
+    """timm's model under ``get_peft_model``, trained the way its documentation shows."""
+
+    def __init__(self, experiment: Experiment, num_classes: int, base: Base):
+        self.base, self.device = base, device()
+        size = base.architecture.img_size
+        args = {"img_size": size, **experiment.model.args}
+        model = timm.create_model(base.name, pretrained=False, num_classes=num_classes, **args)
+        model.load_state_dict({name: torch.from_numpy(np.asarray(t)) for name, t in base.tensors.items()})
+        method = experiment.method
+        patterns = {"rank_pattern": method.rank_pattern, "alpha_pattern": method.alpha_pattern, "peft_type": "LORA"}
+        config = LoraConfig(
+            r=method.rank, lora_alpha=method.alpha, lora_dropout=method.dropout, use_rslora=method.rslora,
+            use_dora=method.dora,
+            **named_out(patterns, [site.path for site in method.sites(base.architecture)], ["head"]),
+        )  # fmt: skip
+        self.model = get_peft_model(model, config).to(self.device)
+        self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        optimizer = experiment.train.optimizer
+        groups = [
+            {"params": [p for p in self.trained.values() if (p.ndim > 1) is decays], "weight_decay": rate}
+            for decays, rate in ((True, optimizer.weight_decay), (False, 0.0))
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=optimizer.lr)
+
+    def _logits(self, images: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(images).to(self.device)
+        x = preprocess(pixels, self.base.preprocessing, self.base.architecture.img_size, torch.float32)
+        return self.model(x.permute(0, 3, 1, 2))
+
+    def _loss(self, images: np.ndarray, targets: np.ndarray) -> Tensor:
+        count = max(1, int((targets != IGNORED).sum()))
+        return cross_entropy(self._logits(images), torch.from_numpy(targets).to(self.device), count, 0.0)
+
+    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float) -> Tensor:
+        self.model.train()
+        loss = self._loss(images, targets)
+        loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach()
+
+    @torch.inference_mode()
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        self.model.eval()
+        return to_numpy(self._logits(images))
+
+    def saved_bytes(self, images: np.ndarray, targets: np.ndarray) -> int:
+        self.model.train()
+        return saved_bytes(lambda: self._loss(images, targets), self.model.parameters())
+
+
+def build(experiment: Experiment, num_classes: int, base: Base) -> Learner:
+    """A learner on ``device()``."""
+    return Learner(experiment, num_classes, base)
