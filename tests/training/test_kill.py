@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,9 @@ def outcome(run: Path) -> dict[str, Any]:
 def lives(*arguments: str) -> int:
     """The number of kills in ``lives.py``."""
     script = Path(__file__).with_name("lives.py")
-    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=HUNG)
+    path = os.pathsep.join([str(script.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])  # of fake_learner
+    command, variables = [sys.executable, str(script), *arguments], os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=HUNG)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 
