@@ -16,7 +16,7 @@ from mlx_peft.codes.quantizers import Quantizer
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import Device, Parameters, Tensors, must_match, total_weight
 from mlx_peft.vit.architecture import Preprocessing
-from mlx_peft.vit.parameters import is_head, is_kept
+from mlx_peft.vit.parameters import is_head
 from torch_ref import methods
 from torch_ref.methods import quantized, rounding, simulated
 from torch_ref.models.preprocess import preprocess
@@ -113,7 +113,7 @@ def trained(model: VisionTransformer) -> Arrays:
 
 def stored(model: VisionTransformer) -> Arrays:
     """What an adapter is made of, by name: what is trained, and what the method keeps beside it."""
-    return trained(model) | {name: p for name, p in model.named_parameters() if is_kept(name)}
+    return trained(model) | methods.kept(model)
 
 
 def load_adapter(model: VisionTransformer, tensors: Tensors) -> None:
@@ -140,7 +140,7 @@ class Learner:
         frozen = [(n, p) for n, p in self.model.named_parameters() if not p.requires_grad]
         exact = rounding.exact(self.model)
         for name, p in frozen:
-            if not is_kept(name) and name not in exact and p.is_floating_point():
+            if not experiment.method.keeps(name) and name not in exact and p.is_floating_point():
                 p.data = p.data.to(self.dtype)
         codes = quantized.sizes(self.model)
         sizes = {name: p.numel() for name, p in self.trained.items()}
@@ -154,7 +154,7 @@ class Learner:
         drop_path = experiment.model.drop_path
         self.prefix = frozen_prefix(base.architecture, drop_path, names, self.trained, base.quantization)
         self.importance = methods.importance(self.model, experiment.method)
-        self.update = Update(experiment.train, self.trained, experiment.lr_ratio, self.importance)
+        self.update = Update(experiment.train, self.trained, experiment.lr_ratio, experiment.decays, self.importance)
         self.keep: tuple[Mapping[str, Sequence[bool]], Arrays] = ({}, {})  # as ``mask`` had it last, and on the device
         self.step = 0
         if self.device.type == "cuda":

@@ -13,7 +13,6 @@ from mlx_peft.config.schema import SGD as SGDConfig
 from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.config.schema import Train
 from mlx_peft.core.border import IGNORED
-from mlx_peft.vit.parameters import decays
 from torch_ref.methods.adalora import Importance
 
 Arrays = dict[str, Tensor]
@@ -69,8 +68,9 @@ class Update:
 
     Args:
         config: the experiment's ``train`` section.
-        parameters: what is trained, by name; weight decay goes by the names.
+        parameters: what is trained, by name.
         lr_ratio: a parameter's learning rate over the optimiser's, by name.
+        decays: whether weight decay applies to a parameter, by name and number of axes.
         importance: what is averaged over the steps that are observed, where the method wants it.
     """
 
@@ -79,6 +79,7 @@ class Update:
         config: Train,
         parameters: Arrays,
         lr_ratio: Callable[[str], float],
+        decays: Callable[[str, int], bool],
         importance: Importance | None = None,
     ):
         self.importance = importance

@@ -36,7 +36,7 @@ from mlx_peft.config.methods import (
     QALoRA,
     VeRA,
 )
-from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.config.quantization import QAT, Quantization, is_scale
 from mlx_peft.config.schema import Model
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shown
@@ -45,7 +45,7 @@ from mlx_peft.core.problems import in_a_line
 from mlx_peft.core.sums import SUMS
 from mlx_peft.core.writing import new_folder
 from mlx_peft.vit.architecture import Architecture, Preprocessing
-from mlx_peft.vit.parameters import HEADS, SCALE
+from mlx_peft.vit.parameters import HEADS
 from mlx_peft.vit.registry import find
 
 CONFIG = "adapter_config.json"
@@ -207,7 +207,7 @@ def shareable(adapter: Adapter) -> Adapter:
 
 def _apart(tensors: Tensors) -> tuple[Tensors, Tensors]:
     """The method's tensors, and the trained scales of rounded weights, which no method knows."""
-    scales = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] == SCALE}
+    scales = {name: tensor for name, tensor in tensors.items() if is_scale(name)}
     return {name: tensor for name, tensor in tensors.items() if name not in scales}, scales
 
 

@@ -15,7 +15,7 @@ from mlx_peft.adaptation.prefix import frozen_prefix
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import AdamW, Experiment
 from mlx_peft.vit.architecture import Architecture
-from mlx_peft.vit.parameters import is_head, is_kept
+from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.shapes import shapes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -88,7 +88,7 @@ def training(
     held = adapter_shapes(method, architecture, num_classes, quantization, experiment.qat)
     own = shapes(architecture, num_classes)
     trained = {*method.selected(architecture), *filter(is_head, own)}
-    trained |= {name for name in held if name not in own and not is_kept(name)}
+    trained |= {name for name in held if name not in own and not method.keeps(name)}
     prefix = frozen_prefix(architecture, 0.0, {**own, **held}, trained, None)
     # The first of them may be met by the gradient at its end alone, and of the last only what is read goes through.
     through = max(architecture.depth - (0 if prefix is None else prefix.end) - 1, 0)

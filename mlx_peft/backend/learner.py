@@ -23,7 +23,7 @@ from mlx_peft.codes.quantizers import Quantizer
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import Device, Parameters, Tensors, must_match, total_weight
 from mlx_peft.vit.architecture import Preprocessing
-from mlx_peft.vit.parameters import is_head, is_kept
+from mlx_peft.vit.parameters import is_head
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
@@ -111,7 +111,7 @@ def trained(model: VisionTransformer) -> Arrays:
 
 def stored(model: VisionTransformer) -> Arrays:
     """What an adapter is made of, by name: what is trained, and what the method keeps beside it."""
-    return trained(model) | {name: p for name, p in tree_flatten(model.parameters()) if is_kept(name)}
+    return trained(model) | methods.kept(model)
 
 
 def load_adapter(model: VisionTransformer, tensors: Tensors) -> None:
@@ -139,7 +139,7 @@ class Learner:
         cast = [
             (name, p.astype(self.dtype))
             for name, p in frozen
-            if not is_kept(name) and name not in exact and mx.issubdtype(p.dtype, mx.floating)
+            if not experiment.method.keeps(name) and name not in exact and mx.issubdtype(p.dtype, mx.floating)
         ]
         self.model.update(tree_unflatten(cast))
         codes = quantized.sizes(self.model)
@@ -154,7 +154,7 @@ class Learner:
         drop_path = experiment.model.drop_path
         self.prefix = frozen_prefix(base.architecture, drop_path, names, self.trained, base.quantization)
         self.importance = methods.importance(self.model, experiment.method)
-        self.update = Update(experiment.train, self.trained, experiment.lr_ratio, self.importance)
+        self.update = Update(experiment.train, self.trained, experiment.lr_ratio, experiment.decays, self.importance)
         self.slots = self.update.initial_slots(self.trained)
         self.step = 0
         self.keep: tuple[Mapping[str, Sequence[bool]], Arrays] = ({}, {})  # as ``mask`` had it last, and on the device
@@ -298,7 +298,7 @@ class Learner:
     def load_adapter(self, tensors: Tensors) -> None:
         load_adapter(self.model, tensors)
         self.trained = trained(self.model)
-        if any(map(is_kept, tensors)):
+        if methods.kept(self.model):
             self._compile()
 
     def merged(self, dequantize: bool = False) -> Tensors:
@@ -320,8 +320,7 @@ class Learner:
 
     def state(self) -> Tensors:
         forks.check()
-        kept = {name: p for name, p in tree_flatten(self.model.parameters()) if is_kept(name)}
-        arrays = tree_flatten({"parameters": self.trained | kept, "slots": self.slots})
+        arrays = tree_flatten({"parameters": self.trained | methods.kept(self.model), "slots": self.slots})
         return {name: to_numpy(a) for name, a in arrays} | {"step": np.array(self.step)}
 
     def load_state(self, state: Tensors) -> None:

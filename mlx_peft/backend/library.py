@@ -89,10 +89,8 @@ def add_adapter(model: VisionTransformer, method: MethodConfig, seed: int = 0, q
 
 
 def _apply(model: VisionTransformer, method: MethodConfig, seed: int = 0, qat: QAT | None = None) -> None:
-    if hasattr(model, "method"):
-        raise UserError(f"the model has the method {model.method.name!r} already; take it out with remove_adapter")
     methods.apply(model, method, seed, qat)
-    model.method, model.qat, model.adapter_names = method, qat, tuple(stored(model))
+    model.qat, model.adapter_names = qat, tuple(stored(model))
 
 
 def remove_adapter(model: VisionTransformer) -> None:
@@ -101,8 +99,6 @@ def remove_adapter(model: VisionTransformer) -> None:
     The head, and the parameters that a method of the model's own trains (full, BitFit, LayerNorm), keep their values.
     """
     methods.remove(model)
-    if hasattr(model, "method"):
-        del model.method, model.qat, model.adapter_names
 
 
 def prepare(model: VisionTransformer, images: np.ndarray) -> mx.array:
@@ -122,7 +118,7 @@ def save_adapter(
     Raises:
         UserError: the model has no method, or it is merged.
     """
-    if not hasattr(model, "method"):
+    if model.method is None:
         raise UserError("the model has no method: add one with add_adapter")
     if missing := [name for name in model.adapter_names if name not in stored(model)]:
         raise UserError(f"the method is merged into the model, {missing[0]} is gone: unmerge it first")

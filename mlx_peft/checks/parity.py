@@ -12,12 +12,11 @@ import numpy as np
 
 from convert.base import Base, load_base
 from mlx_peft.config.methods import Linear, Method
-from mlx_peft.config.quantization import asked
+from mlx_peft.config.quantization import asked, is_scale
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.training.allocation import allocator
 from mlx_peft.training.backend import Backend, Learner, Tensors, load_backend
-from mlx_peft.vit.parameters import SCALE
 
 BATCH, CLASSES, STEPS = 2, 10, 20
 
@@ -169,7 +168,7 @@ def perturbed(tensors: Tensors, seed: int, through_codes: bool = False) -> Tenso
     moved = {n: t + 0.02 * random.standard_normal(t.shape).astype(np.float32) for n, t in sorted(tensors.items())}
     if not through_codes:
         return moved
-    return {n: tensors[n] if n.endswith(SCALE) else np.rint(t * 1024) / np.float32(1024) for n, t in moved.items()}
+    return {n: tensors[n] if is_scale(n) else np.rint(t * 1024) / np.float32(1024) for n, t in moved.items()}
 
 
 def merged_logits(backend: Backend, learner: Learner, config: Experiment, base: Base, images: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mlx_peft.core.bounds import Positive
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
-from mlx_peft.vit.parameters import SCALE
+from mlx_peft.vit.parameters import last
 from mlx_peft.vit.shapes import Shapes
 from mlx_peft.vit.sites import GROUPS, Site, chosen, sites
 
@@ -23,6 +23,14 @@ GroupSize = Literal[32, 64, 128]
 
 WORD = 32
 """Bits of the unsigned integers that hold the codes."""
+
+SCALE = "lsq_scale"
+"""Last name of a weight's trained scales."""
+
+
+def is_scale(name: str) -> bool:
+    """Whether the parameter is the trained scales of a weight, which ``qat`` adds under whatever method."""
+    return last(name) == SCALE
 
 
 class Quantization(BaseModel):

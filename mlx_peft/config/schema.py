@@ -12,7 +12,7 @@ from mlx_peft.config.augment import ColorJitter as ColorJitter
 from mlx_peft.config.augment import Erasing as Erasing
 from mlx_peft.config.augment import RandAugment as RandAugment
 from mlx_peft.config.methods import Method
-from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.config.quantization import QAT, Quantization, is_scale
 from mlx_peft.config.section import Section
 from mlx_peft.core.bounds import (
     LARGEST,
@@ -28,7 +28,6 @@ from mlx_peft.core.bounds import (
     usable,
 )
 from mlx_peft.vit.architecture import MOST_PIXELS
-from mlx_peft.vit.parameters import SCALE
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Argument = bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(ge=-LARGEST, le=LARGEST)] | Name
@@ -200,9 +199,13 @@ class Experiment(Section):
 
     def lr_ratio(self, name: str) -> float:
         """The learning rate of a parameter, over that of the optimiser."""
-        if self.qat is not None and name.endswith(f".{SCALE}"):
+        if self.qat is not None and is_scale(name):
             return self.qat.lr_ratio
         return self.method.lr_ratio(name)
+
+    def decays(self, name: str, ndim: int) -> bool:
+        """Whether weight decay applies to a parameter with so many axes: not to the scales of codes."""
+        return not is_scale(name) and self.method.decays(name, ndim)
 
     @model_validator(mode="after")
     def _codes_are_the_base_or_the_aim(self) -> Experiment:

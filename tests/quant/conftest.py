@@ -10,8 +10,8 @@ import mlx.core as mx
 import mlx_peft.backend.learner
 import torch_ref.learner
 from convert.base import load_base
+from mlx_peft.config.quantization import SCALE
 from mlx_peft.config.schema import Experiment
-from mlx_peft.vit.parameters import SCALE
 
 BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
 MODEL = {

@@ -20,9 +20,8 @@ from convert.base import load_base
 from mlx_peft.checks import parity
 from mlx_peft.codes.affine import dequantized, packed
 from mlx_peft.config.methods import Full, LoRA
-from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.config.quantization import QAT, SCALE, Quantization
 from mlx_peft.core.errors import UserError
-from mlx_peft.vit.parameters import SCALE, decays
 
 ROUNDING = 1e-5
 """Relative, float32: the same products in another order, through two blocks."""
@@ -179,7 +178,7 @@ def test_scales_learn_slowly_and_do_not_decay(described):
     config = described({"name": "lora", "lora_plus": 4}, qat=FOUR | {"scales": "learned", "lr_ratio": 0.02})
     ratios = [config.lr_ratio(f"blocks.0.attn.qkv.{name}") for name in ("lora_A", "lora_B", SCALE)]
     assert ratios == [1.0, 4.0, 0.02]
-    assert not decays(f"blocks.0.attn.qkv.{SCALE}", 2)
+    assert not config.decays(f"blocks.0.attn.qkv.{SCALE}", 2)
 
 
 @pytest.mark.parametrize("method", [{"name": "full"}, {"name": "lora", "targets": ["q", "v"]}], ids=str)

@@ -53,8 +53,10 @@ def apply(model: VisionTransformer, method: MethodConfig, seed: int, qat: QAT | 
 
     With ``qat``, the blocks' linear layers are rounded as the codes they are to become.
 
-    Raises UserError where a target matches no layer or the method does not fit the model.
+    Raises UserError where a target matches no layer, the method does not fit the model, or it has one already.
     """
+    if model.method is not None:
+        raise UserError(f"the model has the method {model.method.name!r} already; take it out with remove_adapter")
     method.check(model.architecture)
     method.check_quantization(model.architecture, model.quantization)
     if qat is not None:
@@ -66,6 +68,7 @@ def apply(model: VisionTransformer, method: MethodConfig, seed: int, qat: QAT | 
             getattr(model, name).requires_grad_(True)
     if qat is not None:
         rounding.apply(model, qat)
+    model.method = method
 
 
 def merge(model: VisionTransformer, dequantize: bool = False) -> dict[str, nn.Module]:
@@ -95,9 +98,17 @@ def remove(model: VisionTransformer) -> None:
     wrapped = rounding.plain(model)
     wrapped |= {path: layer.base_layer for path, layer in model.named_modules() if hasattr(layer, "base_layer")}
     unmerge(model, wrapped | {"shared": nn.Module()})
+    model.method = None
     codes = {p for layer in quantized.layers(model).values() for p in layer.parameters()}
     for p in model.parameters():
         p.requires_grad_(p not in codes)
+
+
+def kept(model: VisionTransformer) -> dict[str, Tensor]:
+    """What the model's method keeps frozen beside what it trains, by name: an adapter is not whole without it."""
+    if model.method is None:
+        return {}
+    return {name: p for name, p in model.named_parameters() if model.method.keeps(name)}
 
 
 def penalty(model: VisionTransformer, method: MethodConfig) -> Tensor | float:

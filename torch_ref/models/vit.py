@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.vit.architecture import Architecture
 from torch_ref.models.attention import Attention
@@ -69,6 +70,7 @@ class VisionTransformer(nn.Module):
         self.architecture = architecture
         self.checkpointing = False
         self.quantization: Quantization | None = None  # of the blocks' linear layers
+        self.method: MethodConfig | None = None  # that was put into it
         self.shared = nn.Module()  # what a method gives to several blocks at once
         self.patch_embed = PatchEmbed(architecture)
         if architecture.class_token:

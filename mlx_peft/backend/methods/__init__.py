@@ -8,6 +8,7 @@ from types import ModuleType
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 
 from mlx_peft.backend.methods import (
     adalora,
@@ -54,8 +55,10 @@ def apply(model: VisionTransformer, method: MethodConfig, seed: int, qat: QAT | 
 
     With ``qat``, the blocks' linear layers are rounded as the codes they are to become.
 
-    Raises UserError where a target matches no layer or the method does not fit the model.
+    Raises UserError where a target matches no layer, the method does not fit the model, or it has one already.
     """
+    if model.method is not None:
+        raise UserError(f"the model has the method {model.method.name!r} already; take it out with remove_adapter")
     method.check(model.architecture)
     method.check_quantization(model.architecture, model.quantization)
     if qat is not None:
@@ -67,6 +70,7 @@ def apply(model: VisionTransformer, method: MethodConfig, seed: int, qat: QAT | 
             model[name].unfreeze()
     if qat is not None:
         rounding.apply(model, qat)
+    model.method = method
 
 
 def merge(model: VisionTransformer, dequantize: bool = False) -> dict[str, nn.Module]:
@@ -96,9 +100,17 @@ def remove(model: VisionTransformer) -> None:
     wrapped = rounding.plain(model)
     wrapped |= {path: layer.base_layer for path, layer in model.named_modules() if "base_layer" in layer}
     unmerge(model, wrapped | {"shared": nn.Module()})
+    model.method = None
     model.unfreeze()
     for layer in quantized.layers(model).values():
         layer.freeze()
+
+
+def kept(model: VisionTransformer) -> dict[str, mx.array]:
+    """What the model's method keeps frozen beside what it trains, by name: an adapter is not whole without it."""
+    if model.method is None:
+        return {}
+    return {name: p for name, p in tree_flatten(model.parameters()) if model.method.keeps(name)}
 
 
 def penalty(model: VisionTransformer, method: MethodConfig) -> mx.array | float:

@@ -14,6 +14,7 @@ from mlx_peft.backend.models.layers import Linear, layer_scale, norm, spread
 from mlx_peft.backend.models.mlp import MLPS
 from mlx_peft.backend.models.pool import AttentionPool
 from mlx_peft.backend.models.stochastic import Dropout, DropPath, current_key, next_key, randomness
+from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.vit.architecture import Architecture
 
@@ -69,6 +70,7 @@ class VisionTransformer(nn.Module):
         self.architecture = architecture
         self.checkpointing = False
         self.quantization: Quantization | None = None  # of the blocks' linear layers
+        self.method: MethodConfig | None = None  # that was put into it
         self.shared = nn.Module()  # what a method gives to several blocks at once
         self.patch_embed = PatchEmbed(architecture)
         if architecture.class_token:

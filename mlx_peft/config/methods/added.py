@@ -108,6 +108,7 @@ class VPT(Blockwise):
 
     name: Literal["vpt"] = "vpt"
     merges: ClassVar[bool] = False
+    undecayed: ClassVar[tuple[str, ...]] = ("prompts",)
     tokens: Rank = 10
     deep: bool = Field(False, description="prompts of its own for every block")
     dropout: Share = Field(0.0, description="on the prompts")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.parameters import decays, last
 from mlx_peft.vit.shapes import Shapes
 from mlx_peft.vit.sites import Blocks, Site, Targets, chosen, sites
 
@@ -32,6 +33,10 @@ class MethodConfig(BaseModel):
     """Whether it needs a quantised base, which it merges into as it is."""
     rounds: ClassVar[bool] = False
     """Whether the weights that it trains can be rounded as they are trained (``qat``)."""
+    kept: ClassVar[tuple[str, ...]] = ()
+    """Last names of tensors that it keeps frozen beside what it trains: an adapter is not whole without them."""
+    undecayed: ClassVar[tuple[str, ...]] = ()
+    """Last names of its tensors that weight decay leaves alone, although they have several axes."""
 
     def check(self, architecture: Architecture) -> None:
         """Raises UserError where the method cannot be put on such a model."""
@@ -73,6 +78,14 @@ class MethodConfig(BaseModel):
         ``quantization`` is the base's. Raises UserError where the method cannot be put on such a model.
         """
         return {}
+
+    def keeps(self, name: str) -> bool:
+        """Whether the parameter is one that the method keeps frozen, as a part of the adapter."""
+        return last(name) in self.kept
+
+    def decays(self, name: str, ndim: int) -> bool:
+        """Whether weight decay applies to a parameter with so many axes."""
+        return decays(name, ndim) and last(name) not in self.undecayed
 
     def lr_ratio(self, name: str) -> float:
         """The learning rate of a parameter, over that of the optimiser."""

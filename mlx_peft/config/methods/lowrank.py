@@ -37,6 +37,7 @@ class LoRA(Targeted):
     name: Literal["lora"] = "lora"
     in_peft: ClassVar[bool] = True
     rounds: ClassVar[bool] = True
+    kept: ClassVar[tuple[str, ...]] = ("pissa_A", "pissa_B", "lora_magnitude_rest")
     rank: Rank = 8
     alpha: Positive = 16.0
     dropout: Share = Field(0.0, description="on the input of A")
@@ -195,6 +196,7 @@ class VeRA(Targeted):
     name: Literal["vera"] = "vera"
     in_peft: ClassVar[bool] = True
     rounds: ClassVar[bool] = True
+    kept: ClassVar[tuple[str, ...]] = ("vera_A", "vera_B")
     targets: Targets = ("q", "v")
     rank: Rank = 256
     d_initial: Positive = Field(0.1, description="lambda_d at the start")
