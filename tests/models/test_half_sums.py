@@ -28,13 +28,13 @@ IMAGES, STREAM = (BATCH, 56, 56, 3), (BATCH, TOKENS, DIM)
 
 
 def part(backend, name):
-    """``models.layers.Linear`` of ``mlx_peft`` or ``torch_ref``."""
+    """``models.layers.Linear`` of ``mlx_peft.backend`` or ``torch_ref``."""
     module, _, member = name.rpartition(".")
     return getattr(importlib.import_module(f"{backend}.{module}"), member)
 
 
 def array(backend: str, values: np.ndarray):
-    return mx.array(values) if backend == "mlx_peft" else torch.from_numpy(values)
+    return mx.array(values) if backend == "mlx_peft.backend" else torch.from_numpy(values)
 
 
 def linear(backend: str):
@@ -146,7 +146,7 @@ def by_mlx(layer, call, x, cotangent, dtype):
 
 def tensor(backend: str, values: np.ndarray, precision: str):
     """An array of the backend, in a precision."""
-    if backend == "mlx_peft":
+    if backend == "mlx_peft.backend":
         return mx.array(values.astype(np.float32)).astype(getattr(mx, precision))
     return torch.from_numpy(values.astype(np.float32)).to(getattr(torch, precision))
 
@@ -160,7 +160,7 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
-BACKENDS = {"mlx_peft": (by_mlx, mx), "torch_ref": (by_torch, torch)}
+BACKENDS = {"mlx_peft.backend": (by_mlx, mx), "torch_ref": (by_torch, torch)}
 
 
 @lru_cache
@@ -191,7 +191,9 @@ def test_gradients_of_many_rows_are_no_further_off_than_their_terms(backend, nam
 @pytest.mark.parametrize(("name", "parameter"), SUMS, ids=lambda value: str(value))
 def test_mlx_adds_up_in_float32_whatever_the_device_does(name, parameter, precision):
     """The sum has float32's digits: it is not rounded at all, be it after each row, as on Metal, or at its end."""
-    found, expected = (gradients(b, name, p, precision) for b, p in (("mlx_peft", precision), ("torch_ref", "float32")))
+    found, expected = (
+        gradients(b, name, p, precision) for b, p in (("mlx_peft.backend", precision), ("torch_ref", "float32"))
+    )
     assert relative(found[parameter], expected[parameter]) <= SUMMED
 
 
