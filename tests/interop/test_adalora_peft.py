@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from comparing import relative
 
 import mlx_peft.backend.learner
 import torch_ref.learner
@@ -100,10 +101,6 @@ def logits(model: torch.nn.Module, pixels: np.ndarray) -> np.ndarray:
         return model(prepared(pixels)).numpy()
 
 
-def distance(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), np.finfo(np.float32).tiny))
-
-
 def adapter_of(method: AdaLoRA, tensors: dict[str, np.ndarray]) -> Adapter:
     found, model = base(), experiment(method).model
     return Adapter(
@@ -172,8 +169,8 @@ def test_a_full_schedule_ends_with_pefts_logits(trained: tuple[Any, Peft]) -> No
     learner, theirs = trained
     pixels, _ = images(0)
     expected = logits(theirs.model, pixels)
-    assert distance(learner.logits(pixels), expected) < TRAINED
-    assert distance(logits(timm_of(base().tensors), pixels), expected) > 0.1  # so training did something
+    assert relative(learner.logits(pixels), expected) < TRAINED
+    assert relative(logits(timm_of(base().tensors), pixels), expected) > 0.1  # so training did something
 
 
 def test_the_same_triplets_give_pefts_logits_and_merged_weights(trained: tuple[Any, Peft], tmp_path: Path) -> None:
@@ -181,11 +178,11 @@ def test_the_same_triplets_give_pefts_logits_and_merged_weights(trained: tuple[A
     pixels, _ = images(0)
     before = learner.adapter()
     learner.load_adapter({name: p.detach().numpy().copy() for name, p in theirs.parameters.items()})
-    assert distance(learner.logits(pixels), logits(theirs.model, pixels)) < LOGITS
+    assert relative(learner.logits(pixels), logits(theirs.model, pixels)) < LOGITS
     theirs.model.save_pretrained(tmp_path, save_embedding_layers=False)
     merged = opened(tmp_path).merge_and_unload().state_dict()
     for name, tensor in learner.merged().items():
-        assert distance(tensor, merged[name].numpy()) < 1e-6, name
+        assert relative(tensor, merged[name].numpy()) < 1e-6, name
     learner.load_adapter(before)
 
 
@@ -194,7 +191,7 @@ def test_peft_opens_ours_with_the_same_logits(trained: tuple[Any, Peft], tmp_pat
     pixels, _ = images(0)
     (note,) = write_adapter(tmp_path, adapter_of(SCHEDULE, learner.adapter()))
     assert "total_step is the least that PEFT accepts" in note
-    assert distance(logits(opened(tmp_path), pixels), learner.logits(pixels)) < LOGITS
+    assert relative(logits(opened(tmp_path), pixels), learner.logits(pixels)) < LOGITS
 
 
 def test_the_file_is_pefts(trained: tuple[Any, Peft], tmp_path: Path) -> None:
@@ -225,7 +222,7 @@ def test_what_peft_trained_is_read(trained: tuple[Any, Peft], tmp_path: Path) ->
     assert adapter.method == SCHEDULE.model_copy(update={"orth_weight": 0.5})  # PEFT's default, which it did not use
     before = learner.adapter()
     learner.load_adapter(adapter.tensors)
-    assert distance(learner.logits(pixels), logits(theirs.model, pixels)) < LOGITS
+    assert relative(learner.logits(pixels), logits(theirs.model, pixels)) < LOGITS
     learner.load_adapter(before)
 
 
@@ -247,7 +244,7 @@ def test_ours_comes_back_with_zeros_for_what_was_masked(trained: tuple[Any, Peft
     pixels, _ = images(0)
     expected = learner.logits(pixels)
     learner.load_adapter(again.tensors)
-    assert distance(learner.logits(pixels), expected) < LOGITS
+    assert relative(learner.logits(pixels), expected) < LOGITS
     learner.load_adapter(before)
 
 
@@ -265,7 +262,7 @@ def test_equal_ranks_train_as_pefts_layers_without_its_allocator() -> None:
         assert all(map(all, dealer.after(learner, t).values()))
         assert loss == pytest.approx(theirs.train_step(*batch, t), rel=1e-3), t
     pixels, _ = images(0)
-    assert distance(learner.logits(pixels), logits(theirs.model, pixels)) < TRAINED
+    assert relative(learner.logits(pixels), logits(theirs.model, pixels)) < TRAINED
 
 
 CASES: dict[str, AdaLoRA] = {
@@ -296,18 +293,18 @@ def test_peft_opens_every_target_pruned_or_not(case: str, state: str, tmp_path: 
     write_adapter(tmp_path, adapter_of(method, tensors))
     theirs = opened(tmp_path)
     pixels, _ = images(0)
-    assert distance(logits(theirs, pixels), learner.logits(pixels)) < LOGITS
+    assert relative(logits(theirs, pixels), learner.logits(pixels)) < LOGITS
     again = read_adapter(tmp_path)
     assert again.method == method
     expected = learner.logits(pixels)
     learner.load_adapter(again.tensors)
-    assert distance(learner.logits(pixels), expected) < LOGITS
+    assert relative(learner.logits(pixels), expected) < LOGITS
     if state == "untrained":
         for name, tensor in tensors.items():
             np.testing.assert_array_equal(again.tensors[name], tensor)
     merged = theirs.merge_and_unload().state_dict()
     for name, tensor in learner.merged().items():
-        assert distance(tensor, merged[name].numpy()) < 1e-6, name
+        assert relative(tensor, merged[name].numpy()) < 1e-6, name
 
 
 def test_what_peft_saved_of_ours_again_is_the_same_model(tmp_path: Path) -> None:
@@ -324,7 +321,7 @@ def test_what_peft_saved_of_ours_again_is_the_same_model(tmp_path: Path) -> None
     other = torch_ref.learner.build(experiment(again.method), CLASSES, base())
     other.load_adapter(again.tensors)
     pixels, _ = images(0)
-    assert distance(other.logits(pixels), learner.logits(pixels)) < LOGITS
+    assert relative(other.logits(pixels), learner.logits(pixels)) < LOGITS
 
 
 @pytest.mark.parametrize(

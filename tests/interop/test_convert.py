@@ -19,7 +19,8 @@ import timm
 import torch
 import transformers
 from by_hand import by_hand
-from comparing import LOGITS, SIZE, SMALL, logits, on_disk, pixels, prepared, relative, shaken
+from comparing import LOGITS, relative
+from foreign_models import SIZE, SMALL, logits, on_disk, pixels, prepared, shaken
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.models import VisionTransformer

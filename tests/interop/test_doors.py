@@ -7,6 +7,7 @@ import peft
 import pytest
 import timm
 import torch
+from comparing import relative
 
 from convert.adapters.peft import read_adapter
 from mlx_peft.artifacts.load import load_run
@@ -22,10 +23,6 @@ METHODS = {
     "distilled": {"name": "lora", "rank": 4, "targets": ["k", "fc2"]},
 }
 MODELS = {"distilled": "deit_tiny_distilled_patch16_224"}
-
-
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 @pytest.fixture(

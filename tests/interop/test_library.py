@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from comparing import relative
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -36,10 +37,6 @@ def create(mp, seed=0):
 def logits(mp, model, images):
     with torch.no_grad():
         return np.array(model(mp.prepare(model, images)))
-
-
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 def test_the_names_are_the_same():

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from by_hand import by_hand
+from comparing import relative
 
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import Base, load_base
@@ -92,10 +93,6 @@ def logits(model: torch.nn.Module) -> np.ndarray:
         return model(torch.randn(2, 3, 64, 64)).numpy()
 
 
-def distance(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
-
-
 CASES = {
     "all four": ("deit_tiny_patch16_224", LoRA(rank=4, alpha=10, targets=("qkv", "proj", "fc1", "fc2"))),
     "q and v": ("deit_tiny_patch16_224", LoRA(rank=3, alpha=5, targets=("q", "v"))),
@@ -140,8 +137,8 @@ def test_peft_opens_the_adapter_with_the_same_logits(case: str, tmp_path: Path) 
         warnings.simplefilter("error")  # PEFT warns of keys that it does not know or does not find
         opened = peft.PeftModel.from_pretrained(timm_of(name, base.tensors), str(tmp_path / "adapter"))
     expected = logits(timm_of(name, merged(base, adapter)))
-    assert distance(logits(opened.eval()), expected) < LOGITS
-    assert distance(logits(timm_of(name, base.tensors)), expected) > 0.1  # so the adapter does something
+    assert relative(logits(opened.eval()), expected) < LOGITS
+    assert relative(logits(timm_of(name, base.tensors)), expected) > 0.1  # so the adapter does something
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -167,7 +164,7 @@ def test_an_adapter_that_peft_saved_again_is_the_same_model(case: str, tmp_path:
     again = read_adapter(tmp_path / "theirs")
     assert (again.model, again.classes, again.base_sha256, again.source) == (None, (), None, name)
     assert again.architecture is not None and again.architecture.patch_size == base.architecture.patch_size
-    assert distance(logits(timm_of(name, merged(base, again))), logits(opened.eval())) < LOGITS
+    assert relative(logits(timm_of(name, merged(base, again))), logits(opened.eval())) < LOGITS
 
 
 def test_an_adapter_that_peft_trained_is_read(tmp_path: Path) -> None:
@@ -195,7 +192,7 @@ def test_an_adapter_that_peft_trained_is_read(tmp_path: Path) -> None:
         alpha_pattern={r"1\.mlp\.fc2": 12},
     )
     assert adapter.tensors["blocks.0.mlp.fc2.lora_A"].shape == (2, 96)
-    assert distance(logits(timm_of(name, merged(base, adapter))), logits(opened)) < LOGITS
+    assert relative(logits(timm_of(name, merged(base, adapter))), logits(opened)) < LOGITS
 
 
 def test_a_dora_that_peft_trained_is_read(tmp_path: Path) -> None:
@@ -212,8 +209,8 @@ def test_a_dora_that_peft_trained_is_read(tmp_path: Path) -> None:
     opened.save_pretrained(tmp_path)
     adapter = read_adapter(tmp_path)
     assert adapter.method == LoRA(rank=3, alpha=8, dora=True, targets=("qkv", "fc1"))
-    assert distance(logits(timm_of(name, merged(base, adapter))), logits(opened)) < LOGITS
-    assert distance(logits(timm_of(name, base.tensors)), logits(opened)) > 0.1
+    assert relative(logits(timm_of(name, merged(base, adapter))), logits(opened)) < LOGITS
+    assert relative(logits(timm_of(name, base.tensors)), logits(opened)) > 0.1
 
 
 def test_a_pissa_that_peft_converted_is_read(tmp_path: Path) -> None:
@@ -232,8 +229,8 @@ def test_a_pissa_that_peft_converted_is_read(tmp_path: Path) -> None:
     assert adapter.method == LoRA(rank=6, alpha=10, targets=("qkv", "fc1"))
     heads = {key: tensor for key, tensor in base.tensors.items() if key.startswith("head")}  # it saved none
     whole = dataclasses.replace(adapter, tensors=adapter.tensors | heads)
-    assert distance(logits(timm_of(name, merged(base, whole))), logits(opened)) < LOGITS
-    assert distance(logits(timm_of(name, base.tensors)), logits(opened)) > 0.1
+    assert relative(logits(timm_of(name, merged(base, whole))), logits(opened)) < LOGITS
+    assert relative(logits(timm_of(name, base.tensors)), logits(opened)) > 0.1
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from comparing import relative
 
 import mlx_peft.backend.learner
 import torch_ref.learner
@@ -40,10 +41,6 @@ METHODS = {
     "pissa": LoRA(rank=3, init="pissa", targets=ALL),
     "pissa of parts, dora": LoRA(rank=2, init="pissa", rslora=True, dora=True, targets=("q", "proj")),
 }
-
-
-def relative(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-12))
 
 
 @pytest.fixture(scope="module")

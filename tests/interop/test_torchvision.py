@@ -10,7 +10,8 @@ import pytest
 import timm
 import torch
 import torchvision
-from comparing import LOGITS, SIZE, logits, pixels, prepared, relative, shaken
+from comparing import LOGITS, relative
+from foreign_models import SIZE, logits, pixels, prepared, shaken
 from googles import googles
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file

@@ -11,7 +11,8 @@ import pytest
 import torch
 import transformers
 from by_hand import by_hand
-from comparing import LOGITS, SIZE, SMALL, logits, on_disk, pixels, prepared, relative, shaken, with_identity_head
+from comparing import LOGITS, relative
+from foreign_models import SIZE, SMALL, logits, on_disk, pixels, prepared, shaken, with_identity_head
 
 from convert.base import Base, load_base
 from convert.files import write_json, write_safetensors

@@ -12,6 +12,7 @@ import peft
 import pytest
 import timm
 import torch  # before MLX: see mlx_peft.backend.blas
+from comparing import relative
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -113,10 +114,6 @@ def gradients(base, model: torch.nn.Module) -> dict[str, np.ndarray]:
     }
 
 
-def distance(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
-
-
 VERA = {"name": "vera", "rank": 8}
 IA3 = {"name": "ia3"}
 CASES = {
@@ -169,17 +166,17 @@ def test_peft_opens_ours_with_the_same_logits_gradients_and_merged_weights(case,
     write_adapter(tmp_path / "adapter", adapter_of(learner))
     model = opened(base, tmp_path / "adapter", trainable=True)
     expected = logits(base, model)
-    assert distance(learner.logits(IMAGES), expected) < LOGITS
-    assert distance(before, expected) > 0.05  # so the adapter does something
+    assert relative(learner.logits(IMAGES), expected) < LOGITS
+    assert relative(before, expected) > 0.05  # so the adapter does something
 
     theirs = {n.replace(".ln_tuning_layers", ""): g for n, g in gradients(base, model).items()}
     _, ours = learner.loss_and_gradients(IMAGES, LABELS)
     for key, gradient in ours.items():
-        assert distance(gradient, own(theirs[key], key, learner.experiment.method)) < GRADIENTS, key
+        assert relative(gradient, own(theirs[key], key, learner.experiment.method)) < GRADIENTS, key
 
     plain = {n.replace(".modules_to_save.default", ""): t for n, t in model.merge_and_unload().state_dict().items()}
     for key, tensor in learner.merged().items():
-        assert distance(tensor, plain[key].numpy()) < 1e-6, key
+        assert relative(tensor, plain[key].numpy()) < 1e-6, key
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -211,7 +208,7 @@ def test_an_adapter_that_peft_saved_again_is_the_same_model(case, tmp_path):
     write_adapter(tmp_path / "ours", adapter_of(learner))
     opened(base, tmp_path / "ours").save_pretrained(tmp_path / "theirs", save_embedding_layers=False)  # else: the hub
     again, adapter = reread("torch", base, tmp_path / "theirs", name)
-    assert distance(again.logits(IMAGES), learner.logits(IMAGES)) < LOGITS
+    assert relative(again.logits(IMAGES), learner.logits(IMAGES)) < LOGITS
     if method["name"] != "vera":  # whose parts have become one of a higher rank
         both = (learner.experiment.method, adapter.method)
         ours, theirs = (kind.model_dump(exclude={"blocks", "feedforward"}) for kind in both)
@@ -283,12 +280,12 @@ def test_an_adapter_that_peft_trained_is_read(case, backend, tmp_path):
     model, base = trained_by_peft(config, tmp_path)
     learner, adapter = reread(backend, base, tmp_path)
     assert {field: getattr(adapter.method, field) for field in expected} == expected
-    assert distance(learner.logits(IMAGES), logits(base, model)) < LOGITS
-    assert distance(logits(base, timm_of(base)), logits(base, model)) > 0.01  # so the adapter does something
+    assert relative(learner.logits(IMAGES), logits(base, model)) < LOGITS
+    assert relative(logits(base, timm_of(base)), logits(base, model)) > 0.01  # so the adapter does something
     theirs = {n.replace(".ln_tuning_layers", ""): g for n, g in gradients(base, model).items()}
     _, ours = learner.loss_and_gradients(IMAGES, LABELS)
     for key, gradient in ours.items():
-        assert distance(gradient.ravel(), theirs[key].ravel()) < GRADIENTS, key
+        assert relative(gradient.ravel(), theirs[key].ravel()) < GRADIENTS, key
 
 
 @pytest.mark.parametrize(("changed", "targets"), [("kv", ("k", "v")), ("qkv", ("qkv",)), ("v", ("v",)), ("", ("qkv",))])
@@ -304,7 +301,7 @@ def test_parts_of_qkv_that_have_only_ones_are_not_adapted(changed, targets, tmp_
     learner, adapter = reread("torch", base, tmp_path)
     assert adapter.method.targets == targets
     assert learner.parameters.adapter == 2 * 24 * (3 if targets == ("qkv",) else len(targets))
-    assert distance(learner.logits(IMAGES), logits(base, model)) < LOGITS
+    assert relative(learner.logits(IMAGES), logits(base, model)) < LOGITS
 
 
 @pytest.mark.parametrize("key", [0, 1, 12345, 2**31, 2**32 - 1, 2**32 + 5])

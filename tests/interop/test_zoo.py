@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from comparing import LOGITS, prepared, relative
-from comparing import logits as ours
+from comparing import LOGITS, relative
+from foreign_models import logits as ours
+from foreign_models import prepared
 
 from convert.base import Base, whole
 from convert.layouts.layout import Asked

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from comparing import relative
 
 from mlx_peft.config.methods import AdaLoRA
 from mlx_peft.core.errors import UserError
@@ -17,10 +18,6 @@ METHOD = {"name": "adalora", "init_rank": 4, "target_rank": 2, "alpha": 6.0, "ta
 SHAPES = {"attn.qkv/q": (48, 48), "attn.qkv/v": (48, 48), "attn.proj": (48, 48), "mlp.fc2": (48, 192)}
 ADAPTERS = [f"blocks.{block}.{layer}" for block in range(DEPTH) for layer in SHAPES]
 SGD = {"name": "sgd", "momentum": 0.0}
-
-
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 def triplets(tensors, adapter):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from comparing import relative
 
 from mlx_peft.config.methods import AdaptFormer
 from mlx_peft.core.errors import UserError
@@ -24,10 +25,6 @@ MODELS = {
     "average pooling": {"args": SMALL | {"global_pool": "avg"}},
     "layer scale and registers": {"name": "vit_small_patch14_reg4_dinov2", "args": SMALL},
 }
-
-
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 @pytest.mark.parametrize("blocks", [None, [-1]], ids=["all blocks", "the last block"])

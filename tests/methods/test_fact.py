@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch  # before MLX: see mlx_peft.backend.blas
+from comparing import relative
 
 # isort: split
 import mlx.core as mx
@@ -33,10 +34,6 @@ MODELS = {
     "swiglu": {"args": SIZES | {"mlp_layer": "swiglu", "act_layer": "silu", "mlp_ratio": 2.7}},
     "swiglu, packed": {"args": SIZES | {"mlp_layer": "swiglu_packed", "act_layer": "silu", "mlp_ratio": 5.5}},
 }
-
-
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 def expected(weights, tensors, scale, depth) -> dict[str, np.ndarray]:

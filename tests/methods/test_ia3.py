@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from comparing import relative
 from pydantic import ValidationError
 
 from mlx_peft.config.methods import IA3
@@ -27,10 +28,6 @@ CASES = {
 
 def ia3(case, **options):
     return {"name": "ia3", "targets": CASES[case][0], "feedforward": CASES[case][1], **options}
-
-
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 @pytest.mark.parametrize("case", CASES)

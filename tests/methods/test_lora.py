@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from comparing import relative
 
 from mlx_peft.config.methods import LoRA
 from mlx_peft.vit.registry import find
@@ -19,10 +20,6 @@ def layers_of(method: LoRA) -> dict[str, tuple[str, ...]]:
     """The adapted layers by name, each with the parts that are adapted (``()``: all of it)."""
     parts = tuple(part for part in "qkv" if part in method.targets)
     return ({"qkv": parts} if parts else {}) | {name: () for name in PATHS if name in method.targets}
-
-
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 def expected_delta(tensors, path, method: LoRA, rows: int) -> np.ndarray:

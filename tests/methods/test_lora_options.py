@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from comparing import relative
 
 from mlx_peft.adaptation.factors import principal
 from mlx_peft.config.methods import LoRA
@@ -19,10 +20,6 @@ DORA = {"name": "lora", "rank": 4, "dora": True, "targets": EVERY}
 PISSA = {"name": "lora", "rank": 4, "init": "pissa", "targets": EVERY}
 BOTH = {"name": "lora", "rank": 3, "init": "pissa", "dora": True, "rslora": True, "targets": ["q", "v", "fc1"]}
 LINEAR = {"name": "linear"}
-
-
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 def trained_alone(tensors, away):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from comparing import relative
 
 from mlx_peft.config.methods import VPT
 from mlx_peft.core.errors import UserError
@@ -25,10 +26,6 @@ MODELS = {
     "layer scale and registers": {"name": "vit_small_patch14_reg4_dinov2", "args": SMALL},
     "norm before the blocks": {"name": "vit_base_patch16_clip_224", "args": SMALL},
 }
-
-
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 def prompted(reference, images, prompts: dict[int, torch.Tensor], leave: list[int]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from comparing import relative
 
 from mlx_peft.config.methods import BitFit, Full
 from mlx_peft.core.errors import UserError
@@ -16,10 +17,6 @@ ROUNDING = 2e-5
 WIDTH, DEPTH, CLASSES = 48, 3, 5
 HEAD = {"head.weight", "head.bias"}
 SIZES = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
-
-
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 def biases(inside: str) -> set[str]:

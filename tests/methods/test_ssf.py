@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from comparing import relative
 from torch import nn
 
 from mlx_peft.config.methods import SSF
@@ -31,10 +32,6 @@ MODELS = {
     "attention pooling": {"name": "vit_base_patch16_siglip_224", "args": {"patch_size": 8, **SMALL}},
     "layer scale and registers": {"name": "vit_small_patch14_reg4_dinov2", "args": {"patch_size": 8, **SMALL}},
 }
-
-
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)

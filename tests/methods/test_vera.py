@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from comparing import relative
 
 from mlx_peft.config.methods import VeRA
 
@@ -19,10 +20,6 @@ TARGETS = [("q", "v"), ("qkv", "proj", "fc1", "fc2"), ("v", "fc2"), ("q", "k", "
 
 def vera(*targets, **options):
     return {"name": "vera", "rank": RANK, "targets": targets, **options}
-
-
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 def expected_delta(tensors, path, parts, outputs, inputs) -> np.ndarray:

@@ -6,6 +6,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch  # before MLX: see mlx_peft.backend.blas
+from comparing import relative
 
 # isort: split
 import mlx.core as mx
@@ -154,10 +155,6 @@ def tensor(backend: str, values: np.ndarray, precision: str):
 def numpy(array) -> np.ndarray:
     """Of either backend's array, float32."""
     return np.array(array.astype(mx.float32)) if isinstance(array, mx.array) else array.detach().float().numpy()
-
-
-def relative(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 BACKENDS = {"mlx_peft.backend": (by_mlx, mx), "torch_ref": (by_torch, torch)}

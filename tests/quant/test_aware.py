@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from comparing import relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -36,10 +37,6 @@ METHODS = [
     {"name": "adalora"},
     {"name": "vera", "rank": 16},
 ]
-
-
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 def plain(config):

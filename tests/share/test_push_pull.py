@@ -17,6 +17,7 @@ import peft
 import pytest
 import timm
 from by_hand import by_hand
+from comparing import relative
 from huggingface_hub import HfApi, constants
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -59,10 +60,6 @@ def model(tmp_path: Path) -> Path:
     base = load_base(Model(name="vit_tiny_patch16_224", weights="none", image_size=32, args=args), 3, seed=0)
     write_model(tmp_path / "model", base=base, tensors=base.tensors)
     return tmp_path / "model"
-
-
-def relative(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def done(result: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
+from comparing import relative
 from PIL import Image
 
 from convert.base import load_base
@@ -104,7 +105,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def close(a: np.ndarray | float, b: np.ndarray | float) -> bool:
-    return bool(np.linalg.norm(np.asarray(a) - b) <= SAME * np.linalg.norm(b))
+    return bool(relative(np.asarray(a), b) <= SAME)
 
 
 RUNS: dict[str, dict[str, Any]] = {
