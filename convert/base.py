@@ -25,6 +25,8 @@ from mlx_peft.core import memory
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.core.packaged import packaged
+from mlx_peft.tasks.registry import USUAL
+from mlx_peft.tasks.task import Task
 from mlx_peft.vit.architecture import Architecture, Preprocessing
 from mlx_peft.vit.initial import initial_state
 from mlx_peft.vit.parameters import is_head
@@ -44,7 +46,7 @@ class Base:
             where none will.
         quantization: how the linear layers of the blocks are, or are to be, quantised; None: not at all.
         notes: what was replaced, resized or left out, for a person.
-        multi_label: whether an image may have several of the head's classes.
+        task: what the head answers.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Base:
     sha256: str
     notes: tuple[str, ...]
     quantization: Quantization | None = None
-    multi_label: bool = False
+    task: Task = USUAL
 
     @property
     def packed(self) -> bool:
@@ -118,7 +120,7 @@ def load_base(model: Model, num_classes: int, seed: int, quantize: Quantization 
         sha256=digest,
         notes=tuple(notes),
         quantization=quantization,
-        multi_label=checkpoint.multi_label,
+        task=checkpoint.task,
     )
 
 
@@ -164,7 +166,7 @@ def whole(checkpoint: Checkpoint, image_size: int | None = None, args: Mapping[s
             *_border(architecture, checkpoint.architecture),
             *(note for note in notes if not note.startswith("head")),
         ),
-        multi_label=checkpoint.multi_label,
+        task=checkpoint.task,
     )
 
 

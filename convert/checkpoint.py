@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.core.border import Tensors
+from mlx_peft.tasks.registry import USUAL
+from mlx_peft.tasks.task import Task
 from mlx_peft.vit.architecture import Architecture, Preprocessing
 from mlx_peft.vit.registry import Resampling
 
@@ -24,7 +26,7 @@ class Checkpoint:
         classes: names, in the order of the head's rows; empty where they are unknown.
         layout: whose names and shapes the tensors had.
         described: whether the source says itself what its architecture is, rather than its name or its shapes.
-        multi_label: whether an image may have several of the classes.
+        task: what the head answers.
     """
 
     name: str
@@ -38,4 +40,4 @@ class Checkpoint:
     classes: tuple[str, ...] = ()
     layout: str = "timm"
     described: bool = False
-    multi_label: bool = False
+    task: Task = USUAL

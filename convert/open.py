@@ -75,5 +75,5 @@ def _known(reading: Reading, layout: str, path: Path, asked: Asked) -> Checkpoin
         classes=named(reading.classes, tensors, f"{path}: id2label"),
         layout=layout,
         described=layout == "transformers",
-        multi_label=reading.multi_label,
+        task=reading.task,
     )

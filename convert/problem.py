@@ -1,44 +1,48 @@
-"""What a classifier's logits mean: one class of several, or each class for itself; in transformers' words."""
+"""The task of a model, as files state it: ``problem_type``, in transformers' words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shown
+from mlx_peft.tasks.registry import TASKS, USUAL
+from mlx_peft.tasks.task import Task
 
 KEY = "problem_type"
-Problem = Literal["single_label_classification", "multi_label_classification"]
-SINGLE: Problem = "single_label_classification"
-MULTI: Problem = "multi_label_classification"
 
 
-def problem(multi_label: bool) -> Problem:
-    """Its name."""
-    return MULTI if multi_label else SINGLE
+def written(task: Task) -> dict[str, str]:
+    """The entry of a configuration; none of the usual task, which is what its absence means to everybody."""
+    return {} if task == USUAL else {KEY: task.name}
 
 
-def written(multi_label: bool) -> dict[str, str]:
-    """The entry of a configuration; none where an image has one class, which is what its absence means to everybody."""
-    return {KEY: MULTI} if multi_label else {}
+def known(name: Any) -> str:
+    """The name itself. Raises ValueError where no task has it."""
+    if not isinstance(name, str) or name not in TASKS:
+        raise ValueError(f"{shown(name)} is not supported (known: {', '.join(TASKS)})")
+    return name
 
 
-def is_multi_label(config: Mapping[str, Any], path: Path) -> bool:
-    """Whether an image may have several classes. Raises UserError for a problem that is no classification."""
+def task_of(config: Mapping[str, Any], path: Path) -> Task:
+    """The task that a configuration states. Raises UserError where it is none that is supported."""
     found = config.get(KEY)
-    if found not in (None, SINGLE, MULTI):
-        raise UserError(f"{path}: {KEY}: {found!r} is not supported (known: {SINGLE}, {MULTI})")
-    return found == MULTI
+    if found is None:
+        return USUAL
+    try:
+        return TASKS[known(found)]
+    except ValueError as error:
+        raise UserError(f"{path}: {KEY}: {error}") from None
 
 
-def must_answer(classes: int, multi_label: bool, where: Path) -> None:
-    """Raises UserError where a head is of one class, of which each image would have one: it says nothing.
+def must_answer(rows: int, task: Task, where: Path) -> None:
+    """Raises UserError where a head has fewer rows than the task needs: it says nothing.
 
-    transformers takes such a head, of a model that states no problem, for one of a regression.
+    transformers takes a head of one row, of a model that states no problem, for one of a regression.
     """
-    if classes == 1 and not multi_label:
+    if rows < task.fewest:
         raise UserError(
-            f"{where}: the head has one row and images have one class ({KEY}): there is nothing to choose from. A "
-            "regression is not supported"
+            f"{where}: the head has {rows} row{'s' * (rows != 1)}, and an image {task.image} ({KEY}): it needs "
+            f"{task.fewest} at least. A regression is not supported"
         )

@@ -14,16 +14,17 @@ from convert.base import Base
 from mlx_peft.adaptation.prefix import frozen_prefix
 from mlx_peft.codes.quantizers import Quantizer
 from mlx_peft.config.schema import Experiment
-from mlx_peft.core.border import Device, Parameters, Tensors, must_match, total_weight
+from mlx_peft.core.border import Device, Parameters, Tensors, must_match
 from mlx_peft.vit.architecture import Preprocessing
 from mlx_peft.vit.parameters import is_head
 from torch_ref import methods
+from torch_ref.losses import LOSSES
 from torch_ref.methods import quantized, rounding, simulated
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.stochastic import randomness
 from torch_ref.models.vit import VisionTransformer
 from torch_ref.saved import saved_bytes
-from torch_ref.training import SCALES, Arrays, Update, cross_entropy
+from torch_ref.training import SCALES, Arrays, Update
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -173,7 +174,8 @@ class Learner:
     def _loss(self, images: np.ndarray, targets: np.ndarray, count: float, parts: int = 1) -> Tensor:
         labels = torch.from_numpy(targets).to(self.device, non_blocking=True)
         penalty = methods.penalty(self.model, self.experiment.method) / parts
-        return cross_entropy(self._logits(images), labels, count, self.experiment.train.label_smoothing) + penalty
+        loss = LOSSES[self.base.task.name]
+        return loss(self._logits(images), labels, count, self.experiment.train.label_smoothing) + penalty
 
     # The protocol.
 
@@ -181,7 +183,7 @@ class Learner:
         self, images: np.ndarray, targets: np.ndarray, lr: float, *, weight: float | None = None, observe: bool = False
     ) -> Tensor:
         self.model.train()
-        count = total_weight(targets) if weight is None else weight
+        count = self.base.task.total_weight(targets) if weight is None else weight
         parts = self.experiment.train.accumulate
         loss, scale = torch.zeros((), device=self.device), self.update.scale()
         with randomness(self.experiment.seed << 32 | self.step):
@@ -220,7 +222,7 @@ class Learner:
 
     def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray, scale: float = 1.0) -> tuple[float, Tensors]:
         self.model.train()
-        loss = self._loss(images, targets, total_weight(targets))
+        loss = self._loss(images, targets, self.base.task.total_weight(targets))
         gradients = torch.autograd.grad(loss * scale, list(self.trained.values()))
         found = {name: to_numpy(g / scale) for name, g in zip(self.trained, gradients, strict=True)}
         return float(loss.detach()), found

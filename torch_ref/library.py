@@ -12,13 +12,13 @@ import torch
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from convert.fit import must_hold
-from convert.problem import problem
 from mlx_peft.adaptation.adapter import adapter_shapes
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization, described
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.problems import made
+from mlx_peft.tasks.registry import classification
 from torch_ref import learner as backend
 from torch_ref import methods
 from torch_ref.learner import fill, stored, to_numpy
@@ -137,7 +137,7 @@ def save_adapter(
             source=base.source,
             quantize=base.quantization,
             qat=model.qat,
-            problem_type=problem(multi_label),
+            task=classification(multi_label),
         ),
     )
 

@@ -1,18 +1,16 @@
-"""The loss, and the optimiser: one step from gradients to the next parameters, in place."""
+"""The optimiser: one step from gradients to the next parameters, in place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from mlx_peft.config.schema import SGD as SGDConfig
 from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.config.schema import Train
-from mlx_peft.core.border import IGNORED
 from torch_ref.methods.adalora import Importance
 
 Arrays = dict[str, Tensor]
@@ -25,24 +23,6 @@ COUNTED = 2**24
 
 SCALES = ("scale", "good_steps")
 """What of the state float16 alone has."""
-
-
-def cross_entropy(logits: Tensor, targets: Tensor, count: float, smoothing: float) -> Tensor:
-    """Sum of the rows' losses / count, in float32; a row that only fills the batch up adds nothing.
-
-    Loss of a row: -sum_k t_k log p_k, t its targets: float32 ``(batch, classes)``, which come smoothed; or one class,
-    int32 ``(batch,)``, smoothed here: (1 - e) (-log p_y) + e mean_k (-log p_k), e the label smoothing (Szegedy et al.
-    2016, sec. 7).
-    Where an image may have several classes, t is float32 ``(batch, classes, 2)``, absent and present, and each class a
-    row with the logits (0, z): its loss is the binary cross entropy of the sigmoid of z.
-    """
-    if targets.ndim == 3:
-        logits = torch.stack([torch.zeros_like(logits), logits], -1)
-    if targets.ndim > 1:
-        return -(targets * logits.float().log_softmax(-1)).sum() / count
-    targets = targets.long()
-    total = F.cross_entropy(logits.float(), targets, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing)
-    return total / count
 
 
 def adamw(config: AdamWConfig, groups: list[dict]) -> Optimizer:

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from convert import problem
 from convert.adapters import adalora, ia3, ln_tuning, lora, vera
 from convert.files import read_json, read_safetensors, write_json, write_safetensors
 from convert.fit import named
 from convert.places import last_part, without_places
-from convert.problem import MULTI, SINGLE, Problem
+from convert.problem import KEY, known, written
 from mlx_peft.config.methods import (
     IA3,
     SSF,
@@ -44,6 +43,8 @@ from mlx_peft.core.json_io import from_json
 from mlx_peft.core.problems import in_a_line
 from mlx_peft.core.sums import SUMS
 from mlx_peft.core.writing import new_folder
+from mlx_peft.tasks.registry import TASKS, USUAL
+from mlx_peft.tasks.task import Task
 from mlx_peft.vit.architecture import Architecture, Preprocessing
 from mlx_peft.vit.parameters import HEADS
 from mlx_peft.vit.registry import find
@@ -69,7 +70,7 @@ class Adapter:
         source: where that base's weights came from.
         quantize: how that base was quantised; None where it was not, or it is unknown.
         qat: the codes that it was trained through; None where there were none.
-        problem_type: whether an image has one of the classes or may have several.
+        task: what the head answers.
     """
 
     method: Method
@@ -82,12 +83,7 @@ class Adapter:
     source: str
     quantize: Quantization | None = None
     qat: QAT | None = None
-    problem_type: Problem = SINGLE
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether an image may have several of the classes."""
-        return self.problem_type == MULTI
+    task: Task = USUAL
 
     @property
     def num_classes(self) -> int:
@@ -109,7 +105,7 @@ class Description(BaseModel):
     source: str
     quantize: Quantization | None = None
     qat: QAT | None = None
-    problem_type: Problem = SINGLE
+    problem_type: Annotated[str, AfterValidator(known)] = USUAL.name
 
 
 @dataclass(frozen=True)
@@ -176,8 +172,9 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
         "inference_mode": True,
         "modules_to_save": [head for head in HEADS if f"{head}.weight" in tensors],
     }
-    description = Description(**{name: getattr(adapter, name) for name in Description.model_fields})
-    usual = None if adapter.multi_label else {problem.KEY}  # earlier versions know no other, and not the word
+    shared = {name: getattr(adapter, name) for name in Description.model_fields.keys() - {KEY}}
+    description = Description(problem_type=adapter.task.name, **shared)
+    usual = None if written(adapter.task) else {KEY}  # earlier versions know no other, and not the word
     with new_folder(folder, replaceable={CONFIG, WEIGHTS, SUMS}) as new:
         write_json(new / CONFIG, dict(sorted(config.items())))
         write_safetensors(
@@ -236,8 +233,8 @@ def read_adapter(folder: Path) -> Adapter:
         ) from error
     except DAMAGE as error:
         raise UserError(f"{path}: not an adapter of the method its metadata names: {error}") from error
-    known = {name: getattr(description, name) for name in Description.model_fields}
-    return _with_sound_head(Adapter(tensors=tensors, **known), path)
+    shared = {name: getattr(description, name) for name in Description.model_fields.keys() - {KEY}}
+    return _with_sound_head(Adapter(tensors=tensors, task=TASKS[description.problem_type], **shared), path)
 
 
 DAMAGE = (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, RecursionError)

@@ -12,6 +12,8 @@ import numpy as np
 
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.tasks.registry import USUAL
+from mlx_peft.tasks.task import Task
 from mlx_peft.vit.architecture import Architecture, Preprocessing
 from mlx_peft.vit.registry import altered
 
@@ -38,7 +40,7 @@ class Reading:
         preprocessing: None where the checkpoint does not say it.
         classes: names in the order of the head's rows; empty where they are unknown.
         notes: what was left out, for a person.
-        multi_label: whether an image may have several of the classes.
+        task: what the head answers.
     """
 
     tensors: Tensors
@@ -46,7 +48,7 @@ class Reading:
     preprocessing: Preprocessing | None
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    multi_label: bool = False
+    task: Task = USUAL
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,11 @@ from convert.layouts.transformers_config import (
     config_of,
     whole_config,
 )
-from convert.problem import is_multi_label, written
+from convert.problem import task_of, written
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.tasks.registry import USUAL
+from mlx_peft.tasks.task import Task
 from mlx_peft.vit.architecture import Architecture, Preprocessing
 from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.registry import altered
@@ -75,7 +77,7 @@ def read(folder: Path) -> Reading:
         preprocessing,
         () if classes == tuple(f"LABEL_{i}" for i in range(len(classes))) else classes,
         tuple(notes),
-        is_multi_label(config, path),
+        task_of(config, path),
     )
 
 
@@ -84,7 +86,7 @@ def pack(
     preprocessing: Preprocessing,
     tensors: Tensors,
     classes: Sequence[str],
-    multi_label: bool = False,
+    task: Task = USUAL,
 ) -> tuple[dict[str, Any], dict[str, Any], Tensors]:
     """``config.json``, ``preprocessor_config.json`` and the tensors of a model that transformers opens.
 
@@ -109,7 +111,7 @@ def pack(
             odd.append("a bias of the head")
         if not odd:
             labels = list(classes) or [f"LABEL_{index}" for index in range(len(tensors.get("head.weight", ())))]
-            config = whole_config(config, name, variant, labels) | written(multi_label)
+            config = whole_config(config, name, variant, labels) | written(task)
             return config, prepared, _to_theirs(tensors, variant, architecture)
         faults.append((len(odd), f"{name} has no {', '.join(odd)}"))
     raise UserError(f"transformers has no class for this model: the nearest, {min(faults)[1]}")

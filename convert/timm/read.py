@@ -9,7 +9,7 @@ from convert.files import read_json, read_tensors
 from convert.fit import canonical, must_be_sound, named
 from convert.hub import download
 from convert.layouts.naming import fitting
-from convert.problem import is_multi_label
+from convert.problem import task_of
 from convert.timm.config import CONFIG, OURS, WEIGHTS, from_arguments, preprocessing_of, quantization_of
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import LONGEST_NAME, UserError, shown
@@ -135,5 +135,5 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
         quantization=quantization,
         classes=named(labels if isinstance(labels, list) else (), tensors, f"{path}: label_names"),
         described=True,
-        multi_label=is_multi_label(config, path),
+        task=task_of(config, path),
     )

@@ -30,7 +30,7 @@ def write_model(
     """Writes a whole model that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` and ``load_base`` open.
 
     Args:
-        base: what the model was made from: name, architecture and preprocessing, and whether it is of several labels.
+        base: what the model was made from: name, architecture, preprocessing and task.
         tensors: timm's state dictionary.
         classes: names, in the order of the head's rows; none where they are unknown.
         quantization: of the tensors; timm cannot open such a model.
@@ -57,7 +57,7 @@ def write_model(
         "num_features": architecture.feature_dim,
         "global_pool": architecture.global_pool,
         **({"label_names": list(classes)} if classes else {}),
-        **written(base.multi_label),
+        **written(base.task),
         **({"model_args": arguments} if arguments else {}),
         **exact,
         **({"quantization": quantization.model_dump(mode="json")} if quantization else {}),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from convert.problem import KEY
 from mlx_peft.artifacts.load import Loaded, find_adapter, load_model, load_run
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
@@ -62,7 +63,7 @@ def examine_splits(
     found: dict[str, Evaluation] = {}
     for split, images in wanted.items():
         batches = eval_batches(images, experiment.data, loaded.preprocessing, loaded.image_size)
-        found[split] = examined(answers(loaded.learner, batches), len(loaded.classes))
+        found[split] = examined(answers(loaded.learner, batches), loaded.task, len(loaded.classes))
     return found, loaded
 
 
@@ -70,11 +71,9 @@ def must_fit(dataset: Dataset, loaded: Loaded, what: str) -> None:
     """Raises UserError where a model was trained on other classes, or on another problem, than a data set's."""
     if dataset.classes != loaded.classes:
         raise UserError(f"the classes of {dataset.name} are not those that {what} was trained on")
-    if dataset.multi_label != loaded.multi_label:
-        may, one = "may have several classes or none", "has one class"
+    if dataset.task != loaded.task:
         raise UserError(
-            f"an image of {dataset.name} {may if dataset.multi_label else one}, and to {what} an image "
-            f"{may if loaded.multi_label else one} (problem_type)"
+            f"an image of {dataset.name} {dataset.task.image}, and to {what} an image {loaded.task.image} ({KEY})"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -17,6 +17,7 @@ from mlx_peft.config.quantization import described
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.core.writing import move, staging
+from mlx_peft.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,12 @@ class Kind:
     Attributes:
         suffix: of its name.
         module: what writes it.
-        several: what to say of a model for images that may have several classes.
+        reading: what to say to a person of how a model of a task is read there; None where nothing is.
     """
 
     suffix: str
     module: str
-    several: str
+    reading: Callable[[Task], str | None]
 
     def must_be_name_of(self, out: Path) -> None:
         """Raises UserError at a name without the suffix."""
@@ -39,17 +40,25 @@ class Kind:
             raise UserError(f"{out}: name what is to be written {out.with_suffix(self.suffix).name!r}")
 
 
+def _no_classifier(task: Task) -> str | None:
+    if task.activation == "softmax":
+        return None
+    return (
+        f"an image {task.image}, and Core ML's classifiers know one: the package is no classifier, and gives an array "
+        "of probabilities, in the order of the names in its metadata"
+    )
+
+
 KINDS = {
     "onnx": Kind(
         ".onnx",
         "torch_ref.tools.export.onnx",
-        "an image may have several classes: the sigmoid of each logit is the probability of its class",
+        lambda task: task.reading,
     ),
     "coreml": Kind(
         ".mlpackage",
         "torch_ref.tools.export.coreml",
-        "an image may have several classes, and Core ML's classifiers know one: the package is no classifier, and "
-        "gives an array of probabilities, in the order of the names in its metadata",
+        _no_classifier,
     ),
 }
 INSTALL = "pip install 'mlx-peft[export]'"
@@ -118,8 +127,8 @@ def export_model(
             raise UserError(f"{base.name} is in codes, and its base does not say in which: merge it with --dequantize")
         tensors = affine.plain(tensors, base.architecture, base.quantization)
         notes.append(f"the codes, {described(base.quantization)}, are written as the float32 weights they stand for")
-    if base.multi_label:
-        notes.append(chosen.several)
+    if (reading := chosen.reading(base.task)) is not None:
+        notes.append(reading)
     names = _names(classes, len(tensors["head.weight"]))
     exporter = _load(kind, chosen)
     with staging(out) as folder:

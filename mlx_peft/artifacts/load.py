@@ -13,7 +13,7 @@ from convert.fit import must_hold
 from convert.layouts.layout import Asked
 from convert.layouts.naming import DECISIVE
 from convert.open import open_path
-from convert.problem import must_answer, problem
+from convert.problem import must_answer
 from convert.timm import config as timm
 from mlx_peft.adaptation.adapter import adapter_shapes
 from mlx_peft.config.methods import Linear
@@ -21,6 +21,7 @@ from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
 from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.core.problems import made
+from mlx_peft.tasks.task import Task
 from mlx_peft.training.backend import Learner, load_backend
 from mlx_peft.training.room import check_answering
 from mlx_peft.training.run import RunFolder
@@ -49,9 +50,9 @@ class Loaded:
         return self.adapter.classes or tuple(map(str, range(self.adapter.num_classes)))
 
     @property
-    def multi_label(self) -> bool:
-        """Whether an image may have several of the classes."""
-        return self.adapter.multi_label
+    def task(self) -> Task:
+        """What the head answers."""
+        return self.adapter.task
 
     @property
     def codes(self) -> Quantization | None:
@@ -116,9 +117,9 @@ def load_run(
     if not experiment.model.is_local:  # before the weights are read, drawn or downloaded
         must_fit(adapter, experiment, architecture_of(experiment.model), adapter.quantize, place)
     base = load_base(experiment.model, adapter.num_classes, experiment.seed, experiment.quantize)
-    must_answer(adapter.num_classes, adapter.multi_label, place)
+    must_answer(adapter.num_classes, adapter.task, place)
     notes = tuple(note for note in base.notes if note.partition(":")[0] not in HEADS)  # the head is the adapter's
-    base = replace(base, multi_label=adapter.multi_label, notes=notes)
+    base = replace(base, task=adapter.task, notes=notes)
     if adapter.preprocessing is not None:
         base = replace(base, preprocessing=adapter.preprocessing)
     if adapter.base_sha256 is not None and adapter.base_sha256 != base.sha256:
@@ -213,7 +214,7 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
     if not count:
         notes = "".join(f"\n  note: {note}" for note in checkpoint.notes)
         raise UserError(f"{path}: the model has no classifier: train one, with model.weights={path}{notes}")
-    must_answer(count, checkpoint.multi_label, path)
+    must_answer(count, checkpoint.task, path)
     found = checkpoint.architecture.model_dump()
     args = {} if checkpoint.layout == "timm" else {field: found[field] for field in DECISIVE}
     model = made(Model, str(path), {"name": checkpoint.name, "weights": str(path), "args": args})
@@ -232,7 +233,7 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
         base_sha256=base.sha256,
         source=base.source,
         quantize=base.quantization,
-        problem_type=problem(base.multi_label),
+        task=base.task,
     )
     weights = path / timm.WEIGHTS
     return Loaded(learner, adapter, base, experiment, without_digest(weights) if weights.is_file() else ())

@@ -16,10 +16,10 @@ from mlx_peft.training.room import check_answering
 
 
 def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[str, Any]]:
-    """The likeliest classes of image files: ``{"image": path, "predictions": [{"class": ..., "probability": ...}]}``.
+    """What the model's task answers of image files: ``{"image": path, "predictions": [...]}``, see ``Task.answer``.
 
-    Probabilities are a softmax of the logits; where an image may have several classes, of each its own sigmoid.
-    Raises UserError at an image that cannot be read, where a logit is not finite, and where there is too little memory.
+    Of classes the likeliest: ``{"class": ..., "probability": ...}``. Raises UserError at an image that cannot be read,
+    where a logit is not finite, and where there is too little memory.
     """
     size = min(loaded.experiment.data.batch_size, len(paths))
     device = load_backend(loaded.experiment.backend).computing()
@@ -32,25 +32,5 @@ def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[
             row[...] = eval_image(path, loaded.preprocessing, loaded.image_size)
         for path, row in zip(some, loaded.learner.logits(images), strict=False):
             logits = finite(row, f"the model for {path}")
-            probabilities = sigmoid(logits) if loaded.multi_label else softmax(logits)
-            best = np.argsort(-logits, kind="stable")[:top_k]
-            results.append({
-                "image": str(path),
-                "predictions": [
-                    {"class": loaded.classes[index], "probability": float(probabilities[index])} for index in best
-                ],
-            })  # fmt: skip
+            results.append({"image": str(path), "predictions": loaded.task.answer(logits, loaded.classes, top_k)})
     return results
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities that add up to 1."""
-    odds: np.ndarray = np.exp(logits - logits.max())
-    odds /= odds.sum()
-    return odds
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Each logit's own probability."""
-    odds: np.ndarray = np.exp(-np.logaddexp(0, -logits))
-    return odds

@@ -15,6 +15,7 @@ from convert.adapters.peft import METADATA, Adapter, read_adapter, shareable, wr
 from convert.base import load_base
 from convert.files import describe_safetensors, listed, read_json, write_json
 from convert.places import without_places
+from convert.problem import task_of
 from convert.timm import config as timm
 from convert.timm.read import from_folder
 from mlx_peft.artifacts.load import adapter_in, find_adapter, is_model
@@ -24,6 +25,7 @@ from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.sums import SUMS, write_with_sums
 from mlx_peft.core.writing import disk_errors, staging
+from mlx_peft.tasks.task import Task
 from mlx_peft.training.run import RunFolder
 
 IMAGES = {
@@ -76,6 +78,11 @@ class Parcel:
     config: dict[str, Any] = field(default_factory=dict)
     """timm's, of a model."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> Task:
+        """What the head answers."""
+        return task_of(self.config, Path(timm.CONFIG)) if self.adapter is None else self.adapter.task
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from mlx_peft.config.methods import Linear
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.simulation import FLOAT, Simulation
 from mlx_peft.core.errors import UserError
-from mlx_peft.data import Dataset, Split, eval_batches
+from mlx_peft.data import Split, eval_batches
 from mlx_peft.tasks.metrics import Answers, Metrics
+from mlx_peft.tasks.task import Task
 from mlx_peft.training.backend import Learner, Tensors, load_backend
 from mlx_peft.training.evaluate import answers, measured
 
@@ -51,8 +52,7 @@ class Simulated:
         images: what was calibrated on; None where no activation is quantised.
         metrics: on the split.
         logits: ||a - b|| / ||b|| over the split's images, b being the run's own logits.
-        agreement: share of the images that get the class which the run gives them; of the answers that are the run's,
-            present or not, where an image may have several.
+        agreement: share of the answers that are the run's own: see ``Task.decided``.
         weights, activations: SQNR in dB, by layer and by point: see ``codes.calibration.Plan``.
     """
 
@@ -70,6 +70,7 @@ class Report:
     """A run before and after.
 
     Attributes:
+        task: the run's.
         before: the metrics of the run as it is, in float32.
         after: one for each simulation, in their order.
     """
@@ -77,6 +78,7 @@ class Report:
     run: str
     split: str
     backend: str
+    task: Task
     before: Metrics
     after: tuple[Simulated, ...]
 
@@ -116,7 +118,7 @@ def simulate_run(
                 kept.append(logits.astype(np.float32))
                 yield logits, targets
 
-        return measured(seen(), len(loaded.classes)), kept
+        return measured(seen(), dataset.task, len(loaded.classes)), kept
 
     note(f"evaluating on {wanted.size} {split} images: float32")
     before, expected = said(loaded.learner)
@@ -132,15 +134,15 @@ def simulate_run(
                 simulation,
                 calibration.images,
                 metrics,
-                *compared(logits, expected, dataset),
+                *compared(logits, expected, dataset.task),
                 made.weights,
                 made.activations,
             )
         )
-    return Report(str(path), split, loaded.experiment.backend, before, tuple(after))
+    return Report(str(path), split, loaded.experiment.backend, dataset.task, before, tuple(after))
 
 
-def compared(logits: Sequence[np.ndarray], expected: Sequence[np.ndarray], dataset: Dataset) -> tuple[float, float]:
+def compared(logits: Sequence[np.ndarray], expected: Sequence[np.ndarray], task: Task) -> tuple[float, float]:
     """The relative distance of logits, float32 ``(some, classes)`` in parts, and the share of answers that agree."""
     apart = whole = 0.0
     agree: list[np.ndarray] = []
@@ -148,14 +150,8 @@ def compared(logits: Sequence[np.ndarray], expected: Sequence[np.ndarray], datas
         wide = there.astype(np.float64)
         apart += float(np.square(here - wide).sum())
         whole += float(np.square(wide).sum())
-        agree.append(decided(here, dataset) == decided(there, dataset))
+        agree.append(task.decided(here) == task.decided(there))
     return math.sqrt(apart / whole) if whole else math.nan, float(np.concatenate(agree).mean())
-
-
-def decided(logits: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """The class of each image, ``(images,)``; or, of several labels, whether each class is there, with the classes."""
-    answers: np.ndarray = logits > 0 if dataset.multi_label else logits.argmax(axis=1)
-    return answers
 
 
 def rebuilt(loaded: Loaded, tensors: Tensors) -> Learner:

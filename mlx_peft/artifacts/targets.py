@@ -124,7 +124,7 @@ def _mlx(out: Path, job: Job) -> list[str]:
 def _transformers(out: Path, job: Job) -> list[str]:
     base = job.base
     config, processor, tensors = transformers.pack(
-        base.architecture, base.preprocessing, job.tensors, job.classes, base.multi_label
+        base.architecture, base.preprocessing, job.tensors, job.classes, base.task
     )
     with new_folder(out) as new:
         write_json(new / transformers.CONFIG, config | {"dtype": job.dtype})
@@ -138,8 +138,8 @@ def _torchvision(out: Path, job: Job) -> list[str]:
     with new_folder(out) as new:
         write_safetensors(new / WEIGHTS, tensors, {"format": "pt"}, job.dtype)
     recipe = job.base.preprocessing
-    several = "nor does it say that an image may have several classes: take the sigmoid of each logit"
-    notes = [several] if job.base.multi_label else []
+    reading = job.base.task.reading
+    notes = [] if reading is None else [f"nor does it say how its logits are read: {reading}"]
     return [
         "a state dictionary holds no preprocessing and no class names; the images are to be prepared with "
         f"mean {recipe.mean}, std {recipe.std}, {recipe.interpolation}, crop {recipe.crop_pct:.4g} "

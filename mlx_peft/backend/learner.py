@@ -14,14 +14,15 @@ from convert.base import Base
 from mlx_peft.adaptation.prefix import frozen_prefix
 from mlx_peft.backend import forks, methods
 from mlx_peft.backend.blas import FAST
+from mlx_peft.backend.losses import LOSSES
 from mlx_peft.backend.methods import quantized, rounding, simulated
 from mlx_peft.backend.models.preprocess import preprocess
 from mlx_peft.backend.models.stochastic import randomness
 from mlx_peft.backend.models.vit import VisionTransformer
-from mlx_peft.backend.training import SCALES, Arrays, Slots, Update, cross_entropy
+from mlx_peft.backend.training import SCALES, Arrays, Slots, Update
 from mlx_peft.codes.quantizers import Quantizer
 from mlx_peft.config.schema import Experiment
-from mlx_peft.core.border import Device, Parameters, Tensors, must_match, total_weight
+from mlx_peft.core.border import Device, Parameters, Tensors, must_match
 from mlx_peft.vit.architecture import Preprocessing
 from mlx_peft.vit.parameters import is_head
 
@@ -191,7 +192,8 @@ class Learner:
         self.model.update(tree_unflatten(list(parameters.items())))
         # First, since gradient checkpointing leaves parameters of its own tracing in the model.
         penalty = methods.penalty(self.model, self.experiment.method) / parts
-        return cross_entropy(self._logits(images), targets, count, self.experiment.train.label_smoothing) + penalty
+        loss = LOSSES[self.base.task.name]
+        return loss(self._logits(images), targets, count, self.experiment.train.label_smoothing) + penalty
 
     def _loss_and_gradients(
         self, parameters: Arrays, images: mx.array, targets: mx.array, count: mx.array, scale: Any, key: mx.array
@@ -224,7 +226,7 @@ class Learner:
         self, images: np.ndarray, targets: np.ndarray, lr: float, *, weight: float | None = None, observe: bool = False
     ) -> mx.array:
         forks.check()
-        count = mx.array(total_weight(targets) if weight is None else weight, mx.float32)
+        count = mx.array(self.base.task.total_weight(targets) if weight is None else weight, mx.float32)
         seed, parts = self.experiment.seed << 32 | self.step, self.experiment.train.accumulate
         if parts == 1:
             self.trained, self.slots, loss = self._step[observe](
@@ -286,7 +288,7 @@ class Learner:
 
         forks.check()
         self.model.train()
-        count = mx.array(total_weight(targets), mx.float32)
+        count = mx.array(self.base.task.total_weight(targets), mx.float32)
         loss, gradients = mx.value_and_grad(scaled)(self.trained, mx.array(images), mx.array(targets), count)
         self._settle()
         return float(loss) / scale, {name: to_timm(g / scale) for name, g in gradients.items()}

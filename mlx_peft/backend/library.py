@@ -13,7 +13,6 @@ from mlx.utils import tree_flatten
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from convert.fit import must_hold
-from convert.problem import problem
 from mlx_peft.adaptation.adapter import adapter_shapes
 from mlx_peft.backend import learner as backend
 from mlx_peft.backend import methods
@@ -26,6 +25,7 @@ from mlx_peft.config.quantization import QAT, Quantization, described
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.problems import made
+from mlx_peft.tasks.registry import classification
 
 __all__ = [
     "add_adapter",
@@ -137,7 +137,7 @@ def save_adapter(
             source=base.source,
             quantize=base.quantization,
             qat=model.qat,
-            problem_type=problem(multi_label),
+            task=classification(multi_label),
         ),
     )
 

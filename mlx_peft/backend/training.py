@@ -1,4 +1,4 @@
-"""The loss, and the optimiser as a function from parameters, slots and gradients to the next ones."""
+"""The optimiser as a function from parameters, slots and gradients to the next ones."""
 
 from __future__ import annotations
 
@@ -23,27 +23,6 @@ INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000
 
 SCALES = ("scale", "good_steps")
 """What of the state float16 alone has."""
-
-
-def cross_entropy(logits: mx.array, targets: mx.array, count: mx.array, smoothing: float) -> mx.array:
-    """Sum of the rows' losses / count, in float32; a row that only fills the batch up adds nothing.
-
-    Loss of a row: -sum_k t_k log p_k, t its targets: float32 ``(batch, classes)``, which come smoothed; or one class,
-    int32 ``(batch,)``, smoothed here: (1 - e) (-log p_y) + e mean_k (-log p_k), e the label smoothing (Szegedy et al.
-    2016, sec. 7).
-    Where an image may have several classes, t is float32 ``(batch, classes, 2)``, absent and present, and each class a
-    row with the logits (0, z): its loss is the binary cross entropy of the sigmoid of z.
-    """
-    if targets.ndim == 3:
-        logits = mx.stack([mx.zeros_like(logits), logits], -1)
-    log_p = logits.astype(mx.float32)
-    log_p = log_p - mx.logsumexp(log_p, axis=-1, keepdims=True)
-    if targets.ndim > 1:
-        return -(targets * log_p).sum() / count
-    valid = targets >= 0
-    picked = mx.take_along_axis(log_p, mx.where(valid, targets, 0)[:, None], axis=-1)[:, 0]
-    rows = -(1 - smoothing) * picked - smoothing * log_p.mean(axis=-1)
-    return mx.where(valid, rows, 0.0).sum() / count
 
 
 class _CorrectedAdamW(AdamW):

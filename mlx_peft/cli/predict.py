@@ -59,4 +59,4 @@ def predict(
     for result in results:
         for rank, guess in enumerate(result["predictions"]):
             image = "" if rank else printable(result["image"])
-            echo(f"{image:<{width}}  {100 * guess['probability']:5.1f} %  {printable(guess['class'])}")
+            echo(f"{image:<{width}}  {loaded.task.line(guess)}")

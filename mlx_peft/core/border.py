@@ -7,22 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-IGNORED = -1
-"""The target of a row that fills a batch up: it adds nothing to the loss."""
-
-
-def total_weight(targets: np.ndarray) -> float:
-    """What a batch's loss is divided by: the images in it, or what they count where targets are soft.
-
-    targets: int32 ``(batch,)`` or float32 ``(batch, classes)``; a row that fills up has IGNORED, or zeros. Of several
-    labels ``(batch, classes, 2)``, of which each answer counts: all classes of an image as many as there are.
-    """
-    if targets.ndim == 1:
-        return float(max(1, int(np.count_nonzero(targets != IGNORED))))
-    weight: float = targets.astype(np.float64).sum().item()
-    return weight or 1.0
-
-
 Tensors = dict[str, np.ndarray]
 """Tensors by parameter name."""
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from mlx_peft.core.errors import UserError
-from mlx_peft.data import labels
 from mlx_peft.data.checked import Memory
 from mlx_peft.data.dataset import ADVICE, Dataset, EncodedImages, FileImages, Images
 from mlx_peft.data.duplicates import Glances, glance, pixel_hash, same
 from mlx_peft.data.memory import one_image
 from mlx_peft.data.reading import stored_as
+from mlx_peft.tasks.task import NONE, Task
 
 _CHUNK = 4096
 """Images handed to the threads at once: what waits to be counted stays small."""
@@ -45,7 +45,7 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """All images of a set, split after split. split: int64 ``(n,)``; label: see ``data.labels``; the pairs are across
+    """All images of a set, split after split. split: int64 ``(n,)``; label: as the task has it; the pairs are across
     splits."""
 
     dataset: Dataset
@@ -64,7 +64,7 @@ class Survey:
     def named(self, row: int) -> dict[str, str]:
         """What a person needs to find the image of a row."""
         name, place = self.place(row)
-        label = labels.named(self.label[row], self.dataset.classes)
+        label = self.dataset.task.named(self.label[row], self.dataset.classes)
         return {"split": name, "image": self._identifiers[name][place], "class": label}
 
     @cached_property
@@ -115,9 +115,10 @@ class Survey:
         }
 
     def _by_class(self, label: np.ndarray) -> dict[str, int]:
-        counts = labels.counts(label, len(self.dataset.classes)).tolist()
+        task = self.dataset.task
+        counts = task.counts(label, len(self.dataset.classes)).tolist()
         found = dict(zip(self.dataset.classes, counts, strict=True))
-        return found | ({labels.NONE: len(labels.of_none(label))} if labels.several(label) else {})
+        return found if (none := task.rows_of_none(label)) is None else found | {NONE: len(none)}
 
 
 def survey(dataset: Dataset, threads: int, memory: Memory | None = None) -> Survey:
@@ -146,7 +147,7 @@ def survey(dataset: Dataset, threads: int, memory: Memory | None = None) -> Surv
         label,
         exact,
         [pair for pair in near if pair.later not in known],
-        list(_relabelled(copies, label)),
+        list(_relabelled(copies, label, dataset.task)),
     )
 
 
@@ -180,10 +181,10 @@ def _across(groups: Sequence[np.ndarray], first: np.ndarray, split: np.ndarray) 
     return sorted(found, key=lambda pair: pair.later)
 
 
-def _relabelled(groups: Sequence[np.ndarray], label: np.ndarray) -> Iterator[Pair]:
-    """Equal images of different classes."""
+def _relabelled(groups: Sequence[np.ndarray], label: np.ndarray, task: Task) -> Iterator[Pair]:
+    """Equal images whose labels differ."""
     for rows in groups:
-        for row in rows[labels.differ(label[rows], label[rows[0]])].tolist():
+        for row in rows[task.differ(label[rows], label[rows[0]])].tolist():
             yield Pair(row, int(rows[0]))
 
 

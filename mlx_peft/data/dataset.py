@@ -13,11 +13,12 @@ from typing import Protocol
 import numpy as np
 
 from mlx_peft.core.errors import UserError
-from mlx_peft.data import labels
 from mlx_peft.data.checked import file_mark, mark
 from mlx_peft.data.names import spelled
 from mlx_peft.data.reading import decode_image, file_bytes, read_image
 from mlx_peft.data.strangers import HEAD, head_of, stranger
+from mlx_peft.tasks.single_label import SINGLE_LABEL
+from mlx_peft.tasks.task import Task
 
 ADVICE = "; mend it, or set data.unreadable: skip"
 
@@ -175,7 +176,7 @@ def _or_skip(
 class Split:
     """Images and their labels, in a fixed order.
 
-    labels: int64 ``(size,)``; or, where an image may have several, uint8 ``(size, classes)``: see ``data.labels``.
+    labels: ``(size, ...)``, as the task has them: of a single label int64 ``(size,)``.
     groups: ``(size,)``, numbers or names: what belongs together (a patient, a cluster of near-duplicates), if known.
     """
 
@@ -183,15 +184,11 @@ class Split:
     images: Images
     labels: np.ndarray
     groups: np.ndarray | None = None
+    task: Task = SINGLE_LABEL
 
     @property
     def size(self) -> int:
         return len(self.labels)
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether an image may have several classes, or none."""
-        return labels.several(self.labels)
 
     @cached_property
     def sha256(self) -> str:
@@ -199,13 +196,13 @@ class Split:
         split."""
         digest = hashlib.sha256()
         for identifier, label in zip(self.images.identifiers, self.labels, strict=True):
-            digest.update(f"{spelled(identifier)}\0{labels.written(label)}\n".encode("utf-8", "surrogateescape"))
+            digest.update(f"{spelled(identifier)}\0{self.task.written(label)}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     def take(self, rows: np.ndarray, name: str) -> Split:
         """Part of the split, under another name."""
         groups = None if self.groups is None else self.groups[rows]
-        return Split(name, self.images.take(rows), self.labels[rows], groups)
+        return Split(name, self.images.take(rows), self.labels[rows], groups, self.task)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,9 +217,9 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     @property
-    def multi_label(self) -> bool:
-        """Whether an image may have several classes, or none."""
-        return self.train.multi_label
+    def task(self) -> Task:
+        """What the labels of its splits are."""
+        return self.train.task
 
     @property
     def splits(self) -> dict[str, Split]:

@@ -11,7 +11,8 @@ from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.core.text import printable
 from mlx_peft.data.dataset import Split
-from mlx_peft.data.labels import several
+from mlx_peft.tasks.single_label import SINGLE_LABEL
+from mlx_peft.tasks.task import Task
 
 SPLITS = ("train", "val", "test")
 NAMED = 3
@@ -47,8 +48,8 @@ class Entry:
 
     classes, names: how many classes there are, and what they are called; None where the set is the user's own, or where
     its files do not say. variants: the first is the default. near_duplicates: images that are nearly the same are many,
-    and are kept together when splits are made. columns: whether `data.columns` means anything. multi_label: whether an
-    image may have several classes, or none.
+    and are kept together when splits are made. columns: whether `data.columns` means anything. task: what its labels
+    are.
     """
 
     read: Callable[[schema.Data, Variant], Found]
@@ -60,7 +61,7 @@ class Entry:
     variants: tuple[Variant, ...] = (Variant(),)
     near_duplicates: bool = False
     columns: bool = False
-    multi_label: bool = False
+    task: Task = SINGLE_LABEL
 
     @property
     def published(self) -> bool:
@@ -101,7 +102,7 @@ class Entry:
                 name.encode()
             except UnicodeEncodeError:  # a folder's, say: results and reports could not be written after training
                 raise UserError(f"{where}: the class name '{printable(name)}' is no text in UTF-8; rename it") from None
-        if len(classes) == 1:
+        if len(classes) < self.task.fewest:
             raise UserError(f"{where}: one class, {classes[0]!r}, and nothing to tell it from: {self._one_class()}")
         if len(set(classes)) != len(classes):
             twice = sorted(name for name in set(classes) if classes.count(name) > 1)
@@ -117,13 +118,8 @@ class Entry:
 def _check_labels(split: Split, classes: int, where: str) -> None:
     if not split.size:
         raise UserError(f"{where}: no {split.name} images")
-    if several(split.labels):
-        if split.labels.shape[1] != classes or split.labels.max() > 1:
-            raise UserError(f"{where}: {split.name} labels are not {classes} times 0 or 1")
-        return
-    low, high = split.labels.min(), split.labels.max()
-    if low < 0 or high >= classes:
-        raise UserError(f"{where}: {split.name} labels {low} to {high}, not 0 to {classes - 1}")
+    if (fault := split.task.fault(split.labels, classes)) is not None:
+        raise UserError(f"{where}: {split.name} {fault}")
 
 
 def _check_apart(splits: Mapping[str, Split], where: str) -> None:

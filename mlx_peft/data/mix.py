@@ -1,4 +1,4 @@
-"""Mixup and CutMix over the rows of a batch, and the soft targets that they need: timm's, one draw for a batch."""
+"""The targets of a batch, and Mixup and CutMix over its rows: timm's, one draw for a batch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import math
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.core.border import IGNORED
-from mlx_peft.data.labels import several
-from mlx_peft.data.order import class_weights
+from mlx_peft.tasks.task import Task
 
 _MIX = 3
 
@@ -23,63 +21,34 @@ def rows(images: int, batch_size: int, parts: int = 1) -> int:
 
 
 class Targets:
-    """What the labels of a split become in a batch.
+    """What the labels of a split become in a batch, as their task has it.
 
-    int32 ``(batch,)``, IGNORED in the rows that fill it up; or, where rows are mixed or classes weigh differently,
-    float32 ``(batch, classes)``: a row adds up to what the image counts in the loss, the rows that fill up to 0.
-    If an image may have several classes, float32 ``(batch, classes, 2)``: the absence and the presence of each, that
-    add up to what this answer counts; the weights are those of the two, class by class.
-
-    Soft targets come smoothed: (1 - e) w_y [k = y] + e w_k / classes, w the weights, e the smoothing. With the divisor
-    ``weight`` the loss is then that of torch's ``CrossEntropyLoss(weight=w, label_smoothing=e)``. Whole-number targets
-    are smoothed by the loss.
+    With the divisor ``weight`` the loss of targets that come smoothed is the mean over what the images count.
     """
 
     def __init__(
         self,
+        task: Task,
         labels: np.ndarray,
         config: schema.Data,
         num_classes: int | None,
         smoothing: float = 0.0,
         parts: int = 1,
     ) -> None:
-        """Raises ValueError where targets are soft and nobody says how many classes there are."""
-        self.labels, self.batch_size, self.smoothing = labels, rows(len(labels), config.batch_size, parts), smoothing
-        self.weights: np.ndarray | None = None
-        if several(labels):
-            kind = config.class_weights
-            self.weights = np.stack([class_weights(column, 2, kind) for column in labels.T])
-        elif config.soft_targets:
-            if num_classes is None:
-                raise ValueError("soft targets need num_classes")
-            self.weights = class_weights(labels, num_classes, config.class_weights)
+        """Raises ValueError where the task needs the number of classes and nobody says it."""
+        self.task, self.labels, self.smoothing = task, labels, smoothing
+        self.batch_size = rows(len(labels), config.batch_size, parts)
+        self.weights = task.weights(labels, config, num_classes)
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
         """The targets of these images, a batch's worth of rows."""
-        labels, rows = self.labels[indices], np.arange(len(indices))
-        if self.weights is None:
-            targets = np.full(self.batch_size, IGNORED, np.int32)
-            targets[rows] = labels
-        else:
-            targets = np.zeros((self.batch_size, *self.weights.shape), np.float32)
-            if several(labels):
-                present = np.eye(2, dtype=np.float32)[labels]
-                targets[rows] = present * self.weights
-            else:
-                targets[rows, labels] = self.weights[labels]
-            if self.smoothing:
-                smooth = self.weights / (2 if several(labels) else len(self.weights))
-                targets[rows] = (1 - self.smoothing) * targets[rows] + self.smoothing * smooth
-        return targets
+        return self.task.targets(self.labels[indices], self.batch_size, self.weights, self.smoothing)
 
     def weight(self, indices: np.ndarray) -> float | None:
         """What a batch of these images counts, by their labels; None where its targets add up to that."""
         if self.weights is None or not self.smoothing:
             return None
-        labels = self.labels[indices]
-        counted = (
-            np.take_along_axis(self.weights[None], labels[..., None], -1) if several(labels) else self.weights[labels]
-        )
+        counted = self.task.counted(self.labels[indices], self.weights)
         total: float = counted.astype(np.float64).sum().item()
         return total or 1.0
 
@@ -92,7 +61,7 @@ def mix(
     Mixup (Zhang et al. 2018): x = l x_a + (1 - l) x_b in whole levels, and so the targets, with l ~ Beta(a, a).
     CutMix (Yun et al. 2019): a box of x_b in x_a, l the share of x_a that is left.
 
-    images: uint8 ``(batch, height, width, 3)``; targets: float32 ``(batch, classes)`` or ``(batch, classes, 2)``.
+    images: uint8 ``(batch, height, width, 3)``; targets: float32 ``(batch, ...)``.
     """
     rng = np.random.default_rng([seed, epoch, step, _MIX])
     if rng.random() >= config.mix_probability:

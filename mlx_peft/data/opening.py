@@ -12,7 +12,6 @@ from mlx_peft.data.dataset import Dataset, Split
 from mlx_peft.data.depth import shallow
 from mlx_peft.data.duplicates import clusters
 from mlx_peft.data.entry import Entry, Found, Variant, named
-from mlx_peft.data.labels import counts
 from mlx_peft.data.leftout import told
 from mlx_peft.data.limits import limits
 from mlx_peft.data.registry import find
@@ -39,11 +38,7 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
     variant = entry.variant(config.name, config.variant)
     if config.columns != schema.Columns() and not entry.columns:
         raise UserError(f"data.columns: {config.name} is no table; leave it out")
-    if entry.multi_label and config.sampling != "instance":
-        raise UserError(
-            f"data.sampling: {config.sampling} draws images by their class, and an image of {config.name} may have "
-            "several classes or none: leave it out; data.class_weights makes up for rare ones"
-        )
+    entry.task.check_options(config)
     split = _shares(config, variant)
     with told(lambda: pointers(config.root)):
         found = entry.read(config, variant)
@@ -108,7 +103,9 @@ def _without_images(dataset: Dataset, entry: Entry, where: str) -> tuple[str, ..
     Raises UserError where a set of the user's own has images of a class in val or test and none to train on.
     """
     number = len(dataset.classes)
-    absent = {name: np.flatnonzero(counts(split.labels, number) == 0) for name, split in dataset.splits.items()}
+    absent = {
+        name: np.flatnonzero(split.task.counts(split.labels, number) == 0) for name, split in dataset.splits.items()
+    }
 
     def without(labels: np.ndarray) -> str:
         return f"no images of {named([dataset.classes[label] for label in labels])} in"

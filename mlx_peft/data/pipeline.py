@@ -32,8 +32,7 @@ class Batch:
     """A fixed number of rows, of which the first `count` are images; the others only fill it up. See ``mix.rows``.
 
     images: uint8 ``(batch, height, width, 3)``, or their features, float32; C-contiguous, zero in the other rows.
-    targets: int32 ``(batch,)``, -1 in the other rows; or soft, float32 ``(batch, classes)``, of several labels
-    ``(batch, classes, 2)``, 0 in the other rows.
+    targets: as the split's task has them, ``(batch, ...)``; the other rows add nothing to the loss.
     weight: what the loss's sum is divided by; None for what the targets add up to.
     """
 
@@ -99,7 +98,7 @@ def train_batches(
 
     size = (images.stored_size if as_stored else None) or (image_size, image_size)
     order = epoch_order(split.labels, config, seed, epoch)
-    targets = Targets(split.labels, config, num_classes, smoothing, parts)
+    targets = Targets(split.task, split.labels, config, num_classes, smoothing, parts)
     return _batches(order, targets, row, size, config.threads, start, finish)
 
 
@@ -112,7 +111,7 @@ def eval_batches(split: Split, config: schema.Data, preprocessing: Preprocessing
         image = images.read(index)
         return image if stored else _seen(images, index, image, preprocessing, image_size)
 
-    targets = Targets(split.labels, plain(config), None)
+    targets = Targets(split.task, split.labels, plain(config), None)
     return _batches(np.arange(split.size), targets, row, stored or (image_size, image_size), config.threads)
 
 
@@ -141,13 +140,13 @@ def train_features(
     features: float32 ``(size, ...)``, in the split's own order.
     """
     order = epoch_order(split.labels, config, seed, epoch)
-    targets = Targets(split.labels, config, num_classes, smoothing, parts)
+    targets = Targets(split.task, split.labels, config, num_classes, smoothing, parts)
     return _feature_batches(features, order, targets, start)
 
 
 def eval_features(split: Split, features: np.ndarray, config: schema.Data) -> Iterator[Batch]:
     """What ``eval_batches`` gives, with features in place of pixels."""
-    return _feature_batches(features, np.arange(split.size), Targets(split.labels, plain(config), None))
+    return _feature_batches(features, np.arange(split.size), Targets(split.task, split.labels, plain(config), None))
 
 
 def plain(config: schema.Data) -> schema.Data:

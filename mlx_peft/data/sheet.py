@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import printable
-from mlx_peft.data import labels
 from mlx_peft.data.check import Pair, Survey
+from mlx_peft.tasks.task import NONE
 
 TILE = 96
 EACH = 8
@@ -33,10 +33,10 @@ _INK, _GROUND, _BROKEN = "black", "white", "#c0392b"
 
 def contact_sheet(survey: Survey) -> Image.Image:
     """A row of images for each class, spread evenly over its splits; then pairs across splits, earlier beside later."""
-    shown = _evenly(np.arange(len(survey.dataset.classes)), CLASSES).tolist()
-    rows = [_row(survey, survey.dataset.classes[label], labels.of_class(survey.label, label)) for label in shown]
-    if labels.several(survey.label):
-        rows.append(_row(survey, labels.NONE, labels.of_none(survey.label)))
+    task, shown = survey.dataset.task, _evenly(np.arange(len(survey.dataset.classes)), CLASSES).tolist()
+    rows = [_row(survey, survey.dataset.classes[label], task.rows_of(survey.label, label)) for label in shown]
+    if (none := task.rows_of_none(survey.label)) is not None:
+        rows.append(_row(survey, NONE, none))
     for title, pairs in (("equal in two splits", survey.exact), ("nearly equal in two splits", survey.near)):
         rows += _pair_rows(survey, title, pairs)
     sheet = Image.new("RGB", (EACH * (TILE + _MARGIN) + _MARGIN, sum(row.height for row in rows)), _GROUND)

@@ -10,7 +10,6 @@ import numpy as np
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import Dataset, Split
-from mlx_peft.data.labels import strata
 from mlx_peft.data.names import spelled
 
 
@@ -28,7 +27,7 @@ def hold_out(
 
     Within each class images are ranked by the SHA-256 of seed and identifier; the first go to test, the next to
     validation, each split's share rounded to the nearest but at least one, as long as one image is left to train on.
-    Where an image may have several classes, those with equally many take the place of a class.
+    Where images have not one class each, the task says what takes its place: see ``Task.strata``.
     Where the training images are in groups, so are they ranked and moved: by their first identifier, all to the same
     split, a group counting for the class that most of its images have; one that would pass the share is left out of it,
     unless it is the only one. The order of the images is kept. A share of 0 leaves the split None. Raises UserError
@@ -40,7 +39,7 @@ def hold_out(
     shares = {"test": config.test if test is None else 0.0, "val": config.val if val is None else 0.0}
     held: dict[str, list[int]] = {part: [] for part in shares}
     kept: list[int] = []
-    for units in _by_class(train, len(classes), config.seed):
+    for units in _by_class(train, config.seed):
         images = sum(map(len, units))
         for part, share in shares.items():
             count = 0 if share == 0 else max(1, int(share * images + 0.5))
@@ -68,10 +67,10 @@ def hold_out(
     )
 
 
-def _by_class(train: Split, classes: int, seed: int) -> Iterator[list[list[int]]]:
-    """Of each class, the rows of what moves together, ranked."""
-    identifiers, labels = train.images.identifiers, strata(train.labels)
-    numbers = range(classes + train.multi_label)  # from no class to all of them
+def _by_class(train: Split, seed: int) -> Iterator[list[list[int]]]:
+    """Of each class, or what the task has in its place, the rows of what moves together, ranked."""
+    identifiers, labels = train.images.identifiers, train.task.strata(train.labels)
+    numbers = range(int(labels.max()) + 1)
     if train.groups is None:
         for label in numbers:
             rows = np.flatnonzero(labels == label).tolist()

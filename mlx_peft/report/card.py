@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.places import last_part
-from convert.problem import KEY, MULTI
 from mlx_peft.artifacts.share import Parcel
 from mlx_peft.config import yaml_io
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import markdown, printable, printable_lines
 from mlx_peft.report.blocks import code, fenced, table
-from mlx_peft.report.format import NAMED, count, percent, seconds, size
-from mlx_peft.tasks.metrics import leading
+from mlx_peft.report.format import count, percent, seconds, size
 from mlx_peft.vit.architecture import Preprocessing
 from mlx_peft.vit.registry import Entry, find
 
@@ -36,9 +34,6 @@ PUBLISHED: dict[str, Any] = dict.fromkeys(OPTIONS, True) | {
     },
 }
 """What of an experiment is published, as pydantic's ``include``; anything else is not, whatever it will be."""
-
-METRICS = {"top1": "accuracy", "auroc": "roc_auc", "loss": "loss"}
-"""The leading metric by the name that the hub has for it."""
 
 
 def card(parcel: Parcel, repository: str) -> str:
@@ -70,25 +65,26 @@ def front_matter(parcel: Parcel, repository: str) -> str:
     """The card's metadata, in YAML, as the hub defines it."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    entry, result = _entry(parcel), parcel.result
+    entry, result, task = _entry(parcel), parcel.result, parcel.task
     dataset = printable(str(result["dataset"])) if result else None
     split, metrics = _best(result)
-    name = leading(metrics) if metrics else "top1"
+    name = task.leading(metrics) if metrics else task.columns[0]
     evaluations = [
         EvalResult(
-            task_type="image-classification", dataset_type=dataset, dataset_name=dataset, dataset_split=split,
-            metric_type=METRICS[name], metric_name=f"{NAMED.get(name, name)} ({split})", metric_value=metrics[name],
+            task_type=task.hub_task, dataset_type=dataset, dataset_name=dataset, dataset_split=split,
+            metric_type=task.hub_metrics[name], metric_name=f"{task.figures.get(name, name)} ({split})",
+            metric_value=metrics[name],
         )
     ] if dataset and metrics else None  # fmt: skip
     base = _hub_id(parcel)
     data = ModelCardData(
         library_name=_library(parcel),
-        pipeline_tag="image-classification",
+        pipeline_tag=task.hub_task,
         license=entry.license if entry and base else None,
         base_model=base,
         base_model_relation=None if base is None else "adapter" if parcel.kind == "adapter" else "finetune",
         datasets=[dataset] if dataset and dataset not in NO_DATASET else None,
-        metrics=[METRICS[name]],
+        metrics=[task.hub_metrics[name]],
         tags=["vision-transformer", "mlx-peft", *([parcel.adapter.method.name] if parcel.adapter else [])],
         model_name=repository.partition("/")[2] if evaluations else None,
         eval_results=evaluations,
@@ -134,8 +130,7 @@ def _best(result: Mapping[str, Any] | None) -> tuple[str, Mapping[str, float] | 
 
 
 def _summary(parcel: Parcel) -> str:
-    several = _several(parcel)
-    classes = f"{parcel.num_classes} classes" + (", of which an image may have several" if several else "")
+    classes = parcel.task.rows(parcel.num_classes)
     if parcel.adapter is None:
         return f"A Vision Transformer, {code(_name(parcel))}, for {classes}."
     method = parcel.adapter.method.name
@@ -147,16 +142,11 @@ def _summary(parcel: Parcel) -> str:
     return f"An adapter of the method `{method}` for {code(_name(parcel))}, with a head of {classes}."
 
 
-def _several(parcel: Parcel) -> bool:
-    """Whether an image may have several of the classes."""
-    return parcel.config.get(KEY) == MULTI or (parcel.adapter is not None and parcel.adapter.multi_label)
-
-
 def _results(parcel: Parcel) -> str:
     if (result := parcel.result) is None:
         return f"## Results\n\n{UNKNOWN}"
-    names = ("auroc", "accuracy", "map") if _several(parcel) else ("top1", "top5")
-    rows = [["split", "images", *(f"{NAMED[name]} (%)" for name in names), "loss", "sha256 of the split"]]
+    names = parcel.task.columns
+    rows = [["split", "images", *(f"{parcel.task.figures[name]} (%)" for name in names), "loss", "sha256 of the split"]]
     for split, name in (("train", "training"), ("val", "validation"), ("test", "test")):
         facts, metrics = result["splits"].get(split), (result["metrics"].get(split) or {})
         if facts:

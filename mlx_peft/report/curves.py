@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from mlx_peft.core.text import printable
 from mlx_peft.report.drawing import png
-from mlx_peft.report.format import NAMED
 from mlx_peft.report.gather import Run
+from mlx_peft.tasks.registry import figures, leading_metrics
 
 # Okabe and Ito's palette, told apart with any colour vision; the order repeats with other dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -22,7 +22,7 @@ def draw(runs: Sequence[Run]) -> bytes | None:
 
     Only what can be compared is drawn: the AUROC of runs that have no accuracy only where no run has one.
     """
-    for measure in ("top1", "auroc"):
+    for measure in leading_metrics():
         found = {run.name: run.curve(f"val_{measure}") for run in runs}
         curves = {name: curve for name, curve in found.items() if curve}
         if curves:
@@ -47,7 +47,7 @@ def draw(runs: Sequence[Run]) -> bytes | None:
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"validation {NAMED[measure]} (%)")
+    axes.set_ylabel(f"validation {figures()[measure]} (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25, linewidth=0.6)
     legend = axes.legend(lines, ["-"] * len(lines), frameon=False, fontsize=8)

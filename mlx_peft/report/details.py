@@ -12,6 +12,8 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.core.problems import in_a_line
 
 MOST_CLASSES, MOST_BINS = 2**20, 1000
+BARS = ("auroc", "map", "support")
+"""What of each class is drawn where there is no reliability: both measures, and how many images have it."""
 
 Numbers = list[Annotated[float, Field(ge=-1e18, le=1e18)] | None]
 Counts = list[Annotated[int, Field(ge=0, lt=2**63)]]
@@ -31,7 +33,7 @@ class Details(BaseModel):
     @model_validator(mode="after")
     def _fit_together(self) -> Details:
         drawn = ("count", "confidence", "accuracy") if self.reliability else ()
-        bars = () if self.reliability else ("auroc", "map", "support")
+        bars = BARS if not self.reliability and any(name in self.per_class for name in BARS[:2]) else ()
         if any(name not in self.reliability for name in drawn) or any(name not in self.per_class for name in bars):
             raise ValueError(f"should have {', '.join(drawn or bars)}")
         if self.reliability and "ece" not in self.metrics:

@@ -13,7 +13,7 @@ import numpy as np
 from mlx_peft.core.json_io import to_json
 from mlx_peft.core.text import csv_cell
 from mlx_peft.core.writing import disk_errors, write_together
-from mlx_peft.report.details import checked
+from mlx_peft.report.details import BARS, checked
 from mlx_peft.report.drawing import fitted, png, width
 
 NAMED = 40
@@ -118,10 +118,10 @@ def draw_classes(per_class: Mapping[str, Sequence[float | None]], classes: Seque
 def write(
     folder: Path, split: str, metrics: Mapping[str, float], details: Mapping[str, Any], confusion: np.ndarray | None
 ) -> list[Path]:
-    """Writes ``SPLIT.json``, ``SPLIT-reliability.png`` and, where there is one, ``SPLIT-confusion`` as CSV and PNG.
+    """Writes ``SPLIT.json`` and the pictures of what there is in it.
 
-    Where images may have several classes, there is ``SPLIT-classes.png`` in the place of the pictures. Returns
-    them. Raises UserError where they cannot be written; then none of them is changed.
+    ``SPLIT-reliability.png``, or, where each class has answers of its own, ``SPLIT-classes.png``; ``SPLIT-confusion``
+    as CSV and PNG. Returns them. Raises UserError where they cannot be written; then none of them is changed.
     """
     classes, places = details["classes"], {}
 
@@ -129,13 +129,13 @@ def write(
         places[folder / f"{split}{ending}"] = content
 
     add(".json", f"{to_json({'split': split, 'metrics': metrics, **details})}\n".encode())
-    if not details["reliability"]:
-        add("-classes.png", draw_classes(details["per_class"], classes))
-    else:
+    if details["reliability"]:
         add("-reliability.png", draw_reliability(details["reliability"], metrics["ece"]))
-        if confusion is not None:
-            add("-confusion.csv", _as_csv(confusion, classes).encode())
-            add("-confusion.png", draw_confusion(confusion.tolist(), classes))
+    elif details["per_class"].keys() >= {*BARS}:
+        add("-classes.png", draw_classes(details["per_class"], classes))
+    if confusion is not None:
+        add("-confusion.csv", _as_csv(confusion, classes).encode())
+        add("-confusion.png", draw_confusion(confusion.tolist(), classes))
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_together(places)

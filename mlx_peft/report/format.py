@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mlx_peft.tasks.metrics import leading
+from mlx_peft.tasks.registry import figures, leading
 
 MISSING = "–"
-
-NAMED = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "balanced_accuracy": "balanced",
-    "auroc": "AUROC",
-    "accuracy": "accuracy",
-    "map": "mAP",
-}
-"""The fractions that are told in a line, and what they are called there."""
 
 
 def headline(metrics: Mapping[str, float]) -> str:
     """The metric by which epochs are chosen: ``top-1 97.22 %``."""
-    name = leading(metrics)
-    return f"{NAMED[name]} {percent(metrics[name])} %" if name in NAMED else f"{name} {metrics[name]:.4f}"
+    name, called = leading(metrics), figures()
+    return f"{called[name]} {percent(metrics[name])} %" if name in called else f"{name} {metrics[name]:.4f}"
 
 
 def percent(fraction: float | None) -> str:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mlx_peft.core.errors import UserError, shortened
 from mlx_peft.core.problems import in_a_line
+from mlx_peft.tasks.registry import leading_metrics
 from mlx_peft.training.run import RunFolder
 
 LARGEST = 2**28
@@ -20,7 +21,6 @@ LAST_EPOCH = 10**9
 
 Text = Annotated[str, Field(max_length=1000)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Measure = Annotated[float, Field(ge=-1e18, le=1e18)]
 
 
@@ -31,9 +31,19 @@ class _Part(BaseModel):
 
 
 class _Split(_Part):
-    top1: Share | None = None
-    auroc: Share | None = None
+    """The metrics of a split; the tasks' leading ones are shares."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
     loss: Measure | None = None
+
+    @model_validator(mode="after")
+    def _has_shares(self) -> _Split:
+        for name in leading_metrics():
+            value = (self.model_extra or {}).get(name)
+            if value is not None and not (_is_number(value) and 0 <= value <= 1):
+                raise ValueError(f"{name} should be from 0 to 1")
+        return self
 
 
 class _Metrics(_Part):
@@ -167,7 +177,7 @@ def _records(log: Path) -> list[dict[str, float]]:
         whole = record.get("epoch", 1)
         if not 0 <= whole <= LAST_EPOCH or not float(whole).is_integer():
             raise UserError(f"line {number} of {log.name}: there is no epoch {whole}")
-        if any(not 0 <= record.get(key, 0) <= 1 for key in ("val_top1", "val_auroc")):
+        if any(not 0 <= record.get(f"val_{name}", 0) <= 1 for name in leading_metrics()):
             raise UserError(f"line {number} of {log.name}: a share should be from 0 to 1")
         found.append(record)
     return found

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mlx_peft.core.text import printable
 from mlx_peft.core.writing import disk_errors, write_whole
-from mlx_peft.data.labels import NONE
 from mlx_peft.report.drawing import fitted, png
+from mlx_peft.tasks.task import NONE
 from mlx_peft.training.preview import Shown
 
 POINTS = 7

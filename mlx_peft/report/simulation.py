@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from mlx_peft.artifacts.simulate import Report, Simulated
-from mlx_peft.report.format import MISSING, NAMED, decimal, percent
-from mlx_peft.tasks.metrics import Metrics, leading
+from mlx_peft.report.format import MISSING, decimal, percent
+from mlx_peft.tasks.metrics import Metrics
 
 
 def lines(report: Report) -> list[str]:
@@ -41,9 +41,9 @@ def calibration(one: Simulated) -> str:
 
 def accuracies(report: Report) -> list[str]:
     """One row for the run as it is, one for each simulation."""
-    before, split, first = report.before, report.split, leading(report.before)
-    measures = [f"{split} {NAMED[first]} (%)"] if first in NAMED else []
-    same = "same class (%)" if first == "top1" else "same answers (%)"
+    before, split, task = report.before, report.split, report.task
+    first, same = task.leading(before), f"{task.agreement} (%)"
+    measures = [f"{split} {task.figures[first]} (%)"] if first in task.figures else []
 
     def told(metrics: Metrics) -> list[str]:
         return [*(percent(metrics[first]) for _ in measures), decimal(metrics["loss"], 4)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlx_peft.report.format import NAMED, count, percent, seconds, size
+from mlx_peft.report.format import count, percent, seconds, size
+from mlx_peft.tasks.registry import figures
 
 
 def summary(result: Mapping[str, Any]) -> str:
@@ -23,5 +24,7 @@ def summary(result: Mapping[str, Any]) -> str:
 
 def metrics_line(split: str, metrics: Mapping[str, float]) -> str:
     """``test     top-1 97.22 %, top-5 99.90 %, balanced 97.20 %, AUROC 99.91 %, loss 0.1034 on 360 images``."""
-    accuracies = "".join(f"{NAMED[name]} {percent(metrics[name])} %, " for name in NAMED if name in metrics)
+    accuracies = "".join(
+        f"{called} {percent(metrics[name])} %, " for name, called in figures().items() if name in metrics
+    )
     return f"{split:<8} {accuracies}loss {metrics['loss']:.4f} on {metrics['count']:,.0f} images"

@@ -16,6 +16,7 @@ from mlx_peft.core import text
 from mlx_peft.core.text import printable
 from mlx_peft.report.format import MISSING, count, decimal, percent
 from mlx_peft.report.gather import Damaged, Run
+from mlx_peft.tasks.registry import figures, leading_metrics
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ def _megabytes_precisely(value: int | None) -> str:
     return MISSING if value is None else decimal(value / 1e6, 2)
 
 
-COLUMNS = (
+FACTS = (
     Column("method", "method", _text, numeric=False),
     Column("model", "model", _text, numeric=False),
     Column("dataset", "data set", _text, numeric=False),
     Column("backend", "backend", _text, numeric=False),
     Column("seed", "seed", _text),
-    Column("metrics.test.top1", "test top-1 (%)", percent),
-    Column("metrics.val.top1", "val top-1 (%)", percent),
+)
+COSTS = (
     Column("parameters.trainable", "trained", count),
     Column("parameters.adapter", "without head", count),
     Column("time.train_seconds", "seconds", decimal),
@@ -56,24 +57,37 @@ COLUMNS = (
     Column("stored.total_bytes", "stored (MB)", _megabytes_precisely),
     Column("memory.peak_bytes", "peak memory (MB)", _megabytes),
 )
-INSTEAD = {
-    "metrics.test.top1": Column("metrics.test.auroc", "test AUROC (%)", percent),
-    "metrics.val.top1": Column("metrics.val.auroc", "val AUROC (%)", percent),
-}
-"""What is shown of runs that have no such value, since their images may have several classes."""
 
 DETAILS = ("metrics.test.loss", "metrics.val.loss", "selected.epoch")
 """What CSV and JSON have besides the columns."""
 
-FACTS = ("model", "dataset", "backend", "seed")
+SHARED = ("model", "dataset", "backend", "seed")
 """Columns that leave the table for the line above it where all the runs agree."""
 
-KEYS = (*(column.key for column in COLUMNS), *DETAILS, *(column.key for column in INSTEAD.values()))
+
+def columns() -> list[tuple[Column, ...]]:
+    """The places of a table from left to right, with the columns that may stand in each.
+
+    There are several where each task has its own leading metric: the later ones are for runs without the earlier.
+    """
+    called = figures()
+    leading = [
+        tuple(Column(f"metrics.{split}.{name}", f"{split} {called[name]} (%)", percent) for name in leading_metrics())
+        for split in ("test", "val")
+    ]
+    return [*((column,) for column in FACTS), *leading, *((column,) for column in COSTS)]
+
+
+def keys() -> list[str]:
+    """What CSV and JSON have of a run, by its place in ``result.json``."""
+    places = columns()
+    usual, others = [place[0] for place in places], [column for place in places for column in place[1:]]
+    return [*(column.key for column in usual), *DETAILS, *(column.key for column in others)]
 
 
 def row(run: Run) -> dict[str, Any]:
     """The values of a run by column, unrounded; None where one was not measured."""
-    return {"run": run.name} | {key: run.value(key) for key in KEYS}
+    return {"run": run.name} | {key: run.value(key) for key in keys()}
 
 
 def shared(runs: Sequence[Run]) -> tuple[str, list[Column]]:
@@ -81,25 +95,26 @@ def shared(runs: Sequence[Run]) -> tuple[str, list[Column]]:
 
     Of one run nothing is taken out.
     """
-    columns = _told(runs)
+    filled = _filled(runs)
     if len(runs) == 1:
-        return "", columns
-    values = {column: [run.value(column.key) for run in runs] for column in columns}
-    common = [column for column in columns if column.key in FACTS and len(set(map(str, values[column]))) == 1]
+        return "", filled
+    values = {column: [run.value(column.key) for run in runs] for column in filled}
+    common = [column for column in filled if column.key in SHARED and len(set(map(str, values[column]))) == 1]
     line = ", ".join(f"{column.heading} {column.text(values[column][0])}" for column in common)
-    measured = [column for column in columns if any(value is not None for value in values[column])]
+    measured = [column for column in filled if any(value is not None for value in values[column])]
     return line, [column for column in measured if column not in common]
 
 
-def _told(runs: Sequence[Run]) -> list[Column]:
-    """COLUMNS, with those of INSTEAD beside theirs, or in their place where no run has a value there."""
-    found = []
-    for column in COLUMNS:
-        lacking = [run for run in runs if run.value(column.key) is None]
-        other = INSTEAD.get(column.key)
-        told = other is not None and any(run.value(other.key) is not None for run in lacking)
-        found += [column] * (not told or len(lacking) < len(runs))
-        found += [other] if told and other else []
+def _filled(runs: Sequence[Run]) -> list[Column]:
+    """Of each place the columns in which runs have values, each for those without the ones before; else the first."""
+    found: list[Column] = []
+    for place in columns():
+        some, without = [], list(runs)
+        for column in place:
+            lacking = [run for run in without if run.value(column.key) is None]
+            some += [column] * (len(lacking) < len(without))
+            without = lacking
+        found += some or place[:1]
     return found
 
 
@@ -145,7 +160,7 @@ def to_csv(runs: Sequence[Run]) -> str:
     A name that a spreadsheet would take for a formula stands behind an apostrophe.
     """
     out = io.StringIO()
-    writer = csv.DictWriter(out, ["run", *KEYS], lineterminator="\n")
+    writer = csv.DictWriter(out, ["run", *keys()], lineterminator="\n")
     writer.writeheader()
     for run in runs:
         cells = {key: text.csv_cell(value) if isinstance(value, str) else value for key, value in row(run).items()}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,18 +22,7 @@ MATRIX = 4096
 """Of more classes there is no confusion matrix: this one takes 128 MiB."""
 
 Answers = tuple[np.ndarray, np.ndarray]
-"""Logits, float64 ``(images, classes)``, and targets: ``(images,)``, of several labels ``(images, classes, 2)``."""
-
-
-def leading(metrics: Mapping[str, float]) -> str:
-    """The metric by which epochs are chosen and runs compared: accuracy, else AUROC, else the loss."""
-    return next((name for name in ("top1", "auroc") if name in metrics), "loss")
-
-
-def score(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Larger is better: first the leading metric, then the lower loss."""
-    first = {**metrics, "loss": -metrics["loss"]}[leading(metrics)]
-    return first, -metrics["loss"]
+"""Logits, float64 ``(images, classes)``, and targets, as the task evaluates them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +52,36 @@ class Evaluation:
 
 def listed(values: np.ndarray) -> list[float | None]:
     return [None if value != value else value for value in values.tolist()]
+
+
+def examined(answers: Iterable[Answers], num_classes: int, auroc: bool = True) -> Evaluation:
+    """``top1``, ``loss`` (mean cross entropy, unsmoothed, unweighted), ``count``, past five classes ``top5``, and more.
+
+    See ``measure`` for the others. Sums are float64; of equal logits the first class wins. Targets are class numbers.
+    Batch after batch: of an image a few numbers are kept, and its logits only where the AUROC is wanted.
+    """
+    ranks = {"top1": 1} | ({"top5": 5} if num_classes > 5 else {})
+    hits = dict.fromkeys(ranks, 0)
+    loss = 0.0
+    scores: list[np.ndarray] = []
+    kept: list[tuple[np.ndarray, ...]] = []
+    for logits, targets in answers:
+        rows = np.arange(len(targets))
+        largest = logits.max(axis=1, keepdims=True)
+        normalizers = np.log(np.exp(logits - largest).sum(axis=1)) + largest[:, 0]
+        loss += float((normalizers - logits[rows, targets]).sum())
+        best = np.argsort(-logits, axis=1, kind="stable")
+        for name, rank in ranks.items():
+            hits[name] += int((best[:, :rank] == targets[:, None]).any(axis=1).sum())
+        confidence = np.exp(logits[rows, best[:, 0]].astype(np.float32) - normalizers)
+        kept.append((normalizers, confidence, best[:, 0].copy(), targets.astype(np.int64)))
+        if auroc:
+            scores.append(logits.astype(np.float32))
+    normalizers, confidence, predicted, targets = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    found = measure(normalizers, confidence, predicted, targets, num_classes, scores if auroc else None)
+    count = len(targets)
+    sums: Metrics = {**{name: hit / count for name, hit in hits.items()}, "loss": loss / count, "count": count}
+    return replace(found, metrics=sums | found.metrics)
 
 
 def measure(

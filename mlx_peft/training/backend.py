@@ -1,10 +1,8 @@
 """What a backend gives the engine, and the one place where a backend's name is turned into code.
 
 Everything that crosses this border is NumPy: images as uint8 ``(batch, height, width, 3)`` exactly as decoded, or in
-their place the float32 features that the learner made of them (the dtype tells which); targets as int32 ``(batch,)``
-with ``IGNORED`` where a row only fills the batch up, or soft as float32 ``(batch, classes)``, where a row adds up to
-what the image counts in the loss and one that fills up is zero; where an image may have several classes, float32
-``(batch, classes, 2)``, the absence and the presence of each; tensors by timm's names.
+their place the float32 features that the learner made of them (the dtype tells which); targets as the base's task has
+them (``mlx_peft.tasks``); tensors by timm's names.
 """
 
 from __future__ import annotations
@@ -19,10 +17,10 @@ from convert.base import Base
 from mlx_peft.adaptation.prefix import Prefix
 from mlx_peft.codes.quantizers import Quantizer
 from mlx_peft.config.schema import Experiment
-from mlx_peft.core.border import IGNORED, Device, Parameters, Tensors
+from mlx_peft.core.border import Device, Parameters, Tensors
 from mlx_peft.core.errors import UserError
 
-__all__ = ["BACKENDS", "IGNORED", "Backend", "Learner", "Parameters", "Tensors", "load_backend"]
+__all__ = ["BACKENDS", "Backend", "Learner", "Parameters", "Tensors", "load_backend"]
 
 
 class Learner(Protocol):

@@ -16,7 +16,7 @@ from convert.files import listed
 from mlx_peft.config.schema import Experiment, Train
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Batch
-from mlx_peft.tasks.metrics import score
+from mlx_peft.tasks.task import Task
 from mlx_peft.training.allocation import Kept, RankAllocator, allocator, ranks
 from mlx_peft.training.backend import Learner
 from mlx_peft.training.checkpoint import Position, save_checkpoint
@@ -38,6 +38,7 @@ class Feed:
     steps: int
     """Batches in an epoch."""
     val: Callable[[], Iterable[Batch]] | None
+    task: Task
     num_classes: int
 
 
@@ -242,8 +243,8 @@ class Loop:
         better = candidate
         if self.feed.val is not None:
             self.progress.evaluating("val")
-            val = evaluate(self.learner, self.stop.watch(self.feed.val()), self.feed.num_classes)
-            better = candidate and (not here.best or score(val) > score(here.best))
+            val = evaluate(self.learner, self.stop.watch(self.feed.val()), self.feed.task, self.feed.num_classes)
+            better = candidate and (not here.best or self.feed.task.score(val) > self.feed.task.score(here.best))
         if val and better:
             old = self.folder.previous_best
             save_checkpoint(self.folder.best, self.learner.adapter(), previous=old, epoch=epoch, metrics=val)

@@ -51,20 +51,8 @@ def preview(experiment: Experiment, count: int, epoch: int = 0) -> list[Shown]:
             for pixels, target in zip(batch.images[: batch.count], batch.targets, strict=False):
                 if pixels.shape[:2] != (size, size):  # which the model does in its step, to the same pixels
                     pixels = np.asarray(Image.fromarray(pixels).resize((size, size), interpolation))
-                shares, weight = said(target, len(dataset.classes))
+                shares, weight = dataset.task.shares(target, len(dataset.classes))
                 classes = {dataset.classes[n]: float(shares[n]) for n in np.flatnonzero(shares)}
                 yield Shown(pixels, dict(sorted(classes.items(), key=lambda item: -item[1])), weight)
 
     return list(islice(shown(), count))
-
-
-def said(target: np.ndarray, num_classes: int) -> tuple[np.ndarray, float]:
-    """What a row of a batch's targets says: each class's share, ``(classes,)``, and what the image counts.
-
-    A share is of the image where it has one class, and of certainty where it may have several.
-    """
-    if target.ndim == 2:  # absent, present; a class that all images have, or none, may count nothing
-        answers = target.sum(axis=1)
-        return target[:, 1] / np.where(answers > 0, answers, 1), float(answers.mean())
-    soft = target if target.ndim else np.eye(num_classes)[target]
-    return soft / soft.sum(), float(soft.sum())

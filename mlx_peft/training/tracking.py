@@ -29,19 +29,20 @@ TAGS = {
     "lr": "train/learning_rate",
     "images_per_second": "train/images_per_second",
     "train_loss": "train/epoch_loss",
-    "val_loss": "val/loss",
-    "val_top1": "val/top1",
-    "val_top5": "val/top5",
-    "val_balanced_accuracy": "val/balanced_accuracy",
-    "val_precision": "val/precision",
-    "val_recall": "val/recall",
-    "val_f1": "val/f1",
-    "val_auroc": "val/auroc",
-    "val_accuracy": "val/accuracy",
     "val_map": "val/mean_average_precision",
     "val_ece": "val/calibration_error",
 }
-"""Other names that hold a slash, such as ``rank/blocks.0.attn.qkv``, are tags as they are."""
+
+
+def tag_of(name: str) -> str | None:
+    """The tag of an entry of a record; None where it is not shown.
+
+    Other metrics of validation keep their names, ``val/top1``; and what holds a slash, such as
+    ``rank/blocks.0.attn.qkv``, is a tag as it is.
+    """
+    if name.startswith("val_"):
+        return TAGS.get(name, f"val/{name.removeprefix('val_')}")
+    return TAGS.get(name, name if "/" in name else None)
 
 
 class TensorBoard:
@@ -72,7 +73,7 @@ class TensorBoard:
     def log(self, record: Record) -> None:
         with disk_errors(self._path):
             for name, value in record.items():
-                if tag := TAGS.get(name, name if "/" in name else None):
+                if tag := tag_of(name):
                     self._write(step=int(record["step"]), summary=self._scalar(tag, value))
             self._file.flush()
 

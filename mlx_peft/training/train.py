@@ -8,7 +8,6 @@ from typing import Any
 
 from convert.adapters import peft
 from convert.base import Base, load_base
-from convert.problem import problem
 from convert.stored import model_bytes
 from mlx_peft.config.files import dump
 from mlx_peft.config.quantization import Quantization
@@ -17,7 +16,7 @@ from mlx_peft.core.bounds import MOST_STEPS
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.sums import write_with_sums
 from mlx_peft.data import Dataset, Split, cached, eval_batches, open_dataset, steps_per_epoch, train_batches
-from mlx_peft.tasks.metrics import leading
+from mlx_peft.tasks.task import Task
 from mlx_peft.training.allocation import allocator
 from mlx_peft.training.backend import Learner, load_backend
 from mlx_peft.training.checkpoint import Position
@@ -57,7 +56,7 @@ def train(
     dataset = whole.without_test()  # all that training and selection are handed
     check_data(experiment, dataset)
     base = load_base(experiment.model, len(dataset.classes), experiment.seed, experiment.quantize)
-    base = replace(base, multi_label=dataset.multi_label)
+    base = replace(base, task=dataset.task)
     check_method(experiment, base.architecture, base.quantization)
     check_training(
         experiment,
@@ -107,7 +106,7 @@ def train(
             progress.evaluating("test")
             images = eval_batches(whole.test, experiment.data, base.preprocessing, base.architecture.img_size)
             try:
-                test = examined(answers(learner, stop.watch(images)), len(dataset.classes))
+                test = examined(answers(learner, stop.watch(images)), dataset.task, len(dataset.classes))
             except Stopped:
                 raise Interrupted(folder, position.step, position.step) from None
         changes = [asdict(change) for change in position.changes]
@@ -121,7 +120,7 @@ def train(
             "seed": experiment.seed,
             "metrics": {"val": position.best or None, "test": test.metrics if test else None},
             "details": {"test": test.details(dataset.classes) if test else None},
-            **costs(learner, position, folder),
+            **costs(learner, dataset.task, position, folder),
             "stored": storage(base, len(dataset.classes), folder),
             "cached_features": cache and cache.facts(),
             "splits": splits,
@@ -176,6 +175,7 @@ def feed(experiment: Experiment, dataset: Dataset, base: Base) -> Feed:
         ),
         steps=steps_per_epoch(dataset.train, data.batch_size),
         val=None if val is None else lambda: eval_batches(val, data, preprocessing, size),
+        task=dataset.task,
         num_classes=num_classes,
     )
 
@@ -202,7 +202,7 @@ def describe_adapter(experiment: Experiment, dataset: Dataset, base: Base, learn
         source=base.source,
         quantize=base.quantization,
         qat=experiment.qat,
-        problem_type=problem(dataset.multi_label),
+        task=dataset.task,
     )
 
 
@@ -220,13 +220,13 @@ def storage(base: Base, num_classes: int, folder: RunFolder) -> dict[str, int]:
     return {"base_bytes": model, "adapter_bytes": adapter, "total_bytes": model + adapter}
 
 
-def costs(learner: Learner, position: Position, folder: RunFolder) -> dict[str, Any]:
+def costs(learner: Learner, task: Task, position: Position, folder: RunFolder) -> dict[str, Any]:
     """What was selected, and what it took: parameters, bytes, seconds of training (evaluation is not in them)."""
     parameters = learner.parameters
     return {
         "selected": {
             "epoch": position.best_epoch,
-            "by": f"val.{leading(position.best)}" if position.best else "last epoch",
+            "by": f"val.{task.leading(position.best)}" if position.best else "last epoch",
         },
         "parameters": {
             "adapter": parameters.adapter,

@@ -85,6 +85,7 @@ def batch(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
 def evaluation(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     import sklearn.metrics  # noqa: F401  whose memory is not counted
 
+    from mlx_peft.tasks.single_label import SINGLE_LABEL
     from mlx_peft.training.evaluate import measured
 
     def answers(classes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -95,7 +96,7 @@ def evaluation(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     for classes in (100, CLASSES):
         yield (
             f"{EVALUATED:,} images of {classes:,} classes: validated",
-            lambda classes=classes: measured(answers(classes), classes),
+            lambda classes=classes: measured(answers(classes), SINGLE_LABEL, classes),
         )
 
 

@@ -35,7 +35,9 @@ for epoch in range(epochs):
         step += 1
     seconds += time.perf_counter() - start
     print(f"epoch {epoch + 1}/{epochs}  loss {loss:.4f}", file=sys.stderr, flush=True)
-metrics = evaluate(learner, eval_batches(dataset.test, data, base.preprocessing, size), len(dataset.classes))
+metrics = evaluate(
+    learner, eval_batches(dataset.test, data, base.preprocessing, size), dataset.task, len(dataset.classes)
+)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 trained = sum(p.numel() for p in learner.trained.values())
 print(json.dumps({"test": metrics, "train_seconds": seconds, "peak_bytes": peak, "trained": trained}))

@@ -16,6 +16,7 @@ from mlx_peft.config.files import load
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.tasks.metrics import Evaluation
+from mlx_peft.tasks.single_label import SINGLE_LABEL
 from mlx_peft.training.progress import EpochEvent, Progress, StepEvent
 from mlx_peft.training.run import RunFolder
 from mlx_peft.training.stop import Interrupted
@@ -265,8 +266,9 @@ def test_eval_predict_and_merge_pass_the_programs_backend_on(command: Any, monke
 
 def test_predict_prints_the_likeliest_first(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     guesses = [{"class": "cat", "probability": 0.75}, {"class": "dog", "probability": 0.25}]
+    loaded = SimpleNamespace(notes=(), task=SINGLE_LABEL)
     results = [{"image": "a.png", "predictions": guesses}, {"image": "long.png", "predictions": guesses}]
-    monkeypatch.setattr("mlx_peft.artifacts.load.load_run", lambda run, backend, name, model: SimpleNamespace(notes=()))
+    monkeypatch.setattr("mlx_peft.artifacts.load.load_run", lambda run, backend, name, model: loaded)
     monkeypatch.setattr("mlx_peft.artifacts.predict.predict", lambda loaded, images, top: results)
     assert command("predict", "run", "a.png", "long.png", "--top", 2).stdout.splitlines() == [
         "a.png      75.0 %  cat",

@@ -21,6 +21,7 @@ from by_hand import by_hand
 from PIL import Image
 
 from mlx_peft.report import evaluation
+from mlx_peft.tasks.single_label import SINGLE_LABEL
 
 PROGRAM = (sys.executable, "-m", "mlx_peft")
 HOSTILE = "\x1b]0;owned\x07[bold]cat[/bold]\u202e|\n=cmd()"
@@ -52,8 +53,9 @@ def no_file_above(size: int) -> Iterator[None]:
 
 
 def test_predictions_of_a_hostile_class_are_shown_and_not_obeyed(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = SimpleNamespace(notes=(), task=SINGLE_LABEL)
     answer = {"image": f"{UNDECODABLE}.png", "predictions": [{"class": HOSTILE, "probability": 0.5}]}
-    monkeypatch.setattr("mlx_peft.artifacts.load.load_run", lambda *_, **__: SimpleNamespace(notes=()))
+    monkeypatch.setattr("mlx_peft.artifacts.load.load_run", lambda *_, **__: loaded)
     monkeypatch.setattr("mlx_peft.artifacts.predict.predict", lambda *_: [answer])
     Image.new("RGB", (2, 2)).save(Path(f"{UNDECODABLE}.png"))
     assert command("predict", "run", f"{UNDECODABLE}.png").stdout == rf"caf\xe9.png   50.0 %  {SHOWN}" + "\n"

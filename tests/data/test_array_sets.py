@@ -16,6 +16,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.data import REGISTRY, Dataset, archives
 from mlx_peft.data.download import Remote
 from mlx_peft.data.sets import medmnist
+from mlx_peft.tasks.multi_label import MULTI_LABEL
 
 Open = Callable[..., Dataset]
 RNG = np.random.default_rng(0)
@@ -93,7 +94,7 @@ def npz(path: Path, name: str, side: int, **changed: np.ndarray) -> Path:
         arrays[f"{split}_images"] = RNG.integers(0, 256, (size, side, side, *colour), np.uint8)
         arrays[f"{split}_labels"] = (
             RNG.integers(0, 2, (size, len(medset.classes)), np.uint8)
-            if medset.multi_label
+            if medset.findings
             else (np.arange(size) % len(medset.classes)).astype(np.uint8)[:, None]
         )
     stem = name if side == 28 else f"{name}_{side}"
@@ -175,7 +176,7 @@ def test_medmnist_is_fetched_where_it_is_missing_and_may_be(
 def test_a_set_of_several_labels_keeps_all_of_them(tmp_path: Path, opened_as: Open, side: int) -> None:
     path = npz(tmp_path, "chestmnist", side)
     dataset = opened_as("medmnist:chestmnist", tmp_path, MED, variant=side)
-    assert dataset.multi_label
+    assert dataset.task == MULTI_LABEL
     assert len(dataset.classes) == 14
     with np.load(path) as stored:
         for name, split in dataset.splits.items():

@@ -11,13 +11,13 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from mlx_peft.config import schema
 from mlx_peft.data import ArrayImages, Split, eval_batches, train_batches
-from mlx_peft.data import labels as of
 from mlx_peft.data.check import survey
 from mlx_peft.data.dataset import Dataset
 from mlx_peft.data.sheet import contact_sheet
 from mlx_peft.data.splits import hold_out
 from mlx_peft.report.preview import Shown, caption
-from mlx_peft.training.preview import said
+from mlx_peft.tasks.multi_label import MULTI_LABEL
+from mlx_peft.tasks.single_label import SINGLE_LABEL
 from mlx_peft.vit.architecture import Preprocessing
 
 CLASSES = ("effusion", "mass", "nodule")
@@ -27,7 +27,7 @@ RECIPE = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic",
 
 def made(labels: np.ndarray, name: str = "train", seed: int = 0) -> Split:
     pixels = np.random.default_rng(seed).integers(0, 256, (len(labels), 8, 8), np.uint8)
-    return Split(name, ArrayImages.whole(pixels, name), labels)
+    return Split(name, ArrayImages.whole(pixels, name), labels, task=MULTI_LABEL if labels.ndim == 2 else SINGLE_LABEL)
 
 
 def data(**options: Any) -> schema.Data:
@@ -35,14 +35,19 @@ def data(**options: Any) -> schema.Data:
 
 
 def test_labels_say_what_an_image_has() -> None:
-    one = np.array([2, 0, 2])
-    assert of.counts(LABELS, 3).tolist() == [3, 2, 2]
-    assert of.counts(one, 3).tolist() == [1, 0, 2]
-    assert of.of_class(LABELS, 1).tolist() == [2, 4]
-    assert (of.of_none(LABELS).tolist(), of.of_none(one).tolist()) == ([0, 5], [])
-    assert [of.named(row, CLASSES) for row in LABELS[:3]] == ["none of them", "effusion", "effusion, mass"]
-    assert (of.named(one[0], CLASSES), of.written(one[0]), of.written(LABELS[2])) == ("nodule", "2", "110")
-    assert of.differ(LABELS, LABELS[0]).tolist() == [False, True, True, True, True, False]
+    one, single, several = np.array([2, 0, 2]), SINGLE_LABEL, MULTI_LABEL
+    assert several.counts(LABELS, 3).tolist() == [3, 2, 2]
+    assert single.counts(one, 3).tolist() == [1, 0, 2]
+    assert several.rows_of(LABELS, 1).tolist() == [2, 4]
+    assert single.rows_of(one, 2).tolist() == [0, 2]
+    assert (several.rows_of_none(LABELS).tolist(), single.rows_of_none(one)) == ([0, 5], None)
+    assert [several.named(row, CLASSES) for row in LABELS[:3]] == ["none of them", "effusion", "effusion, mass"]
+    assert (single.named(one[0], CLASSES), single.written(one[0]), several.written(LABELS[2])) == ("nodule", "2", "110")
+    assert several.differ(LABELS, LABELS[0]).tolist() == [False, True, True, True, True, False]
+    assert single.differ(one, one[0]).tolist() == [False, True, False]
+    assert single.fault(np.array([0, 3]), 3) == "labels 0 to 3, not 0 to 2"
+    assert several.fault(LABELS * 2, 3) == several.fault(one, 3) == "labels are not 3 times 0 or 1"
+    assert single.fault(one, 3) is several.fault(LABELS, 3) is None
 
 
 def test_a_batch_has_the_absence_and_the_presence_of_each_class() -> None:
@@ -80,7 +85,7 @@ def test_held_out_images_have_as_many_classes_as_the_others() -> None:
     assert np.bincount(found.test.labels.sum(1)).tolist() == [8, 4, 4, 2]
     again = hold_out("made", CLASSES, train, schema.Split(val=0.1, test=0.2, seed=3))
     assert again.val and again.val.sha256 == found.val.sha256
-    grouped = Split("train", train.images, labels, np.arange(90) // 2)
+    grouped = Split("train", train.images, labels, np.arange(90) // 2, MULTI_LABEL)
     parted = hold_out("made", CLASSES, grouped, schema.Split(val=0.2, seed=0))
     assert parted.val and not np.intersect1d(parted.val.groups, parted.train.groups).size
 
@@ -89,7 +94,7 @@ def test_a_survey_counts_every_class_and_finds_copies_that_say_something_else() 
     train = made(LABELS)
     pixels = train.images.pixels.copy()  # type: ignore[attr-defined]
     pixels[5] = pixels[2]
-    train = Split("train", ArrayImages.whole(pixels, "train"), LABELS)
+    train = Split("train", ArrayImages.whole(pixels, "train"), LABELS, task=MULTI_LABEL)
     found = survey(Dataset("made", CLASSES, train, made(LABELS[:2], "val", 1), None), 1)
     report = found.report()
     assert report["splits"]["train"]["by_class"] == {"effusion": 3, "mass": 2, "nodule": 2, "none of them": 2}
@@ -102,11 +107,11 @@ def test_a_survey_counts_every_class_and_finds_copies_that_say_something_else() 
 
 def test_a_preview_says_what_an_image_has() -> None:
     def shown(target: np.ndarray) -> str:
-        shares, weight = said(target, 3)
+        shares, weight = MULTI_LABEL.shares(target, 3)
         return caption(Shown(np.zeros((1, 1, 3)), {CLASSES[n]: shares[n] for n in np.flatnonzero(shares)}, weight))
 
     targets = np.eye(2, dtype=np.float32)[LABELS]
     assert [shown(target) for target in targets[:3]] == ["none of them", "effusion", "effusion\nmass"]
     assert shown(0.75 * targets[0] + 0.25 * targets[2]) == "0.25 effusion\n0.25 mass"
     assert shown(2 * targets[1]) == "effusion\nweight 2.00"
-    assert said(np.int32(2), 3)[0].tolist() == [0, 0, 1]
+    assert SINGLE_LABEL.shares(np.array(2, np.int32), 3)[0].tolist() == [0, 0, 1]

@@ -9,6 +9,7 @@ from timm.data.mixup import Mixup, rand_bbox
 
 from mlx_peft.config import schema
 from mlx_peft.data.mix import Targets, cut_box, mix
+from mlx_peft.tasks.single_label import SINGLE_LABEL
 
 CLASSES = 5
 ROUNDING = 0.51
@@ -94,12 +95,17 @@ def test_the_draw_is_of_seed_epoch_and_step() -> None:
 def test_targets_of_a_weighted_loss_add_up_to_what_an_image_counts() -> None:
     labels = np.array([0, 0, 0, 1, 2, 2])
     config = schema.Data(name="folder", batch_size=4, class_weights="balanced")
-    targets = Targets(labels, config, 3).batch(np.array([0, 3, 4]))
+    targets = Targets(SINGLE_LABEL, labels, config, 3).batch(np.array([0, 3, 4]))
     np.testing.assert_allclose(targets, [[2 / 3, 0, 0], [0, 2, 0], [0, 0, 1], [0, 0, 0]], rtol=1e-6)
     assert targets.dtype == np.float32
 
 
 def test_without_mixing_and_weights_targets_are_labels() -> None:
     config = schema.Data(name="folder", batch_size=4)
-    assert Targets(np.array([4, 2, 0, 0]), config, None).batch(np.array([1, 0])).tolist() == [2, 4, -1, -1]
-    assert Targets(np.array([4, 2]), config, None).batch(np.array([1, 0])).tolist() == [2, 4]
+    assert Targets(SINGLE_LABEL, np.array([4, 2, 0, 0]), config, None).batch(np.array([1, 0])).tolist() == [
+        2,
+        4,
+        -1,
+        -1,
+    ]
+    assert Targets(SINGLE_LABEL, np.array([4, 2]), config, None).batch(np.array([1, 0])).tolist() == [2, 4]

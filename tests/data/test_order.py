@@ -13,7 +13,8 @@ from timm.data.distributed_sampler import RepeatAugSampler
 
 from mlx_peft.config import schema
 from mlx_peft.data.augment import shuffle
-from mlx_peft.data.order import class_weights, epoch_order, occurrences
+from mlx_peft.data.order import epoch_order, occurrences
+from mlx_peft.tasks.weights import class_weights
 
 LABELS = np.repeat([0, 1, 3], [80, 15, 5])  # class 2 has no images
 

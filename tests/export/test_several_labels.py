@@ -14,6 +14,7 @@ import torch
 from coremltools.converters.mil.frontend.milproto.load import load as load_program
 
 from mlx_peft.artifacts.export import export_model
+from mlx_peft.tasks.multi_label import MULTI_LABEL
 from torch_ref.models.preprocess import preprocess
 
 LOGITS = 1e-4
@@ -23,7 +24,7 @@ LOGITS = 1e-4
 @pytest.fixture(scope="module")
 def several(merged):
     base, tensors = merged("registers")
-    return replace(base, multi_label=True), tensors
+    return replace(base, task=MULTI_LABEL), tensors
 
 
 def test_onnx_gives_logits_and_says_what_they_mean(several, merged, timms, classes, tmp_path: Path):

@@ -15,6 +15,7 @@ import torch_ref.learner
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from mlx_peft.config.schema import Experiment
+from mlx_peft.tasks.single_label import SINGLE_LABEL
 
 BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
 
@@ -30,6 +31,7 @@ def build(request):
         weights: dict | None = None,
         quantize=None,
         qat=None,
+        task=SINGLE_LABEL,
     ):
         experiment = Experiment.model_validate(
             {
@@ -48,7 +50,9 @@ def build(request):
             }
         )
         base = load_base(experiment.model, 5, 0, experiment.quantize)
-        return BACKENDS[request.param].build(experiment, 5, replace(base, tensors=base.tensors | (weights or {})))
+        return BACKENDS[request.param].build(
+            experiment, 5, replace(base, tensors=base.tensors | (weights or {}), task=task)
+        )
 
     return make
 

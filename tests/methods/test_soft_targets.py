@@ -1,5 +1,6 @@
 """The loss on soft and weighted targets: timm's and torch's, and the same in both backends."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,17 @@ from timm.loss import SoftTargetCrossEntropy
 import mlx.core as mx
 
 import mlx_peft.backend.learner
-import mlx_peft.backend.training
+import mlx_peft.backend.losses
 import torch_ref.learner
-import torch_ref.training
+import torch_ref.losses
 from convert.base import load_base
 from mlx_peft.config import schema
 from mlx_peft.config.schema import Experiment
-from mlx_peft.core.border import total_weight
 from mlx_peft.data.mix import Targets
-from mlx_peft.data.order import class_weights
+from mlx_peft.tasks.multi_label import MULTI_LABEL
+from mlx_peft.tasks.single_label import SINGLE_LABEL
+from mlx_peft.tasks.task import Task
+from mlx_peft.tasks.weights import class_weights
 
 ROUNDING = 2e-6  # float32, sums over a handful of rows and classes
 CLASSES, ROWS = 7, 6
@@ -30,18 +33,23 @@ LOGITS = np.random.default_rng(0).normal(0, 3, (ROWS, CLASSES)).astype(np.float3
 LABELS = np.array([0, 3, 6, 1, 1, 2])
 
 
-def losses(targets: np.ndarray, smoothing: float = 0.0, weight: float | None = None) -> list[float]:
-    count = total_weight(targets) if weight is None else weight
+def losses(
+    targets: np.ndarray, smoothing: float = 0.0, weight: float | None = None, task: Task = SINGLE_LABEL
+) -> list[float]:
+    count = task.total_weight(targets) if weight is None else weight
+    ours, theirs = mlx_peft.backend.losses.LOSSES[task.name], torch_ref.losses.LOSSES[task.name]
     return [
-        float(mlx_peft.backend.training.cross_entropy(mx.array(LOGITS), mx.array(targets), mx.array(count), smoothing)),
-        float(torch_ref.training.cross_entropy(torch.from_numpy(LOGITS), torch.from_numpy(targets), count, smoothing)),
+        float(ours(mx.array(LOGITS), mx.array(targets), mx.array(count), smoothing)),
+        float(theirs(torch.from_numpy(LOGITS), torch.from_numpy(targets), count, smoothing)),
     ]
 
 
-def soft(labels: np.ndarray, smoothing: float, classes: int | None = CLASSES, **config: Any) -> tuple[np.ndarray, Any]:
+def soft(
+    labels: np.ndarray, smoothing: float, classes: int | None = CLASSES, task: Task = SINGLE_LABEL, **config: Any
+) -> tuple[np.ndarray, Any]:
     """The targets of a batch of all images, and what their loss is divided by, as the pipeline gives them."""
     data = schema.Data(name="folder", batch_size=len(labels), **config)
-    targets, every = Targets(labels, data, classes, smoothing), np.arange(len(labels))
+    targets, every = Targets(task, labels, data, classes, smoothing), np.arange(len(labels))
     return targets.batch(every), targets.weight(every)
 
 
@@ -82,12 +90,16 @@ def test_mixed_images_of_weighted_classes_have_the_smoothed_targets_of_both():
 def test_one_hot_targets_are_labels_and_rows_that_fill_up_add_nothing(smoothing):
     hard = np.append(LABELS[:-2], [-1, -1]).astype(np.int32)
     data = schema.Data(name="folder", batch_size=ROWS, augment={"mixup": 1.0})
-    targets, some = Targets(LABELS, data, CLASSES, smoothing), np.arange(ROWS - 2)
+    targets, some = Targets(SINGLE_LABEL, LABELS, data, CLASSES, smoothing), np.arange(ROWS - 2)
     found = losses(targets.batch(some), smoothing, targets.weight(some))
     np.testing.assert_allclose(losses(hard, smoothing), found, rtol=ROUNDING)
-    assert total_weight(hard) == ROWS - 2
-    assert total_weight(targets.batch(some)) == pytest.approx(ROWS - 2, rel=ROUNDING)
-    assert total_weight(np.full(3, -1, np.int32)) == total_weight(np.zeros((3, 2), np.float32)) == 1
+    assert SINGLE_LABEL.total_weight(hard) == ROWS - 2
+    assert SINGLE_LABEL.total_weight(targets.batch(some)) == pytest.approx(ROWS - 2, rel=ROUNDING)
+    assert (
+        SINGLE_LABEL.total_weight(np.full(3, -1, np.int32))
+        == SINGLE_LABEL.total_weight(np.zeros((3, 2), np.float32))
+        == 1
+    )
 
 
 def present(seed: int, rows: int = ROWS, classes: int = CLASSES) -> np.ndarray:
@@ -101,33 +113,33 @@ def test_several_labels_give_torchs_binary_cross_entropy(smoothing):
     reference = torch.nn.BCEWithLogitsLoss()
     smoothed = torch.from_numpy(labels * (1 - np.float32(smoothing)) + np.float32(smoothing / 2))
     expected = float(reference(torch.from_numpy(LOGITS), smoothed))
-    targets, weight = soft(labels, smoothing)
-    np.testing.assert_allclose(losses(targets, smoothing, weight), expected, rtol=ROUNDING)
+    targets, weight = soft(labels, smoothing, task=MULTI_LABEL)
+    np.testing.assert_allclose(losses(targets, smoothing, weight, MULTI_LABEL), expected, rtol=ROUNDING)
     padded = targets.copy()
     padded[-2:] = 0
     expected = float(reference(torch.from_numpy(LOGITS[:-2]), smoothed[:-2]))
-    np.testing.assert_allclose(losses(padded, smoothing), expected, rtol=ROUNDING)
+    np.testing.assert_allclose(losses(padded, smoothing, task=MULTI_LABEL), expected, rtol=ROUNDING)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_weighted_several_labels_give_torchs_weighted_loss_of_two_classes_each(smoothing):
     labels = present(2, ROWS)
     labels[0], labels[1] = 0, 1  # so that each class has images with and without it
-    targets, weight = soft(labels, smoothing, class_weights="balanced")
+    targets, weight = soft(labels, smoothing, task=MULTI_LABEL, class_weights="balanced")
     expected = counted = 0.0
     for label, column in enumerate(labels.T):
         logits = torch.from_numpy(np.stack([np.zeros(ROWS, np.float32), LOGITS[:, label]], -1))
         weights, answers = torch.from_numpy(class_weights(column, 2, "balanced")), torch.from_numpy(column.astype(int))
         expected += float(F.cross_entropy(logits, answers, weights, label_smoothing=smoothing, reduction="sum"))
         counted += float(weights[answers].sum())
-    np.testing.assert_allclose(losses(targets, smoothing, weight), expected / counted, rtol=ROUNDING)
+    np.testing.assert_allclose(losses(targets, smoothing, weight, MULTI_LABEL), expected / counted, rtol=ROUNDING)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_gradient_of_several_labels_is_torchs(build, batch, uncompiled, accumulate):
     images, _ = batch
     labels = present(4, len(images), 5)
-    learner = build({"name": "linear"}, train={"accumulate": accumulate})
+    learner = build({"name": "linear"}, train={"accumulate": accumulate}, task=MULTI_LABEL)
     logits = torch.from_numpy(learner.logits(images)).requires_grad_()
     expected = torch.nn.BCEWithLogitsLoss()(logits, torch.from_numpy(labels).float())
     expected.backward()
@@ -162,7 +174,7 @@ def test_a_rare_class_weighs_more_in_the_gradient(build, batch, uncompiled):
     np.testing.assert_allclose(gradients["head.bias"], alone["head.bias"], atol=0.05)
 
 
-def learner(backend):
+def learner(backend, task):
     experiment = Experiment.model_validate(
         {
             "model": {
@@ -176,7 +188,7 @@ def learner(backend):
             "train": {"label_smoothing": 0.1},
         }
     )
-    return backend.build(experiment, 5, load_base(experiment.model, 5, 0))
+    return backend.build(experiment, 5, replace(load_base(experiment.model, 5, 0), task=task))
 
 
 def random_batch(rng):
@@ -194,10 +206,13 @@ def several_batch(rng):
     return rng.integers(0, 256, (4, 8, 8, 3), np.uint8), targets
 
 
-@pytest.mark.parametrize("make", [random_batch, several_batch])
-def test_the_backends_agree_on_soft_weighted_targets(make, uncompiled):
+MADE = [(SINGLE_LABEL, random_batch), (MULTI_LABEL, several_batch)]
+
+
+@pytest.mark.parametrize(("task", "make"), MADE)
+def test_the_backends_agree_on_soft_weighted_targets(task, make, uncompiled):
     rng = np.random.default_rng(0)
-    ours, theirs = learner(mlx_peft.backend.learner), learner(torch_ref.learner)
+    ours, theirs = (learner(backend, task) for backend in (mlx_peft.backend.learner, torch_ref.learner))
     images, targets = make(rng)
     (loss, gradients), (reference, expected) = (one.loss_and_gradients(images, targets) for one in (ours, theirs))
     np.testing.assert_allclose(loss, reference, rtol=ROUNDING)
@@ -210,9 +225,9 @@ def test_the_backends_agree_on_soft_weighted_targets(make, uncompiled):
         np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("make", [random_batch, several_batch])
-def test_the_step_is_compiled_once_for_soft_targets(make):
-    one = learner(mlx_peft.backend.learner)
+@pytest.mark.parametrize(("task", "make"), MADE)
+def test_the_step_is_compiled_once_for_soft_targets(task, make):
+    one = learner(mlx_peft.backend.learner, task)
     traced, original = [], one._loss
     one._loss = lambda *arguments: traced.append(1) or original(*arguments)
     one._compile()

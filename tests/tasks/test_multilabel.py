@@ -18,8 +18,11 @@ from mlx_peft.data import Batch
 from mlx_peft.report import evaluation, tables
 from mlx_peft.report.gather import Run
 from mlx_peft.report.summary import metrics_line
-from mlx_peft.tasks.metrics import Evaluation, leading, score
+from mlx_peft.tasks.metrics import Evaluation
+from mlx_peft.tasks.multi_label import MULTI_LABEL
 from mlx_peft.tasks.multilabel import FIGURES
+from mlx_peft.tasks.registry import leading
+from mlx_peft.tasks.single_label import SINGLE_LABEL
 from mlx_peft.training.evaluate import answers, evaluate, examined
 
 EXACT = 1e-12  # float64; only the order of sums differs
@@ -43,8 +46,9 @@ def run(logits: np.ndarray, present: np.ndarray, size: int = 7) -> Evaluation:
         rows = np.resize(some, size).astype(np.int32).view(np.uint8).reshape(-1, 1, 1, 4)
         batches.append(Batch(rows, targets, len(some)))
     learner: Any = SimpleNamespace(logits=lambda images: logits[images.reshape(-1, 4).view(np.int32)[:, 0]])
-    assert evaluate(learner, batches, logits.shape[1]) == examined(answers(learner, batches), logits.shape[1]).metrics
-    return examined(answers(learner, batches), logits.shape[1])
+    found = examined(answers(learner, batches), MULTI_LABEL, logits.shape[1])
+    assert evaluate(learner, batches, MULTI_LABEL, logits.shape[1]) == found.metrics
+    return found
 
 
 def medmnists(present: np.ndarray, odds: np.ndarray) -> dict[str, float]:
@@ -100,7 +104,7 @@ def test_a_class_that_is_never_found_has_f1_0_and_no_warning() -> None:
 def test_where_nothing_else_is_defined_there_are_loss_and_accuracy() -> None:
     found = run(np.ones((4, 2), np.float32), np.ones((4, 2), bool))
     assert found.metrics == {"loss": pytest.approx(np.log1p(np.exp(-1))), "count": 4, "accuracy": 1}
-    assert leading(found.metrics) == "loss"
+    assert MULTI_LABEL.leading(found.metrics) == leading(found.metrics) == "loss"
 
 
 def test_large_logits_do_not_overflow() -> None:
@@ -113,6 +117,8 @@ def test_large_logits_do_not_overflow() -> None:
 def test_the_leading_metric_is_the_accuracy_then_auroc_then_the_loss() -> None:
     assert leading({"loss": 1.0, "auroc": 0.5, "top1": 0.5}) == "top1"
     assert leading({"loss": 1.0, "auroc": 0.5, "accuracy": 0.9}) == "auroc"
+    assert SINGLE_LABEL.leading({"loss": 1.0, "auroc": 0.5, "top1": 0.5}) == "top1"
+    score = MULTI_LABEL.score
     assert score({"loss": 1.0, "auroc": 0.6}) > score({"loss": 0.1, "auroc": 0.5})
     assert score({"loss": 0.1, "auroc": 0.5}) > score({"loss": 0.2, "auroc": 0.5})
     assert score({"loss": 0.1}) > score({"loss": 0.2})

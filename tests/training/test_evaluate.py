@@ -14,6 +14,8 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Batch
 from mlx_peft.tasks.metrics import MATRIX, SHOWN, Answers
+from mlx_peft.tasks.multi_label import MULTI_LABEL
+from mlx_peft.tasks.single_label import SINGLE_LABEL
 from mlx_peft.training.evaluate import evaluate, examined
 from mlx_peft.training.progress import Metrics
 
@@ -28,7 +30,7 @@ def run(logits: np.ndarray, targets: np.ndarray, size: int) -> Metrics:
         padded = np.concatenate([some, np.full(size - len(some), -1)]).astype(np.int32)
         batches.append(Batch(rows, padded, len(some)))
     learner: Any = SimpleNamespace(logits=lambda images: logits[images[:, 0, 0, 0]])
-    return evaluate(learner, batches, logits.shape[1])
+    return evaluate(learner, batches, SINGLE_LABEL, logits.shape[1])
 
 
 def random_case(classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +112,8 @@ def test_of_an_image_and_class_no_more_is_kept_than_its_metrics_need(several: bo
     few, many, classes = 500, 2000, 600
 
     def work(images: int) -> Callable[[], object]:
-        return lambda: examined(generated(images, classes, several), classes, auroc=auroc)
+        task = MULTI_LABEL if several else SINGLE_LABEL
+        return lambda: examined(generated(images, classes, several), task, classes, auroc=auroc)
 
     work(few)()  # what is imported and kept at the first call is not counted
     grown = peak(work(many)) - peak(work(few))
@@ -120,7 +123,9 @@ def test_of_an_image_and_class_no_more_is_kept_than_its_metrics_need(several: bo
 
 def test_without_its_logits_an_evaluation_says_the_same() -> None:
     classes = SHOWN + 1
-    whole, summed = (examined(generated(200, classes, False), classes, auroc=auroc) for auroc in (True, False))
+    whole, summed = (
+        examined(generated(200, classes, False), SINGLE_LABEL, classes, auroc=auroc) for auroc in (True, False)
+    )
     assert summed.confusion is None
     assert summed.metrics == {name: value for name, value in whole.metrics.items() if name != "auroc"}
     assert whole.confusion is not None and whole.confusion.sum() == 200
@@ -130,6 +135,6 @@ def test_of_very_many_classes_there_is_no_matrix_of_all_pairs() -> None:
     classes = 10 * MATRIX
     logits = np.zeros((2, classes))
     logits[[0, 1], [5, 7]] = 9
-    found = examined([(logits, np.array([5, 7]))], classes)
+    found = examined([(logits, np.array([5, 7]))], SINGLE_LABEL, classes)
     assert found.confusion is None
     assert found.metrics["f1"] == 1

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 from convert.adapters.peft import WEIGHTS, read_adapter
 from convert.files import read_safetensors
-from convert.problem import KEY, MULTI
+from convert.problem import KEY
 from mlx_peft.artifacts.convert import convert
 from mlx_peft.artifacts.examine import evaluate_run
 from mlx_peft.artifacts.inspect import inspect
@@ -32,6 +32,7 @@ from mlx_peft.config.simulation import Simulation
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import REGISTRY, open_dataset
 from mlx_peft.report import card, simulation
+from mlx_peft.tasks.multi_label import MULTI_LABEL
 from mlx_peft.training.run import read_metrics
 from mlx_peft.training.train import train
 
@@ -135,9 +136,9 @@ def test_evaluation_agrees_with_scikit_learn_and_with_the_run(run: Path, root: P
 def test_an_adapter_says_its_problem_and_prediction_gives_each_class_its_own_probability(
     run: Path, root: Path, tmp_path: Path
 ) -> None:
-    assert read_adapter(run / "adapter").problem_type == MULTI
-    assert json.loads(read_safetensors(run / "adapter" / WEIGHTS)[1]["mlx_peft"])[KEY] == MULTI
-    assert inspect(run)[KEY] == MULTI
+    assert read_adapter(run / "adapter").task == MULTI_LABEL
+    assert json.loads(read_safetensors(run / "adapter" / WEIGHTS)[1]["mlx_peft"])[KEY] == MULTI_LABEL.name
+    assert inspect(run)[KEY] == MULTI_LABEL.name
     Image.fromarray(np.full((28, 28, 3), 99, np.uint8)).save(tmp_path / "a.png")
     loaded = load_run(run)
     ((found),) = predict(loaded, [tmp_path / "a.png"], top_k=14)
@@ -149,9 +150,9 @@ def test_an_adapter_says_its_problem_and_prediction_gives_each_class_its_own_pro
 
 
 def test_a_merged_model_keeps_its_problem_and_timm_opens_it(run: Path, model: Path) -> None:
-    assert json.loads((model / "config.json").read_text())[KEY] == MULTI
-    assert inspect(model)[KEY] == MULTI
-    assert load_model(model, "torch").multi_label
+    assert json.loads((model / "config.json").read_text())[KEY] == MULTI_LABEL.name
+    assert inspect(model)[KEY] == MULTI_LABEL.name
+    assert load_model(model, "torch").task == MULTI_LABEL
     assert evaluate_run(run, model=model) == pytest.approx(evaluate_run(run), rel=ROUNDING)
     images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 3), np.uint8)
     theirs = timm.create_model(f"local-dir:{model}", pretrained=True).eval()
@@ -164,7 +165,7 @@ def test_a_merged_model_keeps_its_problem_and_timm_opens_it(run: Path, model: Pa
 def test_transformers_reads_the_problem_and_gives_it_back(run: Path, model: Path, tmp_path: Path) -> None:
     convert(str(model), tmp_path / "theirs", "transformers", backend="torch")
     theirs = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "theirs").eval()
-    assert theirs.config.problem_type == MULTI
+    assert theirs.config.problem_type == MULTI_LABEL.name
     pixels, labels = torch.randn(2, 3, 28, 28), torch.randint(0, 2, (2, 14)).float()
     answer = theirs(pixels, labels=labels)
     torch.testing.assert_close(answer.loss, torch.nn.BCEWithLogitsLoss()(answer.logits, labels))
@@ -173,12 +174,12 @@ def test_transformers_reads_the_problem_and_gives_it_back(run: Path, model: Path
         tmp_path / "again" / "preprocessor_config.json", (tmp_path / "theirs" / "preprocessor_config.json").read_bytes()
     )
     convert(str(tmp_path / "again"), tmp_path / "ours", "timm", backend="torch")
-    assert json.loads((tmp_path / "ours" / "config.json").read_text())[KEY] == MULTI
+    assert json.loads((tmp_path / "ours" / "config.json").read_text())[KEY] == MULTI_LABEL.name
     assert evaluate_run(run, model=tmp_path / "ours") == pytest.approx(evaluate_run(run), rel=ROUNDING)
     note = convert(str(run), tmp_path / "tv", "torchvision", backend="torch").notes[-1]
-    assert "take the sigmoid of each logit" in note
+    assert "the sigmoid of each logit is the probability of its class" in note
     convert(str(run), tmp_path / "peft", "peft", backend="torch")
-    assert read_adapter(tmp_path / "peft").multi_label
+    assert read_adapter(tmp_path / "peft").task == MULTI_LABEL
 
 
 def test_a_model_of_another_problem_is_refused_and_so_is_no_classification(run: Path, model: Path) -> None:

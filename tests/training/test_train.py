@@ -82,7 +82,7 @@ def test_the_adapter_and_the_test_metrics_are_those_of_the_selected_epoch(
     feed = engine.feed(
         engine.experiment(), train_module.Dataset("", dataset.classes, dataset.train, dataset.test, None)
     )
-    assert result["metrics"]["test"] == evaluate(learner, feed.val(), 3)
+    assert result["metrics"]["test"] == evaluate(learner, feed.val(), dataset.task, 3)
 
 
 def test_the_test_split_is_read_once_and_after_all_else(

@@ -14,11 +14,11 @@ from torch import Tensor
 from convert.adapters.targeting import named_out
 from convert.base import Base
 from mlx_peft.config.schema import Experiment
-from mlx_peft.core.border import IGNORED
+from mlx_peft.tasks.single_label import SINGLE_LABEL
 from torch_ref.learner import device, device_peak, synchronize, to_numpy, version
+from torch_ref.losses import cross_entropy
 from torch_ref.models.preprocess import preprocess
 from torch_ref.saved import saved_bytes
-from torch_ref.training import cross_entropy
 
 __all__ = ["Learner", "build", "device_peak", "synchronize", "version"]
 
@@ -54,7 +54,7 @@ class Learner:
         return self.model(x.permute(0, 3, 1, 2))
 
     def _loss(self, images: np.ndarray, targets: np.ndarray) -> Tensor:
-        count = max(1, int((targets != IGNORED).sum()))
+        count = SINGLE_LABEL.total_weight(targets)
         return cross_entropy(self._logits(images), torch.from_numpy(targets).to(self.device), count, 0.0)
 
     def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float) -> Tensor:

@@ -15,6 +15,9 @@ from mlx_peft.data.download import Remote, fetch
 from mlx_peft.data.entry import SPLITS, Entry, Found, Variant
 from mlx_peft.data.lists import locate
 from mlx_peft.data.sets.folder import existing
+from mlx_peft.tasks.multi_label import MULTI_LABEL
+from mlx_peft.tasks.single_label import SINGLE_LABEL
+from mlx_peft.tasks.task import Task
 
 PREFIX = "medmnist:"
 SOURCE = "https://zenodo.org/records/10519652"
@@ -24,7 +27,10 @@ PLACES = (".", "medmnist")
 
 @dataclass(frozen=True)
 class MedSet:
-    """One of the sets: what it shows, its classes in the order of their labels, its sizes, and its channels."""
+    """One of the sets: what it shows, its classes in the order of their labels, its sizes, and its channels.
+
+    findings: whether an image may have any of its classes, or none, and its labels are a column for each of them.
+    """
 
     shows: str
     classes: tuple[str, ...]
@@ -33,7 +39,11 @@ class MedSet:
     test: int
     channels: int = 1
     licence: str = "CC BY 4.0"
-    multi_label: bool = False
+    findings: bool = False
+
+    @property
+    def task(self) -> Task:
+        return MULTI_LABEL if self.findings else SINGLE_LABEL
 
 
 _ORGANS = (
@@ -89,7 +99,7 @@ SETS: dict[str, MedSet] = {
         78_468,
         11_219,
         22_433,
-        multi_label=True,
+        findings=True,
     ),
     "dermamnist": MedSet(
         "skin lesions",
@@ -253,20 +263,20 @@ def read_medmnist(name: str, config: schema.Data, variant: Variant) -> Found:
     source = f"{SOURCE}, which data.download: true does"
     path = locate(existing(config.root), PLACES, f"{stem}.npz", config.name, source) / f"{stem}.npz"
     image = (side, side) if medset.channels == 1 else (side, side, 3)
-    answers = len(medset.classes) if medset.multi_label else 1
+    answers = len(medset.classes) if medset.findings else 1
     sizes = {split: variant.sizes.get(split, -1) for split in SPLITS}
     shapes: dict[str, tuple[int, ...]] = {f"{split}_images": (size, *image) for split, size in sizes.items()}
     arrays = read_npz(path, shapes | {f"{split}_labels": (size, answers) for split, size in sizes.items()})
     splits = {}
     for split in SPLITS:
         pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        if medset.multi_label:
+        if medset.findings:
             labels = np.where(np.isin(labels, (0, 1)), labels, 2).astype(np.uint8)  # what is neither stays neither
         else:
             labels = labels[:, 0].astype(np.int64)
         if pixels.dtype != np.uint8 or len(pixels) != len(labels):
             raise UserError(f"{path}: {len(pixels)} {split} images, {pixels.dtype}, and {len(labels)} labels")
-        splits[split] = Split(split, ArrayImages.whole(pixels, split), labels)
+        splits[split] = Split(split, ArrayImages.whole(pixels, split), labels, task=medset.task)
     return Found(medset.classes, splits, notes)
 
 
@@ -279,13 +289,13 @@ ENTRIES = {
     f"{PREFIX}{name}": Entry(
         read=partial(read_medmnist, name),
         description=f"MedMNIST, {medset.shows}: {medset.train + medset.val + medset.test:,} images"
-        + ("; several labels an image" if medset.multi_label else ""),
+        + ("; several labels an image" if medset.findings else ""),
         source=SOURCE,
         licence=medset.licence,
         classes=len(medset.classes),
         names=medset.classes,
         variants=_variants(medset),
-        multi_label=medset.multi_label,
+        task=medset.task,
     )
     for name, medset in SETS.items()
 }

@@ -40,8 +40,10 @@ FOLDED = ("attn_pool.latent", "attn_pool.q.")
 
 
 class Classifier(VisionTransformer):
-    """Pixels 0 to 255, ``(1, 3, size, size)``, to probabilities ``(1, classes)``."""
+    """Pixels 0 to 255, ``(1, 3, size, size)``, to probabilities ``(1, classes)``: the package names the likeliest."""
 
+    chooses = True
+    described = ""
     scale: Tensor
     shift: Tensor
 
@@ -55,28 +57,43 @@ class Classifier(VisionTransformer):
 class SeveralLabels(Classifier):
     """Pixels 0 to 255, ``(1, 3, size, size)``, to each class's own probability ``(1, classes)``."""
 
+    chooses = False
+    described = ", of which a picture may have several"
+
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
+
+
+FORMS: dict[str, type[Classifier]] = {"softmax": Classifier, "sigmoid": SeveralLabels}
+"""By what makes probabilities of a task's logits."""
+
+
+def form_of(base: Base) -> type[Classifier]:
+    """What answers for a base's task. Raises ValueError where the task has no probabilities."""
+    if base.task.activation not in FORMS:
+        raise ValueError(f"Core ML packages are of classifiers, and the model's task is {base.task.name}")
+    return FORMS[base.task.activation]
 
 
 def write(path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> None:
     """Writes the package ``path``. What is to be known of its images is in its metadata.
 
     Raises:
-        ValueError: where the tensors are not the architecture's.
+        ValueError: where the tensors are not the architecture's, or the task is no classification.
     """
+    form = form_of(base)
     size, preprocessing = base.architecture.img_size, base.preprocessing
     for tensor in tensors.values():
         half(tensor)
-    model = filled(SeveralLabels if base.multi_label else Classifier, base, tensors)
+    model = filled(form, base, tensors)
     mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
     model.register_buffer("scale", 1 / (255 * std))
     model.register_buffer("shift", mean / std)
     with quiet():
         answer = (
-            {"outputs": [coremltools.TensorType(name=PROBABILITIES, dtype=np.float32)]}
-            if base.multi_label
-            else {"classifier_config": coremltools.ClassifierConfig(list(classes), OUTPUT)}
+            {"classifier_config": coremltools.ClassifierConfig(list(classes), OUTPUT)}
+            if form.chooses
+            else {"outputs": [coremltools.TensorType(name=PROBABILITIES, dtype=np.float32)]}
         )
         program = torch.export.export(model, (torch.zeros(1, 3, size, size),)).run_decompositions({})
         _without_aliases(program)
@@ -91,16 +108,15 @@ def write(path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> N
             compute_precision=coremltools.precision.FLOAT16,
             skip_model_load=True,
         )
-        several = ", of which a picture may have several" if base.multi_label else ""
-        package.short_description = f"{base.name}, an image classifier of {len(classes)} classes{several}"
+        package.short_description = f"{base.name}, an image classifier of {len(classes)} classes{form.described}"
         package.input_description[INPUT] = f"A square picture of {size} pixels; it is normalised inside."
-        if base.multi_label:
-            package.output_description[PROBABILITIES] = f"Of each class, in the order of {CLASSES!r} in the metadata."
-        else:
+        if form.chooses:
             package.output_description[OUTPUT] = "The likeliest class."
+        else:
+            package.output_description[PROBABILITIES] = f"Of each class, in the order of {CLASSES!r} in the metadata."
         package.user_defined_metadata.update({
             "model": base.name,
-            **({CLASSES: json.dumps(list(classes)), **written(True)} if base.multi_label else {}),
+            **({} if form.chooses else {CLASSES: json.dumps(list(classes)), **written(base.task)}),
             **{name: json.dumps(value) for name, value in preprocessing.model_dump(mode="json").items()},
         })  # fmt: skip
         package.save(str(path))
@@ -134,7 +150,7 @@ def prove(path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> t
     if (picture.width, picture.height) != (size, size):
         raise ValueError(f"the package takes pictures of {picture.width} x {picture.height}, not {size} x {size}")
     names, constants = contents(program)
-    if base.multi_label:
+    if not form_of(base).chooses:
         names = json.loads(spec.description.metadata.userDefined.get(CLASSES, "[]"))
     if names != list(classes):
         raise ValueError(f"the package has the classes {names}")

@@ -41,7 +41,7 @@ def write(path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> N
     """Writes the model to ``path``; beyond 2 GiB its tensors lie beside it, in a file with ``.data`` at the end.
 
     The graph takes ``pixel_values``, float32 ``(batch, 3, size, size)``, normalised, and gives ``logits``. How images
-    are to be prepared, the classes' names, and ``problem_type`` where an image may have several of them, are in its
+    are to be prepared, the classes' names, and the task's ``problem_type`` unless it is the usual one, are in its
     metadata, as JSON.
 
     Raises:
@@ -76,7 +76,7 @@ def facts(base: Base, classes: Sequence[str]) -> dict[str, object]:
     return {
         "model": base.name,
         "classes": list(classes),
-        **written(base.multi_label),
+        **written(base.task),
         "image_size": base.architecture.img_size,
         **base.preprocessing.model_dump(mode="json"),
     }
