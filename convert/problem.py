@@ -43,6 +43,6 @@ def must_answer(rows: int, task: Task, where: Path) -> None:
     """
     if rows < task.fewest:
         raise UserError(
-            f"{where}: the head has {rows} row{'s' * (rows != 1)}, and an image {task.image} ({KEY}): it needs "
-            f"{task.fewest} at least. A regression is not supported"
+            f"{where}: the head has {rows} row{'s' * (rows != 1)}, and an image {task.image} ({KEY}): there should be "
+            f"{task.fewest} rows at least. Supported are {' and '.join(TASKS)}"
         )

@@ -98,11 +98,11 @@ def test_a_name_that_no_class_has_is_refused(tmp_path: Path) -> None:
 def test_one_row_is_a_classifier_of_several_labels_alone(tmp_path: Path) -> None:
     folder = written(tmp_path / "a", ("cat",))
     changed(folder, **{f"{HEAD}weight": ones(1, 24), f"{HEAD}bias": ones(1)})
-    with pytest.raises(UserError, match="the head has one row and images have one class"):
+    with pytest.raises(UserError, match="the head has 1 row, and an image has one class"):
         load_run(folder, "torch")
     base = load_base(MODEL, 1, seed=0)
     write_model(tmp_path / "m", base=base, tensors=base.tensors, classes=["cat"])
-    with pytest.raises(UserError, match="the head has one row and images have one class"):
+    with pytest.raises(UserError, match="the head has 1 row, and an image has one class"):
         load_model(tmp_path / "m", "torch")
     described = json.loads(metadata(folder)) | {"problem_type": "multi_label_classification"}
     save_file(load_file(folder / WEIGHTS), folder / WEIGHTS, {METADATA: json.dumps(described)})
