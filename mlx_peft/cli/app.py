@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -29,7 +28,6 @@ from mlx_peft.cli import (
     sweep,
     train,
 )
-from mlx_peft.cli.process import CLOSED
 from mlx_peft.core.errors import UserError, shortened
 from mlx_peft.core.text import printable_lines
 
@@ -48,8 +46,6 @@ class Commands(TyperGroup):
         except MemoryError as error:
             fail(f"this needs more memory than there is{f': {error}' if str(error) else ''}")
         except OSError as error:
-            if error.errno == errno.EPIPE:  # whoever read the output has gone, and is told nothing
-                raise typer.Exit(CLOSED) from None
             named = "" if error.filename is None else f"{error.filename}: "
             fail(f"{named}{error.strerror or error}")
         except KeyboardInterrupt:

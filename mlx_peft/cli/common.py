@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mlx_peft.cli.output import reader_gone
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import to_json
 from mlx_peft.core.text import printable_lines
@@ -131,33 +132,26 @@ def check_picture(option: str, path: Path) -> None:
 def echo(text: object, *, err: bool = False) -> None:
     """Prints a text of one or several lines; whatever a name in it holds, a terminal obeys none of it.
 
-    Raises UserError where it cannot be written.
+    Where the reader of the answer is gone, no more is said about it on standard error.
     """
-    _print(f"{printable_lines(str(text))}\n", err)
+    if err and reader_gone():
+        return
+    typer.echo(f"{printable_lines(str(text))}\n", err=err, nl=False)
 
 
 def echo_json(value: Any) -> None:
     """Prints one JSON document; in ASCII where the encoding of standard output is not UTF-8.
 
-    Raises UserError for a number that JSON has no word for, and where it cannot be written.
+    Raises UserError for a number that JSON has no word for.
     """
     unicode = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
     try:
         text = to_json(value, ascii=not unicode)
     except ValueError as error:
         raise UserError(f"the result holds NaN or an infinity, which JSON has no word for: {error}") from None
-    _print(f"{text}\n")
+    typer.echo(f"{text}\n", nl=False)
 
 
 def echo_file(text: str) -> None:
     """Prints what a file is to hold: as it is where it goes to one, and as ``echo`` where a person reads it."""
-    _print(printable_lines(text) if sys.stdout.isatty() else text)
-
-
-def _print(text: str, err: bool = False) -> None:
-    try:
-        typer.echo(text, err=err, nl=False)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UserError(f"standard {'error' if err else 'output'} cannot be written: {error.strerror}") from None
+    typer.echo(printable_lines(text) if sys.stdout.isatty() else text, nl=False)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mlx_peft.cli.output import check_output, reader_gone, tolerant
+from mlx_peft.core.errors import UserError
 from mlx_peft.core.signals import SUPERVISORS, end, handled
 
 CLOSED = 141
@@ -15,38 +15,35 @@ CLOSED = 141
 
 
 def run(program: str, backend: str) -> None:
-    """Runs the command of this process's arguments, on a backend unless they say otherwise, and ends the process."""
+    """Runs the command of this process's arguments, on a backend unless they say otherwise, and ends the process.
+
+    Its status is the command's own; where that is 0 and an answer could not be printed, 141 if its reader is gone,
+    else 2.
+    """
     with prepared():
         from mlx_peft.cli.app import app
 
         try:
             app(prog_name=program, obj=backend)
-        finally:
-            _flush()
+        except SystemExit as done:
+            if done.code:
+                raise
+        _answered()
 
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """Lets the block print any text, and lets SIGTERM and SIGHUP end it as an error would: nothing is left half-made.
-
-    A letter that the encoding of a stream lacks is written as an escape.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    with handled(end, SUPERVISORS):
+    """Lets the block print any text to whatever is there, and lets SIGTERM and SIGHUP end it as an error would: nothing
+    is left half-made."""
+    with tolerant(), handled(end, SUPERVISORS):
         yield
 
 
-def _flush() -> None:
-    """What is still to be printed. A reader that is gone (``| head -1``) had what it wanted."""
+def _answered() -> None:
+    if reader_gone():
+        raise SystemExit(CLOSED)
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as error:
-        # Or Python tries again as it ends, and complains.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            print(f"error: standard output cannot be written: {error.strerror}", file=sys.stderr)
-            raise SystemExit(2) from None
-        raise SystemExit(CLOSED) from None
+        check_output()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from mlx_peft.cli.common import AsJson, Backend, Overrides, echo_json, reading
+from mlx_peft.cli.output import kept_elsewhere, said_beside
 from mlx_peft.cli.report import show
 
 if TYPE_CHECKING:
@@ -50,15 +51,24 @@ def sweep(
     out = out or Path("runs") / Path(suite).stem
     note = Lines().note
     runs = engine.check(planned, out)
-    done = sum(run.folder.result.exists() for run in runs)
-    note(f"{len(runs)} runs in {out}" + (f", {done} of them finished" if done else ""))
     outcomes: dict[str, Outcome] = {}
-    with closing(engine.run(runs, out, WORKER, note)) as made:
-        for outcome in made:
-            outcomes[outcome.run.name] = outcome
-            if outcome.error is not None:
-                note(f"{outcome.run.name} failed: {outcome.error}")
-            write(runs, outcomes, out)
+    with said_beside(out / "sweep.json"):
+        note(f"{len(runs)} runs in {out}" + (f", {done} of them finished" if (done := _finished(runs)) else ""))
+        with closing(engine.run(runs, out, WORKER, note)) as made:
+            for outcome in made:
+                outcomes[outcome.run.name] = outcome
+                if outcome.error is not None:
+                    note(f"{outcome.run.name} failed: {outcome.error}")
+                write(runs, outcomes, out)
+        tell(runs, outcomes, note, as_json=as_json)
+
+
+def _finished(runs: Sequence[Run]) -> int:
+    return sum(run.folder.result.exists() for run in runs)
+
+
+def tell(runs: Sequence[Run], outcomes: Mapping[str, Outcome], note: Callable[[str], None], *, as_json: bool) -> None:
+    """Prints what became of the runs, and ends the command with what that means for its status."""
     if as_json:
         echo_json({"runs": [entry(run, outcomes) | {"result": run.folder.read_result()} for run in runs]})
     else:
@@ -66,13 +76,13 @@ def sweep(
         for one in damaged:
             note(f"left out, damaged: {one.name}: {one.reason}")
         if finished:
-            show(finished, damaged)
+            with kept_elsewhere():
+                show(finished, damaged)
     failed = [name for name, outcome in outcomes.items() if outcome.status == "failed"]
     if failed:
         note(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
     if len(outcomes) < len(runs) or any(outcome.status == "interrupted" for outcome in outcomes.values()):
-        done = sum(run.folder.result.exists() for run in runs)
-        note(f"interrupted with {done} of {len(runs)} runs finished; to go on, give the same command again")
+        note(f"interrupted with {_finished(runs)} of {len(runs)} runs finished; to go on, give the same command again")
         raise typer.Exit(130)
     if failed:
         raise typer.Exit(1)
@@ -142,7 +152,7 @@ def obey(replies: TextIO) -> None:
         order = json.loads(sys.stdin.readline())
         threading.Thread(target=stop_with_parent, daemon=True).start()
         out = Path(order["out"])
-        with watch() as progress:
+        with said_beside(out / "config.yaml"), watch() as progress:
             try:
                 if "step" in order:
                     derive(Path(order["of"]), Step.model_validate(order["step"]), out)

@@ -29,25 +29,28 @@ def train(
     experiment = read_experiment(ctx, config, overrides, backend)
     run = out or default_run(config, experiment)
 
+    from mlx_peft.cli.output import kept_elsewhere, said_beside
     from mlx_peft.cli.progress import watch
     from mlx_peft.report import evaluation, ranks
     from mlx_peft.report.summary import summary
     from mlx_peft.training.stop import Interrupted
     from mlx_peft.training.train import train
 
-    with watch() as progress:
-        progress.note(f"{experiment.method.name} on {experiment.data.name} with {experiment.backend}, in {run}")
-        try:
-            result = train(experiment, run, resume=resume, progress=progress)
-        except Interrupted as stopped:
-            progress.note(str(stopped))
-            raise typer.Exit(130) from None
-    figure, pictures = ranks.write(run), evaluation.write_result(run, result)
-    if as_json:
-        echo_json(result)
-    else:
+    with said_beside(run / "config.yaml"):
+        with watch() as progress:
+            progress.note(f"{experiment.method.name} on {experiment.data.name} with {experiment.backend}, in {run}")
+            try:
+                result = train(experiment, run, resume=resume, progress=progress)
+            except Interrupted as stopped:
+                progress.note(str(stopped))
+                raise typer.Exit(130) from None
+        figure, pictures = ranks.write(run), evaluation.write_result(run, result)
+        if as_json:
+            echo_json(result)
+            return
         places = {"adapter": run / "adapter", "ranks": figure, "pictures": pictures}
-        echo("\n".join([summary(result), *(f"{name:<8} {place}" for name, place in places.items() if place)]))
+        with kept_elsewhere():
+            echo("\n".join([summary(result), *(f"{name:<8} {place}" for name, place in places.items() if place)]))
 
 
 def default_run(config: str, experiment: Experiment) -> Path:

@@ -41,8 +41,6 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turns what the disk, or safetensors, refuses in the block, which writes to ``path``, into a UserError."""
     try:
         yield
-    except BrokenPipeError:  # of standard output, whose reader is gone
-        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"{path}: cannot be written: no space left on the device") from error

@@ -41,15 +41,6 @@ def test_one_message_and_no_traceback(monkeypatch: pytest.MonkeyPatch, raised: E
     assert answer("config", "show", "quickstart") == said
 
 
-def test_whoever_stopped_reading_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def closed(*_: object) -> None:
-        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-
-    monkeypatch.setattr("mlx_peft.cli.config.read_experiment", closed)
-    done = CliRunner().invoke(app, ["config", "show", "quickstart"])
-    assert (done.exit_code, done.output) == (141, "")
-
-
 COMMANDS = {
     "config validate": "NAME",
     "train": "NAME",
