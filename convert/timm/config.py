@@ -90,7 +90,8 @@ def timm_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
     if "pos_embed" in changes:
         changes["pos_embed"] = "learn" if architecture.pos_embed else "none"
     norms = changes.keys() & {"norm_layer", "norm_eps", "embed_norm"}
-    lost = {key for key, value in changes.items() if value in (None, "token_avg") or key in ("distilled", "mlp_layer")}
+    unsaid = ("distilled", "mlp_layer", "positions", "qkv")
+    lost = {key for key, value in changes.items() if value in (None, "token_avg") or key in unsaid}
     if norms and (architecture.norm_eps != TIMM_EPS or changes.get("embed_norm") is False):
         lost |= norms
     if lost:

@@ -5,14 +5,19 @@ Field names are the keyword arguments of timm's ``VisionTransformer``, with stri
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mlx_peft.core.bounds import LARGEST
+from mlx_peft.vit.places import PATCH, Kind, Places
 
 MOST_PIXELS = 4096
 """Along a side of a model's input: timm's largest is 1,024."""
+
+
+LATER = ("positions", "qkv")
+"""Fields that earlier versions do not know: at their defaults they are left out of files, which stay as they were."""
 
 
 class Architecture(BaseModel):
@@ -29,6 +34,7 @@ class Architecture(BaseModel):
     depth: int = Field(12, ge=1, le=512)
     num_heads: int = Field(12, ge=1, le=4096)
     mlp_ratio: float = Field(4.0, gt=0, le=64)
+    qkv: Literal["fused"] = Field("fused", description="how q, k and v are stored: as the rows of one layer")
     qkv_bias: bool = True
     proj_bias: bool = Field(True, description="biases of proj, fc1 and fc2")
     qk_norm: bool = False
@@ -38,6 +44,7 @@ class Architecture(BaseModel):
     class_token: bool = True
     reg_tokens: int = Field(0, ge=0, le=1024)
     distilled: bool = Field(False, description="a distillation token and its own head; logits are the mean of both")
+    positions: Literal["learnt"] = Field("learnt", description="pos_embed, added to the tokens before the blocks")
     pos_embed: bool = True
     no_embed_class: bool = Field(False, description="the position embedding covers patches only")
     pre_norm: bool = False
@@ -67,6 +74,11 @@ class Architecture(BaseModel):
             raise ValueError("global_pool 'token_avg' goes with neither fc_norm nor distilled")
         return self
 
+    def written(self) -> dict[str, Any]:
+        """The fields as files have them: plain JSON."""
+        usual, own = (one.model_dump(mode="json") for one in (type(self)(), self))
+        return {name: value for name, value in own.items() if name not in LATER or value != usual[name]}
+
     @property
     def grid_size(self) -> int:
         """Patches along one side; pixels past the last whole patch are left out, as timm's convolution does."""
@@ -87,9 +99,20 @@ class Architecture(BaseModel):
         )
 
     @property
+    def places(self) -> Places:
+        """What stands where among the tokens that enter the blocks, without a method's."""
+        runs: tuple[tuple[Kind, int], ...] = (
+            ("class", int(self.class_token)),
+            ("distillation", int(self.distilled)),
+            ("register", self.reg_tokens),
+            (PATCH, self.grid_size**2),
+        )
+        return Places(tuple(run for run in runs if run[1]))
+
+    @property
     def num_prefix_tokens(self) -> int:
         """Class, distillation and register tokens that stand before the patches."""
-        return int(self.class_token) + int(self.distilled) + self.reg_tokens
+        return len(self.places) - self.places.count(PATCH)
 
     @property
     def position_tokens(self) -> int:
@@ -97,9 +120,16 @@ class Architecture(BaseModel):
         return self.grid_size**2 + (0 if self.no_embed_class else self.num_prefix_tokens)
 
     @property
+    def kinds_read(self) -> tuple[Kind, ...] | None:
+        """Of which kinds the tokens are that the heads read after the last block; None where pooling reads all."""
+        if self.global_pool != "token":
+            return None
+        return ("class", "distillation") if self.distilled else ("class",)
+
+    @property
     def tokens_read(self) -> int | None:
-        """How many leading tokens the heads read after the last block; None where pooling reads all of them."""
-        return 1 + int(self.distilled) if self.global_pool == "token" else None
+        """How many tokens the heads read after the last block; None where pooling reads all of them."""
+        return None if self.kinds_read is None else len(self.places.only(self.kinds_read))
 
     @property
     def norm_after_pool(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.parameters import HEADS
+from mlx_peft.vit.places import PARAMETERS
 
 Shapes = dict[str, tuple[int, ...]]
 """Of tensors, by name."""
@@ -30,13 +31,8 @@ def shapes(architecture: Architecture, num_classes: int) -> Shapes:
             if architecture.norm_layer == "layernorm":
                 result[f"{name}.bias"] = (width,)
 
-    for name, count in (
-        ("cls_token", int(architecture.class_token)),
-        ("dist_token", int(architecture.distilled)),
-        ("reg_token", architecture.reg_tokens),
-    ):
-        if count:
-            result[name] = (1, count, dim)
+    for kind, count in architecture.places.only(PARAMETERS).runs:
+        result[PARAMETERS[kind]] = (1, count, dim)
     if architecture.pos_embed:
         result["pos_embed"] = (1, architecture.position_tokens, dim)
     result["patch_embed.proj.weight"] = (dim, 3, patch, patch)
@@ -45,12 +41,14 @@ def shapes(architecture: Architecture, num_classes: int) -> Shapes:
     norm("patch_embed.norm", dim, architecture.embed_norm)
     norm("norm_pre", dim, architecture.pre_norm)
 
+    projections = {"fused": {"qkv": 3 * dim}}[architecture.qkv]
     gated = {"mlp": ("fc1",), "swiglu": ("fc1_g", "fc1_x"), "swiglu_packed": ("fc1",)}[architecture.mlp_layer]
     hidden = architecture.hidden_dim
     inner = hidden // 2 if architecture.mlp_layer == "swiglu_packed" else hidden
     for block in (f"blocks.{index}" for index in range(architecture.depth)):
         norm(f"{block}.norm1", dim)
-        linear(f"{block}.attn.qkv", 3 * dim, dim, architecture.qkv_bias)
+        for name, outputs in projections.items():
+            linear(f"{block}.attn.{name}", outputs, dim, architecture.qkv_bias)
         norm(f"{block}.attn.q_norm", dim // architecture.num_heads, architecture.qk_norm)
         norm(f"{block}.attn.k_norm", dim // architecture.num_heads, architecture.qk_norm)
         norm(f"{block}.attn.norm", dim, architecture.scale_attn_norm)

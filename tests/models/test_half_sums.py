@@ -220,7 +220,9 @@ def test_a_mean_over_many_tokens_is_rounded_once_and_does_not_overflow(backend, 
     stream = np.random.default_rng(0).standard_normal((1, 1 + 4096, DIM))
     stream[..., 5] += 100
     x = half(stream, precision)
-    pooled = numpy(part(backend, "models.vit.VisionTransformer")(architecture, 5).pool(tensor(backend, x, precision)))
+    model = part(backend, "models.vit.VisionTransformer")(architecture, 5)
+    tokens = part(backend, "models.tokens.Tokens")(tensor(backend, x, precision), architecture.places)
+    pooled = numpy(model.pool(tokens))
     mean = x[:, 1:].astype(np.float64).mean(axis=1)
     np.testing.assert_allclose(pooled[:, -DIM:], mean, rtol=ROUND_OFF[precision], atol=1e-7)
 

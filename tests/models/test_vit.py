@@ -67,7 +67,7 @@ class TokenBesideMean(VisionTransformer):
 
 
 def timm_model(architecture: Architecture, num_classes: int) -> torch.nn.Module:
-    options = architecture.model_dump()
+    options = architecture.model_dump(exclude={"positions", "qkv"})
     distilled = options.pop("distilled")
     norm_layer = NORM_LAYERS[options.pop("norm_layer")]
     options.pop("norm_eps")

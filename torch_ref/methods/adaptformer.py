@@ -20,9 +20,12 @@ from torch import Tensor, nn
 from mlx_peft.config.methods import AdaptFormer
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.initial import kaiming_uniform
+from mlx_peft.vit.places import Kinds
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.layers import Linear
+from torch_ref.models.positions import Positions
 from torch_ref.models.stochastic import Dropout
+from torch_ref.models.tokens import Tokens
 from torch_ref.models.vit import Block, VisionTransformer
 
 
@@ -47,11 +50,11 @@ class AdaptedBlock(nn.Module):
         self.scale = scale
         self.to(down.device)
 
-    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
-        x = self.base_layer.attend(x, queries)
-        normed = self.base_layer.norm2(x)
+    def forward(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
+        tokens = self.base_layer.attend(tokens, positions, queries)
+        normed = self.base_layer.norm2(tokens.x)
         inner = self.dropout(F.relu(self.adapter_down(normed)))
-        return x + self.base_layer.feed(normed) + self.scale * self.adapter_up(inner)
+        return tokens.holding(tokens.x + self.base_layer.feed(normed) + self.scale * self.adapter_up(inner))
 
 
 def apply(model: VisionTransformer, method: AdaptFormer, seed: int) -> None:

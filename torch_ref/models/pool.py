@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from mlx_peft.vit.architecture import Architecture
-from torch_ref.models.attention import attend
+from torch_ref.models.attention import attend, size_bias
 from torch_ref.models.layers import Linear, norm, spread
 from torch_ref.models.mlp import Mlp
+from torch_ref.models.tokens import Tokens
 
 
 class AttentionPool(nn.Module):
@@ -29,10 +30,11 @@ class AttentionPool(nn.Module):
         self.norm = norm(architecture, dim)
         self.mlp = Mlp(architecture.model_copy(update={"proj_bias": True, "scale_mlp_norm": False}))
 
-    def forward(self, x: Tensor) -> Tensor:
-        batch, tokens, _ = x.shape
+    def forward(self, tokens: Tokens) -> Tensor:
+        batch, length, _ = tokens.x.shape
         q = self.q(self.latent.float())  # one row, for all images
         q = q.reshape(1, 1, self.num_heads, self.head_dim).transpose(1, 2)
-        k, v = self.kv(x).reshape(batch, tokens, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        x = self.proj(attend(spread(q, (batch, *q.shape[1:]), x.dtype), k, v))
+        k, v = self.kv(tokens.x).reshape(batch, length, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q = spread(q, (batch, *q.shape[1:]), tokens.x.dtype)
+        x = self.proj(attend(q, k, v, size_bias(tokens)))
         return (x + self.mlp(self.norm(x)))[:, 0]

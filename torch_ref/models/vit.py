@@ -12,39 +12,47 @@ from torch.utils.checkpoint import checkpoint
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.vit.architecture import Architecture
-from torch_ref.models.attention import Attention
+from mlx_peft.vit.places import PARAMETERS, PATCH, Kinds, Places
+from torch_ref.models.attention import ATTENTIONS
 from torch_ref.models.embed import PatchEmbed
 from torch_ref.models.layers import Linear, layer_scale, norm, spread
 from torch_ref.models.mlp import MLPS
 from torch_ref.models.pool import AttentionPool
+from torch_ref.models.positions import POSITIONS, Positions
+from torch_ref.models.reducer import Reducer
 from torch_ref.models.stochastic import Dropout, DropPath
+from torch_ref.models.tokens import Tokens
 
 
 class Block(nn.Module):
     """x + attn(norm1(x)), then x + mlp(norm2(x)); layer scale and drop path are identities unless asked for.
 
-    With ``queries``, only so many leading tokens come out: what the others would be is not computed.
+    Between the two stands the reducer, an identity too, which may leave fewer tokens. With ``queries``, only tokens of
+    these kinds come out: what the others would be is not computed.
     """
 
     def __init__(self, architecture: Architecture, drop_path: float = 0.0):
         super().__init__()
         dim = architecture.embed_dim
         self.norm1 = norm(architecture, dim)
-        self.attn = Attention(architecture)
+        self.attn = ATTENTIONS[architecture.qkv](architecture)
         self.ls1 = layer_scale(architecture)
         self.drop_path1 = DropPath(drop_path)
+        self.reducer = Reducer()
         self.norm2 = norm(architecture, dim)
         self.mlp = MLPS[architecture.mlp_layer](architecture)
         self.ls2 = layer_scale(architecture)
         self.drop_path2 = DropPath(drop_path)
 
-    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
-        x = self.attend(x, queries)
-        return x + self.feed(self.norm2(x))
+    def forward(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
+        tokens = self.attend(tokens, positions, queries)
+        return tokens.holding(tokens.x + self.feed(self.norm2(tokens.x)))
 
-    def attend(self, x: Tensor, queries: int | None = None) -> Tensor:
-        """The first half: x + attn(norm1(x))."""
-        return x[:, :queries] + self.drop_path1(self.ls1(self.attn(self.norm1(x), queries)))
+    def attend(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
+        """The first half: x + attn(norm1(x)), and what the reducer leaves of it."""
+        x, attended = self.attn(tokens.holding(self.norm1(tokens.x)), positions, queries)
+        tokens = tokens.only(queries)
+        return self.reducer(tokens.holding(tokens.x + self.drop_path1(self.ls1(x))), attended)
 
     def feed(self, x: Tensor) -> Tensor:
         """The second half's branch, of a normalised x: mlp(x)."""
@@ -73,14 +81,11 @@ class VisionTransformer(nn.Module):
         self.method: MethodConfig | None = None  # that was put into it
         self.shared = nn.Module()  # what a method gives to several blocks at once
         self.patch_embed = PatchEmbed(architecture)
-        if architecture.class_token:
-            self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        if architecture.distilled:
-            self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
-        if architecture.reg_tokens:
-            self.reg_token = nn.Parameter(torch.zeros(1, architecture.reg_tokens, dim))
-        if architecture.pos_embed:
-            self.pos_embed = nn.Parameter(torch.zeros(1, architecture.position_tokens, dim))
+        for kind, count in architecture.places.only(PARAMETERS).runs:
+            self.register_parameter(PARAMETERS[kind], nn.Parameter(torch.zeros(1, count, dim)))
+        positions = torch.zeros(1, architecture.position_tokens, dim)
+        self.pos_embed = nn.Parameter(positions) if architecture.pos_embed else None
+        self.positions = POSITIONS[architecture.positions](architecture)
         self.norm_pre = norm(architecture, dim, architecture.pre_norm)
         self.blocks = nn.ModuleList(Block(architecture, drop_path * i / max(depth - 1, 1)) for i in range(depth))
         after = architecture.norm_after_pool
@@ -93,62 +98,75 @@ class VisionTransformer(nn.Module):
         if architecture.distilled:
             self.head_dist = Linear(dim, num_classes)
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Images to the blocks' input ``(batch, tokens, dim)``."""
-        x = self.patch_embed(x)
-        before = [getattr(self, name) for name in ("cls_token", "dist_token", "reg_token") if hasattr(self, name)]
-        tokens = [spread(t, (x.shape[0], *t.shape[1:]), x.dtype) for t in before]
-        if self.architecture.pos_embed and self.architecture.no_embed_class:
-            x = x + self.pos_embed.to(x.dtype)
-        x = torch.cat([*tokens, x], dim=1)
-        if self.architecture.pos_embed and not self.architecture.no_embed_class:
-            x = x + self.pos_embed.to(x.dtype)
-        return self.norm_pre(x)
+    def embed(self, x: Tensor) -> Tokens:
+        """Images to the tokens that enter the blocks."""
+        patches = self.patch_embed(x)
+        learnt = [self.get_parameter(PARAMETERS[kind]) for kind in self.architecture.places.only(PARAMETERS).kinds]
+        special = [spread(token, (x.shape[0], *token.shape[1:]), patches.dtype) for token in learnt]
+        x = self.positions.joined(special, patches, self.pos_embed)
+        return Tokens(self.norm_pre(x), self.architecture.places)
 
-    def between(self, x: Tensor, start: int, stop: int) -> Tensor:
+    def between(self, tokens: Tokens, start: int, stop: int) -> Tokens:
         """What enters block ``start`` to what enters block ``stop``; past the last, only the tokens that are read."""
-        read = [None] * (len(self.blocks) - 1) + [self.architecture.tokens_read]
+        read = [None] * (len(self.blocks) - 1) + [self.architecture.kinds_read]
         for index, (block, queries) in enumerate(zip(self.blocks, read, strict=True)):
             if start <= index < stop:
-                x = (recomputed(block) if self.checkpointing and self.training else block)(x, queries)
-        return x
+                again = self.checkpointing and self.training
+                tokens = (recomputed(block) if again else block)(tokens, self.positions, queries)
+        return tokens
 
-    def pool(self, x: Tensor) -> Tensor:
-        """Tokens to one feature vector an image."""
-        token = x[:, 0]
-        if self.architecture.global_pool == "token":
-            return token
-        if not self.architecture.pool_include_prefix:
-            x = x[:, self.architecture.num_prefix_tokens :]
-        if self.architecture.global_pool == "map":
-            return self.attn_pool(x)
-        mean = x.mean(dim=1)
-        return mean if self.architecture.global_pool == "avg" else torch.cat([token, mean], dim=1)
+    def pool(self, tokens: Tokens) -> Tensor:
+        """Tokens to one feature vector an image; a mean counts each patch token as often as it stands for a patch."""
+        how = self.architecture.global_pool
+        if how == "token":
+            return tokens.first("class")
+        read = tokens if self.architecture.pool_include_prefix else tokens.only((PATCH,))
+        if how == "map":
+            return self.attn_pool(read)
+        return read.mean() if how == "avg" else torch.cat([tokens.first("class"), read.mean()], dim=1)
 
-    def vectors(self, x: Tensor) -> list[Tensor]:
+    def vectors(self, tokens: Tokens) -> list[Tensor]:
         """The last block's tokens to what each head reads, ``(batch, dim)``: one vector, two with distillation."""
-        x = self.norm(x)
-        return [self.fc_norm(self.pool(x)), *([x[:, 1]] if self.architecture.distilled else [])]
+        tokens = tokens.holding(self.norm(tokens.x))
+        second = [tokens.first("distillation")] if self.architecture.distilled else []
+        return [self.fc_norm(self.pool(tokens)), *second]
 
     def prefix(self, x: Tensor, end: int) -> Tensor:
-        """Images to what enters block ``end``; past the depth, to the heads' vectors ``(batch, heads, dim)``."""
-        x = self.between(self.embed(x), 0, end)
-        return torch.stack(self.vectors(x), dim=1) if end > len(self.blocks) else x
+        """Images to what enters block ``end``; past the depth, to the heads' vectors ``(batch, heads, dim)``.
+
+        Raises ValueError where tokens come out of which more must be known than where they stand in a plain model: a
+        method's prompts, and patch tokens that a reducer has left. They belong behind the prefix.
+        """
+        tokens = self.between(self.embed(x), 0, end)
+        if end > len(self.blocks):
+            return torch.stack(self.vectors(tokens), dim=1)
+        if tokens.arrays().keys() != {"x"} or tokens.places != self._places(end):
+            raise ValueError(f"what enters block {end} is not as in a plain model: {tokens.places}")
+        return tokens.x
 
     def suffix(self, x: Tensor, start: int) -> Tensor:
-        """The logits of what ``prefix`` gave for ``end = start``; for 0, of what ``embed`` gave."""
-        x = self.between(x, start, len(self.blocks))
-        vectors = self.vectors(x) if start <= len(self.blocks) else [x[:, head] for head in range(x.shape[1])]
+        """The logits of what ``prefix`` gave for ``end = start``."""
+        if start > len(self.blocks):
+            return self.classify([x[:, head] for head in range(x.shape[1])])
+        return self.classify(self.vectors(self.between(Tokens(x, self._places(start)), start, len(self.blocks))))
+
+    def _places(self, block: int) -> Places:
+        """What enters a block of a plain model; the depth: what comes out of the last."""
+        read = self.architecture.kinds_read if block == len(self.blocks) else None
+        return self.architecture.places if read is None else self.architecture.places.only(read)
+
+    def classify(self, vectors: list[Tensor]) -> Tensor:
+        """What each head reads to logits ``(batch, classes)``."""
         logits = self.head(self.head_drop(vectors[0]))
         if self.architecture.distilled:
             logits = (logits + self.head_dist(self.head_drop(vectors[1]))) / 2
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.suffix(self.embed(x), 0)
+        return self.classify(self.vectors(self.between(self.embed(x), 0, len(self.blocks))))
 
 
-def recomputed(block: nn.Module) -> Callable[[Tensor, int | None], Tensor]:
+def recomputed(block: nn.Module) -> Callable[[Tokens, Positions, Kinds | None], Tokens]:
     """The block under gradient checkpointing: its activations are computed again in the backward pass.
 
     torch restores its generators for the second pass, so that it drops what the first one dropped.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mlx_peft.codes.quantizers import LogSqrt2, Quantizer, Uniform
+from torch_ref.models.attention import probabilities
 
 Before = Callable[[Tensor], Tensor]
 """What is done to an operand first."""
@@ -49,13 +50,12 @@ class Preceded(nn.Module):
 
 
 class Attend:
-    """softmax(q k^T / sqrt(d)) v as ``models.attention.attend``; q, k, v and softmax go through ``before`` first."""
+    """softmax(q k^T / sqrt(d) + bias) v as ``models.attention.attend``; q, k, v and softmax pass ``before`` first."""
 
     def __init__(self, before: Mapping[str, Before]):
         self.before = before
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         q, k, v = (self.before[name](x) for name, x in (("q", q), ("k", k), ("v", v)))
-        logits = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-        x = self.before["softmax"](torch.softmax(logits, dim=-1)) @ v
+        x = self.before["softmax"](probabilities(q, k, bias)) @ v
         return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1)

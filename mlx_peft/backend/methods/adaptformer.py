@@ -18,11 +18,14 @@ import mlx.nn as nn
 
 from mlx_peft.backend.methods.targets import find, replace
 from mlx_peft.backend.models.layers import Linear
+from mlx_peft.backend.models.positions import Positions
 from mlx_peft.backend.models.stochastic import Dropout
+from mlx_peft.backend.models.tokens import Tokens
 from mlx_peft.backend.models.vit import Block, VisionTransformer
 from mlx_peft.config.methods import AdaptFormer
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.initial import kaiming_uniform
+from mlx_peft.vit.places import Kinds
 
 
 class AdaptedBlock(nn.Module):
@@ -45,11 +48,11 @@ class AdaptedBlock(nn.Module):
         self.dropout = Dropout(dropout)
         self.scale = scale
 
-    def __call__(self, x: mx.array, queries: int | None = None) -> mx.array:
-        x = self.base_layer.attend(x, queries)
-        normed = self.base_layer.norm2(x)
+    def __call__(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
+        tokens = self.base_layer.attend(tokens, positions, queries)
+        normed = self.base_layer.norm2(tokens.x)
         inner = self.dropout(nn.relu(self.adapter_down(normed)))
-        return x + self.base_layer.feed(normed) + self.scale * self.adapter_up(inner)
+        return tokens.holding(tokens.x + self.base_layer.feed(normed) + self.scale * self.adapter_up(inner))
 
 
 def apply(model: VisionTransformer, method: AdaptFormer, seed: int) -> None:

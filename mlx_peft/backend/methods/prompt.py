@@ -5,9 +5,9 @@ Deep: each block has its own P, and what comes out in the prompts' places is dro
 first block and goes through all of them.
 Jia et al. 2022 (arXiv 2203.12119), section 3.2, equations 4 to 8; the initialisation is the authors' code's.
 
-The paper puts the prompts between the class token and the patches. Here they stand behind the patches: a block does not
-see the order of its tokens, their positions having been added before, so the function is the same, and every index into
-the tokens stays what it was for the pooling, the heads and ``queries``.
+The paper puts the prompts between the class token and the patches. Here they stand behind the patches, unless a block
+is told otherwise. It makes no difference: to a block its tokens have no order, and what each is, and where in the image
+it stands, goes with them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ import mlx.nn as nn
 
 from mlx_peft.backend.methods.targets import find, replace
 from mlx_peft.backend.models.layers import spread
+from mlx_peft.backend.models.positions import Positions
 from mlx_peft.backend.models.stochastic import Dropout
+from mlx_peft.backend.models.tokens import Tokens
 from mlx_peft.backend.models.vit import Block, VisionTransformer
 from mlx_peft.config.methods import VPT
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.initial import uniform
+from mlx_peft.vit.places import Kind, Kinds
 
 
 class PromptedBlock(nn.Module):
@@ -32,25 +35,29 @@ class PromptedBlock(nn.Module):
     Args:
         base_layer: the block; it is kept as ``base_layer``.
         prompts: the initial prompts that enter, ``(1, p, dim)``; None where none do.
-        leaving: how many of the last tokens leave.
+        leave: whether they leave, which entered here or before.
         dropout: probability on the prompts that enter, drawn for each image.
+
+    Attributes:
+        before: the kind of tokens before which they enter; None: behind all.
     """
 
-    def __init__(self, base_layer: Block, prompts: mx.array | None, leaving: int, dropout: float = 0.0):
+    def __init__(self, base_layer: Block, prompts: mx.array | None, leave: bool, dropout: float = 0.0):
         super().__init__()
         self.base_layer = base_layer
         if prompts is not None:
             self.prompts = prompts
-        self.leaving = leaving
+        self.leave = leave
+        self.before: Kind | None = None
         self.dropout = Dropout(dropout)
 
-    def __call__(self, x: mx.array, queries: int | None = None) -> mx.array:
+    def __call__(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
         if "prompts" in self:
-            prompts = spread(self.prompts, (x.shape[0], *self.prompts.shape[1:]), x.dtype)
-            x = mx.concatenate([x, self.dropout(prompts)], axis=1)
-        if self.leaving and queries is None:
-            queries = x.shape[1] - self.leaving
-        return self.base_layer(x, queries)
+            prompts = spread(self.prompts, (tokens.x.shape[0], *self.prompts.shape[1:]), tokens.x.dtype)
+            tokens = tokens.inserted("prompt", self.dropout(prompts), self.before)
+        if self.leave and queries is None:
+            queries = tokens.places.without("prompt")
+        return self.base_layer(tokens, positions, queries)
 
 
 def apply(model: VisionTransformer, method: VPT, seed: int) -> None:
@@ -63,8 +70,8 @@ def apply(model: VisionTransformer, method: VPT, seed: int) -> None:
         if method.deep or number == blocks[0]:
             shape = (1, method.tokens, architecture.embed_dim)
             prompts = mx.array(uniform(shape, bound, seed, f"{path}.prompts"))
-        leaving = method.tokens if method.deep or number == blocks[-1] else 0
-        replace(model, path, PromptedBlock(find(model, path), prompts, leaving, method.dropout))
+        leave = method.deep or number == blocks[-1]
+        replace(model, path, PromptedBlock(find(model, path), prompts, leave, method.dropout))
 
 
 def merge(model: VisionTransformer) -> dict[str, nn.Module]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_peft.backend.models.attention import attend
+from mlx_peft.backend.models.attention import attend, size_bias
 from mlx_peft.backend.models.layers import Linear, norm, spread
 from mlx_peft.backend.models.mlp import Mlp
+from mlx_peft.backend.models.tokens import Tokens
 from mlx_peft.vit.architecture import Architecture
 
 
@@ -29,10 +30,11 @@ class AttentionPool(nn.Module):
         self.norm = norm(architecture, dim)
         self.mlp = Mlp(architecture.model_copy(update={"proj_bias": True, "scale_mlp_norm": False}))
 
-    def __call__(self, x: mx.array) -> mx.array:
-        batch, tokens, _ = x.shape
+    def __call__(self, tokens: Tokens) -> mx.array:
+        batch, length, _ = tokens.x.shape
         q = self.q(self.latent.astype(mx.float32))  # one row, for all images
         q = q.reshape(1, 1, self.num_heads, self.head_dim).transpose(0, 2, 1, 3)
-        kv = self.kv(x).reshape(batch, tokens, 2, self.num_heads, self.head_dim).transpose(2, 0, 3, 1, 4)
-        x = self.proj(attend(spread(q, (batch, *q.shape[1:]), x.dtype), kv[0], kv[1]))
+        kv = self.kv(tokens.x).reshape(batch, length, 2, self.num_heads, self.head_dim).transpose(2, 0, 3, 1, 4)
+        q = spread(q, (batch, *q.shape[1:]), tokens.x.dtype)
+        x = self.proj(attend(q, kv[0], kv[1], size_bias(tokens)))
         return (x + self.mlp(self.norm(x)))[:, 0]

@@ -8,42 +8,50 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_peft.backend import forks
-from mlx_peft.backend.models.attention import Attention
+from mlx_peft.backend.models.attention import ATTENTIONS
 from mlx_peft.backend.models.embed import PatchEmbed
 from mlx_peft.backend.models.layers import Linear, layer_scale, norm, spread
 from mlx_peft.backend.models.mlp import MLPS
 from mlx_peft.backend.models.pool import AttentionPool
+from mlx_peft.backend.models.positions import POSITIONS, Positions
+from mlx_peft.backend.models.reducer import Reducer
 from mlx_peft.backend.models.stochastic import Dropout, DropPath, current_key, next_key, randomness
+from mlx_peft.backend.models.tokens import Arrays, Tokens
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.places import PARAMETERS, PATCH, Kinds, Places
 
 
 class Block(nn.Module):
     """x + attn(norm1(x)), then x + mlp(norm2(x)); layer scale and drop path are identities unless asked for.
 
-    With ``queries``, only so many leading tokens come out: what the others would be is not computed.
+    Between the two stands the reducer, an identity too, which may leave fewer tokens. With ``queries``, only tokens of
+    these kinds come out: what the others would be is not computed.
     """
 
     def __init__(self, architecture: Architecture, drop_path: float = 0.0):
         super().__init__()
         dim = architecture.embed_dim
         self.norm1 = norm(architecture, dim)
-        self.attn = Attention(architecture)
+        self.attn = ATTENTIONS[architecture.qkv](architecture)
         self.ls1 = layer_scale(architecture)
         self.drop_path1 = DropPath(drop_path)
+        self.reducer = Reducer()
         self.norm2 = norm(architecture, dim)
         self.mlp = MLPS[architecture.mlp_layer](architecture)
         self.ls2 = layer_scale(architecture)
         self.drop_path2 = DropPath(drop_path)
 
-    def __call__(self, x: mx.array, queries: int | None = None) -> mx.array:
-        x = self.attend(x, queries)
-        return x + self.feed(self.norm2(x))
+    def __call__(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
+        tokens = self.attend(tokens, positions, queries)
+        return tokens.holding(tokens.x + self.feed(self.norm2(tokens.x)))
 
-    def attend(self, x: mx.array, queries: int | None = None) -> mx.array:
-        """The first half: x + attn(norm1(x))."""
-        return x[:, :queries] + self.drop_path1(self.ls1(self.attn(self.norm1(x), queries)))
+    def attend(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
+        """The first half: x + attn(norm1(x)), and what the reducer leaves of it."""
+        x, attended = self.attn(tokens.holding(self.norm1(tokens.x)), positions, queries)
+        tokens = tokens.only(queries)
+        return self.reducer(tokens.holding(tokens.x + self.drop_path1(self.ls1(x))), attended)
 
     def feed(self, x: mx.array) -> mx.array:
         """The second half's branch, of a normalised x: mlp(x)."""
@@ -73,14 +81,11 @@ class VisionTransformer(nn.Module):
         self.method: MethodConfig | None = None  # that was put into it
         self.shared = nn.Module()  # what a method gives to several blocks at once
         self.patch_embed = PatchEmbed(architecture)
-        if architecture.class_token:
-            self.cls_token = mx.zeros((1, 1, dim))
-        if architecture.distilled:
-            self.dist_token = mx.zeros((1, 1, dim))
-        if architecture.reg_tokens:
-            self.reg_token = mx.zeros((1, architecture.reg_tokens, dim))
+        for kind, count in architecture.places.only(PARAMETERS).runs:
+            self[PARAMETERS[kind]] = mx.zeros((1, count, dim))
         if architecture.pos_embed:
             self.pos_embed = mx.zeros((1, architecture.position_tokens, dim))
+        self.positions = POSITIONS[architecture.positions](architecture)
         self.norm_pre = norm(architecture, dim, architecture.pre_norm)
         self.blocks = [Block(architecture, drop_path * i / max(depth - 1, 1)) for i in range(depth)]
         after = architecture.norm_after_pool
@@ -93,54 +98,68 @@ class VisionTransformer(nn.Module):
         if architecture.distilled:
             self.head_dist = Linear(dim, num_classes)
 
-    def embed(self, x: mx.array) -> mx.array:
-        """Images to the blocks' input ``(batch, tokens, dim)``."""
-        x = self.patch_embed(x)
-        before = [self[name] for name in ("cls_token", "dist_token", "reg_token") if name in self]
-        tokens = [spread(t, (x.shape[0], *t.shape[1:]), x.dtype) for t in before]
-        if self.architecture.pos_embed and self.architecture.no_embed_class:
-            x = x + spread(self.pos_embed, x.shape, x.dtype)
-        x = mx.concatenate([*tokens, x], axis=1)
-        if self.architecture.pos_embed and not self.architecture.no_embed_class:
-            x = x + spread(self.pos_embed, x.shape, x.dtype)
-        return self.norm_pre(x)
+    def embed(self, x: mx.array) -> Tokens:
+        """Images to the tokens that enter the blocks."""
+        patches = self.patch_embed(x)
+        learnt = [self[PARAMETERS[kind]] for kind in self.architecture.places.only(PARAMETERS).kinds]
+        special = [spread(token, (x.shape[0], *token.shape[1:]), patches.dtype) for token in learnt]
+        x = self.positions.joined(special, patches, self.get("pos_embed"))
+        return Tokens(self.norm_pre(x), self.architecture.places)
 
-    def between(self, x: mx.array, start: int, stop: int) -> mx.array:
+    def between(self, tokens: Tokens, start: int, stop: int) -> Tokens:
         """What enters block ``start`` to what enters block ``stop``; past the last, only the tokens that are read."""
-        read = [None] * (len(self.blocks) - 1) + [self.architecture.tokens_read]
+        read = [None] * (len(self.blocks) - 1) + [self.architecture.kinds_read]
         for index, (block, queries) in enumerate(zip(self.blocks, read, strict=True)):
             key = next_key()  # a key a block, so that neither recomputing nor leaving out blocks changes a draw
             if start <= index < stop:
+                again = self.checkpointing and self.training
+                run = recomputed(block, self.shared, self.positions) if again else block
                 with randomness(key):
-                    x = (recomputed(block, self.shared) if self.checkpointing and self.training else block)(x, queries)
-        return x
+                    tokens = run(tokens, self.positions, queries)
+        return tokens
 
-    def pool(self, x: mx.array) -> mx.array:
-        """Tokens to one feature vector an image."""
-        token = x[:, 0]
-        if self.architecture.global_pool == "token":
-            return token
-        if not self.architecture.pool_include_prefix:
-            x = x[:, self.architecture.num_prefix_tokens :]
-        if self.architecture.global_pool == "map":
-            return self.attn_pool(x)
-        mean = x.astype(mx.float32).mean(axis=1).astype(x.dtype)  # in float16 the sum of many tokens overflows
-        return mean if self.architecture.global_pool == "avg" else mx.concatenate([token, mean], axis=1)
+    def pool(self, tokens: Tokens) -> mx.array:
+        """Tokens to one feature vector an image; a mean counts each patch token as often as it stands for a patch."""
+        how = self.architecture.global_pool
+        if how == "token":
+            return tokens.first("class")
+        read = tokens if self.architecture.pool_include_prefix else tokens.only((PATCH,))
+        if how == "map":
+            return self.attn_pool(read)
+        return read.mean() if how == "avg" else mx.concatenate([tokens.first("class"), read.mean()], axis=1)
 
-    def vectors(self, x: mx.array) -> list[mx.array]:
+    def vectors(self, tokens: Tokens) -> list[mx.array]:
         """The last block's tokens to what each head reads, ``(batch, dim)``: one vector, two with distillation."""
-        x = self.norm(x)
-        return [self.fc_norm(self.pool(x)), *([x[:, 1]] if self.architecture.distilled else [])]
+        tokens = tokens.holding(self.norm(tokens.x))
+        second = [tokens.first("distillation")] if self.architecture.distilled else []
+        return [self.fc_norm(self.pool(tokens)), *second]
 
     def prefix(self, x: mx.array, end: int) -> mx.array:
-        """Images to what enters block ``end``; past the depth, to the heads' vectors ``(batch, heads, dim)``."""
-        x = self.between(self.embed(x), 0, end)
-        return mx.stack(self.vectors(x), axis=1) if end > len(self.blocks) else x
+        """Images to what enters block ``end``; past the depth, to the heads' vectors ``(batch, heads, dim)``.
+
+        Raises ValueError where tokens come out of which more must be known than where they stand in a plain model: a
+        method's prompts, and patch tokens that a reducer has left. They belong behind the prefix.
+        """
+        tokens = self.between(self.embed(x), 0, end)
+        if end > len(self.blocks):
+            return mx.stack(self.vectors(tokens), axis=1)
+        if tokens.arrays().keys() != {"x"} or tokens.places != self._places(end):
+            raise ValueError(f"what enters block {end} is not as in a plain model: {tokens.places}")
+        return tokens.x
 
     def suffix(self, x: mx.array, start: int) -> mx.array:
-        """The logits of what ``prefix`` gave for ``end = start``; for 0, of what ``embed`` gave."""
-        x = self.between(x, start, len(self.blocks))
-        vectors = self.vectors(x) if start <= len(self.blocks) else [x[:, head] for head in range(x.shape[1])]
+        """The logits of what ``prefix`` gave for ``end = start``."""
+        if start > len(self.blocks):
+            return self.classify([x[:, head] for head in range(x.shape[1])])
+        return self.classify(self.vectors(self.between(Tokens(x, self._places(start)), start, len(self.blocks))))
+
+    def _places(self, block: int) -> Places:
+        """What enters a block of a plain model; the depth: what comes out of the last."""
+        read = self.architecture.kinds_read if block == len(self.blocks) else None
+        return self.architecture.places if read is None else self.architecture.places.only(read)
+
+    def classify(self, vectors: list[mx.array]) -> mx.array:
+        """What each head reads to logits ``(batch, classes)``."""
         logits = self.head(self.head_drop(vectors[0]))
         if self.architecture.distilled:
             logits = (logits + self.head_dist(self.head_drop(vectors[1]))) / 2
@@ -148,25 +167,31 @@ class VisionTransformer(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         forks.check()
-        return self.suffix(self.embed(x), 0)
+        return self.classify(self.vectors(self.between(self.embed(x), 0, len(self.blocks))))
 
 
-def recomputed(block: nn.Module, shared: nn.Module) -> Callable[[mx.array, int | None], mx.array]:
+def recomputed(block: nn.Module, *above: nn.Module) -> Callable[[Tokens, Positions, Kinds | None], Tokens]:
     """The block under gradient checkpointing: its activations are computed again in the backward pass.
 
-    Trained parameters go in as arguments, since a checkpointed function passes no gradient to what it captures, and so
-    does a key, so that the second pass drops what the first one dropped.
+    Trained parameters, its own and those of what stands above all blocks, go in as arguments, since a checkpointed
+    function passes no gradient to what it captures, and so does a key, so that the second pass drops what the first one
+    dropped.
     """
 
-    def forward(x: mx.array, queries: int | None) -> mx.array:
-        def run(parameters: dict, common: dict, x: mx.array, *keys: mx.array) -> mx.array:
-            block.update(parameters)
-            shared.update(common)
+    def forward(tokens: Tokens, positions: Positions, queries: Kinds | None) -> Tokens:
+        modules, places = (block, *above), []
+
+        def run(parameters: list[dict], arrays: Arrays, *keys: mx.array) -> Arrays:
+            for module, own in zip(modules, parameters, strict=True):
+                module.update(own)
             with randomness(mx.stop_gradient(keys[0]) if keys else None):
-                return block(x, queries)
+                found = block(tokens.with_arrays(arrays), positions, queries)
+            places.append(found.places)
+            return found.arrays()
 
         key = current_key()
         keys = () if key is None else (key,)
-        return mx.checkpoint(run)(block.trainable_parameters(), shared.trainable_parameters(), x, *keys)
+        arrays = mx.checkpoint(run)([module.trainable_parameters() for module in modules], tokens.arrays(), *keys)
+        return Tokens(places=places[-1], **arrays)
 
     return forward

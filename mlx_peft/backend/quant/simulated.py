@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_peft.backend.models.attention import probabilities
 from mlx_peft.codes.quantizers import LogSqrt2, Quantizer, Uniform
 
 Before = Callable[[mx.array], mx.array]
@@ -49,13 +50,12 @@ class Preceded(nn.Module):
 
 
 class Attend:
-    """softmax(q k^T / sqrt(d)) v as ``models.attention.attend``; q, k, v and softmax go through ``before`` first."""
+    """softmax(q k^T / sqrt(d) + bias) v as ``models.attention.attend``; q, k, v and softmax pass ``before`` first."""
 
     def __init__(self, before: Mapping[str, Before]):
         self.before = before
 
-    def __call__(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+    def __call__(self, q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> mx.array:
         q, k, v = (self.before[name](x) for name, x in (("q", q), ("k", k), ("v", v)))
-        logits = (q @ k.swapaxes(-1, -2)) * q.shape[-1] ** -0.5
-        x = self.before["softmax"](mx.softmax(logits, axis=-1, precise=True)) @ v
+        x = self.before["softmax"](probabilities(q, k, bias)) @ v
         return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)

@@ -1,0 +1,108 @@
+"""What goes from block to block: tokens, with what is known of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mlx_peft.vit.places import PATCH, Kind, Kinds, Places
+
+Arrays = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a batch of images, alike in number and kind for all of them.
+
+    Attributes:
+        x: ``(batch, tokens, dim)``.
+        places: what stands where among them.
+        indices: whole numbers ``(batch, patches)``: where in the grid, counted row by row, each patch token stands;
+            None: all of them are there, in order.
+        sizes: float32 ``(batch, patches)``: how many patches each patch token stands for; None: one.
+    """
+
+    x: Tensor
+    places: Places
+    indices: Tensor | None = None
+    sizes: Tensor | None = None
+
+    def holding(self, x: Tensor) -> Tokens:
+        """The same tokens with other values."""
+        return replace(self, x=x)
+
+    def only(self, kinds: Kinds | None) -> Tokens:
+        """The tokens of some kinds; None: all."""
+        if kinds is None:
+            return self
+        patches = PATCH in kinds
+        return Tokens(
+            taken(self.x, self.places, kinds),
+            self.places.only(kinds),
+            self.indices if patches else None,
+            self.sizes if patches else None,
+        )
+
+    def first(self, kind: Kind) -> Tensor:
+        """The first token of a kind, ``(batch, dim)``."""
+        return self.x[:, self.places.span(kind).start]
+
+    def inserted(self, kind: Kind, x: Tensor, before: Kind | None = None) -> Tokens:
+        """With tokens of a kind that was not there, before those of another; None: behind all of them."""
+        at = len(self.places) if before is None else self.places.span(before).start
+        parts = [part for part in (self.x[:, :at], x, self.x[:, at:]) if part.shape[1]]
+        places = self.places.inserted(kind, x.shape[1], before)
+        return replace(self, x=torch.cat(parts, dim=1), places=places)
+
+    def gathered(self, which: Tensor) -> Tokens:
+        """Of the patch tokens those that are named, in the order in which they are; all others stay.
+
+        Args:
+            which: whole numbers ``(batch, n)``, counted among the patch tokens that there are.
+        """
+        indices = which if self.indices is None else self.indices.gather(1, which)
+        sizes = None if self.sizes is None else self.sizes.gather(1, which)
+        patches = self.x[:, self.places.span(PATCH)]
+        return self.reduced(patches.take_along_dim(which[..., None], dim=1), indices, sizes)
+
+    def reduced(self, patches: Tensor, indices: Tensor | None, sizes: Tensor | None) -> Tokens:
+        """With other patch tokens in the place of those that there are, and what is known of them."""
+        span = self.places.span(PATCH)
+        parts = [part for part in (self.x[:, : span.start], patches, self.x[:, span.stop :]) if part.shape[1]]
+        places = self.places.resized(PATCH, patches.shape[1])
+        return Tokens(torch.cat(parts, dim=1), places, indices, sizes)
+
+    def weights(self) -> Tensor | None:
+        """How many patches each token counts for, float32 ``(batch, tokens)``: a protected one for one."""
+        if self.sizes is None:
+            return None
+        batch, sizes = self.x.shape[0], self.sizes
+        parts = [sizes if kind == PATCH else sizes.new_ones(batch, count) for kind, count in self.places.runs]
+        return torch.cat(parts, dim=1)
+
+    def mean(self) -> Tensor:
+        """The mean of what the tokens stand for, ``(batch, dim)``; in float32 inside."""
+        weights = self.weights()
+        if weights is None:
+            return self.x.mean(dim=1)  # whose sum is in float32
+        shares = weights / weights.sum(dim=1, keepdim=True)
+        return (self.x.float() * shares[..., None]).sum(dim=1).to(self.x.dtype)
+
+    def arrays(self) -> Arrays:
+        """What of it is computed, by name; ``with_arrays`` is the reverse."""
+        known = {"x": self.x, "indices": self.indices, "sizes": self.sizes}
+        return {name: array for name, array in known.items() if array is not None}
+
+    def with_arrays(self, arrays: Arrays) -> Tokens:
+        """The same tokens, of these arrays."""
+        return replace(self, **arrays)
+
+
+def taken(x: Tensor, places: Places, kinds: Kinds | None, axis: int = 1) -> Tensor:
+    """The tokens of some kinds, of an array that has all of them along an axis; None: x itself."""
+    if kinds is None:
+        return x
+    parts = [x[(slice(None),) * axis + (span,)] for span in places.spans(kinds)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
