@@ -29,12 +29,12 @@ def tokens(model, files: list[Path], size: int) -> np.ndarray:
     found = []
     for first in range(0, len(files), BATCH):
         images = [Image.open(file).convert("RGB").resize((size, size), Image.BICUBIC) for file in files[first:][:BATCH]]
-        x = model.embed(mp.prepare(model, np.stack(images)))
+        tokens = model.embed(mp.prepare(model, np.stack(images)))
         for block in model.blocks:
-            x = block(x)
-        x = model.norm(x)
-        patches = x[:, model.architecture.num_prefix_tokens :]
-        kinds = (x[:, 0], patches.mean(1), patches.amax(1), patches.amin(1), patches.std(1))
+            tokens = block(tokens, model.positions)
+        tokens = tokens.holding(model.norm(tokens.x))
+        patches = tokens.only(["patch"]).x
+        kinds = (tokens.first("class"), patches.mean(1), patches.amax(1), patches.amin(1), patches.std(1))
         found.append(torch.stack(kinds, dim=1).numpy())
     return np.concatenate(found)
 

@@ -12,6 +12,7 @@ from comparing import relative
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mlx_peft.vit.places import Places
 from mlx_peft.vit.registry import find
 from torch_ref.saved import saved_bytes
 
@@ -61,7 +62,7 @@ def ssf(backend: str):
 
 def prompted(backend: str):
     block = part(backend, "models.vit.Block")(ARCHITECTURE)
-    return part(backend, "methods.prompt.PromptedBlock")(block, array(backend, values("prompts", (1, 3, DIM))), 3)
+    return part(backend, "methods.prompt.PromptedBlock")(block, array(backend, values("prompts", (1, 3, DIM))), True)
 
 
 def adapted(backend: str):
@@ -86,8 +87,8 @@ LAYERS = {
     "prompts": prompted,
     "adaptformer": adapted,
 }
-CALLED = {"embedding": "embed"}
-"""What of a layer is called where it is not the layer itself."""
+OF_TOKENS = ("attention pool", "prompts", "adaptformer")
+"""What takes tokens, and not an array alone."""
 
 SEVERAL = 6
 """As many roundings, at the most, may lie between a gradient's terms and its value. A term is a product of what was
@@ -117,16 +118,28 @@ def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return (random.standard_normal(shape) / np.sqrt(max(shape[-1], 4))).astype(np.float32)
 
 
-def by_torch(layer, call, x, cotangent, dtype):
+def passed(backend: str, name: str, layer, x):
+    """What a layer makes of an array, which may be the tokens of a plain model."""
+    if name == "embedding":
+        return layer.embed(x).x
+    if name not in OF_TOKENS:
+        return layer(x)
+    tokens = part(backend, "models.tokens.Tokens")(x, Places((("class", 1), ("patch", TOKENS - 1))))
+    if name == "attention pool":
+        return layer(tokens)
+    return layer(tokens, part(backend, "models.positions.Positions")(ARCHITECTURE)).x
+
+
+def by_torch(name, layer, x, cotangent, dtype):
     """The gradients of a torch layer's float32 parameters; in float32, of half-precision values, the reference."""
     with torch.no_grad():
-        for name, p in layer.named_parameters():
-            p.copy_(torch.from_numpy(values(name, tuple(p.shape))))
-    getattr(layer, call)(torch.from_numpy(x).to(dtype)).backward(torch.from_numpy(cotangent).to(dtype))
+        for parameter, p in layer.named_parameters():
+            p.copy_(torch.from_numpy(values(parameter, tuple(p.shape))))
+    passed("torch_ref", name, layer, torch.from_numpy(x).to(dtype)).backward(torch.from_numpy(cotangent).to(dtype))
     return {name: p.grad.double().numpy() for name, p in layer.named_parameters() if p.grad is not None}
 
 
-def by_mlx(layer, call, x, cotangent, dtype):
+def by_mlx(name, layer, x, cotangent, dtype):
     """The same of an MLX layer."""
 
     def timms(array):
@@ -139,7 +152,7 @@ def by_mlx(layer, call, x, cotangent, dtype):
 
     def forward(*arrays):
         layer.update(tree_unflatten(list(zip(names, arrays, strict=True))))
-        return getattr(layer, call)(mx.array(x).astype(dtype))
+        return passed("mlx_peft.backend", name, layer, mx.array(x).astype(dtype))
 
     _, gradients = mx.vjp(forward, arrays, [mx.array(cotangent).astype(dtype)])
     return {name: timms(np.array(g, np.float64)) for name, g in zip(names, gradients, strict=True)}
@@ -165,13 +178,12 @@ def gradients(backend: str, name: str, precision: str, rounded: str) -> dict[str
     """Of a layer computed in one precision, all that goes in being rounded to another before."""
     differentiate, framework = BACKENDS[backend]
     shape = IMAGES if name in ("patches", "embedding") else STREAM
-    call = CALLED.get(name, "__call__")
     random = np.random.default_rng(0)
     x = half(random.standard_normal(shape), rounded)
     with torch.no_grad():
-        out = getattr(LAYERS[name]("torch_ref"), call)(torch.from_numpy(x[:1])).shape
+        out = passed("torch_ref", name, LAYERS[name]("torch_ref"), torch.from_numpy(x[:1])).shape
     cotangent = half(1e-3 * random.standard_normal((BATCH, *out[1:])) + 2e-4, rounded)
-    return differentiate(LAYERS[name](backend), call, x, cotangent, getattr(framework, precision))
+    return differentiate(name, LAYERS[name](backend), x, cotangent, getattr(framework, precision))
 
 
 @pytest.mark.parametrize("precision", ROUND_OFF)
@@ -202,7 +214,7 @@ def test_a_norm_of_rows_whose_mean_is_large_loses_no_digits_to_the_mean(backend,
     random = np.random.default_rng(0)
     x, cotangent = (half(random.standard_normal(STREAM) + mean, precision) for mean in (10, 0))
     found, expected = (
-        gradient(LAYERS["layernorm"](name), "__call__", x, cotangent, dtype)
+        gradient("layernorm", LAYERS["layernorm"](name), x, cotangent, dtype)
         for name, gradient, dtype in (
             (backend, differentiate, getattr(framework, precision)),
             ("torch_ref", by_torch, torch.float32),
