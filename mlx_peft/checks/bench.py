@@ -99,7 +99,7 @@ def module(contender: str) -> ModuleType:
         return importlib.import_module(CONTENDERS[contender])
     spec = importlib.util.spec_from_file_location(Path(contender).stem, contender)
     if spec is None or spec.loader is None:
-        raise UserError(f"--beside {contender}: not a Python file")
+        raise UserError(f"{contender}: not a Python file", arguments=("beside",))
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
     return found
@@ -166,7 +166,7 @@ def run(settings: Settings, beside: Sequence[str] = ()) -> list[Timing]:
     find(settings.model)  # a mistake is told once, not by every process
     for file in beside:
         if not Path(file).is_file():
-            raise UserError(f"--beside {file}: no such file")
+            raise UserError(f"{file}: no such file", arguments=("beside",))
     names = [*available(list(CONTENDERS)), *beside]
     command = [sys.executable, "-m", "mlx_peft.checks.bench"]
     workers: dict[str, subprocess.Popen[str]] = {}
@@ -221,32 +221,6 @@ def ratio(timing: Timing, other: Timing) -> float:
 def summary(settings: Settings, timings: Sequence[Timing]) -> dict[str, object]:
     """What ``bench --json`` prints."""
     return {"settings": asdict(settings), "cpus": os.cpu_count(), "contenders": [asdict(t) for t in timings]}
-
-
-def table(settings: Settings, timings: Sequence[Timing]) -> str:
-    """A Markdown table: every contender, and its time as a share of each other's, median over rounds."""
-
-    def mebibytes(count: int | None) -> str:
-        return "-" if count is None else f"{count / 2**20:,.0f}"
-
-    others = [t.name for t in timings]
-    lines = [
-        f"LoRA r {settings.rank} on {', '.join(settings.targets)}; {settings.model}, batch {settings.batch_size}, "
-        f"float32; {settings.rounds} rounds in turn, {os.cpu_count()} CPUs",
-        "",
-        "| | framework | images/s | fastest step, ms | matrix products | saved activations, MiB | peak memory, MiB "
-        + "".join(f"| time / {name}'s " for name in others)
-        + "|",
-        "|---|---|---:|---:|---:|---:|---:" + "|---:" * len(others) + "|",
-    ]
-    for t in timings:
-        share = "-" if t.products_share is None else f"{t.products_share:.0%}"
-        ratios = "".join(f"| {ratio(t, other):.2f} " for other in timings)
-        lines.append(
-            f"| {t.name} | {t.version} | {t.images_per_second:.1f} | {1000 * min(t.seconds):.0f} | {share} "
-            f"| {mebibytes(t.saved_bytes)} | {mebibytes(t.peak_bytes)} {ratios}|"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

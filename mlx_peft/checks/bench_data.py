@@ -195,36 +195,3 @@ def summary(settings: Settings, speeds: Sequence[Throughput], shares: Sequence[S
         "throughput": [asdict(speed) for speed in speeds],
         "small_images": [{**asdict(share), "share": share.share} for share in shares],
     }
-
-
-def table(settings: Settings, speeds: Sequence[Throughput], shares: Sequence[Share]) -> str:
-    """Two Markdown tables."""
-    lines = [
-        f"Files to {settings.image_size} px, batches of {settings.batch_size}, {settings.threads} threads or workers, "
-        f"{settings.rounds} rounds in turn, {os.cpu_count()} CPUs",
-        "",
-        "| pipeline | interpolation | images/s, median | lowest to highest | median ratio to the DataLoader |",
-        "|---|---|---:|---:|---:|",
-    ]
-    for speed in speeds:
-        own = speed.images_per_second
-        ratio = "-" if speed.ratio is None else f"{speed.ratio:.2f}"
-        lines.append(
-            f"| {speed.name} | {speed.interpolation} | {statistics.median(own):,.0f} "
-            f"| {min(own):,.0f} to {max(own):,.0f} | {ratio} |"
-        )
-    if shares:
-        lines += [
-            "",
-            f"32 px arrays, padded crop and flip, a LoRA step of {shares[0].model} at 224 px, "
-            f"batch {shares[0].batch_size}; milliseconds a batch, medians",
-            "",
-            "| backend | pipeline | resize and normalise | step | share of both in the step |",
-            "|---|---:|---:|---:|---:|",
-        ]
-        lines += [
-            f"| {s.backend} | {1000 * s.pipeline_seconds:.1f} | {1000 * s.resize_seconds:.1f} "
-            f"| {1000 * s.step_seconds:,.0f} | {s.share:.1%} |"
-            for s in shares
-        ]
-    return "\n".join(lines)

@@ -277,22 +277,3 @@ def summary(results: list[Cell]) -> dict[str, object]:
         "tolerances": {"logits": LOGITS, "gradients": GRADIENTS, "trajectory": TRAJECTORY},
         "passed": all(cell.passed for cell in results),
     }
-
-
-HEADER = (
-    "| model | method | bits | logits | merged logits | loss | gradients | worst gradient | trajectory | |\n"
-    "|---|---|---:|---:|---:|---:|---:|---|---:|---|"
-)
-
-
-def row(cell: Cell) -> str:
-    """One line of the Markdown table under HEADER."""
-    verdict = "ok" if cell.passed else "**differs**"
-    if cell.masks is not None:
-        verdict += f"; masks differ after {cell.masks} steps" if cell.masks else "; masks equal at every step"
-    merged = "never" if cell.merged is None else f"{cell.merged:.1e}"
-    drift = "not run" if cell.trajectory is None else f"{cell.trajectory:.1e}"
-    return (
-        f"| {cell.model} | {cell.method} | {cell.bits or 32} | {cell.logits:.1e} | {merged} | {cell.loss:.1e} "
-        f"| {cell.gradients:.1e} | {cell.worst} | {drift} | {verdict} |"
-    )

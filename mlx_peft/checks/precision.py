@@ -136,18 +136,3 @@ def summary(results: list[HalfCell]) -> dict[str, object]:
         "tolerances": {"logits": LOGITS, "gradients": {c.method: METHODS[c.method].roundings for c in results}},
         "passed": all(cell.passed for cell in results),
     }
-
-
-HEADER = (
-    "| model | method | bits | precision | backend | rows | logits | loss | gradients | worst gradient | |\n"
-    "|---|---|---:|---|---|---:|---:|---:|---:|---|---|"
-)
-
-
-def row(cell: HalfCell) -> str:
-    """One line of the Markdown table under HEADER."""
-    return (
-        f"| {cell.model} | {cell.method} | {cell.bits or 32} | {cell.precision} | {cell.backend} | {cell.rows} "
-        f"| {cell.logits:.1e} | {cell.loss:.1e} | {cell.gradients:.1e} | {cell.worst} "
-        f"| {'ok' if cell.passed else '**differs**'} |"
-    )

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from mlx_peft.cli.common import AsJson, echo, echo_json
+from mlx_peft.cli.mistakes import Answering, AnsweringGroup
 
-app = typer.Typer(invoke_without_command=True)
+app = typer.Typer(cls=AnsweringGroup, invoke_without_command=True)
 
 
 @app.callback()
@@ -29,16 +30,17 @@ def bench(
     if ctx.invoked_subcommand:
         return
     from mlx_peft.checks import bench
+    from mlx_peft.report import checks
 
     settings = bench.Settings(model=model, batch_size=batch_size, rank=rank, rounds=rounds)
     report = bench.run(settings, [str(file) for file in beside or []])
     if as_json:
         echo_json(bench.summary(settings, report))
     else:
-        echo(bench.table(settings, report))
+        echo(checks.steps(settings, report))
 
 
-@app.command()
+@app.command(cls=Answering)
 def data(
     root: Annotated[
         Path, typer.Argument(metavar="IMAGES", help="A folder of images for each class.", show_default=False)
@@ -52,6 +54,7 @@ def data(
 ) -> None:
     """Time the reading of images beside a torch DataLoader."""
     from mlx_peft.checks import bench_data
+    from mlx_peft.report import checks
 
     settings = bench_data.Settings(str(root), image_size, batch_size, threads, rounds)
     speeds = bench_data.throughput(settings)
@@ -59,4 +62,4 @@ def data(
     if as_json:
         echo_json(bench_data.summary(settings, speeds, shares))
     else:
-        echo(bench_data.table(settings, speeds, shares))
+        echo(checks.images(settings, speeds, shares))

@@ -40,20 +40,24 @@ def parity(
     """
     from mlx_peft.checks import parity
     from mlx_peft.checks import precision as half
+    from mlx_peft.report import blocks, checks
 
-    matrix: ModuleType = parity if precision == "float32" else half
+    matrix: ModuleType
     cells: Iterator[Any]
+    as_row: Any
     if precision == "float32":
+        matrix, columns, as_row = parity, checks.CELLS, checks.cell
         cells = parity.run(model, method, bits, steps)
     else:
+        matrix, columns, as_row = half, checks.HALF_CELLS, checks.half_cell
         cells = half.run(precision, model, method, bits)
     results = []
     for cell in cells:
         results.append(cell)
         if not as_json:
             if len(results) == 1:
-                echo(matrix.HEADER)
-            echo(matrix.row(cell))
+                echo(columns.head())
+            echo(blocks.row(as_row(cell)))
     report = matrix.summary(results)
     if as_json:
         echo_json(report)

@@ -13,7 +13,7 @@ from mlx_peft.config import yaml_io
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import markdown, printable, printable_lines
-from mlx_peft.report.blocks import code, fenced, table
+from mlx_peft.report.blocks import Columns, code, fenced
 from mlx_peft.report.format import count, percent, seconds, size
 from mlx_peft.vit.architecture import Preprocessing
 from mlx_peft.vit.registry import Entry, find
@@ -146,7 +146,9 @@ def _results(parcel: Parcel) -> str:
     if (result := parcel.result) is None:
         return f"## Results\n\n{UNKNOWN}"
     names = parcel.task.columns
-    rows = [["split", "images", *(f"{parcel.task.figures[name]} (%)" for name in names), "loss", "sha256 of the split"]]
+    figures = (f"{parcel.task.figures[name]} (%)" for name in names)
+    headings = ["split", "images", *figures, "loss", "sha256 of the split"]
+    rows = []
     for split, name in (("train", "training"), ("val", "validation"), ("test", "test")):
         facts, metrics = result["splits"].get(split), (result["metrics"].get(split) or {})
         if facts:
@@ -159,7 +161,7 @@ def _results(parcel: Parcel) -> str:
     read = "; the test split was read once, after that" if result["splits"].get("test") else ""
     run = f"One run, seed {result['seed']}, data set {code(result['dataset'])}."
     merged = " All was measured before merging, which rounds each weight once more." if parcel.kind == "model" else ""
-    return f"## Results\n\n{table(rows)}\n\n{run} {selected}{read}.{merged}"
+    return f"## Results\n\n{Columns(headings).table(rows)}\n\n{run} {selected}{read}.{merged}"
 
 
 def _use(parcel: Parcel, repository: str) -> str:
@@ -224,7 +226,7 @@ def _training(parcel: Parcel) -> str:
                 ]
             ),
         }
-        text += table([["", ""], *([key, value] for key, value in facts.items())]) + "\n\n"
+        text += Columns(("", "")).table(facts.items()) + "\n\n"
     if parcel.experiment is not None:
         return text + fenced("yaml", printable_lines(yaml_io.write(published(parcel.experiment))))
     assert parcel.adapter is not None

@@ -16,12 +16,12 @@ from mlx_peft.core.writing import disk_errors, write_together
 from mlx_peft.report.details import BARS, checked
 from mlx_peft.report.drawing import fitted, png, width
 
-NAMED = 40
-"""Up to so many classes the confusion matrix names them."""
-COUNTED = 12
-"""Up to so many its cells show their numbers."""
+MOST_LABELLED = 40
+"""The confusion matrix names its classes where there are at most so many."""
+MOST_COUNTED = 12
+"""Its cells show their numbers where there are at most so many classes."""
 LABEL = 1.5
-"""Inches that a class's name takes at most; the table beside the picture has it whole."""
+"""A class's name takes at most so many inches; the table beside the picture has it whole."""
 BLUE, GREY = "#0072B2", "#999999"
 
 
@@ -35,12 +35,12 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
     counts = np.asarray(confusion, float)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
-    names = [fitted(name, LABEL, 8) for name in classes] if len(classes) <= NAMED else []
+    names = [fitted(name, LABEL, 8) for name in classes] if len(classes) <= MOST_LABELLED else []
     side = 1.8 + max((width(name, 8) for name in names), default=0.4) + 0.42 * min(len(classes), 20)
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    if len(classes) <= COUNTED:
+    if len(classes) <= MOST_COUNTED:
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 colour = "white" if shares[row, column] > 0.5 else "black"

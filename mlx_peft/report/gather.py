@@ -146,8 +146,8 @@ def gathered(folder: Path) -> Gathered:
         except UserError as error:
             damaged.append(Damaged(name, str(error)))
     if not runs:
-        told = "".join(f"\n  left out, damaged: {one.name}: {one.reason}" for one in damaged)
-        raise UserError(f"no finished run below {folder} (a finished run has a result.json){told}")
+        left_out = "".join(f"\n  left out, damaged: {one.name}: {one.reason}" for one in damaged)
+        raise UserError(f"no finished run below {folder} (a finished run has a result.json){left_out}")
     begun = (path.parent for path in sorted(folder.rglob("metrics.jsonl")))
     return Gathered(runs, damaged, [path for path in begun if not (path / "result.json").exists()])
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mlx_peft.artifacts.simulate import Report, Simulated
+from mlx_peft.report.blocks import Columns
 from mlx_peft.report.format import MISSING, decimal, percent
 from mlx_peft.tasks.metrics import Metrics
 
@@ -45,19 +46,16 @@ def accuracies(report: Report) -> list[str]:
     first, same = task.leading(before), f"{task.agreement} (%)"
     measures = [f"{split} {task.figures[first]} (%)"] if first in task.figures else []
 
-    def told(metrics: Metrics) -> list[str]:
+    def measured(metrics: Metrics) -> list[str]:
         return [*(percent(metrics[first]) for _ in measures), decimal(metrics["loss"], 4)]
 
-    rows = [
-        ["", "calibration", "softmax", *measures, f"{split} loss", same, "change of logits (%)"],
-        ["float32", MISSING, MISSING, *told(before), MISSING, MISSING],
-    ]
+    headings = ["", "calibration", "softmax", *measures, f"{split} loss", same, "change of logits (%)"]
+    rows = [["float32", MISSING, MISSING, *measured(before), MISSING, MISSING]]
     for one in report.after:
         how = [calibration(one), one.simulation.softmax_codes] if one.images else [MISSING, MISSING]
-        rows.append(
-            [f"{one.simulation.name} simulated", *how, *told(one.metrics), percent(one.agreement), percent(one.logits)]
-        )
-    return table(rows, text=3)
+        changes = [percent(one.agreement), percent(one.logits)]
+        rows.append([f"{one.simulation.name} simulated", *how, *measured(one.metrics), *changes])
+    return Columns(headings, numeric=headings[3:]).aligned(rows).split("\n")
 
 
 def matrix(errors: Mapping[str, float]) -> list[str]:
@@ -67,20 +65,9 @@ def matrix(errors: Mapping[str, float]) -> list[str]:
         _, block, part = path.split(".", 2)
         blocks.setdefault(block, {})[part.partition(".")[2]] = decibels
     columns = list(next(iter(blocks.values())))
-    rows = [["block", *columns]]
-    rows += [[block, *(decimal(row[column]) for column in columns)] for block, row in blocks.items()]
-    return table(rows, text=0)
-
-
-def table(rows: list[list[str]], text: int) -> list[str]:
-    """Rows as Markdown, the first being the headings; the first ``text`` columns to the left, the others not."""
-    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = [
-        [f"{cell:<{width}}" if index < text else f"{cell:>{width}}" for index, (cell, width) in enumerate(pairs)]
-        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
-    ]
-    rule = ["-" * (width - 1) + ("-" if index < text else ":") for index, width in enumerate(widths)]
-    return [f"| {' | '.join(cells)} |" for cells in (aligned[0], rule, *aligned[1:])]
+    headings = ["block", *columns]
+    rows = [[block, *(decimal(row[column]) for column in columns)] for block, row in blocks.items()]
+    return Columns(headings, numeric=headings).aligned(rows).split("\n")
 
 
 def document(report: Report) -> dict[str, Any]:

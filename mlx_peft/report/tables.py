@@ -14,6 +14,7 @@ from rich.text import Text
 
 from mlx_peft.core import text
 from mlx_peft.core.text import printable
+from mlx_peft.report.blocks import Columns
 from mlx_peft.report.format import MISSING, count, decimal, percent
 from mlx_peft.report.gather import Damaged, Run
 from mlx_peft.tasks.registry import figures, leading_metrics
@@ -134,24 +135,13 @@ def table(runs: Sequence[Run]) -> Table:
 def markdown(runs: Sequence[Run], damaged: Sequence[Damaged] = ()) -> str:
     """The table in Markdown, its columns aligned for whoever reads the source; below it, what had to be left out."""
     line, columns = shared(runs)
-    rows = [["run", *(column.heading for column in columns)]]
-    rows += [[run.name, *(column.text(run.value(column.key)) for column in columns)] for run in runs]
-    rows = [[text.markdown(cell) for cell in cells] for cells in rows]
-    numeric = [False, *(column.numeric for column in columns)]
-    widths = [max(3, *map(len, cells)) for cells in zip(*rows, strict=True)]
-
-    def joined(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    def aligned(cells: Sequence[str]) -> str:
-        pairs = zip(cells, widths, numeric, strict=True)
-        return joined([f"{cell:>{width}}" if right else f"{cell:<{width}}" for cell, width, right in pairs])
-
-    rule = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, numeric, strict=True)]
-    lines = [aligned(rows[0]), joined(rule), *map(aligned, rows[1:])]
+    rows = [[run.name, *(column.text(run.value(column.key)) for column in columns)] for run in runs]
+    found = Columns(
+        ["run", *(column.heading for column in columns)], [column.heading for column in columns if column.numeric]
+    ).aligned([[text.markdown(cell) for cell in cells] for cells in rows])
     left_out = [f"Left out, damaged: {text.markdown(one.name)}: {text.markdown(one.reason)}." for one in damaged]
     above = [f"All runs: {text.markdown(line)}.", ""] if line else []
-    return "\n".join([*above, *lines, *(part for one in left_out for part in ("", one))]) + "\n"
+    return "\n".join([*above, found, *(part for one in left_out for part in ("", one))]) + "\n"
 
 
 def to_csv(runs: Sequence[Run]) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 from mlx_peft.checks import bench_data
 from mlx_peft.checks.bench_data import Settings, Share, Throughput
 from mlx_peft.core.errors import UserError
+from mlx_peft.report import checks
 from torch_ref.tools.loader import loader
 
 
@@ -80,10 +81,10 @@ def test_tables_and_json() -> None:
     settings = Settings("images")
     speeds = [Throughput("ours", "bicubic", [100.0, 300.0, 200.0], 1.5), Throughput("alone", "bicubic", [5.0], None)]
     shares = [Share("mlx", "vit", 32, 0.001, 0.002, 0.1)]
-    text = bench_data.table(settings, speeds, shares)
+    text = checks.images(settings, speeds, shares)
     assert "| ours | bicubic | 200 | 100 to 300 | 1.50 |" in text
     assert "| alone | bicubic | 5 | 5 to 5 | - |" in text
     assert "| mlx | 1.0 | 2.0 | 100 | 3.0% |" in text
-    assert bench_data.table(settings, speeds, []).endswith("| - |")
+    assert checks.images(settings, speeds, []).endswith("| - |")
     document = json.loads(json.dumps(bench_data.summary(settings, speeds, shares)))
     assert document["small_images"][0]["share"] == pytest.approx(0.03)

@@ -1,0 +1,124 @@
+"""What the checks measure, as Markdown tables: times of steps and of images, and the cells of the parity matrices."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Sequence
+
+from mlx_peft.checks import bench, bench_data
+from mlx_peft.checks.parity import Cell
+from mlx_peft.checks.precision import HalfCell
+from mlx_peft.report.blocks import Columns
+
+UNMEASURED = "-"
+
+_MATRIX = ("logits", "loss", "gradients")
+CELLS = Columns(
+    ("model", "method", "bits", "logits", "merged logits", "loss", "gradients", "worst gradient", "trajectory", ""),
+    numeric=("bits", "merged logits", "trajectory", *_MATRIX),
+)
+"""The parity matrix in float32, whose rows ``cell`` makes."""
+
+HALF_CELLS = Columns(
+    ("model", "method", "bits", "precision", "backend", "rows", "logits", "loss", "gradients", "worst gradient", ""),
+    numeric=("bits", "rows", *_MATRIX),
+)
+"""The parity matrix in a half precision, whose rows ``half_cell`` makes."""
+
+
+def cell(found: Cell) -> list[str]:
+    """A row of CELLS."""
+    verdict = _verdict(found.passed)
+    if found.masks is not None:
+        verdict += f"; masks differ after {found.masks} steps" if found.masks else "; masks equal at every step"
+    merged = "never" if found.merged is None else f"{found.merged:.1e}"
+    drift = "not run" if found.trajectory is None else f"{found.trajectory:.1e}"
+    return [
+        found.model, found.method, str(found.bits or 32), f"{found.logits:.1e}", merged, f"{found.loss:.1e}",
+        f"{found.gradients:.1e}", found.worst, drift, verdict,
+    ]  # fmt: skip
+
+
+def half_cell(found: HalfCell) -> list[str]:
+    """A row of HALF_CELLS."""
+    return [
+        found.model, found.method, str(found.bits or 32), found.precision, found.backend, str(found.rows),
+        f"{found.logits:.1e}", f"{found.loss:.1e}", f"{found.gradients:.1e}", found.worst, _verdict(found.passed),
+    ]  # fmt: skip
+
+
+def _verdict(passed: bool) -> str:
+    return "ok" if passed else "**differs**"
+
+
+def steps(settings: bench.Settings, timings: Sequence[bench.Timing]) -> str:
+    """Every contender of ``bench``, and its time as a share of each other's, median over rounds."""
+
+    def mebibytes(count: int | None) -> str:
+        return UNMEASURED if count is None else f"{count / 2**20:,.0f}"
+
+    numbers = [
+        "images/s", "fastest step, ms", "matrix products", "saved activations, MiB", "peak memory, MiB",
+        *(f"time / {timing.name}'s" for timing in timings),
+    ]  # fmt: skip
+    rows = [
+        [
+            timing.name,
+            timing.version,
+            f"{timing.images_per_second:.1f}",
+            f"{1000 * min(timing.seconds):.0f}",
+            UNMEASURED if timing.products_share is None else f"{timing.products_share:.0%}",
+            mebibytes(timing.saved_bytes),
+            mebibytes(timing.peak_bytes),
+            *(f"{bench.ratio(timing, other):.2f}" for other in timings),
+        ]
+        for timing in timings
+    ]
+    setting = (
+        f"LoRA r {settings.rank} on {', '.join(settings.targets)}; {settings.model}, batch {settings.batch_size}, "
+        f"float32; {settings.rounds} rounds in turn, {os.cpu_count()} CPUs"
+    )
+    return f"{setting}\n\n{Columns(('', 'framework', *numbers), numbers).table(rows)}"
+
+
+def images(
+    settings: bench_data.Settings, speeds: Sequence[bench_data.Throughput], shares: Sequence[bench_data.Share]
+) -> str:
+    """The pipelines of ``bench data``, and below them, where it was measured, what small images cost a step."""
+    numbers = ("images/s, median", "lowest to highest", "median ratio to the DataLoader")
+    rows = [
+        [
+            speed.name,
+            speed.interpolation,
+            f"{statistics.median(speed.images_per_second):,.0f}",
+            f"{min(speed.images_per_second):,.0f} to {max(speed.images_per_second):,.0f}",
+            UNMEASURED if speed.ratio is None else f"{speed.ratio:.2f}",
+        ]
+        for speed in speeds
+    ]
+    setting = (
+        f"Files to {settings.image_size} px, batches of {settings.batch_size}, {settings.threads} threads or workers, "
+        f"{settings.rounds} rounds in turn, {os.cpu_count()} CPUs"
+    )
+    found = f"{setting}\n\n{Columns(('pipeline', 'interpolation', *numbers), numbers).table(rows)}"
+    return f"{found}\n\n{_small_images(shares)}" if shares else found
+
+
+def _small_images(shares: Sequence[bench_data.Share]) -> str:
+    numbers = ("pipeline", "resize and normalise", "step", "share of both in the step")
+    rows = [
+        [
+            share.backend,
+            f"{1000 * share.pipeline_seconds:.1f}",
+            f"{1000 * share.resize_seconds:.1f}",
+            f"{1000 * share.step_seconds:,.0f}",
+            f"{share.share:.1%}",
+        ]
+        for share in shares
+    ]
+    setting = (
+        f"32 px arrays, padded crop and flip, a LoRA step of {shares[0].model} at 224 px, "
+        f"batch {shares[0].batch_size}; milliseconds a batch, medians"
+    )
+    return f"{setting}\n\n{Columns(('backend', *numbers), numbers).table(rows)}"
