@@ -140,7 +140,7 @@ def whole(checkpoint: Checkpoint, image_size: int | None = None, args: Mapping[s
             "normalised is unknown: name a model with a tag, or a folder whose config.json says so"
         )
     changes = {**(args or {}), **({} if image_size is None else {"img_size": image_size})}
-    architecture = altered(checkpoint.architecture, changes, "--set")
+    architecture = altered(checkpoint.architecture, changes, "args")
     found = checkpoint.tensors or {}
     if checkpoint.quantization is not None:
         found = affine.plain(found, checkpoint.architecture, checkpoint.quantization)

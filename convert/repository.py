@@ -61,7 +61,7 @@ def upload(
 
     what = checked_name(repository)
     if get_token() is None:
-        raise UserError(f"{what}: only who is logged in may write to the hub: {LOGIN}")
+        raise UserError(f"{what}: writing to the hub needs a login: {LOGIN}")
     api = HfApi()
     with explained(repository, what):
         there = _there(api, repository, revision)
@@ -69,12 +69,15 @@ def upload(
             api.create_repo(repository, private=private or None, exist_ok=True)
             there = api.model_info(repository)
         if private and not there.private:
-            raise UserError(f"{what} exists and is public: leave --private out, or choose another name")
+            raise UserError(
+                f"{what} exists and is public: do not ask for a private one, or choose another name",
+                arguments=("private",),
+            )
         others = {sibling.rfilename for sibling in there.siblings or ()} - files.keys() - KEPT
         if others:
             raise UserError(
-                f"{what} holds other files: {listed(sorted(others))}; choose another name, or another branch with "
-                "--revision"
+                f"{what} holds other files: {listed(sorted(others))}; choose another name, or another branch",
+                arguments=("revision",),
             )
         if revision is not None:
             api.create_branch(repository, branch=revision, revision=there.sha, exist_ok=True)

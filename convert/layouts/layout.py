@@ -110,7 +110,8 @@ def heads_of(dim: int, asked: Asked, known: Mapping[int, int], path: Path) -> in
         widths = ", ".join(map(str, known))
         raise UserError(
             f"{path}: its shapes do not say how many attention heads a model of width {dim} has (known widths: "
-            f"{widths}): add --set num_heads=N"
+            f"{widths}): give num_heads",
+            arguments=("args",),
         )
     return known[dim]
 

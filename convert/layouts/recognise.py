@@ -66,8 +66,11 @@ def _without(
     if others or part is not None:
         chosen = [prefix for prefix in prefixes if f".{part}." in f".{prefix}"]
         if len(chosen) != 1:
-            choice = " or ".join(f"--part {one}" for one in _parts(prefixes)) or "no --part"
-            raise UserError(f"{path}: it holds {len(prefixes)} model{'s'[: len(prefixes) > 1]}: say {choice}")
+            named = listed(_parts(prefixes))
+            choice = f"choose a part: {named}" if named else "leave the part out"
+            raise UserError(
+                f"{path} holds {len(prefixes)} model{'s'[: len(prefixes) > 1]}: {choice}", arguments=("part",)
+            )
         [prefix] = chosen
     outer = _outer(prefix)
     kept = (outer,) if outer and others else (prefix if others else outer, *HEADS)

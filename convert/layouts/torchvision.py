@@ -96,7 +96,9 @@ def _preprocessing(architecture: Architecture, name: str | None, path: Path) -> 
     if model in WEIGHTS:
         if tag and tag not in WEIGHTS[model]:
             raise UserError(
-                f"--model: {model} has no weights {tag!r}{suggest(tag, WEIGHTS[model])} ({', '.join(WEIGHTS[model])})"
+                f"{model} has no weights {tag!r} in torchvision{suggest(tag, WEIGHTS[model])} "
+                f"({', '.join(WEIGHTS[model])})",
+                arguments=("model",),
             )
         fitting = {key: one for key, one in WEIGHTS[model].items() if tag in ("", key)}
     else:
@@ -104,10 +106,11 @@ def _preprocessing(architecture: Architecture, name: str | None, path: Path) -> 
         every = WEIGHTS.get(model, {})
         fitting = {key: one for key, one in every.items() if one.crop == architecture.img_size}
     if len({one.preprocessing for one in fitting.values()}) > 1:
-        choices = " or ".join(f"--model {model}.{key}" for key in fitting)
+        choices = " or ".join(f"{model}.{key}" for key in fitting)
         raise UserError(
             f"{path}: torchvision publishes several weights of these shapes, whose images are prepared differently: "
-            f"say which they are with {choices}"
+            f"name the model {choices}",
+            arguments=("model",),
         )
     return next((one.preprocessing for one in fitting.values()), None)
 

@@ -72,12 +72,13 @@ def _only(names: list[str], path: Path) -> str:
         return names[0]
     if not names:
         raise UserError(
-            f"{path}: no model of timm's has these shapes: name the nearest with --model NAME, and what differs with "
-            "--set FIELD=VALUE"
+            f"{path}: no model of timm's has these shapes: name the nearest model, and the fields that differ",
+            arguments=("model", "args"),
         )
     raise UserError(
-        f"{path}: its shapes are those of several models, and it does not say which: add --model NAME, one of "
-        f"{', '.join(names)}, with a tag where they are published weights"
+        f"{path}: its shapes are those of several models, and it does not say which: name the model, one of "
+        f"{', '.join(names)}, with a tag where they are published weights",
+        arguments=("model",),
     )
 
 

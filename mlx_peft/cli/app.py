@@ -28,6 +28,7 @@ from mlx_peft.cli import (
     sweep,
     train,
 )
+from mlx_peft.cli.mistakes import Answering
 from mlx_peft.core.errors import UserError, shortened
 from mlx_peft.core.text import printable_lines
 
@@ -72,7 +73,7 @@ COMMANDS = (
     train, sweep, eval, predict, merge, quantize, simulate, convert, info, push, pull, parity, report, ls, cat, cp,
 )  # fmt: skip
 for module in COMMANDS:
-    app.command()(getattr(module, module.__name__.rpartition(".")[2]))
+    app.command(cls=Answering)(getattr(module, module.__name__.rpartition(".")[2]))
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import typer
 
 from mlx_peft.cli.common import Backend, Config, Overrides, echo, echo_file, echo_json, read_experiment
+from mlx_peft.cli.mistakes import Answering
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show, check or explain configurations.")
 
 
-@app.command()
+@app.command(cls=Answering)
 def show(ctx: typer.Context, config: Config, overrides: Overrides = None, backend: Backend = None) -> None:
     """Show an experiment with every default written out."""
     experiment = read_experiment(ctx, config, overrides, backend)
@@ -19,7 +20,7 @@ def show(ctx: typer.Context, config: Config, overrides: Overrides = None, backen
     echo_file(dump(experiment))
 
 
-@app.command()
+@app.command(cls=Answering)
 def validate(ctx: typer.Context, config: Config, overrides: Overrides = None) -> None:
     """Check an experiment without its data, and without downloading; all that is wrong is said at once."""
     experiment = read_experiment(ctx, config, overrides)
@@ -32,7 +33,7 @@ def validate(ctx: typer.Context, config: Config, overrides: Overrides = None) ->
     echo(f"{config}: valid")
 
 
-@app.command()
+@app.command(cls=Answering)
 def schema() -> None:
     """Show every key there is, as a JSON Schema: editors complete and check YAML with it."""
     from mlx_peft.config.schema import Experiment

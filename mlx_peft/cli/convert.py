@@ -13,53 +13,59 @@ if TYPE_CHECKING:
     from mlx_peft.artifacts.convert import Converted
     from mlx_peft.artifacts.proof import Proof
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE", help="A file, a folder, a run, a timm name or OWNER/REPOSITORY.", show_default=False
+    ),
+]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="What to write.", show_default=False)]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--to", metavar="FORMAT", help="timm, transformers, torchvision, mlx, peft, onnx or coreml.", show_default=False
+    ),
+]
+ModelOfSource = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="The model, where SOURCE does not say it.", show_default=False),
+]
+Fields = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A field of the architecture: num_heads=6.", show_default=False),
+]
+ImageSize = Annotated[
+    int | None, typer.Option(metavar="PIXELS", help="Resize the position grid for it.", show_default=False)
+]
+Part = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Which model, in a file of several: teacher.", show_default=False)
+]
+Floats = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option(metavar="float32|bfloat16|float16", help="Of the weights in the file.", show_default=False),
+]
+Bits = Annotated[
+    int | None, typer.Option(metavar="8|6|5|4|3|2", help="Quantise the blocks; --to mlx.", show_default=False)
+]
+GroupSize = Annotated[int, typer.Option(metavar="32|64|128", help="Inputs that share a scale and a bias.")]
+NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not compare the logits of both sides.")]
+
 
 def convert(
     ctx: typer.Context,
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE", help="A file, a folder, a run, a timm name or OWNER/REPOSITORY.", show_default=False
-        ),
-    ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="What to write.", show_default=False)],
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to",
-            metavar="FORMAT",
-            help="timm, transformers, torchvision, mlx, peft, onnx or coreml.",
-            show_default=False,
-        ),
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="NAME", help="The model, where SOURCE does not say it.", show_default=False),
-    ] = None,
+    source: Source,
+    out: Out,
+    to: Format,
+    model: ModelOfSource = None,
     weights: Weights = "timm",
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="A field of the architecture: num_heads=6.", show_default=False
-        ),
-    ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Resize the position grid for it.", show_default=False)
-    ] = None,
-    part: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Which model, in a file of several: teacher.", show_default=False),
-    ] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(metavar="float32|bfloat16|float16", help="Of the weights in the file.", show_default=False),
-    ] = None,
-    bits: Annotated[
-        int | None, typer.Option(metavar="8|6|5|4|3|2", help="Quantise the blocks; --to mlx.", show_default=False)
-    ] = None,
-    group_size: Annotated[int, typer.Option(metavar="32|64|128", help="Inputs that share a scale and a bias.")] = 64,
+    args: Fields = None,
+    image_size: ImageSize = None,
+    part: Part = None,
+    dtype: Floats = None,
+    bits: Bits = None,
+    group_size: GroupSize = 64,
     adapter: AdapterName = None,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare the logits of both sides.")] = False,
+    no_verify: NoVerify = False,
     backend: Backend = None,
     as_json: AsJson = False,
 ) -> None:
@@ -71,14 +77,15 @@ def convert(
     from mlx_peft.core.errors import UserError, suggest
 
     if to not in TARGETS:
-        raise UserError(f"--to: unknown format {to!r}" + (suggest(to, TARGETS) or f"; known: {', '.join(TARGETS)}"))
+        near = suggest(to, TARGETS) or f"; known: {', '.join(TARGETS)}"
+        raise UserError(f"unknown format {to!r}{near}", arguments=("to",))
     done = engine.convert(
         source,
         out,
         to,
         model=model,
         weights=weights,
-        args=override(changes or []).values,
+        args=override(args or []).values,
         image_size=image_size,
         part=part,
         adapter=adapter,

@@ -14,7 +14,7 @@ from mlx_peft.config import problems, structure, yaml_io
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.yaml_io import Document
 from mlx_peft.core.bounds import must_be_usable
-from mlx_peft.core.errors import UserError, shown
+from mlx_peft.core.errors import Command, UserError, shown
 from mlx_peft.core.problems import listed
 from mlx_peft.core.sections import Place
 
@@ -39,13 +39,14 @@ def load(
     try:
         return resolve(document, checks)
     except UserError as error:
-        raise UserError(f"{path} is not a valid experiment:\n{error}") from None
+        raise UserError(f"{path} is not a valid experiment:\n{error}", command=error.command) from None
 
 
 def resolve(document: Document, checks: Mapping[str, Callable[[str], object]] | None = None) -> Experiment:
     """The experiment that a document holds. Raises UserError with all that is wrong, one ``path: message`` a line."""
     values = structure.with_default_names(document.values)
     found: dict[Place, str] = {}
+    command: Command | None = None
     experiment = None
     try:
         # JSON's strict mode takes lists for tuples and text for paths, but neither "8" nor true for a number.
@@ -60,8 +61,9 @@ def resolve(document: Document, checks: Mapping[str, Callable[[str], object]] | 
                 check(value)
             except UserError as error:
                 found[place] = str(error)
+                command = command or error.command
     if found or experiment is None:
-        raise UserError(listed(found, document.where))
+        raise UserError(listed(found, document.where), command=command)
     return experiment
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from mlx_peft.config import files, yaml_io
 from mlx_peft.core.bounds import must_be_usable
-from mlx_peft.core.errors import UserError, shown, suggest
+from mlx_peft.core.errors import Command, UserError, shown, suggest
 from mlx_peft.core.packaged import packaged
 
 Kind = Literal["recipe", "suite"]
@@ -22,7 +22,9 @@ def names(kind: Kind = "recipe") -> list[str]:
 def find(name: str, kind: Kind = "recipe") -> Path:
     """The file of a recipe or a suite. Raises UserError with the nearest names where there is none."""
     if name not in names(kind):
-        raise UserError(f"no {kind} {shown(name)}{suggest(name, names(kind))}; see: mlx-peft ls {kind}s")
+        raise UserError(
+            f"there is no {kind} {shown(name)}{suggest(name, names(kind))}", command=Command("see", ("ls", f"{kind}s"))
+        )
     return packaged(FOLDERS[kind]) / f"{name}.yaml"
 
 

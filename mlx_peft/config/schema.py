@@ -96,9 +96,9 @@ class Columns(Section):
 
 
 class Data(Section):
-    name: Name = Field(description="a data set: `mlx-peft ls datasets`, or hf:OWNER/NAME")
+    name: Name = Field(description="a data set that `ls datasets` lists, or hf:OWNER/NAME")
     variant: Name | Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
-        None, description="its protocol, partition or size: `mlx-peft ls datasets NAME --json`; null: the first"
+        None, description="its protocol, partition or size, of those that `ls datasets` lists; null: the first"
     )
     columns: Columns = Field(default_factory=Columns)
     root: UserPath = Field(Path("data"), description="the folder that holds it")

@@ -146,13 +146,24 @@ def asked(
             )
         pairs.append((int(match[1]), int(match[2])))
     if unknown := [name for name in calibrations if name not in get_args(Calibration)]:
-        raise UserError(f"--calibration: one of {', '.join(get_args(Calibration))}, not {unknown[0]!r}")
+        raise UserError(
+            f"the calibration should be one of {', '.join(get_args(Calibration))}, not {unknown[0]!r}",
+            arguments=("calibration",),
+        )
     if softmax not in (None, *get_args(SoftmaxCodes)):
-        raise UserError(f"--softmax: one of {', '.join(get_args(SoftmaxCodes))}, not {softmax!r}")
+        raise UserError(
+            f"the codes of the softmax should be one of {', '.join(get_args(SoftmaxCodes))}, not {softmax!r}",
+            arguments=("softmax",),
+        )
     if not 50 < percentile <= 100:
-        raise UserError(f"--percentile: above 50 and at most 100, not {percentile:g}")
+        raise UserError(
+            f"the percentile should be above 50 and at most 100, not {percentile:g}", arguments=("percentile",)
+        )
     if images < 1 or seed < 0:
-        raise UserError("--images is 1 or more, and --seed 0 or more")
+        raise UserError(
+            f"the images should be 1 or more, not {images}, and the seed 0 or more, not {seed}",
+            arguments=("images", "seed"),
+        )
     if len(set(pairs)) < len(pairs) or len(set(calibrations)) < len(calibrations):
         raise UserError("a setting or a calibration is named twice")
     rest = {"percentile": percentile, "softmax": softmax, "images": images, "seed": seed}

@@ -4,18 +4,46 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 LONGEST_NAME = 200
-"""Characters of a name that somebody thought of: a longer text is no misspelling of one."""
+"""A name that somebody thought of has at most so many characters: a longer text is no misspelling of one."""
 
 MOST_NAMES = 10_000
-"""That a wrong one is compared with."""
+"""A wrong name is compared with at most so many right ones."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that helps, without the spelling of a command line, which only ``mlx_peft.cli`` knows.
+
+    Attributes:
+        purpose: what it is good for, as the head of a line: ``to go on``, ``see``.
+        words: its name, and what stands behind it: ``("train", "runs/a/config.yaml")``.
+        options: by the names of its function's arguments; True for one without a value: ``{"resume": True}``.
+    """
+
+    purpose: str
+    words: Sequence[str]
+    options: Mapping[str, str | bool] = field(default_factory=dict)
 
 
 class UserError(Exception):
-    """Something the user wrote or has on disk is wrong. The text says what, where, and what would be right."""
+    """Something the user wrote or has on disk is wrong. The text says what, where, and what would be right.
+
+    The text names no option of a command line: a command shows its own options beside it.
+
+    Attributes:
+        arguments: what would mend it, by the names of a function's arguments: ``("model", "weights")``.
+        command: the command that says more, or goes on from here.
+    """
+
+    def __init__(self, text: str, *, arguments: Sequence[str] = (), command: Command | None = None) -> None:
+        super().__init__(text)
+        self.arguments = arguments
+        self.command = command
 
 
 def suggest(wrong: str, known: Iterable[str], count: int = 3) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.errors import Command, UserError, suggest
 from mlx_peft.core.text import printable
 from mlx_peft.data.entry import Entry
 from mlx_peft.data.sets import (
@@ -59,9 +59,9 @@ def find(name: str) -> Entry:
     if name.startswith(parquet.HUB):
         return parquet.hub_entry(name)
     if name not in REGISTRY:
-        near = suggest(name, REGISTRY) or "; `mlx-peft ls datasets` lists what there is"
+        near = suggest(name, REGISTRY)
         if os.path.exists(name):
             kind = "folder" if os.path.isdir(name) else "csv"
             near = f"; there is one of your own of that name: data.name: {kind}, data.root: {printable(name)}"
-        raise UserError(f"unknown data set {name!r}{near}")
+        raise UserError(f"unknown data set {name!r}{near}", command=Command("see", ("ls", "datasets")))
     return REGISTRY[name]

@@ -86,12 +86,14 @@ def step_id(run_id: str, step: Step) -> str:
 def check_folder(folder: RunFolder, identity: str) -> None:
     """Raises UserError where a folder holds anything but this step, finished or begun."""
     if (result := folder.read_result()) is not None and result.get("run_id") != identity:
-        raise UserError(f"{folder.path} holds something else ({result.get('run_id')}): choose another --out")
+        raise UserError(
+            f"{folder.path} holds something else ({result.get('run_id')}): choose another folder", arguments=("out",)
+        )
     there = list(folder.path.iterdir()) if folder.path.exists() else []
     if result is None and (
         strange := [path.name for path in there if path not in (*unfinished(folder.path), folder.path / SUMS)]
     ):
-        raise UserError(f"{folder.path} is not empty ({min(strange)}): choose another --out")
+        raise UserError(f"{folder.path} is not empty ({min(strange)}): choose another folder", arguments=("out",))
 
 
 def unfinished(out: Path) -> list[Path]:

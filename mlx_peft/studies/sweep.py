@@ -73,6 +73,7 @@ def check(planned: Sequence[suite.Planned], out: Path) -> list[Run]:
     finished = finished_folders(out)
     runs: list[Run] = []
     wrong: dict[str, list[str]] = {}
+    mending: dict[str, None] = {}
     names: dict[str, str] = {}
     for run in planned:
         name, experiment = run.name, run.experiment
@@ -106,8 +107,9 @@ def check(planned: Sequence[suite.Planned], out: Path) -> list[Run]:
             runs.append(Run(name, experiment, identity, folder))
         except UserError as error:
             wrong[name] = [str(error).replace("\n", "\n  ")]
+            mending |= dict.fromkeys(error.arguments)
     if wrong:
-        raise UserError(f"nothing was started:\n{suite.by_run(wrong, len(planned))}")
+        raise UserError(f"nothing was started:\n{suite.by_run(wrong, len(planned))}", arguments=tuple(mending))
     return runs
 
 
@@ -169,15 +171,19 @@ def check_folder(folder: RunFolder, experiment: Experiment, splits: Mapping[str,
     except UserError as error:
         if not folder.config.exists():
             raise
-        raise UserError(f"{error}\nchoose another folder with --out, or another name for the run") from None
+        raise UserError(f"{error}\nchoose another folder, or another name for the run", arguments=("out",)) from None
     if (result := folder.read_result()) is not None:
         before, now = flatten(result.get("splits") or {}), flatten(splits)
         differing = [key for key in before | now if before.get(key) != now.get(key)]
         if differing:
             lines = [f"\n  {key}: {before.get(key)} there, {now.get(key)} now" for key in differing]
-            raise UserError(f"{folder.path} holds a run on other images; choose another --out" + "".join(lines))
+            raise UserError(
+                f"{folder.path} holds a run on other images: choose another folder" + "".join(lines), arguments=("out",)
+            )
         if result.get("changes"):
-            raise UserError(f"{folder.path} holds a run that was changed on the way; choose another --out")
+            raise UserError(
+                f"{folder.path} holds a run that was changed on the way: choose another folder", arguments=("out",)
+            )
 
 
 def run(

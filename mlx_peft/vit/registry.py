@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from mlx_peft.core.errors import UserError, shortened, shown, suggest
+from mlx_peft.core.errors import Command, UserError, shortened, shown, suggest
 from mlx_peft.core.problems import MOST, explain
 from mlx_peft.vit.architecture import Architecture, Preprocessing
 
@@ -89,7 +89,9 @@ def find(name: str) -> Entry:
     if base in data["left_out"]:
         raise UserError(f"model {base!r} is not supported: {data['left_out'][base]}")
     if base not in data["models"]:
-        raise UserError(f"unknown model {shown(base)}{suggest(base, names())} (mlx-peft ls models)")
+        raise UserError(
+            f"unknown model {shown(base)}{suggest(base, names())}", command=Command("see", ("ls", "models"))
+        )
     model = data["models"][base]
     architecture = Architecture(**model["architecture"])
     resampling = Resampling(**model.get("resampling", {}))
@@ -129,7 +131,7 @@ def altered(architecture: Architecture, changes: Mapping[str, Any], where: str) 
     """The architecture with some of its fields changed.
 
     Args:
-        where: what to call the changes in an error: ``model.args``.
+        where: what the changes are called in an error: ``model.args``.
 
     Raises:
         UserError: for an unknown field, with the nearest ones, or a value that does not fit.
@@ -139,10 +141,10 @@ def altered(architecture: Architecture, changes: Mapping[str, Any], where: str) 
         named = [
             f"{where}.{shortened(name, 60)}: no such field of a ViT{suggest(name, fields)}" for name in unknown[:MOST]
         ]
-        raise UserError("\n".join(named))
+        raise UserError("\n".join(named), arguments=("args",))
     try:
         return Architecture.model_validate(architecture.model_dump() | dict(changes))
     except ValidationError as error:
         found = explain(error, Architecture)
         lines = [f"{'.'.join([where, *map(str, place)])}: {message}" for place, message in found.items()]
-        raise UserError("\n".join(lines[:MOST])) from error
+        raise UserError("\n".join(lines[:MOST]), arguments=("args",)) from error

@@ -165,7 +165,7 @@ def test_wrong_usage_is_status_2(command: Any, arguments: list[str]) -> None:
 def test_the_programs_end_as_their_commands_do() -> None:
     done = subprocess.run([sys.executable, "-m", "mlx_peft", "cat", "nothing"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: no recipe 'nothing'; see: mlx-peft ls recipes\n"
+    assert done.stderr == "error: there is no recipe 'nothing'\n  see: mlx-peft ls recipes\n"
 
 
 def test_a_broken_pipe_is_no_news() -> None:

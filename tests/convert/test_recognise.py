@@ -52,7 +52,7 @@ def test_both_models_of_deits_training_checkpoint_are_offered(tmp_path: Path) ->
     content = {"model": state(0), "optimizer": {"state": {}}, "epoch": 299, "model_ema": state(1)}
     torch.save(content, tmp_path / "a.pth")
     tensors = read_tensors(tmp_path / "a.pth")
-    with pytest.raises(UserError, match=r"it holds 2 models: say --part model or --part model_ema$"):
+    with pytest.raises(UserError, match=r"holds 2 models: choose a part: model, model_ema$"):
         recognise(tensors, tmp_path)
     assert recognise(tensors, tmp_path, "model_ema")[1]["norm.weight"][0] == 1
 
@@ -82,5 +82,5 @@ def test_a_head_beside_the_model_is_its_own(prefix: str) -> None:
 
 
 def test_one_model_needs_no_part() -> None:
-    with pytest.raises(UserError, match="it holds 1 model: say no --part"):
+    with pytest.raises(UserError, match="holds 1 model: leave the part out"):
         recognise(model("model.", 0), Path("w"), "teacher")

@@ -156,10 +156,16 @@ def test_codes_are_merged_into_the_weights_that_they_stand_for(tmp_path, few):
         (["w8"], "'w8' is no setting: write the bits of weights and of activations, as in w8a8"),
         (["w7a8"], "'w7a8' is no setting"),
         (["w8a8", "W8A8"], "named twice"),
-        (["--calibration", "entropy"], "--calibration: one of minmax, percentile, repq, not 'entropy'"),
-        (["--softmax", "log2"], "--softmax: one of uniform, log_sqrt2, best, not 'log2'"),
-        (["--percentile", "40"], "--percentile: above 50 and at most 100, not 40"),
-        (["--images", "0"], "--images is 1 or more"),
+        (
+            ["--calibration", "entropy"],
+            "calibration should be one of minmax, percentile, repq, not 'entropy' (--cal",
+        ),
+        (
+            ["--softmax", "log2"],
+            "softmax should be one of uniform, log_sqrt2, best, not 'log2' (--softmax",
+        ),
+        (["--percentile", "40"], "the percentile should be above 50 and at most 100, not 40 (--percentile P)"),
+        (["--images", "0"], "the images should be 1 or more, not 0"),
     ],
 )
 def test_what_is_not_understood_is_named(run, arguments, message):

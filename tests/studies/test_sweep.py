@@ -137,7 +137,7 @@ def test_a_folder_with_another_run_is_refused_with_what_differs(plan: Any, tmp_p
         "nothing was started:",
         f"  a: the run cannot be continued with another configuration than its own, {tmp_path}/a/config.yaml:",
         "    train.epochs: 1 there, 2 now",
-        "  choose another folder with --out, or another name for the run",
+        "  choose another folder, or another name for the run",
     ]
     assert (tmp_path / "a" / "config.yaml").read_bytes() == before
 

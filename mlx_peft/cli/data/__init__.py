@@ -5,7 +5,8 @@ from __future__ import annotations
 import typer
 
 from mlx_peft.cli.data import check, preview
+from mlx_peft.cli.mistakes import Answering
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look a data set through before training on it.")
-app.command()(check.check)
-app.command()(preview.preview)
+app.command(cls=Answering)(check.check)
+app.command(cls=Answering)(preview.preview)

@@ -129,7 +129,7 @@ def _archive_members(archive: Path, folder: str, names: tuple[str, ...]) -> dict
                 if name is None or name in found or not member.isreg():
                     continue
                 if member.issparse():
-                    raise UserError(f"{archive}: {member.name} is a sparse file; pack it again without tar's --sparse")
+                    raise UserError(f"{archive}: {member.name} is a sparse file; pack it again as an ordinary one")
                 if member.size > _MAX_UNPACKED:
                     raise _too_large(f"{archive}: {member.name}", member.size)
                 file = members.extractfile(member)

@@ -1,0 +1,65 @@
+"""A user's mistake in the words of this command line: the options that would mend it, and the commands that help.
+
+What raises a ``UserError`` stands below the commands and knows none of their options. It names arguments; each command
+knows which of its own options set them.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from mlx_peft.core.errors import Command, UserError
+
+
+class Answering(TyperCommand):
+    """A command that shows its own options beside what is wrong."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise UserError(answer(error, ctx)) from error
+
+
+class AnsweringGroup(TyperGroup):
+    """The same, of a command that has commands of its own."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise UserError(answer(error, ctx)) from error
+
+
+def answer(error: UserError, ctx: typer.Context) -> str:
+    """The error's text, with the options of ``ctx``'s command that set its arguments, and below it a command."""
+    options = ", ".join(filter(None, (option(ctx.command, name) for name in error.arguments)))
+    text = str(error)
+    if options:
+        text += f"\n  options: {options}" if "\n" in text else f" ({options})"
+    return text if error.command is None else f"{text}\n  {error.command.purpose}: {spelled(error.command, ctx)}"
+
+
+def option(command: Any, argument: str) -> str | None:
+    """How a command is given an argument: ``--out RUN``, ``OUT`` or ``--resume``; None where it has no such one."""
+    parameter = next((one for one in command.params if one.name == argument), None)
+    if parameter is None:
+        return None
+    metavar = parameter.metavar or argument.upper()
+    if parameter.param_type_name == "argument":
+        return metavar
+    return parameter.opts[0] if parameter.is_flag else f"{parameter.opts[0]} {metavar}"
+
+
+def spelled(command: Command, ctx: typer.Context) -> str:
+    """A command as this program's shell takes it: ``torch-ref train runs/a/config.yaml --out runs/a --resume``."""
+    root: Any = ctx.find_root()
+    flags = {parameter.name: parameter.opts[0] for parameter in root.command.commands[command.words[0]].params}
+    words = [root.info_name, *map(shlex.quote, command.words)]
+    for name, value in command.options.items():
+        words += [flags[name]] if value is True else [flags[name], shlex.quote(str(value))]
+    return " ".join(words)
