@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from math import isqrt
 from pathlib import Path
 
 import numpy as np
 
-from convert.files import listed, renamed
-from convert.layouts.pretraining import without_pretraining
+from convert.canonical import PATCHES
+from convert.files import listed
 from mlx_peft.adaptation.footprint import count
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.core import memory
@@ -20,61 +21,15 @@ from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.initial import initial_head
-from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.registry import Resampling
 from mlx_peft.vit.resample import resize_patches, resize_positions
 from mlx_peft.vit.shapes import Shapes, heads, shapes
-
-PATCHES = "patch_embed.proj.weight"
-REPRESENTATION = "pre_logits."
 
 LONGEST_CLASS = 1000
 """Characters of a class's name; ImageNet's longest, all its synonyms together, has 130."""
 
 LARGEST_GRID = 128
 """Patches along a side up to which a position grid is resized unasked; timm's largest models have 64."""
-
-
-def canonical(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
-    """A checkpoint under timm's present names, as its ``checkpoint_filter_fn`` has them.
-
-    DeiT-3's layer scales, DINOv2's own names, patch embeddings kept as linear layers. The representation layer of old
-    weights is left out, and with it the head that was trained behind it, which timm keeps; and so is what only
-    self-supervised training needs.
-
-    Returns:
-        The tensors, and what was left out, in words.
-    """
-    tensors, notes = _without_representation(tensors)
-    tensors, more = without_pretraining(tensors)
-    tensors, notes = _from_dinov2(tensors), notes + more
-    result = {}
-    for name, tensor in tensors.items():
-        if name == PATCHES and tensor.ndim == 2:
-            side = isqrt(tensor.shape[1] // 3)
-            if 0 < 3 * side**2 == tensor.shape[1]:
-                tensor = tensor.reshape(-1, 3, side, side)
-        result[name] = tensor
-    return renamed(result, lambda name: re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name)), notes
-
-
-def _without_representation(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
-    """``head(tanh(pre_logits(x)))`` is no linear head of ``x``: neither half means anything without the other."""
-    if not any(name.startswith(REPRESENTATION) for name in tensors):
-        return tensors, ()
-    kept = {name: t for name, t in tensors.items() if not (name.startswith(REPRESENTATION) or is_head(name))}
-    return kept, ("pre_logits: the hidden layer before the head, and the head behind it, are left out",)
-
-
-def _from_dinov2(tensors: Tensors) -> Tensors:
-    """With registers, DINOv2 adds a position to the class token and none to the registers: timm adds it beforehand."""
-    positions, token = (tensors.get(name, np.empty(0)) for name in ("pos_embed", "cls_token"))
-    if "register_tokens" in tensors and positions.ndim == 3 and token.shape == (1, 1, positions.shape[2]):
-        tensors = renamed(tensors, lambda name: "reg_token" if name == "register_tokens" else name)
-        tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
-        tensors["pos_embed"] = positions[:, 1:]
-    layers = {"w12": "fc1", "w3": "fc2"}
-    return renamed(tensors, lambda name: re.sub(r"\.mlp\.(w12|w3)\.", lambda m: f".mlp.{layers[m[1]]}.", name))
 
 
 def fit(
@@ -104,71 +59,108 @@ def fit(
     Raises:
         UserError: where anything else is missing, left over or of another shape, or there is no memory for it.
     """
-    tensors, notes = dict(tensors), []
-
-    if "depth" in asked:
-        depth = architecture.depth
-        surplus = {name for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name)) and int(match[1]) >= depth}
-        if surplus:
-            notes.append(f"blocks: those of the weights past the first {depth} are left out")
-            tensors = {name: tensor for name, tensor in tensors.items() if name not in surplus}
-    if architecture.global_pool != "map" and "attn_pool.latent" in tensors:
-        notes.append(
-            f"attn_pool: the weights' attention pooling is left out, global_pool is {architecture.global_pool}"
-        )
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("attn_pool.")}
-
-    fresh: list[str] = []
-    made: dict[str, Callable[[], np.ndarray]] = {}  # only once all the rest is known to fit: shapes may be claims
-
-    def later(name: str, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> None:
-        tensors[name], made[name] = np.broadcast_to(np.float32(0), shape), make
-
-    kernels, patch = tensors.get(PATCHES), architecture.patch_size
-    if "patch_size" in asked and kernels is not None and kernels.ndim == 4 and kernels.shape[2] != patch:
-        notes.append(f"patch_embed: {kernels.shape[2]} pixel patches resized to {patch}")
-        later(PATCHES, (*kernels.shape[:2], patch, patch), partial(resize_patches, kernels, patch, resampling))
-    positions, grid = tensors.get("pos_embed"), architecture.grid_size
-    if positions is not None and positions.ndim == 3 and architecture.pos_embed:
-        prefix = 0 if architecture.no_embed_class else architecture.num_prefix_tokens
-        side = isqrt(max(positions.shape[1] - prefix, 0))
-        if 0 < side != grid and side**2 + prefix == positions.shape[1]:
-            if "img_size" not in asked and grid > LARGEST_GRID:
-                raise UserError(
-                    f"{what} do not fit together: pos_embed is of {side} x {side} patches, and {grid} x {grid} are "
-                    f"claimed (img_size {architecture.img_size}, patch_size {architecture.patch_size}), more than "
-                    f"{LARGEST_GRID} x {LARGEST_GRID}: ask for the image size if it is meant"
-                )
-            notes.append(f"pos_embed: {side} x {side} resized to {grid} x {grid}")
-            length = (len(positions), prefix + grid**2, positions.shape[2])
-            later("pos_embed", length, partial(resize_positions, positions, prefix, grid, resampling))
-
+    fitting = _Fitting(dict(tensors), architecture, resampling, asked, what)
+    fitting.leave_out()
+    fitting.resize_patches()
+    fitting.resize_positions()
     wanted = shapes(architecture, num_classes)
-    for head in heads(architecture):
-        old = tensors.get(f"{head}.weight")
-        if old is None or old.shape[:1] != (num_classes,):
-            having = "none" if old is None else f"one for {old.shape[0] if old.shape else 'nothing'}"
-            notes.append(f"{head}: a new one for {num_classes} classes, the weights have {having}")
-            tensors |= {
-                name: np.broadcast_to(np.float32(0), shape)
-                for name, shape in wanted.items()
-                if name.startswith(f"{head}.")
-            }
-            fresh.append(head)
-        else:
-            notes.append(f"{head}: kept, the weights have one for {num_classes} classes too")
+    fresh = fitting.replace_heads(num_classes, wanted)
 
     words: set[str] = set()
     if quantization is not None:
         wanted = quantization.stored(architecture, wanted)
         words = {f"{site.path}.weight" for site in quantization.sites(architecture)}
-    _must_match(tensors, wanted, words, what)
+    _must_match(fitting.tensors, wanted, words, what)
     memory.require({"weights": 4 * count(wanted)}, what)
-    tensors |= {name: make() for name, make in made.items()}
+    result = fitting.tensors | {name: make() for name, make in fitting.later.items()}
     if fresh:
         drawn = initial_head(architecture, num_classes, seed)
-        tensors |= {name: tensor for name, tensor in drawn.items() if name.partition(".")[0] in fresh}
-    return tensors, notes
+        result |= {name: tensor for name, tensor in drawn.items() if name.partition(".")[0] in fresh}
+    return result, fitting.notes
+
+
+@dataclass
+class _Fitting:
+    """A checkpoint's tensors on their way to an architecture.
+
+    Attributes:
+        tensors: those there will be; where one is resized or replaced, zeros of its shape that take no memory.
+        later: what computes the resized ones, once all the rest is known to fit: shapes may be mere claims.
+        notes: what was changed, in words.
+    """
+
+    tensors: Tensors
+    architecture: Architecture
+    resampling: Resampling
+    asked: Collection[str]
+    what: str
+    later: dict[str, Callable[[], np.ndarray]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def leave_out(self) -> None:
+        """The blocks past the depth that was asked for, and an attention pooling that has no use."""
+        depth, pool = self.architecture.depth, self.architecture.global_pool
+        if "depth" in self.asked:
+            surplus = {
+                name for name in self.tensors if (at := re.match(r"blocks\.(\d+)\.", name)) and int(at[1]) >= depth
+            }
+            if surplus:
+                self.notes.append(f"blocks: those of the weights past the first {depth} are left out")
+                self.tensors = {name: tensor for name, tensor in self.tensors.items() if name not in surplus}
+        if pool != "map" and "attn_pool.latent" in self.tensors:
+            self.notes.append(f"attn_pool: the weights' attention pooling is left out, global_pool is {pool}")
+            self.tensors = {name: t for name, t in self.tensors.items() if not name.startswith("attn_pool.")}
+
+    def resize_patches(self) -> None:
+        """The kernels of the patches, where the user asked for patches of another size."""
+        kernels, patch = self.tensors.get(PATCHES), self.architecture.patch_size
+        if "patch_size" in self.asked and kernels is not None and kernels.ndim == 4 and kernels.shape[2] != patch:
+            self.notes.append(f"patch_embed: {kernels.shape[2]} pixel patches resized to {patch}")
+            self._put_off(
+                PATCHES, (*kernels.shape[:2], patch, patch), partial(resize_patches, kernels, patch, self.resampling)
+            )
+
+    def resize_positions(self) -> None:
+        """The grid of positions. Raises UserError for one that is larger than LARGEST_GRID and was not asked for."""
+        architecture = self.architecture
+        positions, grid = self.tensors.get("pos_embed"), architecture.grid_size
+        if positions is None or positions.ndim != 3 or not architecture.pos_embed:
+            return
+        prefix = 0 if architecture.no_embed_class else architecture.num_prefix_tokens
+        side = isqrt(max(positions.shape[1] - prefix, 0))
+        if side in (0, grid) or side**2 + prefix != positions.shape[1]:
+            return  # as it should be, or no grid: that is said where all the shapes are compared
+        if "img_size" not in self.asked and grid > LARGEST_GRID:
+            raise UserError(
+                f"{self.what} do not fit together: pos_embed is of {side} x {side} patches, and {grid} x {grid} are "
+                f"claimed (img_size {architecture.img_size}, patch_size {architecture.patch_size}), more than "
+                f"{LARGEST_GRID} x {LARGEST_GRID}: ask for the image size if it is meant"
+            )
+        self.notes.append(f"pos_embed: {side} x {side} resized to {grid} x {grid}")
+        length = (len(positions), prefix + grid**2, positions.shape[2])
+        self._put_off("pos_embed", length, partial(resize_positions, positions, prefix, grid, self.resampling))
+
+    def replace_heads(self, num_classes: int, wanted: Shapes) -> list[str]:
+        """The heads of another width than ``num_classes``, which are drawn anew; their names."""
+        fresh = []
+        for head in heads(self.architecture):
+            old = self.tensors.get(f"{head}.weight")
+            if old is not None and old.shape[:1] == (num_classes,):
+                self.notes.append(f"{head}: kept, the weights have one for {num_classes} classes too")
+                continue
+            having = "none" if old is None else f"one for {old.shape[0] if old.shape else 'nothing'}"
+            self.notes.append(f"{head}: a new one for {num_classes} classes, the weights have {having}")
+            self.tensors |= {name: _unwritten(shape) for name, shape in wanted.items() if name.startswith(f"{head}.")}
+            fresh.append(head)
+        return fresh
+
+    def _put_off(self, name: str, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> None:
+        self.tensors[name], self.later[name] = _unwritten(shape), make
+
+
+def _unwritten(shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros that take no memory, in the place of what is computed later."""
+    return np.broadcast_to(np.float32(0), shape)
 
 
 def must_be_sound(
@@ -243,9 +235,9 @@ def _must_match(tensors: Tensors, wanted: dict[str, tuple[int, ...]], words: set
         raise UserError("\n".join([f"{what} do not fit together", *lines]))
 
 
-def _grouped(names: Iterable[str]) -> list[str]:
+def _grouped(parameters: Iterable[str]) -> list[str]:
     """The same parameter of several blocks as one: ``blocks.*.ls1.gamma (12 blocks)``."""
     groups = defaultdict(list)
-    for name in names:
+    for name in parameters:
         groups[re.sub(r"^blocks\.\d+\.", "blocks.*.", name)].append(name)
-    return [some[0] if len(some) == 1 else f"{group} ({len(some)} blocks)" for group, some in groups.items()]
+    return [names[0] if len(names) == 1 else f"{group} ({len(names)} blocks)" for group, names in groups.items()]

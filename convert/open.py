@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from convert.canonical import canonical
 from convert.checkpoint import Checkpoint
 from convert.files import read_json, read_tensors
-from convert.fit import canonical, must_be_sound, named
+from convert.fit import must_be_sound, named
 from convert.kinds import kind_of
 from convert.layouts import transformers
 from convert.layouts.layout import Asked, Reading

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection
 
-from convert.fit import PATCHES
+from convert.canonical import PATCHES
 from convert.layouts.layout import differing
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from convert.canonical import canonical
 from convert.checkpoint import Checkpoint
 from convert.files import read_json, read_tensors
-from convert.fit import canonical, must_be_sound, named
+from convert.fit import must_be_sound, named
 from convert.hub import download
 from convert.layouts.naming import fitting
 from convert.problem import task_of

@@ -7,7 +7,7 @@ from mlx_peft.vit.parameters import HEADS
 from mlx_peft.vit.places import PARAMETERS
 
 Shapes = dict[str, tuple[int, ...]]
-"""Of tensors, by name."""
+"""The shapes of tensors, by the tensors' names."""
 
 
 def heads(architecture: Architecture) -> tuple[str, ...]:
@@ -19,18 +19,6 @@ def shapes(architecture: Architecture, num_classes: int) -> Shapes:
     """Every parameter of timm's model by name, in torch's layout: ``(out, in)``, and ``(dim, 3, patch, patch)``."""
     dim, patch = architecture.embed_dim, architecture.patch_size
     result: Shapes = {}
-
-    def linear(name: str, outputs: int, inputs: int, bias: bool = True) -> None:
-        result[f"{name}.weight"] = (outputs, inputs)
-        if bias:
-            result[f"{name}.bias"] = (outputs,)
-
-    def norm(name: str, width: int, present: bool = True) -> None:
-        if present:
-            result[f"{name}.weight"] = (width,)
-            if architecture.norm_layer == "layernorm":
-                result[f"{name}.bias"] = (width,)
-
     for kind, count in architecture.places.only(PARAMETERS).runs:
         result[PARAMETERS[kind]] = (1, count, dim)
     if architecture.pos_embed:
@@ -38,39 +26,68 @@ def shapes(architecture: Architecture, num_classes: int) -> Shapes:
     result["patch_embed.proj.weight"] = (dim, 3, patch, patch)
     if not architecture.pre_norm:
         result["patch_embed.proj.bias"] = (dim,)
-    norm("patch_embed.norm", dim, architecture.embed_norm)
-    norm("norm_pre", dim, architecture.pre_norm)
+    if architecture.embed_norm:
+        result |= _norm(architecture, "patch_embed.norm", dim)
+    if architecture.pre_norm:
+        result |= _norm(architecture, "norm_pre", dim)
+    for index in range(architecture.depth):
+        result |= _block(architecture, f"blocks.{index}")
+    if architecture.final_norm and not architecture.norm_after_pool:
+        result |= _norm(architecture, "norm", dim)
+    if architecture.global_pool == "map":
+        result |= _attention_pooling(architecture)
+    if architecture.final_norm and architecture.norm_after_pool:
+        result |= _norm(architecture, "fc_norm", dim)
+    for head in heads(architecture):
+        result |= _linear(head, num_classes, architecture.feature_dim)
+    return result
 
+
+def _block(architecture: Architecture, block: str) -> Shapes:
+    """A transformer block: attention, then the MLP, each behind its norm."""
+    dim, bias = architecture.embed_dim, architecture.proj_bias
+    result = _norm(architecture, f"{block}.norm1", dim)
     projections = {"fused": {"qkv": 3 * dim}}[architecture.qkv]
-    gated = {"mlp": ("fc1",), "swiglu": ("fc1_g", "fc1_x"), "swiglu_packed": ("fc1",)}[architecture.mlp_layer]
+    for name, outputs in projections.items():
+        result |= _linear(f"{block}.attn.{name}", outputs, dim, architecture.qkv_bias)
+    if architecture.qk_norm:
+        for name in ("q_norm", "k_norm"):
+            result |= _norm(architecture, f"{block}.attn.{name}", dim // architecture.num_heads)
+    if architecture.scale_attn_norm:
+        result |= _norm(architecture, f"{block}.attn.norm", dim)
+    result |= _linear(f"{block}.attn.proj", dim, dim, bias)
+    result |= _norm(architecture, f"{block}.norm2", dim)
+    first = {"mlp": ("fc1",), "swiglu": ("fc1_g", "fc1_x"), "swiglu_packed": ("fc1",)}[architecture.mlp_layer]
     hidden = architecture.hidden_dim
     inner = hidden // 2 if architecture.mlp_layer == "swiglu_packed" else hidden
-    for block in (f"blocks.{index}" for index in range(architecture.depth)):
-        norm(f"{block}.norm1", dim)
-        for name, outputs in projections.items():
-            linear(f"{block}.attn.{name}", outputs, dim, architecture.qkv_bias)
-        norm(f"{block}.attn.q_norm", dim // architecture.num_heads, architecture.qk_norm)
-        norm(f"{block}.attn.k_norm", dim // architecture.num_heads, architecture.qk_norm)
-        norm(f"{block}.attn.norm", dim, architecture.scale_attn_norm)
-        linear(f"{block}.attn.proj", dim, dim, architecture.proj_bias)
-        norm(f"{block}.norm2", dim)
-        for name in gated:
-            linear(f"{block}.mlp.{name}", hidden, dim, architecture.proj_bias)
-        norm(f"{block}.mlp.norm", inner, architecture.scale_mlp_norm)
-        linear(f"{block}.mlp.fc2", dim, inner, architecture.proj_bias)
-        if architecture.init_values:  # as timm: none at 0 either
-            result |= {f"{block}.ls1.gamma": (dim,), f"{block}.ls2.gamma": (dim,)}
-
-    norm("norm", dim, architecture.final_norm and not architecture.norm_after_pool)
-    if architecture.global_pool == "map":
-        result["attn_pool.latent"] = (1, 1, dim)
-        linear("attn_pool.q", dim, dim)
-        linear("attn_pool.kv", 2 * dim, dim)
-        linear("attn_pool.proj", dim, dim)
-        norm("attn_pool.norm", dim)
-        linear("attn_pool.mlp.fc1", hidden, dim)
-        linear("attn_pool.mlp.fc2", dim, hidden)
-    norm("fc_norm", dim, architecture.final_norm and architecture.norm_after_pool)
-    for head in heads(architecture):
-        linear(head, num_classes, architecture.feature_dim)
+    for name in first:
+        result |= _linear(f"{block}.mlp.{name}", hidden, dim, bias)
+    if architecture.scale_mlp_norm:
+        result |= _norm(architecture, f"{block}.mlp.norm", inner)
+    result |= _linear(f"{block}.mlp.fc2", dim, inner, bias)
+    if architecture.init_values:  # as timm: none at 0 either
+        result |= {f"{block}.ls1.gamma": (dim,), f"{block}.ls2.gamma": (dim,)}
     return result
+
+
+def _attention_pooling(architecture: Architecture) -> Shapes:
+    """A latent query that attends to all tokens, and an MLP behind it."""
+    dim, hidden = architecture.embed_dim, architecture.hidden_dim
+    return {
+        "attn_pool.latent": (1, 1, dim),
+        **_linear("attn_pool.q", dim, dim),
+        **_linear("attn_pool.kv", 2 * dim, dim),
+        **_linear("attn_pool.proj", dim, dim),
+        **_norm(architecture, "attn_pool.norm", dim),
+        **_linear("attn_pool.mlp.fc1", hidden, dim),
+        **_linear("attn_pool.mlp.fc2", dim, hidden),
+    }
+
+
+def _linear(name: str, outputs: int, inputs: int, bias: bool = True) -> Shapes:
+    return {f"{name}.weight": (outputs, inputs)} | ({f"{name}.bias": (outputs,)} if bias else {})
+
+
+def _norm(architecture: Architecture, name: str, width: int) -> Shapes:
+    kinds = ("weight", "bias") if architecture.norm_layer == "layernorm" else ("weight",)
+    return {f"{name}.{kind}": (width,) for kind in kinds}

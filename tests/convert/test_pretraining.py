@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from convert.base import Base
-from convert.fit import canonical
+from convert.canonical import canonical
 from convert.layouts.layout import Asked
 from convert.layouts.pretraining import without_pretraining
 from convert.open import open_path

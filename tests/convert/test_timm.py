@@ -17,8 +17,9 @@ from by_hand import by_hand
 from safetensors.numpy import save_file
 
 from convert.base import Base, load_base, whole
+from convert.canonical import canonical
 from convert.files import MAX_JSON, read_json
-from convert.fit import LARGEST_GRID, canonical
+from convert.fit import LARGEST_GRID
 from convert.layouts.layout import Asked
 from convert.layouts.recognise import recognise
 from convert.layouts.transformers_names import as_on_disk
