@@ -66,8 +66,8 @@ def _without(
     if others or part is not None:
         chosen = [prefix for prefix in prefixes if f".{part}." in f".{prefix}"]
         if len(chosen) != 1:
-            named = listed(_parts(prefixes))
-            choice = f"choose a part: {named}" if named else "leave the part out"
+            parts = " or ".join(_parts(prefixes))
+            choice = f"choose the part {parts}" if parts else "leave the part out"
             raise UserError(
                 f"{path} holds {len(prefixes)} model{'s'[: len(prefixes) > 1]}: {choice}", arguments=("part",)
             )

@@ -120,7 +120,7 @@ def test_a_fault_of_the_program_is_not_dressed_up(command: Any, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "quikstart"], "error: no recipe 'quikstart'; did you mean 'quickstart'"),
+        (["train", "quikstart"], "error: there is no recipe 'quikstart'; did you mean 'quickstart'"),
         (["train", "none.yaml"], "error: none.yaml: no such file"),
         (["train", "quickstart", "method.rnk=3"], "method.rnk: unknown key; did you mean 'rank'?"),
         (["train", "quickstart", "method.rank=three"], "method.rank: should be a whole number, not 'three'"),

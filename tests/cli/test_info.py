@@ -101,7 +101,7 @@ def test_a_file_that_may_be_several_models_says_what_is_open(command: Any, tmp_p
     assert found["kind"] == "tensors" and found["dtypes"] == {"BF16": len(whole.tensors)}
     differing = ("path", "bytes", "digest", "undecided")
     assert {**found, **dict.fromkeys(differing)} == {**other, **dict.fromkeys(differing)}
-    assert "deit_small_patch16_224" in found["undecided"] and "--model NAME" in found["undecided"]
+    assert "deit_small_patch16_224" in found["undecided"] and "name the model" in found["undecided"]
 
 
 @pytest.mark.parametrize(("name", "message"), [("none", "no such file or folder"), ("a.txt", "weights are read from")])

@@ -86,7 +86,7 @@ def test_so_does_either_model_of_a_whole_training_checkpoint(tiny: Tiny, tmp_pat
         state |= {f"{model}.backbone.{name}": tensor + value for name, tensor in headless(base).items()}
         state |= beside([f"{model}.dino_head.{inner}" for inner in HEAD])
     content = {"model": as_torch(state), "iteration": 1249}
-    with pytest.raises(UserError, match="holds 2 models: choose a part: teacher, student"):
+    with pytest.raises(UserError, match="holds 2 models: choose the part teacher or student"):
         opened(tmp_path / "model_0001249.pth", content, base)
     found, notes = opened(tmp_path / "model_0001249.pth", content, base, "student")
     must_be(found, {name: tensor + 1 for name, tensor in headless(base).items()})

@@ -36,8 +36,8 @@ def test_each_of_several_models_is_offered_and_chosen(prefixes: Sequence[str], p
     tensors: Tensors = {}
     for value, prefix in enumerate(prefixes):
         tensors |= model(prefix, value)
-    choice = " or ".join(f"--part {part}" for part in parts)
-    with pytest.raises(UserError, match=f"w: it holds {len(prefixes)} models: say {choice}$"):
+    choice = " or ".join(parts)
+    with pytest.raises(UserError, match=f"w holds {len(prefixes)} models: choose the part {choice}$"):
         recognise(tensors, Path("w"))
     for value, part in enumerate(parts):
         _, found, notes = recognise(tensors, Path("w"), part)
@@ -52,7 +52,7 @@ def test_both_models_of_deits_training_checkpoint_are_offered(tmp_path: Path) ->
     content = {"model": state(0), "optimizer": {"state": {}}, "epoch": 299, "model_ema": state(1)}
     torch.save(content, tmp_path / "a.pth")
     tensors = read_tensors(tmp_path / "a.pth")
-    with pytest.raises(UserError, match=r"holds 2 models: choose a part: model, model_ema$"):
+    with pytest.raises(UserError, match=r"holds 2 models: choose the part model or model_ema$"):
         recognise(tensors, tmp_path)
     assert recognise(tensors, tmp_path, "model_ema")[1]["norm.weight"][0] == 1
 

@@ -110,7 +110,7 @@ def test_weights_of_the_same_shapes_and_different_recipes_are_asked_about() -> N
         layout._preprocessing(base, None, Path("a.pth"))
     assert layout._preprocessing(base, "vit_b_16.IMAGENET1K_SWAG_LINEAR_V1", Path("a.pth")).crop_pct == 1
     assert layout._preprocessing(base.model_copy(update={"img_size": 384}), None, Path("a")).interpolation == "bicubic"
-    with pytest.raises(UserError, match=r"no weights 'IMAGENET1K_V2'; did you mean 'IMAGENET1K_V1'"):
+    with pytest.raises(UserError, match=r"no weights 'IMAGENET1K_V2' in torchvision; did you mean 'IMAGENET1K_V1'"):
         layout._preprocessing(base, "vit_b_16.IMAGENET1K_V2", Path("a.pth"))
 
 

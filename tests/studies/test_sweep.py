@@ -146,7 +146,7 @@ def test_a_finished_run_on_other_images_is_refused(plan: Any, dataset: Any, tmp_
     (planned,) = plan(a=1)
     train(planned.experiment, tmp_path / "a")
     dataset(test=False)
-    with pytest.raises(UserError, match=r"(?s)a holds a run on other images; .*\n    test.size: 21 there, None now"):
+    with pytest.raises(UserError, match=r"(?s)a holds a run on other images: .*\n    test.size: 21 there, None now"):
         sweep.check([planned], tmp_path)
 
 
