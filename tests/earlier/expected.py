@@ -1,4 +1,4 @@
-"""Writes down what the version that is installed says of its files: ``python expected.py FOLDER``, after ``write.py``."""
+"""Writes down what the version that is installed says of its files: ``expected.py FOLDER``, after ``write.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a version's files: the logits of all that answers, and how the machine rounds that they were made on."""
+"""What is said of a version's files: the logits of all that answers, and how the machine rounds that makes them."""
 
 from __future__ import annotations
 

@@ -40,11 +40,11 @@ METHODS = {
 }
 
 PARAMETERS = 1e-3
-"""Largest ``relative``, of all of them together, of what some twenty steps of Adam make of gradients that differ by roundings: it divides small ones by
-themselves."""
+"""Largest ``relative`` of all of them together, after some twenty steps of Adam on gradients that differ by roundings:
+it divides small ones by themselves."""
 
 REORDERED: dict[str, str] = {}
-"""Stopped runs that no longer go on to the very bytes, each with the operation that is done in another order, and why."""
+"""Stopped runs that no longer go on to the very bytes, each with the operation that has another order, and why."""
 
 
 def of_versions(kind: str) -> list[pytest.param]:

@@ -40,7 +40,8 @@ OVER_CODES: Options = {"model": WIDE, "quantize": CODES}
 THROUGH_CODES: Options = {"model": WIDE, "qat": CODES}
 LORA: Options = {"name": "lora", "rank": 2, "targets": ["q", "v", "fc1"]}
 ADALORA: Options = {
-    "name": "adalora", "init_rank": 3, "target_rank": 2, "t_init": 4, "t_final": 8, "delta_t": 3, "targets": ["qkv", "fc2"],
+    "name": "adalora", "init_rank": 3, "target_rank": 2, "t_init": 4, "t_final": 8, "delta_t": 3,
+    "targets": ["qkv", "fc2"],
 }  # fmt: skip
 
 ADAPTERS: dict[str, Options] = {
