@@ -11,7 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from mlx_peft.config.schema import SGD as SGDConfig
 from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.config.schema import Train
-from torch_ref.methods.adalora import Importance
+from torch_ref.methods.importance import Importance
 
 Arrays = dict[str, Tensor]
 

@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx.optimizers import SGD, AdamW, Optimizer, clip_grad_norm
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_peft.backend.methods.adalora import AVERAGES, Importance
+from mlx_peft.backend.methods.importance import AVERAGES, Importance
 from mlx_peft.config.schema import SGD as SGDConfig
 from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.config.schema import Train

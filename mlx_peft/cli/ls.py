@@ -123,7 +123,9 @@ def methods() -> Iterator[dict[str, Any]]:
         yield {
             "name": method.model_fields["name"].default,
             "description": method.__doc__.partition("\n")[0],
-            **{fact: getattr(method, fact) for fact in ("merges", "in_peft", "mixes")},
+            "merges": method.unmerged is None,
+            "in_peft": method.in_peft,
+            "mixes": method.unmixed is None,
         }
 
 

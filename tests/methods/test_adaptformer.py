@@ -87,7 +87,7 @@ def test_the_chosen_blocks_alone_have_a_bottleneck(build):
 def test_merging_is_refused_with_the_reason(build, batch):
     learner = build(METHOD)
     before = learner.logits(batch[0])
-    with pytest.raises(UserError, match=r"AdaptFormer cannot be merged: there is a ReLU between its two layers"):
+    with pytest.raises(UserError, match=r"method adaptformer cannot be merged: there is a ReLU between its two layers"):
         learner.merged()
     np.testing.assert_array_equal(learner.logits(batch[0]), before)
 

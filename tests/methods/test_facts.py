@@ -47,7 +47,7 @@ def test_what_is_said_to_merge_merges_and_the_rest_refuses(build, config):
     sizes = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
     over = {"model": {"args": sizes}, "quantize": {"bits": 4, "group_size": 32}} if config.over_codes else {}
     learner = build({"name": config.model_fields["name"].default, **rank}, **over)
-    if config.merges:
+    if learner.experiment.method.merges:
         assert "blocks.0.attn.qkv.weight" in learner.merged()
     else:
         with pytest.raises(UserError):
@@ -64,8 +64,8 @@ def test_ls_says_it_in_words_and_in_json():
     assert heading.split("  ")[0] == "name" and heading.endswith("description")
     for config, line in zip(CONFIGS, lines, strict=True):
         entry = listed[config.model_fields["name"].default]
-        assert [entry[fact] for fact in ("merges", "in_peft", "mixes")] == [config.merges, config.in_peft, config.mixes]
-        facts = (config.merges, config.in_peft, config.mixes)
+        facts = (config.unmerged is None, config.in_peft, config.unmixed is None)
+        assert tuple(entry[fact] for fact in ("merges", "in_peft", "mixes")) == facts
         assert line.split()[:4] == [entry["name"], *("yes" if fact else "no" for fact in facts)]
         assert line.endswith(entry["description"])
 
@@ -83,7 +83,7 @@ def test_the_page_has_every_method_and_every_recipe_of_one():
 def test_a_row_of_the_page_is_what_the_code_says(row):
     method = method_of(row)
     assert [row[fact] for fact in ("merges", "PEFT reads it", "batch may mix it")] == [
-        "yes" if fact else "no" for fact in (method.merges, method.in_peft, method.mixes)
+        "yes" if fact else "no" for fact in (method.merges, method.in_peft, method.unmixed is None)
     ]
     if "init" in type(method).model_fields:  # the same shapes without singular values, which take seconds
         method = method.model_copy(update={"init": "kaiming"})

@@ -95,7 +95,7 @@ def test_prompts_start_uniform_within_the_authors_bound_and_differ_by_block(buil
 def test_merging_is_refused_with_the_reason(build, batch, method):
     learner = build(method)
     before = learner.logits(batch[0])
-    with pytest.raises(UserError, match=r"VPT cannot be merged: its prompts are tokens"):
+    with pytest.raises(UserError, match=r"method vpt cannot be merged: its prompts are tokens"):
         learner.merged()
     np.testing.assert_array_equal(learner.logits(batch[0]), before)
 

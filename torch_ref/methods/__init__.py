@@ -3,49 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from mlx_peft.config.methods import MethodConfig
+from mlx_peft.config.methods import (
+    IA3,
+    SSF,
+    VPT,
+    AdaLoRA,
+    AdaptFormer,
+    BitFit,
+    FacT,
+    Full,
+    LayerNorm,
+    Linear,
+    LoRA,
+    MethodConfig,
+    QALoRA,
+    VeRA,
+)
 from mlx_peft.config.quantization import QAT
 from mlx_peft.core.errors import UserError
-from mlx_peft.vit.parameters import HEADS
-from torch_ref.methods import (
-    adalora,
-    adaptformer,
-    fact,
-    ia3,
-    linear,
-    lora,
-    prompt,
-    qalora,
-    quantized,
-    rounding,
-    selective,
-    ssf,
-    vera,
-)
-from torch_ref.methods.adalora import Importance
+from mlx_peft.vit.parameters import is_head
+from torch_ref.methods import quantized, rounding
+from torch_ref.methods.adalora import AdaLoRAMethod
+from torch_ref.methods.adapted import Adapted
+from torch_ref.methods.adaptformer import AdaptFormerMethod
+from torch_ref.methods.fact import FacTMethod
+from torch_ref.methods.ia3 import IA3Method
+from torch_ref.methods.importance import Importance
+from torch_ref.methods.linear import LinearMethod
+from torch_ref.methods.lora import LoRAMethod
+from torch_ref.methods.method import Method
+from torch_ref.methods.prompt import VPTMethod
+from torch_ref.methods.qalora import QALoRAMethod
+from torch_ref.methods.selective import SelectiveMethod
+from torch_ref.methods.ssf import SSFMethod
 from torch_ref.methods.targets import replace
+from torch_ref.methods.vera import VeRAMethod
 from torch_ref.models.vit import VisionTransformer
 
-METHODS: dict[str, ModuleType] = {
-    "linear": linear,
-    "full": selective,
-    "bitfit": selective,
-    "layernorm": selective,
-    "lora": lora,
-    "qalora": qalora,
-    "adalora": adalora,
-    "vera": vera,
-    "ia3": ia3,
-    "ssf": ssf,
-    "adaptformer": adaptformer,
-    "fact": fact,
-    "vpt": prompt,
+METHODS: dict[str, Method[Any]] = {
+    method.name: method
+    for method in (
+        LinearMethod(Linear),
+        SelectiveMethod(Full),
+        SelectiveMethod(BitFit),
+        SelectiveMethod(LayerNorm),
+        LoRAMethod(LoRA),
+        QALoRAMethod(QALoRA),
+        AdaLoRAMethod(AdaLoRA),
+        VeRAMethod(VeRA),
+        FacTMethod(FacT),
+        IA3Method(IA3),
+        SSFMethod(SSF),
+        AdaptFormerMethod(AdaptFormer),
+        VPTMethod(VPT),
+    )
 }
+"""By name; nothing else lists them."""
 
 
 def apply(model: VisionTransformer, method: MethodConfig, seed: int, qat: QAT | None = None) -> None:
@@ -63,9 +81,9 @@ def apply(model: VisionTransformer, method: MethodConfig, seed: int, qat: QAT | 
         method.check_rounding(model.architecture, qat, model.quantization)
     model.requires_grad_(False)
     METHODS[method.name].apply(model, method, seed)
-    for name in HEADS:
-        if hasattr(model, name):
-            getattr(model, name).requires_grad_(True)
+    for name, p in model.named_parameters():
+        if is_head(name):
+            p.requires_grad_(True)
     if qat is not None:
         rounding.apply(model, qat)
     model.method = method
@@ -80,12 +98,10 @@ def merge(model: VisionTransformer, dequantize: bool = False) -> dict[str, nn.Mo
     Raises UserError where the mathematics does not allow it.
     """
     below = quantized.dequantize(model) if dequantize else {}
-    replaced: dict[str, nn.Module] = {}
     try:
-        for module in dict.fromkeys(METHODS.values()):
-            replaced |= module.merge(model)
+        replaced = {} if model.method is None else METHODS[model.method.name].merge(model)
     except UserError:
-        unmerge(model, replaced | below)
+        unmerge(model, below)
         raise
     replaced |= rounding.merge(model)
     made = quantized.dequantize(model) if dequantize else {}
@@ -96,7 +112,7 @@ def merge(model: VisionTransformer, dequantize: bool = False) -> dict[str, nn.Mo
 def remove(model: VisionTransformer) -> None:
     """Takes any method out: what it wrapped is as it was, what it added is gone, and all but codes can be trained."""
     wrapped = rounding.plain(model)
-    wrapped |= {path: layer.base_layer for path, layer in model.named_modules() if hasattr(layer, "base_layer")}
+    wrapped |= {path: layer.base_layer for path, layer in model.named_modules() if isinstance(layer, Adapted)}
     unmerge(model, wrapped | {"shared": nn.Module()})
     model.method = None
     codes = {p for layer in quantized.layers(model).values() for p in layer.parameters()}
@@ -113,14 +129,12 @@ def kept(model: VisionTransformer) -> dict[str, Tensor]:
 
 def penalty(model: VisionTransformer, method: MethodConfig) -> Tensor | float:
     """What the method adds to the loss in training; 0 where it adds nothing."""
-    function = getattr(METHODS[method.name], "penalty", None)
-    return 0.0 if function is None else function(model, method)
+    return METHODS[method.name].penalty(model, method)
 
 
 def importance(model: VisionTransformer, method: MethodConfig) -> Importance | None:
     """What the method has averaged over the steps; None for most."""
-    function = getattr(METHODS[method.name], "importance", None)
-    return None if function is None else function(model, method)
+    return METHODS[method.name].importance(model, method)
 
 
 def scores(model: VisionTransformer, method: MethodConfig, elements: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from mlx_peft.config.methods import AdaLoRA
 from mlx_peft.vit.initial import normal
 from mlx_peft.vit.sites import Site
+from torch_ref.methods.importance import Importance
 from torch_ref.methods.lora import LoRALinear
-from torch_ref.methods.targets import find, unwrap, wrap
+from torch_ref.methods.method import Method
+from torch_ref.methods.targets import find, wrap
 from torch_ref.models.layers import Linear
 from torch_ref.models.vit import VisionTransformer
 
@@ -28,8 +30,6 @@ STD = 0.02
 """Of A and B at the start."""
 
 TRIPLETS = ("lora_A", "lora_B", "lora_E")
-AVERAGES = ("importance", "uncertainty")
-"""What ``Importance`` keeps of each element: M and U."""
 
 
 class AdaLoRALinear(LoRALinear):
@@ -50,118 +50,72 @@ class AdaLoRALinear(LoRALinear):
         """E * A and B of the whole change from W."""
         return self.lora_A * self.lora_E, self.placed(self.lora_B)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.forms(x):
-            return super().forward(x)
-        return self.plus(self.base_layer(x), self.dropout(x), *self.factors())
 
+class AdaLoRAMethod(Method[AdaLoRA]):
+    """Every target is wrapped; the training averages the importance of every element of A, B and E."""
 
-class Importance:
-    """How much the loss depends on each element of the triplets, averaged over steps.
+    def apply(self, model: VisionTransformer, config: AdaLoRA, seed: int) -> None:
+        scaling = config.alpha / (config.init_rank + 1e-5)
 
-    After a step with parameter p and the gradient g that the optimiser was given: I = |p g|,
-    M = beta1 M + (1 - beta1) I, U = beta2 U + (1 - beta2) |I - M| with the new M; the element's score is M U.
+        def wrapper(site: Site, layer: Linear) -> AdaLoRALinear:
+            shapes = ((config.init_rank * max(len(site.parts), 1), site.inputs), (site.adapted, config.init_rank))
+            A, B = (
+                torch.from_numpy(normal(shape, STD, seed, f"{site.path}.{name}")).to(layer.weight.device)
+                for name, shape in zip(TRIPLETS[:2], shapes, strict=True)
+            )
+            return AdaLoRALinear(layer, A, B, scaling, config.dropout, site.parts)
 
-    Args:
-        names: the parameters.
-        beta1, beta2: of the two averages.
-    """
+        wrap(model, config.sites(model.architecture), wrapper)
 
-    def __init__(self, names: Sequence[str], beta1: float, beta2: float):
-        self.names = tuple(names)
-        self.beta1, self.beta2 = beta1, beta2
+    def penalty(self, model: VisionTransformer, config: AdaLoRA) -> Tensor:
+        """What the loss gains where A's rows and B's columns are not orthonormal; float32."""
+        by_shape: dict[tuple[int, ...], list[Tensor]] = {}
+        for _, layer in adapted(model, config):
+            count = max(len(layer.parts), 1)
+            matrices = [*layer.lora_A.chunk(count), *(B.T for B in layer.lora_B.chunk(count))]
+            by_shape.setdefault(matrices[0].shape, []).extend(matrices[:count])
+            by_shape.setdefault(matrices[-1].shape, []).extend(matrices[count:])
+        norms = []
+        for matrices in by_shape.values():  # all of a shape in one product
+            rows = torch.stack(matrices)
+            off = rows @ rows.transpose(1, 2) - torch.eye(rows.shape[1], device=rows.device)
+            squares = off.square().sum(dim=(1, 2))
+            orthonormal = squares == 0  # where the root has no gradient
+            norms.append(torch.where(orthonormal, 0.0, torch.where(orthonormal, 1.0, squares).sqrt()))
+        return config.orth_weight * torch.cat(norms).mean()
 
-    def initial(self, parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """Both averages before the first step."""
+    def importance(self, model: VisionTransformer, config: AdaLoRA) -> Importance:
+        """What is averaged over the steps: the importance of every element of A, B and E."""
+        names = [f"{path}.{name}" for path, _ in adapted(model, config) for name in TRIPLETS]
+        return Importance(names, config.beta1, config.beta2)
+
+    def scores(self, model: VisionTransformer, config: AdaLoRA, elements: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The score of each triplet i, ``(r,)`` by adapter: s(E_i) + mean_j s(A_ij) + mean_k s(B_ki).
+
+        ``elements`` are the scores of single elements, by parameter. Where parts of qkv are adapted, each is an adapter
+        of its own: ``blocks.0.attn.qkv/q``.
+        """
+        found = {}
+        for path, layer in adapted(model, config):
+            count = max(len(layer.parts), 1)
+            A, B, E = (elements[f"{path}.{name}"].chunk(count) for name in TRIPLETS)
+            for adapter, a, b, e in zip(_adapters(path, layer.parts), A, B, E, strict=True):
+                found[adapter] = e[:, 0] + (a.mean(dim=1) + b.mean(dim=0))
+        return found
+
+    def masks(
+        self, model: VisionTransformer, config: AdaLoRA, keep: Mapping[str, Sequence[bool]]
+    ) -> dict[str, np.ndarray]:
+        """Which elements of each E are kept, ``(parts r, 1)`` by parameter, from the triplets that are, by adapter."""
         return {
-            average: {name: torch.zeros_like(parameters[name], requires_grad=False) for name in self.names}
-            for average in AVERAGES
+            f"{path}.lora_E": np.concatenate([keep[adapter] for adapter in _adapters(path, layer.parts)])[:, None]
+            for path, layer in adapted(model, config)
         }
 
-    @torch.no_grad()
-    def observe(self, averages: Mapping[str, dict[str, Tensor]], parameters: Mapping[str, Tensor]) -> None:
-        """Moves both averages, in place, by one more step, whose gradients still lie in the parameters."""
-        for name in self.names:
-            now = (parameters[name] * parameters[name].grad).abs_()
-            mean = averages["importance"][name].mul_(self.beta1).add_(now, alpha=1 - self.beta1)
-            off = now.sub_(mean).abs_()
-            averages["uncertainty"][name].mul_(self.beta2).add_(off, alpha=1 - self.beta2)
 
-    def scores(self, averages: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The score of each element, by parameter."""
-        return {name: averages["importance"][name] * averages["uncertainty"][name] for name in self.names}
-
-
-def apply(model: VisionTransformer, method: AdaLoRA, seed: int) -> None:
-    """Wraps every target. The initial A and B are drawn by name, so both backends start from the same ones."""
-    scaling = method.alpha / (method.init_rank + 1e-5)
-
-    def wrapper(site: Site, layer: Linear) -> AdaLoRALinear:
-        shapes = ((method.init_rank * max(len(site.parts), 1), site.inputs), (site.adapted, method.init_rank))
-        A, B = (
-            torch.from_numpy(normal(shape, STD, seed, f"{site.path}.{name}")).to(layer.weight.device)
-            for name, shape in zip(TRIPLETS[:2], shapes, strict=True)
-        )
-        return AdaLoRALinear(layer, A, B, scaling, method.dropout, site.parts)
-
-    wrap(model, method.sites(model.architecture), wrapper)
-
-
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
-    """Replaces every AdaLoRALinear by its merged layer. Returns what was replaced."""
-    return unwrap(model, AdaLoRALinear, lambda layer: layer.merged())
-
-
-def adapted(model: VisionTransformer, method: AdaLoRA) -> Iterator[tuple[str, AdaLoRALinear]]:
+def adapted(model: VisionTransformer, config: AdaLoRA) -> Iterator[tuple[str, AdaLoRALinear]]:
     """The layers with triplets, each with its path, in the model's order."""
-    return ((site.path, find(model, site.path)) for site in method.sites(model.architecture))
-
-
-def penalty(model: VisionTransformer, method: AdaLoRA) -> Tensor:
-    """What the loss gains where A's rows and B's columns are not orthonormal; float32."""
-    by_shape: dict[tuple[int, ...], list[Tensor]] = {}
-    for _, layer in adapted(model, method):
-        count = max(len(layer.parts), 1)
-        matrices = [*layer.lora_A.chunk(count), *(B.T for B in layer.lora_B.chunk(count))]
-        by_shape.setdefault(matrices[0].shape, []).extend(matrices[:count])
-        by_shape.setdefault(matrices[-1].shape, []).extend(matrices[count:])
-    norms = []
-    for matrices in by_shape.values():  # all of a shape in one product
-        rows = torch.stack(matrices)
-        off = rows @ rows.transpose(1, 2) - torch.eye(rows.shape[1], device=rows.device)
-        squares = off.square().sum(dim=(1, 2))
-        orthonormal = squares == 0  # where the root has no gradient
-        norms.append(torch.where(orthonormal, 0.0, torch.where(orthonormal, 1.0, squares).sqrt()))
-    return method.orth_weight * torch.cat(norms).mean()
-
-
-def importance(model: VisionTransformer, method: AdaLoRA) -> Importance:
-    """What is averaged over the steps: the importance of every element of A, B and E."""
-    names = [f"{path}.{name}" for path, _ in adapted(model, method) for name in TRIPLETS]
-    return Importance(names, method.beta1, method.beta2)
-
-
-def scores(model: VisionTransformer, method: AdaLoRA, elements: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The score of each triplet i, ``(r,)`` by adapter: s(E_i) + mean_j s(A_ij) + mean_k s(B_ki).
-
-    ``elements`` are the scores of single elements, by parameter. Where parts of qkv are adapted, each is an adapter of
-    its own: ``blocks.0.attn.qkv/q``.
-    """
-    found = {}
-    for path, layer in adapted(model, method):
-        count = max(len(layer.parts), 1)
-        A, B, E = (elements[f"{path}.{name}"].chunk(count) for name in TRIPLETS)
-        for adapter, a, b, e in zip(_adapters(path, layer.parts), A, B, E, strict=True):
-            found[adapter] = e[:, 0] + (a.mean(dim=1) + b.mean(dim=0))
-    return found
-
-
-def masks(model: VisionTransformer, method: AdaLoRA, keep: Mapping[str, Sequence[bool]]) -> dict[str, np.ndarray]:
-    """Which elements of each E are kept, ``(parts r, 1)`` by parameter, from the triplets that are, by adapter."""
-    return {
-        f"{path}.lora_E": np.concatenate([keep[adapter] for adapter in _adapters(path, layer.parts)])[:, None]
-        for path, layer in adapted(model, method)
-    }
+    return ((site.path, find(model, site.path)) for site in config.sites(model.architecture))
 
 
 def _adapters(path: str, parts: tuple[str, ...]) -> list[str]:

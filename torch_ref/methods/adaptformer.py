@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlx_peft.config.methods import AdaptFormer
-from mlx_peft.core.errors import UserError
 from mlx_peft.vit.initial import kaiming_uniform
 from mlx_peft.vit.places import Kinds
+from torch_ref.methods.adapted import Adapted
+from torch_ref.methods.method import Method
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.layers import Linear
 from torch_ref.models.positions import Positions
@@ -29,7 +30,7 @@ from torch_ref.models.tokens import Tokens
 from torch_ref.models.vit import Block, VisionTransformer
 
 
-class AdaptedBlock(nn.Module):
+class AdaptedBlock(Adapted):
     """A frozen block with a trained bottleneck beside its MLP, in float32 whatever the base's dtype.
 
     Args:
@@ -40,9 +41,8 @@ class AdaptedBlock(nn.Module):
     """
 
     def __init__(self, base_layer: Block, down: Tensor, scale: float, dropout: float = 0.0):
-        super().__init__()
+        super().__init__(base_layer)
         bottleneck, dim = down.shape
-        self.base_layer = base_layer
         self.adapter_down = Linear(dim, bottleneck)
         self.adapter_down.weight = nn.Parameter(down)
         self.adapter_up = Linear(bottleneck, dim)
@@ -57,21 +57,13 @@ class AdaptedBlock(nn.Module):
         return tokens.holding(tokens.x + self.base_layer.feed(normed) + self.scale * self.adapter_up(inner))
 
 
-def apply(model: VisionTransformer, method: AdaptFormer, seed: int) -> None:
-    """Wraps every chosen block. The initial down is drawn by name, so both backends start from the same one."""
-    dim = model.architecture.embed_dim
-    for path in (f"blocks.{number}" for number in method.chosen_blocks(model.architecture)):
-        block, name = find(model, path), f"{path}.adapter_down.weight"
-        down = torch.from_numpy(kaiming_uniform((method.bottleneck, dim), dim, seed, name))
-        down = down.to(block.norm2.weight.device)
-        replace(model, path, AdaptedBlock(block, down, method.scale, method.dropout))
+class AdaptFormerMethod(Method[AdaptFormer]):
+    """Every chosen block is wrapped."""
 
-
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
-    """Replaces nothing. Raises UserError where there is a bottleneck: its ReLU keeps it out of every weight."""
-    if any(isinstance(layer, AdaptedBlock) for layer in model.modules()):
-        raise UserError(
-            "AdaptFormer cannot be merged: there is a ReLU between its two layers, so no weight can take them up; "
-            "keep the adapter beside the model"
-        )
-    return {}
+    def apply(self, model: VisionTransformer, config: AdaptFormer, seed: int) -> None:
+        dim = model.architecture.embed_dim
+        for path in (f"blocks.{number}" for number in config.chosen_blocks(model.architecture)):
+            block, name = find(model, path), f"{path}.adapter_down.weight"
+            down = torch.from_numpy(kaiming_uniform((config.bottleneck, dim), dim, seed, name))
+            down = down.to(block.norm2.weight.device)
+            replace(model, path, AdaptedBlock(block, down, config.scale, config.dropout))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from mlx_peft.config.methods import Linear
+from torch_ref.methods.method import Method
 from torch_ref.models.vit import VisionTransformer
 
 
-def apply(model: VisionTransformer, method: Linear, seed: int) -> None:
-    """Leaves the model as it is: the head is trained under every method."""
+class LinearMethod(Method[Linear]):
+    """The model stays as it is: the head is trained under every method."""
 
-
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
-    """Nothing was added, so nothing is replaced."""
-    return {}
+    def apply(self, model: VisionTransformer, config: Linear, seed: int) -> None:
+        """Leaves the model as it is: the head is trained under every method."""

@@ -20,22 +20,23 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlx_peft.adaptation.factors import initial_factors, row_norms
 from mlx_peft.config.methods import LoRA
 from mlx_peft.vit.sites import PARTS, Site
-from torch_ref.methods.targets import unwrap, wrap
+from torch_ref.methods.adapted import Terms
+from torch_ref.methods.lowrank import LowRankLinear, formed_product
+from torch_ref.methods.method import Method
+from torch_ref.methods.targets import wrap
 from torch_ref.models.layers import Linear
-from torch_ref.models.stochastic import Dropout
 from torch_ref.models.vit import VisionTransformer
 
 TINY = float(np.finfo(np.float32).tiny)
 """Stands for the norm of a row of zeros, which is not divided by."""
 
 
-class LoRALinear(nn.Module):
+class LoRALinear(LowRankLinear):
     """A frozen linear layer with a trained low-rank update, in float32 whatever the base's dtype.
 
     With ``parts``, some of q, k and v of a fused qkv are adapted, each with its own A and B; they are held stacked,
@@ -61,14 +62,11 @@ class LoRALinear(nn.Module):
         parts: tuple[str, ...] = (),
         residual: bool = False,
     ):
-        super().__init__()
-        self.base_layer = base_layer
-        self.dropout = Dropout(dropout)
+        super().__init__(base_layer, scaling, dropout)
         self.lora_A, self.lora_B = nn.Parameter(lora_A), nn.Parameter(lora_B)
         if residual:
             self.pissa_A = nn.Parameter(lora_A.clone(), requires_grad=False)
             self.pissa_B = nn.Parameter(lora_B.clone(), requires_grad=False)
-        self.scaling = scaling
         self.parts = parts
         self.residual = residual
 
@@ -88,38 +86,21 @@ class LoRALinear(nn.Module):
             return A, B
         return torch.cat([A, self.pissa_A]), torch.cat([B, -self.placed(self.pissa_B)], dim=1)
 
-    def plus(self, y: Tensor, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
-        """y + s B A x, in the dtype of x."""
-        return y + (x @ A.to(x.dtype).T) @ (self.scaling * B).to(x.dtype).T
-
     def less_initial(self, y: Tensor, x: Tensor) -> Tensor:
         """y less what PiSSA takes out of W: y - s B0 A0 x; otherwise y."""
         return self.plus(y, x, self.pissa_A, -self.placed(self.pissa_B)) if self.residual else y
 
-    def forms(self, x: Tensor) -> bool:
-        """Whether y is one product with the formed weight.
-
-        In half precision W + s B A would round small updates away, codes would be unpacked to be added to, and dropout
-        is on the input of A alone.
-        """
-        return x.dtype == self.base_layer.weight.dtype == torch.float32 and not (self.training and self.dropout.rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.forms(x):
-            return formed_product(x, self.base_layer.weight, self.base_layer.bias, *self.factors(), self.scaling)
-        return self.plus(
-            self.less_initial(self.base_layer(x), x), self.dropout(x), self.lora_A, self.placed(self.lora_B)
-        )
+    def beside(self, x: Tensor) -> Tensor:
+        """y, the update computed beside W; what PiSSA takes out of W is not dropped."""
+        if not self.residual:
+            return super().beside(x)
+        y = self.less_initial(self.base_layer(x), x)
+        return self.plus(y, self.dropout(x), self.lora_A, self.placed(self.lora_B))
 
     def formed(self) -> Tensor:
         """W + s B A ``(out, in)``, in float32."""
         A, B = self.factors()
         return torch.addmm(self.base_layer.dense(), B, A, alpha=self.scaling)
-
-    @torch.no_grad()
-    def merged(self) -> Linear:
-        """A plain layer with the formed weight, computed in float32 and kept in the base's dtype."""
-        return self.base_layer.with_weight(self.formed())
 
 
 class DoRALinear(LoRALinear):
@@ -166,51 +147,23 @@ class DoRALinear(LoRALinear):
         """c (W + s B A) ``(out, in)``, in float32."""
         return self.scales()[:, None] * super().formed()
 
-
-class _FormedProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scaling: float
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, A, B)
-        ctx.scaling = scaling
-        return F.linear(x, torch.addmm(weight, B, A, alpha=scaling), bias)
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, A, B = ctx.saved_tensors
-        rows, grad = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = (grad @ torch.addmm(weight, B, A, alpha=ctx.scaling)).reshape(x.shape)
-        dA = (grad @ B).mul_(ctx.scaling).T @ rows if ctx.needs_input_grad[3] else None
-        dB = ((rows @ A.T).mul_(ctx.scaling).T @ grad).T  # twice as fast as its transpose
-        return dx, None, None, dA, dB, None
+    @torch.no_grad()
+    def terms(self) -> Terms:
+        """c V x + b as c (W x + b + s B A x) + (1 - c) b."""
+        c, bias = self.scales(), self.base_layer.bias
+        return super().terms()._replace(gain=c, shift=None if bias is None else (1 - c) * bias)
 
 
-def formed_product(x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scaling: float) -> Tensor:
-    """x (W + s B A)^T + b in one product, without a gradient for W.
+class LoRAMethod(Method[LoRA]):
+    """LoRA, rsLoRA, LoRA+, PiSSA and DoRA: every target is wrapped."""
 
-    Forming W + s B A costs r multiplications a weight, far less than a second pass over the activations. The backward
-    pass forms it again rather than keep it. With g = dL/dy: dx = g (W + s B A), dA = s (g B)^T x, dB = s g^T (x A^T).
-    """
-    return _FormedProduct.apply(x, weight, bias, A, B, scaling)
+    def apply(self, model: VisionTransformer, config: LoRA, seed: int) -> None:
+        def wrapper(site: Site, layer: Linear) -> LoRALinear:
+            weight, device = layer.dense().detach().cpu().numpy(), layer.weight.device
+            A, B = (torch.from_numpy(factor).to(device) for factor in initial_factors(config, site, weight, seed))
+            scaling, residual = config.scaling_of(site.path), config.init == "pissa"
+            arguments = (layer, A, B, scaling, config.dropout, site.parts, residual)
+            norms = torch.from_numpy(row_norms(weight)).to(device)
+            return DoRALinear(*arguments, norms=norms) if config.dora else LoRALinear(*arguments)
 
-
-def apply(model: VisionTransformer, method: LoRA, seed: int) -> None:
-    """Wraps every target. The initial tensors come from NumPy, so both backends start from the same ones."""
-
-    def wrapper(site: Site, layer: Linear) -> LoRALinear:
-        weight, device = layer.dense().detach().cpu().numpy(), layer.weight.device
-        A, B = (torch.from_numpy(factor).to(device) for factor in initial_factors(method, site, weight, seed))
-        scaling, residual = method.scaling_of(site.path), method.init == "pissa"
-        arguments = (layer, A, B, scaling, method.dropout, site.parts, residual)
-        norms = torch.from_numpy(row_norms(weight)).to(device)
-        return DoRALinear(*arguments, norms=norms) if method.dora else LoRALinear(*arguments)
-
-    wrap(model, method.sites(model.architecture), wrapper)
-
-
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
-    """Replaces every LoRALinear by its merged layer. Returns what was replaced."""
-    return unwrap(model, LoRALinear, lambda layer: layer.merged())
+        wrap(model, config.sites(model.architecture), wrapper)

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from mlx_peft.config.methods import VPT
-from mlx_peft.core.errors import UserError
 from mlx_peft.vit.initial import uniform
 from mlx_peft.vit.places import Kind, Kinds
+from torch_ref.methods.adapted import Adapted
+from torch_ref.methods.method import Method
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.layers import spread
 from torch_ref.models.positions import Positions
@@ -27,7 +28,7 @@ from torch_ref.models.tokens import Tokens
 from torch_ref.models.vit import Block, VisionTransformer
 
 
-class PromptedBlock(nn.Module):
+class PromptedBlock(Adapted):
     """A frozen block that prompts enter, or that they leave behind, or both.
 
     Where they leave, they are asked in attention but do not ask: what would come out of them is not computed.
@@ -43,8 +44,7 @@ class PromptedBlock(nn.Module):
     """
 
     def __init__(self, base_layer: Block, prompts: Tensor | None, leave: bool, dropout: float = 0.0):
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.prompts = None if prompts is None else nn.Parameter(prompts)
         self.leave = leave
         self.before: Kind | None = None
@@ -59,26 +59,18 @@ class PromptedBlock(nn.Module):
         return self.base_layer(tokens, positions, queries)
 
 
-def apply(model: VisionTransformer, method: VPT, seed: int) -> None:
-    """Wraps the blocks that prompts enter or leave. They are drawn by name, so both backends start from the same."""
-    architecture = model.architecture
-    blocks = method.chosen_blocks(architecture)
-    bound = (6 / (3 * architecture.patch_size**2 + architecture.embed_dim)) ** 0.5
-    for number in blocks if method.deep else sorted({blocks[0], blocks[-1]}):
-        path, prompts = f"blocks.{number}", None
-        if method.deep or number == blocks[0]:
-            shape = (1, method.tokens, architecture.embed_dim)
-            prompts = torch.from_numpy(uniform(shape, bound, seed, f"{path}.prompts"))
-            prompts = prompts.to(find(model, path).norm2.weight.device)
-        leave = method.deep or number == blocks[-1]
-        replace(model, path, PromptedBlock(find(model, path), prompts, leave, method.dropout))
+class VPTMethod(Method[VPT]):
+    """The blocks that prompts enter or leave are wrapped."""
 
-
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
-    """Replaces nothing. Raises UserError where there are prompts: they are tokens, and no weight can take them up."""
-    if any(isinstance(layer, PromptedBlock) for layer in model.modules()):
-        raise UserError(
-            "VPT cannot be merged: its prompts are tokens that every image attends to, so no weight can take them up; "
-            "keep the adapter beside the model"
-        )
-    return {}
+    def apply(self, model: VisionTransformer, config: VPT, seed: int) -> None:
+        architecture = model.architecture
+        blocks = config.chosen_blocks(architecture)
+        bound = (6 / (3 * architecture.patch_size**2 + architecture.embed_dim)) ** 0.5
+        for number in blocks if config.deep else sorted({blocks[0], blocks[-1]}):
+            path, prompts = f"blocks.{number}", None
+            if config.deep or number == blocks[0]:
+                shape = (1, config.tokens, architecture.embed_dim)
+                prompts = torch.from_numpy(uniform(shape, bound, seed, f"{path}.prompts"))
+                prompts = prompts.to(find(model, path).norm2.weight.device)
+            leave = config.deep or number == blocks[-1]
+            replace(model, path, PromptedBlock(find(model, path), prompts, leave, config.dropout))

@@ -13,13 +13,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mlx_peft.config.methods import QALoRA
 from mlx_peft.vit.initial import kaiming_uniform
 from mlx_peft.vit.sites import Site
 from torch_ref.methods.lora import LoRALinear
-from torch_ref.methods.targets import unwrap, wrap
+from torch_ref.methods.method import Method
+from torch_ref.methods.targets import wrap
 from torch_ref.models.layers import Linear
 from torch_ref.models.vit import VisionTransformer
 from torch_ref.quant.affine import QuantizedLinear
@@ -36,8 +37,6 @@ class QALoRALinear(LoRALinear):
         average: whether pool averages.
     """
 
-    keeps_codes = True  # when merged
-
     def __init__(self, *arguments: Any, group_size: int, average: bool):
         super().__init__(*arguments)
         self.group_size = group_size
@@ -52,6 +51,12 @@ class QALoRALinear(LoRALinear):
         pooled = self.dropout(self.pooled(x))
         return self.plus(self.base_layer(x), pooled, self.lora_A, self.placed(self.lora_B))
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A ``(r, in)``, each value once for each input of its group, and B."""
+        A, B = super().factors()
+        A = A.repeat_interleave(self.group_size, dim=1)
+        return A / self.group_size if self.average else A, B
+
     def change(self) -> Tensor:
         """What is added to the weights of each group, ``(out, in / g)``."""
         scaling = self.scaling / self.group_size if self.average else self.scaling
@@ -65,28 +70,21 @@ class QALoRALinear(LoRALinear):
             base = self.base_layer
             biases = (base.biases.float() + update).to(base.biases.dtype)
             return QuantizedLinear(base.weight, base.scales, biases, base.bias, base.bits, base.group_size)
-        outputs, inputs = self.base_layer.shape
-        layer = Linear(inputs, outputs, bias=False).requires_grad_(False)
         weight = self.base_layer.dense() + update.repeat_interleave(self.group_size, dim=1)
-        layer.weight.data, layer.bias = weight.to(self.base_layer.weight.dtype), self.base_layer.bias
-        return layer
+        return self.base_layer.with_weight(weight)
 
 
-def apply(model: VisionTransformer, method: QALoRA, seed: int) -> None:
-    """Wraps every target. The initial A is drawn by name, so both backends start from the same one."""
+class QALoRAMethod(Method[QALoRA]):
+    """Every target is wrapped, each with its own group of inputs."""
 
-    def wrapper(site: Site, layer: QuantizedLinear) -> QALoRALinear:
-        width = site.inputs // layer.group_size
-        shape = (method.rank * max(len(site.parts), 1), width)
-        A = torch.from_numpy(kaiming_uniform(shape, width, seed, f"{site.path}.lora_A"))
-        B = torch.zeros(site.adapted, method.rank)
-        A, B = A.to(layer.scales.device), B.to(layer.scales.device)
-        arguments = (layer, A, B, method.alpha / method.rank, method.dropout, site.parts)
-        return QALoRALinear(*arguments, group_size=layer.group_size, average=method.pool == "avg")
+    def apply(self, model: VisionTransformer, config: QALoRA, seed: int) -> None:
+        def wrapper(site: Site, layer: QuantizedLinear) -> QALoRALinear:
+            width = site.inputs // layer.group_size
+            shape = (config.rank * max(len(site.parts), 1), width)
+            A = torch.from_numpy(kaiming_uniform(shape, width, seed, f"{site.path}.lora_A"))
+            B = torch.zeros(site.adapted, config.rank)
+            A, B = A.to(layer.scales.device), B.to(layer.scales.device)
+            arguments = (layer, A, B, config.alpha / config.rank, config.dropout, site.parts)
+            return QALoRALinear(*arguments, group_size=layer.group_size, average=config.pool == "avg")
 
-    wrap(model, method.sites(model.architecture), wrapper)
-
-
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
-    """Replaces every QALoRALinear by its merged layer. Returns what was replaced."""
-    return unwrap(model, QALoRALinear, QALoRALinear.merged)
+        wrap(model, config.sites(model.architecture), wrapper)

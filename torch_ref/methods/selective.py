@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from mlx_peft.config.methods.selective import Selective
+from torch_ref.methods.method import Method
 from torch_ref.methods.targets import train
 from torch_ref.models.vit import VisionTransformer
 
 
-def apply(model: VisionTransformer, method: Selective, seed: int) -> None:
-    """Trains the parameters that the method selects."""
-    for name in method.selected(model.architecture):
-        train(model, name)
+class SelectiveMethod(Method[Selective]):
+    """The parameters that the configuration selects are trained."""
 
-
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
-    """Nothing was added, so nothing is replaced."""
-    return {}
+    def apply(self, model: VisionTransformer, config: Selective, seed: int) -> None:
+        for name in config.selected(model.architecture):
+            train(model, name)

@@ -8,6 +8,7 @@ from torch import nn
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.sites import Site
+from torch_ref.methods.adapted import Adapted
 from torch_ref.models.vit import VisionTransformer
 from torch_ref.quant.affine import QuantizedLinear
 
@@ -29,21 +30,22 @@ def wrap(model: VisionTransformer, sites: Iterable[Site], wrapper: Callable[[Sit
         replace(model, site.path, wrapper(site, find(model, site.path)))
 
 
-def unwrap(model: VisionTransformer, kind: type, merged: Callable[[nn.Module], nn.Module]) -> dict[str, nn.Module]:
-    """Replaces each layer of the type ``kind`` by ``merged(layer)``. Returns what was replaced, by path.
+def unwrap(model: VisionTransformer, keeps_codes: bool) -> dict[str, nn.Module]:
+    """Replaces every layer that a method put into the model by its merged one. Returns what was replaced, by path.
 
-    Raises UserError, and changes nothing, where a layer's base is quantised, unless its type says ``keeps_codes``.
+    Raises UserError, and changes nothing, where a layer's base is quantised, unless ``keeps_codes`` says that what is
+    merged has codes.
     """
-    replaced = {path: layer for path, layer in model.named_modules() if isinstance(layer, kind)}
+    replaced = {path: layer for path, layer in model.named_modules() if isinstance(layer, Adapted)}
     for path, layer in replaced.items():
-        if isinstance(layer.base_layer, QuantizedLinear) and not getattr(layer, "keeps_codes", False):
+        if isinstance(layer.base_layer, QuantizedLinear) and not keeps_codes:
             raise UserError(
                 f"{path} is quantised, and what its {layer.base_layer.bits}-bit codes and the update add up to has no "
                 "such codes: either merge into dequantised weights (dequantize), which is exact, or quantise the "
                 "merged ones again (requantize), which is not"
             )
     for path, layer in replaced.items():
-        replace(model, path, merged(layer))
+        replace(model, path, layer.merged())
     return replaced
 
 

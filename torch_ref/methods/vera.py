@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from mlx_peft.adaptation.projections import projections
 from mlx_peft.config.methods import VeRA
 from mlx_peft.vit.sites import PARTS, Site, widths
-from torch_ref.methods.lora import formed_product
-from torch_ref.methods.targets import replace, unwrap, wrap
+from torch_ref.methods.lowrank import LowRankLinear
+from torch_ref.methods.method import Method
+from torch_ref.methods.targets import wrap
 from torch_ref.models.layers import Linear
-from torch_ref.models.stochastic import Dropout
 from torch_ref.models.vit import VisionTransformer
 
 
-class VeRALinear(nn.Module):
+class VeRALinear(LowRankLinear):
     """A frozen linear layer with a trained scaling of shared projections, in float32 whatever the base's dtype.
 
     With ``parts``, some of q, k and v of a fused qkv are adapted, each with its own vectors; they are held one after
@@ -44,10 +44,8 @@ class VeRALinear(nn.Module):
         dropout: float = 0.0,
         parts: tuple[str, ...] = (),
     ):
-        super().__init__()
+        super().__init__(base_layer, dropout=dropout)
         rows, count = base_layer.shape[0], max(len(parts), 1)
-        self.base_layer = base_layer
-        self.dropout = Dropout(dropout)
         self.vera_lambda_d = nn.Parameter(torch.full((count * shared.vera_A.shape[0],), d_initial))
         self.vera_lambda_b = nn.Parameter(torch.zeros(rows // len(PARTS) * count if parts else rows))
         self.parts = parts
@@ -63,43 +61,17 @@ class VeRALinear(nn.Module):
             blocks = torch.stack([own[part] if part in own else torch.zeros_like(blocks[0]) for part in PARTS])
         return shared.vera_A[:, : self.base_layer.shape[1]], blocks.reshape(-1, d.shape[2])
 
-    def forward(self, x: Tensor) -> Tensor:
-        A, B = self.factors()
-        weight, bias = self.base_layer.weight, self.base_layer.bias
-        # As in LoRA; two more products with the activations at VeRA's high ranks would cost as much as W's own.
-        if x.dtype == weight.dtype == torch.float32 and not (self.training and self.dropout.rate):
-            return formed_product(x, weight, bias, A, B, 1.0)
-        down = self.dropout(x) @ A.to(x.dtype).T
-        return self.base_layer(x) + down @ B.to(x.dtype).T
 
-    def formed(self) -> Tensor:
-        """W + lambda_b B lambda_d A ``(out, in)``, in float32."""
-        A, B = self.factors()
-        return self.base_layer.dense() + B @ A
+class VeRAMethod(Method[VeRA]):
+    """The projections are drawn from their own key, whatever the seed, and every target is wrapped."""
 
-    @torch.no_grad()
-    def merged(self) -> Linear:
-        """A plain layer with the formed weight, computed in float32 and kept in the base's dtype."""
-        return self.base_layer.with_weight(self.formed())
+    def apply(self, model: VisionTransformer, config: VeRA, seed: int) -> None:
+        sites = config.sites(model.architecture)
+        A, B = projections(config.projection_key, config.rank, *widths(sites))
+        model.shared.vera_A = nn.Parameter(torch.from_numpy(A), requires_grad=False)
+        model.shared.vera_B = nn.Parameter(torch.from_numpy(B), requires_grad=False)
 
+        def wrapper(site: Site, layer: Linear) -> VeRALinear:
+            return VeRALinear(layer, model.shared, config.d_initial, config.dropout, site.parts)
 
-def apply(model: VisionTransformer, method: VeRA, seed: int) -> None:
-    """Draws the projections from their own key, whatever the seed, and wraps every target."""
-    sites = method.sites(model.architecture)
-    A, B = projections(method.projection_key, method.rank, *widths(sites))
-    model.shared.vera_A = nn.Parameter(torch.from_numpy(A), requires_grad=False)
-    model.shared.vera_B = nn.Parameter(torch.from_numpy(B), requires_grad=False)
-
-    def wrapper(site: Site, layer: Linear) -> VeRALinear:
-        return VeRALinear(layer, model.shared, method.d_initial, method.dropout, site.parts)
-
-    wrap(model, sites, wrapper)
-
-
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
-    """Replaces every VeRALinear by its merged layer, and takes the projections away. Returns what was replaced."""
-    replaced = unwrap(model, VeRALinear, lambda layer: layer.merged())
-    if replaced:
-        replaced["shared"] = model.shared
-        replace(model, "shared", nn.Module())
-    return replaced
+        wrap(model, sites, wrapper)

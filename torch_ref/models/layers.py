@@ -49,6 +49,11 @@ class Linear(nn.Module):
         """``(out, in)``."""
         return tuple(self.weight.shape)
 
+    @property
+    def base_layer(self) -> Linear:
+        """The layer that has weight and bias: itself. A method's layer has another."""
+        return self
+
     def dense(self) -> Tensor:
         """W in float32."""
         return self.weight.float()

@@ -12,7 +12,7 @@ outside, dQ/dw = 0 and dQ/ds = -n or p. The gradient of s is divided by sqrt(g p
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mlx_peft.codes.affine import packed
 from mlx_peft.config.quantization import QAT
-from torch_ref.models.layers import Linear
+from mlx_peft.core.errors import UserError
 from torch_ref.quant.affine import QuantizedLinear, dequantize, quantize
 
 SMALLEST = 1e-7
@@ -106,18 +106,17 @@ class AwareLayer:
         """The words, scales and biases of Q(W), as they are stored."""
         return quantize(self.formed(), self.bits, self.group_size)
 
+    def terms(self) -> NoReturn:
+        """Raises UserError: each adapter's weight is rounded otherwise, so that no part of the products is shared."""
+        raise UserError("what is trained through codes has a weight of its own, with the update in it: merge it")
+
     def merged(self) -> QuantizedLinear:
         """The quantised layer whose product training saw."""
-        return QuantizedLinear(*self.codes(), self.base.bias, self.bits, self.group_size)
-
-    @property
-    def base(self) -> Linear:
-        """The layer that has the bias."""
-        return getattr(self, "base_layer", self)
+        return QuantizedLinear(*self.codes(), self.base_layer.bias, self.bits, self.group_size)
 
     def forward(self, x: Tensor) -> Tensor:
         y = x @ self.rounded().to(x.dtype).T
-        return y if self.base.bias is None else y + self.base.bias.to(x.dtype)
+        return y if self.base_layer.bias is None else y + self.base_layer.bias.to(x.dtype)
 
 
 class LearnedLayer(AwareLayer):

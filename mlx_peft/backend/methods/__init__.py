@@ -3,51 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import ModuleType
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_peft.backend.methods import (
-    adalora,
-    adaptformer,
-    fact,
-    ia3,
-    linear,
-    lora,
-    prompt,
-    qalora,
-    quantized,
-    rounding,
-    selective,
-    ssf,
-    vera,
-)
-from mlx_peft.backend.methods.adalora import Importance
+from mlx_peft.backend.methods import quantized, rounding
+from mlx_peft.backend.methods.adalora import AdaLoRAMethod
+from mlx_peft.backend.methods.adapted import Adapted
+from mlx_peft.backend.methods.adaptformer import AdaptFormerMethod
+from mlx_peft.backend.methods.fact import FacTMethod
+from mlx_peft.backend.methods.ia3 import IA3Method
+from mlx_peft.backend.methods.importance import Importance
+from mlx_peft.backend.methods.linear import LinearMethod
+from mlx_peft.backend.methods.lora import LoRAMethod
+from mlx_peft.backend.methods.method import Method
+from mlx_peft.backend.methods.prompt import VPTMethod
+from mlx_peft.backend.methods.qalora import QALoRAMethod
+from mlx_peft.backend.methods.selective import SelectiveMethod
+from mlx_peft.backend.methods.ssf import SSFMethod
 from mlx_peft.backend.methods.targets import replace
+from mlx_peft.backend.methods.vera import VeRAMethod
 from mlx_peft.backend.models.vit import VisionTransformer
-from mlx_peft.config.methods import MethodConfig
+from mlx_peft.config.methods import (
+    IA3,
+    SSF,
+    VPT,
+    AdaLoRA,
+    AdaptFormer,
+    BitFit,
+    FacT,
+    Full,
+    LayerNorm,
+    Linear,
+    LoRA,
+    MethodConfig,
+    QALoRA,
+    VeRA,
+)
 from mlx_peft.config.quantization import QAT
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.parameters import HEADS
 
-METHODS: dict[str, ModuleType] = {
-    "linear": linear,
-    "full": selective,
-    "bitfit": selective,
-    "layernorm": selective,
-    "lora": lora,
-    "qalora": qalora,
-    "adalora": adalora,
-    "vera": vera,
-    "ia3": ia3,
-    "ssf": ssf,
-    "adaptformer": adaptformer,
-    "fact": fact,
-    "vpt": prompt,
+METHODS: dict[str, Method[Any]] = {
+    method.name: method
+    for method in (
+        LinearMethod(Linear),
+        SelectiveMethod(Full),
+        SelectiveMethod(BitFit),
+        SelectiveMethod(LayerNorm),
+        LoRAMethod(LoRA),
+        QALoRAMethod(QALoRA),
+        AdaLoRAMethod(AdaLoRA),
+        VeRAMethod(VeRA),
+        FacTMethod(FacT),
+        IA3Method(IA3),
+        SSFMethod(SSF),
+        AdaptFormerMethod(AdaptFormer),
+        VPTMethod(VPT),
+    )
 }
+"""By name; nothing else lists them."""
 
 
 def apply(model: VisionTransformer, method: MethodConfig, seed: int, qat: QAT | None = None) -> None:
@@ -82,12 +100,10 @@ def merge(model: VisionTransformer, dequantize: bool = False) -> dict[str, nn.Mo
     Raises UserError where the mathematics does not allow it.
     """
     below = quantized.dequantize(model) if dequantize else {}
-    replaced: dict[str, nn.Module] = {}
     try:
-        for module in dict.fromkeys(METHODS.values()):
-            replaced |= module.merge(model)
+        replaced = {} if model.method is None else METHODS[model.method.name].merge(model)
     except UserError:
-        unmerge(model, replaced | below)
+        unmerge(model, below)
         raise
     replaced |= rounding.merge(model)
     made = quantized.dequantize(model) if dequantize else {}
@@ -98,7 +114,7 @@ def merge(model: VisionTransformer, dequantize: bool = False) -> dict[str, nn.Mo
 def remove(model: VisionTransformer) -> None:
     """Takes any method out: what it wrapped is as it was, what it added is gone, and all but codes can be trained."""
     wrapped = rounding.plain(model)
-    wrapped |= {path: layer.base_layer for path, layer in model.named_modules() if "base_layer" in layer}
+    wrapped |= {path: layer.base_layer for path, layer in model.named_modules() if isinstance(layer, Adapted)}
     unmerge(model, wrapped | {"shared": nn.Module()})
     model.method = None
     model.unfreeze()
@@ -115,14 +131,12 @@ def kept(model: VisionTransformer) -> dict[str, mx.array]:
 
 def penalty(model: VisionTransformer, method: MethodConfig) -> mx.array | float:
     """What the method adds to the loss in training; 0 where it adds nothing."""
-    function = getattr(METHODS[method.name], "penalty", None)
-    return 0.0 if function is None else function(model, method)
+    return METHODS[method.name].penalty(model, method)
 
 
 def importance(model: VisionTransformer, method: MethodConfig) -> Importance | None:
     """What the method has averaged over the steps; None for most."""
-    function = getattr(METHODS[method.name], "importance", None)
-    return None if function is None else function(model, method)
+    return METHODS[method.name].importance(model, method)
 
 
 def scores(model: VisionTransformer, method: MethodConfig, elements: Mapping[str, mx.array]) -> dict[str, mx.array]:

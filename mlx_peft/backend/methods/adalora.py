@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
+from mlx_peft.backend.methods.importance import Importance
 from mlx_peft.backend.methods.lora import LoRALinear
-from mlx_peft.backend.methods.targets import find, unwrap, wrap
+from mlx_peft.backend.methods.method import Method
+from mlx_peft.backend.methods.targets import find, wrap
 from mlx_peft.backend.models.layers import Linear
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.config.methods import AdaLoRA
@@ -28,8 +29,6 @@ STD = 0.02
 """Of A and B at the start."""
 
 TRIPLETS = ("lora_A", "lora_B", "lora_E")
-AVERAGES = ("importance", "uncertainty")
-"""What ``Importance`` keeps of each element: M and U."""
 
 
 class AdaLoRALinear(LoRALinear):
@@ -50,123 +49,74 @@ class AdaLoRALinear(LoRALinear):
         """E * A and B of the whole change from W."""
         return self.lora_A * self.lora_E, self.placed(self.lora_B)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        if self.forms(x):
-            return super().__call__(x)
-        return self.plus(self.base_layer(x), self.dropout(x), *self.factors())
+
+class AdaLoRAMethod(Method[AdaLoRA]):
+    """Every target is wrapped; the training averages the importance of every element of A, B and E."""
+
+    def apply(self, model: VisionTransformer, config: AdaLoRA, seed: int) -> None:
+        scaling = config.alpha / (config.init_rank + 1e-5)
+
+        def wrapper(site: Site, layer: Linear) -> AdaLoRALinear:
+            shapes = ((config.init_rank * max(len(site.parts), 1), site.inputs), (site.adapted, config.init_rank))
+            A, B = (
+                mx.array(normal(shape, STD, seed, f"{site.path}.{name}"))
+                for name, shape in zip(TRIPLETS[:2], shapes, strict=True)
+            )
+            return AdaLoRALinear(layer, A, B, scaling, config.dropout, site.parts)
+
+        wrap(model, config.sites(model.architecture), wrapper)
+
+    def penalty(self, model: VisionTransformer, config: AdaLoRA) -> mx.array:
+        """What the loss gains where A's rows and B's columns are not orthonormal; float32."""
+        by_shape: dict[tuple[int, ...], list[mx.array]] = {}
+        for _, layer in adapted(model, config):
+            count = max(len(layer.parts), 1)
+            matrices = mx.split(layer.lora_A, count) + [B.T for B in mx.split(layer.lora_B, count)]
+            by_shape.setdefault(matrices[0].shape, []).extend(matrices[:count])
+            by_shape.setdefault(matrices[-1].shape, []).extend(matrices[count:])
+        norms = []
+        for matrices in by_shape.values():  # all of a shape in one product
+            rows = mx.stack(matrices)
+            off = rows @ rows.transpose(0, 2, 1) - mx.eye(rows.shape[1])
+            squares = off.square().sum(axis=(1, 2))
+            orthonormal = squares == 0  # where the root has no gradient
+            norms.append(mx.where(orthonormal, 0.0, mx.sqrt(mx.where(orthonormal, 1.0, squares))))
+        return config.orth_weight * mx.concatenate(norms).mean()
+
+    def importance(self, model: VisionTransformer, config: AdaLoRA) -> Importance:
+        """What is averaged over the steps: the importance of every element of A, B and E."""
+        names = [f"{path}.{name}" for path, _ in adapted(model, config) for name in TRIPLETS]
+        return Importance(names, config.beta1, config.beta2)
+
+    def scores(
+        self, model: VisionTransformer, config: AdaLoRA, elements: Mapping[str, mx.array]
+    ) -> dict[str, mx.array]:
+        """The score of each triplet i, ``(r,)`` by adapter: s(E_i) + mean_j s(A_ij) + mean_k s(B_ki).
+
+        ``elements`` are the scores of single elements, by parameter. Where parts of qkv are adapted, each is an adapter
+        of its own: ``blocks.0.attn.qkv/q``.
+        """
+        found = {}
+        for path, layer in adapted(model, config):
+            count = max(len(layer.parts), 1)
+            A, B, E = (mx.split(elements[f"{path}.{name}"], count) for name in TRIPLETS)
+            for adapter, a, b, e in zip(_adapters(path, layer.parts), A, B, E, strict=True):
+                found[adapter] = e[:, 0] + (a.mean(axis=1) + b.mean(axis=0))
+        return found
+
+    def masks(
+        self, model: VisionTransformer, config: AdaLoRA, keep: Mapping[str, Sequence[bool]]
+    ) -> dict[str, np.ndarray]:
+        """Which elements of each E are kept, ``(parts r, 1)`` by parameter, from the triplets that are, by adapter."""
+        return {
+            f"{path}.lora_E": np.concatenate([keep[adapter] for adapter in _adapters(path, layer.parts)])[:, None]
+            for path, layer in adapted(model, config)
+        }
 
 
-class Importance:
-    """How much the loss depends on each element of the triplets, averaged over steps.
-
-    After a step with parameter p and the gradient g that the optimiser was given: I = |p g|,
-    M = beta1 M + (1 - beta1) I, U = beta2 U + (1 - beta2) |I - M| with the new M; the element's score is M U.
-
-    Args:
-        names: the parameters.
-        beta1, beta2: of the two averages.
-    """
-
-    def __init__(self, names: Sequence[str], beta1: float, beta2: float):
-        self.names = tuple(names)
-        self.beta1, self.beta2 = beta1, beta2
-
-    def initial(self, parameters: Mapping[str, mx.array]) -> dict[str, dict[str, mx.array]]:
-        """Both averages before the first step."""
-        zeros = {name: mx.zeros_like(parameters[name]) for name in self.names}
-        return {average: dict(zeros) for average in AVERAGES}
-
-    def observed(
-        self,
-        averages: dict[str, dict[str, mx.array]],
-        parameters: Mapping[str, mx.array],
-        gradients: Mapping[str, mx.array],
-    ) -> dict[str, dict[str, mx.array]]:
-        """Both averages after one more step."""
-        importance, uncertainty = {}, {}
-        for name in self.names:
-            now = mx.abs(parameters[name] * gradients[name])
-            mean = self.beta1 * averages["importance"][name] + (1 - self.beta1) * now
-            off = mx.abs(now - mean)
-            importance[name] = mean
-            uncertainty[name] = self.beta2 * averages["uncertainty"][name] + (1 - self.beta2) * off
-        return {"importance": importance, "uncertainty": uncertainty}
-
-    def scores(self, averages: Mapping[str, dict[str, mx.array]]) -> dict[str, mx.array]:
-        """The score of each element, by parameter."""
-        return {name: averages["importance"][name] * averages["uncertainty"][name] for name in self.names}
-
-
-def apply(model: VisionTransformer, method: AdaLoRA, seed: int) -> None:
-    """Wraps every target. The initial A and B are drawn by name, so both backends start from the same ones."""
-    scaling = method.alpha / (method.init_rank + 1e-5)
-
-    def wrapper(site: Site, layer: Linear) -> AdaLoRALinear:
-        shapes = ((method.init_rank * max(len(site.parts), 1), site.inputs), (site.adapted, method.init_rank))
-        A, B = (
-            mx.array(normal(shape, STD, seed, f"{site.path}.{name}"))
-            for name, shape in zip(TRIPLETS[:2], shapes, strict=True)
-        )
-        return AdaLoRALinear(layer, A, B, scaling, method.dropout, site.parts)
-
-    wrap(model, method.sites(model.architecture), wrapper)
-
-
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
-    """Replaces every AdaLoRALinear by its merged layer. Returns what was replaced."""
-    return unwrap(model, AdaLoRALinear, lambda layer: layer.merged())
-
-
-def adapted(model: VisionTransformer, method: AdaLoRA) -> Iterator[tuple[str, AdaLoRALinear]]:
+def adapted(model: VisionTransformer, config: AdaLoRA) -> Iterator[tuple[str, AdaLoRALinear]]:
     """The layers with triplets, each with its path, in the model's order."""
-    return ((site.path, find(model, site.path)) for site in method.sites(model.architecture))
-
-
-def penalty(model: VisionTransformer, method: AdaLoRA) -> mx.array:
-    """What the loss gains where A's rows and B's columns are not orthonormal; float32."""
-    by_shape: dict[tuple[int, ...], list[mx.array]] = {}
-    for _, layer in adapted(model, method):
-        count = max(len(layer.parts), 1)
-        matrices = mx.split(layer.lora_A, count) + [B.T for B in mx.split(layer.lora_B, count)]
-        by_shape.setdefault(matrices[0].shape, []).extend(matrices[:count])
-        by_shape.setdefault(matrices[-1].shape, []).extend(matrices[count:])
-    norms = []
-    for matrices in by_shape.values():  # all of a shape in one product
-        rows = mx.stack(matrices)
-        off = rows @ rows.transpose(0, 2, 1) - mx.eye(rows.shape[1])
-        squares = off.square().sum(axis=(1, 2))
-        orthonormal = squares == 0  # where the root has no gradient
-        norms.append(mx.where(orthonormal, 0.0, mx.sqrt(mx.where(orthonormal, 1.0, squares))))
-    return method.orth_weight * mx.concatenate(norms).mean()
-
-
-def importance(model: VisionTransformer, method: AdaLoRA) -> Importance:
-    """What is averaged over the steps: the importance of every element of A, B and E."""
-    names = [f"{path}.{name}" for path, _ in adapted(model, method) for name in TRIPLETS]
-    return Importance(names, method.beta1, method.beta2)
-
-
-def scores(model: VisionTransformer, method: AdaLoRA, elements: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    """The score of each triplet i, ``(r,)`` by adapter: s(E_i) + mean_j s(A_ij) + mean_k s(B_ki).
-
-    ``elements`` are the scores of single elements, by parameter. Where parts of qkv are adapted, each is an adapter of
-    its own: ``blocks.0.attn.qkv/q``.
-    """
-    found = {}
-    for path, layer in adapted(model, method):
-        count = max(len(layer.parts), 1)
-        A, B, E = (mx.split(elements[f"{path}.{name}"], count) for name in TRIPLETS)
-        for adapter, a, b, e in zip(_adapters(path, layer.parts), A, B, E, strict=True):
-            found[adapter] = e[:, 0] + (a.mean(axis=1) + b.mean(axis=0))
-    return found
-
-
-def masks(model: VisionTransformer, method: AdaLoRA, keep: Mapping[str, Sequence[bool]]) -> dict[str, np.ndarray]:
-    """Which elements of each E are kept, ``(parts r, 1)`` by parameter, from the triplets that are, by adapter."""
-    return {
-        f"{path}.lora_E": np.concatenate([keep[adapter] for adapter in _adapters(path, layer.parts)])[:, None]
-        for path, layer in adapted(model, method)
-    }
+    return ((site.path, find(model, site.path)) for site in config.sites(model.architecture))
 
 
 def _adapters(path: str, parts: tuple[str, ...]) -> list[str]:

@@ -16,6 +16,8 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_peft.backend.methods.adapted import Adapted
+from mlx_peft.backend.methods.method import Method
 from mlx_peft.backend.methods.targets import find, replace
 from mlx_peft.backend.models.layers import Linear
 from mlx_peft.backend.models.positions import Positions
@@ -23,12 +25,11 @@ from mlx_peft.backend.models.stochastic import Dropout
 from mlx_peft.backend.models.tokens import Tokens
 from mlx_peft.backend.models.vit import Block, VisionTransformer
 from mlx_peft.config.methods import AdaptFormer
-from mlx_peft.core.errors import UserError
 from mlx_peft.vit.initial import kaiming_uniform
 from mlx_peft.vit.places import Kinds
 
 
-class AdaptedBlock(nn.Module):
+class AdaptedBlock(Adapted):
     """A frozen block with a trained bottleneck beside its MLP, in float32 whatever the base's dtype.
 
     Args:
@@ -39,9 +40,8 @@ class AdaptedBlock(nn.Module):
     """
 
     def __init__(self, base_layer: Block, down: mx.array, scale: float, dropout: float = 0.0):
-        super().__init__()
+        super().__init__(base_layer)
         bottleneck, dim = down.shape
-        self.base_layer = base_layer
         self.adapter_down = Linear(dim, bottleneck)
         self.adapter_down.weight = down
         self.adapter_up = Linear(bottleneck, dim)
@@ -55,19 +55,11 @@ class AdaptedBlock(nn.Module):
         return tokens.holding(tokens.x + self.base_layer.feed(normed) + self.scale * self.adapter_up(inner))
 
 
-def apply(model: VisionTransformer, method: AdaptFormer, seed: int) -> None:
-    """Wraps every chosen block. The initial down is drawn by name, so both backends start from the same one."""
-    dim = model.architecture.embed_dim
-    for path in (f"blocks.{number}" for number in method.chosen_blocks(model.architecture)):
-        down = mx.array(kaiming_uniform((method.bottleneck, dim), dim, seed, f"{path}.adapter_down.weight"))
-        replace(model, path, AdaptedBlock(find(model, path), down, method.scale, method.dropout))
+class AdaptFormerMethod(Method[AdaptFormer]):
+    """Every chosen block is wrapped."""
 
-
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
-    """Replaces nothing. Raises UserError where there is a bottleneck: its ReLU keeps it out of every weight."""
-    if any(isinstance(layer, AdaptedBlock) for layer in model.modules()):
-        raise UserError(
-            "AdaptFormer cannot be merged: there is a ReLU between its two layers, so no weight can take them up; "
-            "keep the adapter beside the model"
-        )
-    return {}
+    def apply(self, model: VisionTransformer, config: AdaptFormer, seed: int) -> None:
+        dim = model.architecture.embed_dim
+        for path in (f"blocks.{number}" for number in config.chosen_blocks(model.architecture)):
+            down = mx.array(kaiming_uniform((config.bottleneck, dim), dim, seed, f"{path}.adapter_down.weight"))
+            replace(model, path, AdaptedBlock(find(model, path), down, config.scale, config.dropout))

@@ -16,16 +16,16 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_peft.backend.methods.lora import formed_product
-from mlx_peft.backend.methods.targets import find, replace, unwrap
+from mlx_peft.backend.methods.lowrank import LowRankLinear
+from mlx_peft.backend.methods.method import Method
+from mlx_peft.backend.methods.targets import find, replace
 from mlx_peft.backend.models.layers import Linear
-from mlx_peft.backend.models.stochastic import Dropout
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.config.methods import FacT
 from mlx_peft.vit.initial import kaiming_uniform, uniform
 
 
-class FacTLinear(nn.Module):
+class FacTLinear(LowRankLinear):
     """A frozen linear layer with an update from shared factors, in float32 whatever the base's dtype.
 
     The layer's weights in the tensor lie below one another, or beside one another where it is wider than it is high.
@@ -39,10 +39,7 @@ class FacTLinear(nn.Module):
     """
 
     def __init__(self, base_layer: Linear, shared: nn.Module, weights: range, scaling: float, dropout: float = 0.0):
-        super().__init__()
-        self.base_layer = base_layer
-        self.dropout = Dropout(dropout)
-        self.scaling = scaling
+        super().__init__(base_layer, scaling, dropout)
         self.rows = slice(weights.start, weights.stop)
         self.wide = base_layer.shape[1] > shared.fact_U.shape[0]
         self._shared = (shared,)  # in a tuple, so that it is no child of every layer
@@ -63,43 +60,28 @@ class FacTLinear(nn.Module):
             A, B = U.T, (V @ self.cores().transpose(0, 2, 1)).reshape(-1, V.shape[1])
         return A[:, :columns], B[:rows]
 
-    def __call__(self, x: mx.array) -> mx.array:
-        weight = self.base_layer.weight
+    def beside(self, x: mx.array) -> mx.array:
+        """y, the update computed beside W; what is dropped is x U Sigma_j."""
         A, B = self.factors()
-        dropped = self.training and self.dropout.rate
-        if x.dtype == weight.dtype == mx.float32 and not dropped:
-            return formed_product(x, weight, self.base_layer.get("bias"), A, B, self.scaling)
         inner = x @ A.astype(x.dtype).T
-        if self.wide or not dropped:
+        if self.wide or not (self.training and self.dropout.rate):
             return mx.addmm(self.base_layer(x), self.dropout(inner), (self.scaling * B).astype(x.dtype).T)
         cores = self.cores().astype(x.dtype).transpose(1, 0, 2).reshape(inner.shape[-1], -1)
         inner = self.dropout(inner @ cores).reshape(*x.shape[:-1], -1, inner.shape[-1])
         V = (self.scaling * self._shared[0].fact_V).astype(x.dtype)
         return self.base_layer(x) + (inner @ V.T).reshape(*x.shape[:-1], -1)[..., : self.base_layer.shape[0]]
 
-    def merged(self) -> Linear:
-        """A plain layer with W + s B A, computed in float32 and kept in the base's dtype."""
-        A, B = self.factors()
-        return self.base_layer.with_weight(self.base_layer.dense() + self.scaling * (B @ A))
 
+class FacTMethod(Method[FacT]):
+    """The factors are shared by the model, and every linear layer of the blocks is wrapped."""
 
-def apply(model: VisionTransformer, method: FacT, seed: int) -> None:
-    """Shares the factors and wraps every layer. They are drawn by name, so both backends start from the same ones."""
-    dim, r, layers = model.architecture.embed_dim, method.rank, method.layers(model.architecture)
-    count = layers[-1][1].stop
-    model.shared.fact_U = mx.array(kaiming_uniform((dim, r), dim, seed, "shared.fact_U"))
-    model.shared.fact_V = mx.zeros((dim, r))
-    model.shared.fact_C = mx.array(uniform((r, r, r), 3**0.5 / r, seed, "shared.fact_C"))
-    model.shared.fact_P = mx.array(uniform((count, r), (6 / (r + count)) ** 0.5, seed, "shared.fact_P"))
-    for site, weights in layers:
-        layer = find(model, site.path)
-        replace(model, site.path, FacTLinear(layer, model.shared, weights, method.scale, method.dropout))
-
-
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
-    """Replaces every FacTLinear by its merged layer, and takes the factors out. Returns what was replaced."""
-    replaced = unwrap(model, FacTLinear, FacTLinear.merged)
-    if replaced:
-        replaced["shared"] = model.shared
-        replace(model, "shared", nn.Module())
-    return replaced
+    def apply(self, model: VisionTransformer, config: FacT, seed: int) -> None:
+        dim, r, layers = model.architecture.embed_dim, config.rank, config.layers(model.architecture)
+        count = layers[-1][1].stop
+        model.shared.fact_U = mx.array(kaiming_uniform((dim, r), dim, seed, "shared.fact_U"))
+        model.shared.fact_V = mx.zeros((dim, r))
+        model.shared.fact_C = mx.array(uniform((r, r, r), 3**0.5 / r, seed, "shared.fact_C"))
+        model.shared.fact_P = mx.array(uniform((count, r), (6 / (r + count)) ** 0.5, seed, "shared.fact_P"))
+        for site, weights in layers:
+            layer = find(model, site.path)
+            replace(model, site.path, FacTLinear(layer, model.shared, weights, config.scale, config.dropout))

@@ -8,16 +8,17 @@ activations, which are the inputs of fc2. Held as vectors, so that weight decay 
 from __future__ import annotations
 
 import mlx.core as mx
-import mlx.nn as nn
 
-from mlx_peft.backend.methods.targets import unwrap, wrap
+from mlx_peft.backend.methods.adapted import Adapted, Terms
+from mlx_peft.backend.methods.method import Method
+from mlx_peft.backend.methods.targets import wrap
 from mlx_peft.backend.models.layers import Linear
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.config.methods import IA3
 from mlx_peft.vit.sites import LAYERS, PARTS, Site
 
 
-class IA3Linear(nn.Module):
+class IA3Linear(Adapted):
     """A frozen linear layer whose outputs, or inputs, are multiplied by trained factors, in float32 whatever x's dtype.
 
     With ``parts``, some of q, k and v of a fused qkv have factors, held one after the other, ``ia3_l (parts out/3,)``;
@@ -30,10 +31,9 @@ class IA3Linear(nn.Module):
     """
 
     def __init__(self, base_layer: Linear, feedforward: bool, parts: tuple[str, ...] = ()):
-        super().__init__()
+        super().__init__(base_layer)
         outputs, inputs = base_layer.shape
         outputs = outputs // len(PARTS) * len(parts) if parts else outputs
-        self.base_layer = base_layer
         self.ia3_l = mx.ones((inputs if feedforward else outputs,))
         self.feedforward = feedforward
         self.parts = parts
@@ -63,16 +63,15 @@ class IA3Linear(nn.Module):
         layer.freeze()
         return layer
 
-
-def apply(model: VisionTransformer, method: IA3, seed: int) -> None:
-    """Wraps every target; nothing is drawn."""
-
-    def wrapper(site: Site, layer: Linear) -> IA3Linear:
-        return IA3Linear(layer, LAYERS[site.name] in method.inputs, site.parts)
-
-    wrap(model, method.sites(model.architecture), wrapper)
+    def terms(self) -> Terms:
+        return Terms(into=self.factors()) if self.feedforward else Terms(gain=self.factors())
 
 
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
-    """Replaces every IA3Linear by its merged layer. Returns what was replaced."""
-    return unwrap(model, IA3Linear, IA3Linear.merged)
+class IA3Method(Method[IA3]):
+    """Every target is wrapped; nothing is drawn."""
+
+    def apply(self, model: VisionTransformer, config: IA3, seed: int) -> None:
+        def wrapper(site: Site, layer: Linear) -> IA3Linear:
+            return IA3Linear(layer, LAYERS[site.name] in config.inputs, site.parts)
+
+        wrap(model, config.sites(model.architecture), wrapper)

@@ -19,13 +19,14 @@ from __future__ import annotations
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from mlx_peft.adaptation.factors import initial_factors, row_norms
-from mlx_peft.backend.methods.targets import unwrap, wrap
+from mlx_peft.backend.methods.adapted import Terms
+from mlx_peft.backend.methods.lowrank import LowRankLinear, formed_product
+from mlx_peft.backend.methods.method import Method
+from mlx_peft.backend.methods.targets import wrap
 from mlx_peft.backend.models.layers import Linear, spread
-from mlx_peft.backend.models.stochastic import Dropout
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.config.methods import LoRA
 from mlx_peft.vit.sites import PARTS, Site
@@ -34,7 +35,7 @@ TINY = float(np.finfo(np.float32).tiny)
 """Stands for the norm of a row of zeros, which is not divided by."""
 
 
-class LoRALinear(nn.Module):
+class LoRALinear(LowRankLinear):
     """A frozen linear layer with a trained low-rank update, in float32 whatever the base's dtype.
 
     With ``parts``, some of q, k and v of a fused qkv are adapted, each with its own A and B; they are held stacked,
@@ -60,14 +61,11 @@ class LoRALinear(nn.Module):
         parts: tuple[str, ...] = (),
         residual: bool = False,
     ):
-        super().__init__()
-        self.base_layer = base_layer
-        self.dropout = Dropout(dropout)
+        super().__init__(base_layer, scaling, dropout)
         self.lora_A, self.lora_B = lora_A, lora_B
         if residual:
             self.pissa_A, self.pissa_B = mx.array(lora_A), mx.array(lora_B)
             self.freeze(recurse=False, keys=["pissa_A", "pissa_B"])
-        self.scaling = scaling
         self.parts = parts
         self.residual = residual
 
@@ -89,37 +87,21 @@ class LoRALinear(nn.Module):
             return A, B
         return mx.concatenate([A, self.pissa_A]), mx.concatenate([B, -self.placed(self.pissa_B)], axis=1)
 
-    def plus(self, y: mx.array, x: mx.array, A: mx.array, B: mx.array) -> mx.array:
-        """y + s B A x, in the dtype of x."""
-        return mx.addmm(y, x @ A.astype(x.dtype).T, (self.scaling * B).astype(x.dtype).T)
-
     def less_initial(self, y: mx.array, x: mx.array) -> mx.array:
         """y less what PiSSA takes out of W: y - s B0 A0 x; otherwise y."""
         return self.plus(y, x, self.pissa_A, -self.placed(self.pissa_B)) if self.residual else y
 
-    def forms(self, x: mx.array) -> bool:
-        """Whether y is one product with the formed weight.
-
-        In half precision W + s B A would round small updates away, codes would be unpacked to be added to, and dropout
-        is on the input of A alone.
-        """
-        return x.dtype == self.base_layer.weight.dtype == mx.float32 and not (self.training and self.dropout.rate)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        if self.forms(x):
-            return formed_product(x, self.base_layer.weight, self.base_layer.get("bias"), *self.factors(), self.scaling)
-        return self.plus(
-            self.less_initial(self.base_layer(x), x), self.dropout(x), self.lora_A, self.placed(self.lora_B)
-        )
+    def beside(self, x: mx.array) -> mx.array:
+        """y, the update computed beside W; what PiSSA takes out of W is not dropped."""
+        if not self.residual:
+            return super().beside(x)
+        y = self.less_initial(self.base_layer(x), x)
+        return self.plus(y, self.dropout(x), self.lora_A, self.placed(self.lora_B))
 
     def formed(self) -> mx.array:
         """W + s B A ``(out, in)``, in float32."""
         A, B = self.factors()
         return mx.addmm(self.base_layer.dense(), B, A, alpha=self.scaling)
-
-    def merged(self) -> Linear:
-        """A plain layer with the formed weight, computed in float32 and kept in the base's dtype."""
-        return self.base_layer.with_weight(self.formed())
 
 
 class DoRALinear(LoRALinear):
@@ -165,48 +147,21 @@ class DoRALinear(LoRALinear):
         """c (W + s B A) ``(out, in)``, in float32."""
         return self.scales()[:, None] * super().formed()
 
-
-def formed_product(
-    x: mx.array, weight: mx.array, bias: mx.array | None, A: mx.array, B: mx.array, scaling: float
-) -> mx.array:
-    """x (W + s B A)^T + b in one product, without a gradient for W.
-
-    Forming W + s B A costs r multiplications a weight, far less than a second pass over the activations. The backward
-    pass forms it again rather than keep it. With g = dL/dy: dx = g (W + s B A), dA = s (g B)^T x, dB = s g^T (x A^T).
-    """
-
-    @mx.custom_function
-    def product(x: mx.array, A: mx.array, B: mx.array) -> mx.array:
-        formed = mx.addmm(weight, B, A, alpha=scaling)
-        return x @ formed.T if bias is None else mx.addmm(bias, x, formed.T)
-
-    @product.vjp
-    def product_vjp(primals, cotangent, _):  # type: ignore[no-untyped-def]
-        x, A, B = primals
-        rows, grad = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
-        # Transposed, so that the compiler does not find it equal to the forward's and keep that alive in between.
-        formed = mx.addmm(weight.T, A.T, B.T, alpha=scaling)
-        dx = (grad @ formed.T).reshape(x.shape)
-        dA = scaling * ((grad @ B).T @ rows)
-        dB = scaling * ((rows @ A.T).T @ grad).T
-        return dx, dA, dB
-
-    return product(x, A, B)
+    def terms(self) -> Terms:
+        """c V x + b as c (W x + b + s B A x) + (1 - c) b."""
+        c, bias = self.scales(), self.base_layer.get("bias")
+        return super().terms()._replace(gain=c, shift=None if bias is None else (1 - c) * bias)
 
 
-def apply(model: VisionTransformer, method: LoRA, seed: int) -> None:
-    """Wraps every target. The initial tensors come from NumPy, so both backends start from the same ones."""
+class LoRAMethod(Method[LoRA]):
+    """LoRA, rsLoRA, LoRA+, PiSSA and DoRA: every target is wrapped."""
 
-    def wrapper(site: Site, layer: Linear) -> LoRALinear:
-        weight = np.array(layer.dense())
-        A, B = (mx.array(factor) for factor in initial_factors(method, site, weight, seed))
-        scaling, residual = method.scaling_of(site.path), method.init == "pissa"
-        arguments = (layer, A, B, scaling, method.dropout, site.parts, residual)
-        return DoRALinear(*arguments, norms=mx.array(row_norms(weight))) if method.dora else LoRALinear(*arguments)
+    def apply(self, model: VisionTransformer, config: LoRA, seed: int) -> None:
+        def wrapper(site: Site, layer: Linear) -> LoRALinear:
+            weight = np.array(layer.dense())
+            A, B = (mx.array(factor) for factor in initial_factors(config, site, weight, seed))
+            scaling, residual = config.scaling_of(site.path), config.init == "pissa"
+            arguments = (layer, A, B, scaling, config.dropout, site.parts, residual)
+            return DoRALinear(*arguments, norms=mx.array(row_norms(weight))) if config.dora else LoRALinear(*arguments)
 
-    wrap(model, method.sites(model.architecture), wrapper)
-
-
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
-    """Replaces every LoRALinear by its merged layer. Returns what was replaced."""
-    return unwrap(model, LoRALinear, lambda layer: layer.merged())
+        wrap(model, config.sites(model.architecture), wrapper)

@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlx_peft.backend.methods.lora import LoRALinear
-from mlx_peft.backend.methods.targets import unwrap, wrap
+from mlx_peft.backend.methods.method import Method
+from mlx_peft.backend.methods.targets import wrap
 from mlx_peft.backend.models.layers import Linear
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.backend.quant.affine import QuantizedLinear
@@ -36,8 +36,6 @@ class QALoRALinear(LoRALinear):
         average: whether pool averages.
     """
 
-    keeps_codes = True  # when merged
-
     def __init__(self, *arguments: Any, group_size: int, average: bool):
         super().__init__(*arguments)
         self.group_size = group_size
@@ -53,6 +51,12 @@ class QALoRALinear(LoRALinear):
         pooled = self.dropout(self.pooled(x))
         return self.plus(self.base_layer(x), pooled, self.lora_A, self.placed(self.lora_B))
 
+    def factors(self) -> tuple[mx.array, mx.array]:
+        """A ``(r, in)``, each value once for each input of its group, and B."""
+        A, B = super().factors()
+        A = mx.repeat(A, self.group_size, axis=1)
+        return A / self.group_size if self.average else A, B
+
     def change(self) -> mx.array:
         """What is added to the weights of each group, ``(out, in / g)``."""
         scaling = self.scaling / self.group_size if self.average else self.scaling
@@ -65,29 +69,19 @@ class QALoRALinear(LoRALinear):
             base = self.base_layer
             biases = (base.biases.astype(mx.float32) + update).astype(base.biases.dtype)
             return QuantizedLinear(base.weight, base.scales, biases, base.get("bias"), base.bits, base.group_size)
-        outputs, inputs = self.base_layer.shape
-        layer = Linear(inputs, outputs, "bias" in self.base_layer)
-        layer.update(self.base_layer.parameters())
-        weight = self.base_layer.dense() + mx.repeat(update, self.group_size, axis=1)
-        layer.weight = weight.astype(self.base_layer.weight.dtype)
-        layer.freeze()
-        return layer
+        return self.base_layer.with_weight(self.base_layer.dense() + mx.repeat(update, self.group_size, axis=1))
 
 
-def apply(model: VisionTransformer, method: QALoRA, seed: int) -> None:
-    """Wraps every target. The initial A is drawn by name, so both backends start from the same one."""
+class QALoRAMethod(Method[QALoRA]):
+    """Every target is wrapped, each with its own group of inputs."""
 
-    def wrapper(site: Site, layer: QuantizedLinear) -> QALoRALinear:
-        width = site.inputs // layer.group_size
-        shape = (method.rank * max(len(site.parts), 1), width)
-        A = mx.array(kaiming_uniform(shape, width, seed, f"{site.path}.lora_A"))
-        B = mx.zeros((site.adapted, method.rank))
-        arguments = (layer, A, B, method.alpha / method.rank, method.dropout, site.parts)
-        return QALoRALinear(*arguments, group_size=layer.group_size, average=method.pool == "avg")
+    def apply(self, model: VisionTransformer, config: QALoRA, seed: int) -> None:
+        def wrapper(site: Site, layer: QuantizedLinear) -> QALoRALinear:
+            width = site.inputs // layer.group_size
+            shape = (config.rank * max(len(site.parts), 1), width)
+            A = mx.array(kaiming_uniform(shape, width, seed, f"{site.path}.lora_A"))
+            B = mx.zeros((site.adapted, config.rank))
+            arguments = (layer, A, B, config.alpha / config.rank, config.dropout, site.parts)
+            return QALoRALinear(*arguments, group_size=layer.group_size, average=config.pool == "avg")
 
-    wrap(model, method.sites(model.architecture), wrapper)
-
-
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
-    """Replaces every QALoRALinear by its merged layer. Returns what was replaced."""
-    return unwrap(model, QALoRALinear, QALoRALinear.merged)
+        wrap(model, config.sites(model.architecture), wrapper)

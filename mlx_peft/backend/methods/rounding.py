@@ -33,7 +33,7 @@ def exact(model: VisionTransformer) -> set[str]:
 def plain(model: VisionTransformer) -> dict[str, nn.Module]:
     """For each rounded layer that no method wraps, by path, a plain one with its weight and bias."""
     found = layers(model)
-    return {path: layer.with_weight(layer.weight) for path, layer in found.items() if layer.base is layer}
+    return {path: layer.with_weight(layer.weight) for path, layer in found.items() if layer.base_layer is layer}
 
 
 def merge(model: VisionTransformer) -> dict[str, nn.Module]:

@@ -16,14 +16,16 @@ from copy import deepcopy
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_peft.backend.methods.targets import find, replace, unwrap
+from mlx_peft.backend.methods.adapted import Adapted, Terms
+from mlx_peft.backend.methods.method import Method
+from mlx_peft.backend.methods.targets import find, replace
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.config.methods import SSF
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.initial import normal
 
 
-class ScaledShifted(nn.Module):
+class ScaledShifted(Adapted):
     """A frozen layer whose output is scaled and shifted, by trained vectors in float32 whatever the base's dtype.
 
     Args:
@@ -32,8 +34,7 @@ class ScaledShifted(nn.Module):
     """
 
     def __init__(self, base_layer: nn.Module, scale: mx.array, shift: mx.array):
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.ssf_scale = scale
         self.ssf_shift = shift
 
@@ -58,24 +59,25 @@ class ScaledShifted(nn.Module):
         layer.bias = (bias * self.ssf_scale + self.ssf_shift).astype(layer.bias.dtype)
         return layer
 
-
-def apply(model: VisionTransformer, method: SSF, seed: int) -> None:
-    """Wraps every layer. Scales and shifts are drawn by name, so both backends start from the same ones."""
-    for path, width in method.layers(model.architecture).items():
-        scale = mx.array(1 + normal((width,), 0.02, seed, f"{path}.ssf_scale"))
-        shift = mx.array(normal((width,), 0.02, seed, f"{path}.ssf_shift"))
-        replace(model, path, ScaledShifted(find(model, path), scale, shift))
+    def terms(self) -> Terms:
+        return Terms(gain=self.ssf_scale, shift=self.ssf_shift)
 
 
-def merge(model: VisionTransformer) -> dict[str, nn.Module]:
-    """Replaces every ScaledShifted by its merged layer. Returns what was replaced.
+class SSFMethod(Method[SSF]):
+    """Every layer with a weight is wrapped, or those of some blocks."""
 
-    Raises UserError, and changes nothing, where a layer has no bias to take the shift.
-    """
-    wrapped = {path: layer for path, layer in model.named_modules() if isinstance(layer, ScaledShifted)}
-    if stuck := sorted(path for path, layer in wrapped.items() if not layer.mergeable):
-        raise UserError(
-            f"SSF cannot be merged: {stuck[0]} has no bias, which alone could take the shift"
-            + (f" (nor have {len(stuck) - 1} other layers)" if len(stuck) > 1 else "")
-        )
-    return unwrap(model, ScaledShifted, ScaledShifted.merged)
+    def apply(self, model: VisionTransformer, config: SSF, seed: int) -> None:
+        for path, width in config.layers(model.architecture).items():
+            scale = mx.array(1 + normal((width,), 0.02, seed, f"{path}.ssf_scale"))
+            shift = mx.array(normal((width,), 0.02, seed, f"{path}.ssf_shift"))
+            replace(model, path, ScaledShifted(find(model, path), scale, shift))
+
+    def merge(self, model: VisionTransformer) -> dict[str, nn.Module]:
+        """As for every method; raises UserError also where a layer has no bias to take the shift."""
+        wrapped = {path: layer for path, layer in model.named_modules() if isinstance(layer, ScaledShifted)}
+        if stuck := sorted(path for path, layer in wrapped.items() if not layer.mergeable):
+            raise UserError(
+                f"SSF cannot be merged: {stuck[0]} has no bias, which alone could take the shift"
+                + (f" (nor have {len(stuck) - 1} other layers)" if len(stuck) > 1 else "")
+            )
+        return super().merge(model)

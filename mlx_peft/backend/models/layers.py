@@ -49,6 +49,11 @@ class Linear(nn.Module):
         """``(out, in)``."""
         return self.weight.shape
 
+    @property
+    def base_layer(self) -> Linear:
+        """The layer that has weight and bias: itself. A method's layer has another."""
+        return self
+
     def dense(self) -> mx.array:
         """W in float32."""
         return self.weight.astype(mx.float32)

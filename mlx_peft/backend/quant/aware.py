@@ -12,14 +12,17 @@ outside, dQ/dw = 0 and dQ/ds = -n or p. The gradient of s is divided by sqrt(g p
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_peft.backend.models.layers import Linear, spread
+from mlx_peft.backend.models.layers import spread
 from mlx_peft.backend.quant.affine import QuantizedLinear, dequantize, quantize
 from mlx_peft.codes.affine import packed
 from mlx_peft.config.quantization import QAT
+from mlx_peft.core.errors import UserError
 
 SMALLEST = 1e-7
 """A scale is at least this, as in ``affine.quantize``."""
@@ -100,18 +103,17 @@ class AwareLayer:
         """The words, scales and biases of Q(W), as they are stored."""
         return quantize(self.formed(), self.bits, self.group_size)
 
+    def terms(self) -> NoReturn:
+        """Raises UserError: each adapter's weight is rounded otherwise, so that no part of the products is shared."""
+        raise UserError("what is trained through codes has a weight of its own, with the update in it: merge it")
+
     def merged(self) -> QuantizedLinear:
         """The quantised layer whose product training saw."""
-        return QuantizedLinear(*self.codes(), self.base.get("bias"), self.bits, self.group_size)
-
-    @property
-    def base(self) -> Linear:
-        """The layer that has the bias."""
-        return self.get("base_layer", self)
+        return QuantizedLinear(*self.codes(), self.base_layer.get("bias"), self.bits, self.group_size)
 
     def __call__(self, x: mx.array) -> mx.array:
         y = x @ self.rounded().astype(x.dtype).T
-        return y + spread(self.base.bias, y.shape, x.dtype) if "bias" in self.base else y
+        return y + spread(self.base_layer.bias, y.shape, x.dtype) if "bias" in self.base_layer else y
 
 
 class LearnedLayer(AwareLayer):

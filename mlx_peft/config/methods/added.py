@@ -83,7 +83,12 @@ class AdaptFormer(Blockwise):
     """A bottleneck beside the MLP (Chen et al. 2022, arXiv 2205.13535): + s up(relu(down(norm2(x))))."""
 
     name: Literal["adaptformer"] = "adaptformer"
-    merges: ClassVar[bool] = False
+    unmerged: ClassVar[str | None] = (
+        "there is a ReLU between its two layers, so no weight can take them up; keep the adapter beside the model"
+    )
+    unmixed: ClassVar[str | None] = (
+        "its bottlenecks stand beside whole blocks, and rows are told apart in single layers"
+    )
     bottleneck: Rank = 64
     scale: Positive = Field(0.1, description="s")
     dropout: Share = Field(0.1, description="on the bottleneck")
@@ -107,7 +112,11 @@ class VPT(Blockwise):
     """
 
     name: Literal["vpt"] = "vpt"
-    merges: ClassVar[bool] = False
+    unmerged: ClassVar[str | None] = (
+        "its prompts are tokens that every image attends to, so no weight can take them up; keep the adapter beside "
+        "the model"
+    )
+    unmixed: ClassVar[str | None] = "its prompts are tokens, and the images of a batch must all have equally many"
     undecayed: ClassVar[tuple[str, ...]] = ("prompts",)
     tokens: Rank = 10
     deep: bool = Field(False, description="prompts of its own for every block")

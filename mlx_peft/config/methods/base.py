@@ -18,17 +18,17 @@ class MethodConfig(BaseModel):
     """A method trains its own parameters, and always the head.
 
     Class attributes, which ``mlx-peft ls methods`` prints:
-        merges: whether what it trains folds into a plain model with the same logits.
+        unmerged: why what it trains folds into no plain model with the same logits; None where it does.
         in_peft: whether Hugging Face PEFT has the method and reads its adapters.
-        mixes: whether the rows of one batch may each have an adapter of their own.
+        unmixed: why the rows of one batch may not each have an adapter of their own; None where they may.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
-    merges: ClassVar[bool] = True
+    unmerged: ClassVar[str | None] = None
     in_peft: ClassVar[bool] = False
-    mixes: ClassVar[bool] = True
+    unmixed: ClassVar[str | None] = None
     over_codes: ClassVar[bool] = False
     """Whether it needs a quantised base, which it merges into as it is."""
     rounds: ClassVar[bool] = False
@@ -37,6 +37,16 @@ class MethodConfig(BaseModel):
     """Last names of tensors that it keeps frozen beside what it trains: an adapter is not whole without them."""
     undecayed: ClassVar[tuple[str, ...]] = ()
     """Last names of its tensors that weight decay leaves alone, although they have several axes."""
+
+    @property
+    def merges(self) -> bool:
+        """Whether what it trains folds into a plain model with the same logits."""
+        return self.unmerged is None
+
+    @property
+    def dropped(self) -> float:
+        """With which probability an input of its update, which is a weight's, is dropped in training."""
+        return 0.0
 
     def check(self, architecture: Architecture) -> None:
         """Raises UserError where the method cannot be put on such a model."""
@@ -61,7 +71,7 @@ class MethodConfig(BaseModel):
             raise UserError(
                 "qat: the base is in codes already, which are not trained; leave qat out, or take a float base"
             )
-        if getattr(self, "dropout", 0.0):
+        if self.dropped:
             raise UserError(
                 "method.dropout: under qat the weight is rounded with the update in it, and the update has no input of "
                 "its own that could be dropped; set it to 0"

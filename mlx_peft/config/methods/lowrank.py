@@ -62,6 +62,10 @@ class LoRA(Targeted):
         return pattern
 
     @property
+    def dropped(self) -> float:
+        return self.dropout
+
+    @property
     def scaling(self) -> float:
         """s in the equation, where no pattern says otherwise."""
         return self._scaling(self.rank, self.alpha)
@@ -175,6 +179,10 @@ class AdaLoRA(Targeted):
             raise ValueError(f"target_rank {self.target_rank} is a budget above the initial rank {self.init_rank}")
         return self
 
+    @property
+    def dropped(self) -> float:
+        return self.dropout
+
     def check_new(self, architecture: Architecture) -> None:
         for site in self.sites(architecture):
             fits(self.init_rank, site)
@@ -202,6 +210,10 @@ class VeRA(Targeted):
     d_initial: Positive = Field(0.1, description="lambda_d at the start")
     dropout: Share = Field(0.0, description="on the input of A")
     projection_key: int = Field(0, ge=0, lt=2**64, description="that A and B are drawn from, as PEFT draws them")
+
+    @property
+    def dropped(self) -> float:
+        return self.dropout
 
     def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
         sites = self.sites(architecture)

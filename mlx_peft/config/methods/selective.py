@@ -19,7 +19,7 @@ NORM = re.compile(r"(.*\.)?(norm[12]?|[qk]_norm|norm_pre|fc_norm)\.(weight|bias)
 class Selective(Blockwise):
     """Trains the parameters whose names it selects; restricted to some blocks, none outside of them."""
 
-    merges: ClassVar[bool] = True
+    unmixed: ClassVar[str | None] = "it trains parameters of the model itself, which all rows of a batch share"
 
     def selects(self, name: str) -> bool:
         """Whether the parameter of this name is the method's kind."""
@@ -57,7 +57,6 @@ class Full(Selective):
     """Full fine-tuning: every parameter is trained."""
 
     name: Literal["full"] = "full"
-    mixes: ClassVar[bool] = False
     rounds: ClassVar[bool] = True
 
     def selects(self, name: str) -> bool:

@@ -1,0 +1,90 @@
+"""What all layers with a low-rank update of a frozen weight do alike."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from mlx_peft.backend.methods.adapted import Adapted, Terms
+from mlx_peft.backend.models.layers import Linear
+from mlx_peft.backend.models.stochastic import Dropout
+
+
+class LowRankLinear(Adapted):
+    """y = W x + b + s B A drop(x), whatever A and B are made of; in float32 whatever the base's dtype.
+
+    Args:
+        base_layer: the layer; it is kept as ``base_layer``.
+        scaling: s.
+        dropout: probability on the input of A.
+    """
+
+    def __init__(self, base_layer: Linear, scaling: float = 1.0, dropout: float = 0.0):
+        super().__init__(base_layer)
+        self.dropout = Dropout(dropout)
+        self.scaling = scaling
+
+    def factors(self) -> tuple[mx.array, mx.array]:
+        """A ``(r, in)`` and B ``(out, r)`` of the whole change from W, s left out."""
+        raise NotImplementedError
+
+    def forms(self, x: mx.array) -> bool:
+        """Whether y is one product with the formed weight.
+
+        In half precision W + s B A would round small updates away, codes would be unpacked to be added to, and dropout
+        is on the input of A alone.
+        """
+        return x.dtype == self.base_layer.weight.dtype == mx.float32 and not (self.training and self.dropout.rate)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if self.forms(x):
+            return formed_product(x, self.base_layer.weight, self.base_layer.get("bias"), *self.factors(), self.scaling)
+        return self.beside(x)
+
+    def beside(self, x: mx.array) -> mx.array:
+        """y, the update computed beside W: two narrow products with the activations."""
+        return self.plus(self.base_layer(x), self.dropout(x), *self.factors())
+
+    def plus(self, y: mx.array, x: mx.array, A: mx.array, B: mx.array) -> mx.array:
+        """y + s B A x, in the dtype of x."""
+        return mx.addmm(y, x @ A.astype(x.dtype).T, (self.scaling * B).astype(x.dtype).T)
+
+    def formed(self) -> mx.array:
+        """W + s B A ``(out, in)``, in float32."""
+        A, B = self.factors()
+        return self.base_layer.dense() + self.scaling * (B @ A)
+
+    def merged(self) -> Linear:
+        """A plain layer with the formed weight, computed in float32 and kept in the base's dtype."""
+        return self.base_layer.with_weight(self.formed())
+
+    def terms(self) -> Terms:
+        A, B = self.factors()
+        return Terms(A=A, B=self.scaling * B)
+
+
+def formed_product(
+    x: mx.array, weight: mx.array, bias: mx.array | None, A: mx.array, B: mx.array, scaling: float
+) -> mx.array:
+    """x (W + s B A)^T + b in one product, without a gradient for W.
+
+    Forming W + s B A costs r multiplications a weight, far less than a second pass over the activations. The backward
+    pass forms it again rather than keep it. With g = dL/dy: dx = g (W + s B A), dA = s (g B)^T x, dB = s g^T (x A^T).
+    """
+
+    @mx.custom_function
+    def product(x: mx.array, A: mx.array, B: mx.array) -> mx.array:
+        formed = mx.addmm(weight, B, A, alpha=scaling)
+        return x @ formed.T if bias is None else mx.addmm(bias, x, formed.T)
+
+    @product.vjp
+    def product_vjp(primals, cotangent, _):  # type: ignore[no-untyped-def]
+        x, A, B = primals
+        rows, grad = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
+        # Transposed, so that the compiler does not find it equal to the forward's and keep that alive in between.
+        formed = mx.addmm(weight.T, A.T, B.T, alpha=scaling)
+        dx = (grad @ formed.T).reshape(x.shape)
+        dA = scaling * ((grad @ B).T @ rows)
+        dB = scaling * ((rows @ A.T).T @ grad).T
+        return dx, dA, dB
+
+    return product(x, A, B)

@@ -1,0 +1,50 @@
+"""How much the loss depends on each element of a parameter, averaged over the steps of the training.
+
+Zhang et al. 2023 (arXiv 2303.10512), section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+AVERAGES = ("importance", "uncertainty")
+"""What ``Importance`` keeps of each element: M and U."""
+
+
+class Importance:
+    """How much the loss depends on each element of the triplets, averaged over steps.
+
+    After a step with parameter p and the gradient g that the optimiser was given: I = |p g|,
+    M = beta1 M + (1 - beta1) I, U = beta2 U + (1 - beta2) |I - M| with the new M; the element's score is M U.
+
+    Args:
+        names: the parameters.
+        beta1, beta2: of the two averages.
+    """
+
+    def __init__(self, names: Sequence[str], beta1: float, beta2: float):
+        self.names = tuple(names)
+        self.beta1, self.beta2 = beta1, beta2
+
+    def initial(self, parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Both averages before the first step."""
+        return {
+            average: {name: torch.zeros_like(parameters[name], requires_grad=False) for name in self.names}
+            for average in AVERAGES
+        }
+
+    @torch.no_grad()
+    def observe(self, averages: Mapping[str, dict[str, Tensor]], parameters: Mapping[str, Tensor]) -> None:
+        """Moves both averages, in place, by one more step, whose gradients still lie in the parameters."""
+        for name in self.names:
+            now = (parameters[name] * parameters[name].grad).abs_()
+            mean = averages["importance"][name].mul_(self.beta1).add_(now, alpha=1 - self.beta1)
+            off = now.sub_(mean).abs_()
+            averages["uncertainty"][name].mul_(self.beta2).add_(off, alpha=1 - self.beta2)
+
+    def scores(self, averages: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The score of each element, by parameter."""
+        return {name: averages["importance"][name] * averages["uncertainty"][name] for name in self.names}

@@ -1,0 +1,95 @@
+"""What a method answers: how it is put into a model and merged, and what it wants of the training."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from mlx_peft.config.methods import MethodConfig
+from mlx_peft.core.errors import UserError
+from torch_ref.methods.adapted import Adapted
+from torch_ref.methods.importance import Importance
+from torch_ref.methods.stacked import Stacked
+from torch_ref.methods.targets import replace, unwrap
+from torch_ref.models.vit import VisionTransformer
+
+Config = TypeVar("Config", bound=MethodConfig)
+
+
+class Method(ABC, Generic[Config]):
+    """A method: one object for all models. What is known of it without a model or a framework, ``kind`` says.
+
+    Args:
+        kind: its class in ``mlx_peft.config.methods``.
+    """
+
+    def __init__(self, kind: type[Config]):
+        self.kind = kind
+
+    @property
+    def name(self) -> str:
+        """As in a configuration."""
+        return self.kind.model_fields["name"].default
+
+    @abstractmethod
+    def apply(self, model: VisionTransformer, config: Config, seed: int) -> None:
+        """Puts the method into a frozen model, and lets be trained what it trains; heads are no concern of its.
+
+        What is drawn comes from NumPy by name, so that both backends start from the same.
+
+        Raises UserError where it does not fit the model.
+        """
+
+    def merge(self, model: VisionTransformer) -> dict[str, nn.Module]:
+        """Replaces each of the method's layers by a plain one that computes the same. Returns what was, by path.
+
+        Raises UserError, and changes nothing, where there are no such layers; over a quantised base there are none but
+        for a method whose ``kind`` is ``over_codes``.
+        """
+        if self.kind.unmerged is not None:
+            raise UserError(f"method {self.name} cannot be merged: {self.kind.unmerged}")
+        replaced = unwrap(model, self.kind.over_codes)
+        if replaced:
+            replaced["shared"] = model.shared
+            replace(model, "shared", nn.Module())
+        return replaced
+
+    def penalty(self, model: VisionTransformer, config: Config) -> Tensor | float:
+        """What the loss gains in training; 0 for most."""
+        return 0.0
+
+    def importance(self, model: VisionTransformer, config: Config) -> Importance | None:
+        """What is averaged over the steps; None for most."""
+        return None
+
+    def scores(self, model: VisionTransformer, config: Config, elements: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """How much each triplet matters, by adapter, from the scores of elements that ``importance`` gives."""
+        return {}
+
+    def masks(
+        self, model: VisionTransformer, config: Config, keep: Mapping[str, Sequence[bool]]
+    ) -> dict[str, np.ndarray]:
+        """Which elements of which parameters are kept, by name, from the triplets that are, by adapter."""
+        return {}
+
+    def stack(self, base_layer: nn.Module, layers: Sequence[Adapted | None]) -> Stacked:
+        """One layer for a batch whose rows have adapters of their own: row i that of ``layers[rows[i]]``, or none.
+
+        Which rows those are, ``stacked.assigned`` says at each call. Adapters of several methods at one layer are
+        stacked one on the other, each with None for those that are not its.
+
+        Args:
+            base_layer: what rows without an adapter see: a layer as the model has it, or one that was stacked.
+            layers: what the method made of this layer for each adapter, whatever its rank; None where it has nothing
+                here.
+
+        Raises:
+            UserError: where a batch cannot mix the method's adapters.
+        """
+        if self.kind.unmixed is not None:
+            raise UserError(f"method {self.name}: a batch cannot mix its adapters: {self.kind.unmixed}")
+        return Stacked(base_layer, [None if layer is None else layer.terms() for layer in layers])
