@@ -19,15 +19,15 @@ from mlx_peft.core.json_io import from_json
 from mlx_peft.core.sums import check_sum, write_with_sums
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
-"""The types that weights have."""
+"""Weights have one of these types."""
 WORDS = {"U32"}
-"""The codes of quantised weights."""
+"""The codes of quantised weights have this type."""
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-"""What weights may be written as."""
+"""Weights may be written as these types; safetensors' names of them."""
 BF16_INFINITY = 0x7F80
-"""Its bits: all those of the exponent."""
+"""The bits of bfloat16's infinity: all those of the exponent."""
 COUNTERS = ("position_ids", "num_batches_tracked", "n_averaged")
-"""Last names of buffers that hold whole numbers and no weights: they are passed over."""
+"""Buffers with these last names hold whole numbers and no weights: they are passed over."""
 
 
 def renamed(tensors: Tensors, name_of: Callable[[str], str], where: str | Path = "the weights") -> Tensors:
@@ -129,7 +129,7 @@ def _must_be_file(path: Path) -> None:
 
 
 MAX_JSON = 2**26
-"""Bytes: the names of a million classes have about as many."""
+"""A JSON file may have so many bytes: the names of a million classes have about as many."""
 
 
 def read_json(path: Path) -> dict[str, Any]:

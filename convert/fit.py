@@ -26,10 +26,10 @@ from mlx_peft.vit.resample import resize_patches, resize_positions
 from mlx_peft.vit.shapes import Shapes, heads, shapes
 
 LONGEST_CLASS = 1000
-"""Characters of a class's name; ImageNet's longest, all its synonyms together, has 130."""
+"""A class's name has at most so many characters; ImageNet's longest, with all its synonyms, has 130."""
 
 LARGEST_GRID = 128
-"""Patches along a side up to which a position grid is resized unasked; timm's largest models have 64."""
+"""A position grid of up to so many patches along a side is resized unasked; timm's largest models have 64."""
 
 
 def fit(

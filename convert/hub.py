@@ -16,10 +16,10 @@ REFUSALS = {
     403: "the hub does not allow it: is the owner's name right, and may the token write?",
     412: "someone else changed the repository meanwhile: try again",
 }
-"""By HTTP's status."""
+"""What the hub means by a status of HTTP, and what would help."""
 
 HERE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-"""Of the errors of a transfer, those of this machine's disk."""
+"""These errors of a transfer are of this machine's disk, not of the network."""
 
 
 def download(repository: str, filename: str) -> Path:

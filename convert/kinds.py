@@ -9,7 +9,7 @@ from typing import Literal
 from mlx_peft.core.errors import UserError
 
 Kind = Literal["safetensors", "torch", "npz"]
-"""safetensors; PyTorch's archive, or its pickles of before 1.6; NumPy's archive of arrays."""
+"""A file is safetensors, PyTorch's archive (or its pickles of before 1.6), or NumPy's archive of arrays."""
 
 NAMES: dict[Kind, str] = {
     "safetensors": "a safetensors file",
@@ -21,7 +21,7 @@ SUFFIXES: dict[str, Kind] = {
     **dict.fromkeys((".pth", ".pt", ".bin", ".tar", ".ckpt"), "torch"),
     ".npz": "npz",
 }
-"""What a damaged file was meant to be."""
+"""A file's suffix says what a damaged one was meant to be."""
 
 ZIP = b"PK\x03\x04"
 PACKED = "unpack it first, with {}"
@@ -39,7 +39,7 @@ OTHERS: dict[bytes, str] = {
     b"\xff\xd8\xff": "a picture",
     b"%PDF": "a PDF",
 }
-"""Other kinds by their first bytes, and what to do."""
+"""Other kinds of files are known by their first bytes; what each is, and what to do."""
 
 HEAD = 512
 TAR = slice(257, 262)

@@ -11,7 +11,7 @@ import re
 from pathlib import Path, PureWindowsPath
 
 UNNAMED = "weights"
-"""For a place whose last part says nothing, or too much: ``.``, a home folder."""
+"""It stands for a place whose last part says nothing, or too much: ``.``, a home folder."""
 
 _REMOTE = re.compile(r"https?://|hf://")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/+")

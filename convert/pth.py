@@ -22,22 +22,23 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.core.unpickling import ForeignName, check
 
 Order = Literal["<", ">"]
-"""Of the bytes of a number."""
+"""The order of a number's bytes: the lowest first, or the highest."""
 
 CONTAINERS = ("model", "state_dict", "teacher", "student", "model_ema", "state_dict_ema", "module")
-"""Keys under which training code keeps a state dictionary."""
+"""Training code keeps a state dictionary under one of these keys."""
 
 LEGACY = 0x1950A86A20F9469CFC6C
 """The first pickle of a file without an archive, as PyTorch wrote them before 1.6."""
 
 ENTRY = b"PK\x03\x04"
-"""What an archive begins with, and each entry in it."""
+"""An archive begins with this, and so does each entry in it."""
 
 LARGEST_PICKLE = 2**21
-"""Bytes; that of a ViT has some 50,000, with an average of the weights and the optimiser's state five times as many."""
+"""A file's pickle has at most so many bytes; that of a ViT has some 50,000, with an average of the weights and the
+optimiser's state five times as many."""
 
 Places = Mapping[str, tuple[int, int]]
-"""Where a storage's bytes begin and end in the file, by its key."""
+"""The places in the file where a storage's bytes begin and end, by its key."""
 
 
 def read_pth(path: Path) -> Tensors:

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 TEXT = 10**7
 TENSORS = 2 * 10**10
 LARGEST = {".safetensors": TENSORS, ".json": TEXT, ".md": TEXT, ".txt": TEXT}
-"""The kinds of files that are fetched, none of which can run anything, and the bytes that one may have."""
+"""Only files with these suffixes are fetched, none of which can run anything; the bytes that one may have."""
 
 MOST = 32
-"""Files in a repository that is fetched."""
+"""A repository that is fetched has at most so many files."""
 
 KEPT = {".gitattributes", "README.md"}
-"""What a repository may hold besides the files that are written to it: the hub's own, and a card, which is replaced."""
+"""A repository may hold these besides the files that are written to it: the hub's own, and a card, which is
+replaced."""
 
 PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 

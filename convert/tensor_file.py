@@ -39,10 +39,10 @@ TYPES: dict[str, type[np.generic]] = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-"""The types in the order in which they lie in a file, and what NumPy reads their bytes as: it has no bfloat16."""
+"""Types in the order in which they lie in a file, and what NumPy reads their bytes as: it has no bfloat16."""
 
 OWN = {np.dtype(kind): name for name, kind in TYPES.items() if name != "BF16"}
-"""What an array is written as, as it is."""
+"""safetensors' names of NumPy's types, of which an array is written as it is."""
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 """A tensor's type and shape, by name."""
@@ -52,7 +52,8 @@ UNKNOWN = "0" * 64
 CHUNK = 1 << 20
 
 LONGEST_NAME = 500
-"""Characters of a tensor's name; those of whole vision models in a training checkpoint have some 80."""
+"""A tensor's name has at most so many characters; those of whole vision models in a training checkpoint have some
+80."""
 
 
 def header_of(tensors: Layout, metadata: Mapping[str, str] | None = None) -> tuple[bytes, list[str], int]:

@@ -26,13 +26,14 @@ STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "u1",
 }
-"""What a storage is made of, as NumPy calls it."""
+"""The type of a storage's numbers, as NumPy calls it."""
 
 SAVED_WITH = OPCODES | {"BINPERSID", "NEWOBJ", "EMPTY_SET", "ADDITEMS", "FROZENSET", "BYTEARRAY8"}
-"""What ``torch.save`` writes tensors with, and training code its options."""
+"""``torch.save`` writes tensors with these opcodes, and training code its options."""
 
 MOST_AXES, LONGEST = 32, 2**48
-"""Of a tensor; no file has as many elements. Numbers below 2^61 - 1 have different hashes."""
+"""A tensor has at most so many axes, each of at most so many elements: no file has as many. (Numbers below 2^61 - 1
+have different hashes.)"""
 
 
 class Storage(NamedTuple):
@@ -156,7 +157,7 @@ HARMLESS = {
     "torch.nn.parameter": "Parameter Buffer",
     "torch.torch_version": "TorchVersion",
 }
-"""Plain values by their modules, of which nothing is used: a run's options, the best accuracy so far, random states."""
+"""Plain values by their modules; nothing of them is used: a run's options, the best accuracy so far, random states."""
 
 
 def _part(

@@ -25,11 +25,11 @@ from mlx_peft.vit.sites import PARTS
 KINDS = ("lora_A", "lora_B", "lora_E")
 SCHEDULE = {"tinit": "t_init", "tfinal": "t_final", "deltaT": "delta_t", "beta1": "beta1", "beta2": "beta2"}
 FIELDS = SCHEDULE | {"lora_dropout": "dropout", "orth_reg_weight": "orth_weight"}
-"""PEFT's names of what both have."""
+"""PEFT's names of the fields that both have, and ours."""
 
 READ = {"init_r", "target_r", "lora_alpha", "rank_pattern", *FIELDS}
 NO_MATTER = {"bias", "init_lora_weights", "megatron_core", "qalora_group_size", "r", "total_step"}
-"""Keys of PEFT's configuration that leave an AdaLoRA alone which is trained already."""
+"""These keys of PEFT's configuration change nothing in an AdaLoRA that is trained already."""
 
 
 def pack(method: AdaLoRA, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:

@@ -36,7 +36,7 @@ NO_MATTER = {
     "target_modules",
     "task_type",
 }
-"""Keys of every method of PEFT's that leave the forward pass alone, or say what the tensors' names say too."""
+"""These keys of every method of PEFT's change nothing in the forward pass, or say what the tensors' names say too."""
 
 
 def must_be_plain(config: Mapping[str, Any], known: Collection[str], path: Path) -> None:

@@ -54,7 +54,7 @@ WEIGHTS = "adapter_model.safetensors"
 METADATA = "mlx_peft"
 ROOT = "base_model."
 PREFIX = f"{ROOT}model."
-"""Of the tensors in the model; what PEFT keeps beside it has a name that starts with ``base_model`` already."""
+"""The names of the model's tensors start with it; PEFT keeps others beside the model, under ``base_model``."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 DAMAGE = (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, RecursionError)
-"""What tensors of other shapes, or a configuration of other types, than a method's lead to."""
+"""These errors come of tensors of other shapes, or a configuration of other types, than the method's."""
 
 
 def _with_sound_head(adapter: Adapter, path: Path) -> Adapter:

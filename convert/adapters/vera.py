@@ -32,7 +32,7 @@ THEIRS = ("base_model.vera_A", "base_model.vera_B")
 Matrix = NDArray[np.float32]
 
 WHOLE = "whole"
-"""Stands for the layers that are adapted as wholes, beside q, k and v."""
+"""It stands for the layers that are adapted as wholes, beside q, k and v."""
 
 READ = {"bias", "d_initial", "init_weights", "projection_prng_key", "r", "save_projection", "vera_dropout"}
 

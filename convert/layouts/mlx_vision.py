@@ -38,7 +38,7 @@ PAIRS = [
 ]
 
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
-"""By width, of the architectures that mlx-image has."""
+"""The number of attention heads by width, of the architectures that mlx-image has."""
 
 DINOV2_EPS = 1e-5
 """mlx-image builds its DINOv2 models, all of 518 pixels but the huge one, with MLX's default; others have 1e-6."""

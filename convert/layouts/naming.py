@@ -14,7 +14,7 @@ from mlx_peft.vit.registry import find, names
 from mlx_peft.vit.shapes import shapes
 
 DECISIVE = ("embed_dim", "depth", "num_heads", "patch_size", "distilled", "mlp_layer", "mlp_ratio", "class_token")
-"""Fields in which a model is no longer what its name says."""
+"""A model that differs in one of these fields is no longer what its name says."""
 
 
 @functools.lru_cache

@@ -18,7 +18,8 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Preprocessing
 
 LARGEST_RATIO = 4
-"""Of the bytes inside an archive to its own: weights hardly compress, and a small file must not fill the memory."""
+"""The bytes inside an archive are at most so many times its own: weights hardly compress, and a small file must not
+fill the memory."""
 
 
 def read_npz(path: Path) -> Tensors:
@@ -136,7 +137,7 @@ PAIRS = [
 QUERY = f"{ATTENTION}/query/kernel".replace("{i}", "0")
 
 PREPROCESSING = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bicubic", crop_pct=0.9)
-"""As timm evaluates these weights: Google's normalisation, with timm's crop."""
+"""timm evaluates these weights so: with Google's normalisation and its own crop."""
 
 
 def read(tensors: Tensors, path: Path, asked: Asked) -> Reading:

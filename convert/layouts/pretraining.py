@@ -18,7 +18,7 @@ LEFT_OUT = {
     ("head.mlp.", "head.last_layer.", "head.mlp2.", "head.last_layer2."): "the projection head of DINO's training",
     ("mask_token", "masked_embed"): "what masked patches are replaced with in training",
 }
-"""By the beginnings of names: what no classifier uses."""
+"""Tensors whose names begin so are used by no classifier; what they are."""
 
 CHUNKED = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 """DINOv2 trains its blocks in chunks; the second number is the block's own, counted over all chunks."""

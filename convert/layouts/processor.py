@@ -15,10 +15,10 @@ from mlx_peft.vit.architecture import Preprocessing
 
 CONFIG = "preprocessor_config.json"
 RESAMPLE = {"bilinear": 2, "bicubic": 3}
-"""Pillow's numbers of the filters."""
+"""Pillow numbers its filters so."""
 
 LARGEST = 2**16
-"""Above any side of an image."""
+"""No side of an image has so many pixels."""
 
 SQUASHED, CROPPED, SQUASHED_CROPPED = "ViTImageProcessor", "BitImageProcessor", "DeiTImageProcessor"
 """The image processor that prepares images so: both sides to the size; the shorter side, then the centre; both sides
@@ -31,7 +31,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "CLIPImageProcessor": {"size": {"shortest_edge": 224}, "resample": 3, "do_center_crop": True},
     "SiglipImageProcessor": {"size": {"height": 224, "width": 224}, "resample": 3, "do_center_crop": False},
 }
-"""What a processor does where its file does not say."""
+"""A processor does this where its file does not say."""
 
 
 class _Processor(BaseModel):

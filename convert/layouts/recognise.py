@@ -22,10 +22,10 @@ TRANSFORMERS = ("embeddings.patch_embeddings.projection.weight", "embeddings.pat
 LAYOUTS = (torchvision.LAYOUT, mlx_vision.LAYOUT, npz.LAYOUT)
 
 HEADS = ("head.", "head_dist.", "heads.", "fc_norm.")
-"""What may stand outside of a model's prefix and belong to it all the same: a classifier that was put on it."""
+"""Tensors of these names belong to a model though they stand outside of its prefix: a classifier was put on it."""
 
 SEARCHED = 1000
-"""Names of tensors among which a misspelt one is looked for: a file may have a million."""
+"""A misspelt name is looked for among so many tensors: a file may have a million."""
 
 Recognised = tuple[Layout | None, Tensors, tuple[str, ...]]
 

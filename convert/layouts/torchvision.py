@@ -28,10 +28,10 @@ PAIRS = [
     *layer("head", "heads.head"),
 ]
 OLD = {"mlp.linear_1": "mlp.0", "mlp.linear_2": "mlp.3"}
-"""As the published weights were saved; torchvision renames them on loading."""
+"""The published weights were saved under these names; torchvision renames them on loading."""
 
 HEADS = {768: 12, 1024: 16, 1280: 16}
-"""By width, of the architectures that torchvision has."""
+"""The number of attention heads by width, of the architectures that torchvision has."""
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -69,7 +69,7 @@ WEIGHTS: dict[str, dict[str, Weights]] = {
         "IMAGENET1K_SWAG_LINEAR_V1": Weights(224, 224, "bicubic"),
     },
 }
-"""torchvision's names and tags."""
+"""The weights that torchvision publishes, by its names and tags."""
 
 SIZES = {
     (768, 16): "vit_b_16",
@@ -78,7 +78,7 @@ SIZES = {
     (1024, 32): "vit_l_32",
     (1280, 14): "vit_h_14",
 }
-"""By width and patch."""
+"""torchvision's names of architectures, by width and patch size."""
 
 
 def read(tensors: Tensors, path: Path, asked: Asked) -> Reading:

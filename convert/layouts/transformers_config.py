@@ -16,7 +16,7 @@ from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.registry import altered
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "silu": "silu"}
-"""transformers' ``hidden_act``, and ours."""
+"""Activations by transformers' ``hidden_act``, and our names of them."""
 
 SIZES = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_channels": 3, "image_size": 224}
 BERT = {**SIZES, "patch_size": 16, "intermediate_size": 3072, "hidden_act": "gelu", "layer_norm_eps": 1e-12}
@@ -33,13 +33,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "siglip_vision_model": {**BERT, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
 }  # fmt: skip
-"""What each model type's configuration means where it does not say: files of older versions leave defaults out."""
+"""A model type's configuration means this where it does not say: files of older versions leave defaults out."""
 
 NUMBERS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_register_tokens", "mlp_ratio",
 )  # fmt: skip
 LARGEST = 2**20
-"""Above any number that a configuration may hold: a shape is computed from it before a tensor is looked at."""
+"""No number in a configuration may be so large: a shape is computed from it before a tensor is looked at."""
 
 KINDS: dict[str, Any] = {
     **dict.fromkeys(NUMBERS, int), "num_channels": int, "mlp_ratio": (int, float), "layer_norm_eps": (int, float),

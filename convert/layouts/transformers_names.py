@@ -16,7 +16,7 @@ LEFT_OUT = {
     r"embeddings\.mask_token": "mask_token: left out, it is only used in pretraining",
     r"(text_model|text_projection|logit_scale|logit_bias)(\..*)?": "the text tower is left out",
 }
-"""What has no place in a classifier, and what is said of it."""
+"""Tensors of these names have no place in a classifier; the note on each."""
 
 
 def _batched(tensor: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ BERT = [
     *layer("blocks.{i}.attn.proj", "encoder.layer.{i}.attention.output.dense"),
     *layer("norm", "layernorm"),
 ]
-"""What ViT, DeiT and DINOv2 have in common."""
+"""The names that ViT, DeiT and DINOv2 have in common."""
 
 VIT = [
     *BERT,
@@ -77,7 +77,7 @@ TOWER = [
     *layer("blocks.{i}.mlp.fc2", "encoder.layers.{i}.mlp.fc2"),
     *layer("norm", "post_layernorm"),
 ]
-"""What CLIP's and SigLIP's vision towers have in common."""
+"""The names that CLIP's and SigLIP's vision towers have in common."""
 
 CLIP = [
     *TOWER,

@@ -19,7 +19,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
 OURS = "mlx_peft:"
-"""Before the name of an architecture that timm has no words for, so that timm refuses the folder."""
+"""It stands before the name of an architecture that timm has no words for, so that timm refuses the folder."""
 
 TIMM_EPS = 1e-6
 """The eps of a norm that timm's configuration names, as it can name no other."""
@@ -27,7 +27,7 @@ TIMM_EPS = 1e-6
 NO_MATTER = {"num_classes", "weight_init", "fix_init", "dynamic_img_size", "dynamic_img_pad"} | {
     f"{what}_rate" for what in ("drop", "pos_drop", "patch_drop", "proj_drop", "attn_drop", "drop_path")
 }
-"""Arguments of timm's that change neither the parameters nor the forward pass in evaluation."""
+"""These arguments of timm's change neither the parameters nor the forward pass in evaluation."""
 
 
 def quantization_of(entry: Any, path: Path) -> Quantization:

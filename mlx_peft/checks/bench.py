@@ -29,7 +29,7 @@ from mlx_peft.vit.registry import find
 
 CLASSES = 10
 CONTENDERS = {**BACKENDS, "peft": "torch_ref.tools.peer"}
-"""What is timed by default: modules with ``build``, ``version``, ``synchronize`` and ``device_peak``. Others come as
+"""These modules are timed by default, with ``build``, ``version``, ``synchronize`` and ``device_peak``. Others come as
 Python files."""
 
 

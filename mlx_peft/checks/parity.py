@@ -33,7 +33,7 @@ MODELS: dict[str, dict[str, object]] = {
 
 
 GROUP_SIZE = 64
-"""Of the quantised cells: the largest that divides the width of every model."""
+"""Quantised cells have groups of so many inputs: the largest number that divides the width of every model."""
 
 
 class Row(NamedTuple):
@@ -83,21 +83,21 @@ METHODS: dict[str, Row] = {
     "full": Row({}, lr=3e-5),
     "full-blocks": Row({"blocks": "last 2"}, lr=3e-5),
 }
-"""By a method's name up to the first hyphen."""
+"""The rows of the matrix; a name up to the first hyphen is the method's."""
 
 QUANTIZED_MODELS = ("vit_tiny_patch16_224", "vit_small_patch14_dinov2")
 QUANTIZED_METHODS = ("lora", "lora-dora", "adalora", "vera", "qalora", "qalora-avg")
-"""What is also compared over quantised bases, or only over them."""
+"""These rows are also compared over quantised bases, or only over them."""
 
 OVER_CODES = {kind.model_fields["name"].default for kind in get_args(get_args(Method)[0]) if kind.over_codes}
 PLAIN_METHODS = tuple(name for name in METHODS if name.partition("-")[0] not in OVER_CODES)
 
 BITS = (8, 4, 3, 2)
-"""Of a weight in those bases."""
+"""A weight in those bases has so many bits."""
 
 LOGITS, GRADIENTS, TRAJECTORY = 1e-5, 1e-4, 1e-4
-"""Largest relative error in float32: a few hundred roundings (1.2e-7 each) in logits; gradients and losses after real
-steps pass through twice as many operations, and through Adam's division by small numbers."""
+"""The largest relative errors in float32 are a few hundred roundings (1.2e-7 each) in logits; gradients and losses
+after real steps pass through twice as many operations, and through Adam's division by small numbers."""
 
 
 @dataclass(frozen=True)

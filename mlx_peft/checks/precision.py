@@ -23,7 +23,7 @@ ROUND_OFF = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 """The largest relative error of one rounding: 8 and 11 bits of precision."""
 
 ROWS = 12_608
-"""Of the batch, tokens of all images together: 64 images at 224 pixels."""
+"""The batch has so many tokens, of all its images together: 64 images at 224 pixels."""
 
 NARROW: dict[str, object] = {"embed_dim": 64, "num_heads": 2, "depth": 2}
 MODELS: dict[str, dict[str, object]] = {
@@ -39,10 +39,11 @@ the real ones."""
 FIRST = next(iter(MODELS))
 
 LOGITS = 4
-"""Largest relative error of logits and loss, in roundings; of gradients: ``parity.Row.roundings``. See ``allowed``."""
+"""The largest relative error of logits and loss, in roundings. That of gradients is ``parity.Row.roundings``; see
+``allowed``."""
 
 LOSS_SCALE = {"bfloat16": 1.0, "float16": 2.0**12}
-"""Of the backward pass, as training scales it: some gradients are below the smallest number of float16, 6e-8."""
+"""The loss is scaled by this for the backward pass, as in training: some gradients are below float16's least, 6e-8."""
 
 
 def allowed(roundings: int, precision: str, depth: int) -> float:

@@ -33,7 +33,7 @@ from mlx_peft.core.errors import UserError, shortened
 from mlx_peft.core.text import printable_lines
 
 LONGEST_LINE = 4000
-"""Characters of a line of an error's message: some list every name there is."""
+"""A line of an error's message has at most so many characters: some list every name there is."""
 
 
 class Commands(TyperGroup):

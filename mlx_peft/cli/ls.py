@@ -79,10 +79,10 @@ FACTS = {
     "variants": "variants",
     "licence": "licence",
 }
-"""What may be known of an entry, and the heading over it."""
+"""These facts may be known of an entry; the heading over each."""
 
 HEADING = {"models": "tags"}
-"""Over the last column, where it is no description."""
+"""The heading over the last column, where that is no description."""
 
 
 def models() -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
 
 SAMPLE, JUDGED = 2**18, 2**22
-"""Numbers of an operand that are kept for percentiles, of all images together; and that errors are taken on, of those
+"""So many numbers of an operand are kept for percentiles, of all images together; errors are taken on so many of those
 that come by at a time. Rows are kept or left out whole."""
 
 TAILS = (100.0, 99.99, 99.9, 99.5, 99.0)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 TINY = 1e-12
-"""The least scale: what it divides is zero, or as good as."""
+"""No scale is smaller: what it divides is zero, or as good as."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from mlx_peft.codes.quantizers import Uniform, single
 from mlx_peft.core.border import Tensors
 
 FLATTEST = 1e-3
-"""The least scale of a channel, of the mean of all: one that hardly varies must not magnify rounding."""
+"""A channel's scale is at least this share of the mean of all: one that hardly varies must not magnify rounding."""
 
 
 @dataclass(frozen=True)

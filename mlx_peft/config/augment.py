@@ -50,7 +50,7 @@ class Erasing(Section):
 
 
 FARTHEST = 1e4
-"""From 1, of the ratio of two sides or two areas: a side of an image has no more pixels than about that."""
+"""The ratio of two sides, or of two areas, is at most this: a side of an image has no more pixels than about that."""
 
 
 def an_interval(interval: tuple[float, float]) -> tuple[float, float]:

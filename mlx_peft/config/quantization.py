@@ -22,10 +22,10 @@ Bits = Literal[8, 6, 5, 4, 3, 2]
 GroupSize = Literal[32, 64, 128]
 
 WORD = 32
-"""Bits of the unsigned integers that hold the codes."""
+"""The unsigned integers that hold the codes have so many bits."""
 
 SCALE = "lsq_scale"
-"""Last name of a weight's trained scales."""
+"""The last name of a weight's trained scales."""
 
 
 def is_scale(name: str) -> bool:

@@ -31,7 +31,7 @@ from mlx_peft.vit.architecture import MOST_PIXELS
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Argument = bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(ge=-LARGEST, le=LARGEST)] | Name
-"""What a field of an architecture may be given; the architecture itself knows more."""
+"""A field of an architecture may be given one of these; the architecture itself knows more."""
 
 
 class Model(Section):

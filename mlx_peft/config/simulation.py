@@ -23,7 +23,7 @@ Calibration = Literal["minmax", "percentile", "repq"]
 SoftmaxCodes = Literal["uniform", "log_sqrt2", "best"]
 
 FLOAT = 32
-"""The bits of what is not quantised."""
+"""What is not quantised counts as so many bits."""
 
 ATTENTION = ("q", "k", "v", "softmax")
 """The operands of attention's products: q and k of the first, softmax and v of the second."""
@@ -32,7 +32,7 @@ NORMED = {"norm1": ("qkv",), "norm2": ("fc1", "fc1_g", "fc1_x")}
 """The norms of a block, and the layers that read what each gives."""
 
 RATIOS = tuple(1 - step / 20 for step in range(11))
-"""1 to 0.5."""
+"""The shares of a range that are tried as its end: 1 to 0.5."""
 
 SETTING = re.compile(r"w(\d+)a(\d+)", re.IGNORECASE)
 

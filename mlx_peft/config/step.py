@@ -27,7 +27,7 @@ def fit_for_a_folder(name: str) -> str:
 
 
 FolderName = Annotated[str, Field(max_length=100), AfterValidator(fit_for_a_folder)]
-"""Axes and seeds add theirs: a folder's name may have 255 bytes."""
+"""A name for a folder; axes and seeds add theirs, and a folder's name may have 255 bytes."""
 
 
 class Step(Section):

@@ -26,10 +26,10 @@ from mlx_peft.core.sections import Place
 
 MAX_RUNS = 1000
 MAX_KEYS = 150
-"""Of a set, or of axes: an experiment has about as many in all."""
+"""A set, or the axes, may have so many keys: an experiment has about as many in all."""
 
 MAX_VALUES = 2_000_000
-"""In the file, times the runs: what is put together for each."""
+"""The values in the file times the runs are at most so many: they are put together for each run."""
 
 KEY = re.compile(r"\w+(\.\w+)*")
 

@@ -16,7 +16,7 @@ from mlx_peft.core.sections import Place
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
 LONGEST = 400
-"""Characters of what the parser says, which quotes the text."""
+"""So many characters of the parser's message are shown: it quotes the text."""
 
 """The keys that lead to a value: ``("method", "targets", 0)``."""
 

@@ -15,25 +15,26 @@ from pydantic import AfterValidator, Field
 from mlx_peft.core.errors import LONGEST_NAME, UserError, shown
 
 LARGEST = 1e38
-"""Of a factor or a rate: float32, in which everything is computed, ends at 3.4e38."""
+"""No factor or rate is larger: float32, in which everything is computed, ends at 3.4e38."""
 
 MOST_STEPS = 2**32
-"""Of a run. A step's randomness is drawn from ``seed << 32 | step``: beyond, one seed's would be another's."""
+"""A run has at most so many steps. A step's randomness is drawn from ``seed << 32 | step``: beyond, one seed's would be
+another's."""
 
 LONGEST_PATH, LONGEST_PART = 4096, 255
-"""Bytes of a path, and of a file's name in it: what the file systems of Linux and macOS take."""
+"""A path, and a file's name in it, have at most so many bytes: the file systems of Linux and macOS take no more."""
 
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 NotNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 """A probability that is never certain, or a part that is never the whole."""
 Gigabytes = Annotated[float, Field(ge=0, le=1e6)]
-"""Up to a petabyte."""
+"""A size in gigabytes, up to a petabyte."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Rank = Annotated[int, Field(ge=1, le=65536)]
-"""As wide as the widest layer there may be."""
+"""A rank, at most as large as the widest layer there may be."""
 BatchSize = Annotated[int, Field(ge=1, le=2**20)]
 
 
@@ -44,7 +45,7 @@ def _without_nul(text: str) -> str:
 
 
 Name = Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(_without_nul)]
-"""Of a model, a data set, a column."""
+"""The name of a model, a data set or a column."""
 
 
 def usable(path: str) -> str:

@@ -10,4 +10,5 @@ NPZ = (
     *(zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError),
     *(EOFError, ValueError, NotImplementedError, RuntimeError),
 )
-"""Of an ``.npz``: the archive's, its compression's, and those of NumPy, which reads an array's header as Python."""
+"""A damaged ``.npz`` raises these: the archive's errors, its compression's, and those of NumPy, which reads an array's
+header as Python."""

@@ -13,16 +13,16 @@ from collections.abc import Collection, Iterable
 import re2
 
 LONGEST = 1000
-"""Characters of an expression; PEFT's own for a list of blocks has some 200."""
+"""An expression has at most so many characters; PEFT's own for a list of blocks has some 200."""
 
 ALTOGETHER = 10_000
-"""Characters of the expressions in one place: one for each of 400 layers by its whole name."""
+"""All expressions in one place have at most so many characters: one for each of 400 layers by its whole name."""
 
 UNKNOWN = ("invalid perl operator", "invalid escape sequence")
-"""What RE2 says of lookarounds and of backreferences."""
+"""RE2 says this of lookarounds and of backreferences."""
 
 MEMORY = 2**17
-"""Bytes that RE2 may use for one: repetitions of repetitions are refused above."""
+"""RE2 may use so many bytes for an expression: repetitions of repetitions, which need more, are refused."""
 
 
 class UnknownError(ValueError):

@@ -15,10 +15,10 @@ from mlx_peft.core.sections import Place, bare, dotted, fields, locate, sections
 Root = TypeVar("Root", bound=BaseModel)
 
 MOST, MOST_EXPLAINED = 40, 1000
-"""Places that a message names, and places that are looked at: a file has room for a hundred thousand wrong keys."""
+"""A message names so many places, and so many are looked at: a file has room for a hundred thousand wrong keys."""
 
 LONGEST = 400
-"""Characters of what is said of one place."""
+"""A message about one place has at most so many characters."""
 
 EXPECTED = {
     "int_type": "a whole number",
@@ -42,7 +42,7 @@ ALTERNATIVES: dict[Any, tuple[str, ...]] = {
     bool: ("true", "false"),
     NoneType: ("null",),
 }
-"""What may stand where several kinds of plain values may."""
+"""The words for what may stand where several kinds of plain values may."""
 
 
 def explain(error: ValidationError, root: type, options: Mapping[str, str] | None = None) -> dict[Place, str]:

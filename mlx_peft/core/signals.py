@@ -13,7 +13,8 @@ PERSON = signal.SIGINT
 """Ctrl-C. Whoever presses it twice means it."""
 
 SUPERVISORS = (signal.SIGTERM, signal.SIGHUP)
-"""Of a supervisor or a queue; and of a terminal that was closed, or whose connection was lost. Both come repeatedly."""
+"""A supervisor or a queue sends the first; the second comes of a terminal that was closed, or whose connection was
+lost. Both come repeatedly."""
 
 
 @contextmanager

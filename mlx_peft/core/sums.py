@@ -16,7 +16,7 @@ from mlx_peft.core.writing import write_together
 
 SUMS = "SHA256SUMS.txt"
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
-"""Of ``sha256sum``, and of ``sha256sum --binary``."""
+"""A line as ``sha256sum`` writes it, or ``sha256sum --binary``."""
 
 
 def write_with_sums(folder: Path, files: Mapping[str, bytes], there: Collection[str] = ()) -> None:

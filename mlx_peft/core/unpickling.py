@@ -20,7 +20,7 @@ OPCODES = frozenset(
     | {"BINBYTES", "SHORT_BINBYTES", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
     | {"EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"}
 )
-"""What plain containers and arrays are written with: no classes, extensions, persistent names, sets or buffers."""
+"""Plain containers and arrays are written with these: no classes, extensions, persistent names, sets or buffers."""
 
 _PUT = ("PUT", "BINPUT", "LONG_BINPUT")
 
@@ -51,13 +51,14 @@ class Name:
 
 
 WIDE, MOST_WIDE = 64, 1000
-"""Bits of a whole number, and how many may have more: of narrower ones no more than a few have the same hash."""
+"""A whole number has at most so many bits, but for so many of them: of narrower ones no more than a few have the same
+hash."""
 
 MOST_SETS = 1000
-"""Each takes 216 bytes of memory for one of the pickle."""
+"""A pickle has at most so many sets: each takes 216 bytes of memory for one of the pickle."""
 
 _InPython: Any = vars(pickle)["_Unpickler"]
-"""The one whose steps can be looked after; the one in C fills dictionaries unasked."""
+"""The unpickler whose steps can be looked after; the one in C fills dictionaries unasked."""
 
 
 class Unpickler(_InPython):  # type: ignore[misc]

@@ -23,13 +23,13 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.core.own import fresh
 
 SUFFIX = ".partial"
-"""Of a staging folder's name: ``.model.k3x9_2ab.partial`` becomes ``model``."""
+"""A staging folder's name ends with it: ``.model.k3x9_2ab.partial`` becomes ``model``."""
 
 LOCK, OURS = ".lock", b"a folder of mlx-peft's, removed once the process that locks this file is gone\n"
 """The file that a staging folder is known by, and what it says."""
 
 OLD = "old"
-"""Where an earlier target waits, inside a staging folder, until the new one has its place."""
+"""An earlier target waits under this name, inside a staging folder, until the new one has its place."""
 
 
 class DiskFull(UserError):

@@ -18,7 +18,7 @@ IN_MEMORY = 2**30
 """Larger arrays are unpacked into an unnamed temporary file and mapped, so that they need no memory of their own."""
 
 MAX_BYTES = 2**34
-"""Of one array: the largest published has 13.5 GB. What is honestly larger would fill the disk."""
+"""An array has at most so many bytes: the largest published has 13.5 GB, and a larger one would fill the disk."""
 
 _BLOCK = 2**22
 

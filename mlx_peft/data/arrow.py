@@ -21,26 +21,27 @@ from mlx_peft.data.columns import SAMPLE
 from mlx_peft.data.unpacked import Unpacked, unpacked
 
 MAX_ROWS = 10_000_000
-"""Of the files of a split: those of a published set have 1.3 million."""
+"""The files of a split have at most so many rows: those of a published set have 1.3 million."""
 
 MAX_CELLS = 2**27
-"""Bytes of a column of labels, groups or splits, unpacked, of all files of a split."""
+"""A column of labels, groups or splits has at most so many bytes unpacked, in all files of a split together."""
 
 MAX_FOOTER = 2**24
-"""Bytes of what a file says of its columns and row groups, which Arrow unpacks to many times as much in memory."""
+"""A file describes its columns and row groups in at most so many bytes, of which Arrow makes many times as much in
+memory."""
 
 MAX_GROUP = 2**32
-"""Bytes of a column's part of a row group, unpacked; the hub's have some hundred million."""
+"""A column's part of a row group has at most so many bytes unpacked; the hub's have some hundred million."""
 
 MAX_RATIO, SMALL = 100, 2**30
 """All images unpacked are at most so many times the files, or so many bytes: images are compressed already."""
 
 REPEATS = 2**26
-"""Bytes of a column's part of a row group, unpacked, up to which it is read as a dictionary, in about three times that
+"""A column's part of a row group of up to so many bytes unpacked is read as a dictionary, in about three times that
 memory. Larger ones are read a few rows at a time, and may not become more than twice as much."""
 
 _MANY, _FEW = 2**16, 16
-"""Rows at a time, of which a dictionary has few values; and otherwise."""
+"""So many rows are read at a time, where a dictionary has few values; and otherwise."""
 
 
 class Table:

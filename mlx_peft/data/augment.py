@@ -12,10 +12,10 @@ from mlx_peft.config import schema
 from mlx_peft.vit.architecture import Preprocessing
 
 _IMAGE, _SHUFFLE = 0, 1
-"""Fourth words of a seed, which keep one purpose's numbers from another's; sampling and mixing have 2 and 3. NumPy
+"""The fourth words of a seed, which keep one purpose's numbers from another's; sampling and mixing have 2 and 3. NumPy
 takes [seed, epoch, index] for [seed, epoch, index, 0]."""
 ATTEMPTS = 10
-"""How often a random box is tried before the centre is taken, as in torchvision and timm."""
+"""A random box is tried so often before the centre is taken, as in torchvision and timm."""
 
 
 class Draws:

@@ -35,17 +35,17 @@ from mlx_peft.data.dataset import Dataset, FileImages, Split
 from mlx_peft.data.reading import RULES
 
 HEADER = struct.Struct("<4sIII")
-"""Magic, height, width, CRC-32 of the pixels, which follow row by row."""
+"""An entry begins with magic, height, width and the CRC-32 of the pixels, which follow row by row."""
 MAGIC = b"MPD1"
 SUFFIX = ".rgb"
 COUNT, COUNTED = "mlx-peft-decoded.count", b"bytes in mlx-peft's cache of decoded images: "
 """The file that says how much is in use, and how it begins; 16 digits follow."""
 SHARD, ENTRY = re.compile(r"[0-9a-f]{2}"), re.compile(r"([0-9a-f]{2})[0-9a-f]{38}(\.rgb|(\.rgb-[0-9]+)?-[0-9]+\.part)")
-"""What the cache itself calls its folders and files: whatever else lies in its folder is not its to count or delete."""
+"""The cache calls its own folders and files so: whatever else lies in its folder is not its to count or delete."""
 STALE = 3600.0
-"""Seconds after which what was left unfinished is taken for a killed run's."""
+"""After so many seconds what was left unfinished is taken for a killed run's."""
 MAPPED = 32_768
-"""Images that stay mapped once read, of all a process's caches together; the others are read each time.
+"""So many images stay mapped once read, in all caches of a process together; the others are read each time.
 
 Linux allows a process 65,530 mappings. Half of them are left to what else maps: libraries, the stacks of threads, and
 every large array, which without one would be refused its memory.

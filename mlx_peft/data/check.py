@@ -20,7 +20,7 @@ from mlx_peft.data.reading import stored_as
 from mlx_peft.tasks.task import NONE, Task
 
 _CHUNK = 4096
-"""Images handed to the threads at once: what waits to be counted stays small."""
+"""So many images are handed to the threads at once: what waits to be counted stays small."""
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ from mlx_peft.data.limits import limits
 
 MAGIC = b"mlx-peft checked 1\n"
 LIMIT = 2**28
-"""Bytes of all memories in a folder; beyond, those go that were not read for longest."""
+"""All memories in a folder have at most so many bytes; beyond, those go that were not read for longest."""
 STALE = 3600.0
-"""Seconds after which what was left unfinished is taken for a killed process's."""
+"""After so many seconds what was left unfinished is taken for a killed process's."""
 
 WHOLE, SEEN = "whole", "seen"
-"""Which images can be read; and what is seen in them, for near-duplicates."""
+"""The kinds of memories: which images can be read; and what is seen in them, for near-duplicates."""
 WIDTH = {WHOLE: 0, SEEN: 281}
-"""Bytes of what is kept of an image beside its mark: for SEEN a pixel hash, whether there is a glance, and it."""
+"""So many bytes are kept of an image beside its mark: for SEEN a pixel hash, whether there is a glance, and it."""
 
 _NAME = re.compile(r"[0-9a-f]{40}\.(whole|seen)(-[0-9]+-[0-9]+\.part)?")
 _DIGEST = 32

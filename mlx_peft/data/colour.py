@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from mlx_peft.config import schema
 
 BINS = 31
-"""Steps from no change to the largest; a magnitude of 9 is the tenth."""
+"""There are so many steps from no change to the largest; a magnitude of 9 is the tenth."""
 
 Operation = Callable[[Image.Image, float], Image.Image]
 
@@ -42,7 +42,7 @@ OPERATIONS: dict[str, Operation] = {
     "Equalize": lambda image, _: ImageOps.equalize(image),
 }
 SIGNED = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness")
-"""Operations whose change is turned round in half of the cases."""
+"""The change of these operations is turned round in half of the cases."""
 
 
 def change(operation: str, magnitude: int, size: tuple[int, int]) -> float:
@@ -112,4 +112,4 @@ JITTER: dict[str, Operation] = {
     "saturation": OPERATIONS["Color"],
     "hue": _turn_hue,
 }
-"""By the keys of ``data.augment.color_jitter``."""
+"""The operations by the keys of ``data.augment.color_jitter``."""

@@ -54,7 +54,7 @@ MAYBE_GROUP = re.compile(
     "patient|subject|participant|person|individual|donor|animal|mouse|case|lesion|specimen|slide|study|series|visit"
     "|exam|accession|group|cluster|session|subj|video|scene|sequence|camera"
 )
-"""What the names of columns have in them that may say what belongs together, by their letters alone."""
+"""Columns with one of these in their names, by their letters alone, may say what belongs together."""
 
 IDENTITY = frozenset(
     {"id", "uid", "uuid", "guid", "no", "nr", "num", "number", "code", "key", "name", "identifier"}
@@ -62,20 +62,20 @@ IDENTITY = frozenset(
 )
 
 NONE = "none"
-"""In `data.columns`, for no column of splits or groups."""
+"""It stands in `data.columns` for no column of splits or groups."""
 
 FACTS = frozenset(
     {"age", "sex", "gender", "race", "weight", "height", "type", "status", "position", "date", "view"}
     | {"class", "label", "category", "target", "diagnosis", "dx", "split", "fold", "set"}
 )
-"""What columns say that is not who or what an image is of."""
+"""Columns of these names do not say who or what an image is of."""
 
 SAMPLE, SAMPLED = 10_000, 1_000_000
-"""Rows of a table that are looked at to tell what a column that is not used may hold; and cells of all of these, since
-a table may have a thousand columns of numbers."""
+"""So many rows of a table are looked at to tell what a column that is not used may hold, and so many cells of all such
+columns: a table may have a thousand columns of numbers."""
 
 LISTED = 20
-"""How many columns a message names."""
+"""A message names at most so many columns."""
 
 FEW_AT_LEAST, FEW, MANY_VALUES = 1.5, 20, 10
 """A column of so few images a value, and of so many values, may say what belongs together."""

@@ -9,10 +9,10 @@ from mlx_peft.data.dataset import EncodedImages, FileImages, Images
 from mlx_peft.data.reading import stored_bits
 
 LOOKED_AT = 16
-"""Images of a set, evenly spread: those that come from one machine are alike in this."""
+"""So many images of a set are looked at, evenly spread: those that come from one machine are alike in this."""
 
 LEVELS = 16
-"""Left of 256 where the upper 4 of 16 bits are not used."""
+"""So many of 256 levels are left where the upper 4 of 16 bits are not used."""
 
 
 def shallow(images: Images) -> tuple[str, ...]:

@@ -16,13 +16,14 @@ from mlx_peft.core.own import unfollowed
 
 ATTEMPTS = 3
 TIMEOUT = 30
-"""Seconds without an answer, or without a byte, before a connection is given up."""
+"""A connection is given up after so many seconds without an answer, or without a byte."""
 
 MAX_BYTES = 2**35
-"""Of a file whose size nobody has stated: the largest of the sets here has 20 GB."""
+"""A file whose size nobody has stated has at most so many bytes: the largest of the sets here has 20 GB."""
 
 PART = ".mlx-peft.part"
-"""Ends the name of what is not fetched whole yet. (A browser's downloads, which may lie there too, end in .part.)"""
+"""The name of a file that is not fetched whole yet ends so. (A browser's downloads, which may lie there too, end in
+.part.)"""
 
 _BLOCK = 2**20
 

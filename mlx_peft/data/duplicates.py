@@ -13,8 +13,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 NEAR = 6
-"""Bits of 64 in which the perceptual hashes of near-duplicates may differ: what strong recompression, half the size and
-a change of brightness leave. Crops of more than a hundredth of the side, and mirror images, differ in more."""
+"""The perceptual hashes of near-duplicates may differ in so many bits of 64: strong recompression, half the size and a
+change of brightness change no more. Crops of more than a hundredth of the side, and mirror images, differ in more."""
 
 FLAT = 2.0
 """Images whose grey levels deviate less than this have nothing to see: only equal pixels make them duplicates."""
@@ -25,7 +25,7 @@ CORRELATED = 0.98
 _SIDE, _LOW, _THUMB = 32, 8, 16
 _BITS = 64
 _ROWS, _PAIRS = 64, 2**20
-"""Images compared at once with all that may resemble them: so many at first, then twice as many each time, up to so
+"""So many images are compared at once with all that may resemble them at first, then twice as many each time, up to so
 many pairs."""
 
 

@@ -20,19 +20,20 @@ from mlx_peft.data.memory import budget
 
 START, END = b"\xff\xd8", b"\xff\xd9"
 MODES = {1: "L", 3: "RGB", 4: "CMYK"}
-"""By the number of components, in Pillow's words."""
+"""Pillow's names of modes, by the number of components."""
 
 SEGMENTS = 10_000
-"""Marker segments that are looked at, of at most 64 KiB each: a file of nothing but segments would take minutes."""
+"""At most so many marker segments are looked at, of at most 64 KiB each: a file of nothing but segments would take
+minutes."""
 
 HARMLESS = "extraneous bytes before marker"
-"""What libjpeg warns of though the picture is whole."""
+"""libjpeg warns of this though the picture is whole."""
 
 SUBSAMPLED = "Could not determine subsampling"
-"""What libjpeg-turbo says of factors that it has no name for: CMYK with fewer samples of magenta, say."""
+"""libjpeg-turbo says this of factors that it has no name for: CMYK with fewer samples of magenta, say."""
 
 _MARKER = re.compile(rb"\xff[^\0\x01\xff\xd0-\xd8]")
-"""What has a length, or ends the file. In a scan 0xFF is followed by 0 or is a restart marker."""
+"""Markers that have a length, or end the file. In a scan 0xFF is followed by 0 or is a restart marker."""
 
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _ALL = b"\0\x3f\0"

@@ -16,7 +16,7 @@ FOREIGN = frozenset(
     {".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jpe", ".jfif", ".ppm", ".pgm", ".pbm", ".pnm", ".svg", ".psd"}
     | {".dcm", ".dicom", ".nii", ".npy", ".exr", ".hdr", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".ico", ".tga"}
 )
-"""Suffixes of images in formats that are not read."""
+"""Images with these suffixes are in formats that are not read."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from mlx_peft.core.errors import UserError
 PREFIX = "MLX_PEFT_IMAGE_"
 
 SWEEPS = 24
-"""Times the pixels of the largest image, that the scans of one JPEG may go over."""
+"""The scans of one JPEG may go over so many times the pixels of the largest image."""
 
 
 @dataclass(frozen=True)

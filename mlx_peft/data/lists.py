@@ -19,13 +19,13 @@ from mlx_peft.data.names import spelled
 from mlx_peft.data.strangers import HEAD, stranger
 
 MAX_TEXT = 2**28
-"""Bytes of the largest list that is read: ImageNet's would have 60 million."""
+"""The largest list that is read has so many bytes: ImageNet's would have 60 million."""
 
 WHOLE = re.compile(r"-?[0-9]{1,18}")
 """A label that is a number."""
 
 ADVISED = 200
-"""How many listed images that are not there are looked for elsewhere."""
+"""So many listed images that are not there are looked for elsewhere."""
 
 NAMED = 3
 """How many of the files that were left out a note names."""

@@ -21,8 +21,8 @@ NAMES = frozenset(
         *("lost+found", "__pycache__"),
     }
 )
-"""In lower case. Whatever begins with a dot is litter too: ``._1.jpg``, ``.ipynb_checkpoints``, ``.Trash-1000``,
-``.thumbnails``, ``.git``."""
+"""Names of litter in lower case. Whatever begins with a dot is litter too: ``._1.jpg``, ``.ipynb_checkpoints``,
+``.Trash-1000``, ``.thumbnails``, ``.git``."""
 
 
 def is_litter(name: str) -> bool:

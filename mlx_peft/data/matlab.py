@@ -9,7 +9,7 @@ import numpy as np
 from mlx_peft.core.errors import UserError
 
 MAX_BYTES = 2**31
-"""Of a file and of what is read from it: SVHN's largest array has 225 MB."""
+"""A file has at most so many bytes, and so has what is read from it: SVHN's largest array has 225 MB."""
 
 
 NUMBERS = {

@@ -19,16 +19,17 @@ SPLIT_WORDS = {
     "test": "test",
     "testing": "test",
 }
-"""What splits are called, in lower case."""
+"""Splits are called so, in lower case."""
 
 _SECOND = ("trainval", "eval")
-"""What is a split only where no other folder or file is called like it."""
+"""These name a split only where no other folder or file is called like it."""
 
 CONTAINERS = frozenset(
     {"image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "jpg", "jpeg", "jpegimages", "png"}
     | {"data", "dataset", "set", "split", "folder", "dir", "files"}
 )
-"""What says nothing but that images are in it, in lower case: in a split's name (``test_set``), or a folder's own."""
+"""These words say nothing but that images are in it, in lower case: in a split's name (``test_set``), or a folder's
+own."""
 
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_a-zA-Z]+|\d+")
 

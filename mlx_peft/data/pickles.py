@@ -18,7 +18,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.core.unpickling import ForeignName, Name, Unpickler, check
 
 _KIND = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|S[1-9]\d{0,5}")
-"""Types of numbers, truth values and bytes; no objects, nothing structured."""
+"""The types of numbers, truth values and bytes; no objects, nothing structured."""
 
 
 class _Type:

@@ -15,14 +15,15 @@ from mlx_peft.data.limits import PREFIX, Limits, limits
 from mlx_peft.data.memory import budget
 
 FORMATS = ("PNG", "WEBP", "BMP", "GIF")
-"""TIFF apart, which is checked first."""
+"""Pillow reads these, and TIFF, which is checked first."""
 
 PEAK = {"PNG": 20, "WEBP": 28, "TIFF": 20, "BMP": 20, "GIF": 20}
-"""Bytes of memory for a pixel while it is decoded and laid over white, the file's own decoder included; measured."""
+"""A pixel takes so many bytes of memory while it is decoded and laid over white, the file's own decoder included;
+measured."""
 
 _IHDR = b"IHDR"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Of a PNG, by its colour type."""
+"""The channels of a PNG by its colour type."""
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limits see to that
 

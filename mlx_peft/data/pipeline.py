@@ -21,10 +21,11 @@ from mlx_peft.data.resize import crop_and_resize
 from mlx_peft.vit.architecture import Preprocessing
 
 PREFETCH = 2
-"""Batches prepared ahead of the one that is being consumed."""
+"""So many batches are prepared ahead of the one that is being consumed."""
 
 CHUNK = 8
-"""Images a thread prepares at a time: few, so that all threads share a batch; not one, so that handing out is cheap."""
+"""A thread prepares so many images at a time: few, so that all threads share a batch; not one, so that handing out is
+cheap."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ from mlx_peft.data import jpeg, pillow
 from mlx_peft.data.limits import limits
 
 RULES = 2
-"""Raised by one where a file would become other pixels, or another verdict, than before: what was kept of images that
-were read by other rules does not count (see data.cache and data.checked)."""
+"""The number is raised by one where a file would become other pixels, or another verdict, than before: what was kept of
+images that were read by other rules does not count (see data.cache and data.checked)."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 

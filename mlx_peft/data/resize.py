@@ -18,10 +18,11 @@ from scipy import sparse
 from mlx_peft.vit.resampling import pillow_weights
 
 BITS = 15
-"""Of a weight: the largest is less than 2^15."""
+"""A weight has so many bits: the largest is less than 2^15."""
 
 MOST_BITS = 21
-"""After the point: weights that are all small have more of them, so that a sum of theirs still fits 32 bits."""
+"""A weight has at most so many bits after the point: weights that are all small have more, so that their sum still fits
+32 bits."""
 
 _FILTERS = {"bilinear": "bilinear", "bicubic": "catmull_rom"}
 

@@ -16,16 +16,16 @@ from mlx_peft.tasks.task import NONE
 
 TILE = 96
 EACH = 8
-"""Images of a class."""
+"""So many images of a class are drawn."""
 
 CLASSES = 48
-"""Of more classes so many are shown, evenly from the first to the last."""
+"""Of more classes so many are drawn, evenly from the first to the last."""
 
 PAIRS = 12
-"""Of each kind."""
+"""So many pairs of each kind are drawn."""
 
 TITLE = 120
-"""Characters of a line, at most."""
+"""A line has at most so many characters."""
 
 _MARGIN, _LINE = 4, 16
 _INK, _GROUND, _BROKEN = "black", "white", "#c0392b"

@@ -8,10 +8,10 @@ from pathlib import Path
 from mlx_peft.data.litter import files_below
 
 HEAD = 256
-"""The bytes of a file's beginning that tell what it is."""
+"""So many bytes of a file's beginning tell what it is."""
 
 LOOKED_AT = 10_000
-"""Files of a folder that are looked at for pointers, once it is refused."""
+"""So many files of a folder are looked at for pointers, once it is refused."""
 
 LFS = "a Git LFS pointer and not the file itself: run `git lfs pull`"
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Bytes of a value, by its type."""
+"""The bytes of a value by its type."""
 
 NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
 """The types that are whole numbers of 0 and more, as struct spells them."""
 
 VALUES = 64
-"""Of an entry, that are read: none has more that says how pixels are stored."""
+"""So many values of an entry are read: none that says how pixels are stored has more."""
 
 ORIENTATION = 274
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")

@@ -15,15 +15,15 @@ from mlx_peft.data import tags
 from mlx_peft.data.limits import limits
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"MM*\0", b"II\0*")
-"""Pillow takes the last two as well."""
+"""A TIFF starts so; Pillow takes the last two as well."""
 
 CHUNKS = 2**20
-"""Strips or tiles, each of which Pillow makes an object of."""
+"""An image has at most so many strips or tiles: Pillow makes an object of each."""
 
 WIDTH, HEIGHT, BITS, PHOTOMETRIC, STRIPS, SAMPLES, ROWS, PLANAR = 256, 257, 258, 262, 273, 277, 278, 284
 TILE_WIDTH, TILE_HEIGHT, TILES, EXTRA, FORMAT = 322, 323, 324, 338, 339
 DIRECTORIES = (34665, 34853, 40965)
-"""Of EXIF, of places and of interoperability."""
+"""The tags of the directories of EXIF, of places and of interoperability."""
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
 ASSOCIATED, UNASSOCIATED = 1, 2

@@ -25,9 +25,9 @@ from mlx_peft.core.own import fresh, own_folder, unfollowed
 
 MAGIC = b"mlx-peft unpacked 1\n"
 _END = struct.Struct(f"<qQ16s{len(MAGIC)}s")
-"""Rows, the mark of what was unpacked, a hash, and MAGIC."""
+"""The file ends with its rows, the mark of what was unpacked, a hash, and MAGIC."""
 STALE = 3600.0
-"""Seconds after which what is half written, and no longer written to, is taken for a killed process's."""
+"""After so many seconds what is half written, and no longer written to, is taken for a killed process's."""
 _UNFINISHED = re.compile(r"[0-9a-f]{16}-[0-9]+-[0-9]+\.part")
 
 

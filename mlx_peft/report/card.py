@@ -19,13 +19,13 @@ from mlx_peft.vit.architecture import Preprocessing
 from mlx_peft.vit.registry import Entry, find
 
 NO_DATASET = ("folder", "none")
-"""Names of data that are nobody else's."""
+"""Data of these names are nobody else's."""
 
 UNKNOWN = "No metrics are known: this was sent without the run that trained it."
 
 
 OPTIONS = ("backend", "seed", "quantize", "qat", "method", "train")
-"""Sections of an experiment in which nothing names a place or a person."""
+"""In these sections of an experiment nothing names a place or a person."""
 
 PUBLISHED: dict[str, Any] = dict.fromkeys(OPTIONS, True) | {
     "model": {"name", "weights", "image_size", "args", "drop_path", "head_dropout"},
@@ -33,7 +33,7 @@ PUBLISHED: dict[str, Any] = dict.fromkeys(OPTIONS, True) | {
         *("name", "variant", "columns", "batch_size", "split", "augment", "sampling", "class_weights", "unreadable"),
     },
 }
-"""What of an experiment is published, as pydantic's ``include``; anything else is not, whatever it will be."""
+"""This of an experiment is published, as pydantic's ``include``; anything else is not, whatever it will be."""
 
 
 def card(parcel: Parcel, repository: str) -> str:

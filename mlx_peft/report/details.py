@@ -13,7 +13,7 @@ from mlx_peft.core.problems import in_a_line
 
 MOST_CLASSES, MOST_BINS = 2**20, 1000
 BARS = ("auroc", "map", "support")
-"""What of each class is drawn where there is no reliability: both measures, and how many images have it."""
+"""These are drawn of each class where there is no reliability: both measures, and how many images have it."""
 
 Numbers = list[Annotated[float, Field(ge=-1e18, le=1e18)] | None]
 Counts = list[Annotated[int, Field(ge=0, lt=2**63)]]

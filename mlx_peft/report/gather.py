@@ -15,7 +15,7 @@ from mlx_peft.tasks.registry import leading_metrics
 from mlx_peft.training.run import RunFolder
 
 LARGEST = 2**28
-"""Bytes of a file that is read: a result with the confusion of a thousand classes has a hundredth."""
+"""A file that is read has at most so many bytes: a result with the confusion of a thousand classes has a hundredth."""
 
 LAST_EPOCH = 10**9
 

@@ -13,7 +13,7 @@ from mlx_peft.tasks.task import NONE
 from mlx_peft.training.preview import Shown
 
 POINTS = 7
-"""Of the captions' letters."""
+"""The captions' letters have so many points."""
 
 
 def draw(images: Sequence[Shown], path: Path) -> None:

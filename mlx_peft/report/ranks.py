@@ -15,7 +15,7 @@ from mlx_peft.training.run import read_metrics
 PREFIX = "rank/"
 ADAPTER = re.compile(r"blocks\.(\d+)\.(?:attn|mlp)\.(.+)")
 COLUMNS = ("qkv", "qkv/q", "qkv/k", "qkv/v", "proj", "fc1", "fc1_g", "fc1_x", "fc2")
-"""In the order in which a block computes them."""
+"""The layers in the order in which a block computes them."""
 
 
 def last_ranks(records: Iterable[Mapping[str, float]]) -> dict[str, int]:

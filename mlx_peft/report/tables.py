@@ -60,10 +60,10 @@ COSTS = (
 )
 
 DETAILS = ("metrics.test.loss", "metrics.val.loss", "selected.epoch")
-"""What CSV and JSON have besides the columns."""
+"""CSV and JSON have these besides the columns."""
 
 SHARED = ("model", "dataset", "backend", "seed")
-"""Columns that leave the table for the line above it where all the runs agree."""
+"""These columns leave the table for the line above it where all the runs agree."""
 
 
 def columns() -> list[tuple[Column, ...]]:

@@ -12,7 +12,7 @@ from mlx_peft.report.format import percent
 from mlx_peft.report.gather import Run
 
 FACTS = ("method", "model", "backend", "parameters.adapter")
-"""What the runs of one configuration have in common, whatever the task: the head's size is not among it."""
+"""The runs of one configuration have these in common, whatever the task: the head's size is not among them."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from mlx_peft.tasks.metrics import Metrics
 from mlx_peft.training.run import RunFolder, write_json
 
 MODEL = "model"
-"""The folder of a model that was made, inside the step's."""
+"""A model that was made lies in this folder, inside the step's."""
 
 SplitName = Literal["val", "test"]
 
@@ -74,7 +74,7 @@ KINDS: dict[str, Callable[[Path, Step, Path, Sequence[SplitName]], Made]] = {
     "quantize": _quantize,
     "simulate": _simulate,
 }
-"""By a step's kind: makes it of a run, with a model in a folder where it makes one, and measures it on splits."""
+"""What makes a step of each kind of a run, with a model in a folder where it makes one, and measures it on splits."""
 
 
 def step_id(run_id: str, step: Step) -> str:

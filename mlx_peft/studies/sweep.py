@@ -34,7 +34,7 @@ Status = Literal["finished", "failed", "interrupted"]
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 USER_ERROR, INTERRUPTED = 2, 130
-"""Exit statuses of a worker: the user is to blame; it was asked to stop."""
+"""A worker exits with these where the user is to blame, and where it was asked to stop."""
 
 
 @dataclass(frozen=True)

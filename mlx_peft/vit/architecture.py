@@ -13,11 +13,11 @@ from mlx_peft.core.bounds import LARGEST
 from mlx_peft.vit.places import PATCH, Kind, Places
 
 MOST_PIXELS = 4096
-"""Along a side of a model's input: timm's largest is 1,024."""
+"""A side of a model's input has at most so many pixels: timm's largest has 1,024."""
 
 
 LATER = ("positions", "qkv")
-"""Fields that earlier versions do not know: at their defaults they are left out of files, which stay as they were."""
+"""Earlier versions do not know these fields: at their defaults they are left out of files, which stay as they were."""
 
 
 class Architecture(BaseModel):
@@ -149,7 +149,7 @@ class Architecture(BaseModel):
 
 Mean = Annotated[float, Field(ge=-1000, le=1000)]
 Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
-"""Not near zero, by which nothing can be divided. Both leave room for values in 0..255."""
+"""A deviation is not near zero, by which nothing can be divided. Both leave room for values in 0..255."""
 
 
 class Preprocessing(BaseModel):

@@ -6,7 +6,7 @@ HEADS = ("head", "head_dist")
 """The classifiers: trained under every method, and counted apart."""
 
 TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed", "latent")
-"""By their last names."""
+"""The parameters of tokens, by their last names."""
 
 
 def is_head(name: str) -> bool:

@@ -19,7 +19,7 @@ def cubic(x: NDArray[np.float64], a: float) -> NDArray[np.float64]:
 
 
 KERNELS = {"bilinear": (triangle, 1), "bicubic": (cubic, 2)}
-"""By interpolation: the kernel, and how far it reaches on either side."""
+"""The kernel of each interpolation, and how far it reaches on either side."""
 
 
 def pillow_weights(source: int, target: int, interpolation: str, bits: int | None = None) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.shapes import shapes
 
 Target = Literal["qkv", "q", "k", "v", "proj", "fc1", "fc2", "attention", "mlp", "all-linear"]
-"""As it may be written; the last three are GROUPS, and spelled out when read."""
+"""A target as it may be written; the last three are GROUPS, and spelled out when read."""
 
 PARTS = ("q", "k", "v")
 """The thirds of a fused qkv's rows, from the top."""
@@ -93,7 +93,7 @@ def _each_layer_once(targets: tuple[Target, ...]) -> tuple[Target, ...]:
 Targets = Annotated[
     tuple[Target, ...], BeforeValidator(_grouped), Field(min_length=1), AfterValidator(_each_layer_once)
 ]
-"""Linear layers inside the blocks; q, k and v are parts of qkv; attention, mlp and all-linear are groups."""
+"""The linear layers inside the blocks; q, k and v are parts of qkv; attention, mlp and all-linear are groups."""
 
 OptionalTargets = Annotated[tuple[Target, ...], BeforeValidator(_grouped), AfterValidator(_each_layer_once)]
 """The same, or none."""

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name: see `ls datasets`.", show_default=False)]
 TABLE = 60
-"""Of more classes only the extremes are printed; --json has all."""
+"""Of more classes than these only the extremes are printed; --json has all."""
 
 NAMED = 10
-"""How many broken images and pairs are printed of each kind."""
+"""So many broken images, and pairs of each kind, are printed."""
 
 
 def check(

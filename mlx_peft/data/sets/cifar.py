@@ -22,7 +22,7 @@ from mlx_peft.data.pickles import unpickle
 SIDE = 32
 _PIXELS = 3 * SIDE * SIDE
 _MAX_UNPACKED = 2**28
-"""Bytes that are unpacked of an archive, or read of a file, at most: the real archives have 186 MB."""
+"""At most so many bytes are unpacked of an archive, or read of a file: the real archives have 186 MB."""
 
 
 @dataclass(frozen=True)

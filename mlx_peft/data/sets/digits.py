@@ -9,7 +9,7 @@ from mlx_peft.data.dataset import ArrayImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
 
 _LEVELS = 16
-"""Black in scikit-learn's array, which counts the dark pixels of 4 x 4 blocks."""
+"""This is black in scikit-learn's array, which counts the dark pixels of 4 x 4 blocks."""
 
 
 def read_digits(config: schema.Data, variant: Variant) -> Found:

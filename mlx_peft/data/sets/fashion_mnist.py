@@ -29,7 +29,7 @@ CLASSES = (
 SIDE = 28
 SIZES = {"train": 60_000, "t10k": 10_000}
 FOLDERS = (".", "FashionMNIST/raw", "fashion_mnist", "fashion-mnist")
-"""Where below the root the files are looked for; the second is torchvision's."""
+"""The files are looked for in these folders below the root; the second is torchvision's."""
 
 _URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
 REMOTES = tuple(

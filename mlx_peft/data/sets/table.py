@@ -23,10 +23,10 @@ from mlx_peft.data.names import plain_split, spelled
 from mlx_peft.data.patterns import Folders, advice, fields, filled
 
 MAX_ROWS = 10_000_000
-"""Of a table that is read. (Of their letters there are at most lists.MAX_TEXT.)"""
+"""A table has at most so many rows. (Of their letters there are at most lists.MAX_TEXT.)"""
 
 MAX_GROUPS = 2**28
-"""Letters that the groups of all rows may take, each as many as the longest: a gigabyte."""
+"""The groups of all rows may take so many letters, each as many as the longest: a gigabyte."""
 
 _SEP = re.compile(r"sep=([,;|:\t])\s*\Z", re.IGNORECASE)
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
