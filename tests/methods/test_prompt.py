@@ -54,7 +54,7 @@ def prompted(reference, images, prompts: dict[int, torch.Tensor], leave: list[in
     ],
     ids=str,
 )
-def test_prompts_behind_the_patches_do_what_the_papers_do_before_them(build, batch, away, timms, model, method, blocks):
+def test_prompts_behind_and_before_the_patches_do_what_the_papers_do(build, batch, away, timms, model, method, blocks):
     model = MODELS[model]
     weights = away(build({"name": "full"}, model).adapter())
     learner = build(method | {"blocks": blocks}, model, weights=weights)
@@ -67,6 +67,9 @@ def test_prompts_behind_the_patches_do_what_the_papers_do_before_them(build, bat
     numbers = [b % DEPTH for b in blocks] if blocks else list(range(DEPTH))
     assert list(prompts) == (numbers if method["deep"] else numbers[:1])
     expected = prompted(reference, images, prompts, numbers if method["deep"] else numbers[-1:])
+    assert relative(learner.logits(batch[0]), expected) <= LOGITS
+    for block in learner.model.blocks:
+        block.before = "patch"
     assert relative(learner.logits(batch[0]), expected) <= LOGITS
     bare = build({"name": "linear"}, model, weights=weights | head)
     assert relative(bare.logits(batch[0]), expected) > 1e-4, "the prompts must matter for this to say anything"

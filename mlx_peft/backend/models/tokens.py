@@ -61,6 +61,7 @@ class Tokens:
         Args:
             which: whole numbers ``(batch, n)``, counted among the patch tokens that there are.
         """
+        which = _fixed(which)
         indices = which if self.indices is None else mx.take_along_axis(self.indices, which, axis=1)
         sizes = None if self.sizes is None else mx.take_along_axis(self.sizes, which, axis=1)
         patches = self.x[:, self.places.span(PATCH)]
@@ -71,7 +72,7 @@ class Tokens:
         span = self.places.span(PATCH)
         parts = [part for part in (self.x[:, : span.start], patches, self.x[:, span.stop :]) if part.shape[1]]
         places = self.places.resized(PATCH, patches.shape[1])
-        return Tokens(mx.concatenate(parts, axis=1), places, indices, sizes)
+        return Tokens(mx.concatenate(parts, axis=1), places, None if indices is None else _fixed(indices), sizes)
 
     def weights(self) -> mx.array | None:
         """How many patches each token counts for, float32 ``(batch, tokens)``: a protected one for one."""
@@ -97,7 +98,8 @@ class Tokens:
 
     def with_arrays(self, arrays: Arrays) -> Tokens:
         """The same tokens, of these arrays."""
-        return replace(self, **arrays)
+        fixed = {name: _fixed(array) if name == "indices" else array for name, array in arrays.items()}
+        return replace(self, **fixed)
 
 
 def taken(x: mx.array, places: Places, kinds: Kinds | None, axis: int = 1) -> mx.array:
@@ -106,3 +108,8 @@ def taken(x: mx.array, places: Places, kinds: Kinds | None, axis: int = 1) -> mx
         return x
     parts = [x[(slice(None),) * axis + (span,)] for span in places.spans(kinds)]
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=axis)
+
+
+def _fixed(indices: mx.array) -> mx.array:
+    """Whole numbers without a gradient: MLX refuses one through what is gathered by them, instead of passing none."""
+    return mx.stop_gradient(indices)

@@ -1,0 +1,148 @@
+"""Rotary and relative positions, which only tests have, through the hooks of attention: against timm's own classes."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import seams
+import torch  # before MLX: see mlx_peft.backend.blas
+from comparing import LOGITS, relative
+from timm.models.eva import Eva
+
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
+ROUNDING = 2e-5
+"""Relative, float32: the same sums in another order, through a backward pass."""
+
+ARGS = {
+    "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "reg_tokens": 4, "init_values": 0.1,
+    "qkv_bias": False, "pos_embed": False, "global_pool": "avg", "fc_norm": False, "norm_eps": 1e-5,
+}  # fmt: skip
+MODEL = {"args": ARGS}
+"""DINOv3's plan on a small scale."""
+
+PROMPTS = {"name": "vpt", "tokens": 4, "deep": True}
+LEFT = np.stack([np.random.default_rng(image).permutation(16)[:9] for image in range(4)])
+"""Of the 16 patches of four images: which a reducer leaves, in which order."""
+
+
+@pytest.fixture
+def weights(build, away):
+    """Of a whole model, none at its start."""
+    return away(build({"name": "full"}, MODEL).adapter(), 0.3)
+
+
+def dinov3(weights: dict[str, np.ndarray]) -> Eva:
+    """timm's own class with the weights in it."""
+    model = Eva(
+        img_size=32, patch_size=8, embed_dim=48, depth=3, num_heads=3, num_classes=5, qkv_bias=False, init_values=0.1,
+        rope_type="dinov3", rope_temperature=100, use_rot_pos_emb=True, use_abs_pos_emb=False, rope_rotate_half=True,
+        num_reg_tokens=4, use_fc_norm=False, norm_layer=partial(torch.nn.LayerNorm, eps=1e-5),
+    )  # fmt: skip
+    names = {"ls1.gamma": "gamma_1", "ls2.gamma": "gamma_2"}
+    renamed = {
+        next((n.replace(old, new) for old, new in names.items() if n.endswith(old)), n): torch.from_numpy(t)
+        for n, t in weights.items()
+    }
+    model.load_state_dict(renamed)
+    return model.eval()
+
+
+def pixels(learner, images: np.ndarray) -> torch.Tensor:
+    preprocessing = learner.base.preprocessing
+    x = (torch.from_numpy(images) / 255 - torch.tensor(preprocessing.mean)) / torch.tensor(preprocessing.std)
+    return x.permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def transcribed(model: Eva, images: torch.Tensor, prompts: dict[int, torch.Tensor], left: np.ndarray | None):
+    """timm's blocks, half by half: prompts stand before the patches of each block, and after the first's attention only
+    some patch tokens are left, each with the angles of its own place."""
+    x, rope = model._pos_embed(model.patch_embed(images))
+    rope = rope.expand(len(x), 1, *rope.shape)  # (batch, 1, tokens, d)
+    for number, block in enumerate(model.blocks):
+        prompt = prompts.get(number, torch.zeros(1, 0, 48)).expand(len(x), -1, -1)
+        block.attn.num_prefix_tokens = 5 + prompt.shape[1]
+        x = torch.cat([x[:, :5], prompt, x[:, 5:]], dim=1)
+        x = x + block.gamma_1 * block.attn(block.norm1(x), rope=rope)
+        x = torch.cat([x[:, :5], x[:, 5 + prompt.shape[1] :]], dim=1)
+        if number == 0 and left is not None:
+            kept = torch.from_numpy(left)
+            x = torch.cat([x[:, :5], x[:, 5:].take_along_dim(kept[..., None], dim=1)], dim=1)
+            rope = rope.take_along_dim(kept[:, None, :, None], dim=2)
+        x = x + block.gamma_2 * block.mlp(block.norm2(x))
+    return model.forward_head(model.norm(x)).numpy()
+
+
+def test_rotary_positions_through_the_hook_make_timms_dinov3(build, batch, weights):
+    learner = build({"name": "linear"}, MODEL, weights=weights)
+    without = learner.logits(batch[0])
+    learner.model.positions = seams.rotary(learner)
+    with torch.no_grad():
+        expected = dinov3(weights)(pixels(learner, batch[0])).numpy()
+    assert relative(learner.logits(batch[0]), expected) <= LOGITS
+    assert relative(without, expected) > 1e-3, "the positions must matter for this to say anything"
+
+
+@pytest.mark.parametrize("pool", ["avg", "token"])
+@pytest.mark.parametrize("before", [None, "register", "patch"], ids=["last", "after the class token", "in the middle"])
+@pytest.mark.parametrize("left", [None, LEFT], ids=["all patches", "some patches"])
+def test_each_token_keeps_its_place_among_prompts_and_where_others_are_dropped(build, batch, away, left, before, pool):
+    model = {"args": ARGS | {"global_pool": pool}}
+    weights = away(build({"name": "full"}, model).adapter(), 0.3)
+    learner = build(PROMPTS, model, weights=weights)
+    tensors = away(learner.adapter(), 0.5) | {n: t for n, t in weights.items() if "head" in n}
+    learner.load_adapter(tensors)
+    learner.model.positions = seams.rotary(learner)
+    for block in learner.model.blocks:
+        block.before = before
+    if left is not None:
+        seams.block(learner, 0).reducer = seams.dropping(learner, left)
+
+    reference = dinov3(weights)
+    reference.global_pool = pool
+    prompts = {int(n.split(".")[1]): torch.from_numpy(t) for n, t in tensors.items() if n.endswith("prompts")}
+    expected = transcribed(reference, pixels(learner, batch[0]), prompts, left)
+    assert relative(learner.logits(batch[0]), expected) <= LOGITS
+
+
+@pytest.mark.parametrize("left", [None, LEFT], ids=["all patches", "some patches"])
+def test_relative_positions_are_a_bias_that_knows_which_patches_are_left(build, batch, timms, away, left):
+    model = {"args": {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "global_pool": "avg"}}
+    weights = away(build({"name": "full"}, model).adapter(), 0.3)
+    learner = build({"name": "linear"}, model, weights=weights)
+    table = np.random.default_rng(0).standard_normal((3, 49), np.float32)
+    without = learner.logits(batch[0])
+    learner.model.positions = seams.relative(learner, table)
+    if left is not None:
+        seams.block(learner, 0).reducer = seams.dropping(learner, left)
+
+    reference, images = timms(learner, weights, batch[0])
+    bias = torch.zeros(4, 3, 17, 17)
+    for one, other in np.ndindex(16, 16):
+        row, column = (b - a for a, b in zip(divmod(other, 4), divmod(one, 4), strict=True))
+        bias[:, :, 1 + one, 1 + other] = torch.from_numpy(table[:, 7 * (row + 3) + column + 3])
+    with torch.no_grad():
+        x = reference._pos_embed(reference.patch_embed(images))
+        for number, block in enumerate(reference.blocks):
+            x = x + block.attn(block.norm1(x), attn_mask=bias)
+            if number == 0 and left is not None:
+                kept = torch.cat([torch.zeros(4, 1, dtype=torch.long), 1 + torch.from_numpy(left)], dim=1)
+                x = x.take_along_dim(kept[..., None], dim=1)
+                bias = bias.take_along_dim(kept[:, None, :, None], dim=2).take_along_dim(kept[:, None, None], dim=3)
+            x = x + block.mlp(block.norm2(x))
+        expected = reference.forward_head(reference.norm(x)).numpy()
+    assert relative(learner.logits(batch[0]), expected) <= LOGITS
+    assert relative(without, expected) > 1e-3, "the positions must matter for this to say anything"
+
+
+def test_positions_with_parameters_are_trained_under_checkpointing_as_without(build, batch):
+    found = []
+    for checkpointing in (False, True):
+        learner = build({"name": "linear"}, {"args": {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3,
+                        "global_pool": "avg"}}, {"gradient_checkpointing": checkpointing})  # fmt: skip
+        learner.model.positions = seams.relative(learner, np.zeros((3, 49), np.float32))
+        x = pixels(learner, batch[0]).permute(0, 2, 3, 1).numpy()
+        found.append(seams.gradient(learner, np.ascontiguousarray(x)))
+    assert found[0].any()
+    assert relative(found[1], found[0]) <= ROUNDING

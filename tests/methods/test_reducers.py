@@ -1,0 +1,198 @@
+"""Reducers, which only tests have, between attention and MLP: against timm's blocks, under methods, in training."""
+
+import importlib
+
+import numpy as np
+import pytest
+import seams
+import torch  # before MLX: see mlx_peft.backend.blas
+from comparing import LOGITS, relative
+
+# isort: split
+import mlx.core as mx
+
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
+ROUNDING = 2e-5
+"""Relative, float32: the same sums in another order, through a backward pass."""
+SAME = 1e-6
+"""Relative, float32, of a loss that is computed by the same operations, compiled or one by one."""
+
+SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3}
+MODELS = {
+    "plain": {"args": SMALL},
+    "distilled": {"name": "deit_tiny_distilled_patch16_224", "args": SMALL},
+    "average pooling": {"args": SMALL | {"global_pool": "avg", "reg_tokens": 2}},
+    "average over all tokens": {"args": SMALL | {"global_pool": "avg", "reg_tokens": 2, "pool_include_prefix": True}},
+    "attention pooling without a class token": {"name": "vit_base_patch16_siglip_224", "args": SMALL},
+    "layer scale and registers": {"name": "vit_small_patch14_reg4_dinov2", "args": SMALL},
+}
+METHODS = {
+    "lora": {"name": "lora", "rank": 2, "targets": ["qkv", "fc1"], "dropout": 0.3},
+    "prompts": {"name": "vpt", "tokens": 3, "dropout": 0.3},
+    "prompts of each block": {"name": "vpt", "tokens": 3, "deep": True},
+    "adaptformer": {"name": "adaptformer", "bottleneck": 4, "dropout": 0.3},
+    "ssf": {"name": "ssf"},
+}
+LEFT = np.stack([np.random.default_rng(image).permutation(16)[:9] for image in range(4)])
+"""Of the 16 patches of four images: which a reducer leaves, in which order."""
+
+REDUCERS = {
+    "dropped": lambda learner: seams.dropping(learner, LEFT),
+    "attentive": lambda learner: seams.attentive(learner, 9),
+    "merged": seams.merging,
+}
+
+
+def transcribed(reference, images: torch.Tensor, reducers: dict[int, str]) -> np.ndarray:
+    """timm's blocks, half by half, with what is left after the attention of some; scores grow with the log of sizes."""
+    special = reference.num_prefix_tokens
+    with torch.no_grad():
+        x = reference.norm_pre(reference._pos_embed(reference.patch_embed(images)))
+        sizes = torch.ones(x.shape[:2])
+        for number, block in enumerate(reference.blocks):
+            normed, mask = block.norm1(x), sizes.log()[:, None, None].expand(-1, 1, x.shape[1], -1)
+            x = x + block.ls1(block.attn(normed, attn_mask=mask))
+            patches, of_patches = x[:, special:], sizes[:, special:]
+            if (how := reducers.get(number)) == "merged":
+                weighted = (patches * of_patches[..., None]).unflatten(1, (-1, 2)).sum(2)
+                of_patches = of_patches.unflatten(1, (-1, 2)).sum(2)
+                patches = weighted / of_patches[..., None]
+            elif how is not None:
+                which = torch.from_numpy(LEFT) if how == "dropped" else attended(block.attn, normed, special)
+                patches, of_patches = patches.take_along_dim(which[..., None], 1), of_patches.gather(1, which)
+            x, sizes = torch.cat([x[:, :special], patches], 1), torch.cat([sizes[:, :special], of_patches], 1)
+            x = x + block.ls2(block.mlp(block.norm2(x)))
+        return pooled(reference, reference.norm(x), sizes).numpy()
+
+
+def attended(attention, normed: torch.Tensor, special: int) -> torch.Tensor:
+    """The nine patch tokens of which the class token takes most, a mean over the heads, in their order."""
+    q, k, _ = attention.qkv(normed).unflatten(2, (3, 3, -1)).permute(2, 0, 3, 1, 4)
+    taken = (q[:, :, :1] @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1).mean(1)[:, 0, special:]
+    return taken.topk(9, dim=1).indices.sort(1).values
+
+
+def pooled(reference, x: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """timm's heads; a mean counts each token as often as it stands for a patch, and so does attention."""
+    if reference.global_pool == "avg":
+        start = 0 if reference.pool_include_prefix else reference.num_prefix_tokens
+        shares = sizes[:, start:, None] / sizes[:, start:].sum(1)[:, None, None]
+        return reference.head(reference.fc_norm((x[:, start:] * shares).sum(1)))
+    if reference.global_pool == "map":
+        return reference.head(reference.attn_pool(x, attn_mask=sizes.log()[:, None, None]))
+    return reference.forward_head(x)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("reducer", REDUCERS)
+def test_what_is_left_is_attended_and_pooled_as_what_it_stands_for(build, batch, away, timms, name, reducer):
+    """Twice, where that can be: what was merged once is heavier in the second merging."""
+    model = MODELS[name]
+    if reducer == "attentive" and "without a class token" in name:
+        model = MODELS["plain"]
+    numbers = (0, 1) if reducer == "merged" else (1,)
+    weights = away(build({"name": "full"}, model).adapter(), 0.3)
+    learner = build({"name": "linear"}, model, weights=weights)
+    whole = learner.logits(batch[0])
+    for number in numbers:
+        learner.model.blocks[number].reducer = REDUCERS[reducer](learner)
+    reference, images = timms(learner, weights, batch[0])
+    expected = transcribed(reference, images, dict.fromkeys(numbers, reducer))
+    assert relative(learner.logits(batch[0]), expected) <= LOGITS
+    assert relative(whole, expected) > 1e-3, "the reducer must matter for this to say anything"
+
+
+@pytest.mark.parametrize("reducer", ["attentive", "merged"])
+@pytest.mark.parametrize("method", METHODS)
+def test_checkpointing_drops_merges_and_differentiates_as_without(build, batch, away, method, reducer):
+    """Prompts stand in the middle; dropout and stochastic depth draw the same in both passes."""
+    found = []
+    for checkpointing in (False, True):
+        model = {"args": SMALL | {"reg_tokens": 2}, "drop_path": 0.2}
+        learner = build(METHODS[method], model, {"gradient_checkpointing": checkpointing})
+        learner.load_adapter(away(learner.adapter(), 0.2))
+        for number in (0, 1):
+            seams.block(learner, number).reducer = REDUCERS[reducer](learner)
+        for block in learner.model.blocks:
+            block.before = "patch"
+        loss, gradients = learner.loss_and_gradients(*batch)
+        assert all(g.any() for g in gradients.values())
+        found.append((loss, gradients, [float(learner.train_step(*batch, 1e-2)) for _ in range(2)]))
+    (loss, gradients, losses), (again, others, steps) = found
+    assert loss == pytest.approx(again, rel=ROUNDING) and losses == pytest.approx(steps, rel=ROUNDING)
+    assert max(relative(others[name], g) for name, g in gradients.items()) <= ROUNDING
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+def test_a_compiled_step_reduces_as_one_operation_after_the_other_does(build, batch, away, checkpointing):
+    mx.enable_compile()
+    model = {"args": SMALL | {"reg_tokens": 2, "global_pool": "avg"}}
+    learner = build({"name": "vpt", "tokens": 3}, model, {"gradient_checkpointing": checkpointing})
+    learner.load_adapter(away(learner.adapter(), 0.2))
+    seams.block(learner, 0).reducer = seams.merging(learner)
+    seams.block(learner, 1).reducer = seams.dropping(learner, LEFT % 8)
+    loss, _ = learner.loss_and_gradients(*batch)
+    assert float(learner.train_step(*batch, 0.1)) == pytest.approx(loss, rel=SAME)
+    assert float(learner.train_step(*batch, 0.0)) == pytest.approx(learner.loss_and_gradients(*batch)[0], rel=SAME)
+    assert learner.loss_and_gradients(*batch)[0] != pytest.approx(loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("reducer", ["dropped", "merged"])
+def test_reducing_in_half_precision_follows_float32(build, batch, reducer):
+    logits = []
+    for precision in ("float32", "bfloat16"):
+        learner = build({"name": "linear"}, MODELS["average pooling"], {"precision": precision})
+        learner.model.blocks[0].reducer = REDUCERS[reducer](learner)
+        logits.append(learner.logits(batch[0]))
+    # 8 bits of mantissa through a whole ViT
+    assert 0 < relative(logits[1], logits[0]) <= 5e-2
+
+
+def test_probabilities_are_formed_for_the_rows_that_a_reducer_reads_and_else_not_at_all(build, batch, monkeypatch):
+    learner = build({"name": "linear"}, MODELS["plain"])
+    attention = importlib.import_module(type(learner.model.blocks[0].attn).__module__)
+    formed, real = [], attention.probabilities
+
+    def watched(q, k, bias=None):
+        formed.append(real(q, k, bias))
+        return formed[-1]
+
+    monkeypatch.setattr(attention, "probabilities", watched)
+    learner.logits(batch[0])
+    assert not formed
+    learner.model.blocks[1].reducer = seams.attentive(learner, 9)
+    learner.loss_and_gradients(*batch)
+    (rows,) = formed
+    assert rows.shape == (4, 3, 1, 17)
+    np.testing.assert_allclose(seams.of(learner).numpy(rows).sum(-1), 1, rtol=SAME)
+
+
+def test_features_are_kept_before_a_reducer_and_refused_behind_it(build):
+    """What a cache holds is tokens; that some of them stand for several, or for others, is not in it."""
+    model = {"args": SMALL | {"global_pool": "avg"}}
+    learner = build({"name": "linear"}, model)
+    learner.model.blocks[1].reducer = seams.merging(learner)
+    learner.model.eval()
+    x = seams.of(learner).array(np.random.default_rng(0).standard_normal((4, 32, 32, 3), np.float32))
+    numpy = seams.of(learner).numpy
+    whole = numpy(learner.model(x))
+    for end in (1, 4):  # before the reducer's block, and where no tokens are left
+        np.testing.assert_array_equal(numpy(learner.model.suffix(learner.model.prefix(x, end), end)), whole)
+    for end in (2, 3):
+        with pytest.raises(ValueError, match=f"what enters block {end} is not as in a plain model"):
+            learner.model.prefix(x, end)
+
+
+def test_a_simulated_attention_asks_a_heavy_token_as_the_plain_one_does(build):
+    learner = build({"name": "linear"})
+    here, random = seams.of(learner), np.random.default_rng(0)
+    package = type(learner.model).__module__.removesuffix(".models.vit")
+    simulated = importlib.import_module(f"{package}.quant.simulated").Attend(
+        dict.fromkeys(("q", "k", "v", "softmax"), lambda x: x)
+    )
+    q, k, v = (here.array(random.standard_normal((2, 3, 7, 8), np.float32)) for _ in range(3))
+    bias = here.array(np.log(random.integers(1, 9, (2, 1, 1, 7))).astype(np.float32))
+    plain = learner.model.blocks[0].attn.attend
+    assert relative(simulated(q, k, v, bias), plain(q, k, v, bias)) <= SAME
+    assert relative(simulated(q, k, v), plain(q, k, v, bias)) > 1e-2

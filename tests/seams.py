@@ -1,0 +1,204 @@
+"""Positions and reducers that only tests have, for either backend: what a block has places for."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch  # before MLX: see mlx_peft.backend.blas
+
+# isort: split
+import mlx.core as mx
+
+import mlx_peft.backend.models.positions
+import mlx_peft.backend.models.reducer
+import torch_ref.models.positions
+import torch_ref.models.reducer
+from mlx_peft.vit.architecture import Architecture
+
+
+class Ours:
+    """What the classes below compute with, in MLX."""
+
+    positions, reducer = mlx_peft.backend.models.positions.Positions, mlx_peft.backend.models.reducer.Reducer
+    array = parameter = staticmethod(mx.array)
+
+    @staticmethod
+    def numpy(x: Any) -> np.ndarray:
+        return np.array(x)
+
+    @staticmethod
+    def join(parts: list, axis: int) -> Any:
+        return mx.concatenate(parts, axis=axis)
+
+    @staticmethod
+    def order(x: Any) -> Any:
+        """The places of the values from the least on."""
+        return mx.argsort(x, axis=1)
+
+    @staticmethod
+    def sorted(x: Any) -> Any:
+        return mx.sort(x, axis=1)
+
+    @staticmethod
+    def repeated(x: np.ndarray, batch: int) -> Any:
+        return mx.broadcast_to(mx.array(x), (batch, *x.shape))
+
+
+class Theirs(Ours):
+    """The same, in PyTorch."""
+
+    positions, reducer = torch_ref.models.positions.Positions, torch_ref.models.reducer.Reducer
+    array = staticmethod(torch.from_numpy)
+
+    @staticmethod
+    def numpy(x: Any) -> np.ndarray:
+        return x.detach().numpy()
+
+    @staticmethod
+    def parameter(x: np.ndarray) -> Any:
+        return torch.nn.Parameter(torch.from_numpy(x))
+
+    @staticmethod
+    def join(parts: list, axis: int) -> Any:
+        return torch.cat(parts, dim=axis)
+
+    @staticmethod
+    def order(x: Any) -> Any:
+        return torch.argsort(x, dim=1, stable=True)
+
+    @staticmethod
+    def sorted(x: Any) -> Any:
+        return torch.sort(x, dim=1).values
+
+    @staticmethod
+    def repeated(x: np.ndarray, batch: int) -> Any:
+        return torch.from_numpy(x).expand(batch, *x.shape)
+
+
+def of(backend: ModuleType | object) -> type[Ours]:
+    """The framework of a learner."""
+    return Ours if type(backend).__module__.startswith("mlx_peft") else Theirs
+
+
+def angles(architecture: Architecture) -> np.ndarray:
+    """DINOv3's (Simeoni et al. 2025, arXiv 2508.10104), ``(grid^2, d)``: 2 pi / period of coordinates in [-1, 1]."""
+    side, width = architecture.grid_size, architecture.embed_dim // architecture.num_heads
+    along = 2 * (np.arange(side) + 0.5) / side - 1
+    coordinates = np.stack(np.meshgrid(along, along, indexing="ij"), axis=-1).reshape(-1, 2)
+    periods = 100 ** (np.arange(width // 4) / (width // 4))
+    return np.tile((2 * np.pi * coordinates[:, :, None] / periods).reshape(side**2, -1), 2)
+
+
+def rotary(learner: Any) -> Any:
+    """DINOv3's rotary positions for a learner's model: of patch tokens alone, wherever they stand."""
+    here, architecture = of(learner), learner.base.architecture
+    tables = [here.array(f(angles(architecture)).astype(np.float32)) for f in (np.cos, np.sin)]
+
+    class Rotary(here.positions):
+        def turned(self, x: Any, tokens: Any) -> Any:
+            if not tokens.places.count("patch"):
+                return x
+            cos, sin = (t if tokens.indices is None else t[tokens.indices][:, None] for t in tables)
+            span = tokens.places.span("patch")
+            patches = x[:, :, span]
+            half = patches.shape[-1] // 2
+            swapped = here.join([-patches[..., half:], patches[..., :half]], axis=-1)
+            parts = [x[:, :, : span.start], patches * cos + swapped * sin, x[:, :, span.stop :]]
+            return here.join([part for part in parts if part.shape[2]], axis=2)
+
+    return Rotary(architecture)
+
+
+def relative(learner: Any, table: np.ndarray) -> Any:
+    """Swin's and BEiT's: to the score of two patches a number is added that their distance chooses, a head its own.
+
+    Args:
+        table: ``(heads, (2 grid - 1)^2)``.
+    """
+    here, side = of(learner), learner.base.architecture.grid_size
+    row, column = (place[:, None] - place for place in np.divmod(np.arange(side**2), side))
+    distance = (row + side - 1) * (2 * side - 1) + column + side - 1  # (grid^2, grid^2)
+
+    class Relative(here.positions):
+        def bias(self, attention: Any, tokens: Any, queries: Any) -> Any:
+            batch, special = tokens.x.shape[0], len(tokens.places) - tokens.places.count("patch")
+            every = here.repeated(np.arange(side**2), batch)
+            asked, asking = (every if t.indices is None else t.indices for t in (tokens, queries))
+            found = self.table[:, here.array(distance)[asking[:, :, None], asked[:, None, :]]].swapaxes(0, 1)
+            none = here.array(np.zeros((*found.shape[:2], found.shape[2], special), np.float32))
+            found = here.join([none, found], axis=3)
+            none = here.array(np.zeros((*found.shape[:2], special, found.shape[3]), np.float32))
+            return here.join([none, found], axis=2)
+
+    positions = Relative(learner.base.architecture)
+    positions.table = here.parameter(table)
+    return positions
+
+
+def dropping(learner: Any, which: np.ndarray) -> Any:
+    """A reducer that keeps the patch tokens ``which (batch, n)``."""
+    here = of(learner)
+
+    class Drop(here.reducer):
+        def __call__(self, tokens: Any, attended: Any) -> Any:
+            return tokens.gathered(here.array(which)) if tokens.places.count("patch") else tokens
+
+    return Drop()
+
+
+def attentive(learner: Any, count: int) -> Any:
+    """A reducer that keeps the ``count`` patch tokens of which the class token took most, in their order."""
+    here = of(learner)
+
+    class Attentive(here.reducer):
+        def __call__(self, tokens: Any, attended: Any) -> Any:
+            if not tokens.places.count("patch"):
+                return tokens
+            taken = attended.probabilities(tokens.places.span("class")).mean(1)[:, 0, tokens.places.span("patch")]
+            return tokens.gathered(here.sorted(here.order(-taken)[:, :count]))
+
+    return Attentive()
+
+
+def merging(learner: Any) -> Any:
+    """A reducer that makes one patch token of two neighbours: their mean by size. The first's place is the pair's."""
+    here = of(learner)
+
+    class Merge(here.reducer):
+        def __call__(self, tokens: Any, attended: Any) -> Any:
+            count = tokens.places.count("patch")
+            if not count:
+                return tokens
+            patches, batch = tokens.x[:, tokens.places.span("patch")], tokens.x.shape[0]
+            sizes = here.repeated(np.ones(count, np.float32), batch) if tokens.sizes is None else tokens.sizes
+            indices = here.repeated(np.arange(count), batch) if tokens.indices is None else tokens.indices
+            weighted = (patches * sizes[..., None]).reshape(batch, count // 2, 2, -1).sum(2)
+            total = sizes.reshape(batch, count // 2, 2).sum(2)
+            return tokens.reduced(weighted / total[..., None], indices[:, ::2], total)
+
+    return Merge()
+
+
+def gradient(learner: Any, x: np.ndarray) -> np.ndarray:
+    """Of the sum of squared logits for the table of the positions, in training; x as it enters the model."""
+    model = learner.model.train()
+    if of(learner) is Ours:
+        model.freeze()
+        model.positions.unfreeze()
+
+        def squares(parameters: dict) -> mx.array:
+            model.update(parameters)
+            return (model(mx.array(x)) ** 2).sum()
+
+        return np.array(mx.grad(squares)(model.trainable_parameters())["positions"]["table"])
+    model.requires_grad_(False)
+    model.positions.requires_grad_(True)
+    return torch.autograd.grad((model(torch.from_numpy(x)) ** 2).sum(), model.positions.table)[0].numpy()
+
+
+def block(learner: Any, number: int) -> Any:
+    """A block of the model itself, whatever a method put around it."""
+    found = learner.model.blocks[number]
+    return found.base_layer if "base_layer" in dict(found.named_modules()) else found
