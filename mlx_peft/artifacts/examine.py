@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from mlx_peft.artifacts.load import Loaded, find_adapter, load_model, load_run
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, Split, cached, eval_batches, open_dataset
+from mlx_peft.data.leftout import unread_notes
 from mlx_peft.tasks.metrics import Evaluation, Metrics
 from mlx_peft.training.backend import Learner, load_backend
 from mlx_peft.training.evaluate import answers, examined
@@ -64,7 +66,7 @@ def examine_splits(
     for split, images in wanted.items():
         batches = eval_batches(images, experiment.data, loaded.preprocessing, loaded.image_size)
         found[split] = examined(answers(loaded.learner, batches), loaded.task, len(loaded.classes))
-    return found, loaded
+    return found, replace(loaded, notes=(*loaded.notes, *unread_notes(dataset.unread)))
 
 
 def must_fit(dataset: Dataset, loaded: Loaded, what: str) -> None:

@@ -18,6 +18,7 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.config.simulation import FLOAT, Simulation
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Split, eval_batches
+from mlx_peft.data.leftout import unread_notes
 from mlx_peft.tasks.metrics import Answers, Metrics
 from mlx_peft.tasks.task import Task
 from mlx_peft.training.backend import Learner, Tensors, load_backend
@@ -139,6 +140,8 @@ def simulate_run(
                 made.activations,
             )
         )
+    for text in unread_notes(dataset.unread):
+        note(text)
     return Report(str(path), split, loaded.experiment.backend, dataset.task, before, tuple(after))
 
 
@@ -184,7 +187,8 @@ def calibrated(
 
         def look(observer: Ranges | Errors, split: Split = split) -> None:
             for batch in eval_batches(split, data, loaded.preprocessing, loaded.image_size):
-                learner.record(batch.images[: batch.count], observer)
+                if batch.count:
+                    learner.record(batch.images[: batch.count], observer)
 
         look(ranges := Ranges(count, seed))
         several = [choices(simulations[index], loaded.base.architecture, ranges.operands) for index in members]

@@ -17,6 +17,7 @@ from mlx_peft.data.checked import file_mark, mark
 from mlx_peft.data.names import spelled
 from mlx_peft.data.reading import decode_image, file_bytes, read_image
 from mlx_peft.data.strangers import HEAD, head_of, stranger
+from mlx_peft.data.unread import Unread
 from mlx_peft.tasks.single_label import SINGLE_LABEL
 from mlx_peft.tasks.task import Task
 
@@ -185,6 +186,8 @@ class Split:
     labels: np.ndarray
     groups: np.ndarray | None = None
     task: Task = SINGLE_LABEL
+    unread: Unread | None = None
+    """Where an image that cannot be read is left out of its batch: what was. None: it is refused."""
 
     @property
     def size(self) -> int:
@@ -202,7 +205,7 @@ class Split:
     def take(self, rows: np.ndarray, name: str) -> Split:
         """Part of the split, under another name."""
         groups = None if self.groups is None else self.groups[rows]
-        return Split(name, self.images.take(rows), self.labels[rows], groups, self.task)
+        return Split(name, self.images.take(rows), self.labels[rows], groups, self.task, self.unread)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +229,18 @@ class Dataset:
         """The splits that there are, by name."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {name: split for name, split in parts.items() if split is not None}
+
+    @property
+    def unread(self) -> Unread | None:
+        """What could not be read of all splits, where that is left out of its batch."""
+        return self.train.unread
+
+    def tolerant(self) -> Dataset:
+        """The data set with images that cannot be read left out of their batches, and remembered in one place."""
+        unread = Unread()
+        train, val, test = (split and replace(split, unread=unread) for split in (self.train, self.val, self.test))
+        assert train is not None
+        return replace(self, train=train, val=val, test=test)
 
     def without_test(self) -> Dataset:
         """What training and selection may see."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import printable
 from mlx_peft.data.lists import left_out
+from mlx_peft.data.unread import Unread
 
 FOREIGN = frozenset(
     {".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jpe", ".jfif", ".ppm", ".pgm", ".pbm", ".pnm", ".svg", ".psd"}
@@ -54,6 +55,17 @@ def unlabelled(name: str, size: int) -> str:
     if not size:
         return f"left out, without images: {printable(name)}"
     return f"left out, without labels: {printable(name)}, {size} images"
+
+
+def unread_notes(unread: Unread | None) -> tuple[str, ...]:
+    """A note of each split that has images which could not be read when they came up."""
+    if unread is None:
+        return ()
+    images = {split: [broken.image for broken in unread.of(split)] for split in unread.splits}
+    return tuple(
+        f"{left_out(f'unreadable in {split}', names)}; they count in no loss and no metric"
+        for split, names in images.items()
+    )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from mlx_peft.data.limits import limits
 from mlx_peft.data.registry import find
 from mlx_peft.data.splits import hold_out
 from mlx_peft.data.strangers import pointers
-from mlx_peft.data.tried import looked_at, readable
+from mlx_peft.data.tried import as_read, looked_at, readable
 
 
 def open_dataset(config: schema.Data) -> Dataset:
@@ -49,7 +49,7 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
         if decode:
             found, broken = readable(found, entry, config)
             notes = list(found.notes)
-        train = _grouped(found.splits["train"], entry, config, tolerant=not decode or bool(broken))
+        train = _grouped(found.splits["train"], entry, config, tolerant=not decode or bool(broken) or as_read(found))
         if train.groups is not None:
             whole = np.delete(train.groups, broken)
             notes.append(f"{len(whole):,} images in {len(np.unique(whole)):,} groups that are never parted")
@@ -66,7 +66,8 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
         )
         notes += shallow(dataset.train.images)
         notes += _without_images(dataset, entry, f"{config.name} in {config.root}")
-        return replace(dataset, notes=tuple(notes))
+        dataset = replace(dataset, notes=tuple(notes))
+        return dataset.tolerant() if decode and as_read(found) else dataset
 
 
 def _shares(config: schema.Data, variant: Variant) -> schema.Split:

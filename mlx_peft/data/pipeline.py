@@ -12,12 +12,13 @@ import numpy as np
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import augment, colour
-from mlx_peft.data.dataset import Images, Split
+from mlx_peft.data.dataset import ADVICE, Images, Split
 from mlx_peft.data.memory import one_image
 from mlx_peft.data.mix import Targets, mix
 from mlx_peft.data.order import epoch_order, occurrences
 from mlx_peft.data.recipe import eval_image
 from mlx_peft.data.resize import crop_and_resize
+from mlx_peft.data.unread import Broken, check_share
 from mlx_peft.vit.architecture import Preprocessing
 
 PREFETCH = 2
@@ -34,13 +35,19 @@ class Batch:
 
     images: uint8 ``(batch, height, width, 3)``, or their features, float32; C-contiguous, zero in the other rows.
     targets: as the split's task has them, ``(batch, ...)``; the other rows add nothing to the loss.
+    rows: int64 ``(count,)``, which of the split's images they are. Fewer, down to none, where some cannot be read and
+    the split has them left out: see ``data.unread``.
     weight: what the loss's sum is divided by; None for what the targets add up to.
     """
 
     images: np.ndarray
     targets: np.ndarray
-    count: int
+    rows: np.ndarray
     weight: float | None = None
+
+    @property
+    def count(self) -> int:
+        return len(self.rows)
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
@@ -65,7 +72,8 @@ def train_batches(
 
     A pure function of its arguments, the number of threads apart, which changes nothing. Arrays cross at their stored
     size unless they are cropped at random; everything else at `image_size`. `num_classes` and `smoothing` are
-    for soft targets; a batch is computed in `parts`. Raises UserError at an unreadable image.
+    for soft targets; a batch is computed in `parts`. Raises UserError at an unreadable image, unless the split has it
+    left out.
     """
     images, wanted = split.images, config.augment
     random_resized = wanted.crop == "random_resized"
@@ -100,7 +108,7 @@ def train_batches(
     size = (images.stored_size if as_stored else None) or (image_size, image_size)
     order = epoch_order(split.labels, config, seed, epoch)
     targets = Targets(split.task, split.labels, config, num_classes, smoothing, parts)
-    return _batches(order, targets, row, size, config.threads, start, finish)
+    return _batches(split, order, targets, row, size, config.threads, start, finish)
 
 
 def eval_batches(split: Split, config: schema.Data, preprocessing: Preprocessing, image_size: int) -> Iterator[Batch]:
@@ -113,7 +121,7 @@ def eval_batches(split: Split, config: schema.Data, preprocessing: Preprocessing
         return image if stored else _seen(images, index, image, preprocessing, image_size)
 
     targets = Targets(split.task, split.labels, plain(config), None)
-    return _batches(np.arange(split.size), targets, row, stored or (image_size, image_size), config.threads)
+    return _batches(split, np.arange(split.size), targets, row, stored or (image_size, image_size), config.threads)
 
 
 def _seen(images: Images, index: int, image: np.ndarray, preprocessing: Preprocessing, image_size: int) -> np.ndarray:
@@ -127,6 +135,7 @@ def _seen(images: Images, index: int, image: np.ndarray, preprocessing: Preproce
 def train_features(
     split: Split,
     features: np.ndarray,
+    there: np.ndarray,
     config: schema.Data,
     *,
     seed: int,
@@ -138,16 +147,17 @@ def train_features(
 ) -> Iterator[Batch]:
     """What ``train_batches`` gives where nothing is augmented, with features in place of pixels.
 
-    features: float32 ``(size, ...)``, in the split's own order.
+    features: float32 ``(size, ...)``, in the split's own order; there: bool ``(size,)``, of which images.
     """
     order = epoch_order(split.labels, config, seed, epoch)
     targets = Targets(split.task, split.labels, config, num_classes, smoothing, parts)
-    return _feature_batches(features, order, targets, start)
+    return _feature_batches(features, there, order, targets, start)
 
 
-def eval_features(split: Split, features: np.ndarray, config: schema.Data) -> Iterator[Batch]:
+def eval_features(split: Split, features: np.ndarray, there: np.ndarray, config: schema.Data) -> Iterator[Batch]:
     """What ``eval_batches`` gives, with features in place of pixels."""
-    return _feature_batches(features, np.arange(split.size), Targets(split.task, split.labels, plain(config), None))
+    targets = Targets(split.task, split.labels, plain(config), None)
+    return _feature_batches(features, there, np.arange(split.size), targets)
 
 
 def plain(config: schema.Data) -> schema.Data:
@@ -155,17 +165,20 @@ def plain(config: schema.Data) -> schema.Data:
     return config.model_copy(update={"augment": schema.Augment(), "class_weights": "none"})
 
 
-def _feature_batches(features: np.ndarray, order: np.ndarray, targets: Targets, start: int = 0) -> Iterator[Batch]:
+def _feature_batches(
+    features: np.ndarray, there: np.ndarray, order: np.ndarray, targets: Targets, start: int = 0
+) -> Iterator[Batch]:
     size = targets.batch_size
     for first in range(start * size, len(order), size):
         indices = order[first : first + size]
-        count = len(indices)
+        indices = indices[there[indices]]
         rows = np.zeros((size, *features.shape[1:]), np.float32)
-        rows[:count] = features[indices]
-        yield Batch(rows, targets.batch(indices), count, targets.weight(indices))
+        rows[: len(indices)] = features[indices]
+        yield Batch(rows, targets.batch(indices), indices, targets.weight(indices))
 
 
 def _batches(
+    split: Split,
     order: np.ndarray,
     targets: Targets,
     row: Callable[[int, int], np.ndarray],
@@ -181,27 +194,34 @@ def _batches(
     copies = occurrences(order)
     batch_size = targets.batch_size
 
-    def fill(indices: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
+    def fill(indices: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> list[str | None]:
+        """Puts images in their places, and says of each why it is not there, if it is to be left out."""
+        reasons: list[str | None] = []
         for index, number, place in zip(indices.tolist(), numbers.tolist(), out, strict=True):
-            with one_image():
-                image = row(index, number)
-                if image.flags.c_contiguous:
-                    place[...] = image
-                else:  # a flipped one: NumPy is quicker at it a channel at a time
-                    for channel in range(3):
-                        place[..., channel] = image[..., channel]
+            try:
+                with one_image():
+                    _put(row(index, number), place)
+            except UserError as error:
+                if split.unread is None:
+                    raise
+                reasons.append(str(error).removesuffix(ADVICE))
+            else:
+                reasons.append(None)
+        return reasons
 
-    def submit(step: int) -> tuple[Batch, list[Future[None]]]:
+    def submit(step: int) -> tuple[Batch, list[Future[list[str | None]]]]:
         whole = slice(step * batch_size, (step + 1) * batch_size)
         indices, numbers = order[whole], copies[whole]
-        count = len(indices)
         images = np.zeros((batch_size, *size, 3), np.uint8)
-        batch = Batch(images, targets.batch(indices), count, targets.weight(indices))
-        chunks = [slice(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
-        return batch, [pool.submit(fill, indices[chunk], numbers[chunk], batch.images[chunk]) for chunk in chunks]
+        batch = Batch(images, targets.batch(indices), indices, targets.weight(indices))
+        chunks = [slice(first, first + CHUNK) for first in range(0, len(indices), CHUNK)]
+        return batch, [
+            pool.submit(fill, indices[chunk], numbers[chunk], images[: len(indices)][chunk]) for chunk in chunks
+        ]
 
-    pending: deque[tuple[int, Batch, list[Future[None]]]] = deque()
+    pending: deque[tuple[int, Batch, list[Future[list[str | None]]]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="mlx-peft-data")
+    lost = 0
     try:
         steps = iter(range(start, -(-len(order) // batch_size)))
         while True:
@@ -210,11 +230,34 @@ def _batches(
             if not pending:
                 return
             number, batch, futures = pending.popleft()
-            for future in futures:
-                future.result()
+            reasons = [reason for future in futures for reason in future.result()]
+            if any(reasons):
+                whole, batch = batch, _left_out(split, batch, reasons, targets)
+                lost += whole.count - batch.count
+                check_share(split.name, lost, batch.count, whole.count, len(order), reasons)
             finish(batch, number)
             yield batch
     finally:
         # Not waited for: an iterator that was left behind is closed by the garbage collector, in whatever thread that
         # happens to run, and a thread that is only beginning would wait for a lock of its own.
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _put(image: np.ndarray, place: np.ndarray) -> None:
+    if image.flags.c_contiguous:
+        place[...] = image
+    else:  # a flipped one: NumPy is quicker at it a channel at a time
+        for channel in range(3):
+            place[..., channel] = image[..., channel]
+
+
+def _left_out(split: Split, batch: Batch, reasons: list[str | None], targets: Targets) -> Batch:
+    """The batch without the images that are not there for a reason, which are remembered: the others move up."""
+    assert split.unread is not None
+    there = np.array([reason is None for reason in reasons])
+    for row, reason in zip(batch.rows.tolist(), reasons, strict=True):
+        if reason is not None:
+            split.unread.add(Broken(split.name, split.images.identifiers[row], reason))
+    images, rows = np.zeros_like(batch.images), batch.rows[there]
+    images[: len(rows)] = batch.images[: batch.count][there]
+    return Batch(images, targets.batch(rows), rows, targets.weight(rows))

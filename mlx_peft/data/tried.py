@@ -25,7 +25,8 @@ from mlx_peft.data.strangers import kind_in
 
 CHECKED = 50_000
 """A set of the user's own with at most so many files is decoded once on opening, so that a broken one is found before
-training. Larger ones, and sets whose published size was found, are checked as they are read: `data check` does it all.
+training. Larger ones are checked as they are read, whatever the configuration says, and so are sets whose published
+size was found, unless broken images are to be skipped: `data check` reads all.
 """
 
 NAMED = 3
@@ -41,11 +42,8 @@ def readable(found: Found, entry: Entry, config: schema.Data) -> tuple[Found, li
     Those of the training split, from which others may be carved, are all there still: see ``splits.hold_out``. The rows
     that are broken there come beside. Those that were found whole before, and have not changed, are not decoded again.
     """
-    splits = {
-        name: split for name, split in found.splits.items() if isinstance(split.images, FileImages | EncodedImages)
-    }
-    small = not entry.published and sum(split.size for split in splits.values()) <= CHECKED
-    if not splits or not (small or config.unreadable == "skip"):
+    splits = _files(found)
+    if not splits or _large(splits) or (entry.published and config.unreadable != "skip"):
         return found, []
     memory = Memory.of(config, WHOLE)
     whole: list[np.ndarray] = []
@@ -80,6 +78,20 @@ def readable(found: Found, entry: Entry, config: schema.Data) -> tuple[Found, li
         if empty := [name for name, split in good.items() if not split.size]:
             raise UserError(f"{config.root}: no readable images in {empty[0]}")
     return replace(found, splits={**found.splits, **left}, notes=(*found.notes, *notes)), rows_broken
+
+
+def as_read(found: Found) -> bool:
+    """Whether a set has more image files than are tried before it is used: broken ones are met as it is read."""
+    return _large(_files(found))
+
+
+def _files(found: Found) -> dict[str, Split]:
+    """The splits of image files, which may be broken."""
+    return {name: split for name, split in found.splits.items() if isinstance(split.images, FileImages | EncodedImages)}
+
+
+def _large(splits: dict[str, Split]) -> bool:
+    return sum(split.size for split in splits.values()) > CHECKED
 
 
 def _reasons(split: Split, rows: np.ndarray, threads: int) -> dict[int, str]:

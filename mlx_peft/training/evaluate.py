@@ -23,7 +23,8 @@ def answers(learner: Learner, batches: Iterable[Batch]) -> Iterator[Answers]:
     Rows that fill a batch up are left out.
     """
     for batch in batches:
-        yield finite(learner.logits(batch.images)[: batch.count]), batch.targets[: batch.count]
+        if batch.count:
+            yield finite(learner.logits(batch.images)[: batch.count]), batch.targets[: batch.count]
 
 
 def measured(answers: Iterable[Answers], task: Task, num_classes: int) -> Metrics:

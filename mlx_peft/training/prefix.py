@@ -69,18 +69,18 @@ def cached_feed(
     train, val = dataset.train, dataset.val
 
     @cache
-    def features(split: Split) -> np.ndarray:
-        kept = np.empty((split.size, *shape), np.float32)
-        done = 0
+    def features(split: Split) -> tuple[np.ndarray, np.ndarray]:
+        """Of each image, and of which there are some: an image that cannot be read has none."""
+        kept, there = np.empty((split.size, *shape), np.float32), np.zeros(split.size, bool)
         for batch in read(split):
-            kept[done : done + batch.count] = learner.features(batch.images)[: batch.count]
-            done += batch.count
-        return kept
+            kept[batch.rows] = learner.features(batch.images)[: batch.count]
+            there[batch.rows] = True
+        return kept, there
 
     def train_batches(epoch: int, start: int) -> Iterable[Batch]:
         return train_features(
             train,
-            features(train),
+            *features(train),
             experiment.data,
             seed=experiment.seed,
             epoch=epoch,
@@ -91,6 +91,6 @@ def cached_feed(
         )
 
     def val_batches(split: Split) -> Iterable[Batch]:
-        return eval_features(split, features(split), experiment.data)
+        return eval_features(split, *features(split), experiment.data)
 
     return replace(feed, train=train_batches, val=None if val is None else lambda: val_batches(val))

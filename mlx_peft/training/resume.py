@@ -127,7 +127,7 @@ def check_fits(found: Found, epochs: int, steps: int) -> None:
         f"{here.step} steps are {here.epoch} epochs of {steps} and {here.batch} more": (
             not here.changes and here.step != here.epoch * steps + here.batch
         ),
-        f"{here.images} images are in {here.batch} batches": (here.images > 0) != (here.batch > 0),
+        f"{here.images} images are in {here.batch} batches": (here.images > 0 and not here.batch),
     }
     if wrong := [fault for fault, is_so in faults.items() if is_so]:
         raise UserError(f"{found.path} does not fit the run: it says that {'; '.join(wrong)}")

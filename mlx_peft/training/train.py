@@ -16,7 +16,9 @@ from mlx_peft.core.bounds import MOST_STEPS
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.sums import write_with_sums
 from mlx_peft.data import Dataset, Split, cached, eval_batches, open_dataset, steps_per_epoch, train_batches
+from mlx_peft.data.leftout import unread_notes
 from mlx_peft.tasks.task import Task
+from mlx_peft.training import unreadable
 from mlx_peft.training.allocation import allocator
 from mlx_peft.training.backend import Learner, load_backend
 from mlx_peft.training.checkpoint import Position
@@ -79,6 +81,8 @@ def train(
         folder.check(experiment, resume=resume, changeable=CHANGEABLE)
         texts = {folder.config: dump(experiment).encode(), folder.environment: json_bytes(facts)}
         write_with_sums(folder.path, {path.name: content for path, content in texts.items()})
+        if whole.unread is not None:
+            unreadable.write_down(whole.unread, folder.path, progress.note)
         batches = feed(experiment, dataset, base)
         if cache is not None:
             size = base.architecture.img_size
@@ -124,12 +128,13 @@ def train(
             "stored": storage(base, len(dataset.classes), folder),
             "cached_features": cache and cache.facts(),
             "splits": splits,
-            "notes": list(whole.notes),
+            "notes": [*whole.notes, *unread_notes(whole.unread)],
+            **unreadable.facts(whole.unread),
             **({"changes": changes} if changes else {}),
             "environment": facts,
         }
         write_with_sums(folder.path, {folder.result.name: json_bytes(result)}, there=[folder.metrics.name])
-    for note in notes:
+    for note in (*notes, *unread_notes(whole.unread)):
         progress.note(note)
     return result
 

@@ -165,11 +165,11 @@ def test_a_batch_larger_than_the_data_can_still_be_parted(arrays: Split) -> None
     (batch,) = train(arrays, data(batch_size=2**20), parts=5)
     assert (len(batch.images), batch.count) == (40, 37)
     assert [len(batch.images) for batch in train(arrays, data(batch_size=8), parts=4)] == [8] * 5
-    pixels = np.zeros((37, 3), np.float32)
+    pixels, there = np.zeros((37, 3), np.float32), np.ones(37, bool)
     config = data(batch_size=2**20)
-    (features,) = train_features(arrays, pixels, config, seed=0, epoch=0, parts=5)
+    (features,) = train_features(arrays, pixels, there, config, seed=0, epoch=0, parts=5)
     assert features.images.shape == (40, 3)
-    (features,) = eval_features(arrays, pixels, config)
+    (features,) = eval_features(arrays, pixels, there, config)
     assert features.images.shape == (37, 3)
 
 
@@ -297,9 +297,10 @@ def test_batches_of_features_stand_for_those_of_images(arrays: Split, start: int
     uneven = Split("train", arrays.images, np.minimum(arrays.labels, np.arange(37) % 5))
     pixels = np.stack([arrays.images.read(index) for index in range(arrays.size)]).astype(np.float32)
     where = {"seed": 3, "epoch": 1, "start": start, "num_classes": CLASSES}
+    there = np.ones(37, bool)
     pairs = [
-        (train_features(uneven, pixels, config, **where), train_batches(uneven, config, BICUBIC, 16, **where)),
-        (eval_features(uneven, pixels, config), eval_batches(uneven, config, BICUBIC, 16)),
+        (train_features(uneven, pixels, there, config, **where), train_batches(uneven, config, BICUBIC, 16, **where)),
+        (eval_features(uneven, pixels, there, config), eval_batches(uneven, config, BICUBIC, 16)),
     ]
     for features, images in pairs:
         found, expected = list(features), list(images)

@@ -44,7 +44,7 @@ def run(logits: np.ndarray, present: np.ndarray, size: int = 7) -> Evaluation:
         targets = np.zeros((size, logits.shape[1], 2), np.float32)
         targets[: len(some)] = np.eye(2)[present[some].astype(int)]
         rows = np.resize(some, size).astype(np.int32).view(np.uint8).reshape(-1, 1, 1, 4)
-        batches.append(Batch(rows, targets, len(some)))
+        batches.append(Batch(rows, targets, np.arange(len(some))))
     learner: Any = SimpleNamespace(logits=lambda images: logits[images.reshape(-1, 4).view(np.int32)[:, 0]])
     found = examined(answers(learner, batches), MULTI_LABEL, logits.shape[1])
     assert evaluate(learner, batches, MULTI_LABEL, logits.shape[1]) == found.metrics

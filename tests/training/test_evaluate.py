@@ -28,7 +28,7 @@ def run(logits: np.ndarray, targets: np.ndarray, size: int) -> Metrics:
         rows = np.full((size, 1, 1, 3), 99, np.uint8)
         rows[: len(some), 0, 0, 0] = np.arange(first, first + len(some))
         padded = np.concatenate([some, np.full(size - len(some), -1)]).astype(np.int32)
-        batches.append(Batch(rows, padded, len(some)))
+        batches.append(Batch(rows, padded, np.arange(len(some))))
     learner: Any = SimpleNamespace(logits=lambda images: logits[images[:, 0, 0, 0]])
     return evaluate(learner, batches, SINGLE_LABEL, logits.shape[1])
 
