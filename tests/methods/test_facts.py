@@ -16,7 +16,6 @@ from mlx_peft.cli.app import app
 from mlx_peft.config import files, recipes
 from mlx_peft.config.methods import Method
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.core.errors import UserError
 from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.registry import find
 
@@ -39,19 +38,6 @@ def method_of(row: dict[str, str]):
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
 def test_peft_reads_what_is_said_to_be_read_by_it(config):
     assert (FORMATS[config].from_peft is not None) == config.in_peft
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
-def test_what_is_said_to_merge_merges_and_the_rest_refuses(build, config):
-    rank = {"rank": 4} if "rank" in config.model_fields else {}
-    sizes = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
-    over = {"model": {"args": sizes}, "quantize": {"bits": 4, "group_size": 32}} if config.over_codes else {}
-    learner = build({"name": config.model_fields["name"].default, **rank}, **over)
-    if learner.experiment.method.merges:
-        assert "blocks.0.attn.qkv.weight" in learner.merged()
-    else:
-        with pytest.raises(UserError):
-            learner.merged()
 
 
 def test_ls_says_it_in_words_and_in_json():

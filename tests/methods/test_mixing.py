@@ -1,34 +1,18 @@
 """A batch whose rows have adapters of their own gives each row what its own adapter alone gives it."""
 
-from typing import get_args
-
 import numpy as np
 import pytest
-import torch  # before MLX: see mlx_peft.backend.blas
+from comparing import relative
+from method_models import GROUP, KINDS, SIDES, adapted, build, pixels
 
 # isort: split
 import mlx.core as mx
-from comparing import relative
-from mlx.utils import tree_flatten
 
-import mlx_peft.backend.learner as mlx_parameters
-import torch_ref.learner as torch_parameters
-from convert.base import load_base
 from mlx_peft.adaptation.rows import assignment
-from mlx_peft.backend import methods as mlx_methods
-from mlx_peft.backend.methods import stacked as mlx_stacked
-from mlx_peft.backend.models.vit import VisionTransformer as MlxModel
-from mlx_peft.config.methods import Method
-from mlx_peft.config.quantization import QAT, Quantization
-from mlx_peft.config.schema import Model
+from mlx_peft.backend.methods import stacked
+from mlx_peft.config.quantization import QAT
 from mlx_peft.core.errors import UserError
-from mlx_peft.vit.parameters import is_head
-from torch_ref import methods as torch_methods
-from torch_ref.methods import stacked as torch_stacked
-from torch_ref.models.vit import VisionTransformer as TorchModel
 
-KINDS = {kind.model_fields["name"].default: kind for kind in get_args(get_args(Method)[0])}
-CLASSES, GROUP = 5, 32
 MIXED = 1e-5
 """The same sums in another order: a few roundings of float32 (6e-8) in each layer, and some hundred in a model."""
 
@@ -54,91 +38,13 @@ SEVERAL = {
 """For each method that mixes: adapters of other ranks, targets, blocks and scalings, which a batch mixes."""
 
 
-class Mlx:
-    """What a test does to models of one backend."""
-
-    methods, parameters, stacked, model = mlx_methods, mlx_parameters, mlx_stacked, MlxModel
-    array, copied = staticmethod(mx.array), staticmethod(np.array)
-
-    def answers(self, model, pixels, rows=None):
-        """Logits; with ``rows``, of a mixed batch."""
-        if rows is None:
-            return np.array(model(mx.array(pixels)))
-        with self.stacked.assigned(mx.array(rows)):
-            return np.array(model(mx.array(pixels)))
-
-    def half(self, array):
-        return mx.array(array).astype(mx.bfloat16)
-
-    def floats(self, array):
-        return np.array(array.astype(mx.float32))
-
-    def trained(self, layer):
-        return [name for name, _ in tree_flatten(layer.trainable_parameters())]
+def test_every_method_that_is_said_to_mix_is_mixed_here():
+    assert SEVERAL.keys() == {name for name, kind in KINDS.items() if kind.unmixed is None}
 
 
-class Torch:
-    """The same."""
-
-    methods, parameters, stacked, model = torch_methods, torch_parameters, torch_stacked, TorchModel
-    array = staticmethod(torch.from_numpy)
-
-    @staticmethod
-    def copied(p):
-        return p.detach().numpy().copy()
-
-    def half(self, array):
-        return torch.from_numpy(array).bfloat16()
-
-    def floats(self, tensor):
-        return tensor.detach().float().numpy()
-
-    @torch.inference_mode()
-    def answers(self, model, pixels, rows=None):
-        if rows is None:
-            return model(torch.from_numpy(pixels)).numpy()
-        with self.stacked.assigned(torch.from_numpy(rows)):
-            return model(torch.from_numpy(pixels)).numpy()
-
-    def trained(self, layer):
-        return [name for name, p in layer.named_parameters() if p.requires_grad]
-
-
-@pytest.fixture(params=[Mlx, Torch], ids=["mlx", "torch"])
+@pytest.fixture(params=SIDES)
 def side(request):
-    return request.param()
-
-
-@pytest.fixture
-def build(side):
-    """``build(method, ...)`` gives a model whose adapter was moved from its start; all have the same base and head."""
-
-    def make(name: str = "linear", bits: int | None = None, seed: int = 0, qat: QAT | None = None, **options):
-        sizes = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
-        description = Model(name="vit_tiny_patch16_224", weights="none", image_size=32, args=sizes)
-        base = load_base(description, CLASSES, 0, bits and Quantization(bits=bits, group_size=GROUP))
-        model = side.model(base.architecture, CLASSES)
-        side.parameters.fill(model, base)
-        side.methods.apply(model, KINDS[name](name=name, **options), 0, qat)
-        random = np.random.default_rng(seed)
-        tensors = {name: side.copied(p) for name, p in sorted(side.parameters.stored(model).items())}
-        for name, tensor in tensors.items():
-            if not is_head(name):
-                tensor += 0.1 * random.standard_normal(tensor.shape).astype(np.float32)
-        side.parameters.load_adapter(model, tensors)
-        model.eval()
-        return model
-
-    return make
-
-
-def pixels(count: int) -> np.ndarray:
-    return np.random.default_rng(7).standard_normal((count, 32, 32, 3)).astype(np.float32)
-
-
-def adapted(side, model) -> dict:
-    """What a method put into the model, by path."""
-    return {path: layer for path, layer in model.named_modules() if isinstance(layer, side.methods.Adapted)}
+    return SIDES[request.param]()
 
 
 def mix(side, bare, models) -> None:
@@ -166,30 +72,34 @@ def check(side, bare, models) -> None:
 
 
 @pytest.mark.parametrize("name", SEVERAL)
-def test_each_row_is_answered_by_its_own_adapter(side, build, name):
+def test_each_row_is_answered_by_its_own_adapter(side, name):
     bits = 4 if KINDS[name].over_codes else None
-    check(side, build(bits=bits), [build(name, bits, seed, **o) for seed, o in enumerate(SEVERAL[name])])
+    check(side, build(side, bits=bits), [build(side, name, bits, seed, **o) for seed, o in enumerate(SEVERAL[name])])
 
 
-def test_over_a_quantised_base_likewise(side, build):
-    check(side, build(bits=4), [build("lora", 4, seed, **options) for seed, options in enumerate(SEVERAL["lora"])])
+def test_over_a_quantised_base_likewise(side):
+    check(
+        side,
+        build(side, bits=4),
+        [build(side, "lora", 4, seed, **options) for seed, options in enumerate(SEVERAL["lora"])],
+    )
 
 
-def test_adapters_of_several_methods_at_one_layer(side, build):
+def test_adapters_of_several_methods_at_one_layer(side):
     methods = ("ia3", "lora", "vera", "ssf", "lora", "fact", "adalora")
-    check(side, build(), [build(name, seed=seed, **SEVERAL[name][0]) for seed, name in enumerate(methods)])
+    check(side, build(side), [build(side, name, seed=seed, **SEVERAL[name][0]) for seed, name in enumerate(methods)])
 
 
-def test_a_row_without_an_adapter_and_a_batch_without_an_assignment_see_the_layer_as_it_is(side, build):
-    bare, images = build(), pixels(2)
+def test_a_row_without_an_adapter_and_a_batch_without_an_assignment_see_the_layer_as_it_is(side):
+    bare, images = build(side), pixels(2)
     expected = side.answers(bare, images)
-    mix(side, bare, [build("lora", **SEVERAL["lora"][2]), build("ia3")])
+    mix(side, bare, [build(side, "lora", **SEVERAL["lora"][2]), build(side, "ia3")])
     assert np.array_equal(side.answers(bare, images), expected)
     assert relative(side.answers(bare, images, assignment([None, None], 2)), expected) <= MIXED
 
 
-def test_in_half_precision_what_is_stacked_stays_float32_and_the_sums_are_the_layers_own(side, build):
-    model = build("lora", rank=3, targets=["qkv"])
+def test_in_half_precision_what_is_stacked_stays_float32_and_the_sums_are_the_layers_own(side):
+    model = build(side, "lora", rank=3, targets=["qkv"])
     layer = adapted(side, model)["blocks.0.attn.qkv"]
     stack = side.methods.METHODS["lora"].stack(layer.base_layer, [None, layer])
     x = side.half(pixels(2).reshape(2, -1, 64))
@@ -198,25 +108,23 @@ def test_in_half_precision_what_is_stacked_stays_float32_and_the_sums_are_the_la
     assert found.dtype == x.dtype and relative(side.floats(found), side.floats(layer(x))) <= 2 * BFLOAT16
 
 
-def test_nothing_of_it_is_trained_and_it_has_no_more_than_one_more_of_each(side, build):
-    layers = [adapted(side, build("lora", rank=rank, targets=["fc1"]))["blocks.1.mlp.fc1"] for rank in (2, 5)]
+def test_nothing_of_it_is_trained_and_it_has_no_more_than_one_more_of_each(side):
+    layers = [adapted(side, build(side, "lora", rank=rank, targets=["fc1"]))["blocks.1.mlp.fc1"] for rank in (2, 5)]
     stack = side.methods.METHODS["lora"].stack(layers[0].base_layer, layers)
-    assert side.trained(stack) == []
+    assert not side.trained(stack)
     assert [tuple(array.shape) for array in (stack.A, stack.B)] == [(3, 64, 5), (3, 5, 256)]
     assert stack.into is stack.gain is stack.shift is None
 
 
-def test_another_assignment_compiles_nothing(build):
-    bare = build()
-    if not isinstance(bare, MlxModel):
-        return
-    mix(Mlx(), bare, [build("lora", rank=rank) for rank in (1, 2)])
-    traced = []
+def test_another_assignment_compiles_nothing():
+    side = SIDES["mlx"]()
+    bare, traced = build(side), []
+    mix(side, bare, [build(side, "lora", rank=rank) for rank in (1, 2)])
 
     @mx.compile
     def mixed(x, rows):
         traced.append(rows)
-        with mlx_stacked.assigned(rows):
+        with stacked.assigned(rows):
             return bare(x)
 
     first, second = (np.array(mixed(mx.array(pixels(2)), mx.array(assignment(rows, 2)))) for rows in ([0, 1], [1, 1]))
@@ -224,14 +132,14 @@ def test_another_assignment_compiles_nothing(build):
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.unmixed is not None])
-def test_a_method_that_a_batch_cannot_mix_is_refused_by_name_with_the_reason(side, build, name):
+def test_a_method_that_a_batch_cannot_mix_is_refused_by_name_with_the_reason(side, name):
     reason = rf"method {name}: a batch cannot mix its adapters: {KINDS[name].unmixed}"
     with pytest.raises(UserError, match=reason):
-        side.methods.METHODS[name].stack(build().blocks[0], [None])
+        side.methods.METHODS[name].stack(build(side).blocks[0], [None])
 
 
-def test_what_is_trained_through_codes_is_refused(side, build):
-    layer = adapted(side, build("lora", qat=QAT(bits=4, group_size=GROUP)))["blocks.0.attn.qkv"]
+def test_what_is_trained_through_codes_is_refused(side):
+    layer = adapted(side, build(side, "lora", qat=QAT(bits=4, group_size=GROUP)))["blocks.0.attn.qkv"]
     with pytest.raises(UserError, match="through codes"):
         side.methods.METHODS["lora"].stack(layer.base_layer, [layer])
 
@@ -243,8 +151,8 @@ def test_a_number_that_no_adapter_has_is_refused_on_the_host(row):
         assignment([0, row], 2)
 
 
-def test_as_many_rows_have_an_adapter_as_the_batch_has(side, build):
-    bare = build()
-    mix(side, bare, [build("lora", rank=1)])
+def test_as_many_rows_have_an_adapter_as_the_batch_has(side):
+    bare = build(side)
+    mix(side, bare, [build(side, "lora", rank=1)])
     with pytest.raises(ValueError, match="2 rows have an adapter, and the layer's input has 3"):
         side.answers(bare, pixels(3), assignment([0, 0], 1))

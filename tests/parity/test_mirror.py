@@ -15,11 +15,15 @@ MODULES = sorted(p.relative_to(MLX) for p in MLX.rglob("*.py") if p.relative_to(
 
 
 def public(path: Path) -> dict[str, str | None]:
-    """Top-level names and, for functions and classes, their docstrings."""
+    """Names, those of a class's methods behind its own, and, for functions and classes, their docstrings."""
     found: dict[str, str | None] = {}
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             found[node.name] = ast.get_docstring(node)
+            methods = [inner for inner in ast.iter_child_nodes(node) if isinstance(inner, ast.FunctionDef)]
+            promised = [method for method in methods if not method.name.startswith("_") and method.name != "forward"]
+            if isinstance(node, ast.ClassDef):
+                found |= {f"{node.name}.{method.name}": ast.get_docstring(method) for method in promised}
         elif isinstance(node, ast.Assign):
             found |= {t.id: None for t in node.targets if isinstance(t, ast.Name) and not t.id.startswith("_")}
     return found
@@ -27,10 +31,14 @@ def public(path: Path) -> dict[str, str | None]:
 
 ONLY_HERE = {
     # What one framework needs and the other does not.
-    "learner.py": {"to_mlx", "to_timm", "to_numpy", "device"},
+    "learner.py": {"to_mlx", "to_timm", "to_numpy", "device", "Learner.saved_bytes"},
+    "methods/importance.py": {"Importance.observed", "Importance.observe"},  # the one gives, the other changes
     "models/gelu.py": {"LIMIT", "PHI", "SLOPE", "rational_gelu"},
     "models/stochastic.py": {"current_key", "next_key"},
-    "training.py": {"Slots", "Group", "COUNTED", "laid_out"},
+    "training.py": {
+        *("Slots", "Group", "COUNTED", "laid_out"),
+        *(f"Update.{own}" for own in ("initial_slots", "state", "shapes", "load_state")),
+    },
 }
 
 
