@@ -1,12 +1,28 @@
-"""What all tests share: nothing is kept in the caches of whoever runs them."""
+"""What all tests share: they keep nothing in a user's caches, and MLX compiles where a test asks for it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+os.environ["MLX_DISABLE_COMPILE"] = "1"
+"""On Linux, MLX builds a kernel with g++ for every function that it compiles and has not met: a second each, half of
+the time that the tests would take. What is computed does not depend on it, as ``parity/test_compiled.py`` shows."""
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """MLX compiles, here and in processes that are started from here, as it does for whoever uses it."""
+    import mlx.core as mx
+
+    monkeypatch.delenv("MLX_DISABLE_COMPILE")
+    mx.enable_compile()
+    yield
+    mx.disable_compile()
 
 
 @pytest.fixture(scope="session", autouse=True)

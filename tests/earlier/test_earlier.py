@@ -113,10 +113,7 @@ def test_a_stopped_run_goes_on_to_where_it_would_have_ended(half, exact, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("half", [half for half in of_versions("stopped") if half.id.endswith("mlx")])
-def test_a_stopped_run_that_is_compiled_goes_on_to_the_same_end(half, tmp_path):
-    import mlx.core as mx
-
-    mx.enable_compile()
+def test_a_stopped_run_that_is_compiled_goes_on_to_the_same_end(half, tmp_path, compiled):
     gone_on(half, tmp_path)
 
 

@@ -61,6 +61,7 @@ def test_three_lives(backend, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
 def test_many_lives(backend, tmp_path, seed):
@@ -73,6 +74,7 @@ def test_every_method_is_among_those_that_are_killed():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
 def test_every_method(backend, tmp_path, method):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 from PIL import Image
 
 # isort: split
-import mlx.core as mx
 
 import mlx_peft.backend.learner
 import torch_ref.learner
@@ -92,16 +90,8 @@ def shown(
     return seen, (out / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.fixture
-def uncompiled() -> Iterator[None]:
-    """What is shown does not depend on it, and the compiler takes longer than the run."""
-    mx.disable_compile()
-    yield
-    mx.enable_compile()
-
-
 def test_threads_backends_and_a_resume_in_mid_epoch_change_no_byte(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uncompiled: None
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches, adapters = {}, {}
     for backend, threads, stop_after in (

@@ -25,7 +25,7 @@ checkpoint, of which the one before is gone on from."""
 
 def worker(backend: str, first: int, last: int, folder: Path) -> tuple[list[dict[str, Any]], int | None]:
     """What came of the cases that a process got through, and the one in which it died, if it did."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "MLX_DISABLE_COMPILE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, SCRIPT, backend, str(first), str(last), str(folder)],
         capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL, cwd=folder,

@@ -17,7 +17,6 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 # isort: split
-import mlx.core as mx
 
 import mlx_peft.backend.learner
 import torch_ref.learner
@@ -37,14 +36,6 @@ CLASSES = ("cat", "dog", "emu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
 LABELS = np.array([2, 0], np.int32)
 EVERYWHERE = r".*blocks\.\d+\..*\."
-
-
-@pytest.fixture(autouse=True, scope="module")
-def uncompiled():
-    """MLX builds a kernel for each model otherwise, seconds a test. tests/parity compiles."""
-    mx.disable_compile()
-    yield
-    mx.enable_compile()
 
 
 def build(backend: str, method: dict, name: str = DEIT):

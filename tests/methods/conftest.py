@@ -8,7 +8,6 @@ import timm
 import torch  # before MLX: see mlx_peft.backend.blas
 
 # isort: split
-import mlx.core as mx
 
 import mlx_peft.backend.learner
 import torch_ref.learner
@@ -106,11 +105,3 @@ def saved(tmp_path):
         return write_adapter(tmp_path / "adapter", adapter), read_adapter(tmp_path / "adapter")
 
     return write_and_read
-
-
-@pytest.fixture
-def uncompiled():
-    """MLX computes as it is told, without a kernel built for each model: seconds a test. tests/parity compiles."""
-    mx.disable_compile()
-    yield
-    mx.enable_compile()

@@ -15,8 +15,6 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.vit.registry import find
 from torch_ref.models import stochastic as in_torch
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
-
 LOGITS = 1e-5
 """Relative, float32: some hundred roundings of 1.2e-7 on the way through the blocks."""
 ROUNDING = 2e-6

@@ -6,8 +6,6 @@ import pytest
 import mlx_peft.backend.training
 import torch_ref.training
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
-
 LORA = {"name": "lora", "rank": 4, "targets": ["qkv", "fc2"]}
 ADALORA = {"name": "adalora", "init_rank": 4, "target_rank": 2, "targets": ["qkv", "fc2"]}
 ONE_BLOCK = {"args": {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3}}

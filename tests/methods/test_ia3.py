@@ -7,8 +7,6 @@ from pydantic import ValidationError
 
 from mlx_peft.config.methods import IA3
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
-
 ROUNDING = 2e-6
 """Relative, float32: two orders of the same few sums."""
 BACKWARD = 2e-5

@@ -13,8 +13,9 @@ from mlx_peft.backend.methods import stacked
 from mlx_peft.config.quantization import QAT
 from mlx_peft.core.errors import UserError
 
-MIXED = 1e-5
-"""The same sums in another order: a few roundings of float32 (6e-8) in each layer, and some hundred in a model."""
+MIXED = 2e-5
+"""The same sums in another order: a few roundings of float32 (6e-8) in each layer, and some hundred in a model, whose
+logits are differences of larger numbers."""
 
 BFLOAT16 = 2**-8
 """One rounding: a layer's two products, and their sum, are rounded once each, wherever s is multiplied."""
@@ -116,7 +117,7 @@ def test_nothing_of_it_is_trained_and_it_has_no_more_than_one_more_of_each(side)
     assert stack.into is stack.gain is stack.shift is None
 
 
-def test_another_assignment_compiles_nothing():
+def test_another_assignment_compiles_nothing(compiled):
     side = SIDES["mlx"]()
     bare, traced = build(side), []
     mix(side, bare, [build(side, "lora", rank=rank) for rank in (1, 2)])

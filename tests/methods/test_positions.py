@@ -9,8 +9,6 @@ import torch  # before MLX: see mlx_peft.backend.blas
 from comparing import LOGITS, relative
 from timm.models.eva import Eva
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
-
 ROUNDING = 2e-5
 """Relative, float32: the same sums in another order, through a backward pass."""
 

@@ -8,8 +8,6 @@ from comparing import relative
 from mlx_peft.config.methods import VPT
 from mlx_peft.core.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
-
 LOGITS = 1e-5
 """Relative, float32: some hundred roundings of 1.2e-7 on the way through the blocks."""
 ROUNDING = 2e-5

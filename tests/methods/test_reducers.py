@@ -9,9 +9,7 @@ import torch  # before MLX: see mlx_peft.backend.blas
 from comparing import LOGITS, relative
 
 # isort: split
-import mlx.core as mx
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
 
 ROUNDING = 2e-5
 """Relative, float32: the same sums in another order, through a backward pass."""
@@ -125,8 +123,7 @@ def test_checkpointing_drops_merges_and_differentiates_as_without(build, batch, 
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
-def test_a_compiled_step_reduces_as_one_operation_after_the_other_does(build, batch, away, checkpointing):
-    mx.enable_compile()
+def test_a_compiled_step_reduces_as_one_operation_after_the_other_does(build, batch, away, checkpointing, compiled):
     model = {"args": SMALL | {"reg_tokens": 2, "global_pool": "avg"}}
     learner = build({"name": "vpt", "tokens": 3}, model, {"gradient_checkpointing": checkpointing})
     learner.load_adapter(away(learner.adapter(), 0.2))

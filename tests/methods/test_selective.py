@@ -9,8 +9,6 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.vit.registry import find
 from mlx_peft.vit.shapes import shapes
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
-
 ROUNDING = 2e-5
 """Relative, float32: the same sums in another order, through a backward pass."""
 

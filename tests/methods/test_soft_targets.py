@@ -136,7 +136,7 @@ def test_weighted_several_labels_give_torchs_weighted_loss_of_two_classes_each(s
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_gradient_of_several_labels_is_torchs(build, batch, uncompiled, accumulate):
+def test_the_gradient_of_several_labels_is_torchs(build, batch, accumulate):
     images, _ = batch
     labels = present(4, len(images), 5)
     learner = build({"name": "linear"}, train={"accumulate": accumulate}, task=MULTI_LABEL)
@@ -152,7 +152,7 @@ def test_the_gradient_of_several_labels_is_torchs(build, batch, uncompiled, accu
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_step_on_smoothed_targets_is_the_step_on_labels(build, batch, uncompiled, accumulate):
+def test_a_step_on_smoothed_targets_is_the_step_on_labels(build, batch, accumulate):
     images, labels = batch
     smoothed = soft(labels, 0.1, 5, augment={"mixup": 1.0})
     found = []
@@ -164,7 +164,7 @@ def test_a_step_on_smoothed_targets_is_the_step_on_labels(build, batch, uncompil
     np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-6)
 
 
-def test_a_rare_class_weighs_more_in_the_gradient(build, batch, uncompiled):
+def test_a_rare_class_weighs_more_in_the_gradient(build, batch):
     images, labels = batch
     learner = build({"name": "linear"})
     targets = np.eye(5, dtype=np.float32)[labels]
@@ -210,7 +210,7 @@ MADE = [(SINGLE_LABEL, random_batch), (MULTI_LABEL, several_batch)]
 
 
 @pytest.mark.parametrize(("task", "make"), MADE)
-def test_the_backends_agree_on_soft_weighted_targets(task, make, uncompiled):
+def test_the_backends_agree_on_soft_weighted_targets(task, make):
     rng = np.random.default_rng(0)
     ours, theirs = (learner(backend, task) for backend in (mlx_peft.backend.learner, torch_ref.learner))
     images, targets = make(rng)
@@ -226,7 +226,7 @@ def test_the_backends_agree_on_soft_weighted_targets(task, make, uncompiled):
 
 
 @pytest.mark.parametrize(("task", "make"), MADE)
-def test_the_step_is_compiled_once_for_soft_targets(task, make):
+def test_the_step_is_compiled_once_for_soft_targets(task, make, compiled):
     one = learner(mlx_peft.backend.learner, task)
     traced, original = [], one._loss
     one._loss = lambda *arguments: traced.append(1) or original(*arguments)

@@ -52,7 +52,7 @@ def test_merged_weights_are_the_equations(build, away, targets):
 
 
 @pytest.mark.parametrize("targets", TARGETS[:3])
-def test_merging_leaves_the_logits_and_the_learner_alone(build, batch, away, uncompiled, targets):
+def test_merging_leaves_the_logits_and_the_learner_alone(build, batch, away, targets):
     learner = build(vera(*targets))
     learner.load_adapter(away(learner.adapter()))
     before, tensors = learner.logits(batch[0]), learner.adapter()
@@ -83,7 +83,7 @@ def test_published_count_on_queries_and_values_of_vit_b(build):
     assert 12 * learner.parameters.adapter == 24_576
 
 
-def test_it_starts_as_the_bare_model_with_pefts_initial_vectors(build, batch, uncompiled):
+def test_it_starts_as_the_bare_model_with_pefts_initial_vectors(build, batch):
     linear, learner = build({"name": "linear"}), build(vera("q", "v", d_initial=0.25))
     assert relative(learner.logits(batch[0]), linear.logits(batch[0])) <= ROUNDING
     tensors = learner.adapter()
@@ -100,7 +100,7 @@ def test_projections_are_as_large_as_the_largest_layer_or_part(build, targets, i
     assert tensors["shared.vera_B"].shape == (outputs, RANK)
 
 
-def test_projections_come_from_their_key_alone_and_stay(build, batch, uncompiled):
+def test_projections_come_from_their_key_alone_and_stay(build, batch):
     options = {"optimizer": {"name": "adamw", "weight_decay": 0.5}}
     learner, other = build(vera("q", "v"), train=options), build(vera("q", "v", projection_key=1))
     before = learner.adapter()
@@ -113,7 +113,7 @@ def test_projections_come_from_their_key_alone_and_stay(build, batch, uncompiled
     assert not any(learner.experiment.decays(name, t.ndim) for name, t in after.items() if "lambda" in name)
 
 
-def test_other_projections_can_be_loaded_after_use(build, batch, away):
+def test_other_projections_can_be_loaded_after_use(build, batch, away, compiled):
     """A step is compiled with what is frozen in it; projections of another adapter must reach it."""
     used, fresh = build(vera("q", "fc2")), build(vera("q", "fc2"))
     used.logits(batch[0])
@@ -127,7 +127,7 @@ def test_other_projections_can_be_loaded_after_use(build, batch, away):
 
 
 @pytest.mark.parametrize("targets", TARGETS[:3])
-def test_gradients_are_those_of_finite_differences(build, batch, away, uncompiled, targets):
+def test_gradients_are_those_of_finite_differences(build, batch, away, targets):
     learner = build(vera(*targets))
     start = away(learner.adapter(), 0.2)
     learner.load_adapter(start)
@@ -147,7 +147,7 @@ def test_gradients_are_those_of_finite_differences(build, batch, away, uncompile
 
 
 @pytest.mark.parametrize("targets", TARGETS[:3])
-def test_the_path_of_dropout_is_the_same_function(build, batch, away, uncompiled, targets):
+def test_the_path_of_dropout_is_the_same_function(build, batch, away, targets):
     """Gradients are taken outside of randomness: nothing is dropped, but the product with W is not formed."""
     formed, plain = build(vera(*targets)), build(vera(*targets, dropout=0.5))
     start = away(formed.adapter())
@@ -179,7 +179,7 @@ def test_checkpointing_gives_the_same_steps(build, batch, away, dropout):
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 5e-2), ("float16", 1e-2)])
-def test_half_precision_follows_float32(build, batch, away, uncompiled, precision, tolerance):
+def test_half_precision_follows_float32(build, batch, away, precision, tolerance):
     """Relative errors of whole-ViT logits as expected of 8 and 11 bits of mantissa; the adapter stays float32."""
     exact, half = build(vera("q", "v", "fc2")), build(vera("q", "v", "fc2"), train={"precision": precision})
     start = away(exact.adapter())
@@ -196,7 +196,7 @@ def test_restricted_to_some_blocks_it_leaves_the_others_alone(build):
     assert learner.parameters.adapter == 2 * (RANK + WIDTH + RANK + HIDDEN)
 
 
-def test_every_linear_layer_of_a_swiglu_shares(build, batch, away, uncompiled):
+def test_every_linear_layer_of_a_swiglu_shares(build, batch, away):
     args = {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3, "mlp_layer": "swiglu", "act_layer": "silu"}
     learner = build(vera("q", "fc1", "fc2"), model={"args": args})
     learner.load_adapter(away(learner.adapter()))

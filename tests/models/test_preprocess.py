@@ -104,7 +104,7 @@ def test_a_learner_sees_stored_pixels_as_the_evaluation_recipe_shows_a_file_of_t
     np.testing.assert_array_equal(model.logits(images), model.logits(prepared))
 
 
-def test_a_step_is_compiled_once_for_a_stored_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_compiled_once_for_a_stored_size(monkeypatch: pytest.MonkeyPatch, compiled: None) -> None:
     traced = []
     original = mlx_peft.backend.learner.preprocess
     monkeypatch.setattr(

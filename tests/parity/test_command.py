@@ -60,6 +60,7 @@ def test_products_of_a_step_are_counted_by_hand():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
 def test_bench_times_every_contender_in_a_process_of_its_own():
     done = CliRunner().invoke(
         app, ["bench", "--model", "vit_tiny_patch16_224", "--batch-size", "1", "--rounds", "2", "--json"]

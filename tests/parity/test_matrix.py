@@ -1,4 +1,8 @@
-"""The parity matrix: what ``mlx-peft parity`` prints, each cell a test."""
+"""The parity matrix: what ``mlx-peft parity`` prints, each cell a test.
+
+A cell is compared with MLX's operations one by one: ``test_compiled.py`` has the ways in which a step is compiled. The
+whole matrix, which is slow, is compiled.
+"""
 
 import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
@@ -8,6 +12,8 @@ from mlx_peft.config.methods import Method
 
 SHORT = "vit_tiny_patch16_224"
 
+COMPILED = ("lora", "adalora")
+"""A step that is compiled as one, and one that hands out scores besides."""
 
 FULLY = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_small_patch14_dinov2")
 """Models that go through a trajectory under every method."""
@@ -38,6 +44,12 @@ def test_backends_agree_on_every_model(model):
     check(model, "lora", steps=False)
 
 
+@pytest.mark.parametrize("method", COMPILED)
+def test_backends_agree_when_mlx_compiles(method, monkeypatch, compiled):
+    monkeypatch.setitem(parity.MODELS, SHORT, {"args": {"depth": 3}})
+    check(SHORT, method)
+
+
 @pytest.mark.parametrize("bits", parity.BITS)
 @pytest.mark.parametrize("method", parity.QUANTIZED_METHODS)
 def test_backends_agree_over_quantised_bases(method, bits, monkeypatch):
@@ -46,6 +58,7 @@ def test_backends_agree_over_quantised_bases(method, bits, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("bits", parity.BITS)
 @pytest.mark.parametrize("method", parity.QUANTIZED_METHODS)
 @pytest.mark.parametrize("model", parity.QUANTIZED_MODELS)
@@ -55,6 +68,7 @@ def test_backends_agree_in_the_whole_quantised_matrix(model, method, bits):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("model", parity.MODELS)
 @pytest.mark.parametrize("method", parity.PLAIN_METHODS)
 def test_backends_agree_in_the_whole_matrix(model, method):

@@ -6,7 +6,6 @@ import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 
 # isort: split
-import mlx.core as mx
 from typer.testing import CliRunner
 
 from mlx_peft.checks import precision
@@ -20,14 +19,6 @@ SOME_ROWS = 1000
 """Enough for a sum in bfloat16 to be off by more than is allowed; tests/models has 12,608 rows for each layer."""
 
 
-@pytest.fixture
-def uncompiled():
-    """MLX computes as it is told, without a kernel built for each model: seconds a test."""
-    mx.disable_compile()
-    yield
-    mx.enable_compile()
-
-
 def check(model, method, which, rows=precision.ROWS, bits=None):
     cells = list(precision.compare(model, method, bits, [which], rows))
     assert [cell.backend for cell in cells] == ["torch", "mlx"]
@@ -38,7 +29,6 @@ def check(model, method, which, rows=precision.ROWS, bits=None):
         assert cell.passed
 
 
-@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("which", precision.ROUND_OFF)
 @pytest.mark.parametrize("method", SUMMED_OVER_ROWS)
 def test_half_precision_is_near_float32_under_what_sums_over_rows(method, which):
@@ -46,6 +36,7 @@ def test_half_precision_is_near_float32_under_what_sums_over_rows(method, which)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("which", precision.ROUND_OFF)
 @pytest.mark.parametrize(("model", "method"), precision.pairs())
 def test_half_precision_is_near_float32_in_the_whole_matrix(model, method, which):
@@ -53,6 +44,7 @@ def test_half_precision_is_near_float32_in_the_whole_matrix(model, method, which
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("which", precision.ROUND_OFF)
 @pytest.mark.parametrize("method", QUANTIZED_METHODS)
 def test_half_precision_is_near_float32_over_codes(method, which):

@@ -88,6 +88,7 @@ def test_a_state_that_went_through_a_file_takes_the_same_steps(backend: str, row
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
 @pytest.mark.parametrize("row", ROWS)
 def test_a_state_of_any_method_that_went_through_a_file_takes_the_same_steps(
@@ -97,6 +98,7 @@ def test_a_state_of_any_method_that_went_through_a_file_takes_the_same_steps(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
 @pytest.mark.parametrize("row", ["lora-pissa", "full", "adalora"])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -5,7 +5,6 @@ import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 
 # isort: split
-import mlx.core as mx
 
 import mlx_peft.backend.learner
 import torch_ref.learner
@@ -62,11 +61,3 @@ def build(backend):
 def batch():
     random = np.random.default_rng(0)
     return random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8), np.array([0, 1, 2, 4], np.int32)
-
-
-@pytest.fixture(autouse=True)
-def uncompiled():
-    """MLX computes as it is told, without a kernel built for each model: seconds a test. tests/parity compiles."""
-    mx.disable_compile()
-    yield
-    mx.enable_compile()

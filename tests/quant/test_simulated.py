@@ -255,11 +255,10 @@ def test_both_operands_of_every_product_are_rounded(backend, batch):
 
 
 @pytest.mark.slow
-def test_compiled_logits_follow_the_simulation(backend, batch):
+def test_compiled_logits_follow_the_simulation(backend, batch, compiled):
     """MLX compiles the forward pass at its first call; what is put in later must count."""
     learner = plain(backend)
     made, _ = calibrated(learner, learner.merged(), batch[0], weights=32, activations=3)
-    mx.enable_compile()
     before = learner.logits(batch[0])
     learner.simulate(made.quantizers)
     assert not np.allclose(learner.logits(batch[0]), before, rtol=1e-2)
