@@ -41,7 +41,7 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_peft.training import train
 
     for module in (train, examine):
-        monkeypatch.setattr(module, "open_dataset", lambda config: make_dataset())
+        monkeypatch.setattr(module, "open_dataset", lambda config, watch=None: make_dataset())
 
 
 @pytest.fixture

@@ -158,4 +158,4 @@ def install(patch: Any, dataset: Dataset) -> None:
     for name in backend.BACKENDS:
         patch.setitem(backend.BACKENDS, name, "fake_backend")
     for module in (train, examine):
-        patch.setattr(module, "open_dataset", lambda config: dataset)
+        patch.setattr(module, "open_dataset", lambda config, watch=None: dataset)

@@ -13,6 +13,7 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, Split, cached, eval_batches, open_dataset
 from mlx_peft.data.leftout import unread_notes
+from mlx_peft.data.looking import Watch, unwatched
 from mlx_peft.tasks.metrics import Evaluation, Metrics
 from mlx_peft.training.backend import Learner, load_backend
 from mlx_peft.training.evaluate import answers, examined
@@ -53,9 +54,10 @@ def examine_splits(
     backend: Literal["mlx", "torch"] | None = None,
     *,
     model: Path | None = None,
+    watch: Watch = unwatched,
 ) -> tuple[dict[str, Evaluation], Loaded]:
     """As ``evaluate_splits``, with what the metrics are made of."""
-    run, experiment, dataset = run_data(path)
+    run, experiment, dataset = run_data(path, watch)
     wanted = {split: own_split(run, dataset, split) for split in splits}
     loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
     must_fit(dataset, loaded, str(model or "the run"))
@@ -79,14 +81,14 @@ def must_fit(dataset: Dataset, loaded: Loaded, what: str) -> None:
         )
 
 
-def run_data(path: Path) -> tuple[RunFolder, Experiment, Dataset]:
+def run_data(path: Path, watch: Watch = unwatched) -> tuple[RunFolder, Experiment, Dataset]:
     """A finished run's configuration, and its data set opened again. Raises UserError where it is no such run."""
     run = RunFolder(path)
     if not run.config.exists():
         raise UserError(f"{path} is not a run (config.yaml is missing): only a run knows its data")
     find_adapter(path, None)
     experiment = run.read_config()
-    return run, experiment, cached(open_dataset(experiment.data), experiment.data)
+    return run, experiment, cached(open_dataset(experiment.data, watch), experiment.data)
 
 
 def own_split(run: RunFolder, dataset: Dataset, split: Literal["train", "val", "test"]) -> Split:

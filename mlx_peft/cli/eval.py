@@ -27,10 +27,12 @@ def eval(
 ) -> None:
     """Evaluate a run, or a model, on images it was not trained on."""
     from mlx_peft.artifacts.examine import examine_splits
+    from mlx_peft.cli.progress import watch
     from mlx_peft.report import evaluation
     from mlx_peft.report.summary import metrics_line
 
-    splits, loaded = examine_splits(run, [split], backend_of(ctx, backend), model=model)
+    with watch() as progress:
+        splits, loaded = examine_splits(run, [split], backend_of(ctx, backend), model=model, watch=progress.opening)
     for note in loaded.notes:
         echo(f"note: {note}", err=True)
     found = splits[split]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,11 +34,46 @@ def watch() -> Iterator[Lines | Bars]:
         yield Bars(bars)
 
 
+PATIENCE, EVERY = 1.0, 30.0
+"""Seconds of looking at images of which nothing is said; and from one line about it to the next."""
+
+
+class Pace:
+    """How fast something goes that began when this was made."""
+
+    def __init__(self) -> None:
+        self.start = self.said = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time for a line: after PATIENCE, then every EVERY seconds."""
+        now = time.monotonic()
+        wait = PATIENCE if self.said == self.start else EVERY
+        if now - self.said < wait:
+            return False
+        self.said = now
+        return True
+
+    def line(self, what: str, done: int, total: int) -> str:
+        """``trying the images of train: 1,200 of 9,000, 400 images/s, 20 s left``."""
+        rate = done / max(time.monotonic() - self.start, 1e-9)
+        left = f", {seconds((total - done) / rate)} left" if done < total and rate else ""
+        return f"{what}: {done:,} of {total:,}, {rate:,.0f} images/s{left}"
+
+
 class Lines:
     """One plain line for each logged step, and one for each epoch."""
 
+    def __init__(self) -> None:
+        self._pace = Pace()
+
     def note(self, text: str) -> None:
         print(printable_lines(text), file=sys.stderr, flush=True)
+
+    def opening(self, what: str, done: int, total: int) -> None:
+        if not done:
+            self._pace = Pace()
+        elif self._pace.due() or (done == total and self._pace.said > self._pace.start):
+            self.note(self._pace.line(what, done, total))
 
     def start(self, step: int, steps: int, epochs: int) -> None:
         self.note(f"{steps} steps in {epochs} epochs" + (f", {step} of them done" if step else ""))
@@ -58,10 +94,18 @@ class Bars:
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
+        self._pace = Pace()
         self._task = bars.add_task("loading", total=None, facts="")
 
     def note(self, text: str) -> None:
         self._bars.console.print(printable_lines(text), markup=False)
+
+    def opening(self, what: str, done: int, total: int) -> None:
+        if not done:
+            self._pace = Pace()
+            self._bars.reset(self._task, total=total, description=what, facts="")
+        rate = done / max(time.monotonic() - self._pace.start, 1e-9)
+        self._bars.update(self._task, completed=done, facts=f"{rate:,.0f} images/s")
 
     def start(self, step: int, steps: int, epochs: int) -> None:
         self._bars.reset(self._task, total=steps, completed=step, description=f"epoch 1/{epochs}", facts="")

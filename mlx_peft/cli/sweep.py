@@ -42,15 +42,16 @@ def sweep(
     Every run is checked before the first one starts. None is made twice, and one that fails does not end the others;
     what was stopped goes on with the same command.
     """
-    from mlx_peft.cli.progress import Lines
+    from mlx_peft.cli.progress import Lines, watch
     from mlx_peft.config import recipes
     from mlx_peft.config.suite import load
     from mlx_peft.studies import sweep as engine
 
     planned = load(recipes.locate(suite, "suite"), **reading(ctx, overrides, backend))
     out = out or Path("runs") / Path(suite).stem
+    with watch() as progress:
+        runs = engine.check(planned, out, progress.opening)
     note = Lines().note
-    runs = engine.check(planned, out)
     outcomes: dict[str, Outcome] = {}
     with said_beside(out / "sweep.json"):
         note(f"{len(runs)} runs in {out}" + (f", {done} of them finished" if (done := _finished(runs)) else ""))

@@ -7,11 +7,9 @@ import re
 import resource
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
+from mlx_peft.core import control_groups
 from mlx_peft.core.errors import UserError
-
-PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def available() -> int:
@@ -53,20 +51,14 @@ def gib(size: int) -> str:
 
 
 def _swap() -> int:
-    match = re.search(r"^SwapTotal:\s*(\d+) kB", _text(PROC / "meminfo"), re.MULTILINE)
+    match = re.search(r"^SwapTotal:\s*(\d+) kB", control_groups.text(control_groups.PROC / "meminfo"), re.MULTILINE)
     return int(match[1]) * 1024 if match else 0
 
 
 def _groups() -> list[int]:
     """The limits of the control groups that the process is in, and of those around them; versions 1 and 2."""
-    limits = []
-    for line in _text(PROC / "self" / "cgroup").splitlines():
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers not in ("", "memory") and "memory" not in controllers.split(","):
-            continue
-        root, file = (CGROUPS, "memory.max") if not controllers else (CGROUPS / "memory", "memory.limit_in_bytes")
-        place = root / path.strip("/")
-        limits += [_text(group / file) for group in (place, *place.parents) if group.is_relative_to(root)]
+    files = {1: "memory.limit_in_bytes", 2: "memory.max"}
+    limits = [control_groups.text(group / files[version]) for group, version in control_groups.around("memory")]
     return [int(limit) for limit in limits if limit.strip().isdecimal()]  # "max" is none
 
 
@@ -74,11 +66,3 @@ def _limits() -> list[int]:
     kinds = (getattr(resource, name, None) for name in ("RLIMIT_AS", "RLIMIT_DATA"))
     soft = [resource.getrlimit(kind)[0] for kind in kinds if kind is not None]
     return [limit for limit in soft if limit != resource.RLIM_INFINITY]
-
-
-def _text(path: Path) -> str:
-    """What a file of the kernel's says; nothing where there is none."""
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""

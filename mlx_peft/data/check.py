@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,14 +12,12 @@ import numpy as np
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.checked import Memory
-from mlx_peft.data.dataset import ADVICE, Dataset, EncodedImages, FileImages, Images
+from mlx_peft.data.dataset import ADVICE, Dataset, EncodedImages, FileImages, Images, Split
 from mlx_peft.data.duplicates import Glances, glance, pixel_hash, same
+from mlx_peft.data.looking import Watch, each, unwatched
 from mlx_peft.data.memory import one_image
 from mlx_peft.data.reading import stored_as
 from mlx_peft.tasks.task import NONE, Task
-
-_CHUNK = 4096
-"""So many images are handed to the threads at once: what waits to be counted stays small."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ class Survey:
         return found if (none := task.rows_of_none(label)) is None else found | {NONE: len(none)}
 
 
-def survey(dataset: Dataset, threads: int, memory: Memory | None = None) -> Survey:
+def survey(dataset: Dataset, threads: int, memory: Memory | None = None, watch: Watch = unwatched) -> Survey:
     """Reads every image once, whatever is remembered. None is kept, and none that is broken ends it.
 
     memory: of the images that can be read; is made anew.
@@ -129,7 +126,7 @@ def survey(dataset: Dataset, threads: int, memory: Memory | None = None) -> Surv
     splits = list(dataset.splits.values())
     encoded = [isinstance(split.images, FileImages | EncodedImages) for split in splits]
     marks = [split.images.marks() for split in splits if isinstance(split.images, FileImages | EncodedImages)]
-    looks = [look for split in splits for look in _looks(split.images, threads)]
+    looks = [look for split in splits for look in _looks(split, threads, watch)]
     number = np.repeat(np.arange(len(splits)), [split.size for split in splits])
     label = np.concatenate([split.labels for split in splits])
     pixels, seen = [look.pixels for look in looks], [look.seen for look in looks]
@@ -151,11 +148,9 @@ def survey(dataset: Dataset, threads: int, memory: Memory | None = None) -> Surv
     )
 
 
-def _looks(images: Images, threads: int) -> Iterator[Look]:
-    with ThreadPoolExecutor(threads) as pool:
-        for first in range(0, len(images), _CHUNK):
-            rows = range(first, min(first + _CHUNK, len(images)))
-            yield from pool.map(lambda row: _look(images, row), rows)
+def _looks(split: Split, threads: int, watch: Watch) -> Iterator[Look]:
+    rows, what = range(split.size), f"reading the images of {split.name}"
+    return each(lambda row: _look(split.images, row), rows, threads, what, watch)
 
 
 def _look(images: Images, row: int) -> Look:

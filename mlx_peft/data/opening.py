@@ -14,22 +14,26 @@ from mlx_peft.data.duplicates import clusters
 from mlx_peft.data.entry import Entry, Found, Variant, named
 from mlx_peft.data.leftout import told
 from mlx_peft.data.limits import limits
+from mlx_peft.data.looking import Watch, unwatched
 from mlx_peft.data.registry import find
 from mlx_peft.data.splits import hold_out
 from mlx_peft.data.strangers import pointers
 from mlx_peft.data.tried import as_read, looked_at, readable
 
 
-def open_dataset(config: schema.Data) -> Dataset:
-    """The data set that a configuration names. Raises UserError where it is unknown, missing, damaged or another."""
+def open_dataset(config: schema.Data, watch: Watch = unwatched) -> Dataset:
+    """The data set that a configuration names. Raises UserError where it is unknown, missing, damaged or another.
+
+    ``watch`` is told of what takes its time.
+    """
     try:
         entry = find(config.name)
     except UserError as error:
         raise UserError(f"data.name: {error}") from None
-    return open_entry(entry, config)
+    return open_entry(entry, config, watch=watch)
 
 
-def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dataset:
+def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True, watch: Watch = unwatched) -> Dataset:
     """A data set, read, checked against what the entry states, and split.
 
     Without `decode` no image is tried first, whatever the configuration says. Raises UserError as ``open_dataset``.
@@ -47,9 +51,10 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True) -> Dat
         entry.check(found, variant, f"{config.name} in {config.root}")
         broken: list[int] = []
         if decode:
-            found, broken = readable(found, entry, config)
+            found, broken = readable(found, entry, config, watch)
             notes = list(found.notes)
-        train = _grouped(found.splits["train"], entry, config, tolerant=not decode or bool(broken) or as_read(found))
+        tolerant = not decode or bool(broken) or as_read(found)
+        train = _grouped(found.splits["train"], entry, config, tolerant=tolerant, watch=watch)
         if train.groups is not None:
             whole = np.delete(train.groups, broken)
             notes.append(f"{len(whole):,} images in {len(np.unique(whole)):,} groups that are never parted")
@@ -121,7 +126,7 @@ def _without_images(dataset: Dataset, entry: Entry, where: str) -> tuple[str, ..
     return tuple(f"{without(labels)} {name}" for name, labels in absent.items() if labels.size)
 
 
-def _grouped(train: Split, entry: Entry, config: schema.Data, *, tolerant: bool) -> Split:
+def _grouped(train: Split, entry: Entry, config: schema.Data, *, tolerant: bool, watch: Watch) -> Split:
     """The training images with the groups that are never parted.
 
     Raises UserError at an image that cannot be read; if `tolerant`, it is a group of its own.
@@ -134,5 +139,5 @@ def _grouped(train: Split, entry: Entry, config: schema.Data, *, tolerant: bool)
     if train.groups is not None:
         raise UserError("data.split.group_by: duplicates, but the set has groups of its own; leave it out")
 
-    pixels, seen = zip(*looked_at(train.images, config, tolerant=tolerant), strict=True)
+    pixels, seen = zip(*looked_at(train.images, config, tolerant=tolerant, watch=watch), strict=True)
     return replace(train, groups=clusters(pixels, seen))

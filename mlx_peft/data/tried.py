@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +19,7 @@ from mlx_peft.data.duplicates import glance, pixel_hash
 from mlx_peft.data.entry import Entry, Found
 from mlx_peft.data.leftout import told
 from mlx_peft.data.lists import left_out
+from mlx_peft.data.looking import Watch, each, unwatched
 from mlx_peft.data.memory import one_image
 from mlx_peft.data.strangers import kind_in
 
@@ -36,7 +36,7 @@ Seen = tuple[bytes | None, bytes | None]
 """The pixel hash and the glance of an image; None where there is none."""
 
 
-def readable(found: Found, entry: Entry, config: schema.Data) -> tuple[Found, list[int]]:
+def readable(found: Found, entry: Entry, config: schema.Data, watch: Watch = unwatched) -> tuple[Found, list[int]]:
     """All images tried, where the configuration or the size of the set asks for it; the broken refused or left out.
 
     Those of the training split, from which others may be carved, are all there still: see ``splits.hold_out``. The rows
@@ -56,7 +56,7 @@ def readable(found: Found, entry: Entry, config: schema.Data) -> tuple[Found, li
         images = split.images
         assert isinstance(images, FileImages | EncodedImages)
         marks = images.marks()
-        reasons = _reasons(split, np.flatnonzero(~memory.find(marks)[0]), config.threads)
+        reasons = _reasons(split, np.flatnonzero(~memory.find(marks)[0]), config.threads, watch)
         rows = np.setdiff1d(np.arange(split.size), np.array([*reasons], np.int64))
         whole.append(marks[rows])
         if reasons and config.unreadable == "refuse":
@@ -94,7 +94,7 @@ def _large(splits: dict[str, Split]) -> bool:
     return sum(split.size for split in splits.values()) > CHECKED
 
 
-def _reasons(split: Split, rows: np.ndarray, threads: int) -> dict[int, str]:
+def _reasons(split: Split, rows: np.ndarray, threads: int, watch: Watch) -> dict[int, str]:
     """The rows, of those given, whose images cannot be read, with the reasons. All are tried: the split depends on the
     files alone."""
 
@@ -105,9 +105,8 @@ def _reasons(split: Split, rows: np.ndarray, threads: int) -> dict[int, str]:
             return str(error).removesuffix(ADVICE)
         return None
 
-    with ThreadPoolExecutor(threads) as pool:
-        reasons = zip(rows.tolist(), pool.map(reason, rows.tolist()), strict=True)
-        return {row: why for row, why in reasons if why is not None}
+    tried = each(reason, rows.tolist(), threads, f"trying the images of {split.name}", watch)
+    return {row: why for row, why in zip(rows.tolist(), tried, strict=True) if why is not None}
 
 
 def _refusal(reasons: list[str], split: str) -> str:
@@ -118,13 +117,13 @@ def _refusal(reasons: list[str], split: str) -> str:
     return "\n  ".join(lines) + ADVICE.replace("; ", "\n")
 
 
-def looked_at(images: Images, config: schema.Data, *, tolerant: bool) -> list[Seen]:
+def looked_at(images: Images, config: schema.Data, *, tolerant: bool, watch: Watch = unwatched) -> list[Seen]:
     """What is seen in each image; in those that were looked at before, and have not changed, from memory.
 
     Raises UserError at an image that cannot be read; if `tolerant`, nothing is seen in it.
     """
     if not isinstance(images, FileImages | EncodedImages):
-        return _look(images, range(len(images)), config.threads, tolerant)
+        return _look(images, range(len(images)), config.threads, tolerant, watch)
     if tolerant:
         images = replace(images, unreadable=None)  # what was remembered of the others stays
     memory, marks = Memory.of(config, SEEN), images.marks()
@@ -133,7 +132,7 @@ def looked_at(images: Images, config: schema.Data, *, tolerant: bool) -> list[Se
     for row, record in zip(np.flatnonzero(known).tolist(), records, strict=True):
         found[row] = seen_of(record)
     unknown = np.flatnonzero(~known).tolist()
-    for row, seen in zip(unknown, _look(images, unknown, config.threads, tolerant), strict=True):
+    for row, seen in zip(unknown, _look(images, unknown, config.threads, tolerant, watch), strict=True):
         found[row] = seen
     kept = [(row, seen_record(pixels, view)) for row, (pixels, view) in enumerate(found) if pixels is not None]
     if unknown and kept:
@@ -141,7 +140,7 @@ def looked_at(images: Images, config: schema.Data, *, tolerant: bool) -> list[Se
     return found
 
 
-def _look(images: Images, rows: Sequence[int], threads: int, tolerant: bool) -> list[Seen]:
+def _look(images: Images, rows: Sequence[int], threads: int, tolerant: bool, watch: Watch) -> list[Seen]:
     def look(row: int) -> Seen:
         with one_image():
             try:
@@ -152,5 +151,4 @@ def _look(images: Images, rows: Sequence[int], threads: int, tolerant: bool) -> 
                 return None, None
             return pixel_hash(image), glance(image)
 
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(look, rows))
+    return list(each(look, rows, threads, "looking for near-duplicates", watch))

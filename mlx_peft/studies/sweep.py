@@ -21,6 +21,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import to_json
 from mlx_peft.core.signals import handled
 from mlx_peft.data import Dataset, open_dataset
+from mlx_peft.data.looking import Watch, unwatched
 from mlx_peft.studies.derive import check_folder as check_step
 from mlx_peft.studies.derive import step_id
 from mlx_peft.training.backend import load_backend
@@ -62,14 +63,14 @@ class Outcome:
     error: str | None = None
 
 
-def check(planned: Sequence[suite.Planned], out: Path) -> list[Run]:
+def check(planned: Sequence[suite.Planned], out: Path, watch: Watch = unwatched) -> list[Run]:
     """The runs of a suite with their identities and their folders below ``out``. Writes nothing.
 
     A finished run with the identity of one of them is that one, whatever its folder in ``out`` is called. Raises
     UserError that names the runs and what is wrong with each: no such data or weights, a method that does not fit the
     model, a folder that holds another run, two runs that are the same experiment.
     """
-    opened = Opened()
+    opened = Opened(watch)
     finished = finished_folders(out)
     runs: list[Run] = []
     wrong: dict[str, list[str]] = {}
@@ -123,7 +124,8 @@ def made_of(run: Run, step: Step, path: Path) -> Run:
 class Opened:
     """Data sets and models that were opened, each once."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Watch = unwatched) -> None:
+        self._watch = watch
         self._datasets: dict[str, Dataset | UserError] = {}
         self._models: dict[
             tuple[str, Quantization | None, int], tuple[Architecture, Quantization | None] | UserError
@@ -132,7 +134,7 @@ class Opened:
     def dataset(self, data: Data) -> Dataset:
         """The splits, which depend neither on batches nor on augmentation."""
         alike = data.model_copy(update={"batch_size": 1, "augment": Augment(), "threads": 1})
-        return once(self._datasets, alike.model_dump_json(), lambda: open_dataset(data))
+        return once(self._datasets, alike.model_dump_json(), lambda: open_dataset(data, self._watch))
 
     def model(self, experiment: Experiment, num_classes: int) -> tuple[Architecture, Quantization | None]:
         """Of the weights, which are read, so that what is missing or does not fit is known."""

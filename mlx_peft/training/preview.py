@@ -12,6 +12,7 @@ from PIL import Image
 from convert.base import load_base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.data import cached, open_dataset, train_batches
+from mlx_peft.data.looking import Watch, unwatched
 from mlx_peft.data.recipe import FILTERS
 
 
@@ -26,7 +27,7 @@ class Shown:
     """What it counts in the loss; 1 unless ``data.class_weights`` says otherwise."""
 
 
-def preview(experiment: Experiment, count: int, epoch: int = 0) -> list[Shown]:
+def preview(experiment: Experiment, count: int, epoch: int = 0, watch: Watch = unwatched) -> list[Shown]:
     """The first images that a run of the experiment trains on in an epoch, counted from 0: the very pixels.
 
     Weights of timm's are not downloaded: what they say of their images is known. Raises UserError as a run would.
@@ -34,7 +35,7 @@ def preview(experiment: Experiment, count: int, epoch: int = 0) -> list[Shown]:
     model = experiment.model
     if model.weights == "timm":
         model = model.model_copy(update={"weights": "none"})
-    dataset = cached(open_dataset(experiment.data), experiment.data)
+    dataset = cached(open_dataset(experiment.data, watch), experiment.data)
     base = load_base(model, len(dataset.classes), experiment.seed)
     size, interpolation = base.architecture.img_size, FILTERS[base.preprocessing.interpolation]
 

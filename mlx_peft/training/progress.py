@@ -45,6 +45,10 @@ class Progress(Protocol):
         """One plain sentence for a person: what was replaced on loading, where a run goes on."""
         ...
 
+    def opening(self, what: str, done: int, total: int) -> None:
+        """So many images of a data set are looked at before anything is done with them, as ``data.looking`` does."""
+        ...
+
     def start(self, step: int, steps: int, epochs: int) -> None:
         """Training begins, with ``step`` of ``steps`` already done: more than 0 after a resume."""
         ...
@@ -62,6 +66,8 @@ class Silent:
     """The watcher of a run that nobody watches."""
 
     def note(self, text: str) -> None: ...
+
+    def opening(self, what: str, done: int, total: int) -> None: ...
 
     def start(self, step: int, steps: int, epochs: int) -> None: ...
 

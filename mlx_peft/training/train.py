@@ -54,7 +54,7 @@ def train(
         return result
     check_trackers(experiment.track)
     backend = load_backend(experiment.backend)
-    whole = cached(open_dataset(experiment.data), experiment.data)
+    whole = cached(open_dataset(experiment.data, progress.opening), experiment.data)
     dataset = whole.without_test()  # all that training and selection are handed
     check_data(experiment, dataset)
     base = load_base(experiment.model, len(dataset.classes), experiment.seed, experiment.quantize)

@@ -101,7 +101,7 @@ def test_a_sweep_outlives_what_it_prints_to(ended: Ended, monkeypatch: pytest.Mo
         return sweep.Outcome(run, "finished")
 
     monkeypatch.setattr(sweep, "work", made)
-    monkeypatch.setattr(sweep, "open_dataset", lambda config: engine.dataset())
+    monkeypatch.setattr(sweep, "open_dataset", lambda config, watch=None: engine.dataset())
     Path("suite.yaml").write_text(yaml.safe_dump({"base": "run.yaml", "seeds": [0, 1]}))
     out = closed_pipe()
     assert ended("sweep", "suite.yaml", "--out", "runs", stdout=out, stderr=out) == (0, "")

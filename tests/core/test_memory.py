@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_peft.core import memory
+from mlx_peft.core import control_groups, memory
 from mlx_peft.core.errors import UserError
 
 GIB = 2**30
@@ -20,8 +20,8 @@ RAM = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in the place of the kernel's files: no swap, no groups, no limits of the process."""
-    monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(control_groups, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(control_groups, "CGROUPS", tmp_path / "cgroup")
     monkeypatch.setattr(memory, "_limits", list)
     monkeypatch.setattr(sys, "platform", "linux")
     return tmp_path

@@ -64,7 +64,7 @@ def dataset(engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Callabl
         opened: list[Any] = []
         found = engine.dataset(**splits)
         engine.install(found)
-        monkeypatch.setattr(sweep, "open_dataset", lambda data: opened.append(data) or found)
+        monkeypatch.setattr(sweep, "open_dataset", lambda data, watch: opened.append(data) or found)
         return opened
 
     put()
@@ -197,7 +197,7 @@ def test_a_framework_that_is_missing_is_told_before_anything_starts(
 
 
 def test_what_is_wrong_with_every_run_is_said_once(plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(data: Any) -> None:
+    def missing(data: Any, watch: Any) -> None:
         raise UserError("data.root: no such folder")
 
     monkeypatch.setattr(sweep, "open_dataset", missing)

@@ -40,6 +40,7 @@ def check(
     config = data_section(name, overrides or [])
     check_picture("--sheet", sheet)
 
+    from mlx_peft.cli.progress import watch
     from mlx_peft.core.writing import write_whole
     from mlx_peft.data import find
     from mlx_peft.data.check import survey
@@ -47,8 +48,9 @@ def check(
     from mlx_peft.data.opening import open_entry
     from mlx_peft.data.sheet import contact_sheet
 
-    dataset = open_entry(find(config.name), config, decode=False)
-    found = survey(dataset, config.threads, Memory.of(config, WHOLE))
+    with watch() as progress:
+        dataset = open_entry(find(config.name), config, decode=False, watch=progress.opening)
+        found = survey(dataset, config.threads, Memory.of(config, WHOLE), progress.opening)
     if as_json:
         echo_json(found.report())
     else:

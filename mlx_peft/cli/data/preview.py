@@ -22,8 +22,11 @@ def preview(
     check_picture("--out", out)
     experiment = read_experiment(ctx, config, overrides)
 
+    from mlx_peft.cli.progress import watch
     from mlx_peft.report.preview import draw
     from mlx_peft.training.preview import preview
 
-    draw(preview(experiment, count, epoch - 1), out)
+    with watch() as progress:
+        shown = preview(experiment, count, epoch - 1, progress.opening)
+    draw(shown, out)
     echo(out)
