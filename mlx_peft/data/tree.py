@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from mlx_peft.core.errors import UserError
@@ -71,7 +71,7 @@ def scan(root: Path, path: str = "") -> Folder:
 
     Raises UserError where a folder cannot be listed.
     """
-    top = Folder(path)
+    top, inside = Folder(path), _inside(root)
     waiting = [top]
     while waiting:
         folder = waiting.pop()
@@ -82,12 +82,12 @@ def scan(root: Path, path: str = "") -> Folder:
         except OSError as error:
             raise UserError(f"{place}: cannot be listed ({error.strerror or error})") from error
         for entry in listed:
-            _put(entry, folder, root)
+            _put(entry, folder, inside)
         waiting += folder.folders.values()
     return top
 
 
-def _put(entry: os.DirEntry[str], folder: Folder, root: Path) -> None:
+def _put(entry: os.DirEntry[str], folder: Folder, inside: Callable[[str], bool]) -> None:
     """Where an entry belongs in its folder."""
     name, image = entry.name, entry.name.lower().endswith(SUFFIXES)
     if is_litter(name):
@@ -102,7 +102,24 @@ def _put(entry: os.DirEntry[str], folder: Folder, root: Path) -> None:
             folder.folders[name] = Folder(folder.below(name))
     elif not image:
         folder.others.append(name)
-    elif entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
+    elif entry.is_symlink() and not inside(entry.path):
         folder.links.append(name)
     else:
         folder.images.append(name)
+
+
+def _inside(root: Path) -> Callable[[str], bool]:
+    """Whether a link to a file leads to one below the root. Each folder that links lead into is resolved once."""
+
+    @cache
+    def within(folder: str) -> bool:
+        return Path(folder).resolve().is_relative_to(root)
+
+    def inside(link: str) -> bool:
+        target = os.path.join(os.path.dirname(link), os.readlink(link))
+        if os.path.islink(target):
+            return Path(link).resolve().is_relative_to(root)
+        folder, name = os.path.split(target)
+        return name not in ("", ".", "..") and within(folder)
+
+    return inside
