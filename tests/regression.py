@@ -88,8 +88,8 @@ class Regression(Task):
     def answer(self, logits: np.ndarray, classes: Sequence[str], top: int) -> list[dict[str, Any]]:
         return [{"name": name, "value": value} for name, value in zip(classes, logits.tolist(), strict=True)][:top]
 
-    def rows(self, number: int) -> str:
-        return f"{number} values"
+    def outputs(self, rows: int) -> str:
+        return f"{rows} values"
 
     def line(self, entry: Mapping[str, Any]) -> str:
         return f"{printable(entry['name'])} {entry['value']:.3f}"

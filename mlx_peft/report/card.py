@@ -130,7 +130,7 @@ def _best(result: Mapping[str, Any] | None) -> tuple[str, Mapping[str, float] | 
 
 
 def _summary(parcel: Parcel) -> str:
-    classes = parcel.task.rows(parcel.num_classes)
+    classes = parcel.task.outputs(parcel.num_classes)
     if parcel.adapter is None:
         return f"A Vision Transformer, {code(_name(parcel))}, for {classes}."
     method = parcel.adapter.method.name

@@ -10,7 +10,7 @@ import numpy as np
 
 from mlx_peft.config.schema import Data
 from mlx_peft.core.errors import UserError
-from mlx_peft.tasks import answers, multilabel
+from mlx_peft.tasks import answers, multi_label_metrics
 from mlx_peft.tasks.metrics import Answers, Evaluation
 from mlx_peft.tasks.task import NONE, Task
 from mlx_peft.tasks.weights import class_weights
@@ -100,7 +100,7 @@ class MultiLabel(Task):
         return target[:, 1] / np.where(counted > 0, counted, 1), float(counted.mean())
 
     def examined(self, answers: Iterable[Answers], num_classes: int, auroc: bool) -> Evaluation:
-        return multilabel.examined(answers)
+        return multi_label_metrics.examined(answers)
 
     def decided(self, logits: np.ndarray) -> np.ndarray:
         """Whether each class is there, ``(images, classes)``: where its probability is above one half."""
@@ -111,8 +111,8 @@ class MultiLabel(Task):
         """The likeliest classes, each with a probability of its own: above one half it is there."""
         return answers.likeliest(logits, answers.sigmoid(logits), classes, top)
 
-    def rows(self, number: int) -> str:
-        return f"{number} classes, of which an image may have several"
+    def outputs(self, rows: int) -> str:
+        return f"{rows} classes, of which an image may have several"
 
     def line(self, entry: Mapping[str, Any]) -> str:
         return answers.line(entry)

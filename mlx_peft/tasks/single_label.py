@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mlx_peft.config.schema import Data
-from mlx_peft.tasks import answers, metrics
+from mlx_peft.tasks import answers, single_label_metrics
 from mlx_peft.tasks.metrics import Answers, Evaluation
 from mlx_peft.tasks.task import Task
 from mlx_peft.tasks.weights import class_weights
@@ -102,7 +102,7 @@ class SingleLabel(Task):
         return soft / soft.sum(), float(soft.sum())
 
     def examined(self, answers: Iterable[Answers], num_classes: int, auroc: bool) -> Evaluation:
-        return metrics.examined(answers, num_classes, auroc)
+        return single_label_metrics.examined(answers, num_classes, auroc)
 
     def decided(self, logits: np.ndarray) -> np.ndarray:
         """The class of each image, ``(images,)``."""
@@ -113,8 +113,8 @@ class SingleLabel(Task):
         """The likeliest classes; all probabilities add up to 1."""
         return answers.likeliest(logits, answers.softmax(logits), classes, top)
 
-    def rows(self, number: int) -> str:
-        return f"{number} classes"
+    def outputs(self, rows: int) -> str:
+        return f"{rows} classes"
 
     def line(self, entry: Mapping[str, Any]) -> str:
         return answers.line(entry)

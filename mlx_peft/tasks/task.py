@@ -138,8 +138,8 @@ class Task(ABC):
         """What a person is told of an image, float64 ``(classes,)``: at most so many entries, for JSON."""
 
     @abstractmethod
-    def rows(self, number: int) -> str:
-        """So many rows of a head in words: ``3 classes``."""
+    def outputs(self, rows: int) -> str:
+        """What a head of so many rows gives, in words: ``3 classes``."""
 
     @abstractmethod
     def line(self, entry: Mapping[str, Any]) -> str:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.report import drawing, evaluation, preview
-from mlx_peft.tasks.metrics import Evaluation, measure
+from mlx_peft.tasks.metrics import Evaluation
+from mlx_peft.tasks.single_label_metrics import measure
 from mlx_peft.training.preview import Shown
 
 

@@ -65,7 +65,7 @@ def test_its_words_fit_together(task: Task) -> None:
     assert task.columns and set(task.columns) <= set(task.figures)
     assert task.hub_metrics.keys() >= {task.columns[0], "loss"}
     assert task.activation in ("softmax", "sigmoid", "identity")
-    assert f"{len(CLASSES)} " in task.rows(len(CLASSES))
+    assert f"{len(CLASSES)} " in task.outputs(len(CLASSES))
     assert task.image and task.agreement and task.hub_task
 
 

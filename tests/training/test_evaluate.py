@@ -13,9 +13,10 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Batch
-from mlx_peft.tasks.metrics import MATRIX, SHOWN, Answers
+from mlx_peft.tasks.metrics import SHOWN, Answers
 from mlx_peft.tasks.multi_label import MULTI_LABEL
 from mlx_peft.tasks.single_label import SINGLE_LABEL
+from mlx_peft.tasks.single_label_metrics import MATRIX
 from mlx_peft.training.evaluate import evaluate, examined
 from mlx_peft.training.progress import Metrics
 

@@ -19,8 +19,9 @@ from sklearn.metrics import (
 )
 
 from mlx_peft.data import Batch
-from mlx_peft.tasks.metrics import BINS, SHOWN, Evaluation, binned
+from mlx_peft.tasks.metrics import SHOWN, Evaluation
 from mlx_peft.tasks.single_label import SINGLE_LABEL
+from mlx_peft.tasks.single_label_metrics import BINS, binned
 from mlx_peft.training.evaluate import answers, evaluate, examined
 
 EXACT = 1e-12  # float64; only the order of sums differs

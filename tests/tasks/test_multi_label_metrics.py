@@ -20,7 +20,7 @@ from mlx_peft.report.gather import Run
 from mlx_peft.report.summary import metrics_line
 from mlx_peft.tasks.metrics import Evaluation
 from mlx_peft.tasks.multi_label import MULTI_LABEL
-from mlx_peft.tasks.multilabel import FIGURES
+from mlx_peft.tasks.multi_label_metrics import FIGURES
 from mlx_peft.tasks.registry import leading
 from mlx_peft.tasks.single_label import SINGLE_LABEL
 from mlx_peft.training.evaluate import answers, evaluate, examined
