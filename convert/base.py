@@ -188,7 +188,7 @@ def architecture_of(model: Model) -> Architecture:
 
 def dimensions(architecture: Architecture) -> str:
     """What decides how large a model is, for a person: ``embed_dim 768, depth 12, 197 tokens``."""
-    tokens = architecture.grid_size**2 + architecture.num_prefix_tokens
+    tokens = len(architecture.places)
     return f"embed_dim {architecture.embed_dim:,}, depth {architecture.depth}, {tokens:,} tokens"
 
 

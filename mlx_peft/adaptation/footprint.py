@@ -57,7 +57,7 @@ def answering(
     architecture: Architecture, num_classes: int, how: Answering, quantization: Quantization | None = None
 ) -> Parts:
     """What answering a batch holds: the weights, and of one block its input beside q, k and v, or the probabilities."""
-    rows, size = how.batch * _tokens(architecture), BYTES[how.precision]
+    rows, size = how.batch * len(architecture.places), BYTES[how.precision]
     return {
         "weights": weights(architecture, num_classes, how.precision, quantization),
         "activations": size * rows * 4 * architecture.embed_dim,
@@ -93,7 +93,7 @@ def training(
     # The first of them may be met by the gradient at its end alone, and of the last only what is read goes through.
     through = max(architecture.depth - (0 if prefix is None else prefix.end) - 1, 0)
     images, size = -(-batch // train.accumulate), BYTES[train.precision]
-    rows = images * _tokens(architecture)
+    rows = images * len(architecture.places)
     block = size * rows * 3 * architecture.embed_dim
     hidden = size * rows * architecture.hidden_dim
     attention = size * images * _probabilities(architecture) if forms_attention else 0
@@ -128,13 +128,8 @@ def smaller(experiment: Experiment, limit: int, needs: Callable[[Experiment], Pa
     return None
 
 
-def _tokens(architecture: Architecture) -> int:
-    """That go through the blocks, without a method's."""
-    return architecture.grid_size**2 + architecture.num_prefix_tokens
-
-
 def _probabilities(architecture: Architecture) -> int:
     """Numbers of one image's attention in one block, or in the only one, where no more tokens ask than are read."""
-    tokens = _tokens(architecture)
+    tokens = len(architecture.places)
     asking = tokens if architecture.depth > 1 else architecture.tokens_read or tokens
     return architecture.num_heads * asking * tokens

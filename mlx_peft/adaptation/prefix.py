@@ -37,6 +37,9 @@ def frozen_prefix(
 ) -> Prefix | None:
     """The longest part from the images on that training does not change; None where the first block is not in it.
 
+    It ends before the first block that prompts enter, which are parameters of a method. What comes out of it is tokens
+    and no more: of a block whose reducer leaves fewer of them it would not be known which, so that it must end before.
+
     Args:
         architecture: of the plain model.
         drop_path: above 0, blocks are dropped at random, so that features differ from step to step.
@@ -51,7 +54,7 @@ def frozen_prefix(
     end = min((_place(name, architecture.depth) for name in changed), default=architecture.depth + 1)
     if end == 0 or drop_path:
         return None
-    tokens, dim = architecture.grid_size**2 + architecture.num_prefix_tokens, architecture.embed_dim
+    tokens, dim = len(architecture.places), architecture.embed_dim
     if end < architecture.depth:
         return Prefix(end, (tokens, dim), f"block {end}")
     if end == architecture.depth:

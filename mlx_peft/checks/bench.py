@@ -70,7 +70,7 @@ def products(architecture: Architecture, batch: int) -> list[tuple[int, int, int
     Each is (times, batch, m, k, n): so often ``(batch, m, k) @ (batch, k, n)``.
     """
     a = architecture
-    tokens = a.grid_size**2 + a.num_prefix_tokens
+    tokens = len(a.places)
     rows, heads, width = batch * tokens, batch * a.num_heads, a.embed_dim // a.num_heads
     last = batch * (a.tokens_read or tokens)  # rows of the last block after its attention
     found = [(1, 1, batch * a.grid_size**2, 3 * a.patch_size**2, a.embed_dim)]

@@ -89,7 +89,7 @@ def compare(
     single = in_precision(experiment(model, method, bits, seed), model, "float32")
     base = load_base(single.model, CLASSES, seed, single.quantize)
     architecture = base.architecture
-    tokens = architecture.grid_size**2 + architecture.num_prefix_tokens
+    tokens = len(architecture.places)
     images, targets = batch(architecture.img_size, seed, math.ceil(rows / tokens))
     exact = backends["torch"].build(single, CLASSES, base)
     start = perturbed(exact.adapter(), seed, through_codes=single.qat is not None)

@@ -117,7 +117,7 @@ class Architecture(BaseModel):
     @property
     def position_tokens(self) -> int:
         """Length of the position embedding."""
-        return self.grid_size**2 + (0 if self.no_embed_class else self.num_prefix_tokens)
+        return self.places.count(PATCH) if self.no_embed_class else len(self.places)
 
     @property
     def kinds_read(self) -> tuple[Kind, ...] | None:
