@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,19 +38,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """MLX as the files were made: one operation after the other. What is compiled may round otherwise."""
-    import mlx.core as mx
-
-    mx.disable_compile()
-    try:
-        yield
-    finally:
-        if "MLX_DISABLE_COMPILE" not in os.environ:
-            mx.enable_compile()
 
 
 def torch_rounds() -> str:
@@ -90,10 +76,9 @@ def mlx_rounds() -> str:
         found = nn.gelu((mixed + nn.silu(tokens)) @ square.T) * mx.random.bernoulli(0.9, tokens.shape, key)
         return nn.losses.cross_entropy(found.mean(1), mx.arange(128) % 10, reduction="mean") + mx.linalg.norm(square)
 
-    with uncompiled():
-        value, gradients = mx.value_and_grad(loss, (0, 1))(square, wide)
-        results = (value, *gradients, *(g / (mx.sqrt(g * g) + 1e-8) for g in gradients))
-        return digest([np.array(result) for result in results])
+    value, gradients = mx.value_and_grad(loss, (0, 1))(square, wide)
+    results = (value, *gradients, *(g / (mx.sqrt(g * g) + 1e-8) for g in gradients))
+    return digest([np.array(result) for result in results])
 
 
 def digest(arrays: list[np.ndarray]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comparing import LOGITS, relative
-from earlier.reading import BACKENDS, ROUNDS, answering, logits, one_thread, uncompiled
+from earlier.reading import BACKENDS, ROUNDS, answering, logits, one_thread
 from safetensors.numpy import load_file
 
 from convert.adapters.peft import WEIGHTS, read_adapter
@@ -73,7 +73,7 @@ def exact():
 
 @pytest.fixture(autouse=True)
 def as_there():
-    with one_thread(), uncompiled():
+    with one_thread():
         yield
 
 
