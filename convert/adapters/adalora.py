@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from convert.adapters.block_layers import LAYER, by_layer, must_be_plain, parts_of
-from convert.adapters.lora import placed, taken
+from convert.adapters.block_layers import apart, by_layer, must_be_plain, understood
+from convert.adapters.parts import note, parts_of, placed, taken
 from convert.adapters.targeting import target_modules, where
 from convert.files import listed
 from mlx_peft.config.methods import AdaLoRA
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.problems import reason
 from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.sites import PARTS
 
@@ -28,7 +27,7 @@ FIELDS = SCHEDULE | {"lora_dropout": "dropout", "orth_reg_weight": "orth_weight"
 """PEFT's names of the fields that both have, and ours."""
 
 READ = {"init_r", "target_r", "lora_alpha", "rank_pattern", *FIELDS}
-NO_MATTER = {"bias", "init_lora_weights", "megatron_core", "qalora_group_size", "r", "total_step"}
+NO_MATTER = {"init_lora_weights", "megatron_core", "qalora_group_size", "r", "total_step"}
 """These keys of PEFT's configuration change nothing in an AdaLoRA that is trained already."""
 
 
@@ -70,21 +69,12 @@ def unpack(method: AdaLoRA, packed: Tensors) -> Tensors:
 
     Raises ValueError where the tensors are not of this method.
     """
-    tensors = {}
-    layers: dict[str, Tensors] = {}
-    for name, tensor in packed.items():
-        match = LAYER.fullmatch(name)
-        if is_head(name):
-            tensors[name] = tensor
-        elif match is None or match[2] not in KINDS or tensor.ndim != 2:
-            raise ValueError(f"an unknown tensor {name} {tensor.shape}")
-        else:
-            layers.setdefault(match[1], {})[match[2]] = tensor
+    tensors, layers = apart(packed, KINDS, "AdaLoRA")
     for layer, held in layers.items():
-        A, B, E = (held.get(kind, np.empty((0, 0), np.float32)) for kind in KINDS)
+        A, B, E = (held[kind] for kind in KINDS)
         parts = parts_of(method.targets, layer)
         most = method.init_rank * max(len(parts), 1)
-        if not len(A) == B.shape[1] == len(E) <= most:
+        if not A.ndim == B.ndim == E.ndim == 2 or not len(A) == B.shape[1] == len(E) <= most:
             raise ValueError(f"{layer} has a lora_A {A.shape}, lora_B {B.shape} and lora_E {E.shape}, of rank {most}")
         places = _places(B, parts, method.init_rank)
         for kind, tensor in (("lora_A", A), ("lora_E", E), ("lora_B", B.T)):
@@ -102,12 +92,7 @@ def notes(method: AdaLoRA) -> list[str]:
             "Hugging Face PEFT adds the orthogonality penalty to no model that returns a tensor, as timm's do: trained "
             "further there, the adapter is without it"
         )
-    if parts := [part for part in PARTS if part in method.targets]:
-        said.append(
-            f"to Hugging Face PEFT, what adapts {' and '.join(parts)} is "
-            f"one adapter of the whole qkv; trained further there, rows "
-            "move that are not trained here"
-        )
+    said += note(method.targets, "", "rows move that are not trained here")
     return said
 
 
@@ -120,7 +105,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[AdaL
     must_be_plain(config, READ | NO_MATTER, path)
     layers = by_layer(packed, KINDS, "AdaLoRA", path)
     targets, blocks = where(config, layers, path)
-    try:
+    with understood(AdaLoRA, "AdaLoRA", path):
         method = AdaLoRA.model_validate({
             **{ours: config[theirs] for theirs, ours in FIELDS.items()},
             "init_rank": config["init_r"],
@@ -129,8 +114,6 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[AdaL
             "targets": targets,
             "blocks": blocks,
         })  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: its AdaLoRA configuration is not understood: {reason(error, AdaLoRA)}") from error
     try:
         return method, unpack(method, packed)
     except ValueError as error:

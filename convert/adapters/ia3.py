@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from convert.adapters.block_layers import LAYER, by_layer, gathered, must_be_plain, parts_of, spread
+from convert.adapters.block_layers import apart, by_layer, must_be_plain
+from convert.adapters.parts import adapted, gathered, note, others, parts_of, spread
 from convert.adapters.targeting import target_modules, where
 from mlx_peft.config.methods import IA3
 from mlx_peft.core.border import Tensors
@@ -41,31 +42,21 @@ def pack(method: IA3, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
 
 def unpack(method: IA3, packed: Tensors) -> Tensors:
     """What ``pack`` was given, bit for bit. Raises ValueError where the tensors are not of this method."""
-    tensors = {}
-    for name, tensor in packed.items():
-        if is_head(name):
-            tensors[name] = tensor
-            continue
-        match = LAYER.fullmatch(name)
-        if match is None or match[2] != "ia3_l":
-            raise ValueError(f"an unknown tensor {name}")
-        if tensor.ndim != 2 or tensor.shape[0 if _feedforward(method, match[1]) else 1] != 1:
+    tensors, layers = apart(packed, {"ia3_l"}, "(IA)^3")
+    for layer, held in layers.items():
+        name, tensor = f"{layer}.ia3_l", held["ia3_l"]
+        if tensor.ndim != 2 or tensor.shape[0 if _feedforward(method, layer) else 1] != 1:
             raise ValueError(f"{name} has the shape {tensor.shape}")
-        parts = parts_of(method.targets, match[1])
+        parts = parts_of(method.targets, layer)
         tensors[name] = gathered(tensor.ravel(), parts, 1) if parts else tensor.ravel()
     return tensors
 
 
 def notes(method: IA3) -> list[str]:
     """What PEFT does not see in the file, and would do otherwise were it to train the adapter further."""
-    parts = [part for part in PARTS if part in method.targets]
-    if not 0 < len(parts) < len(PARTS):
+    if not others(adapted(method.targets)):
         return []
-    return [
-        f"to Hugging Face PEFT, what adapts {' and '.join(parts)} is "
-        f"one adapter of the whole qkv, with factors of 1 elsewhere; "
-        "trained further there, those move too"
-    ]
+    return note(method.targets, ", with factors of 1 elsewhere", "those move too")
 
 
 def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[IA3, Tensors]:

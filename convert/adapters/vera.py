@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.adapters.block_layers import LAYER, by_layer, gathered, must_be_plain, parts_of, spread
+from convert.adapters.block_layers import apart, by_layer, must_be_plain, understood
+from convert.adapters.parts import adapted, gathered, note, parts_of, spread
 from convert.adapters.targeting import target_modules, where
 from convert.files import listed
 from mlx_peft.adaptation.projections import projections
 from mlx_peft.config.methods import VeRA
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.problems import reason
-from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.sites import PARTS
 
 LAMBDAS = LAMBDA_D, LAMBDA_B = "vera_lambda_d", "vera_lambda_b"
@@ -34,7 +33,7 @@ Matrix = NDArray[np.float32]
 WHOLE = "whole"
 """It stands for the layers that are adapted as wholes, beside q, k and v."""
 
-READ = {"bias", "d_initial", "init_weights", "projection_prng_key", "r", "save_projection", "vera_dropout"}
+READ = {"d_initial", "init_weights", "projection_prng_key", "r", "save_projection", "vera_dropout"}
 
 
 def pack(method: VeRA, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
@@ -69,20 +68,13 @@ def pack(method: VeRA, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
 def unpack(method: VeRA, packed: Tensors) -> Tensors:
     """What ``pack`` was given, bit for bit. Raises ValueError where the tensors are not of this method."""
     copies = _copies(method)
-    tensors, outputs = {}, {}
-    for name, tensor in packed.items():
-        match = LAYER.fullmatch(name)
-        if is_head(name):
-            tensors[name] = tensor
-        elif match and match[2] in LAMBDAS:
-            parts = parts_of(method.targets, match[1])
-            if match[2] == LAMBDA_D:
-                tensors[name] = gathered(tensor, parts or (WHOLE,), 0, copies)
-            else:
-                tensors[name] = gathered(tensor, parts, 0) if parts else tensor
-                outputs[match[1]] = tensor.size
-        elif name not in THEIRS:
-            raise ValueError(f"an unknown tensor {name}")
+    tensors, layers = apart({n: t for n, t in packed.items() if n not in THEIRS}, LAMBDAS, "VeRA")
+    outputs = {}
+    for layer, held in layers.items():
+        parts, d, b = parts_of(method.targets, layer), held[LAMBDA_D], held[LAMBDA_B]
+        tensors[f"{layer}.{LAMBDA_D}"] = gathered(d, parts or (WHOLE,), 0, copies)
+        tensors[f"{layer}.{LAMBDA_B}"] = gathered(b, parts, 0) if parts else b
+        outputs[layer] = b.size
     if not outputs or (copies != (WHOLE,) and not _qkv(outputs)):
         raise ValueError("the vectors of an adapted layer are missing")
     A, B = (packed.get(name, np.empty(0)) for name in THEIRS)
@@ -98,13 +90,8 @@ def unpack(method: VeRA, packed: Tensors) -> Tensors:
 
 def notes(method: VeRA) -> list[str]:
     """What PEFT does not see in the file, and would do otherwise were it to train the adapter further."""
-    if not (parts := [part for part in PARTS if part in method.targets]):
-        return []
-    return [
-        f"to Hugging Face PEFT, what adapts {' and '.join(parts)} is "
-        f"one adapter of the whole qkv, and the rank is "
-        f"{len(_copies(method))} times as large; trained further there, vectors move that are not trained here"
-    ]
+    there = f", and the rank is {len(_copies(method))} times as large"
+    return note(method.targets, there, "vectors move that are not trained here")
 
 
 def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[VeRA, Tensors]:
@@ -117,7 +104,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[VeRA
     must_be_plain(config, READ, path)
     layers = by_layer({n: t for n, t in packed.items() if n not in THEIRS}, LAMBDAS, "VeRA", path)
     targets, blocks = where(config, layers, path)
-    try:
+    with understood(VeRA, "VeRA", path):
         method = VeRA.model_validate({
             "rank": config["r"],
             "d_initial": config.get("d_initial", 0.1),
@@ -126,8 +113,6 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[VeRA
             "targets": targets,
             "blocks": blocks,
         })  # fmt: skip
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: its VeRA configuration is not understood: {reason(error, VeRA)}") from error
     outputs = {layer: tensors[LAMBDA_B].size for layer, tensors in layers.items()}
     if config.get("save_projection", True):
         if missing := [name for name in THEIRS if name not in packed]:
@@ -164,7 +149,7 @@ def _inputs(outputs: dict[str, int], path: Path) -> int:
 
 def _copies(method: VeRA) -> tuple[str, ...]:
     """What has a copy of A and B to itself in PEFT's projections: each part, and whole layers together."""
-    parts = tuple(part for part in PARTS if part in method.targets)
+    parts = adapted(method.targets)
     return parts if len(parts) == len(method.targets) else (*parts, WHOLE)
 
 
