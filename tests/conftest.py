@@ -35,7 +35,7 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def colours(monkeypatch: pytest.MonkeyPatch) -> None:
     """The data set in the place of any, for the real backends."""
-    from fake_learner import make_dataset
+    from fake_backend import make_dataset
 
     from mlx_peft.artifacts import examine
     from mlx_peft.training import train
@@ -46,8 +46,8 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SimpleNamespace]:
-    """A learner and data of a few hundred bytes in the place of any, and a folder for a run."""
-    from fake_learner import install, make_dataset, make_experiment, make_feed, make_learner
+    """A trainer and data of a few hundred bytes in the place of any, and a folder for a run."""
+    from fake_backend import install, make_dataset, make_experiment, make_feed, make_trainer
 
     install(monkeypatch, make_dataset())
     yield SimpleNamespace(
@@ -55,6 +55,6 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SimpleNa
         dataset=make_dataset,
         experiment=make_experiment,
         feed=make_feed,
-        learner=make_learner,
+        trainer=make_trainer,
         install=lambda dataset: install(monkeypatch, dataset),
     )

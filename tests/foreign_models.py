@@ -12,8 +12,7 @@ import torch
 
 from convert.base import Base
 from mlx_peft.config.methods import Linear
-from mlx_peft.config.schema import Data, Experiment, Model
-from mlx_peft.training.backend import load_backend
+from mlx_peft.protocols.loading import load_backend
 
 SIZE = 32
 SMALL: dict[str, Any] = {
@@ -43,9 +42,8 @@ def prepared(images: np.ndarray, base: Base) -> torch.Tensor:
 
 def logits(base: Base, backend: str, images: np.ndarray) -> np.ndarray:
     """One of our backends on a base."""
-    experiment = Experiment(model=Model(name=base.name), method=Linear(), data=Data(name="none"))
     classes = len(base.tensors["head.weight"])
-    return load_backend(backend).build(experiment, classes, base).logits(images)
+    return load_backend(backend).build_model(base, classes, Linear()).logits(images)
 
 
 def with_identity_head(base: Base) -> Base:

@@ -11,8 +11,8 @@ import torch  # before MLX: see mlx_peft.backend.blas
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-import mlx_peft.backend.learner as mlx_parameters
-import torch_ref.learner as torch_parameters
+import mlx_peft.backend.parameters as mlx_parameters
+import torch_ref.parameters as torch_parameters
 from convert.base import load_base
 from mlx_peft.backend import methods as mlx_methods
 from mlx_peft.backend import training as mlx_training

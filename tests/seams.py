@@ -78,7 +78,7 @@ class Theirs(Ours):
 
 
 def of(backend: ModuleType | object) -> type[Ours]:
-    """The framework of a learner."""
+    """The framework of a trainer."""
     return Ours if type(backend).__module__.startswith("mlx_peft") else Theirs
 
 
@@ -91,9 +91,9 @@ def angles(architecture: Architecture) -> np.ndarray:
     return np.tile((2 * np.pi * coordinates[:, :, None] / periods).reshape(side**2, -1), 2)
 
 
-def rotary(learner: Any) -> Any:
-    """DINOv3's rotary positions for a learner's model: of patch tokens alone, wherever they stand."""
-    here, architecture = of(learner), learner.base.architecture
+def rotary(trainer: Any) -> Any:
+    """DINOv3's rotary positions for a trainer's model: of patch tokens alone, wherever they stand."""
+    here, architecture = of(trainer), trainer.model.base.architecture
     tables = [here.array(f(angles(architecture)).astype(np.float32)) for f in (np.cos, np.sin)]
 
     class Rotary(here.positions):
@@ -111,13 +111,13 @@ def rotary(learner: Any) -> Any:
     return Rotary(architecture)
 
 
-def relative(learner: Any, table: np.ndarray) -> Any:
+def relative(trainer: Any, table: np.ndarray) -> Any:
     """Swin's and BEiT's: to the score of two patches a number is added that their distance chooses, a head its own.
 
     Args:
         table: ``(heads, (2 grid - 1)^2)``.
     """
-    here, side = of(learner), learner.base.architecture.grid_size
+    here, side = of(trainer), trainer.model.base.architecture.grid_size
     row, column = (place[:, None] - place for place in np.divmod(np.arange(side**2), side))
     distance = (row + side - 1) * (2 * side - 1) + column + side - 1  # (grid^2, grid^2)
 
@@ -132,14 +132,14 @@ def relative(learner: Any, table: np.ndarray) -> Any:
             none = here.array(np.zeros((*found.shape[:2], special, found.shape[3]), np.float32))
             return here.join([none, found], axis=2)
 
-    positions = Relative(learner.base.architecture)
+    positions = Relative(trainer.model.base.architecture)
     positions.table = here.parameter(table)
     return positions
 
 
-def dropping(learner: Any, which: np.ndarray) -> Any:
+def dropping(trainer: Any, which: np.ndarray) -> Any:
     """A reducer that keeps the patch tokens ``which (batch, n)``."""
-    here = of(learner)
+    here = of(trainer)
 
     class Drop(here.reducer):
         def __call__(self, tokens: Any, attended: Any) -> Any:
@@ -148,9 +148,9 @@ def dropping(learner: Any, which: np.ndarray) -> Any:
     return Drop()
 
 
-def attentive(learner: Any, count: int) -> Any:
+def attentive(trainer: Any, count: int) -> Any:
     """A reducer that keeps the ``count`` patch tokens of which the class token took most, in their order."""
-    here = of(learner)
+    here = of(trainer)
 
     class Attentive(here.reducer):
         def __call__(self, tokens: Any, attended: Any) -> Any:
@@ -162,9 +162,9 @@ def attentive(learner: Any, count: int) -> Any:
     return Attentive()
 
 
-def merging(learner: Any) -> Any:
+def merging(trainer: Any) -> Any:
     """A reducer that makes one patch token of two neighbours: their mean by size. The first's place is the pair's."""
-    here = of(learner)
+    here = of(trainer)
 
     class Merge(here.reducer):
         def __call__(self, tokens: Any, attended: Any) -> Any:
@@ -181,10 +181,10 @@ def merging(learner: Any) -> Any:
     return Merge()
 
 
-def gradient(learner: Any, x: np.ndarray) -> np.ndarray:
+def gradient(trainer: Any, x: np.ndarray) -> np.ndarray:
     """Of the sum of squared logits for the table of the positions, in training; x as it enters the model."""
-    model = learner.model.train()
-    if of(learner) is Ours:
+    model = trainer.model.network.train()
+    if of(trainer) is Ours:
         model.freeze()
         model.positions.unfreeze()
 
@@ -198,7 +198,7 @@ def gradient(learner: Any, x: np.ndarray) -> np.ndarray:
     return torch.autograd.grad((model(torch.from_numpy(x)) ** 2).sum(), model.positions.table)[0].numpy()
 
 
-def block(learner: Any, number: int) -> Any:
+def block(trainer: Any, number: int) -> Any:
     """A block of the model itself, whatever a method put around it."""
-    found = learner.model.blocks[number]
+    found = trainer.model.network.blocks[number]
     return found.base_layer if "base_layer" in dict(found.named_modules()) else found

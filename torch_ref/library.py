@@ -19,12 +19,12 @@ from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.problems import made
 from mlx_peft.tasks.registry import classification
-from torch_ref import learner as backend
 from torch_ref import methods
-from torch_ref.learner import fill, stored, to_numpy
+from torch_ref import parameters as backend
 from torch_ref.methods import merge, unmerge
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
+from torch_ref.parameters import fill, stored, to_numpy
 
 __all__ = [
     "add_adapter",

@@ -12,8 +12,7 @@ from mlx_peft.config.schema import SGD as SGDConfig
 from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.config.schema import Train
 from torch_ref.methods.importance import Importance
-
-Arrays = dict[str, Tensor]
+from torch_ref.parameters import Arrays
 
 INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000
 """Of the loss under float16 (Micikevicius et al. 2018, section 3.2), as torch's ``GradScaler`` has them."""

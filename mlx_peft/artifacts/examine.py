@@ -14,8 +14,8 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, Split, cached, eval_batches, open_dataset
 from mlx_peft.data.leftout import unread_notes
 from mlx_peft.data.looking import Watch, unwatched
+from mlx_peft.protocols.loading import load_backend
 from mlx_peft.tasks.metrics import Evaluation, Metrics
-from mlx_peft.training.backend import Learner, load_backend
 from mlx_peft.training.evaluate import answers, examined
 from mlx_peft.training.room import check_answering
 from mlx_peft.training.run import RunFolder
@@ -42,10 +42,10 @@ def evaluate_splits(
     backend: Literal["mlx", "torch"] | None = None,
     *,
     model: Path | None = None,
-) -> tuple[dict[str, Metrics], Learner]:
+) -> tuple[dict[str, Metrics], Loaded]:
     """As ``evaluate_run``, on several splits; and what was evaluated."""
     found, loaded = examine_splits(path, splits, backend, model=model)
-    return {split: evaluation.metrics for split, evaluation in found.items()}, loaded.learner
+    return {split: evaluation.metrics for split, evaluation in found.items()}, loaded
 
 
 def examine_splits(
@@ -62,12 +62,12 @@ def examine_splits(
     loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
     must_fit(dataset, loaded, str(model or "the run"))
     size = min(experiment.data.batch_size, max((images.size for images in wanted.values()), default=1))
-    device = load_backend(loaded.experiment.backend).computing()
-    check_answering(loaded.experiment, loaded.base, len(loaded.classes), size, device)
+    device = load_backend(loaded.recipe.backend).computing()
+    check_answering(loaded.base, len(loaded.classes), size, loaded.recipe.precision, device)
     found: dict[str, Evaluation] = {}
     for split, images in wanted.items():
         batches = eval_batches(images, experiment.data, loaded.preprocessing, loaded.image_size)
-        found[split] = examined(answers(loaded.learner, batches), loaded.task, len(loaded.classes))
+        found[split] = examined(answers(loaded.model, batches), loaded.task, len(loaded.classes))
     return found, replace(loaded, notes=(*loaded.notes, *unread_notes(dataset.unread)))
 
 

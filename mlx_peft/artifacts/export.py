@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
 
 import numpy as np
 
@@ -17,6 +15,7 @@ from mlx_peft.config.quantization import described
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.core.writing import move, staging
+from mlx_peft.protocols.loading import load_exporter
 from mlx_peft.tasks.task import Task
 
 
@@ -26,12 +25,10 @@ class Kind:
 
     Attributes:
         suffix: of its name.
-        module: what writes it.
         reading: what to say to a person of how a model of a task is read there; None where nothing is.
     """
 
     suffix: str
-    module: str
     reading: Callable[[Task], str | None]
 
     def must_be_name_of(self, out: Path) -> None:
@@ -52,32 +49,13 @@ def _no_classifier(task: Task) -> str | None:
 KINDS = {
     "onnx": Kind(
         ".onnx",
-        "torch_ref.tools.export.onnx",
         lambda task: task.reading,
     ),
     "coreml": Kind(
         ".mlpackage",
-        "torch_ref.tools.export.coreml",
         _no_classifier,
     ),
 }
-INSTALL = "pip install 'mlx-peft[export]'"
-
-
-class Exporter(Protocol):
-    """The module of a kind. Whatever goes wrong in it is a ValueError, or an error of the library it stands on."""
-
-    def write(self, path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> None:
-        """Writes ``path``, and perhaps files beside it."""
-        ...
-
-    def prove(self, path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> tuple[float | None, str]:
-        """Checks what ``write`` wrote against the tensors.
-
-        Returns the largest relative difference of the logits, None where the format cannot be computed on this machine,
-        and a sentence that says what was and what was not checked. Raises ValueError where the file is wrong.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -130,7 +108,7 @@ def export_model(
     if (reading := chosen.reading(base.task)) is not None:
         notes.append(reading)
     names = _names(classes, len(tensors["head.weight"]))
-    exporter = _load(kind, chosen)
+    exporter = load_exporter(kind)
     with staging(out) as folder:
         new = folder / out.name
         try:
@@ -154,13 +132,6 @@ def _names(classes: Sequence[str], count: int) -> list[str]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"two classes have the same name: {listed(map(repr, twice))}")
     return names
-
-
-def _load(kind: str, chosen: Kind) -> Exporter:
-    try:
-        return cast(Exporter, importlib.import_module(chosen.module))
-    except ImportError as error:
-        raise UserError(f"exporting to {kind} needs packages that are missing ({error}): {INSTALL}") from error
 
 
 def _moved(new: Path, out: Path) -> dict[Path, int]:

@@ -16,13 +16,15 @@ from convert.open import open_path
 from convert.problem import must_answer
 from convert.timm import config as timm
 from mlx_peft.adaptation.adapter import adapter_shapes
+from mlx_peft.artifacts.recipe import Recipe
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.config.schema import Data, Experiment, Model, Precision
+from mlx_peft.config.schema import Model, Precision
 from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.core.problems import made
+from mlx_peft.protocols import model as protocols
+from mlx_peft.protocols.loading import load_backend
 from mlx_peft.tasks.task import Task
-from mlx_peft.training.backend import Learner, load_backend
 from mlx_peft.training.room import check_answering
 from mlx_peft.training.run import RunFolder
 from mlx_peft.vit.architecture import Architecture, Preprocessing
@@ -36,11 +38,10 @@ MODEL_FILE = "config.json"
 class Loaded:
     """A base with a trained adapter in it, ready for images."""
 
-    learner: Learner
+    model: protocols.Model
     adapter: Adapter
     base: Base
-    experiment: Experiment
-    """The run's own; for an adapter without its run, one made of what the adapter says, with default data."""
+    recipe: Recipe
     notes: tuple[str, ...] = ()
     """For a person: that a file has no digest."""
 
@@ -57,7 +58,7 @@ class Loaded:
     @property
     def codes(self) -> Quantization | None:
         """How the merged model is quantised, unless it is told otherwise; None: it is a plain one."""
-        qat = self.experiment.qat
+        qat = self.recipe.qat
         return self.base.quantization if qat is None else qat.format
 
     @property
@@ -87,7 +88,7 @@ def load_run(
     adapter = read_adapter(place)
     run = RunFolder(place.parent)
     if place == run.adapter and run.config.exists():
-        experiment = run.read_config()
+        recipe = Recipe.of(run.read_config())
     else:
         if (own := adapter.model or model) is None:
             raise UserError(
@@ -98,25 +99,22 @@ def load_run(
             raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
         if model is None and own.is_local:
             own = own.model_copy(update={"weights": str(_weights(own, place))})
-        experiment = Experiment(
-            model=own, method=adapter.method, quantize=adapter.quantize, qat=adapter.qat, data=Data(name="none")
-        )
+        recipe = Recipe(own, adapter.method, adapter.quantize, adapter.qat)
     if model is not None and adapter.model is not None:
         if model.name != adapter.model.name:
             raise UserError(f"{place} names its own model, {adapter.model.name}: leave --model out")
         if model.image_size not in (None, adapter.model.image_size):
             raise UserError(f"{place} says itself at which image size it was trained: leave --image-size out")
-        moved = experiment.model.model_copy(update={"weights": model.weights})  # the hash says if they are the same
-        experiment = experiment.model_copy(update={"model": moved})
+        moved = recipe.model.model_copy(update={"weights": model.weights})  # the hash says if they are the same
+        recipe = replace(recipe, model=moved)
     if backend is not None:
-        experiment = experiment.model_copy(update={"backend": backend})
+        recipe = replace(recipe, backend=backend)
     if precision is not None:
-        train = experiment.train.model_copy(update={"precision": precision})
-        experiment = experiment.model_copy(update={"train": train})
-    module = load_backend(experiment.backend)
-    if not experiment.model.is_local:  # before the weights are read, drawn or downloaded
-        must_fit(adapter, experiment, architecture_of(experiment.model), adapter.quantize, place)
-    base = load_base(experiment.model, adapter.num_classes, experiment.seed, experiment.quantize)
+        recipe = replace(recipe, precision=precision)
+    device = load_backend(recipe.backend).computing()
+    if not recipe.model.is_local:  # before the weights are read, drawn or downloaded
+        must_fit(adapter, recipe, architecture_of(recipe.model), adapter.quantize, place)
+    base = load_base(recipe.model, adapter.num_classes, recipe.seed, recipe.quantize)
     must_answer(adapter.num_classes, adapter.task, place)
     notes = tuple(note for note in base.notes if note.partition(":")[0] not in HEADS)  # the head is the adapter's
     base = replace(base, task=adapter.task, notes=notes)
@@ -127,30 +125,30 @@ def load_run(
             f"{place} is an adapter for another base: it was trained on weights {adapter.base_sha256[:12]} "
             f"({adapter.source}), and {base.source} has {base.sha256[:12]}"
         )
-    must_fit(adapter, experiment, base.architecture, base.quantization, place)
-    check_answering(experiment, base, adapter.num_classes, 1, module.computing())
-    learner = module.build(experiment, adapter.num_classes, base)
+    must_fit(adapter, recipe, base.architecture, base.quantization, place)
+    check_answering(base, adapter.num_classes, 1, recipe.precision, device)
+    built = recipe.build(base, adapter.num_classes)
     try:
-        learner.load_adapter(adapter.tensors)
+        built.load_adapter(adapter.tensors)
     except ValueError as error:
         raise UserError(f"{place} does not fit {base.name}: {error}") from error
-    return Loaded(learner, adapter, base, experiment, without_digest(place / WEIGHTS))
+    return Loaded(built, adapter, base, recipe, without_digest(place / WEIGHTS))
 
 
 def must_fit(
     adapter: Adapter,
-    experiment: Experiment,
+    recipe: Recipe,
     architecture: Architecture,
     quantization: Quantization | None,
     place: Path,
 ) -> None:
-    """Raises UserError where an adapter's tensors are not those of the experiment's method on such a model.
+    """Raises UserError where an adapter's tensors are not those of the recipe's method on such a model.
 
     What a file claims is compared with what it holds before anything of the claimed size is made.
     """
-    wanted = adapter_shapes(experiment.method, architecture, adapter.num_classes, quantization, experiment.qat)
+    wanted = adapter_shapes(recipe.method, architecture, adapter.num_classes, quantization, recipe.qat)
     found = {name: tensor.shape for name, tensor in adapter.tensors.items()}
-    must_hold(found, wanted, f"{place} does not fit {experiment.model.name}")
+    must_hold(found, wanted, f"{place} does not fit {recipe.model.name}")
 
 
 def _weights(model: Model, place: Path) -> Path:
@@ -218,14 +216,13 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
     found = checkpoint.architecture.model_dump()
     args = {} if checkpoint.layout == "timm" else {field: found[field] for field in DECISIVE}
     model = made(Model, str(path), {"name": checkpoint.name, "weights": str(path), "args": args})
-    experiment = Experiment(backend=backend or "mlx", model=model, method=Linear(), data=Data(name="none"))
-    base = load_base(model, count, experiment.seed)
-    module = load_backend(experiment.backend)
-    check_answering(experiment, base, count, 1, module.computing())
-    learner = module.build(experiment, count, base)
+    recipe = Recipe(model, Linear(), backend=backend or "mlx")
+    base = load_base(model, count, recipe.seed)
+    check_answering(base, count, 1, recipe.precision, load_backend(recipe.backend).computing())
+    built = recipe.build(base, count)
     adapter = Adapter(
-        method=experiment.method,
-        tensors=learner.adapter(),
+        method=recipe.method,
+        tensors=built.adapter(),
         classes=checkpoint.classes,
         model=model,
         architecture=base.architecture,
@@ -236,4 +233,4 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
         task=base.task,
     )
     weights = path / timm.WEIGHTS
-    return Loaded(learner, adapter, base, experiment, without_digest(weights) if weights.is_file() else ())
+    return Loaded(built, adapter, base, recipe, without_digest(weights) if weights.is_file() else ())

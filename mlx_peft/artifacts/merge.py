@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,12 +13,11 @@ from convert.timm.config import timm_arguments
 from convert.timm.write import write_model
 from mlx_peft.artifacts.load import Loaded, is_model, load_model, load_run
 from mlx_peft.codes import affine
-from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization, described
-from mlx_peft.config.schema import Experiment, Model
+from mlx_peft.config.schema import Model
+from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 from mlx_peft.tasks.logits import finite
-from mlx_peft.training.backend import Learner, Tensors, load_backend
 
 PROBES = 8
 """Images on which a change of the logits is measured: uniform noise, as the model's own images need not be at hand."""
@@ -42,42 +40,28 @@ class Written:
     in_timm: bool = False
 
 
-def write_quantized(
-    out: Path,
-    learner: Learner,
-    experiment: Experiment,
-    base: Base,
-    classes: Sequence[str],
-    num_classes: int,
-    quantization: Quantization,
-    codes: Tensors | None = None,
-) -> Written:
-    """Merges a learner into plain weights, quantises these as its backend does, and writes them to the folder ``out``.
+def requantized(loaded: Loaded, out: Path, quantization: Quantization) -> Written:
+    """Merges into plain weights, quantises these as the backend does, and writes them to the folder ``out``.
 
-    Args:
-        experiment, base: the learner's.
-        classes: names; none where they are unknown.
-        num_classes: width of the head.
-        codes: of the learner's base, where it is quantised so already: layers that still have its weights keep them,
-            since to quantise what codes stand for does not give the same codes again.
+    Layers of a base that is quantised so already keep its codes where the method did not change them, since to quantise
+    what codes stand for does not give the same codes again.
 
     Raises UserError, with nothing written, where a logit before or after is not finite.
     """
-    exact = learner.merged(dequantize=True)
-    plain = experiment.model_copy(update={"method": Linear(), "quantize": quantization, "qat": None})
-    fewer = load_backend(plain.backend).build(
-        plain, num_classes, replace(base, tensors=exact, quantization=quantization)
-    )
-    tensors = fewer.merged() | unchanged(codes or {}, exact, base, quantization)
-    fewer = load_backend(plain.backend).build(
-        plain, num_classes, replace(base, tensors=tensors, quantization=quantization)
-    )
+    base, recipe, num_classes = loaded.base, loaded.recipe, len(loaded.classes)
+    codes = recipe.plain(base, num_classes).merged() if base.quantization == quantization else {}
+    exact = loaded.model.merged(dequantize=True)
+    fewer = recipe.plain(replace(base, tensors=exact, quantization=quantization), num_classes)
+    tensors = fewer.merged() | unchanged(codes, exact, base, quantization)
+    fewer = recipe.plain(replace(base, tensors=tensors, quantization=quantization), num_classes)
     rounded = affine.plain(tensors, base.architecture, quantization)
     names = [f"{site.path}.weight" for site in quantization.sites(base.architecture)]
     size = base.architecture.img_size
     images = np.random.default_rng(0).integers(0, 256, (PROBES, size, size, 3), dtype=np.uint8)
-    before, after = finite(learner.logits(images)), finite(fewer.logits(images), "the quantised model")
-    write_model(out, base=base, tensors=tensors, classes=classes, quantization=quantization, exactly=True)
+    before, after = finite(loaded.model.logits(images)), finite(fewer.logits(images), "the quantised model")
+    write_model(
+        out, base=base, tensors=tensors, classes=loaded.adapter.classes, quantization=quantization, exactly=True
+    )
     return Written(
         quantization,
         {name.removesuffix(".weight"): affine.sqnr(exact[name], rounded[name]) for name in names},
@@ -125,7 +109,7 @@ def merge_run(
         if loaded.base.quantization is None:
             raise UserError(f"{path} was trained through the codes that it is merged into: leave --requantize out")
         return requantized(loaded, out, loaded.base.quantization)
-    tensors = loaded.learner.merged(dequantize=True) if dequantize else loaded.learner.merged()
+    tensors = loaded.model.merged(dequantize)
     quantization = None if dequantize else loaded.codes
     write_model(out, base=loaded.base, tensors=tensors, classes=loaded.classes, quantization=quantization, exactly=True)
     return Written(quantization, {}, None, in_timm(loaded.base))
@@ -171,16 +155,6 @@ def quantize_model(
         )
     quantization.sites(loaded.base.architecture)
     return requantized(loaded, out, quantization)
-
-
-def requantized(loaded: Loaded, out: Path, quantization: Quantization) -> Written:
-    """Merges into plain weights, quantises these and writes them; a layer that was not changed keeps its codes."""
-    base, experiment, classes = loaded.base, loaded.experiment, len(loaded.classes)
-    codes = None
-    if base.quantization == quantization:
-        bare = experiment.model_copy(update={"method": Linear(), "qat": None})
-        codes = load_backend(experiment.backend).build(bare, classes, base).merged()
-    return write_quantized(out, loaded.learner, experiment, base, loaded.adapter.classes, classes, quantization, codes)
 
 
 def must_be_new(out: Path) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from mlx_peft.artifacts.load import Loaded
 from mlx_peft.data import eval_image
+from mlx_peft.protocols.loading import load_backend
 from mlx_peft.tasks.logits import finite
-from mlx_peft.training.backend import load_backend
 from mlx_peft.training.room import check_answering
 
 
@@ -21,16 +21,16 @@ def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[
     Of classes the likeliest: ``{"class": ..., "probability": ...}``. Raises UserError at an image that cannot be read,
     where a logit is not finite, and where there is too little memory.
     """
-    size = min(loaded.experiment.data.batch_size, len(paths))
-    device = load_backend(loaded.experiment.backend).computing()
-    check_answering(loaded.experiment, loaded.base, len(loaded.classes), size, device)
+    size = min(loaded.recipe.batch_size, len(paths))
+    device = load_backend(loaded.recipe.backend).computing()
+    check_answering(loaded.base, len(loaded.classes), size, loaded.recipe.precision, device)
     results: list[dict[str, Any]] = []
     for first in range(0, len(paths), max(size, 1)):
         some = paths[first : first + size]
         images = np.zeros((size, loaded.image_size, loaded.image_size, 3), np.uint8)
         for row, path in zip(images, some, strict=False):
             row[...] = eval_image(path, loaded.preprocessing, loaded.image_size)
-        for path, row in zip(some, loaded.learner.logits(images), strict=False):
+        for path, row in zip(some, loaded.model.logits(images), strict=False):
             logits = finite(row, f"the model for {path}")
             results.append({"image": str(path), "predictions": loaded.task.answer(logits, loaded.classes, top_k)})
     return results

@@ -15,10 +15,11 @@ from convert.open import open_path
 from mlx_peft.artifacts.source import Logits, Source, foreign
 from mlx_peft.artifacts.targets import Job, Target
 from mlx_peft.checks.parity import LOGITS, relative
-from mlx_peft.config.schema import Experiment
+from mlx_peft.config.methods import Linear
 from mlx_peft.core.errors import UserError
+from mlx_peft.protocols.loading import BACKENDS, load_backend
+from mlx_peft.protocols.model import Model
 from mlx_peft.tasks.logits import finite
-from mlx_peft.training.backend import BACKENDS, load_backend
 from mlx_peft.vit.shapes import heads
 
 IMAGES = 2
@@ -150,17 +151,12 @@ def _logits(base: Base, backend: str, images: np.ndarray) -> np.ndarray:
         identity = {"weight": np.eye(width, dtype=np.float32), "bias": np.zeros(width, np.float32)}
         heads_too = {f"{head}.{kind}": t for head in heads(base.architecture) for kind, t in identity.items()}
         tensors = tensors | heads_too
-    learner = load_backend(backend).build(
-        experiment(base, backend), len(tensors["head.weight"]), replace(base, tensors=tensors)
-    )
-    return learner.logits(images)
+    return plain(replace(base, tensors=tensors), backend).logits(images)
 
 
-def experiment(base: Base, backend: str) -> Experiment:
-    return Experiment.model_validate({
-        "backend": backend, "model": {"name": base.name}, "method": {"name": "linear"}, "data": {"name": "none"},
-        "quantize": base.quantization,
-    })  # fmt: skip
+def plain(base: Base, backend: str) -> Model:
+    """A base in a backend, without a method."""
+    return load_backend(backend).build_model(base, len(base.tensors.get("head.weight", ())), Linear())
 
 
 def _noise(base: Base) -> np.ndarray:

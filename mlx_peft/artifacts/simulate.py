@@ -13,15 +13,15 @@ import numpy as np
 from mlx_peft.artifacts.examine import must_fit, own_split, run_data
 from mlx_peft.artifacts.load import Loaded, load_run
 from mlx_peft.codes.calibration import Choice, Errors, Plan, Ranges, choices, plan
-from mlx_peft.config.methods import Linear
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.simulation import FLOAT, Simulation
+from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Split, eval_batches
 from mlx_peft.data.leftout import unread_notes
+from mlx_peft.protocols.model import Model
 from mlx_peft.tasks.metrics import Answers, Metrics
 from mlx_peft.tasks.task import Task
-from mlx_peft.training.backend import Learner, Tensors, load_backend
 from mlx_peft.training.evaluate import answers, measured
 
 RECORDED = 8
@@ -106,23 +106,23 @@ def simulate_run(
     for simulation in simulations:
         simulation.check(loaded.base.architecture)
     try:
-        tensors = loaded.learner.merged(dequantize=True)
+        tensors = loaded.model.merged(dequantize=True)
     except UserError as error:
         raise UserError(f"only a model of its own weights alone is quantised in simulation: {error}") from None
 
-    def said(learner: Learner) -> tuple[Metrics, list[np.ndarray]]:
+    def said(model: Model) -> tuple[Metrics, list[np.ndarray]]:
         batches = eval_batches(wanted, experiment.data, loaded.preprocessing, loaded.image_size)
         kept: list[np.ndarray] = []
 
         def seen() -> Iterator[Answers]:
-            for logits, targets in answers(learner, batches):
+            for logits, targets in answers(model, batches):
                 kept.append(logits.astype(np.float32))
                 yield logits, targets
 
         return measured(seen(), dataset.task, len(loaded.classes)), kept
 
     note(f"evaluating on {wanted.size} {split} images: float32")
-    before, expected = said(loaded.learner)
+    before, expected = said(loaded.model)
     note("calibrating on training images")
     calibrations = calibrated(rebuilt(loaded, tensors), loaded, experiment, train, simulations)
     after = []
@@ -142,7 +142,7 @@ def simulate_run(
         )
     for text in unread_notes(dataset.unread):
         note(text)
-    return Report(str(path), split, loaded.experiment.backend, dataset.task, before, tuple(after))
+    return Report(str(path), split, loaded.recipe.backend, dataset.task, before, tuple(after))
 
 
 def compared(logits: Sequence[np.ndarray], expected: Sequence[np.ndarray], task: Task) -> tuple[float, float]:
@@ -157,22 +157,20 @@ def compared(logits: Sequence[np.ndarray], expected: Sequence[np.ndarray], task:
     return math.sqrt(apart / whole) if whole else math.nan, float(np.concatenate(agree).mean())
 
 
-def rebuilt(loaded: Loaded, tensors: Tensors) -> Learner:
+def rebuilt(loaded: Loaded, tensors: Tensors) -> Model:
     """A plain model, with these tensors and no method."""
-    plain = loaded.experiment.model_copy(update={"method": Linear(), "quantize": None, "qat": None})
-    base = replace(loaded.base, tensors=tensors, quantization=None)
-    return load_backend(plain.backend).build(plain, len(loaded.classes), base)
+    return loaded.recipe.plain(replace(loaded.base, tensors=tensors, quantization=None), len(loaded.classes))
 
 
-def simulated(loaded: Loaded, made: Plan) -> Learner:
+def simulated(loaded: Loaded, made: Plan) -> Model:
     """The model of a plan."""
-    learner = rebuilt(loaded, made.tensors)
-    learner.simulate(made.quantizers)
-    return learner
+    model = rebuilt(loaded, made.tensors)
+    model.simulate(made.quantizers)
+    return model
 
 
 def calibrated(
-    learner: Learner, loaded: Loaded, experiment: Experiment, train: Split, simulations: Sequence[Simulation]
+    model: Model, loaded: Loaded, experiment: Experiment, train: Split, simulations: Sequence[Simulation]
 ) -> list[Calibration]:
     """Calibrates each simulation on its training images, prepared as for evaluation; those of the same ones at once."""
     found = [Calibration(None, {}) for _ in simulations]
@@ -188,7 +186,7 @@ def calibrated(
         def look(observer: Ranges | Errors, split: Split = split) -> None:
             for batch in eval_batches(split, data, loaded.preprocessing, loaded.image_size):
                 if batch.count:
-                    learner.record(batch.images[: batch.count], observer)
+                    model.record(batch.images[: batch.count], observer)
 
         look(ranges := Ranges(count, seed))
         several = [choices(simulations[index], loaded.base.architecture, ranges.operands) for index in members]

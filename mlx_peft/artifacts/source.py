@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,6 +25,7 @@ from convert.timm.read import from_hub
 from mlx_peft.artifacts.load import adapter_in, find_adapter, load_run
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.protocols.loading import load_foreign
 from mlx_peft.training.run import RunFolder
 from mlx_peft.vit.registry import altered, names
 
@@ -110,8 +110,7 @@ def foreign(opener: str, path: Path, base: Base) -> Logits:
     """A file or folder as its own library opens it. The function raises ImportError where it is not installed."""
 
     def logits(images: np.ndarray) -> np.ndarray:
-        result: np.ndarray = importlib.import_module("torch_ref.tools.foreign").logits(opener, path, base, images)
-        return result
+        return load_foreign().logits(opener, path, base, images)
 
     return logits
 
@@ -176,11 +175,11 @@ def _run(path: Path, named: Model | None, adapter: str | None, backend: Literal[
     """A run or an adapter, merged; what it computes unmerged is the reference, and what PEFT computes with it."""
     loaded = load_run(path, backend, name=adapter, precision="float32", model=named)
     quantized = loaded.base.quantization is not None
-    tensors = loaded.learner.merged(dequantize=True) if quantized else loaded.learner.merged()
+    tensors = loaded.model.merged(dequantize=quantized)
     base = replace(loaded.base, tensors=tensors, quantization=None)
     place = find_adapter(path, adapter)
     bare = None if quantized else loaded.base
-    references: dict[str, Logits] = {f"{backend}, unmerged": loaded.learner.logits}
+    references: dict[str, Logits] = {f"{backend}, unmerged": loaded.model.logits}
     if bare is not None and FORMATS[type(loaded.adapter.method)].from_peft is not None:
         references["peft"] = foreign("peft", place, bare)
     return Source(

@@ -14,12 +14,12 @@ from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from convert.fit import must_hold
 from mlx_peft.adaptation.adapter import adapter_shapes
-from mlx_peft.backend import learner as backend
 from mlx_peft.backend import methods
-from mlx_peft.backend.learner import fill, stored, to_timm
+from mlx_peft.backend import parameters as backend
 from mlx_peft.backend.methods import merge, unmerge
 from mlx_peft.backend.models.preprocess import preprocess
 from mlx_peft.backend.models.vit import VisionTransformer
+from mlx_peft.backend.parameters import fill, stored, to_timm
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization, described
 from mlx_peft.config.schema import Model

@@ -11,11 +11,11 @@ from mlx.optimizers import SGD, AdamW, Optimizer, clip_grad_norm
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_peft.backend.methods.importance import AVERAGES, Importance
+from mlx_peft.backend.parameters import Arrays
 from mlx_peft.config.schema import SGD as SGDConfig
 from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.config.schema import Train
 
-Arrays = dict[str, mx.array]
 Slots = dict[str, Any]
 
 INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000

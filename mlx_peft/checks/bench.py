@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import json
 import os
@@ -15,22 +14,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from convert.base import load_base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
-from mlx_peft.training.backend import BACKENDS
+from mlx_peft.protocols.loading import BACKENDS, PEERS, load_contender
+from mlx_peft.protocols.measured import Contender
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.registry import find
 
 CLASSES = 10
-CONTENDERS = {**BACKENDS, "peft": "torch_ref.tools.peer"}
-"""These modules are timed by default, with ``build``, ``version``, ``synchronize`` and ``device_peak``. Others come as
-Python files."""
+CONTENDERS = (*BACKENDS, *PEERS)
+"""These are timed by default. Others come as Python files: modules as ``protocols.measured.Contender`` has it."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +91,16 @@ def experiment(settings: Settings) -> Experiment:
     )
 
 
-def module(contender: str) -> ModuleType:
+def module(contender: str) -> Contender:
     """The contender's module, by its name or from a file."""
     if contender in CONTENDERS:
-        return importlib.import_module(CONTENDERS[contender])
+        return load_contender(contender)
     spec = importlib.util.spec_from_file_location(Path(contender).stem, contender)
     if spec is None or spec.loader is None:
         raise UserError(f"{contender}: not a Python file", arguments=("beside",))
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
-    return found
+    return cast(Contender, found)
 
 
 def work(contender: str, settings: Settings) -> None:
@@ -114,7 +112,7 @@ def work(contender: str, settings: Settings) -> None:
 
     backend, config = module(contender), experiment(settings)
     base = load_base(config.model, CLASSES, config.seed)
-    learner = backend.build(config, CLASSES, base)
+    trainer = backend.build_trainer(config, CLASSES, base)
     size, random = base.architecture.img_size, np.random.default_rng(0)
     images = random.integers(0, 256, (settings.batch_size, size, size, 3), dtype=np.uint8)
     targets = random.integers(0, CLASSES, settings.batch_size, dtype=np.int32)
@@ -125,7 +123,7 @@ def work(contender: str, settings: Settings) -> None:
         return time.perf_counter() - start
 
     def step() -> None:
-        learner.train_step(images, targets, 1e-3)
+        trainer.train_step(images, targets, 1e-3)
         backend.synchronize()
 
     for _ in range(settings.warmup):
@@ -135,19 +133,22 @@ def work(contender: str, settings: Settings) -> None:
     for _ in sys.stdin:
         reply(seconds(step))
     peak = backend.device_peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * peak_unit
-    saved = getattr(learner, "saved_bytes", None)
 
     def all_products() -> float | None:
-        if not hasattr(backend, "multiply"):
-            return None
-        shapes = products(base.architecture, settings.batch_size)
-        return sum(times * min(seconds(backend.multiply(*shape)) for _ in range(5)) for times, *shape in shapes)
+        total = 0.0
+        for times, *shape in products(base.architecture, settings.batch_size):
+            tries = [backend.multiply(*shape) for _ in range(5)]
+            measured = [seconds(product) for product in tries if product is not None]
+            if not measured:
+                return None
+            total += times * min(measured)
+        return total
 
     reply(
         {
             "version": backend.version(),
             "products_seconds": all_products(),
-            "saved_bytes": saved(images, targets) if saved else None,
+            "saved_bytes": backend.saved_bytes(trainer, images, targets),
             "peak_bytes": peak,
         }
     )

@@ -5,7 +5,6 @@ Contenders take turns, so that what else the machine does falls on all alike; a 
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import statistics
@@ -22,12 +21,13 @@ from convert.base import load_base
 from mlx_peft.checks.bench import available
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
-from mlx_peft.data import ArrayImages, Dataset, Split, cached, open_dataset, train_batches
-from mlx_peft.training.backend import BACKENDS
+from mlx_peft.data import ArrayImages, Batch, Dataset, Split, cached, open_dataset, train_batches
+from mlx_peft.protocols.backend import Backend
+from mlx_peft.protocols.loading import BACKENDS, load_backend, load_loaders
+from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.vit.architecture import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PEER = "torch_ref.tools.loader"
 INTERPOLATIONS = ("bilinear", "bicubic")
 
 
@@ -89,7 +89,7 @@ def throughput(settings: Settings) -> list[Throughput]:
             f"{settings.root}: has splits ({', '.join(plain.splits)}), and the DataLoader would read them as classes; "
             f"name the folder of one: {plain.train.images.identifiers[0].partition('/')[0]}"
         )
-    peer = importlib.import_module(PEER) if importlib.util.find_spec("torch") else None
+    peer = load_loaders() if importlib.util.find_spec("torch") else None
     with tempfile.TemporaryDirectory() as folder:
         kept = cached(plain, config.model_copy(update={"cache": schema.Cache(gigabytes=1e6, folder=Path(folder))}))
         contenders: dict[tuple[str, str], Callable[[], Iterable[object]]] = {}
@@ -160,14 +160,14 @@ def small_images(
                 "data": data,
             }
         )
-        backend: Any = importlib.import_module(BACKENDS[name])
+        backend = load_backend(name)
         base = load_base(experiment.model, 100, 0)
-        learner, size = backend.build(experiment, 100, base), base.architecture.img_size
+        trainer, size = backend.build_trainer(experiment, 100, base), base.architecture.img_size
         batch = next(iter(train_batches(split, experiment.data, base.preprocessing, size, seed=0, epoch=0)))
         resize = backend.resizing(batch.images, base.preprocessing, size)
 
-        def step(learner: Any = learner, batch: Any = batch, backend: Any = backend) -> None:
-            learner.train_step(batch.images, batch.targets, 1e-3)
+        def step(trainer: Trainer = trainer, batch: Batch = batch, backend: Backend = backend) -> None:
+            trainer.train_step(batch.images, batch.targets, 1e-3)
             backend.synchronize()
 
         def epoch(experiment: schema.Experiment = experiment, base: Any = base, size: int = size) -> None:

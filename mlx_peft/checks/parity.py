@@ -14,9 +14,13 @@ from convert.base import Base, load_base
 from mlx_peft.config.methods import Linear, Method
 from mlx_peft.config.quantization import asked, is_scale
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.protocols.backend import Backend
+from mlx_peft.protocols.loading import load_backend
+from mlx_peft.protocols.model import Model
+from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.training.allocation import allocator
-from mlx_peft.training.backend import Backend, Learner, Tensors, load_backend
 
 BATCH, CLASSES, STEPS = 2, 10, 20
 
@@ -171,35 +175,34 @@ def perturbed(tensors: Tensors, seed: int, through_codes: bool = False) -> Tenso
     return {n: tensors[n] if is_scale(n) else np.rint(t * 1024) / np.float32(1024) for n, t in moved.items()}
 
 
-def merged_logits(backend: Backend, learner: Learner, config: Experiment, base: Base, images: np.ndarray) -> np.ndarray:
-    """The logits of a plain model that holds the learner's merged tensors."""
-    plain = config.model_copy(update={"method": Linear(), "qat": None})
+def merged_logits(backend: Backend, model: Model, config: Experiment, base: Base, images: np.ndarray) -> np.ndarray:
+    """The logits of a plain model that holds the model's merged tensors."""
     if config.qat is not None:
-        merged = replace(base, tensors=learner.merged(), quantization=config.qat.format)
+        merged = replace(base, tensors=model.merged(), quantization=config.qat.format)
     elif config.method.over_codes:
-        merged = replace(base, tensors=learner.merged())
+        merged = replace(base, tensors=model.merged())
     else:
-        merged = replace(base, tensors=learner.merged(dequantize=True), quantization=None)
-    return backend.build(plain, CLASSES, merged).logits(images)
+        merged = replace(base, tensors=model.merged(dequantize=True), quantization=None)
+    return backend.build_model(merged, CLASSES, Linear()).logits(images)
 
 
 def trajectory(
-    learners: tuple[Learner, Learner], config: Experiment, row: Row, size: int, seed: int
+    trainers: tuple[Trainer, Trainer], config: Experiment, row: Row, size: int, seed: int
 ) -> tuple[float, int | None]:
     """Both through the row's steps: the largest error of a loss, and after how many steps the masks differ."""
     steps = STEPS if row.steps is None else row.steps
-    dealers = [allocator(config.method, steps) for _ in learners]
-    for learner, dealer in zip(learners, dealers, strict=True):
+    dealers = [allocator(config.method, steps) for _ in trainers]
+    for trainer, dealer in zip(trainers, dealers, strict=True):
         if dealer:
-            dealer.start(learner, {})
+            dealer.start(trainer, {})
     error, differ = 0.0, 0
     for t in range(1, steps + 1):
         images, targets = batch(size, seed + t - 1)
         losses, kept = [], []
-        for learner, dealer in zip(learners, dealers, strict=True):
+        for trainer, dealer in zip(trainers, dealers, strict=True):
             observe = dealer is not None and dealer.observes(t)
-            losses.append(float(learner.train_step(images, targets, row.lr, observe=observe)))
-            kept.append(dealer.after(learner, t) if dealer else None)
+            losses.append(float(trainer.train_step(images, targets, row.lr, observe=observe)))
+            kept.append(dealer.after(trainer, t) if dealer else None)
         error = max(error, relative(*losses))
         differ += kept[0] != kept[1]
     return error, differ if dealers[0] else None
@@ -212,18 +215,18 @@ def compare(
     """Takes both through logits, gradients, the merge and, with ``steps``, a trajectory."""
     config = experiment(model, method, bits, seed)
     base = load_base(config.model, CLASSES, seed, config.quantize)
-    a, b = (backend.build(config, CLASSES, base) for backend in (ours, reference))
+    a, b = (backend.build_trainer(config, CLASSES, base) for backend in (ours, reference))
     images, targets = batch(base.architecture.img_size, seed)
-    start = perturbed(b.adapter(), seed, through_codes=config.qat is not None)
-    a.load_adapter(start)
-    b.load_adapter(start)
-    expected = b.logits(images)
-    logits = relative(a.logits(images), expected)
+    start = perturbed(b.model.adapter(), seed, through_codes=config.qat is not None)
+    a.model.load_adapter(start)
+    b.model.load_adapter(start)
+    expected = b.model.logits(images)
+    logits = relative(a.model.logits(images), expected)
     merged = None
     if config.method.merges:
-        pairs = ((ours, a), (reference, b))
+        pairs = ((ours, a.model), (reference, b.model))
         merged = max(relative(merged_logits(*pair, config, base, images), expected) for pair in pairs)
-    (loss_a, gradients_a), (loss_b, gradients_b) = (learner.loss_and_gradients(images, targets) for learner in (a, b))
+    (loss_a, gradients_a), (loss_b, gradients_b) = (trainer.loss_and_gradients(images, targets) for trainer in (a, b))
     errors = {name: relative(gradients_a[name], gradients_b[name]) for name in gradients_b}
     worst = max(errors, key=lambda name: errors[name])
     drift, masks = None, None

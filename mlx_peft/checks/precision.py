@@ -17,7 +17,7 @@ from mlx_peft.checks import parity
 from mlx_peft.checks.parity import CLASSES, METHODS, PLAIN_METHODS, batch, experiment, perturbed, relative
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError, suggest
-from mlx_peft.training.backend import load_backend
+from mlx_peft.protocols.loading import load_backend
 
 ROUND_OFF = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 """The largest relative error of one rounding: 8 and 11 bits of precision."""
@@ -91,15 +91,15 @@ def compare(
     architecture = base.architecture
     tokens = len(architecture.places)
     images, targets = batch(architecture.img_size, seed, math.ceil(rows / tokens))
-    exact = backends["torch"].build(single, CLASSES, base)
-    start = perturbed(exact.adapter(), seed, through_codes=single.qat is not None)
-    exact.load_adapter(start)
-    expected, (loss, gradients) = exact.logits(images), exact.loss_and_gradients(images, targets)
+    exact = backends["torch"].build_trainer(single, CLASSES, base)
+    start = perturbed(exact.model.adapter(), seed, through_codes=single.qat is not None)
+    exact.model.load_adapter(start)
+    expected, (loss, gradients) = exact.model.logits(images), exact.loss_and_gradients(images, targets)
     for precision, (name, backend) in product(precisions, backends.items()):
-        learner = backend.build(in_precision(single, model, precision), CLASSES, base)
-        learner.load_adapter(start)
-        logits = relative(learner.logits(images), expected)
-        found_loss, found = learner.loss_and_gradients(images, targets, LOSS_SCALE[precision])
+        trainer = backend.build_trainer(in_precision(single, model, precision), CLASSES, base)
+        trainer.model.load_adapter(start)
+        logits = relative(trainer.model.logits(images), expected)
+        found_loss, found = trainer.loss_and_gradients(images, targets, LOSS_SCALE[precision])
         errors = {key: relative(found[key], gradients[key]) for key in gradients}
         worst = max(errors, key=lambda key: errors[key])
         yield HalfCell(

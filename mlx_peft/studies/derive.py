@@ -16,6 +16,7 @@ from mlx_peft.config.step import Step
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import canonical
 from mlx_peft.core.sums import SUMS
+from mlx_peft.protocols.loading import load_backend
 from mlx_peft.tasks.metrics import Metrics
 from mlx_peft.training.run import RunFolder, write_json
 
@@ -43,9 +44,10 @@ class Made:
 
 
 def _model(run: Path, out: Path, splits: Sequence[SplitName], written: Written) -> Made:
-    metrics, learner = evaluate_splits(run, splits, model=out)
+    metrics, loaded = evaluate_splits(run, splits, model=out)
     stored = sum(file.stat().st_size for file in out.glob("*.safetensors"))
-    return Made(metrics, stored, learner.peak_memory(), {"sqnr_db": written.sqnr} if written.sqnr else {})
+    peak = load_backend(loaded.recipe.backend).peak_memory()
+    return Made(metrics, stored, peak, {"sqnr_db": written.sqnr} if written.sqnr else {})
 
 
 def _merge(run: Path, step: Step, out: Path, splits: Sequence[SplitName]) -> Made:

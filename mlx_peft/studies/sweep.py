@@ -22,9 +22,9 @@ from mlx_peft.core.json_io import to_json
 from mlx_peft.core.signals import handled
 from mlx_peft.data import Dataset, open_dataset
 from mlx_peft.data.looking import Watch, unwatched
+from mlx_peft.protocols.loading import load_backend
 from mlx_peft.studies.derive import check_folder as check_step
 from mlx_peft.studies.derive import step_id
-from mlx_peft.training.backend import load_backend
 from mlx_peft.training.room import check_training
 from mlx_peft.training.run import RunFolder, flatten, run_id
 from mlx_peft.training.tracking import check_trackers

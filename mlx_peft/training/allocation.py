@@ -10,7 +10,7 @@ import numpy as np
 from mlx_peft.config.methods import AdaLoRA, MethodConfig
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
-from mlx_peft.training.backend import Learner
+from mlx_peft.protocols.trainer import Trainer
 
 Kept = dict[str, list[bool]]
 """By adapter, which of its triplets are not masked. A dictionary is never changed, only replaced."""
@@ -56,9 +56,9 @@ class RankAllocator:
                 "importance is known"
             )
 
-    def start(self, learner: Learner, kept: Kept) -> None:
+    def start(self, trainer: Trainer, kept: Kept) -> None:
         """Takes up the pattern of a run that goes on; at a run's start, for which it is empty, all is kept."""
-        whole = {path: [True] * len(scores) for path, scores in learner.scores().items()}
+        whole = {path: [True] * len(scores) for path, scores in trainer.scores().items()}
         self.kept = kept or whole
 
     def observes(self, t: int) -> bool:
@@ -93,12 +93,12 @@ class RankAllocator:
         threshold = np.partition(every, dropped - 1)[dropped - 1]
         return {path: (~(values <= threshold)).tolist() for path, values in scores.items()}
 
-    def after(self, learner: Learner, t: int) -> Kept:
+    def after(self, trainer: Trainer, t: int) -> Kept:
         """Decides and masks what is to be after the step t, and returns what is kept. A decision waits for the step."""
         if self.decides(t):
-            self.kept = self.decide(learner.scores(), t)
+            self.kept = self.decide(trainer.scores(), t)
         if self.decides(t) or (self.prunes and t > self.last):
-            learner.mask(self.kept)
+            trainer.mask(self.kept)
         return self.kept
 
 

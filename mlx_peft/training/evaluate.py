@@ -1,4 +1,4 @@
-"""How good a learner is on a split."""
+"""How good a model is on a split."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from mlx_peft.data import Batch
+from mlx_peft.protocols.model import Model
 from mlx_peft.tasks.logits import finite
 from mlx_peft.tasks.metrics import SHOWN, Answers, Evaluation, Metrics
 from mlx_peft.tasks.task import Task
-from mlx_peft.training.backend import Learner
 
 
-def evaluate(learner: Learner, batches: Iterable[Batch], task: Task, num_classes: int) -> Metrics:
-    """The metrics of a learner's answers: see ``measured``."""
-    return measured(answers(learner, batches), task, num_classes)
+def evaluate(model: Model, batches: Iterable[Batch], task: Task, num_classes: int) -> Metrics:
+    """The metrics of a model's answers: see ``measured``."""
+    return measured(answers(model, batches), task, num_classes)
 
 
-def answers(learner: Learner, batches: Iterable[Batch]) -> Iterator[Answers]:
-    """What a learner says of each batch's images. Raises UserError where a logit is not finite.
+def answers(model: Model, batches: Iterable[Batch]) -> Iterator[Answers]:
+    """What a model says of each batch's images. Raises UserError where a logit is not finite.
 
     Rows that fill a batch up are left out.
     """
     for batch in batches:
         if batch.count:
-            yield finite(learner.logits(batch.images)[: batch.count]), batch.targets[: batch.count]
+            yield finite(model.logits(batch.images)[: batch.count]), batch.targets[: batch.count]
 
 
 def measured(answers: Iterable[Answers], task: Task, num_classes: int) -> Metrics:

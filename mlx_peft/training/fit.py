@@ -16,9 +16,9 @@ from convert.files import listed
 from mlx_peft.config.schema import Experiment, Train
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Batch
+from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.tasks.task import Task
 from mlx_peft.training.allocation import Kept, RankAllocator, allocator, ranks
-from mlx_peft.training.backend import Learner
 from mlx_peft.training.checkpoint import Position, save_checkpoint
 from mlx_peft.training.evaluate import evaluate
 from mlx_peft.training.progress import EpochEvent, Progress, StepEvent
@@ -43,7 +43,7 @@ class Feed:
 
 
 def fit(
-    learner: Learner,
+    trainer: Trainer,
     experiment: Experiment,
     feed: Feed,
     folder: RunFolder,
@@ -55,7 +55,7 @@ def fit(
     """Trains to the last epoch, or until early stopping, from where the folder's checkpoint stands, if it has one.
 
     Leaves the selected parameters in ``folder.best`` where there is a validation split; without one the last ones,
-    which the learner then holds, are selected. Where ranks are dealt out, an epoch before they are down to the budget
+    which the model then holds, are selected. Where ranks are dealt out, an epoch before they are down to the budget
     is neither selected nor held against the run. ``identity`` is what must be the same after a resume.
 
     Raises UserError on a loss, logits or parameters that are not finite, on a full disk, and where no checkpoint fits;
@@ -64,11 +64,11 @@ def fit(
     """
     position = Position()
     if (found := newest(folder, progress.note)) is not None:
-        position = take_up(found, learner, experiment, feed.steps, identity, progress)
+        position = take_up(found, trainer, experiment, feed.steps, identity, progress)
     steps = position.step + (experiment.train.epochs - position.epoch) * feed.steps - position.batch
     dealer = allocator(experiment.method, steps)
     if dealer:
-        dealer.start(learner, position.kept)
+        dealer.start(trainer, position.kept)
     with ExitStack() as stack:
         metrics = stack.enter_context(closing(MetricsFile(folder.metrics, position.metrics_bytes)))
         trackers = open_trackers(experiment.track, folder.path, read_metrics(folder.metrics))
@@ -76,7 +76,7 @@ def fit(
             stack.enter_context(closing(tracker))
         facts = {"version": VERSION, "identity": identity, "settings": binding(experiment)}
         loop = Loop(
-            learner, experiment.train, feed, folder, facts, steps, position, metrics, trackers, progress, stop, dealer
+            trainer, experiment.train, feed, folder, facts, steps, position, metrics, trackers, progress, stop, dealer
         )
         loop.run()
     return position
@@ -101,7 +101,7 @@ class Launched:
 class Loop:
     """The state of a run's training that is not worth keeping beyond the process."""
 
-    learner: Learner
+    trainer: Trainer
     train: Train
     feed: Feed
     folder: RunFolder
@@ -152,7 +152,7 @@ class Loop:
         try:
             while self.under_way:
                 self.settle()
-            if self.learner.step != self.position.step:
+            if self.trainer.step != self.position.step:
                 raise UserError("a step was broken off in the middle")
             self.save()
         except Exception as error:
@@ -183,11 +183,11 @@ class Loop:
         """Starts the step of a number, counted from 0. Waits for it only where ranks are decided on after it."""
         lr = learning_rate(number, self.steps, self.train.optimizer.lr, self.train.schedule)
         if self.dealer is None:
-            loss = self.learner.train_step(batch.images, batch.targets, lr, weight=batch.weight)
+            loss = self.trainer.train_step(batch.images, batch.targets, lr, weight=batch.weight)
             return Launched(loss, batch.count, lr)
         observe = self.dealer.observes(number + 1)
-        loss = self.learner.train_step(batch.images, batch.targets, lr, weight=batch.weight, observe=observe)
-        return Launched(loss, batch.count, lr, self.dealer.after(self.learner, number + 1))
+        loss = self.trainer.train_step(batch.images, batch.targets, lr, weight=batch.weight, observe=observe)
+        return Launched(loss, batch.count, lr, self.dealer.after(self.trainer, number + 1))
 
     def settle(self) -> None:
         """Waits for the oldest step under way, and moves the position past it. Only then is it told to anyone."""
@@ -228,7 +228,7 @@ class Loop:
                 loss=loss,
                 lr=step.lr,
                 images_per_second=speed,
-                peak_bytes=self.learner.peak_memory(),
+                peak_bytes=self.trainer.peak_memory(),
                 logged=logged,
             )
         )
@@ -243,11 +243,11 @@ class Loop:
         better = candidate
         if self.feed.val is not None:
             self.progress.evaluating("val")
-            val = evaluate(self.learner, self.stop.watch(self.feed.val()), self.feed.task, self.feed.num_classes)
+            val = evaluate(self.trainer.model, self.stop.watch(self.feed.val()), self.feed.task, self.feed.num_classes)
             better = candidate and (not here.best or self.feed.task.score(val) > self.feed.task.score(here.best))
         if val and better:
             old = self.folder.previous_best
-            save_checkpoint(self.folder.best, self.learner.adapter(), previous=old, epoch=epoch, metrics=val)
+            save_checkpoint(self.folder.best, self.trainer.model.adapter(), previous=old, epoch=epoch, metrics=val)
         event = EpochEvent(
             epoch=epoch,
             epochs=self.train.epochs,
@@ -284,15 +284,15 @@ class Loop:
         self.must_be_finite()
         here, folder = self.position, self.folder
         here.metrics_bytes, here.metrics_sha256 = self.metrics.sync()
-        here.peak_bytes = max(here.peak_bytes, self.learner.peak_memory())
+        here.peak_bytes = max(here.peak_bytes, self.trainer.peak_memory())
         save_checkpoint(
-            folder.last, self.learner.state(), previous=folder.previous, position=asdict(here), **self.facts
+            folder.last, self.trainer.state(), previous=folder.previous, position=asdict(here), **self.facts
         )
         self.clock = time.perf_counter()
 
     def must_be_finite(self) -> None:
         """Raises Diverged where a parameter that is trained is not finite: nothing can be made of it any more."""
-        if broken := sorted(name for name, p in self.learner.adapter().items() if not np.isfinite(p).all()):
+        if broken := sorted(name for name, p in self.trainer.model.adapter().items() if not np.isfinite(p).all()):
             raise Diverged(self.diverged(f"there are NaN or infinite numbers in {listed(broken, 3)}"))
 
     def diverged(self, what: str) -> str:

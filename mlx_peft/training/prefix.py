@@ -15,7 +15,7 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.core import memory
 from mlx_peft.core.memory import gib
 from mlx_peft.data import Batch, Dataset, Split, eval_features, train_features
-from mlx_peft.training.backend import Learner
+from mlx_peft.protocols.model import Model
 from mlx_peft.training.fit import Feed
 from mlx_peft.training.progress import Progress
 
@@ -36,9 +36,9 @@ class Cache:
         return {"before": self.prefix.before, "images": self.images, "bytes": self.bytes}
 
 
-def planned(learner: Learner, experiment: Experiment, dataset: Dataset, progress: Progress) -> Cache | None:
+def planned(model: Model, experiment: Experiment, dataset: Dataset, progress: Progress) -> Cache | None:
     """What the run will keep; None where nothing is frozen, images change, or there is more than memory for it."""
-    prefix, limit = learner.prefix, experiment.train.cache_features
+    prefix, limit = model.prefix, experiment.train.cache_features
     if prefix is None or experiment.data.augment.changes_pixels or not limit:
         return None
     cached = Cache(prefix, dataset.train.size + (dataset.val.size if dataset.val else 0))
@@ -56,7 +56,7 @@ def planned(learner: Learner, experiment: Experiment, dataset: Dataset, progress
 
 
 def cached_feed(
-    feed: Feed, learner: Learner, experiment: Experiment, dataset: Dataset, read: Callable[[Split], Iterable[Batch]]
+    feed: Feed, model: Model, experiment: Experiment, dataset: Dataset, read: Callable[[Split], Iterable[Batch]]
 ) -> Feed:
     """The batches of ``feed``, in the same order, with features in place of images.
 
@@ -64,8 +64,8 @@ def cached_feed(
     needs them, and in the split's own order, so that a run that was resumed has the same to the last bit. ``read``
     gives a split's images in that order.
     """
-    assert learner.prefix is not None
-    shape = learner.prefix.shape
+    assert model.prefix is not None
+    shape = model.prefix.shape
     train, val = dataset.train, dataset.val
 
     @cache
@@ -73,7 +73,7 @@ def cached_feed(
         """Of each image, and of which there are some: an image that cannot be read has none."""
         kept, there = np.empty((split.size, *shape), np.float32), np.zeros(split.size, bool)
         for batch in read(split):
-            kept[batch.rows] = learner.features(batch.images)[: batch.count]
+            kept[batch.rows] = model.features(batch.images)[: batch.count]
             there[batch.rows] = True
         return kept, there
 

@@ -17,7 +17,7 @@ from convert.files import without_digest
 from mlx_peft.config.schema import Experiment, Train
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
-from mlx_peft.training.backend import Learner
+from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.training.checkpoint import Change, Position, load_checkpoint
 from mlx_peft.training.progress import Progress
 from mlx_peft.training.run import CHANGEABLE, RunFolder, binding, differences, flatten
@@ -27,7 +27,7 @@ VERSION = 1
 
 
 class Facts(BaseModel):
-    """What stands in a checkpoint beside the learner's state."""
+    """What stands in a checkpoint beside the trainer's state."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -162,9 +162,9 @@ def _lost(split: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool
 
 
 def take_up(
-    found: Found, learner: Learner, experiment: Experiment, steps: int, identity: Mapping[str, Any], progress: Progress
+    found: Found, trainer: Trainer, experiment: Experiment, steps: int, identity: Mapping[str, Any], progress: Progress
 ) -> Position:
-    """Sets a learner to a checkpoint, and returns the position; an epoch has so many ``steps``.
+    """Sets a trainer to a checkpoint, and returns the position; an epoch has so many ``steps``.
 
     Raises UserError where the checkpoint is of another run, or not one that this can have.
     """
@@ -173,12 +173,12 @@ def take_up(
     position.changes += changes
     check_fits(found, experiment.train.epochs, steps)
     try:
-        learner.load_state(found.state)
+        trainer.load_state(found.state)
     except ValueError as error:
         raise UserError(f"{found.path} does not fit the run: {error}") from error
-    if learner.step != position.step:
+    if trainer.step != position.step:
         raise UserError(
-            f"{found.path} does not fit the run: its parameters are of step {learner.step}, its position is "
+            f"{found.path} does not fit the run: its parameters are of step {trainer.step}, its position is "
             f"{position.step}"
         )
     for change in changes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from convert.base import Base, dimensions
 from mlx_peft.adaptation import footprint
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.config.schema import Experiment
+from mlx_peft.config.schema import Experiment, Precision
 from mlx_peft.core import memory
 from mlx_peft.core.border import Device
 from mlx_peft.vit.architecture import Architecture
@@ -49,9 +49,9 @@ def check_training(
     )
 
 
-def check_answering(experiment: Experiment, base: Base, num_classes: int, images: int, device: Device) -> None:
+def check_answering(base: Base, num_classes: int, images: int, precision: Precision, device: Device) -> None:
     """Raises UserError where a batch of so many images cannot be answered in the memory that there is."""
-    how = footprint.Answering(images, experiment.train.precision, device.forms_attention)
+    how = footprint.Answering(images, precision, device.forms_attention)
     parts = footprint.answering(base.architecture, num_classes, how, base.quantization)
     what = f"{base.name} ({dimensions(base.architecture)}) asked of {images} image{'s' * (images > 1)} at once"
     memory.require(parts, what, device.memory, "a smaller data.batch_size would need less" if images > 1 else "")

@@ -17,10 +17,12 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.core.sums import write_with_sums
 from mlx_peft.data import Dataset, Split, cached, eval_batches, open_dataset, steps_per_epoch, train_batches
 from mlx_peft.data.leftout import unread_notes
+from mlx_peft.protocols.loading import load_backend
+from mlx_peft.protocols.model import Model
+from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.tasks.task import Task
 from mlx_peft.training import unreadable
 from mlx_peft.training.allocation import allocator
-from mlx_peft.training.backend import Learner, load_backend
 from mlx_peft.training.checkpoint import Position
 from mlx_peft.training.evaluate import answers, examined
 from mlx_peft.training.fit import Feed, fit
@@ -68,11 +70,11 @@ def train(
         images=dataset.train.size,
         device=backend.computing(),
     )
-    learner = backend.build(experiment, len(dataset.classes), base)
-    base = base.without_tensors()  # the learner has its own
+    trainer = backend.build_trainer(experiment, len(dataset.classes), base)
+    base = base.without_tensors()  # the model has its own
     for note in (*dataset.notes, *base.notes):
         progress.note(note)
-    cache = planned(learner, experiment, dataset, progress)
+    cache = planned(trainer.model, experiment, dataset, progress)
 
     splits = describe_splits(whole)
     name = run_id(experiment, splits)
@@ -88,13 +90,13 @@ def train(
             size = base.architecture.img_size
             batches = cached_feed(
                 batches,
-                learner,
+                trainer.model,
                 experiment,
                 dataset,
                 lambda split: stop.watch(eval_batches(split, experiment.data, base.preprocessing, size)),
             )
         position = fit(
-            learner,
+            trainer,
             experiment,
             batches,
             folder,
@@ -103,14 +105,14 @@ def train(
             stop=stop,
         )
         if dataset.val is not None:
-            learner.load_adapter(best(folder, position))
-        notes = peft.write_adapter(folder.adapter, describe_adapter(experiment, dataset, base, learner))
+            trainer.model.load_adapter(best(folder, position))
+        notes = peft.write_adapter(folder.adapter, describe_adapter(experiment, dataset, base, trainer.model))
         test = None
         if whole.test is not None:
             progress.evaluating("test")
             images = eval_batches(whole.test, experiment.data, base.preprocessing, base.architecture.img_size)
             try:
-                test = examined(answers(learner, stop.watch(images)), dataset.task, len(dataset.classes))
+                test = examined(answers(trainer.model, stop.watch(images)), dataset.task, len(dataset.classes))
             except Stopped:
                 raise Interrupted(folder, position.step, position.step) from None
         changes = [asdict(change) for change in position.changes]
@@ -124,7 +126,7 @@ def train(
             "seed": experiment.seed,
             "metrics": {"val": position.best or None, "test": test.metrics if test else None},
             "details": {"test": test.details(dataset.classes) if test else None},
-            **costs(learner, dataset.task, position, folder),
+            **costs(trainer, dataset.task, position, folder),
             "stored": storage(base, len(dataset.classes), folder),
             "cached_features": cache and cache.facts(),
             "splits": splits,
@@ -194,11 +196,11 @@ def describe_splits(dataset: Dataset) -> dict[str, dict[str, Any] | None]:
     return {"train": describe(dataset.train), "val": describe(dataset.val), "test": describe(dataset.test)}
 
 
-def describe_adapter(experiment: Experiment, dataset: Dataset, base: Base, learner: Learner) -> peft.Adapter:
+def describe_adapter(experiment: Experiment, dataset: Dataset, base: Base, model: Model) -> peft.Adapter:
     """What was trained, with all that is needed to use it again."""
     return peft.Adapter(
         method=experiment.method,
-        tensors=learner.adapter(),
+        tensors=model.adapter(),
         classes=dataset.classes,
         model=experiment.model,
         architecture=base.architecture,
@@ -225,9 +227,9 @@ def storage(base: Base, num_classes: int, folder: RunFolder) -> dict[str, int]:
     return {"base_bytes": model, "adapter_bytes": adapter, "total_bytes": model + adapter}
 
 
-def costs(learner: Learner, task: Task, position: Position, folder: RunFolder) -> dict[str, Any]:
+def costs(trainer: Trainer, task: Task, position: Position, folder: RunFolder) -> dict[str, Any]:
     """What was selected, and what it took: parameters, bytes, seconds of training (evaluation is not in them)."""
-    parameters = learner.parameters
+    parameters = trainer.model.parameters
     return {
         "selected": {
             "epoch": position.best_epoch,
@@ -246,5 +248,5 @@ def costs(learner: Learner, task: Task, position: Position, folder: RunFolder) -
             "epoch_seconds": position.train_seconds / position.epoch,
             "images_per_second": position.images_trained / position.train_seconds,
         },
-        "memory": {"peak_bytes": max(position.peak_bytes, learner.peak_memory())},
+        "memory": {"peak_bytes": max(position.peak_bytes, trainer.peak_memory())},
     }

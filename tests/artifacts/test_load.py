@@ -17,6 +17,7 @@ from mlx_peft.artifacts.examine import evaluate_run
 from mlx_peft.artifacts.load import load_run
 from mlx_peft.artifacts.merge import merge_run
 from mlx_peft.artifacts.predict import predict
+from mlx_peft.artifacts.recipe import Recipe
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import eval_image
 from mlx_peft.training.train import train
@@ -46,20 +47,20 @@ def test_a_finished_run_opens_with_what_it_trained(engine: SimpleNamespace, run:
     loaded = load_run(run)
     assert loaded.classes == ("red", "green", "blue")
     assert loaded.image_size == 8
-    assert loaded.experiment == engine.experiment()
+    assert loaded.recipe == Recipe.of(engine.experiment())
     trained = read_adapter(run / "adapter").tensors
-    np.testing.assert_array_equal(loaded.learner.adapter()["head.weight"], trained["head.weight"])
+    np.testing.assert_array_equal(loaded.model.adapter()["head.weight"], trained["head.weight"])
 
 
 def test_another_backend_may_open_it(run: Path) -> None:
-    assert load_run(run, "torch").experiment.backend == "torch"
+    assert load_run(run, "torch").recipe.backend == "torch"
 
 
 def test_an_adapter_without_its_run_opens_from_what_it_says(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "adapter", tmp_path / "alone")
     alone = load_run(tmp_path / "alone", "torch")
-    assert alone.experiment.model == load_run(run).experiment.model
-    assert alone.experiment.backend == "torch"
+    assert alone.recipe.model == load_run(run).recipe.model
+    assert alone.recipe.backend == "torch"
 
 
 def test_one_of_several_adapters_is_chosen_by_its_name(run: Path, tmp_path: Path) -> None:
@@ -162,12 +163,7 @@ def test_a_stored_image_saved_to_a_file_looks_as_it_did_in_the_run(
 
 def test_predictions_do_not_depend_on_the_batch(run: Path, images: list[Path]) -> None:
     loaded = load_run(run)
-    small = dataclasses.replace(
-        loaded,
-        experiment=loaded.experiment.model_copy(
-            update={"data": loaded.experiment.data.model_copy(update={"batch_size": 3})}
-        ),
-    )
+    small = dataclasses.replace(loaded, recipe=dataclasses.replace(loaded.recipe, batch_size=3))
     one, other = predict(loaded, images), predict(small, images)
     for first, second in zip(one, other, strict=True):
         # Float32 sums of a batch of another size may be rounded otherwise.

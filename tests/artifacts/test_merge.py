@@ -20,7 +20,7 @@ from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
-from mlx_peft.training.backend import load_backend
+from mlx_peft.protocols.loading import load_backend
 from mlx_peft.training.train import train
 
 ROUNDING = 1e-5
@@ -50,9 +50,9 @@ def test_a_merged_model_opens_again_with_the_runs_logits(run: tuple[Path, bool],
     assert merge_run(path, tmp_path / "m").in_timm == in_timm
     assert ("exact_architecture" in json.loads((tmp_path / "m" / "config.json").read_text())) != in_timm
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    seen = load_run(path).learner.logits(images)
+    seen = load_run(path).model.logits(images)
     for backend in ("torch", "mlx"):
-        logits = load_model(tmp_path / "m", backend).learner.logits(images)
+        logits = load_model(tmp_path / "m", backend).model.logits(images)
         assert relative(logits, seen) <= ROUNDING
 
 
@@ -88,9 +88,7 @@ def test_requantised_a_layer_without_an_update_keeps_its_codes(tmp_path: Path) -
     train(experiment, tmp_path / "run")
     written = merge_run(tmp_path / "run", tmp_path / "m", requantize=True)
     codes = load_file(tmp_path / "m" / "model.safetensors")
-    bare = load_backend("torch").build(
-        experiment.model_copy(update={"method": Linear()}), 10, load_base(experiment.model, 10, 0, four)
-    )
+    bare = load_backend("torch").build_model(load_base(experiment.model, 10, 0, four), 10, Linear())
     for name, tensor in bare.merged().items():
         if name.endswith(("fc1.weight", "fc2.weight", "proj.weight")) and name.startswith("blocks"):
             assert np.array_equal(codes[name], tensor)

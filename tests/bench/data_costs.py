@@ -60,7 +60,7 @@ def batch(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     from convert.base import load_base
     from mlx_peft.config import schema
     from mlx_peft.data import ArrayImages, Dataset, Split
-    from mlx_peft.training.backend import load_backend
+    from mlx_peft.protocols.loading import load_backend
     from mlx_peft.training.train import feed
 
     size, rows = 32, 2048
@@ -73,11 +73,11 @@ def batch(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     pixels = np.random.default_rng(0).integers(0, 256, (6, size, size, 3), np.uint8)
     dataset = Dataset("six", ("a", "b"), Split("train", ArrayImages.whole(pixels, "six"), np.arange(6) % 2), None, None)
     base = load_base(experiment.model, 2, 0)
-    learner = load_backend("torch").build(experiment, 2, base)
+    trainer = load_backend("torch").build_trainer(experiment, 2, base)
 
     def step() -> None:
         for some in feed(experiment, dataset, base).train(0, 0):
-            float(learner.train_step(some.images, some.targets, 1e-3))
+            float(trainer.train_step(some.images, some.targets, 1e-3))
 
     yield f"six images in a batch of {rows:,}, vit_tiny at {size} px: a step", step
 

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from convert.base import Base
-from mlx_peft.backend.learner import device_peak, synchronize, version
+from mlx_peft.backend.entry import device_peak, multiply, saved_bytes, synchronize, version
 from mlx_peft.config.schema import Experiment
 
 sys.path.insert(0, os.environ["MLX_VIT_TUNE"])
@@ -24,10 +24,10 @@ from mlx_vit import FastViTModel
 from mlx_vit.trainer import cross_entropy_loss
 from mlx_vit.vit import VisionTransformer, ViTConfig
 
-__all__ = ["Learner", "build", "device_peak", "synchronize", "version"]
+__all__ = ["Loop", "build_trainer", "device_peak", "multiply", "saved_bytes", "synchronize", "version"]
 
 
-class Learner:
+class Loop:
     """What the body of its training loop does for one batch, in the same order."""
 
     def __init__(self, experiment: Experiment, num_classes: int, base: Base):
@@ -60,5 +60,5 @@ class Learner:
         return loss
 
 
-def build(experiment: Experiment, num_classes: int, base: Base) -> Learner:
-    return Learner(experiment, num_classes, base)
+def build_trainer(experiment: Experiment, num_classes: int, base: Base) -> Loop:
+    return Loop(experiment, num_classes, base)

@@ -24,20 +24,20 @@ experiment = load(locate(sys.argv[1]), sys.argv[2:])
 data, epochs = experiment.data, experiment.train.epochs
 dataset = open_dataset(data)
 base = load_base(experiment.model, len(dataset.classes), experiment.seed)
-learner = peer.build(experiment, len(dataset.classes), base)
+trainer = peer.build_trainer(experiment, len(dataset.classes), base)
 size, per_epoch = base.architecture.img_size, steps_per_epoch(dataset.train, data.batch_size)
 step, seconds = 0, 0.0
 for epoch in range(epochs):
     start = time.perf_counter()
     for batch in train_batches(dataset.train, data, base.preprocessing, size, seed=experiment.seed, epoch=epoch):
         lr = learning_rate(step, epochs * per_epoch, experiment.train.optimizer.lr, experiment.train.schedule)
-        loss = float(learner.train_step(batch.images, batch.targets, lr))
+        loss = float(trainer.train_step(batch.images, batch.targets, lr))
         step += 1
     seconds += time.perf_counter() - start
     print(f"epoch {epoch + 1}/{epochs}  loss {loss:.4f}", file=sys.stderr, flush=True)
 metrics = evaluate(
-    learner, eval_batches(dataset.test, data, base.preprocessing, size), dataset.task, len(dataset.classes)
+    trainer, eval_batches(dataset.test, data, base.preprocessing, size), dataset.task, len(dataset.classes)
 )
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-trained = sum(p.numel() for p in learner.trained.values())
+trained = sum(p.numel() for p in trainer.model.trained.values())
 print(json.dumps({"test": metrics, "train_seconds": seconds, "peak_bytes": peak, "trained": trained}))

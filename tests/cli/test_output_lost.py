@@ -1,6 +1,6 @@
 """Commands whose output cannot be written: they do their work to the end; the status says where an answer is lost.
 
-The learner is one of a few hundred bytes.
+The trainer is one of a few hundred bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fake_learner import MODEL
+from fake_backend import MODEL
 
 from mlx_peft.cli import main
 from mlx_peft.cli.output import NOTE

@@ -26,7 +26,7 @@ def answering(version: Path) -> list[str]:
 def logits(path: Path, backend: str, images: np.ndarray) -> np.ndarray:
     """What a model, an adapter or a finished run says of images."""
     opened = load_model(path, backend) if is_model(path) else load_run(path, backend)
-    return opened.learner.logits(images)
+    return opened.model.logits(images)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-import torch_ref.learner
+import torch_ref.entry
 from convert.base import Base, load_base
 from mlx_peft.artifacts.export import KINDS, Exported, export_model
 from mlx_peft.config.schema import Experiment
@@ -50,10 +50,12 @@ def merged() -> Callable[[str], tuple[Base, Tensors]]:
         random = np.random.default_rng(0)
         for tensor in base.tensors.values():
             tensor += random.normal(0, 0.1, tensor.shape).astype(np.float32)
-        learner = torch_ref.learner.build(experiment, len(CLASSES), base)
-        adapter = learner.adapter()
-        learner.load_adapter({n: t + random.normal(0, 0.1, t.shape).astype(np.float32) for n, t in adapter.items()})
-        tensors = learner.merged()
+        trainer = torch_ref.entry.build_trainer(experiment, len(CLASSES), base)
+        adapter = trainer.model.adapter()
+        trainer.model.load_adapter(
+            {n: t + random.normal(0, 0.1, t.shape).astype(np.float32) for n, t in adapter.items()}
+        )
+        tensors = trainer.model.merged()
         change = np.linalg.norm(tensors["blocks.0.attn.qkv.weight"] - base.tensors["blocks.0.attn.qkv.weight"])
         assert change > 0.1
         return base, tensors

@@ -12,7 +12,7 @@ import pytest
 import torch
 from comparing import relative
 
-import torch_ref.learner
+import torch_ref.entry
 from convert.base import load_base
 from mlx_peft.artifacts.export import export_model
 from mlx_peft.config.schema import Experiment
@@ -96,7 +96,7 @@ def test_codes_are_written_as_what_they_stand_for(tmp_path, monkeypatch, classes
         "data": {"name": "digits"},
     })  # fmt: skip
     base = load_base(experiment.model, 5, 0, experiment.quantize)
-    learner = torch_ref.learner.build(experiment, 5, base)
+    trainer = torch_ref.entry.build_trainer(experiment, 5, base)
     given = {}
 
     def write(path, base, tensors, classes):
@@ -104,7 +104,7 @@ def test_codes_are_written_as_what_they_stand_for(tmp_path, monkeypatch, classes
         path.touch()
 
     monkeypatch.setattr(exporter, "write", write)
-    codes, plain = learner.merged(), learner.merged(dequantize=True)
+    codes, plain = trainer.model.merged(), trainer.model.merged(dequantize=True)
     assert codes["blocks.0.attn.qkv.weight"].dtype == np.uint32
     exported = export_model("onnx", tmp_path / "m.onnx", base=base, tensors=codes, classes=classes, verify=False)
     assert "4 bits" in exported.notes[0]

@@ -129,7 +129,7 @@ folder, base = map(Path, sys.argv[1:])
 opened(folder, "a/b")
 loaded = load_run(folder, "torch", model=Model(name="vit_tiny_patch16_224", weights=str(base)))
 images = np.zeros((1, 32, 32, 3), np.uint8)
-ours, theirs = loaded.learner.logits(images), logits("peft", folder, loaded.base, images)
+ours, theirs = loaded.model.logits(images), logits("peft", folder, loaded.base, images)
 assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
 """
 

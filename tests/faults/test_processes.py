@@ -22,7 +22,7 @@ import numpy as np
 from convert.base import load_base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
-from mlx_peft.training.backend import load_backend
+from mlx_peft.protocols.loading import load_backend
 
 name, before, after, how = sys.argv[1:]
 model = {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32}
@@ -34,20 +34,20 @@ backend = load_backend(name)
 images, targets = np.zeros((32, 32, 32, 3), np.uint8), np.zeros(32, np.int32)
 
 def make():
-    return backend.build(experiment, 10, load_base(experiment.model, 10, 0))
+    return backend.build_trainer(experiment, 10, load_base(experiment.model, 10, 0))
 
 USES = {
-    "nothing": lambda learner: None,
-    "predict": lambda learner: learner.logits(images),
-    "train": lambda learner: float(learner.train_step(images, targets, 1e-3)),
-    "make": lambda learner: make().logits(images),
+    "nothing": lambda trainer: None,
+    "predict": lambda trainer: trainer.model.logits(images),
+    "train": lambda trainer: float(trainer.train_step(images, targets, 1e-3)),
+    "make": lambda trainer: make().model.logits(images),
 }
-learner = make() if before != "nothing" else None
-USES[before](learner)
+trainer = make() if before != "nothing" else None
+USES[before](trainer)
 
 def child():
     try:
-        USES[after](learner)
+        USES[after](trainer)
         os._exit(0)
     except UserError as error:
         print(error, flush=True)

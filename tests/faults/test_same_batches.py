@@ -15,14 +15,14 @@ from PIL import Image
 
 # isort: split
 
-import mlx_peft.backend.learner
-import torch_ref.learner
+import mlx_peft.backend.trainer
+import torch_ref.trainer
 from mlx_peft.config.schema import Experiment
 from mlx_peft.training.progress import Silent, StepEvent
 from mlx_peft.training.stop import Interrupted
 from mlx_peft.training.train import train
 
-BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
+TRAINERS = {"mlx": mlx_peft.backend.trainer.Trainer, "torch": torch_ref.trainer.Trainer}
 EPOCHS, STEPS = 2, 7  # of 50 images in batches of 8
 AUGMENT = {
     "crop": "random_resized",
@@ -66,10 +66,10 @@ def experiment(backend: str, folder: Path, threads: int, method: str = "lora", *
 def shown(
     monkeypatch: pytest.MonkeyPatch, config: Experiment, out: Path, stop_after: int | None = None
 ) -> tuple[list[str], bytes]:
-    """A hash of each batch that the learner trained on, and the adapter; interrupted once, where asked for."""
+    """A hash of each batch that the trainer trained on, and the adapter; interrupted once, where asked for."""
     seen: list[str] = []
-    learner = BACKENDS[config.backend].Learner
-    original = learner.train_step
+    trainer = TRAINERS[config.backend]
+    original = trainer.train_step
 
     def spy(self: Any, images: np.ndarray, targets: np.ndarray, lr: float, **rest: Any) -> Any:
         seen.append(hashlib.sha256(images.tobytes() + targets.tobytes()).hexdigest())
@@ -81,7 +81,7 @@ def shown(
                 os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(learner, "train_step", spy)
+        patch.setattr(trainer, "train_step", spy)
         if stop_after:
             with pytest.raises(Interrupted):
                 train(config, out, progress=Impatient())
@@ -104,7 +104,7 @@ def test_threads_backends_and_a_resume_in_mid_epoch_change_no_byte(
     first = batches["mlx", 1]
     assert len(first) == len(set(first)) == EPOCHS * STEPS
     assert all(found == first for found in batches.values())
-    for backend in BACKENDS:
+    for backend in TRAINERS:
         assert adapters[backend, 1] == adapters[backend, 2] == adapters[backend, 8]
 
 

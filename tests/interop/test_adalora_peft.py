@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from comparing import relative
 
-import mlx_peft.backend.learner
-import torch_ref.learner
+import mlx_peft.backend.entry
+import torch_ref.entry
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import Base, load_base
 from mlx_peft.config.methods import AdaLoRA
@@ -28,7 +28,7 @@ from torch_ref.models.preprocess import preprocess
 pytestmark = pytest.mark.filterwarnings("ignore:Adapter 'default'.*invalid shape")
 """PEFT saves a rank of 0 with a word on distributed training, which this is not."""
 
-BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
+BACKENDS = {"mlx": mlx_peft.backend.entry, "torch": torch_ref.entry}
 NAME, CLASSES, SIZE, STEPS, LR = "vit_tiny_patch16_224", 3, 32, 60, 3e-3
 SIZES = {"patch_size": 8, "depth": 2, "embed_dim": 48, "num_heads": 3}
 TARGETS = r".*blocks\.\d+\..*\.(fc1|proj|qkv)"
@@ -73,7 +73,7 @@ def peft_config(method: AdaLoRA, **more: Any) -> peft.AdaLoraConfig:
 
 
 def peft_name(name: str) -> str:
-    """A learner's name for a parameter in PEFT's model."""
+    """A trainer's name for a parameter in PEFT's model."""
     path, _, last = name.rpartition(".")
     return f"{PREFIX}head.modules_to_save.default.{last}" if path == "head" else f"{PREFIX}{path}.{last}.default"
 
@@ -109,7 +109,7 @@ def adapter_of(method: AdaLoRA, tensors: dict[str, np.ndarray]) -> Adapter:
 
 
 class Peft:
-    """PEFT's model with its own allocator, trained by torch's own optimiser from a learner's start."""
+    """PEFT's model with its own allocator, trained by torch's own optimiser from a trainer's start."""
 
     def __init__(self, method: AdaLoRA, start: dict[str, np.ndarray]) -> None:
         self.model = peft.get_peft_model(timm_of(base().tensors), peft_config(method)).eval()
@@ -142,62 +142,62 @@ class Peft:
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def trained(request: pytest.FixtureRequest) -> tuple[Any, Peft]:
-    """A learner and PEFT's model after the same schedule, compared at every step of it."""
-    learner = BACKENDS[request.param].build(experiment(SCHEDULE), CLASSES, base())
-    theirs = Peft(SCHEDULE, learner.adapter())
+    """A trainer and PEFT's model after the same schedule, compared at every step of it."""
+    trainer = BACKENDS[request.param].build_trainer(experiment(SCHEDULE), CLASSES, base())
+    theirs = Peft(SCHEDULE, trainer.model.adapter())
     dealer = RankAllocator(SCHEDULE, STEPS)
-    dealer.start(learner, {})
+    dealer.start(trainer, {})
     totals = []
     for t in range(1, STEPS + 1):
         batch = images(t)
-        loss = float(learner.train_step(*batch, LR, observe=dealer.observes(t)))
-        kept = dealer.after(learner, t)
+        loss = float(trainer.train_step(*batch, LR, observe=dealer.observes(t)))
+        kept = dealer.after(trainer, t)
         assert loss == pytest.approx(theirs.train_step(*batch, t), rel=1e-3), t
         if theirs.kept:
             assert kept == theirs.kept, f"step {t}"
         else:
             assert all(map(all, kept.values()))
-        found = learner.adapter()
+        found = trainer.model.adapter()
         assert {n: (found[n] != 0).tolist() for n in theirs.alive()} == theirs.alive(), f"step {t}"
         totals.append(sum(ranks(kept).values()))
     assert totals[:8] == [36] * 8 and totals[44:] == [12] * 16
     assert len(set(totals)) > 5, "the schedule must mask step by step for this test to say anything"
-    return learner, theirs
+    return trainer, theirs
 
 
 def test_a_full_schedule_ends_with_pefts_logits(trained: tuple[Any, Peft]) -> None:
-    learner, theirs = trained
+    trainer, theirs = trained
     pixels, _ = images(0)
     expected = logits(theirs.model, pixels)
-    assert relative(learner.logits(pixels), expected) < TRAINED
+    assert relative(trainer.model.logits(pixels), expected) < TRAINED
     assert relative(logits(timm_of(base().tensors), pixels), expected) > 0.1  # so training did something
 
 
 def test_the_same_triplets_give_pefts_logits_and_merged_weights(trained: tuple[Any, Peft], tmp_path: Path) -> None:
-    learner, theirs = trained
+    trainer, theirs = trained
     pixels, _ = images(0)
-    before = learner.adapter()
-    learner.load_adapter({name: p.detach().numpy().copy() for name, p in theirs.parameters.items()})
-    assert relative(learner.logits(pixels), logits(theirs.model, pixels)) < LOGITS
+    before = trainer.model.adapter()
+    trainer.model.load_adapter({name: p.detach().numpy().copy() for name, p in theirs.parameters.items()})
+    assert relative(trainer.model.logits(pixels), logits(theirs.model, pixels)) < LOGITS
     theirs.model.save_pretrained(tmp_path, save_embedding_layers=False)
     merged = opened(tmp_path).merge_and_unload().state_dict()
-    for name, tensor in learner.merged().items():
+    for name, tensor in trainer.model.merged().items():
         assert relative(tensor, merged[name].numpy()) < 1e-6, name
-    learner.load_adapter(before)
+    trainer.model.load_adapter(before)
 
 
 def test_peft_opens_ours_with_the_same_logits(trained: tuple[Any, Peft], tmp_path: Path) -> None:
-    learner, _ = trained
+    trainer, _ = trained
     pixels, _ = images(0)
-    (note,) = write_adapter(tmp_path, adapter_of(SCHEDULE, learner.adapter()))
+    (note,) = write_adapter(tmp_path, adapter_of(SCHEDULE, trainer.model.adapter()))
     assert "total_step is the least that PEFT accepts" in note
-    assert relative(logits(opened(tmp_path), pixels), learner.logits(pixels)) < LOGITS
+    assert relative(logits(opened(tmp_path), pixels), trainer.model.logits(pixels)) < LOGITS
 
 
 def test_the_file_is_pefts(trained: tuple[Any, Peft], tmp_path: Path) -> None:
     """Names, shapes and the pattern; of the configuration, every key that ours has."""
-    learner, theirs = trained
-    write_adapter(tmp_path / "ours", adapter_of(SCHEDULE, learner.adapter()))
+    trainer, theirs = trained
+    write_adapter(tmp_path / "ours", adapter_of(SCHEDULE, trainer.model.adapter()))
     theirs.model.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
     ours, others = (read_files(tmp_path / name) for name in ("ours", "theirs"))
     assert ours[1] == others[1]
@@ -215,20 +215,20 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]
 
 
 def test_what_peft_trained_is_read(trained: tuple[Any, Peft], tmp_path: Path) -> None:
-    learner, theirs = trained
+    trainer, theirs = trained
     pixels, _ = images(0)
     theirs.model.save_pretrained(tmp_path, save_embedding_layers=False)
     adapter = read_adapter(tmp_path)
     assert adapter.method == SCHEDULE.model_copy(update={"orth_weight": 0.5})  # PEFT's default, which it did not use
-    before = learner.adapter()
-    learner.load_adapter(adapter.tensors)
-    assert relative(learner.logits(pixels), logits(theirs.model, pixels)) < LOGITS
-    learner.load_adapter(before)
+    before = trainer.model.adapter()
+    trainer.model.load_adapter(adapter.tensors)
+    assert relative(trainer.model.logits(pixels), logits(theirs.model, pixels)) < LOGITS
+    trainer.model.load_adapter(before)
 
 
 def test_ours_comes_back_with_zeros_for_what_was_masked(trained: tuple[Any, Peft], tmp_path: Path) -> None:
-    learner, _ = trained
-    before = learner.adapter()
+    trainer, _ = trained
+    before = trainer.model.adapter()
     write_adapter(tmp_path, adapter_of(SCHEDULE, before))
     again = read_adapter(tmp_path)
     assert again.method == SCHEDULE and again.tensors.keys() == before.keys()
@@ -242,27 +242,27 @@ def test_ours_comes_back_with_zeros_for_what_was_masked(trained: tuple[Any, Peft
                 np.testing.assert_array_equal(stored.take(range(kept.sum()), axis), whole.compress(kept, axis))
                 assert not stored.take(range(kept.sum(), 6), axis).any()
     pixels, _ = images(0)
-    expected = learner.logits(pixels)
-    learner.load_adapter(again.tensors)
-    assert relative(learner.logits(pixels), expected) < LOGITS
-    learner.load_adapter(before)
+    expected = trainer.model.logits(pixels)
+    trainer.model.load_adapter(again.tensors)
+    assert relative(trainer.model.logits(pixels), expected) < LOGITS
+    trainer.model.load_adapter(before)
 
 
 def test_equal_ranks_train_as_pefts_layers_without_its_allocator() -> None:
     """PEFT's own allocator asks for the 0th smallest score and fails."""
     method = SCHEDULE.model_copy(update={"init_rank": 4, "target_rank": 4})
-    learner = torch_ref.learner.build(experiment(method), CLASSES, base())
-    theirs = Peft(method, learner.adapter())
+    trainer = torch_ref.entry.build_trainer(experiment(method), CLASSES, base())
+    theirs = Peft(method, trainer.model.adapter())
     dealer = RankAllocator(method, STEPS)
-    dealer.start(learner, {})
+    dealer.start(trainer, {})
     theirs.model.base_model.update_and_allocate = lambda t: None
     for t in range(1, STEPS + 1):
         batch = images(t)
-        loss = float(learner.train_step(*batch, LR, observe=dealer.observes(t)))
-        assert all(map(all, dealer.after(learner, t).values()))
+        loss = float(trainer.train_step(*batch, LR, observe=dealer.observes(t)))
+        assert all(map(all, dealer.after(trainer, t).values()))
         assert loss == pytest.approx(theirs.train_step(*batch, t), rel=1e-3), t
     pixels, _ = images(0)
-    assert relative(learner.logits(pixels), logits(theirs.model, pixels)) < TRAINED
+    assert relative(trainer.model.logits(pixels), logits(theirs.model, pixels)) < TRAINED
 
 
 CASES: dict[str, AdaLoRA] = {
@@ -277,9 +277,9 @@ CASES: dict[str, AdaLoRA] = {
 @pytest.mark.parametrize("case", CASES)
 def test_peft_opens_every_target_pruned_or_not(case: str, state: str, tmp_path: Path) -> None:
     method = CASES[case]
-    learner = torch_ref.learner.build(experiment(method), CLASSES, base())
+    trainer = torch_ref.entry.build_trainer(experiment(method), CLASSES, base())
     random = np.random.default_rng(4)
-    tensors = {n: t + random.normal(0, 0.3, t.shape).astype(np.float32) for n, t in learner.adapter().items()}
+    tensors = {n: t + random.normal(0, 0.3, t.shape).astype(np.float32) for n, t in trainer.model.adapter().items()}
     for name, tensor in tensors.items():
         if name.endswith("lora_E"):
             gone = state == "untrained" or (state == "a layer gone" and "blocks.1" in name)
@@ -289,39 +289,39 @@ def test_peft_opens_every_target_pruned_or_not(case: str, state: str, tmp_path: 
     if state == "a layer gone" and not any(t.any() for n, t in tensors.items() if n.endswith("lora_E")):
         name = next(n for n in tensors if n.endswith("lora_E"))
         tensors[name][0] = 1  # else the adapter is one that was never trained
-    learner.load_adapter(tensors)
+    trainer.model.load_adapter(tensors)
     write_adapter(tmp_path, adapter_of(method, tensors))
     theirs = opened(tmp_path)
     pixels, _ = images(0)
-    assert relative(logits(theirs, pixels), learner.logits(pixels)) < LOGITS
+    assert relative(logits(theirs, pixels), trainer.model.logits(pixels)) < LOGITS
     again = read_adapter(tmp_path)
     assert again.method == method
-    expected = learner.logits(pixels)
-    learner.load_adapter(again.tensors)
-    assert relative(learner.logits(pixels), expected) < LOGITS
+    expected = trainer.model.logits(pixels)
+    trainer.model.load_adapter(again.tensors)
+    assert relative(trainer.model.logits(pixels), expected) < LOGITS
     if state == "untrained":
         for name, tensor in tensors.items():
             np.testing.assert_array_equal(again.tensors[name], tensor)
     merged = theirs.merge_and_unload().state_dict()
-    for name, tensor in learner.merged().items():
+    for name, tensor in trainer.model.merged().items():
         assert relative(tensor, merged[name].numpy()) < 1e-6, name
 
 
 def test_what_peft_saved_of_ours_again_is_the_same_model(tmp_path: Path) -> None:
     method = CASES["parts and wholes"]
-    learner = torch_ref.learner.build(experiment(method), CLASSES, base())
+    trainer = torch_ref.entry.build_trainer(experiment(method), CLASSES, base())
     random = np.random.default_rng(5)
-    tensors = {n: t + random.normal(0, 0.3, t.shape).astype(np.float32) for n, t in learner.adapter().items()}
+    tensors = {n: t + random.normal(0, 0.3, t.shape).astype(np.float32) for n, t in trainer.model.adapter().items()}
     tensors["blocks.0.attn.qkv.lora_E"][[0, 4]] = 0
-    learner.load_adapter(tensors)
+    trainer.model.load_adapter(tensors)
     write_adapter(tmp_path / "ours", adapter_of(method, tensors))
     opened(tmp_path / "ours").save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
     again = read_adapter(tmp_path / "theirs")
     assert (again.method.init_rank, again.method.targets) == (6, ("qkv", "proj", "fc2"))
-    other = torch_ref.learner.build(experiment(again.method), CLASSES, base())
-    other.load_adapter(again.tensors)
+    other = torch_ref.entry.build_trainer(experiment(again.method), CLASSES, base())
+    other.model.load_adapter(again.tensors)
     pixels, _ = images(0)
-    assert relative(other.logits(pixels), learner.logits(pixels)) < LOGITS
+    assert relative(other.model.logits(pixels), trainer.model.logits(pixels)) < LOGITS
 
 
 @pytest.mark.parametrize(
@@ -341,8 +341,8 @@ def test_more_than_adalora_on_the_blocks_is_refused(changes: dict[str, Any], mes
 
 def test_a_damaged_adapter_is_refused(tmp_path: Path) -> None:
     method = CASES["q and v"]
-    learner = torch_ref.learner.build(experiment(method), CLASSES, base())
-    tensors = learner.adapter()
+    trainer = torch_ref.entry.build_trainer(experiment(method), CLASSES, base())
+    tensors = trainer.model.adapter()
     adapter = adapter_of(method, tensors)
     smaller = AdaLoRA(init_rank=2, target_rank=2, alpha=5, targets=("q", "v"))
     write_adapter(tmp_path / "a", Adapter(**{**vars(adapter), "method": smaller}))

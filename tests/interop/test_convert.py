@@ -275,7 +275,7 @@ def test_images_are_predicted_with_a_folder_of_transformers_and_with_our_own(tmp
         loaded = load_model(tmp_path / folder, "torch")
         with torch.no_grad():
             expected = model(pixel_values=prepared(pixels(), loaded.base)).logits.numpy()
-        assert relative(loaded.learner.logits(pixels()), expected) <= LOGITS
+        assert relative(loaded.model.logits(pixels()), expected) <= LOGITS
         assert loaded.classes == CLASSES
 
 

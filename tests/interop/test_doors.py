@@ -62,7 +62,7 @@ def timm_input(adapter, images):
 
 def test_the_other_backend_opens_it(run, images):
     out, other = run
-    logits = [load_run(out, backend).learner.logits(images) for backend in (None, other)]
+    logits = [load_run(out, backend).model.logits(images) for backend in (None, other)]
     assert relative(logits[1], logits[0]) <= LOGITS
 
 
@@ -75,7 +75,7 @@ def test_peft_opens_it_on_timms_model(run, images):
     model = peft.PeftModel.from_pretrained(model, str(out / "adapter")).eval()
     with torch.no_grad():
         logits = model(timm_input(adapter, images)).numpy()
-    assert relative(logits, loaded.learner.logits(images)) <= LOGITS
+    assert relative(logits, loaded.model.logits(images)) <= LOGITS
 
 
 def test_timm_opens_the_merged_model(run, images, tmp_path):
@@ -84,4 +84,4 @@ def test_timm_opens_the_merged_model(run, images, tmp_path):
     model = timm.create_model(f"local-dir:{tmp_path / 'merged'}", pretrained=True).eval()
     with torch.no_grad():
         logits = model(timm_input(read_adapter(out / "adapter"), images)).numpy()
-    assert relative(logits, load_run(out).learner.logits(images)) <= LOGITS
+    assert relative(logits, load_run(out).model.logits(images)) <= LOGITS

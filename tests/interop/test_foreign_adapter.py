@@ -52,7 +52,7 @@ def test_it_gives_pefts_logits(foreign):
     images = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
     with torch.no_grad():
         expected = model(((torch.from_numpy(images) / 255 - 0.5) / 0.5).permute(0, 3, 1, 2)).numpy()
-    assert relative(loaded.learner.logits(images), expected) <= LOGITS
+    assert relative(loaded.model.logits(images), expected) <= LOGITS
 
 
 def test_the_command_asks_for_the_model_and_takes_it(foreign, tmp_path):
@@ -96,7 +96,7 @@ def test_the_image_size_that_peft_trained_at_can_be_told(smaller, weights):
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
     with torch.no_grad():
         expected = model(((torch.from_numpy(images) / 255 - 0.5) / 0.5).permute(0, 3, 1, 2)).numpy()
-    assert relative(loaded.learner.logits(images), expected) <= LOGITS
+    assert relative(loaded.model.logits(images), expected) <= LOGITS
     assert not [note for note in loaded.base.notes if note.startswith("head")]  # which is the adapter's
 
 

@@ -40,7 +40,7 @@ def timm_of(name: str, tensors: dict[str, np.ndarray]) -> torch.nn.Module:
 
 
 def trained(model: Model, base: Base, method: LoRA) -> Adapter:
-    """What a learner would hand over, with random numbers in it."""
+    """What a trainer would hand over, with random numbers in it."""
     random = np.random.default_rng(0)
     tensors = {}
     for site in method.sites(base.architecture):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import peft
 import pytest
@@ -12,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from comparing import relative
 
-import mlx_peft.backend.learner
-import torch_ref.learner
+import mlx_peft.backend.entry
+import mlx_peft.backend.methods
+import torch_ref.entry
+import torch_ref.methods
 from convert.adapters.lora import unpack
 from convert.adapters.peft import Adapter, write_adapter
 from convert.base import Base, load_base
@@ -24,7 +27,7 @@ from mlx_peft.config.schema import Experiment
 LOGITS, GRADIENTS = 1e-5, 1e-4
 """Relative, float32: PEFT adds the update to the base's output where ours forms the weight first."""
 
-BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
+BACKENDS = {"mlx": mlx_peft.backend.entry, "torch": torch_ref.entry}
 SIZES = {"patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 3}
 NAME, CLASSES, SIZE = "vit_tiny_patch16_224", 3, 32
 ALL = ("qkv", "proj", "fc1", "fc2")
@@ -56,7 +59,7 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(params=BACKENDS)
 def build(request, base):
-    return lambda method: BACKENDS[request.param].build(experiment(method), CLASSES, base)
+    return lambda method: BACKENDS[request.param].build_trainer(experiment(method), CLASSES, base)
 
 
 def experiment(method: LoRA) -> Experiment:
@@ -100,23 +103,23 @@ def away(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("case", METHODS)
 def test_the_same_adapter_has_the_same_logits_gradients_and_merged_weights(build, base, batch, case, tmp_path: Path):
     method = METHODS[case]
-    learner = build(method)
-    learner.load_adapter(away(learner.adapter()))
-    adapter = Adapter(method, learner.adapter(), (), None, base.architecture, base.preprocessing, None, NAME)
+    trainer = build(method)
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    adapter = Adapter(method, trainer.model.adapter(), (), None, base.architecture, base.preprocessing, None, NAME)
     write_adapter(tmp_path / "adapter", adapter)
     model = peft.PeftModel.from_pretrained(plain(base), str(tmp_path / "adapter"), is_trainable=True)
 
     logits, packed = theirs(model, base, batch)
-    assert relative(learner.logits(batch[0]), logits) < LOGITS
+    assert relative(trainer.model.logits(batch[0]), logits) < LOGITS
     assert (
         relative(plain(base)(pixels(base, batch[0])).detach().numpy(), logits) > 0.01
     )  # so the adapter does something
-    _, gradients = learner.loss_and_gradients(*batch)
+    _, gradients = trainer.loss_and_gradients(*batch)
     expected = unpack(method, packed)  # the gradient of what is placed in a larger matrix stands in the same places
     for name, gradient in gradients.items():
         assert relative(gradient, expected[name]) < GRADIENTS, name
 
-    whole = learner.merged()
+    whole = trainer.model.merged()
     for name, tensor in model.merge_and_unload().state_dict().items():
         assert relative(whole[name], tensor.numpy()) < LOGITS, name
 
@@ -124,7 +127,7 @@ def test_the_same_adapter_has_the_same_logits_gradients_and_merged_weights(build
 @pytest.mark.parametrize("rslora", [False, True])
 def test_pissa_starts_and_learns_as_pefts_does(build, base, batch, rslora):
     method = LoRA(rank=3, alpha=5, init="pissa", rslora=rslora, targets=ALL)
-    learner = build(method)
+    trainer = build(method)
     config = peft.LoraConfig(
         r=3, lora_alpha=5, init_lora_weights="pissa", use_rslora=rslora, modules_to_save=["head"],
         target_modules=r"blocks.*\.(qkv|proj|fc1|fc2)",
@@ -133,7 +136,7 @@ def test_pissa_starts_and_learns_as_pefts_does(build, base, batch, rslora):
     layers = {
         site.path: model.get_submodule(f"base_model.model.{site.path}") for site in method.sites(base.architecture)
     }
-    start = learner.adapter()
+    start = trainer.model.adapter()
     for path, layer in layers.items():
         A, B = (factors["default"].weight.detach().numpy() for factors in (layer.lora_A, layer.lora_B))
         ours = start[f"{path}.lora_A"], start[f"{path}.lora_B"]
@@ -144,7 +147,7 @@ def test_pissa_starts_and_learns_as_pefts_does(build, base, batch, rslora):
         assert relative(residual, layer.base_layer.weight.numpy()) < LOGITS
 
     moved = away(start)
-    learner.load_adapter(moved)
+    trainer.model.load_adapter(moved)
     with torch.no_grad():
         for path, layer in layers.items():
             layer.lora_A["default"].weight.copy_(torch.from_numpy(moved[f"{path}.lora_A"]))
@@ -153,8 +156,8 @@ def test_pissa_starts_and_learns_as_pefts_does(build, base, batch, rslora):
             saved = model.base_model.model.head.modules_to_save["default"]
             getattr(saved, kind).copy_(torch.from_numpy(moved[f"head.{kind}"]))
     logits, gradients = theirs(model, base, batch)
-    assert relative(learner.logits(batch[0]), logits) < LOGITS
-    for name, gradient in learner.loss_and_gradients(*batch)[1].items():
+    assert relative(trainer.model.logits(batch[0]), logits) < LOGITS
+    for name, gradient in trainer.loss_and_gradients(*batch)[1].items():
         key = name if name.startswith("head") else f"{name}.weight"
         assert relative(gradient, gradients[key]) < GRADIENTS, name
 
@@ -191,8 +194,8 @@ def test_dropout_stands_where_pefts_does(backend, init, dora):
     layer.lora_A["default"].weight.data, layer.lora_B["default"].weight.data = map(torch.from_numpy, (A, B))
     expected = layer(torch.from_numpy(x)).detach().numpy()
 
-    side = BACKENDS[backend].methods.lora
-    to, arrays = (torch.from_numpy, torch) if backend == "torch" else (mlx_peft.backend.learner.mx.array, None)
+    side = {"mlx": mlx_peft.backend.methods, "torch": torch_ref.methods}[backend].lora
+    to, arrays = (torch.from_numpy, torch) if backend == "torch" else (mx.array, None)
     base_layer = side.Linear(12, 9)
     base_layer.weight, base_layer.bias = (
         (torch.nn.Parameter(to(t)) for t in (W, b)) if arrays else (to(t) for t in (W, b))

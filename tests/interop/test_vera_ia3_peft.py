@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 # isort: split
 
-import mlx_peft.backend.learner
-import torch_ref.learner
+import mlx_peft.backend.entry
+import torch_ref.entry
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from mlx_peft.adaptation.projections import projections
@@ -29,7 +29,7 @@ from mlx_peft.core.errors import UserError
 LOGITS, GRADIENTS = 1e-5, 1e-4
 """Relative; float32, weights formed on one side only, and twice as many operations for a gradient."""
 
-BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
+BACKENDS = {"mlx": mlx_peft.backend.entry, "torch": torch_ref.entry}
 DEIT = "deit_tiny_patch16_224"
 SIZES = {"depth": 2, "embed_dim": 24, "num_heads": 3}
 CLASSES = ("cat", "dog", "emu")
@@ -39,7 +39,7 @@ EVERYWHERE = r".*blocks\.\d+\..*\."
 
 
 def build(backend: str, method: dict, name: str = DEIT):
-    """A learner, on weights none of which are zero or one: so biases and norms matter."""
+    """A trainer, on weights none of which are zero or one: so biases and norms matter."""
     experiment = Experiment.model_validate(
         {
             "model": {"name": name, "weights": "none", "image_size": 64, "args": SIZES},
@@ -50,7 +50,7 @@ def build(backend: str, method: dict, name: str = DEIT):
     )
     base = load_base(experiment.model, len(CLASSES), 1)
     base = dataclasses.replace(base, tensors=moved(base.tensors, 0.1))
-    return BACKENDS[backend].build(experiment, len(CLASSES), base), base
+    return BACKENDS[backend].build_trainer(experiment, len(CLASSES), base), base
 
 
 def moved(tensors: dict[str, np.ndarray], size: float = 0.3) -> dict[str, np.ndarray]:
@@ -58,16 +58,16 @@ def moved(tensors: dict[str, np.ndarray], size: float = 0.3) -> dict[str, np.nda
     return {n: t + size * random.standard_normal(t.shape).astype(np.float32) for n, t in sorted(tensors.items())}
 
 
-def adapter_of(learner) -> Adapter:
+def adapter_of(trainer) -> Adapter:
     return Adapter(
-        method=learner.experiment.method,
-        tensors=learner.adapter(),
+        method=trainer.experiment.method,
+        tensors=trainer.model.adapter(),
         classes=CLASSES,
-        model=learner.experiment.model,
-        architecture=learner.base.architecture,
-        preprocessing=learner.base.preprocessing,
-        base_sha256=learner.base.sha256,
-        source=learner.base.source,
+        model=trainer.experiment.model,
+        architecture=trainer.model.base.architecture,
+        preprocessing=trainer.model.base.preprocessing,
+        base_sha256=trainer.model.base.sha256,
+        source=trainer.model.base.source,
     )
 
 
@@ -151,29 +151,29 @@ def own(gradient: np.ndarray, name: str, method) -> np.ndarray:
 @pytest.mark.parametrize("case", CASES)
 def test_peft_opens_ours_with_the_same_logits_gradients_and_merged_weights(case, backend, tmp_path):
     name, method = CASES[case]
-    learner, base = build(backend, method, name)
-    before = learner.logits(IMAGES)
-    learner.load_adapter(moved(learner.adapter()))
-    write_adapter(tmp_path / "adapter", adapter_of(learner))
+    trainer, base = build(backend, method, name)
+    before = trainer.model.logits(IMAGES)
+    trainer.model.load_adapter(moved(trainer.model.adapter()))
+    write_adapter(tmp_path / "adapter", adapter_of(trainer))
     model = opened(base, tmp_path / "adapter", trainable=True)
     expected = logits(base, model)
-    assert relative(learner.logits(IMAGES), expected) < LOGITS
+    assert relative(trainer.model.logits(IMAGES), expected) < LOGITS
     assert relative(before, expected) > 0.05  # so the adapter does something
 
     theirs = {n.replace(".ln_tuning_layers", ""): g for n, g in gradients(base, model).items()}
-    _, ours = learner.loss_and_gradients(IMAGES, LABELS)
+    _, ours = trainer.loss_and_gradients(IMAGES, LABELS)
     for key, gradient in ours.items():
-        assert relative(gradient, own(theirs[key], key, learner.experiment.method)) < GRADIENTS, key
+        assert relative(gradient, own(theirs[key], key, trainer.experiment.method)) < GRADIENTS, key
 
     plain = {n.replace(".modules_to_save.default", ""): t for n, t in model.merge_and_unload().state_dict().items()}
-    for key, tensor in learner.merged().items():
+    for key, tensor in trainer.model.merged().items():
         assert relative(tensor, plain[key].numpy()) < 1e-6, key
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_adapter_comes_back_bit_for_bit(case, tmp_path):
-    learner, _ = build("torch", CASES[case][1], CASES[case][0])
-    adapter = dataclasses.replace(adapter_of(learner), tensors=moved(learner.adapter()))
+    trainer, _ = build("torch", CASES[case][1], CASES[case][0])
+    adapter = dataclasses.replace(adapter_of(trainer), tensors=moved(trainer.model.adapter()))
     write_adapter(tmp_path, adapter)
     again = read_adapter(tmp_path)
     assert dataclasses.replace(again, tensors={}) == dataclasses.replace(adapter, tensors={})
@@ -183,28 +183,28 @@ def test_an_adapter_comes_back_bit_for_bit(case, tmp_path):
 
 
 def reread(backend: str, base, folder: Path, name: str = DEIT):
-    """A learner that holds the adapter of a folder that PEFT wrote, and the adapter."""
+    """A trainer that holds the adapter of a folder that PEFT wrote, and the adapter."""
     adapter = read_adapter(folder)
     assert adapter.model is None
-    learner, _ = build(backend, adapter.method.model_dump(), name)
-    learner.load_adapter(adapter.tensors)
-    return learner, adapter
+    trainer, _ = build(backend, adapter.method.model_dump(), name)
+    trainer.model.load_adapter(adapter.tensors)
+    return trainer, adapter
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_adapter_that_peft_saved_again_is_the_same_model(case, tmp_path):
     name, method = CASES[case]
-    learner, base = build("torch", method, name)
-    learner.load_adapter(moved(learner.adapter()))
-    write_adapter(tmp_path / "ours", adapter_of(learner))
+    trainer, base = build("torch", method, name)
+    trainer.model.load_adapter(moved(trainer.model.adapter()))
+    write_adapter(tmp_path / "ours", adapter_of(trainer))
     opened(base, tmp_path / "ours").save_pretrained(tmp_path / "theirs", save_embedding_layers=False)  # else: the hub
     again, adapter = reread("torch", base, tmp_path / "theirs", name)
-    assert relative(again.logits(IMAGES), learner.logits(IMAGES)) < LOGITS
+    assert relative(again.model.logits(IMAGES), trainer.model.logits(IMAGES)) < LOGITS
     if method["name"] != "vera":  # whose parts have become one of a higher rank
-        both = (learner.experiment.method, adapter.method)
+        both = (trainer.experiment.method, adapter.method)
         ours, theirs = (kind.model_dump(exclude={"blocks", "feedforward"}) for kind in both)
         assert ours == theirs
-        assert again.parameters == learner.parameters
+        assert again.parameters == trainer.model.parameters
 
 
 def trained_by_peft(config: peft.PeftConfig, folder: Path, frozen: str = "-"):
@@ -269,12 +269,12 @@ def test_an_adapter_that_peft_trained_is_read(case, backend, tmp_path):
     config, expected = THEIRS[case][0](), THEIRS[case][1]
     config.modules_to_save = ["head"]
     model, base = trained_by_peft(config, tmp_path)
-    learner, adapter = reread(backend, base, tmp_path)
+    trainer, adapter = reread(backend, base, tmp_path)
     assert {field: getattr(adapter.method, field) for field in expected} == expected
-    assert relative(learner.logits(IMAGES), logits(base, model)) < LOGITS
+    assert relative(trainer.model.logits(IMAGES), logits(base, model)) < LOGITS
     assert relative(logits(base, timm_of(base)), logits(base, model)) > 0.01  # so the adapter does something
     theirs = {n.replace(".ln_tuning_layers", ""): g for n, g in gradients(base, model).items()}
-    _, ours = learner.loss_and_gradients(IMAGES, LABELS)
+    _, ours = trainer.loss_and_gradients(IMAGES, LABELS)
     for key, gradient in ours.items():
         assert relative(gradient.ravel(), theirs[key].ravel()) < GRADIENTS, key
 
@@ -289,10 +289,10 @@ def test_parts_of_qkv_that_have_only_ones_are_not_adapted(changed, targets, tmp_
             for part in changed:
                 thirds["qkv".index(part), 3] = 1.5
     model.save_pretrained(tmp_path)
-    learner, adapter = reread("torch", base, tmp_path)
+    trainer, adapter = reread("torch", base, tmp_path)
     assert adapter.method.targets == targets
-    assert learner.parameters.adapter == 2 * 24 * (3 if targets == ("qkv",) else len(targets))
-    assert relative(learner.logits(IMAGES), logits(base, model)) < LOGITS
+    assert trainer.model.parameters.adapter == 2 * 24 * (3 if targets == ("qkv",) else len(targets))
+    assert relative(trainer.model.logits(IMAGES), logits(base, model)) < LOGITS
 
 
 @pytest.mark.parametrize("key", [0, 1, 12345, 2**31, 2**32 - 1, 2**32 + 5])
@@ -308,10 +308,10 @@ def test_projections_are_pefts_bit_for_bit(key, rank, inputs, outputs):
 def test_projections_of_layers_of_several_sizes_are_pefts(tmp_path):
     config = peft.VeraConfig(r=5, target_modules=rf"{EVERYWHERE}(proj|fc1|fc2)", projection_prng_key=3)
     model, _ = trained_by_peft(config, tmp_path)
-    learner, _ = build("torch", VERA | {"rank": 5, "targets": ["proj", "fc1", "fc2"], "projection_key": 3})
+    trainer, _ = build("torch", VERA | {"rank": 5, "targets": ["proj", "fc1", "fc2"], "projection_key": 3})
     for name in ("vera_A", "vera_B"):
         theirs = getattr(model.base_model, name)["default"].numpy()
-        np.testing.assert_array_equal(learner.adapter()[f"shared.{name}"], theirs)
+        np.testing.assert_array_equal(trainer.model.adapter()[f"shared.{name}"], theirs)
 
 
 @pytest.mark.filterwarnings("ignore:Specified to not save vera_A")
@@ -380,8 +380,8 @@ TOO_SMALL = {
 @pytest.mark.parametrize("change", TOO_SMALL)
 def test_layers_that_cannot_share_the_stored_projections_are_refused(change, tmp_path):
     trained_by_peft(peft.VeraConfig(r=6, target_modules=["qkv", "fc1"]), tmp_path / "theirs")
-    learner, _ = build("torch", VERA | {"targets": ["q", "fc1"]})
-    write_adapter(tmp_path / "ours", adapter_of(learner))
+    trainer, _ = build("torch", VERA | {"targets": ["q", "fc1"]})
+    write_adapter(tmp_path / "ours", adapter_of(trainer))
     for folder in (tmp_path / "theirs", tmp_path / "ours"):
         rewritten(folder, TOO_SMALL[change])
         with pytest.raises(UserError, match=r"cannot share|vera_B is missing|parts has the shape"):
@@ -389,9 +389,9 @@ def test_layers_that_cannot_share_the_stored_projections_are_refused(change, tmp
 
 
 def test_stacked_projections_that_are_not_copies_are_refused(tmp_path):
-    learner, _ = build("torch", VERA | {"targets": ["q", "v"]})
+    trainer, _ = build("torch", VERA | {"targets": ["q", "v"]})
     for name in (A, B):
-        write_adapter(tmp_path, adapter_of(learner))
+        write_adapter(tmp_path, adapter_of(trainer))
 
         def change(tensors, name=name):
             tensors[name][-1, -1] += 1
@@ -406,9 +406,9 @@ def test_projections_that_do_not_fit_the_model_are_refused(tmp_path):
     trained_by_peft(peft.VeraConfig(r=6, target_modules=["fc1"], modules_to_save=["head"]), tmp_path)
     rewritten(tmp_path, lambda t: t.update({A: t[A][:, :-1]}))
     adapter = read_adapter(tmp_path)
-    learner, _ = build("torch", adapter.method.model_dump())
+    trainer, _ = build("torch", adapter.method.model_dump())
     with pytest.raises(ValueError, match=r"shared\.vera_A has the shape \(6, 23\)"):
-        learner.load_adapter(adapter.tensors)
+        trainer.model.load_adapter(adapter.tensors)
 
 
 @pytest.mark.parametrize(
@@ -422,23 +422,23 @@ def test_projections_that_do_not_fit_the_model_are_refused(tmp_path):
 )
 def test_layernorm_tuning_trains_weights_and_biases_of_the_norms(case, count):
     """Two norms a block and the last, and those of embedding or pooling; RMSNorm has no bias."""
-    learner, _ = build("torch", CASES[case][1], CASES[case][0])
-    assert learner.parameters.adapter == count
+    trainer, _ = build("torch", CASES[case][1], CASES[case][0])
+    assert trainer.model.parameters.adapter == count
 
 
 def test_what_peft_does_not_see_is_said(tmp_path):
     for method, parts in ((VERA | {"targets": ["q", "v", "fc1"]}, "q and v"), (IA3, "k and v")):
-        learner, _ = build("torch", method)
-        (note,) = write_adapter(tmp_path / method["name"], adapter_of(learner))
+        trainer, _ = build("torch", method)
+        (note,) = write_adapter(tmp_path / method["name"], adapter_of(trainer))
         assert f"to Hugging Face PEFT, what adapts {parts} is one adapter of the whole qkv" in note
     for method in (VERA | {"targets": ["qkv"]}, IA3 | {"targets": ["fc2"]}, {"name": "layernorm"}):
-        learner, _ = build("torch", method)
-        assert write_adapter(tmp_path / "whole", adapter_of(learner)) == []
+        trainer, _ = build("torch", method)
+        assert write_adapter(tmp_path / "whole", adapter_of(trainer)) == []
 
 
 def test_the_configuration_of_parts_is_that_of_one_larger_adapter(tmp_path):
-    learner, _ = build("torch", VERA | {"targets": ["q", "v", "fc2"], "blocks": [1]})
-    write_adapter(tmp_path, adapter_of(learner))
+    trainer, _ = build("torch", VERA | {"targets": ["q", "v", "fc2"], "blocks": [1]})
+    write_adapter(tmp_path, adapter_of(trainer))
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["r"], config["save_projection"]) == (3 * 8, True)
     assert config["target_modules"] == r".*blocks\.(1)\..*\.(fc2|qkv)"

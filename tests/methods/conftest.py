@@ -1,4 +1,4 @@
-"""A small learner of either backend."""
+"""A small trainer of either backend."""
 
 from dataclasses import replace
 
@@ -9,19 +9,19 @@ import torch  # before MLX: see mlx_peft.backend.blas
 
 # isort: split
 
-import mlx_peft.backend.learner
-import torch_ref.learner
+import mlx_peft.backend.entry
+import torch_ref.entry
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.tasks.single_label import SINGLE_LABEL
 
-BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
+BACKENDS = {"mlx": mlx_peft.backend.entry, "torch": torch_ref.entry}
 
 
 @pytest.fixture(params=BACKENDS)
 def build(request):
-    """``build(method, model=..., train=..., weights=...)`` gives a learner on a small ViT; random without weights."""
+    """``build(method, model=..., train=..., weights=...)`` gives a trainer on a small ViT; random without weights."""
 
     def make(
         method: dict,
@@ -49,7 +49,7 @@ def build(request):
             }
         )
         base = load_base(experiment.model, 5, 0, experiment.quantize)
-        return BACKENDS[request.param].build(
+        return BACKENDS[request.param].build_trainer(
             experiment, 5, replace(base, tensors=base.tensors | (weights or {}), task=task)
         )
 
@@ -75,10 +75,10 @@ def away():
 
 @pytest.fixture
 def timms():
-    """``timms(learner, weights, images)`` gives timm's own model, weights in it, and the images as it wants them."""
+    """``timms(trainer, weights, images)`` gives timm's own model, weights in it, and the images as it wants them."""
 
-    def make(learner, weights: dict[str, np.ndarray], images: np.ndarray):
-        description, preprocessing = learner.experiment.model, learner.base.preprocessing
+    def make(trainer, weights: dict[str, np.ndarray], images: np.ndarray):
+        description, preprocessing = trainer.experiment.model, trainer.model.base.preprocessing
         model = timm.create_model(description.name, num_classes=5, img_size=32, **description.args)
         model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()})
         pixels = (torch.from_numpy(images) / 255 - torch.tensor(preprocessing.mean)) / torch.tensor(preprocessing.std)
@@ -89,18 +89,18 @@ def timms():
 
 @pytest.fixture
 def saved(tmp_path):
-    """``saved(learner)`` writes its adapter and gives what was said of it and what is read back."""
+    """``saved(trainer)`` writes its adapter and gives what was said of it and what is read back."""
 
-    def write_and_read(learner) -> tuple[list[str], Adapter]:
+    def write_and_read(trainer) -> tuple[list[str], Adapter]:
         adapter = Adapter(
-            method=learner.experiment.method,
-            tensors=learner.adapter(),
+            method=trainer.experiment.method,
+            tensors=trainer.model.adapter(),
             classes=("a", "b", "c", "d", "e"),
-            model=learner.experiment.model,
-            architecture=learner.base.architecture,
-            preprocessing=learner.base.preprocessing,
-            base_sha256=learner.base.sha256,
-            source=learner.base.source,
+            model=trainer.experiment.model,
+            architecture=trainer.model.base.architecture,
+            preprocessing=trainer.model.base.preprocessing,
+            base_sha256=trainer.model.base.sha256,
+            source=trainer.model.base.source,
         )
         return write_adapter(tmp_path / "adapter", adapter), read_adapter(tmp_path / "adapter")
 

@@ -39,9 +39,9 @@ def penalty(tensors, weight=0.5):
 
 
 def test_merged_weights_are_the_equations(build, away):
-    learner = build(METHOD)
-    learner.load_adapter(away(learner.adapter()))
-    base, merged, tensors = build({"name": "linear"}).merged(), learner.merged(), learner.adapter()
+    trainer = build(METHOD)
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    base, merged, tensors = build({"name": "linear"}).model.merged(), trainer.model.merged(), trainer.model.adapter()
     for adapter in ADAPTERS:
         A, B, E = triplets(tensors, adapter)
         path, _, part = adapter.partition("/")
@@ -55,30 +55,32 @@ def test_merged_weights_are_the_equations(build, away):
             np.testing.assert_array_equal(merged[name][untouched], base[name][untouched])
 
 
-def test_merging_leaves_the_logits_and_the_learner_alone(build, batch, away):
-    learner = build(METHOD)
-    learner.load_adapter(away(learner.adapter(), 0.2))
-    before = learner.logits(batch[0])
+def test_merging_leaves_the_logits_and_the_model_alone(build, batch, away):
+    trainer = build(METHOD)
+    trainer.model.load_adapter(away(trainer.model.adapter(), 0.2))
+    before = trainer.model.logits(batch[0])
     full = build({"name": "full"})
-    full.load_adapter(learner.merged())
-    np.testing.assert_array_equal(learner.logits(batch[0]), before)
-    assert relative(full.logits(batch[0]), before) <= 1e-5
-    zero = {name: t * ("lora_E" not in name) for name, t in learner.adapter().items()}
-    learner.load_adapter(zero)
-    assert relative(learner.logits(batch[0]), before) > 1e-2, "the triplets must matter for this test to say anything"
+    full.model.load_adapter(trainer.model.merged())
+    np.testing.assert_array_equal(trainer.model.logits(batch[0]), before)
+    assert relative(full.model.logits(batch[0]), before) <= 1e-5
+    zero = {name: t * ("lora_E" not in name) for name, t in trainer.model.adapter().items()}
+    trainer.model.load_adapter(zero)
+    assert relative(trainer.model.logits(batch[0]), before) > 1e-2, (
+        "the triplets must matter for this test to say anything"
+    )
 
 
 def test_trained_parameters_are_the_closed_formulas(build):
-    learner = build(METHOD)
-    assert learner.parameters.adapter == DEPTH * sum(4 * (out + 1 + width) for out, width in SHAPES.values())
-    assert learner.parameters.head == CLASSES * (WIDTH + 1)
+    trainer = build(METHOD)
+    assert trainer.model.parameters.adapter == DEPTH * sum(4 * (out + 1 + width) for out, width in SHAPES.values())
+    assert trainer.model.parameters.head == CLASSES * (WIDTH + 1)
 
 
 def test_it_starts_as_the_bare_model_from_normal_factors(build, batch):
-    linear, learner = build({"name": "linear"}), build(METHOD | {"targets": ["fc2"]})
-    learner.load_adapter(learner.adapter() | linear.adapter())
-    assert relative(learner.logits(batch[0]), linear.logits(batch[0])) <= ROUNDING
-    tensors = learner.adapter()
+    linear, trainer = build({"name": "linear"}), build(METHOD | {"targets": ["fc2"]})
+    trainer.model.load_adapter(trainer.model.adapter() | linear.model.adapter())
+    assert relative(trainer.model.logits(batch[0]), linear.model.logits(batch[0])) <= ROUNDING
+    tensors = trainer.model.adapter()
     for kind in "AB":
         drawn = np.concatenate([tensors[f"blocks.{i}.mlp.fc2.lora_{kind}"].ravel() for i in range(DEPTH)])
         # Of n draws the standard deviation is known to 1/sqrt(2n), 3 per cent for the 576 of B: four times that.
@@ -89,22 +91,22 @@ def test_it_starts_as_the_bare_model_from_normal_factors(build, batch):
 
 
 def test_the_loss_has_the_penalty(build, batch, away):
-    learner, without = build(METHOD), build(METHOD | {"orth_weight": 0.0})
-    start = away(learner.adapter())
+    trainer, without = build(METHOD), build(METHOD | {"orth_weight": 0.0})
+    start = away(trainer.model.adapter())
     losses = []
-    for one in (learner, without):
-        one.load_adapter(start)
+    for one in (trainer, without):
+        one.model.load_adapter(start)
         losses.append(one.loss_and_gradients(*batch)[0])
         assert float(one.train_step(*batch, 1e-3)) == pytest.approx(losses[-1], rel=ROUNDING)
     assert losses[0] - losses[1] == pytest.approx(penalty(start), rel=1e-5)
 
 
 def test_the_gradient_of_the_penalty_is_its_derivative(build, batch, away):
-    learner, without = build(METHOD), build(METHOD | {"orth_weight": 0.0})
-    start = away(learner.adapter())
+    trainer, without = build(METHOD), build(METHOD | {"orth_weight": 0.0})
+    start = away(trainer.model.adapter())
     gradients = []
-    for one in (learner, without):
-        one.load_adapter(start)
+    for one in (trainer, without):
+        one.model.load_adapter(start)
         gradients.append(one.loss_and_gradients(*batch)[1])
     random, step = np.random.default_rng(0), 1e-5
     for name in ("blocks.0.attn.qkv.lora_A", "blocks.1.mlp.fc2.lora_B", "blocks.2.attn.qkv.lora_B"):
@@ -116,34 +118,34 @@ def test_the_gradient_of_the_penalty_is_its_derivative(build, batch, away):
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_orthonormal_factors_have_no_penalty_and_finite_gradients(build, batch, precision):
-    learner = build(METHOD, train={"precision": precision})
-    start = learner.adapter()
+    trainer = build(METHOD, train={"precision": precision})
+    start = trainer.model.adapter()
     for name, tensor in start.items():
         if "lora_A" in name:
             start[name] = np.tile(np.eye(4, tensor.shape[1]), (len(tensor) // 4, 1)).astype(np.float32)
         if "lora_B" in name:
             start[name] = np.tile(np.eye(48, 4), (len(tensor) // 48, 1)).astype(np.float32)
     assert penalty(start) == 0
-    learner.load_adapter(start)
-    _, gradients = learner.loss_and_gradients(*batch)
+    trainer.model.load_adapter(start)
+    _, gradients = trainer.loss_and_gradients(*batch)
     assert all(np.isfinite(g).all() for g in gradients.values())
-    float(learner.train_step(*batch, 1e-3))
-    assert all(np.isfinite(t).all() for t in learner.adapter().values())
+    float(trainer.train_step(*batch, 1e-3))
+    assert all(np.isfinite(t).all() for t in trainer.model.adapter().values())
 
 
 def test_gradients_are_those_of_finite_differences(build, batch, away):
-    learner = build(METHOD)
-    start = away(learner.adapter(), 0.2)
-    learner.load_adapter(start)
-    _, gradients = learner.loss_and_gradients(*batch)
+    trainer = build(METHOD)
+    start = away(trainer.model.adapter(), 0.2)
+    trainer.model.load_adapter(start)
+    _, gradients = trainer.loss_and_gradients(*batch)
     random, step = np.random.default_rng(2), 1e-2
     for name in ("blocks.0.attn.qkv.lora_E", "blocks.1.mlp.fc2.lora_E", "blocks.2.attn.proj.lora_A", "head.weight"):
         direction = random.standard_normal(start[name].shape).astype(np.float32)
         direction /= np.linalg.norm(direction)
         losses = []
         for sign in (1, -1):
-            learner.load_adapter(start | {name: start[name] + sign * step * direction})
-            losses.append(learner.loss_and_gradients(*batch)[0])
+            trainer.model.load_adapter(start | {name: start[name] + sign * step * direction})
+            losses.append(trainer.loss_and_gradients(*batch)[0])
         # Central difference: an error of step^2 = 1e-4 relative, and 1e-7 / step = 1e-5 of rounding in the loss.
         slope = float((gradients[name] * direction).sum())
         assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(slope, rel=2e-2, abs=2e-4)
@@ -152,28 +154,28 @@ def test_gradients_are_those_of_finite_differences(build, batch, away):
 @pytest.mark.parametrize("options", [{"accumulate": 2}, {"gradient_checkpointing": True}], ids=str)
 def test_accumulation_and_checkpointing_change_no_step(build, batch, away, options):
     plain, other = build(METHOD, train={"optimizer": SGD}), build(METHOD, train={"optimizer": SGD, **options})
-    start = away(plain.adapter())
+    start = away(plain.model.adapter())
     losses = []
-    for learner in (plain, other):
-        learner.load_adapter(start)
-        losses.append([float(learner.train_step(*batch, 0.1, observe=True)) for _ in range(3)])
+    for trainer in (plain, other):
+        trainer.model.load_adapter(start)
+        losses.append([float(trainer.train_step(*batch, 0.1, observe=True)) for _ in range(3)])
     assert losses[0] == pytest.approx(losses[1], rel=2e-5)
-    for name, tensor in plain.adapter().items():
-        assert relative(other.adapter()[name], tensor) <= 2e-5
+    for name, tensor in plain.model.adapter().items():
+        assert relative(other.model.adapter()[name], tensor) <= 2e-5
     for adapter, scores in plain.scores().items():
         assert relative(other.scores()[adapter], scores) <= AVERAGED
 
 
 def test_dropout_is_on_the_input_of_A_alone(build, batch, away):
     """In expectation nothing changes; without triplets nothing is dropped at all."""
-    learner = build(METHOD | {"dropout": 0.5, "orth_weight": 0.0}, train={"optimizer": SGD})
-    start = away(learner.adapter(), 0.2)
+    trainer = build(METHOD | {"dropout": 0.5, "orth_weight": 0.0}, train={"optimizer": SGD})
+    start = away(trainer.model.adapter(), 0.2)
     exact = {}
     for name, tensors in (("with", start), ("without", {n: t * ("lora_E" not in n) for n, t in start.items()})):
-        learner.load_adapter(tensors)
-        exact[name] = learner.loss_and_gradients(*batch)[0]
-        learner.step = 0
-        exact[f"{name} dropout"] = float(learner.train_step(*batch, 0.0))
+        trainer.model.load_adapter(tensors)
+        exact[name] = trainer.loss_and_gradients(*batch)[0]
+        trainer.step = 0
+        exact[f"{name} dropout"] = float(trainer.train_step(*batch, 0.0))
     assert exact["without dropout"] == pytest.approx(exact["without"], rel=1e-5)
     assert abs(exact["with dropout"] - exact["with"]) > 1e-4
 
@@ -182,22 +184,22 @@ def test_dropout_is_on_the_input_of_A_alone(build, batch, away):
 def test_half_precision_follows_float32(build, batch, away, precision, tolerance):
     """Relative errors of whole-ViT logits as expected of 8 and 11 bits of mantissa."""
     exact, half = build(METHOD), build(METHOD, train={"precision": precision})
-    start = away(exact.adapter(), 0.02)
-    for learner in (exact, half):
-        learner.load_adapter(start)
-    assert 0 < relative(half.logits(batch[0]), exact.logits(batch[0])) <= tolerance
-    losses = [[float(learner.train_step(*batch, 1e-3)) for _ in range(3)] for learner in (half, exact)]
+    start = away(exact.model.adapter(), 0.02)
+    for trainer in (exact, half):
+        trainer.model.load_adapter(start)
+    assert 0 < relative(half.model.logits(batch[0]), exact.model.logits(batch[0])) <= tolerance
+    losses = [[float(trainer.train_step(*batch, 1e-3)) for _ in range(3)] for trainer in (half, exact)]
     assert losses[0] == pytest.approx(losses[1], rel=tolerance)
 
 
-def observed(learner, batch, steps, lr, clip):
+def observed(trainer, batch, steps, lr, clip):
     """The scores by the paper (equations 9 to 11, section 3.2), from parameters and gradients that cross the border."""
     mean, spread = {}, {}
     for _ in range(steps):
-        _, gradients = learner.loss_and_gradients(*batch)
+        _, gradients = trainer.loss_and_gradients(*batch)
         norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients.values()))
-        float(learner.train_step(*batch, lr, observe=True))
-        after = learner.adapter()
+        float(trainer.train_step(*batch, lr, observe=True))
+        after = trainer.model.adapter()
         for name, gradient in gradients.items():
             now = np.abs(after[name] * (gradient.astype(np.float64) * min(1, clip / norm)))
             mean[name] = 0.8 * mean.get(name, 0) + (1 - 0.8) * now
@@ -214,13 +216,13 @@ def observed(learner, batch, steps, lr, clip):
 def test_scores_are_the_papers(build, batch, away, optimizer):
     clip = 0.1
     method = METHOD | {"beta1": 0.8, "beta2": 0.7}
-    learner = build(method, train={"optimizer": optimizer, "clip_norm": clip})
-    assert {name: values.tolist() for name, values in learner.scores().items()} == {
+    trainer = build(method, train={"optimizer": optimizer, "clip_norm": clip})
+    assert {name: values.tolist() for name, values in trainer.scores().items()} == {
         name: [0.0] * 4 for name in ADAPTERS
     }
-    learner.load_adapter(away(learner.adapter()))
-    expected = observed(learner, batch, 4, 1e-2, clip)
-    found = learner.scores()
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    expected = observed(trainer, batch, 4, 1e-2, clip)
+    found = trainer.scores()
     assert list(found) == list(expected)
     for adapter, scores in expected.items():
         assert found[adapter].dtype == np.float32 and found[adapter].shape == (4,)
@@ -228,51 +230,53 @@ def test_scores_are_the_papers(build, batch, away, optimizer):
 
 
 def test_a_step_that_is_not_observed_leaves_the_scores(build, batch, away):
-    learner = build(METHOD)
-    learner.load_adapter(away(learner.adapter()))
-    float(learner.train_step(*batch, 1e-2, observe=True))
-    before = learner.scores()
-    float(learner.train_step(*batch, 1e-2))
-    for adapter, scores in learner.scores().items():
+    trainer = build(METHOD)
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    float(trainer.train_step(*batch, 1e-2, observe=True))
+    before = trainer.scores()
+    float(trainer.train_step(*batch, 1e-2))
+    for adapter, scores in trainer.scores().items():
         np.testing.assert_array_equal(scores, before[adapter])
         assert scores.all()
 
 
 def test_a_step_that_overflows_is_not_observed(build, batch, away):
-    learner = build(METHOD, train={"precision": "float16"})
-    start = away(learner.adapter())
+    trainer = build(METHOD, train={"precision": "float16"})
+    start = away(trainer.model.adapter())
     start["head.weight"] = np.full_like(start["head.weight"], 3e4)
     start["head.weight"][0] *= -1
-    learner.load_adapter(start)
-    float(learner.train_step(*batch, 1e-2, observe=True))
-    np.testing.assert_array_equal(learner.adapter()["head.weight"], start["head.weight"])
-    assert not any(scores.any() for scores in learner.scores().values())
+    trainer.model.load_adapter(start)
+    float(trainer.train_step(*batch, 1e-2, observe=True))
+    np.testing.assert_array_equal(trainer.model.adapter()["head.weight"], start["head.weight"])
+    assert not any(scores.any() for scores in trainer.scores().values())
 
 
 def test_a_mask_clears_what_is_not_kept_and_it_may_come_back(build, batch, away):
-    learner = build(METHOD)
-    learner.load_adapter(away(learner.adapter()))
-    before, random = learner.adapter(), np.random.default_rng(3)
+    trainer = build(METHOD)
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    before, random = trainer.model.adapter(), np.random.default_rng(3)
     keep = {adapter: (random.random(4) < 0.5).tolist() for adapter in ADAPTERS}
     for _ in range(2):
-        learner.mask(keep)
-        after = learner.adapter()
+        trainer.mask(keep)
+        after = trainer.model.adapter()
         for adapter in ADAPTERS:
             (A, B, E), (A_before, B_before, E_before) = triplets(after, adapter), triplets(before, adapter)
             np.testing.assert_array_equal(A, A_before)
             np.testing.assert_array_equal(B, B_before)
             np.testing.assert_array_equal(E[:, 0], np.where(keep[adapter], E_before[:, 0], 0))
-        float(learner.train_step(*batch, 1e-2))
-        before = learner.adapter()
+        float(trainer.train_step(*batch, 1e-2))
+        before = trainer.model.adapter()
         assert all(triplets(before, adapter)[2].all() for adapter in ADAPTERS)
     everything = {adapter: [True] * 4 for adapter in ADAPTERS}
-    learner.mask(everything)
-    np.testing.assert_array_equal(learner.adapter()["blocks.0.attn.proj.lora_E"], before["blocks.0.attn.proj.lora_E"])
+    trainer.mask(everything)
+    np.testing.assert_array_equal(
+        trainer.model.adapter()["blocks.0.attn.proj.lora_E"], before["blocks.0.attn.proj.lora_E"]
+    )
 
 
 def test_a_saved_state_goes_on_bit_for_bit(build, batch, away):
     method, train = METHOD | {"dropout": 0.1}, {"clip_norm": 1.0}
-    learner, other = build(method, train=train), build(method, train=train)
+    trainer, other = build(method, train=train), build(method, train=train)
     keep = {adapter: [True, False, True, False] for adapter in ADAPTERS}
 
     def go_on(one):
@@ -280,20 +284,20 @@ def test_a_saved_state_goes_on_bit_for_bit(build, batch, away):
         for observe in (True, False, True):
             losses.append(float(one.train_step(*batch, 1e-2, observe=observe)))
             one.mask(keep)
-        return losses, one.adapter() | one.scores()
+        return losses, one.model.adapter() | one.scores()
 
-    go_on(learner)
-    other.load_state(learner.state())
-    (losses, a), (losses_b, b) = go_on(learner), go_on(other)
+    go_on(trainer)
+    other.load_state(trainer.state())
+    (losses, a), (losses_b, b) = go_on(trainer), go_on(other)
     assert losses == losses_b
     for name in a:
         np.testing.assert_array_equal(a[name], b[name])
 
 
 def test_other_methods_average_nothing(build):
-    learner = build({"name": "lora", "rank": 4})
-    assert learner.scores() == {}
-    assert not any("importance" in name or "uncertainty" in name for name in learner.state())
+    trainer = build({"name": "lora", "rank": 4})
+    assert trainer.scores() == {}
+    assert not any("importance" in name or "uncertainty" in name for name in trainer.state())
 
 
 @pytest.mark.parametrize(
@@ -304,7 +308,7 @@ def test_other_methods_average_nothing(build):
     ],
 )
 def test_what_cannot_be_is_refused_before_training(build, changes, message):
-    architecture, method = build(METHOD).base.architecture, AdaLoRA.model_validate(METHOD | changes)
+    architecture, method = build(METHOD).model.base.architecture, AdaLoRA.model_validate(METHOD | changes)
     with pytest.raises(UserError, match=message):
         method.check(architecture)
         method.check_new(architecture)

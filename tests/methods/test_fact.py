@@ -8,7 +8,7 @@ from comparing import relative
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.backend.learner
+import mlx_peft.backend.trainer
 from mlx_peft.backend.models import stochastic as in_mlx
 from mlx_peft.config.methods import FacT
 from mlx_peft.core.errors import UserError
@@ -57,41 +57,43 @@ def expected(weights, tensors, scale, depth) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_merged_weights_are_the_tensors(build, batch, away, model):
-    weights = away(build({"name": "full"}, model).adapter())
-    learner = build(METHOD, model, weights=weights)
-    tensors = away(learner.adapter(), 0.3)
-    learner.load_adapter(tensors)
-    merged, before = learner.merged(), learner.logits(batch[0])
-    depth = learner.base.architecture.depth
+    weights = away(build({"name": "full"}, model).model.adapter())
+    trainer = build(METHOD, model, weights=weights)
+    tensors = away(trainer.model.adapter(), 0.3)
+    trainer.model.load_adapter(tensors)
+    merged, before = trainer.model.merged(), trainer.model.logits(batch[0])
+    depth = trainer.model.base.architecture.depth
     theirs = expected(weights | {n: t for n, t in tensors.items() if "head" in n}, tensors, 0.5, depth)
     assert merged.keys() == theirs.keys(), "nothing of the method is left"
     assert max(relative(merged[name], theirs[name]) for name in theirs) <= ROUNDING
 
     plain = build({"name": "full"}, model)
-    plain.load_adapter({name: tensor.astype(np.float32) for name, tensor in theirs.items()})
-    assert relative(before, plain.logits(batch[0])) <= LOGITS
+    plain.model.load_adapter({name: tensor.astype(np.float32) for name, tensor in theirs.items()})
+    assert relative(before, plain.model.logits(batch[0])) <= LOGITS
     bare = build({"name": "linear"}, model, weights=weights | {n: t for n, t in tensors.items() if "head" in n})
-    assert relative(bare.logits(batch[0]), before) > 1e-2, "the update must matter for this to say anything"
+    assert relative(bare.model.logits(batch[0]), before) > 1e-2, "the update must matter for this to say anything"
 
 
-def test_merging_leaves_the_learner_alone(build, batch, away):
-    learner = build(METHOD)
-    start = away(learner.adapter())
-    learner.load_adapter(start)
-    before = learner.logits(batch[0])
-    learner.merged()
-    np.testing.assert_array_equal(learner.logits(batch[0]), before)
-    after = learner.adapter()
+def test_merging_leaves_the_model_alone(build, batch, away):
+    trainer = build(METHOD)
+    start = away(trainer.model.adapter())
+    trainer.model.load_adapter(start)
+    before = trainer.model.logits(batch[0])
+    trainer.model.merged()
+    np.testing.assert_array_equal(trainer.model.logits(batch[0]), before)
+    after = trainer.model.adapter()
     assert after.keys() == start.keys() and all(np.array_equal(after[name], start[name]) for name in start)
-    float(learner.train_step(*batch, 1e-2))
-    assert not np.array_equal(learner.adapter()["shared.fact_U"], start["shared.fact_U"])
+    float(trainer.train_step(*batch, 1e-2))
+    assert not np.array_equal(trainer.model.adapter()["shared.fact_U"], start["shared.fact_U"])
 
 
 def test_trained_parameters_are_the_closed_formula(build):
-    learner = build(METHOD)
-    assert learner.parameters.adapter == 2 * WIDTH * RANK + 12 * DEPTH * RANK + RANK**3
-    assert learner.parameters.head == CLASSES * (WIDTH + 1)
-    assert learner.parameters.adapter + learner.parameters.head == sum(t.size for t in learner.adapter().values())
+    trainer = build(METHOD)
+    assert trainer.model.parameters.adapter == 2 * WIDTH * RANK + 12 * DEPTH * RANK + RANK**3
+    assert trainer.model.parameters.head == CLASSES * (WIDTH + 1)
+    assert trainer.model.parameters.adapter + trainer.model.parameters.head == sum(
+        t.size for t in trainer.model.adapter().values()
+    )
 
 
 def test_a_base_model_is_a_tensor_of_144_weights():
@@ -102,11 +104,11 @@ def test_a_base_model_is_a_tensor_of_144_weights():
 
 
 def test_some_blocks_alone(build, batch, away):
-    weights = away(build({"name": "full"}).adapter())
-    learner = build(METHOD | {"blocks": "last 2"}, weights=weights)
-    learner.load_adapter(away(learner.adapter()))
-    assert learner.adapter()["shared.fact_P"].shape == (24, RANK)
-    merged = learner.merged()
+    weights = away(build({"name": "full"}).model.adapter())
+    trainer = build(METHOD | {"blocks": "last 2"}, weights=weights)
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    assert trainer.model.adapter()["shared.fact_P"].shape == (24, RANK)
+    merged = trainer.model.merged()
     changed = {name for name in weights if not np.array_equal(merged[name], weights[name])}
     assert changed == {"head.weight", "head.bias"} | {
         f"blocks.{block}.{layer}.weight"
@@ -116,11 +118,11 @@ def test_some_blocks_alone(build, batch, away):
 
 
 def test_it_starts_as_the_bare_model(build, batch):
-    assert relative(build(METHOD).logits(batch[0]), build({"name": "linear"}).logits(batch[0])) <= LOGITS
+    assert relative(build(METHOD).model.logits(batch[0]), build({"name": "linear"}).model.logits(batch[0])) <= LOGITS
 
 
 def test_factors_start_within_their_bounds(build):
-    tensors = build({"name": "fact", "rank": 16}).adapter()
+    tensors = build({"name": "fact", "rank": 16}).model.adapter()
     assert not tensors["shared.fact_V"].any()
     for name, shape, bound in (
         ("U", (WIDTH, 16), WIDTH**-0.5),
@@ -137,10 +139,10 @@ def test_factors_start_within_their_bounds(build):
 def test_the_two_ways_through_a_layer_give_the_same_logits_and_gradients(build, batch, away, model):
     """With dropout in the configuration but nothing dropped, factors are applied one by one, by plain autograd."""
     formed, stepwise = build(METHOD, MODELS[model]), build(METHOD | {"dropout": 0.5}, MODELS[model])
-    start, results = away(formed.adapter(), 0.3), []
-    for learner in (formed, stepwise):
-        learner.load_adapter(start)
-        results.append(learner.loss_and_gradients(*batch))
+    start, results = away(formed.model.adapter(), 0.3), []
+    for trainer in (formed, stepwise):
+        trainer.model.load_adapter(start)
+        results.append(trainer.loss_and_gradients(*batch))
     (loss, gradients), (loss_b, gradients_b) = results
     assert loss == pytest.approx(loss_b, rel=ROUNDING)
     assert all(gradients[name].any() for name in start)
@@ -151,11 +153,11 @@ def test_the_two_ways_through_a_layer_give_the_same_logits_and_gradients(build, 
 def test_checkpointing_gives_the_same_gradients(build, batch, away, dropout):
     method = METHOD | {"dropout": dropout}
     plain, recomputed = build(method), build(method, train={"gradient_checkpointing": True})
-    start, gradients, losses = away(plain.adapter()), [], []
-    for learner in (plain, recomputed):
-        learner.load_adapter(start)
-        gradients.append(learner.loss_and_gradients(*batch)[1])
-        losses.append([float(learner.train_step(*batch, 1e-2)) for _ in range(2)])
+    start, gradients, losses = away(plain.model.adapter()), [], []
+    for trainer in (plain, recomputed):
+        trainer.model.load_adapter(start)
+        gradients.append(trainer.loss_and_gradients(*batch)[1])
+        losses.append([float(trainer.train_step(*batch, 1e-2)) for _ in range(2)])
     assert all(gradients[1][name].any() for name in start)
     assert max(relative(gradients[1][name], gradients[0][name]) for name in start) <= GRADIENTS
     assert losses[0] == pytest.approx(losses[1], rel=GRADIENTS)
@@ -163,13 +165,13 @@ def test_checkpointing_gives_the_same_gradients(build, batch, away, dropout):
 
 def test_dropout_acts_on_the_update_in_training_alone(build, batch, away):
     """At a rate where everything is dropped, no update is left."""
-    learner, without, bare = build(METHOD | {"dropout": 1 - 1e-9}), build(METHOD), build({"name": "linear"})
-    start = away(learner.adapter(), 0.3)
-    for one in (learner, without):
-        one.load_adapter(start)
-    bare.load_adapter({n: t for n, t in start.items() if "head" in n})
-    np.testing.assert_array_equal(learner.logits(batch[0]), without.logits(batch[0]))
-    kept, nothing_kept, loss = (float(one.train_step(*batch, 0.0)) for one in (without, bare, learner))
+    trainer, without, bare = build(METHOD | {"dropout": 1 - 1e-9}), build(METHOD), build({"name": "linear"})
+    start = away(trainer.model.adapter(), 0.3)
+    for one in (trainer, without):
+        one.model.load_adapter(start)
+    bare.model.load_adapter({n: t for n, t in start.items() if "head" in n})
+    np.testing.assert_array_equal(trainer.model.logits(batch[0]), without.model.logits(batch[0]))
+    kept, nothing_kept, loss = (float(one.train_step(*batch, 0.0)) for one in (without, bare, trainer))
     assert loss == pytest.approx(nothing_kept, rel=ROUNDING)
     assert abs(kept - nothing_kept) > 1e-3
 
@@ -177,11 +179,13 @@ def test_dropout_acts_on_the_update_in_training_alone(build, batch, away):
 @pytest.mark.parametrize("layer", ["fc1", "fc2"])
 def test_what_is_dropped_is_between_sigma_and_v(build, away, layer):
     """At rank 1 that is one number a token and weight: a quarter of fc1's update goes as a whole, and on its own."""
-    learner = build({"name": "fact", "rank": 1, "dropout": 0.5})
-    learner.load_adapter(away(learner.adapter(), 0.5))
-    on_mlx = isinstance(learner, mlx_peft.backend.learner.Learner)
+    trainer = build({"name": "fact", "rank": 1, "dropout": 0.5})
+    trainer.model.load_adapter(away(trainer.model.adapter(), 0.5))
+    on_mlx = isinstance(trainer, mlx_peft.backend.trainer.Trainer)
     to_array, randomness = (mx.array, in_mlx.randomness) if on_mlx else (torch.from_numpy, in_torch.randomness)
-    module = learner.model.blocks[0].mlp[layer] if on_mlx else getattr(learner.model.blocks[0].mlp, layer)
+    module = (
+        trainer.model.network.blocks[0].mlp[layer] if on_mlx else getattr(trainer.model.network.blocks[0].mlp, layer)
+    )
     inputs = module.base_layer.weight.shape[1]
     x = to_array(np.random.default_rng(0).standard_normal((4, 9, inputs)).astype(np.float32))
 
@@ -203,12 +207,12 @@ def test_what_is_dropped_is_between_sigma_and_v(build, away, layer):
 @pytest.mark.parametrize("model", ["plain", "a hidden layer of 2.5 widths"])
 def test_half_precision_follows_float32(build, batch, away, model):
     exact, half = build(METHOD, MODELS[model]), build(METHOD, MODELS[model], {"precision": "bfloat16"})
-    start = away(exact.adapter(), 0.1)
-    for learner in (exact, half):
-        learner.load_adapter(start)
+    start = away(exact.model.adapter(), 0.1)
+    for trainer in (exact, half):
+        trainer.model.load_adapter(start)
     # 8 bits of mantissa through a whole ViT
-    assert 0 < relative(half.logits(batch[0]), exact.logits(batch[0])) <= 5e-2
-    assert all(np.array_equal(half.adapter()[name], start[name]) for name in start), "kept in float32"
+    assert 0 < relative(half.model.logits(batch[0]), exact.model.logits(batch[0])) <= 5e-2
+    assert all(np.array_equal(half.model.adapter()[name], start[name]) for name in start), "kept in float32"
 
 
 def test_a_rank_above_the_models_width_is_refused(build):
@@ -217,11 +221,11 @@ def test_a_rank_above_the_models_width_is_refused(build):
 
 
 def test_an_adapter_comes_back_bit_for_bit_and_is_the_same_model(build, batch, away, saved):
-    learner = build(METHOD)
-    learner.load_adapter(away(learner.adapter()))
-    notes, again = saved(learner)
+    trainer = build(METHOD)
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    notes, again = saved(trainer)
     assert len(notes) == 1 and "Hugging Face PEFT has no method 'fact'" in notes[0]
     assert again.method == FacT(rank=RANK, scale=0.5)
     other = build(again.method.model_dump())
-    other.load_adapter(again.tensors)
-    np.testing.assert_array_equal(other.logits(batch[0]), learner.logits(batch[0]))
+    other.model.load_adapter(again.tensors)
+    np.testing.assert_array_equal(other.model.logits(batch[0]), trainer.model.logits(batch[0]))

@@ -37,20 +37,20 @@ def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return noisy.clip(0, 255).astype(np.uint8), targets
 
 
-def scale_of(learner) -> float:
+def scale_of(trainer) -> float:
     """What the loss is multiplied by; 1 but in float16."""
-    return float(next((value for key, value in learner.state().items() if key.endswith("scale")), 1.0))
+    return float(next((value for key, value in trainer.state().items() if key.endswith("scale")), 1.0))
 
 
-def accuracy(learner, lr: float) -> float:
-    """Of the learner on other images, once it was trained; the batch of a step that overflowed comes again."""
+def accuracy(trainer, lr: float) -> float:
+    """Of the trainer on other images, once it was trained; the batch of a step that overflowed comes again."""
     for step in range(STEPS):
         before = 0.0
-        while scale_of(learner) != before:
-            before = scale_of(learner)
-            assert np.isfinite(float(learner.train_step(*pictures(BATCH, 2 + step), lr)))
+        while scale_of(trainer) != before:
+            before = scale_of(trainer)
+            assert np.isfinite(float(trainer.train_step(*pictures(BATCH, 2 + step), lr)))
     images, targets = pictures(100, 1)
-    return float((learner.logits(images).argmax(1) == targets).mean())
+    return float((trainer.model.logits(images).argmax(1) == targets).mean())
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_half_precision_ends_near_float32(build, monkeypatch, name, way):
     for backend in (mlx_peft.backend.training, torch_ref.training):
         monkeypatch.setattr(backend, "INITIAL_SCALE", FIRST_SCALE)
     optimizer = OPTIMIZERS[name]
-    learners = {
+    trainers = {
         precision: build(LORA, ONE_BLOCK, {"optimizer": optimizer, "precision": precision} | WAYS[way])
         for precision in ("float32", "bfloat16", "float16")
     }
-    ends = {precision: accuracy(learner, optimizer["lr"]) for precision, learner in learners.items()}
-    assert 1 < scale_of(learners["float16"]) < FIRST_SCALE
+    ends = {precision: accuracy(trainer, optimizer["lr"]) for precision, trainer in trainers.items()}
+    assert 1 < scale_of(trainers["float16"]) < FIRST_SCALE
     assert ends["float32"] >= 0.6  # chance is 0.2
     assert ends["bfloat16"] == pytest.approx(ends["float32"], abs=NEAR)
     assert ends["float16"] == pytest.approx(ends["float32"], abs=NEAR)
@@ -76,14 +76,14 @@ def test_half_precision_ends_near_float32(build, monkeypatch, name, way):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_that_overflows_leaves_everything_as_it_was(build, batch, name, way):
     """Parameters, moments, the optimiser's count of steps, AdaLoRA's averages: bit for bit."""
-    learner = build(ADALORA, ONE_BLOCK, {"precision": "float16", "optimizer": OPTIMIZERS[name]} | WAYS[way])
-    learner.train_step(*batch, 1e-3, observe=True)
-    before = learner.state()
+    trainer = build(ADALORA, ONE_BLOCK, {"precision": "float16", "optimizer": OPTIMIZERS[name]} | WAYS[way])
+    trainer.train_step(*batch, 1e-3, observe=True)
+    before = trainer.state()
     scale = next(key for key in before if key.endswith("scale"))
     before[scale] = np.full_like(before[scale], TOO_LARGE)
-    learner.load_state(before)
-    float(learner.train_step(*batch, 1e-3, observe=True))
-    after = learner.state()
+    trainer.load_state(before)
+    float(trainer.train_step(*batch, 1e-3, observe=True))
+    after = trainer.state()
     assert after.keys() == before.keys()
     assert after[scale] == TOO_LARGE / 2
     own = {scale, "step", next(key for key in before if key.endswith("good_steps"))}
@@ -99,8 +99,8 @@ def test_after_a_step_that_overflowed_training_goes_on_as_if_it_had_not_been(bui
     state = interrupted.state()
     scale = next(key for key in state if key.endswith("scale"))
     first = float(state[scale])
-    for learner in (plain, interrupted):
-        learner.train_step(*batch, 1e-3)
+    for trainer in (plain, interrupted):
+        trainer.train_step(*batch, 1e-3)
     state = interrupted.state()
     state[scale] = np.full_like(state[scale], TOO_LARGE)
     interrupted.load_state(state)
@@ -108,8 +108,8 @@ def test_after_a_step_that_overflowed_training_goes_on_as_if_it_had_not_been(bui
     state = interrupted.state()
     state[scale] = np.full_like(state[scale], first)
     interrupted.load_state(state)
-    for learner in (plain, interrupted):
-        learner.train_step(*batch, 1e-3)
-    a, b = plain.adapter(), interrupted.adapter()
+    for trainer in (plain, interrupted):
+        trainer.train_step(*batch, 1e-3)
+    a, b = plain.model.adapter(), interrupted.model.adapter()
     for key in a:
         np.testing.assert_array_equal(b[key], a[key], key)

@@ -39,9 +39,9 @@ def expected_delta(tensors, path, method: LoRA, rows: int) -> np.ndarray:
 @pytest.mark.parametrize("targets", [("qkv", "proj", "fc1", "fc2"), ("q", "v"), ("k", "fc2"), ("q", "k", "v")])
 def test_merged_weights_are_the_equations(build, away, targets, rslora):
     method = LoRA(rank=4, alpha=6.0, targets=targets, rslora=rslora)
-    learner = build(method.model_dump())
-    learner.load_adapter(away(learner.adapter()))
-    base, merged, tensors = build({"name": "linear"}).merged(), learner.merged(), learner.adapter()
+    trainer = build(method.model_dump())
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    base, merged, tensors = build({"name": "linear"}).model.merged(), trainer.model.merged(), trainer.model.adapter()
     for block in range(DEPTH):
         for name, path in PATHS.items():
             weight = base[f"blocks.{block}.{path}.weight"]
@@ -52,30 +52,34 @@ def test_merged_weights_are_the_equations(build, away, targets, rslora):
 
 
 @pytest.mark.parametrize("targets", [("qkv", "proj", "fc1", "fc2"), ("q", "v")])
-def test_merging_leaves_the_logits_and_the_learner_alone(build, batch, away, targets):
-    learner = build({"name": "lora", "rank": 4, "targets": targets})
-    learner.load_adapter(away(learner.adapter()))
-    before = learner.logits(batch[0])
+def test_merging_leaves_the_logits_and_the_model_alone(build, batch, away, targets):
+    trainer = build({"name": "lora", "rank": 4, "targets": targets})
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    before = trainer.model.logits(batch[0])
     plain = build({"name": "linear"})
-    merged = learner.merged()
-    np.testing.assert_array_equal(learner.logits(batch[0]), before)
-    plain.load_adapter({name: merged[name] for name in plain.adapter()})
-    assert relative(plain.logits(batch[0]), before) > 1e-3, "the adapter must matter for this test to say anything"
+    merged = trainer.model.merged()
+    np.testing.assert_array_equal(trainer.model.logits(batch[0]), before)
+    plain.model.load_adapter({name: merged[name] for name in plain.model.adapter()})
+    assert relative(plain.model.logits(batch[0]), before) > 1e-3, (
+        "the adapter must matter for this test to say anything"
+    )
     full = build({"name": "full"})
-    full.load_adapter(merged)
-    assert relative(full.logits(batch[0]), before) <= 1e-5
+    full.model.load_adapter(merged)
+    assert relative(full.model.logits(batch[0]), before) <= 1e-5
 
 
 @pytest.mark.parametrize("targets", [("qkv", "proj", "fc1", "fc2"), ("qkv",), ("q", "v"), ("fc1",)])
 def test_trained_parameters_are_the_closed_formulas(build, targets):
     method = LoRA(rank=4, targets=targets)
-    learner = build(method.model_dump())
+    trainer = build(method.model_dump())
     per_block = 0
     for name, parts in layers_of(method).items():
         per_block += 4 * (INPUT[name] + OUTPUT[name]) if not parts else len(parts) * 4 * (WIDTH + WIDTH)
-    assert learner.parameters.adapter == DEPTH * per_block
-    assert learner.parameters.head == CLASSES * (WIDTH + 1)
-    assert learner.parameters.adapter + learner.parameters.head == sum(t.size for t in learner.adapter().values())
+    assert trainer.model.parameters.adapter == DEPTH * per_block
+    assert trainer.model.parameters.head == CLASSES * (WIDTH + 1)
+    assert trainer.model.parameters.adapter + trainer.model.parameters.head == sum(
+        t.size for t in trainer.model.adapter().values()
+    )
 
 
 def test_published_count_of_lora_on_queries_and_values():
@@ -88,12 +92,12 @@ def test_published_count_of_lora_on_queries_and_values():
 
 def test_it_starts_as_the_bare_model(build, batch):
     linear, lora = build({"name": "linear"}), build({"name": "lora"})
-    lora.load_adapter(lora.adapter() | linear.adapter())
-    assert relative(lora.logits(batch[0]), linear.logits(batch[0])) <= ROUNDING
+    lora.model.load_adapter(lora.model.adapter() | linear.model.adapter())
+    assert relative(lora.model.logits(batch[0]), linear.model.logits(batch[0])) <= ROUNDING
 
 
 def test_initial_A_is_uniform_within_its_bound_and_differs_by_layer(build):
-    tensors = build({"name": "lora", "rank": 16}).adapter()
+    tensors = build({"name": "lora", "rank": 16}).model.adapter()
     A = tensors["blocks.0.attn.qkv.lora_A"]
     bound = 1 / np.sqrt(WIDTH)
     assert np.abs(A).max() <= bound
@@ -104,35 +108,35 @@ def test_initial_A_is_uniform_within_its_bound_and_differs_by_layer(build):
 
 
 def test_gradients_are_those_of_finite_differences(build, batch, away):
-    learner = build({"name": "lora", "rank": 2, "targets": ["q", "v", "fc2"]})
-    start = away(learner.adapter())
-    learner.load_adapter(start)
-    _, gradients = learner.loss_and_gradients(*batch)
+    trainer = build({"name": "lora", "rank": 2, "targets": ["q", "v", "fc2"]})
+    start = away(trainer.model.adapter())
+    trainer.model.load_adapter(start)
+    _, gradients = trainer.loss_and_gradients(*batch)
     random, step = np.random.default_rng(2), 1e-2
     for name in ("blocks.0.attn.qkv.lora_A", "blocks.2.attn.qkv.lora_B", "blocks.1.mlp.fc2.lora_B", "head.weight"):
         direction = random.standard_normal(start[name].shape).astype(np.float32)
         direction /= np.linalg.norm(direction)
         losses = []
         for sign in (1, -1):
-            learner.load_adapter(start | {name: start[name] + sign * step * direction})
-            losses.append(learner.loss_and_gradients(*batch)[0])
+            trainer.model.load_adapter(start | {name: start[name] + sign * step * direction})
+            losses.append(trainer.loss_and_gradients(*batch)[0])
         # Central difference: an error of step^2 = 1e-4 relative, and 1e-7 / step = 1e-5 of rounding in the loss.
         slope = float((gradients[name] * direction).sum())
         assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(slope, rel=2e-2, abs=2e-4)
 
 
 def test_frozen_weights_do_not_move(build, batch):
-    learner = build({"name": "lora", "targets": ["qkv"]}, train={"optimizer": {"name": "adamw", "weight_decay": 0.5}})
+    trainer = build({"name": "lora", "targets": ["qkv"]}, train={"optimizer": {"name": "adamw", "weight_decay": 0.5}})
     for _ in range(3):
-        float(learner.train_step(*batch, 1e-2))
-    merged = learner.merged()
-    changed = {n for n, t in build({"name": "linear"}).merged().items() if not np.array_equal(merged[n], t)}
+        float(trainer.train_step(*batch, 1e-2))
+    merged = trainer.model.merged()
+    changed = {n for n, t in build({"name": "linear"}).model.merged().items() if not np.array_equal(merged[n], t)}
     assert changed == {"head.weight", "head.bias"} | {f"blocks.{i}.attn.qkv.weight" for i in range(DEPTH)}
 
 
 def test_swiglu_has_both_its_first_layers_adapted(build):
     args = {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3, "mlp_layer": "swiglu", "act_layer": "silu"}
-    learner = build({"name": "lora", "targets": ["fc1"]}, model={"args": args})
-    assert {name.rpartition(".")[0] for name in learner.adapter()} == {
+    trainer = build({"name": "lora", "targets": ["fc1"]}, model={"args": args})
+    assert {name.rpartition(".")[0] for name in trainer.model.adapter()} == {
         "blocks.0.mlp.fc1_g", "blocks.0.mlp.fc1_x", "head",
     }  # fmt: skip

@@ -36,9 +36,9 @@ def magnitudes_of(V, m):
 def test_doras_merged_rows_have_its_magnitudes(build, away, targets):
     """m V / |V|, V = W + s B A; the rows of parts that are not adapted stay bit for bit."""
     method = LoRA(rank=4, alpha=6, dora=True, targets=targets)
-    learner = build(method.model_dump())
-    learner.load_adapter(trained_alone(learner.adapter(), away))
-    base, merged, tensors = build(LINEAR).merged(), learner.merged(), learner.adapter()
+    trainer = build(method.model_dump())
+    trainer.model.load_adapter(trained_alone(trainer.model.adapter(), away))
+    base, merged, tensors = build(LINEAR).model.merged(), trainer.model.merged(), trainer.model.adapter()
     for block in range(DEPTH):
         path = f"blocks.{block}.attn.qkv"
         W, A, B = base[f"{path}.weight"], tensors[f"{path}.lora_A"], tensors[f"{path}.lora_B"]
@@ -61,35 +61,35 @@ def test_doras_merged_rows_have_its_magnitudes(build, away, targets):
 def test_dora_trains_one_magnitude_for_each_adapted_row(build, targets):
     plain, dora = (build({"name": "lora", "rank": 2, "targets": targets, "dora": dora}) for dora in (False, True))
     rows = sum({"q": 48, "v": 48, "qkv": 144, "proj": 48, "fc1": 192}[target] for target in targets)
-    assert dora.parameters.adapter - plain.parameters.adapter == DEPTH * rows
+    assert dora.model.parameters.adapter - plain.model.parameters.adapter == DEPTH * rows
 
 
 @pytest.mark.parametrize("method", [DORA, PISSA, BOTH], ids=["dora", "pissa", "both"])
 def test_it_starts_as_the_bare_model(build, batch, method):
     linear, adapted = build(LINEAR), build(method)
-    adapted.load_adapter(adapted.adapter() | linear.adapter())
-    assert relative(adapted.logits(batch[0]), linear.logits(batch[0])) <= LOGITS
+    adapted.model.load_adapter(adapted.model.adapter() | linear.model.adapter())
+    assert relative(adapted.model.logits(batch[0]), linear.model.logits(batch[0])) <= LOGITS
 
 
 @pytest.mark.parametrize("method", [DORA, PISSA, BOTH], ids=["dora", "pissa", "both"])
-def test_merging_leaves_the_logits_and_the_learner_alone(build, batch, away, method):
-    learner, full = build(method), build({"name": "full"})
-    learner.load_adapter(trained_alone(learner.adapter(), away))
-    before = learner.logits(batch[0])
-    full.load_adapter(learner.merged())
-    assert relative(full.logits(batch[0]), before) <= LOGITS
-    np.testing.assert_array_equal(learner.logits(batch[0]), before)
+def test_merging_leaves_the_logits_and_the_model_alone(build, batch, away, method):
+    trainer, full = build(method), build({"name": "full"})
+    trainer.model.load_adapter(trained_alone(trainer.model.adapter(), away))
+    before = trainer.model.logits(batch[0])
+    full.model.load_adapter(trainer.model.merged())
+    assert relative(full.model.logits(batch[0]), before) <= LOGITS
+    np.testing.assert_array_equal(trainer.model.logits(batch[0]), before)
 
 
 @pytest.mark.parametrize("method", [DORA, PISSA, BOTH, DORA | {"targets": ["q", "fc2"]}], ids=str)
 def test_dropouts_path_without_a_draw_is_the_formed_products(build, batch, away, method):
     """A rate above 0 takes the other way through the layer; where nothing draws, logits and gradients are the same."""
     formed, apart = build(method), build(method | {"dropout": 0.5})
-    start = trained_alone(formed.adapter(), away)
+    start = trained_alone(formed.model.adapter(), away)
     gradients = []
-    for learner in (formed, apart):
-        learner.load_adapter(start)
-        gradients.append(learner.loss_and_gradients(*batch)[1])
+    for trainer in (formed, apart):
+        trainer.model.load_adapter(start)
+        gradients.append(trainer.loss_and_gradients(*batch)[1])
     for name, gradient in gradients[0].items():
         assert relative(gradients[1][name], gradient) <= 2e-5, name
 
@@ -97,12 +97,12 @@ def test_dropouts_path_without_a_draw_is_the_formed_products(build, batch, away,
 @pytest.mark.parametrize("method", [PISSA, BOTH], ids=["pissa", "both"])
 def test_half_precision_follows_float32(build, batch, away, method):
     exact, half = build(method), build(method, train={"precision": "bfloat16"})
-    start = trained_alone(exact.adapter(), lambda tensors: away(tensors, 0.01))
+    start = trained_alone(exact.model.adapter(), lambda tensors: away(tensors, 0.01))
     results = []
-    for learner in (exact, half):
-        learner.load_adapter(start)
-        assert all(tensor.dtype == np.float32 for tensor in learner.adapter().values())
-        results.append(learner.loss_and_gradients(*batch))
+    for trainer in (exact, half):
+        trainer.model.load_adapter(start)
+        assert all(tensor.dtype == np.float32 for tensor in trainer.model.adapter().values())
+        results.append(trainer.loss_and_gradients(*batch))
     (loss, gradients), (rounded, others) = results
     assert 0 < abs(rounded - loss) <= 5e-2 * loss  # 8 bits of mantissa, through a whole ViT
     # A gradient of near nothing is rounding: all of a kind are held together.
@@ -112,11 +112,11 @@ def test_half_precision_follows_float32(build, batch, away, method):
 
 
 def test_pissas_initial_factors_stay_and_its_weights_too(build, batch):
-    learner = build(PISSA)
-    start, base = learner.adapter(), build(LINEAR).merged()
+    trainer = build(PISSA)
+    start, base = trainer.model.adapter(), build(LINEAR).model.merged()
     for _ in range(2):
-        float(learner.train_step(*batch, 1e-2))
-    end = learner.adapter()
+        float(trainer.train_step(*batch, 1e-2))
+    end = trainer.model.adapter()
     for name, tensor in end.items():
         layer, _, kind = name.rpartition(".")
         if kind.startswith("pissa"):
@@ -124,10 +124,13 @@ def test_pissas_initial_factors_stay_and_its_weights_too(build, batch):
             np.testing.assert_array_equal(start[name], start[f"{layer}.{kind.replace('pissa', 'lora')}"])
         elif kind.startswith("lora"):
             assert not np.array_equal(tensor, start[name])
-    learner.load_adapter(start)
-    merged = learner.merged()
+    trainer.model.load_adapter(start)
+    merged = trainer.model.merged()
     assert all(relative(merged[name], base[name]) <= ROUNDING for name in base if name.endswith("weight"))
-    assert learner.parameters.adapter == build({"name": "lora", "rank": 4, "targets": EVERY}).parameters.adapter
+    assert (
+        trainer.model.parameters.adapter
+        == build({"name": "lora", "rank": 4, "targets": EVERY}).model.parameters.adapter
+    )
 
 
 @pytest.mark.parametrize("shape", [(40, 24), (24, 40), (24, 24)])
@@ -150,8 +153,11 @@ def test_principal_factors_of_a_weight_of_lower_rank_are_finite():
 
 
 def test_each_parts_principal_factors_are_its_own(build):
-    tensors, base = build({"name": "lora", "rank": 2, "init": "pissa", "targets": ["k", "v"]}).adapter(), build(LINEAR)
-    W = base.merged()["blocks.1.attn.qkv.weight"]
+    tensors, base = (
+        build({"name": "lora", "rank": 2, "init": "pissa", "targets": ["k", "v"]}).model.adapter(),
+        build(LINEAR),
+    )
+    W = base.model.merged()["blocks.1.attn.qkv.weight"]
     (A, other), (B, second) = (np.split(tensors[f"blocks.1.attn.qkv.lora_{kind}"], 2) for kind in "AB")
     for factors, rows in (((A, B), W[WIDTH : 2 * WIDTH]), ((other, second), W[2 * WIDTH :])):
         for found, expected in zip(factors, principal(rows, 2, 8.0), strict=True):
@@ -160,12 +166,12 @@ def test_each_parts_principal_factors_are_its_own(build):
 
 def test_lora_plus_moves_B_further_by_its_ratio(build, batch, away):
     sgd = {"optimizer": {"name": "sgd", "momentum": 0.0, "weight_decay": 0.0}, "clip_norm": None}
-    learner = build({"name": "lora", "rank": 2, "lora_plus": 16, "targets": ["q"], "blocks": [2]}, train=sgd)
-    start = trained_alone(learner.adapter(), away)
-    learner.load_adapter(start)
-    gradients = learner.loss_and_gradients(*batch)[1]
-    float(learner.train_step(*batch, 0.1))
-    end = learner.adapter()
+    trainer = build({"name": "lora", "rank": 2, "lora_plus": 16, "targets": ["q"], "blocks": [2]}, train=sgd)
+    start = trained_alone(trainer.model.adapter(), away)
+    trainer.model.load_adapter(start)
+    gradients = trainer.loss_and_gradients(*batch)[1]
+    float(trainer.train_step(*batch, 0.1))
+    end = trainer.model.adapter()
     for name, gradient in gradients.items():
         ratio = 16 if name.endswith("lora_B") else 1
         # The difference of two weights of about 0.1 is known to 1e-8, and the steps are of 1e-4 and more.
@@ -178,9 +184,9 @@ def test_ranks_and_alphas_go_by_pattern(build, away):
         rank=4, alpha=8, targets=("q", "v", "proj", "fc2"), blocks=(0, 2),
         rank_pattern={r"blocks\.2\.attn\.qkv": 6, "qkv": 2, "fc2": 5}, alpha_pattern={r"2\.mlp\.fc2": 3, "proj": 2},
     )  # fmt: skip
-    learner = build(method.model_dump())
-    learner.load_adapter(away(learner.adapter()))
-    tensors, base, merged = learner.adapter(), build(LINEAR).merged(), learner.merged()
+    trainer = build(method.model_dump())
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    tensors, base, merged = trainer.model.adapter(), build(LINEAR).model.merged(), trainer.model.merged()
     ranks = {"blocks.0.attn.qkv": 2, "blocks.2.attn.qkv": 6, "blocks.0.attn.proj": 4, "blocks.2.attn.proj": 4}
     ranks |= {"blocks.0.mlp.fc2": 5, "blocks.2.mlp.fc2": 5}
     scalings = {"blocks.0.attn.proj": 2 / 4, "blocks.2.attn.proj": 2 / 4, "blocks.0.mlp.fc2": 8 / 5}
@@ -208,7 +214,7 @@ def test_ranks_and_alphas_go_by_pattern(build, away):
     ],
 )
 def test_groups_of_targets_and_blocks_take_one_line(build, options, layers):
-    tensors = build({"name": "lora", "rank": 2, **options}).adapter()
+    tensors = build({"name": "lora", "rank": 2, **options}).model.adapter()
     assert {name.rpartition(".")[0] for name in tensors} == {f"blocks.{layer}" for layer in layers} | {"head"}
 
 
@@ -223,7 +229,7 @@ def test_groups_of_targets_and_blocks_take_one_line(build, options, layers):
 )
 def test_what_cannot_be_is_refused_before_training(build, options, message):
     method = LoRA.model_validate({"rank": 2, "targets": ["qkv"], **options})
-    architecture = build({"name": "linear"}).base.architecture
+    architecture = build({"name": "linear"}).model.base.architecture
     with pytest.raises(UserError, match=message):
         method.check(architecture)
         method.check_new(architecture)

@@ -27,7 +27,7 @@ LEFT = np.stack([np.random.default_rng(image).permutation(16)[:9] for image in r
 @pytest.fixture
 def weights(build, away):
     """Of a whole model, none at its start."""
-    return away(build({"name": "full"}, MODEL).adapter(), 0.3)
+    return away(build({"name": "full"}, MODEL).model.adapter(), 0.3)
 
 
 def dinov3(weights: dict[str, np.ndarray]) -> Eva:
@@ -46,8 +46,8 @@ def dinov3(weights: dict[str, np.ndarray]) -> Eva:
     return model.eval()
 
 
-def pixels(learner, images: np.ndarray) -> torch.Tensor:
-    preprocessing = learner.base.preprocessing
+def pixels(trainer, images: np.ndarray) -> torch.Tensor:
+    preprocessing = trainer.model.base.preprocessing
     x = (torch.from_numpy(images) / 255 - torch.tensor(preprocessing.mean)) / torch.tensor(preprocessing.std)
     return x.permute(0, 3, 1, 2)
 
@@ -73,12 +73,12 @@ def transcribed(model: Eva, images: torch.Tensor, prompts: dict[int, torch.Tenso
 
 
 def test_rotary_positions_through_the_hook_make_timms_dinov3(build, batch, weights):
-    learner = build({"name": "linear"}, MODEL, weights=weights)
-    without = learner.logits(batch[0])
-    learner.model.positions = seams.rotary(learner)
+    trainer = build({"name": "linear"}, MODEL, weights=weights)
+    without = trainer.model.logits(batch[0])
+    trainer.model.network.positions = seams.rotary(trainer)
     with torch.no_grad():
-        expected = dinov3(weights)(pixels(learner, batch[0])).numpy()
-    assert relative(learner.logits(batch[0]), expected) <= LOGITS
+        expected = dinov3(weights)(pixels(trainer, batch[0])).numpy()
+    assert relative(trainer.model.logits(batch[0]), expected) <= LOGITS
     assert relative(without, expected) > 1e-3, "the positions must matter for this to say anything"
 
 
@@ -87,35 +87,35 @@ def test_rotary_positions_through_the_hook_make_timms_dinov3(build, batch, weigh
 @pytest.mark.parametrize("left", [None, LEFT], ids=["all patches", "some patches"])
 def test_each_token_keeps_its_place_among_prompts_and_where_others_are_dropped(build, batch, away, left, before, pool):
     model = {"args": ARGS | {"global_pool": pool}}
-    weights = away(build({"name": "full"}, model).adapter(), 0.3)
-    learner = build(PROMPTS, model, weights=weights)
-    tensors = away(learner.adapter(), 0.5) | {n: t for n, t in weights.items() if "head" in n}
-    learner.load_adapter(tensors)
-    learner.model.positions = seams.rotary(learner)
-    for block in learner.model.blocks:
+    weights = away(build({"name": "full"}, model).model.adapter(), 0.3)
+    trainer = build(PROMPTS, model, weights=weights)
+    tensors = away(trainer.model.adapter(), 0.5) | {n: t for n, t in weights.items() if "head" in n}
+    trainer.model.load_adapter(tensors)
+    trainer.model.network.positions = seams.rotary(trainer)
+    for block in trainer.model.network.blocks:
         block.before = before
     if left is not None:
-        seams.block(learner, 0).reducer = seams.dropping(learner, left)
+        seams.block(trainer, 0).reducer = seams.dropping(trainer, left)
 
     reference = dinov3(weights)
     reference.global_pool = pool
     prompts = {int(n.split(".")[1]): torch.from_numpy(t) for n, t in tensors.items() if n.endswith("prompts")}
-    expected = transcribed(reference, pixels(learner, batch[0]), prompts, left)
-    assert relative(learner.logits(batch[0]), expected) <= LOGITS
+    expected = transcribed(reference, pixels(trainer, batch[0]), prompts, left)
+    assert relative(trainer.model.logits(batch[0]), expected) <= LOGITS
 
 
 @pytest.mark.parametrize("left", [None, LEFT], ids=["all patches", "some patches"])
 def test_relative_positions_are_a_bias_that_knows_which_patches_are_left(build, batch, timms, away, left):
     model = {"args": {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "global_pool": "avg"}}
-    weights = away(build({"name": "full"}, model).adapter(), 0.3)
-    learner = build({"name": "linear"}, model, weights=weights)
+    weights = away(build({"name": "full"}, model).model.adapter(), 0.3)
+    trainer = build({"name": "linear"}, model, weights=weights)
     table = np.random.default_rng(0).standard_normal((3, 49), np.float32)
-    without = learner.logits(batch[0])
-    learner.model.positions = seams.relative(learner, table)
+    without = trainer.model.logits(batch[0])
+    trainer.model.network.positions = seams.relative(trainer, table)
     if left is not None:
-        seams.block(learner, 0).reducer = seams.dropping(learner, left)
+        seams.block(trainer, 0).reducer = seams.dropping(trainer, left)
 
-    reference, images = timms(learner, weights, batch[0])
+    reference, images = timms(trainer, weights, batch[0])
     bias = torch.zeros(4, 3, 17, 17)
     for one, other in np.ndindex(16, 16):
         row, column = (b - a for a, b in zip(divmod(other, 4), divmod(one, 4), strict=True))
@@ -130,17 +130,17 @@ def test_relative_positions_are_a_bias_that_knows_which_patches_are_left(build, 
                 bias = bias.take_along_dim(kept[:, None, :, None], dim=2).take_along_dim(kept[:, None, None], dim=3)
             x = x + block.mlp(block.norm2(x))
         expected = reference.forward_head(reference.norm(x)).numpy()
-    assert relative(learner.logits(batch[0]), expected) <= LOGITS
+    assert relative(trainer.model.logits(batch[0]), expected) <= LOGITS
     assert relative(without, expected) > 1e-3, "the positions must matter for this to say anything"
 
 
 def test_positions_with_parameters_are_trained_under_checkpointing_as_without(build, batch):
     found = []
     for checkpointing in (False, True):
-        learner = build({"name": "linear"}, {"args": {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3,
+        trainer = build({"name": "linear"}, {"args": {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3,
                         "global_pool": "avg"}}, {"gradient_checkpointing": checkpointing})  # fmt: skip
-        learner.model.positions = seams.relative(learner, np.zeros((3, 49), np.float32))
-        x = pixels(learner, batch[0]).permute(0, 2, 3, 1).numpy()
-        found.append(seams.gradient(learner, np.ascontiguousarray(x)))
+        trainer.model.network.positions = seams.relative(trainer, np.zeros((3, 49), np.float32))
+        x = pixels(trainer, batch[0]).permute(0, 2, 3, 1).numpy()
+        found.append(seams.gradient(trainer, np.ascontiguousarray(x)))
     assert found[0].any()
     assert relative(found[1], found[0]) <= ROUNDING

@@ -36,8 +36,8 @@ LEFT = np.stack([np.random.default_rng(image).permutation(16)[:9] for image in r
 """Of the 16 patches of four images: which a reducer leaves, in which order."""
 
 REDUCERS = {
-    "dropped": lambda learner: seams.dropping(learner, LEFT),
-    "attentive": lambda learner: seams.attentive(learner, 9),
+    "dropped": lambda trainer: seams.dropping(trainer, LEFT),
+    "attentive": lambda trainer: seams.attentive(trainer, 9),
     "merged": seams.merging,
 }
 
@@ -90,14 +90,14 @@ def test_what_is_left_is_attended_and_pooled_as_what_it_stands_for(build, batch,
     if reducer == "attentive" and "without a class token" in name:
         model = MODELS["plain"]
     numbers = (0, 1) if reducer == "merged" else (1,)
-    weights = away(build({"name": "full"}, model).adapter(), 0.3)
-    learner = build({"name": "linear"}, model, weights=weights)
-    whole = learner.logits(batch[0])
+    weights = away(build({"name": "full"}, model).model.adapter(), 0.3)
+    trainer = build({"name": "linear"}, model, weights=weights)
+    whole = trainer.model.logits(batch[0])
     for number in numbers:
-        learner.model.blocks[number].reducer = REDUCERS[reducer](learner)
-    reference, images = timms(learner, weights, batch[0])
+        trainer.model.network.blocks[number].reducer = REDUCERS[reducer](trainer)
+    reference, images = timms(trainer, weights, batch[0])
     expected = transcribed(reference, images, dict.fromkeys(numbers, reducer))
-    assert relative(learner.logits(batch[0]), expected) <= LOGITS
+    assert relative(trainer.model.logits(batch[0]), expected) <= LOGITS
     assert relative(whole, expected) > 1e-3, "the reducer must matter for this to say anything"
 
 
@@ -108,15 +108,15 @@ def test_checkpointing_drops_merges_and_differentiates_as_without(build, batch, 
     found = []
     for checkpointing in (False, True):
         model = {"args": SMALL | {"reg_tokens": 2}, "drop_path": 0.2}
-        learner = build(METHODS[method], model, {"gradient_checkpointing": checkpointing})
-        learner.load_adapter(away(learner.adapter(), 0.2))
+        trainer = build(METHODS[method], model, {"gradient_checkpointing": checkpointing})
+        trainer.model.load_adapter(away(trainer.model.adapter(), 0.2))
         for number in (0, 1):
-            seams.block(learner, number).reducer = REDUCERS[reducer](learner)
-        for block in learner.model.blocks:
+            seams.block(trainer, number).reducer = REDUCERS[reducer](trainer)
+        for block in trainer.model.network.blocks:
             block.before = "patch"
-        loss, gradients = learner.loss_and_gradients(*batch)
+        loss, gradients = trainer.loss_and_gradients(*batch)
         assert all(g.any() for g in gradients.values())
-        found.append((loss, gradients, [float(learner.train_step(*batch, 1e-2)) for _ in range(2)]))
+        found.append((loss, gradients, [float(trainer.train_step(*batch, 1e-2)) for _ in range(2)]))
     (loss, gradients, losses), (again, others, steps) = found
     assert loss == pytest.approx(again, rel=ROUNDING) and losses == pytest.approx(steps, rel=ROUNDING)
     assert max(relative(others[name], g) for name, g in gradients.items()) <= ROUNDING
@@ -125,30 +125,30 @@ def test_checkpointing_drops_merges_and_differentiates_as_without(build, batch, 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 def test_a_compiled_step_reduces_as_one_operation_after_the_other_does(build, batch, away, checkpointing, compiled):
     model = {"args": SMALL | {"reg_tokens": 2, "global_pool": "avg"}}
-    learner = build({"name": "vpt", "tokens": 3}, model, {"gradient_checkpointing": checkpointing})
-    learner.load_adapter(away(learner.adapter(), 0.2))
-    seams.block(learner, 0).reducer = seams.merging(learner)
-    seams.block(learner, 1).reducer = seams.dropping(learner, LEFT % 8)
-    loss, _ = learner.loss_and_gradients(*batch)
-    assert float(learner.train_step(*batch, 0.1)) == pytest.approx(loss, rel=SAME)
-    assert float(learner.train_step(*batch, 0.0)) == pytest.approx(learner.loss_and_gradients(*batch)[0], rel=SAME)
-    assert learner.loss_and_gradients(*batch)[0] != pytest.approx(loss, rel=1e-3)
+    trainer = build({"name": "vpt", "tokens": 3}, model, {"gradient_checkpointing": checkpointing})
+    trainer.model.load_adapter(away(trainer.model.adapter(), 0.2))
+    seams.block(trainer, 0).reducer = seams.merging(trainer)
+    seams.block(trainer, 1).reducer = seams.dropping(trainer, LEFT % 8)
+    loss, _ = trainer.loss_and_gradients(*batch)
+    assert float(trainer.train_step(*batch, 0.1)) == pytest.approx(loss, rel=SAME)
+    assert float(trainer.train_step(*batch, 0.0)) == pytest.approx(trainer.loss_and_gradients(*batch)[0], rel=SAME)
+    assert trainer.loss_and_gradients(*batch)[0] != pytest.approx(loss, rel=1e-3)
 
 
 @pytest.mark.parametrize("reducer", ["dropped", "merged"])
 def test_reducing_in_half_precision_follows_float32(build, batch, reducer):
     logits = []
     for precision in ("float32", "bfloat16"):
-        learner = build({"name": "linear"}, MODELS["average pooling"], {"precision": precision})
-        learner.model.blocks[0].reducer = REDUCERS[reducer](learner)
-        logits.append(learner.logits(batch[0]))
+        trainer = build({"name": "linear"}, MODELS["average pooling"], {"precision": precision})
+        trainer.model.network.blocks[0].reducer = REDUCERS[reducer](trainer)
+        logits.append(trainer.model.logits(batch[0]))
     # 8 bits of mantissa through a whole ViT
     assert 0 < relative(logits[1], logits[0]) <= 5e-2
 
 
 def test_probabilities_are_formed_for_the_rows_that_a_reducer_reads_and_else_not_at_all(build, batch, monkeypatch):
-    learner = build({"name": "linear"}, MODELS["plain"])
-    attention = importlib.import_module(type(learner.model.blocks[0].attn).__module__)
+    trainer = build({"name": "linear"}, MODELS["plain"])
+    attention = importlib.import_module(type(trainer.model.network.blocks[0].attn).__module__)
     formed, real = [], attention.probabilities
 
     def watched(q, k, bias=None):
@@ -156,40 +156,42 @@ def test_probabilities_are_formed_for_the_rows_that_a_reducer_reads_and_else_not
         return formed[-1]
 
     monkeypatch.setattr(attention, "probabilities", watched)
-    learner.logits(batch[0])
+    trainer.model.logits(batch[0])
     assert not formed
-    learner.model.blocks[1].reducer = seams.attentive(learner, 9)
-    learner.loss_and_gradients(*batch)
+    trainer.model.network.blocks[1].reducer = seams.attentive(trainer, 9)
+    trainer.loss_and_gradients(*batch)
     (rows,) = formed
     assert rows.shape == (4, 3, 1, 17)
-    np.testing.assert_allclose(seams.of(learner).numpy(rows).sum(-1), 1, rtol=SAME)
+    np.testing.assert_allclose(seams.of(trainer).numpy(rows).sum(-1), 1, rtol=SAME)
 
 
 def test_features_are_kept_before_a_reducer_and_refused_behind_it(build):
     """What a cache holds is tokens; that some of them stand for several, or for others, is not in it."""
     model = {"args": SMALL | {"global_pool": "avg"}}
-    learner = build({"name": "linear"}, model)
-    learner.model.blocks[1].reducer = seams.merging(learner)
-    learner.model.eval()
-    x = seams.of(learner).array(np.random.default_rng(0).standard_normal((4, 32, 32, 3), np.float32))
-    numpy = seams.of(learner).numpy
-    whole = numpy(learner.model(x))
+    trainer = build({"name": "linear"}, model)
+    trainer.model.network.blocks[1].reducer = seams.merging(trainer)
+    trainer.model.network.eval()
+    x = seams.of(trainer).array(np.random.default_rng(0).standard_normal((4, 32, 32, 3), np.float32))
+    numpy = seams.of(trainer).numpy
+    whole = numpy(trainer.model.network(x))
     for end in (1, 4):  # before the reducer's block, and where no tokens are left
-        np.testing.assert_array_equal(numpy(learner.model.suffix(learner.model.prefix(x, end), end)), whole)
+        np.testing.assert_array_equal(
+            numpy(trainer.model.network.suffix(trainer.model.network.prefix(x, end), end)), whole
+        )
     for end in (2, 3):
         with pytest.raises(ValueError, match=f"what enters block {end} is not as in a plain model"):
-            learner.model.prefix(x, end)
+            trainer.model.network.prefix(x, end)
 
 
 def test_a_simulated_attention_asks_a_heavy_token_as_the_plain_one_does(build):
-    learner = build({"name": "linear"})
-    here, random = seams.of(learner), np.random.default_rng(0)
-    package = type(learner.model).__module__.removesuffix(".models.vit")
+    trainer = build({"name": "linear"})
+    here, random = seams.of(trainer), np.random.default_rng(0)
+    package = type(trainer.model.network).__module__.removesuffix(".models.vit")
     simulated = importlib.import_module(f"{package}.quant.simulated").Attend(
         dict.fromkeys(("q", "k", "v", "softmax"), lambda x: x)
     )
     q, k, v = (here.array(random.standard_normal((2, 3, 7, 8), np.float32)) for _ in range(3))
     bias = here.array(np.log(random.integers(1, 9, (2, 1, 1, 7))).astype(np.float32))
-    plain = learner.model.blocks[0].attn.attend
+    plain = trainer.model.network.blocks[0].attn.attend
     assert relative(simulated(q, k, v, bias), plain(q, k, v, bias)) <= SAME
     assert relative(simulated(q, k, v), plain(q, k, v, bias)) > 1e-2

@@ -37,37 +37,39 @@ def biases(inside: str) -> set[str]:
 )
 def test_a_step_moves_what_was_selected_and_nothing_else(build, batch, method, moving):
     """Under a weight decay that would move every frozen matrix, were it let at them."""
-    weights = build({"name": "full"}).adapter()
-    learner = build(method, train={"optimizer": {"name": "adamw", "weight_decay": 0.5}}, weights=weights)
-    assert learner.adapter().keys() == moving | HEAD
-    float(learner.train_step(*batch, 1e-2))
-    after = learner.merged()
+    weights = build({"name": "full"}).model.adapter()
+    trainer = build(method, train={"optimizer": {"name": "adamw", "weight_decay": 0.5}}, weights=weights)
+    assert trainer.model.adapter().keys() == moving | HEAD
+    float(trainer.train_step(*batch, 1e-2))
+    after = trainer.model.merged()
     assert {name for name in weights if not np.array_equal(after[name], weights[name])} == moving | HEAD
 
 
 def test_full_fine_tuning_moves_everything(build, batch):
-    learner = build({"name": "full"})
-    start = learner.adapter()
-    float(learner.train_step(*batch, 1e-2))
-    after = learner.adapter()
-    assert start.keys() == shapes(learner.base.architecture, CLASSES).keys()
+    trainer = build({"name": "full"})
+    start = trainer.model.adapter()
+    float(trainer.train_step(*batch, 1e-2))
+    after = trainer.model.adapter()
+    assert start.keys() == shapes(trainer.model.base.architecture, CLASSES).keys()
     assert not [name for name in start if np.array_equal(after[name], start[name])]
 
 
 @pytest.mark.parametrize(("blocks", "count", "outside"), [(None, DEPTH, 2), ("last 2", 2, 0), ([1], 1, 0)])
 def test_trained_biases_are_the_closed_formula(build, blocks, count, outside):
-    learner = build({"name": "bitfit", "blocks": blocks})
+    trainer = build({"name": "bitfit", "blocks": blocks})
     # norm1 1, qkv 3, proj 1, norm2 1, fc1 4, fc2 1 widths a block; patch embedding and last norm 1
-    assert learner.parameters.adapter == WIDTH * (11 * count + outside)
-    assert learner.parameters.head == CLASSES * (WIDTH + 1)
-    assert learner.parameters.adapter + learner.parameters.head == sum(t.size for t in learner.adapter().values())
+    assert trainer.model.parameters.adapter == WIDTH * (11 * count + outside)
+    assert trainer.model.parameters.head == CLASSES * (WIDTH + 1)
+    assert trainer.model.parameters.adapter + trainer.model.parameters.head == sum(
+        t.size for t in trainer.model.adapter().values()
+    )
 
 
 @pytest.mark.parametrize(("blocks", "count"), [("last 2", 2), ([1], 1), ("0-2", 3)])
 def test_full_fine_tuning_of_some_blocks_is_the_closed_formula(build, blocks, count):
-    learner = build({"name": "full", "blocks": blocks})
-    assert learner.parameters.adapter == count * (12 * WIDTH**2 + 13 * WIDTH)
-    assert learner.parameters.head == CLASSES * (WIDTH + 1)
+    trainer = build({"name": "full", "blocks": blocks})
+    assert trainer.model.parameters.adapter == count * (12 * WIDTH**2 + 13 * WIDTH)
+    assert trainer.model.parameters.head == CLASSES * (WIDTH + 1)
 
 
 def test_published_count_of_biases_on_a_base_model():
@@ -78,40 +80,40 @@ def test_published_count_of_biases_on_a_base_model():
 
 
 def test_without_biases_bitfit_has_those_of_the_norms_and_the_patch_embedding(build):
-    learner = build({"name": "bitfit"}, {"args": SIZES | {"qkv_bias": False, "proj_bias": False}})
-    assert learner.parameters.adapter == WIDTH * (2 * DEPTH + 2)
+    trainer = build({"name": "bitfit"}, {"args": SIZES | {"qkv_bias": False, "proj_bias": False}})
+    assert trainer.model.parameters.adapter == WIDTH * (2 * DEPTH + 2)
 
 
 @pytest.mark.parametrize("method", [{"name": "bitfit"}, {"name": "full", "blocks": "last 2"}], ids=str)
 def test_merging_gives_a_plain_model_with_the_same_logits(build, batch, away, method):
-    learner = build(method)
-    learner.load_adapter(away(learner.adapter()))
-    plain = build({"name": "linear"}, weights=learner.merged())
-    np.testing.assert_array_equal(plain.logits(batch[0]), learner.logits(batch[0]))
+    trainer = build(method)
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    plain = build({"name": "linear"}, weights=trainer.model.merged())
+    np.testing.assert_array_equal(plain.model.logits(batch[0]), trainer.model.logits(batch[0]))
 
 
 @pytest.mark.parametrize("method", [{"name": "bitfit"}, {"name": "full", "blocks": "last 2"}], ids=str)
 def test_checkpointing_gives_the_same_gradients(build, batch, away, method):
     plain, recomputed = build(method), build(method, train={"gradient_checkpointing": True})
-    start = away(plain.adapter())
+    start = away(plain.model.adapter())
     gradients = []
-    for learner in (plain, recomputed):
-        learner.load_adapter(start)
-        gradients.append(learner.loss_and_gradients(*batch)[1])
+    for trainer in (plain, recomputed):
+        trainer.model.load_adapter(start)
+        gradients.append(trainer.loss_and_gradients(*batch)[1])
     assert all(gradients[1][name].any() for name in start)
     assert max(relative(gradients[1][name], gradients[0][name]) for name in start) <= ROUNDING
 
 
 @pytest.mark.parametrize("method", [BitFit(blocks=(1,)), Full(blocks="last 1")], ids=lambda method: method.name)
 def test_an_adapter_comes_back_bit_for_bit_and_is_the_same_model(build, batch, away, saved, method):
-    learner = build(method.model_dump())
-    learner.load_adapter(away(learner.adapter()))
-    notes, again = saved(learner)
+    trainer = build(method.model_dump())
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    notes, again = saved(trainer)
     assert len(notes) == 1 and f"Hugging Face PEFT has no method '{method.name}'" in notes[0]
     assert again.method == method
     other = build(again.method.model_dump())
-    other.load_adapter(again.tensors)
-    np.testing.assert_array_equal(other.logits(batch[0]), learner.logits(batch[0]))
+    other.model.load_adapter(again.tensors)
+    np.testing.assert_array_equal(other.model.logits(batch[0]), trainer.model.logits(batch[0]))
 
 
 @pytest.mark.parametrize("name", ["bitfit", "full"])

@@ -7,6 +7,7 @@ import pytest
 from mlx_peft.adaptation import footprint
 from mlx_peft.adaptation.adapter import adapter_shapes
 from mlx_peft.config.quantization import QAT, Quantization
+from torch_ref.measured import saved_bytes
 
 METHODS = {
     "linear": {},
@@ -39,25 +40,25 @@ def named(case: str) -> dict:
     "args", [{}, {"mlp_layer": "swiglu", "init_values": 0.1, "qk_norm": True}], ids=["plain", "gated"]
 )
 def test_an_adapter_s_tensors_are_known_without_a_model(build, case, args) -> None:
-    learner = build(named(case), model={"args": {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, **args}})
-    found = {name: tensor.shape for name, tensor in learner.adapter().items()}
-    assert adapter_shapes(learner.experiment.method, learner.base.architecture, 5) == found
+    trainer = build(named(case), model={"args": {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, **args}})
+    found = {name: tensor.shape for name, tensor in trainer.model.adapter().items()}
+    assert adapter_shapes(trainer.experiment.method, trainer.model.base.architecture, 5) == found
 
 
 def test_over_codes_and_through_them_likewise(build) -> None:
     quantization = Quantization(bits=4, group_size=32)
-    learner = build(
+    trainer = build(
         {"name": "qalora", "targets": ["q", "v", "fc2"], "rank": 3}, model={"args": WIDE}, quantize=dict(quantization)
     )
-    found = {name: tensor.shape for name, tensor in learner.adapter().items()}
-    assert adapter_shapes(learner.experiment.method, learner.base.architecture, 5, quantization) == found
+    found = {name: tensor.shape for name, tensor in trainer.model.adapter().items()}
+    assert adapter_shapes(trainer.experiment.method, trainer.model.base.architecture, 5, quantization) == found
 
 
 def test_trained_scales_are_among_them(build) -> None:
     qat = QAT(bits=4, group_size=32, scales="learned")
-    learner = build({"name": "lora", "rank": 3}, model={"args": WIDE}, qat=dict(qat))
-    found = {name: tensor.shape for name, tensor in learner.adapter().items()}
-    assert adapter_shapes(learner.experiment.method, learner.base.architecture, 5, qat=qat) == found
+    trainer = build({"name": "lora", "rank": 3}, model={"args": WIDE}, qat=dict(qat))
+    found = {name: tensor.shape for name, tensor in trainer.model.adapter().items()}
+    assert adapter_shapes(trainer.experiment.method, trainer.model.base.architecture, 5, qat=qat) == found
 
 
 OPTIMIZERS = [({"name": "adamw"}, 2), ({"name": "sgd"}, 1), ({"name": "sgd", "momentum": 0}, 0)]
@@ -68,13 +69,12 @@ OPTIMIZERS = [({"name": "adamw"}, 2), ({"name": "sgd"}, 1), ({"name": "sgd", "mo
 ])  # fmt: skip
 def test_parameters_and_moments_are_counted_to_the_byte(build, batch, case, optimizer, moments) -> None:
     """A backend may hold counters of steps besides, and the averages of AdaLoRA."""
-    learner = build(named(case), train={"optimizer": optimizer})
-    parts = footprint.training(learner.experiment, learner.base.architecture, 5, batch=4)
-    assert parts["weights"] + parts["adapter"] == 4 * learner.parameters.total
-    assert parts["optimizer"] == 4 * moments * learner.parameters.trainable
-    if hasattr(learner, "saved_bytes"):  # torch makes its moments in the first step
-        float(learner.train_step(*batch, 1e-3))
-    slots = {name: tensor for name, tensor in learner.state().items() if not name.startswith("parameters.")}
+    trainer = build(named(case), train={"optimizer": optimizer})
+    parts = footprint.training(trainer.experiment, trainer.model.base.architecture, 5, batch=4)
+    assert parts["weights"] + parts["adapter"] == 4 * trainer.model.parameters.total
+    assert parts["optimizer"] == 4 * moments * trainer.model.parameters.trainable
+    float(trainer.train_step(*batch, 1e-3))  # torch makes its moments in the first step
+    slots = {name: tensor for name, tensor in trainer.state().items() if not name.startswith("parameters.")}
     assert parts["optimizer"] <= sum(tensor.nbytes for tensor in slots.values())
 
 
@@ -86,10 +86,10 @@ def test_activations_are_no_more_than_autograd_keeps(build, batch, case, checkpo
 
     Where nothing is kept, any forward pass holds one block's input beside q, k and v.
     """
-    learner = build(named(case), train={"gradient_checkpointing": checkpointing})
-    counted = footprint.training(learner.experiment, learner.base.architecture, 5, batch=4)["activations"]
-    forward = footprint.answering(learner.base.architecture, 5, footprint.Answering(4))["activations"]
-    kept = learner.saved_bytes(*batch)
+    trainer = build(named(case), train={"gradient_checkpointing": checkpointing})
+    counted = footprint.training(trainer.experiment, trainer.model.base.architecture, 5, batch=4)["activations"]
+    forward = footprint.answering(trainer.model.base.architecture, 5, footprint.Answering(4))["activations"]
+    kept = saved_bytes(trainer, *batch)
     assert counted <= max(kept, forward)
     if case in ("full", "lora") and not checkpointing:
         assert counted > kept / 6

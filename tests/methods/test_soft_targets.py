@@ -13,9 +13,9 @@ from timm.loss import SoftTargetCrossEntropy
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.backend.learner
+import mlx_peft.backend.entry
 import mlx_peft.backend.losses
-import torch_ref.learner
+import torch_ref.entry
 import torch_ref.losses
 from convert.base import load_base
 from mlx_peft.config import schema
@@ -139,16 +139,16 @@ def test_weighted_several_labels_give_torchs_weighted_loss_of_two_classes_each(s
 def test_the_gradient_of_several_labels_is_torchs(build, batch, accumulate):
     images, _ = batch
     labels = present(4, len(images), 5)
-    learner = build({"name": "linear"}, train={"accumulate": accumulate}, task=MULTI_LABEL)
-    logits = torch.from_numpy(learner.logits(images)).requires_grad_()
+    trainer = build({"name": "linear"}, train={"accumulate": accumulate}, task=MULTI_LABEL)
+    logits = torch.from_numpy(trainer.model.logits(images)).requires_grad_()
     expected = torch.nn.BCEWithLogitsLoss()(logits, torch.from_numpy(labels).float())
     expected.backward()
     expected = float(expected.detach())
     targets = np.stack([1 - labels, labels], -1).astype(np.float32)
-    loss, gradients = learner.loss_and_gradients(images, targets)
+    loss, gradients = trainer.loss_and_gradients(images, targets)
     np.testing.assert_allclose(loss, expected, rtol=ROUNDING)
     np.testing.assert_allclose(gradients["head.bias"], logits.grad.sum(0).numpy(), atol=1e-6)
-    np.testing.assert_allclose(float(learner.train_step(images, targets, 0.01)), expected, rtol=ROUNDING)
+    np.testing.assert_allclose(float(trainer.train_step(images, targets, 0.01)), expected, rtol=ROUNDING)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -157,24 +157,24 @@ def test_a_step_on_smoothed_targets_is_the_step_on_labels(build, batch, accumula
     smoothed = soft(labels, 0.1, 5, augment={"mixup": 1.0})
     found = []
     for targets, weight in ((labels, None), smoothed):
-        learner = build({"name": "linear"}, train={"accumulate": accumulate, "label_smoothing": 0.1})
-        loss = float(learner.train_step(images, targets, 0.01, weight=weight))
-        found.append((loss, learner.adapter()["head.weight"]))
+        trainer = build({"name": "linear"}, train={"accumulate": accumulate, "label_smoothing": 0.1})
+        loss = float(trainer.train_step(images, targets, 0.01, weight=weight))
+        found.append((loss, trainer.model.adapter()["head.weight"]))
     np.testing.assert_allclose(found[0][0], found[1][0], rtol=ROUNDING)
     np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-6)
 
 
 def test_a_rare_class_weighs_more_in_the_gradient(build, batch):
     images, labels = batch
-    learner = build({"name": "linear"})
+    trainer = build({"name": "linear"})
     targets = np.eye(5, dtype=np.float32)[labels]
     targets[3] *= 100
-    _, gradients = learner.loss_and_gradients(images, targets)
-    _, alone = learner.loss_and_gradients(images[3:], labels[3:])
+    _, gradients = trainer.loss_and_gradients(images, targets)
+    _, alone = trainer.loss_and_gradients(images[3:], labels[3:])
     np.testing.assert_allclose(gradients["head.bias"], alone["head.bias"], atol=0.05)
 
 
-def learner(backend, task):
+def trainer(backend, task):
     experiment = Experiment.model_validate(
         {
             "model": {
@@ -188,7 +188,7 @@ def learner(backend, task):
             "train": {"label_smoothing": 0.1},
         }
     )
-    return backend.build(experiment, 5, replace(load_base(experiment.model, 5, 0), task=task))
+    return backend.build_trainer(experiment, 5, replace(load_base(experiment.model, 5, 0), task=task))
 
 
 def random_batch(rng):
@@ -212,7 +212,7 @@ MADE = [(SINGLE_LABEL, random_batch), (MULTI_LABEL, several_batch)]
 @pytest.mark.parametrize(("task", "make"), MADE)
 def test_the_backends_agree_on_soft_weighted_targets(task, make):
     rng = np.random.default_rng(0)
-    ours, theirs = (learner(backend, task) for backend in (mlx_peft.backend.learner, torch_ref.learner))
+    ours, theirs = (trainer(backend, task) for backend in (mlx_peft.backend.entry, torch_ref.entry))
     images, targets = make(rng)
     (loss, gradients), (reference, expected) = (one.loss_and_gradients(images, targets) for one in (ours, theirs))
     np.testing.assert_allclose(loss, reference, rtol=ROUNDING)
@@ -227,10 +227,9 @@ def test_the_backends_agree_on_soft_weighted_targets(task, make):
 
 @pytest.mark.parametrize(("task", "make"), MADE)
 def test_the_step_is_compiled_once_for_soft_targets(task, make, compiled):
-    one = learner(mlx_peft.backend.learner, task)
-    traced, original = [], one._loss
-    one._loss = lambda *arguments: traced.append(1) or original(*arguments)
-    one._compile()
+    one = trainer(mlx_peft.backend.entry, task)
+    traced, original = [], one.loss
+    one.loss = lambda *arguments: traced.append(1) or original(*arguments)
     rng = np.random.default_rng(0)
     for _ in range(4):
         float(one.train_step(*make(rng), 0.01))

@@ -35,11 +35,11 @@ MODELS = {
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_every_layers_output_is_scaled_and_shifted(build, batch, away, timms, model):
     """Hooks on timm's own modules, found by their types: nothing here has a list of names."""
-    weights = away(build({"name": "full"}, model).adapter())
-    learner = build({"name": "ssf"}, model, weights=weights)
-    tensors = away(learner.adapter())
-    learner.load_adapter(tensors)
-    reference, images = timms(learner, weights | {n: t for n, t in tensors.items() if "head" in n}, batch[0])
+    weights = away(build({"name": "full"}, model).model.adapter())
+    trainer = build({"name": "ssf"}, model, weights=weights)
+    tensors = away(trainer.model.adapter())
+    trainer.model.load_adapter(tensors)
+    reference, images = timms(trainer, weights | {n: t for n, t in tensors.items() if "head" in n}, batch[0])
 
     operations = [
         path
@@ -58,15 +58,15 @@ def test_every_layers_output_is_scaled_and_shifted(build, batch, away, timms, mo
         reference.get_submodule(path).register_forward_hook(scaled)
     with torch.no_grad():
         expected = reference(images).numpy()
-    assert relative(learner.logits(batch[0]), expected) <= LOGITS
+    assert relative(trainer.model.logits(batch[0]), expected) <= LOGITS
 
 
 def test_the_merged_weights_are_the_equations(build, away):
-    weights = away(build({"name": "full"}).adapter())
-    learner = build({"name": "ssf"}, weights=weights)
-    tensors = away(learner.adapter())
-    learner.load_adapter(tensors)
-    merged = learner.merged()
+    weights = away(build({"name": "full"}).model.adapter())
+    trainer = build({"name": "ssf"}, weights=weights)
+    tensors = away(trainer.model.adapter())
+    trainer.model.load_adapter(tensors)
+    merged = trainer.model.merged()
     assert merged.keys() == weights.keys()
     for path in ("patch_embed.proj", "blocks.0.norm1", "blocks.2.attn.qkv", "blocks.1.mlp.fc2", "norm"):
         scale, shift = tensors[f"{path}.ssf_scale"], tensors[f"{path}.ssf_shift"]
@@ -78,17 +78,17 @@ def test_the_merged_weights_are_the_equations(build, away):
 
 
 @pytest.mark.parametrize("method", [{}, {"blocks": "last 2"}], ids=str)
-def test_merging_leaves_the_logits_and_the_learner_alone(build, batch, away, method):
-    weights = away(build({"name": "full"}).adapter())
-    learner = build({"name": "ssf"} | method, weights=weights)
-    learner.load_adapter(away(learner.adapter()))
-    before = learner.logits(batch[0])
-    merged = learner.merged()
-    np.testing.assert_array_equal(learner.logits(batch[0]), before)
-    assert relative(build({"name": "linear"}, weights=weights).logits(batch[0]), before) > 1e-3
+def test_merging_leaves_the_logits_and_the_model_alone(build, batch, away, method):
+    weights = away(build({"name": "full"}).model.adapter())
+    trainer = build({"name": "ssf"} | method, weights=weights)
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    before = trainer.model.logits(batch[0])
+    merged = trainer.model.merged()
+    np.testing.assert_array_equal(trainer.model.logits(batch[0]), before)
+    assert relative(build({"name": "linear"}, weights=weights).model.logits(batch[0]), before) > 1e-3
     plain = build({"name": "full"})
-    plain.load_adapter(merged)
-    assert relative(plain.logits(batch[0]), before) <= LOGITS
+    plain.model.load_adapter(merged)
+    assert relative(plain.model.logits(batch[0]), before) <= LOGITS
 
 
 @pytest.mark.parametrize(
@@ -101,21 +101,23 @@ def test_merging_leaves_the_logits_and_the_learner_alone(build, batch, away, met
 )
 def test_a_layer_without_a_bias_refuses_the_merge_before_anything_is_changed(build, batch, away, args, layer):
     sizes = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
-    learner = build({"name": "ssf"}, {"args": sizes | args})
-    learner.load_adapter(away(learner.adapter()))
-    before, names = learner.logits(batch[0]), learner.adapter().keys()
+    trainer = build({"name": "ssf"}, {"args": sizes | args})
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    before, names = trainer.model.logits(batch[0]), trainer.model.adapter().keys()
     with pytest.raises(UserError, match=layer):
-        learner.merged()
-    np.testing.assert_array_equal(learner.logits(batch[0]), before)
-    assert learner.adapter().keys() == names
+        trainer.model.merged()
+    np.testing.assert_array_equal(trainer.model.logits(batch[0]), before)
+    assert trainer.model.adapter().keys() == names
 
 
 def test_trained_parameters_are_the_closed_formula(build):
-    learner = build({"name": "ssf"})
+    trainer = build({"name": "ssf"})
     # norm1 1, qkv 3, proj 1, norm2 1, fc1 4, fc2 1 widths a block, patch embedding and last norm 1; two vectors each
-    assert learner.parameters.adapter == 2 * WIDTH * (11 * DEPTH + 2)
-    assert learner.parameters.head == CLASSES * (WIDTH + 1)
-    assert learner.parameters.adapter + learner.parameters.head == sum(t.size for t in learner.adapter().values())
+    assert trainer.model.parameters.adapter == 2 * WIDTH * (11 * DEPTH + 2)
+    assert trainer.model.parameters.head == CLASSES * (WIDTH + 1)
+    assert trainer.model.parameters.adapter + trainer.model.parameters.head == sum(
+        t.size for t in trainer.model.adapter().values()
+    )
 
 
 def test_published_count_on_a_base_model():
@@ -124,12 +126,12 @@ def test_published_count_on_a_base_model():
 
 
 def test_some_blocks_alone(build):
-    learner = build({"name": "ssf", "blocks": [-1]})
-    layers = {name.rpartition(".")[0] for name in learner.adapter()} - {"head"}
+    trainer = build({"name": "ssf", "blocks": [-1]})
+    layers = {name.rpartition(".")[0] for name in trainer.model.adapter()} - {"head"}
     assert layers == {
         f"blocks.2.{layer}" for layer in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     }
-    assert learner.parameters.adapter == 2 * 11 * WIDTH
+    assert trainer.model.parameters.adapter == 2 * 11 * WIDTH
 
 
 def test_the_norm_in_a_patch_embedding_and_the_one_after_pooling_count_like_every_other():
@@ -141,12 +143,12 @@ def test_the_norm_in_a_patch_embedding_and_the_one_after_pooling_count_like_ever
 
 def test_both_first_layers_of_a_swiglu(build):
     sizes = {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3}
-    learner = build({"name": "ssf"}, {"args": sizes | {"mlp_layer": "swiglu", "act_layer": "silu"}})
-    assert {"blocks.0.mlp.fc1_g.ssf_scale", "blocks.0.mlp.fc1_x.ssf_scale"} <= learner.adapter().keys()
+    trainer = build({"name": "ssf"}, {"args": sizes | {"mlp_layer": "swiglu", "act_layer": "silu"}})
+    assert {"blocks.0.mlp.fc1_g.ssf_scale", "blocks.0.mlp.fc1_x.ssf_scale"} <= trainer.model.adapter().keys()
 
 
 def test_scales_start_around_one_and_shifts_around_zero(build):
-    tensors = build({"name": "ssf"}).adapter()
+    tensors = build({"name": "ssf"}).model.adapter()
     for kind, mean in (("scale", 1), ("shift", 0)):
         values = np.concatenate([t for name, t in tensors.items() if name.endswith(kind)])
         # 1680 draws: the mean to four standard errors of 0.02 / 41, the deviation to four of 1.7 per cent
@@ -157,39 +159,39 @@ def test_scales_start_around_one_and_shifts_around_zero(build):
 
 def test_checkpointing_gives_the_same_gradients(build, batch, away):
     plain, recomputed = build({"name": "ssf"}), build({"name": "ssf"}, train={"gradient_checkpointing": True})
-    start = away(plain.adapter())
+    start = away(plain.model.adapter())
     gradients = []
-    for learner in (plain, recomputed):
-        learner.load_adapter(start)
-        gradients.append(learner.loss_and_gradients(*batch)[1])
+    for trainer in (plain, recomputed):
+        trainer.model.load_adapter(start)
+        gradients.append(trainer.loss_and_gradients(*batch)[1])
     assert max(relative(gradients[1][name], gradients[0][name]) for name in start) <= 2e-5
 
 
 def test_only_scales_shifts_and_the_head_move(build, batch):
-    learner = build({"name": "ssf"}, train={"optimizer": {"name": "adamw", "weight_decay": 0.5}})
-    start = learner.adapter()
-    float(learner.train_step(*batch, 1e-2))
-    after = learner.adapter()
+    trainer = build({"name": "ssf"}, train={"optimizer": {"name": "adamw", "weight_decay": 0.5}})
+    start = trainer.model.adapter()
+    float(trainer.train_step(*batch, 1e-2))
+    after = trainer.model.adapter()
     assert all(not np.array_equal(after[name], start[name]) for name in start)
     assert {name.rpartition(".")[2] for name in start} == {"ssf_scale", "ssf_shift", "weight", "bias"}
 
 
 def test_half_precision_follows_float32(build, batch, away):
     exact, half = build({"name": "ssf"}), build({"name": "ssf"}, train={"precision": "bfloat16"})
-    start = away(exact.adapter())
-    for learner in (exact, half):
-        learner.load_adapter(start)
+    start = away(exact.model.adapter())
+    for trainer in (exact, half):
+        trainer.model.load_adapter(start)
     # 8 bits of mantissa through a whole ViT
-    assert 0 < relative(half.logits(batch[0]), exact.logits(batch[0])) <= 5e-2
-    assert all(np.array_equal(half.adapter()[name], start[name]) for name in start), "kept in float32"
+    assert 0 < relative(half.model.logits(batch[0]), exact.model.logits(batch[0])) <= 5e-2
+    assert all(np.array_equal(half.model.adapter()[name], start[name]) for name in start), "kept in float32"
 
 
 def test_an_adapter_comes_back_bit_for_bit_and_is_the_same_model(build, batch, away, saved):
-    learner = build({"name": "ssf", "blocks": "last 2"})
-    learner.load_adapter(away(learner.adapter()))
-    notes, again = saved(learner)
+    trainer = build({"name": "ssf", "blocks": "last 2"})
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    notes, again = saved(trainer)
     assert len(notes) == 1 and "Hugging Face PEFT has no method 'ssf'" in notes[0]
     assert again.method == SSF(blocks="last 2")
     other = build(again.method.model_dump())
-    other.load_adapter(again.tensors)
-    np.testing.assert_array_equal(other.logits(batch[0]), learner.logits(batch[0]))
+    other.model.load_adapter(again.tensors)
+    np.testing.assert_array_equal(other.model.logits(batch[0]), trainer.model.logits(batch[0]))

@@ -15,19 +15,19 @@ def worst(a, b):
     return max(relative(a[n], b[n]) for n in b)
 
 
-def trained(learner, batch, steps=3):
-    losses = [float(learner.train_step(*batch, 1e-2)) for _ in range(steps)]
-    return losses, learner.adapter()
+def trained(trainer, batch, steps=3):
+    losses = [float(trainer.train_step(*batch, 1e-2)) for _ in range(steps)]
+    return losses, trainer.model.adapter()
 
 
 @pytest.mark.parametrize("method", [LORA, DORA, PISSA, {"name": "full"}], ids=["lora", "dora", "pissa", "full"])
 def test_checkpointing_gives_the_same_gradients(build, batch, away, method):
     plain, recomputed = build(method), build(method, train={"gradient_checkpointing": True})
-    start = away(plain.adapter())
+    start = away(plain.model.adapter())
     results = []
-    for learner in (plain, recomputed):
-        learner.load_adapter(start)
-        results.append(learner.loss_and_gradients(*batch)[1])
+    for trainer in (plain, recomputed):
+        trainer.model.load_adapter(start)
+        results.append(trainer.loss_and_gradients(*batch)[1])
     assert all(np.linalg.norm(g) > 0 for n, g in results[1].items() if "lora" in n)
     # In full fine-tuning the key's bias has no gradient but rounding: compare the fused bias as a whole.
     assert worst(results[1], results[0]) <= ROUNDING
@@ -47,13 +47,13 @@ def test_checkpointing_drops_what_training_without_it_drops(build, batch, method
 def test_checkpointing_drops_the_same_activations_in_both_passes(build, batch, rates):
     """Were the second pass to draw anew, the gradient of the loss that was reported would be another one."""
     recomputed = build(LORA | {"dropout": 0.4}, rates, {"gradient_checkpointing": True, "optimizer": SGD})
-    start, step = recomputed.adapter(), 1e-3
+    start, step = recomputed.model.adapter(), 1e-3
     state = recomputed.state()
     loss = float(recomputed.train_step(*batch, step))
-    gradients = {n: (start[n] - t) / step for n, t in recomputed.adapter().items()}
+    gradients = {n: (start[n] - t) / step for n, t in recomputed.model.adapter().items()}
     slope = sum(float((g.astype(np.float64) ** 2).sum()) for g in gradients.values())
     recomputed.load_state(state)
-    recomputed.load_adapter({n: t - 0.1 * step * gradients[n] for n, t in start.items()})
+    recomputed.model.load_adapter({n: t - 0.1 * step * gradients[n] for n, t in start.items()})
     moved = float(recomputed.train_step(*batch, step))  # same step number, so the same masks
     # First order: loss falls by 0.1 step |g|^2; curvature over so short a way is a few per cent.
     assert (loss - moved) == pytest.approx(0.1 * step * slope, rel=0.1)
@@ -79,10 +79,10 @@ def test_rows_that_fill_a_batch_up_change_nothing(build, batch):
 def test_half_precision_follows_float32(build, batch, away, precision, tolerance):
     """Relative errors of whole-ViT logits as expected of 8 and 11 bits of mantissa."""
     exact, half = build(LORA), build(LORA, train={"precision": precision})
-    start = away(exact.adapter(), 0.01)
-    exact.load_adapter(start)
-    half.load_adapter(start)
-    a, b = half.logits(batch[0]), exact.logits(batch[0])
+    start = away(exact.model.adapter(), 0.01)
+    exact.model.load_adapter(start)
+    half.model.load_adapter(start)
+    a, b = half.model.logits(batch[0]), exact.model.logits(batch[0])
     assert 0 < relative(a, b) <= tolerance
     (losses, adapter), (losses_b, _) = trained(half, batch), trained(exact, batch)
     assert losses == pytest.approx(losses_b, rel=tolerance)
@@ -90,54 +90,54 @@ def test_half_precision_follows_float32(build, batch, away, precision, tolerance
 
 
 def test_float16_leaves_out_a_step_that_overflows_and_halves_its_scale(build, batch, away):
-    learner = build(LORA, train={"precision": "float16"})
-    start = learner.adapter()
+    trainer = build(LORA, train={"precision": "float16"})
+    start = trainer.model.adapter()
     huge = start | {"head.weight": np.full_like(start["head.weight"], 3e4)}
     huge["head.weight"][0] *= -1
-    learner.load_adapter(huge)
-    state = learner.state()
+    trainer.model.load_adapter(huge)
+    state = trainer.state()
     scale = next(name for name in state if name.endswith("scale"))
-    float(learner.train_step(*batch, 1e-2))
-    after = learner.state()
+    float(trainer.train_step(*batch, 1e-2))
+    after = trainer.state()
     assert after[scale] == state[scale] / 2
-    np.testing.assert_array_equal(learner.adapter()["head.weight"], huge["head.weight"])
+    np.testing.assert_array_equal(trainer.model.adapter()["head.weight"], huge["head.weight"])
 
 
 @pytest.mark.parametrize("optimizer", [{"name": "adamw"}, {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1}])
 def test_a_saved_state_goes_on_bit_for_bit(build, batch, optimizer):
     options = {"optimizer": optimizer, "clip_norm": 1.0}
     method = LORA | {"dropout": 0.1}
-    learner, other = build(method, train=options), build(method, train=options)
-    trained(learner, batch)
-    other.load_state(learner.state())
-    (losses, a), (losses_b, b) = trained(learner, batch), trained(other, batch)
+    trainer, other = build(method, train=options), build(method, train=options)
+    trained(trainer, batch)
+    other.load_state(trainer.state())
+    (losses, a), (losses_b, b) = trained(trainer, batch), trained(other, batch)
     assert losses == losses_b
     for name in a:
         np.testing.assert_array_equal(a[name], b[name])
 
 
 def test_evaluation_drops_nothing(build, batch):
-    learner = build(LORA | {"dropout": 0.5}, {"head_dropout": 0.5})
-    np.testing.assert_array_equal(learner.logits(batch[0]), learner.logits(batch[0]))
-    trained(learner, batch, 1)
-    np.testing.assert_array_equal(learner.logits(batch[0]), learner.logits(batch[0]))
+    trainer = build(LORA | {"dropout": 0.5}, {"head_dropout": 0.5})
+    np.testing.assert_array_equal(trainer.model.logits(batch[0]), trainer.model.logits(batch[0]))
+    trained(trainer, batch, 1)
+    np.testing.assert_array_equal(trainer.model.logits(batch[0]), trainer.model.logits(batch[0]))
 
 
 def test_small_images_are_resized_inside_the_step(build):
     """Against Pillow: it rounds after each of its two passes, so up to one level of 255 apart."""
     from PIL import Image
 
-    learner = build({"name": "linear"})
+    trainer = build({"name": "linear"})
     small = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     bicubic = [Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC) for image in small]
-    assert learner.base.preprocessing.interpolation == "bicubic"
-    a, b = learner.logits(small), learner.logits(np.stack([np.asarray(image) for image in bicubic]))
+    assert trainer.model.base.preprocessing.interpolation == "bicubic"
+    a, b = trainer.model.logits(small), trainer.model.logits(np.stack([np.asarray(image) for image in bicubic]))
     assert relative(a, b) <= 1e-2
 
 
 def test_foreign_tensors_are_refused(build):
-    learner = build(LORA)
+    trainer = build(LORA)
     with pytest.raises(ValueError, match=r"head\.bias"):
-        learner.load_adapter({n: t for n, t in learner.adapter().items() if n != "head.bias"})
+        trainer.model.load_adapter({n: t for n, t in trainer.model.adapter().items() if n != "head.bias"})
     with pytest.raises(ValueError, match=r"head\.bias has the shape \(6,\)"):
-        learner.load_adapter(learner.adapter() | {"head.bias": np.zeros(6, np.float32)})
+        trainer.model.load_adapter(trainer.model.adapter() | {"head.bias": np.zeros(6, np.float32)})

@@ -36,9 +36,9 @@ def expected_delta(tensors, path, parts, outputs, inputs) -> np.ndarray:
 
 @pytest.mark.parametrize("targets", TARGETS)
 def test_merged_weights_are_the_equations(build, away, targets):
-    learner = build(vera(*targets))
-    learner.load_adapter(away(learner.adapter()))
-    base, merged, tensors = build({"name": "linear"}).merged(), learner.merged(), learner.adapter()
+    trainer = build(vera(*targets))
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    base, merged, tensors = build({"name": "linear"}).model.merged(), trainer.model.merged(), trainer.model.adapter()
     assert merged.keys() == base.keys(), "a plain model has no projections"
     parts = [part for part in "qkv" if part in targets]
     for block in range(DEPTH):
@@ -52,41 +52,41 @@ def test_merged_weights_are_the_equations(build, away, targets):
 
 
 @pytest.mark.parametrize("targets", TARGETS[:3])
-def test_merging_leaves_the_logits_and_the_learner_alone(build, batch, away, targets):
-    learner = build(vera(*targets))
-    learner.load_adapter(away(learner.adapter()))
-    before, tensors = learner.logits(batch[0]), learner.adapter()
-    merged = learner.merged()
-    np.testing.assert_array_equal(learner.logits(batch[0]), before)
-    for name, tensor in learner.adapter().items():
+def test_merging_leaves_the_logits_and_the_model_alone(build, batch, away, targets):
+    trainer = build(vera(*targets))
+    trainer.model.load_adapter(away(trainer.model.adapter()))
+    before, tensors = trainer.model.logits(batch[0]), trainer.model.adapter()
+    merged = trainer.model.merged()
+    np.testing.assert_array_equal(trainer.model.logits(batch[0]), before)
+    for name, tensor in trainer.model.adapter().items():
         np.testing.assert_array_equal(tensor, tensors[name])
     bare = build({"name": "linear"})
-    bare.load_adapter({name: merged[name] for name in bare.adapter()})
-    assert relative(bare.logits(batch[0]), before) > 1e-3, "the adapter must matter for this test to say anything"
+    bare.model.load_adapter({name: merged[name] for name in bare.model.adapter()})
+    assert relative(bare.model.logits(batch[0]), before) > 1e-3, "the adapter must matter for this test to say anything"
     full = build({"name": "full"})
-    full.load_adapter(merged)
-    assert relative(full.logits(batch[0]), before) <= 1e-5
+    full.model.load_adapter(merged)
+    assert relative(full.model.logits(batch[0]), before) <= 1e-5
 
 
 @pytest.mark.parametrize("targets", TARGETS)
 def test_trained_parameters_are_the_closed_formula(build, targets):
-    learner = build(vera(*targets))
+    trainer = build(vera(*targets))
     per_block = sum(RANK + (WIDTH if target in "qkv" and target != "qkv" else OUTPUT[target]) for target in targets)
-    assert learner.parameters.adapter == DEPTH * per_block
-    assert learner.parameters.head == CLASSES * (WIDTH + 1)
+    assert trainer.model.parameters.adapter == DEPTH * per_block
+    assert trainer.model.parameters.head == CLASSES * (WIDTH + 1)
 
 
 def test_published_count_on_queries_and_values_of_vit_b(build):
     """24,576 in all twelve blocks at rank 256 (Kopiczko et al., table of ViT-B)."""
     args = {"patch_size": 16, "embed_dim": 768, "depth": 1, "num_heads": 12}
-    learner = build({"name": "vera"}, model={"name": "vit_base_patch16_224", "args": args})
-    assert 12 * learner.parameters.adapter == 24_576
+    trainer = build({"name": "vera"}, model={"name": "vit_base_patch16_224", "args": args})
+    assert 12 * trainer.model.parameters.adapter == 24_576
 
 
 def test_it_starts_as_the_bare_model_with_pefts_initial_vectors(build, batch):
-    linear, learner = build({"name": "linear"}), build(vera("q", "v", d_initial=0.25))
-    assert relative(learner.logits(batch[0]), linear.logits(batch[0])) <= ROUNDING
-    tensors = learner.adapter()
+    linear, trainer = build({"name": "linear"}), build(vera("q", "v", d_initial=0.25))
+    assert relative(trainer.model.logits(batch[0]), linear.model.logits(batch[0])) <= ROUNDING
+    tensors = trainer.model.adapter()
     assert (tensors["blocks.1.attn.qkv.vera_lambda_d"] == np.float32(0.25)).all()
     assert not tensors["blocks.1.attn.qkv.vera_lambda_b"].any()
 
@@ -95,43 +95,43 @@ def test_it_starts_as_the_bare_model_with_pefts_initial_vectors(build, batch):
     ("targets", "inputs", "outputs"), [("qv", 48, 48), (["v", "fc1"], 48, 192), (["fc2"], 192, 48)]
 )
 def test_projections_are_as_large_as_the_largest_layer_or_part(build, targets, inputs, outputs):
-    tensors = build(vera(*targets)).adapter()
+    tensors = build(vera(*targets)).model.adapter()
     assert tensors["shared.vera_A"].shape == (RANK, inputs)
     assert tensors["shared.vera_B"].shape == (outputs, RANK)
 
 
 def test_projections_come_from_their_key_alone_and_stay(build, batch):
     options = {"optimizer": {"name": "adamw", "weight_decay": 0.5}}
-    learner, other = build(vera("q", "v"), train=options), build(vera("q", "v", projection_key=1))
-    before = learner.adapter()
-    assert not np.array_equal(before["shared.vera_A"], other.adapter()["shared.vera_A"])
+    trainer, other = build(vera("q", "v"), train=options), build(vera("q", "v", projection_key=1))
+    before = trainer.model.adapter()
+    assert not np.array_equal(before["shared.vera_A"], other.model.adapter()["shared.vera_A"])
     for _ in range(3):
-        float(learner.train_step(*batch, 1e-2))
-    after = learner.adapter()
+        float(trainer.train_step(*batch, 1e-2))
+    after = trainer.model.adapter()
     changed = {name.rpartition(".")[2] for name in after if not np.array_equal(after[name], before[name])}
     assert changed == {"vera_lambda_b", "vera_lambda_d", "weight", "bias"}
-    assert not any(learner.experiment.decays(name, t.ndim) for name, t in after.items() if "lambda" in name)
+    assert not any(trainer.experiment.decays(name, t.ndim) for name, t in after.items() if "lambda" in name)
 
 
 def test_other_projections_can_be_loaded_after_use(build, batch, away, compiled):
     """A step is compiled with what is frozen in it; projections of another adapter must reach it."""
     used, fresh = build(vera("q", "fc2")), build(vera("q", "fc2"))
-    used.logits(batch[0])
+    used.model.logits(batch[0])
     used.loss_and_gradients(*batch)
     float(used.train_step(*batch, 0.0))
-    start = away(fresh.adapter())
-    used.load_adapter(start)
-    fresh.load_adapter(start)
-    np.testing.assert_array_equal(used.logits(batch[0]), fresh.logits(batch[0]))
+    start = away(fresh.model.adapter())
+    used.model.load_adapter(start)
+    fresh.model.load_adapter(start)
+    np.testing.assert_array_equal(used.model.logits(batch[0]), fresh.model.logits(batch[0]))
     assert float(used.train_step(*batch, 0.0)) == float(fresh.train_step(*batch, 0.0))
 
 
 @pytest.mark.parametrize("targets", TARGETS[:3])
 def test_gradients_are_those_of_finite_differences(build, batch, away, targets):
-    learner = build(vera(*targets))
-    start = away(learner.adapter(), 0.2)
-    learner.load_adapter(start)
-    _, gradients = learner.loss_and_gradients(*batch)
+    trainer = build(vera(*targets))
+    start = away(trainer.model.adapter(), 0.2)
+    trainer.model.load_adapter(start)
+    _, gradients = trainer.loss_and_gradients(*batch)
     assert set(gradients) == {name for name in start if "shared" not in name}
     random, step = np.random.default_rng(2), 3e-2
     for name in [n for n in gradients if n.startswith(("blocks.0", "blocks.2"))]:
@@ -139,8 +139,8 @@ def test_gradients_are_those_of_finite_differences(build, batch, away, targets):
         direction /= np.linalg.norm(direction)
         losses = []
         for sign in (1, -1):
-            learner.load_adapter(start | {name: start[name] + sign * step * direction})
-            losses.append(learner.loss_and_gradients(*batch)[0])
+            trainer.model.load_adapter(start | {name: start[name] + sign * step * direction})
+            losses.append(trainer.loss_and_gradients(*batch)[0])
         # Central difference: an error of step^2 = 1e-3 relative, and 1e-7 / step of rounding in the loss.
         slope = float((gradients[name] * direction).sum())
         assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(slope, rel=2e-2, abs=1e-4)
@@ -150,11 +150,11 @@ def test_gradients_are_those_of_finite_differences(build, batch, away, targets):
 def test_the_path_of_dropout_is_the_same_function(build, batch, away, targets):
     """Gradients are taken outside of randomness: nothing is dropped, but the product with W is not formed."""
     formed, plain = build(vera(*targets)), build(vera(*targets, dropout=0.5))
-    start = away(formed.adapter())
+    start = away(formed.model.adapter())
     results = []
-    for learner in (formed, plain):
-        learner.load_adapter(start)
-        results.append(learner.loss_and_gradients(*batch))
+    for trainer in (formed, plain):
+        trainer.model.load_adapter(start)
+        results.append(trainer.loss_and_gradients(*batch))
     assert results[0][0] == pytest.approx(results[1][0], rel=ROUNDING)
     for name, gradient in results[0][1].items():
         assert relative(gradient, results[1][1][name]) <= BACKWARD, name
@@ -165,12 +165,12 @@ def test_checkpointing_gives_the_same_steps(build, batch, away, dropout):
     method = vera("q", "v", "fc1", dropout=dropout)
     sgd = {"optimizer": {"name": "sgd", "momentum": 0.0}}
     plain, recomputed = build(method, train=sgd), build(method, train=sgd | {"gradient_checkpointing": True})
-    start = away(plain.adapter())
+    start = away(plain.model.adapter())
     ends = []
-    for learner in (plain, recomputed):
-        learner.load_adapter(start)
-        float(learner.train_step(*batch, 1.0))
-        ends.append(learner.adapter())
+    for trainer in (plain, recomputed):
+        trainer.model.load_adapter(start)
+        float(trainer.train_step(*batch, 1.0))
+        ends.append(trainer.model.adapter())
     for name in [n for n in start if "shared" not in n]:
         step = ends[0][name] - start[name]
         assert np.linalg.norm(step) > 0
@@ -182,28 +182,33 @@ def test_checkpointing_gives_the_same_steps(build, batch, away, dropout):
 def test_half_precision_follows_float32(build, batch, away, precision, tolerance):
     """Relative errors of whole-ViT logits as expected of 8 and 11 bits of mantissa; the adapter stays float32."""
     exact, half = build(vera("q", "v", "fc2")), build(vera("q", "v", "fc2"), train={"precision": precision})
-    start = away(exact.adapter())
-    for learner in (exact, half):
-        learner.load_adapter(start)
-    assert 0 < relative(half.logits(batch[0]), exact.logits(batch[0])) <= tolerance
-    for name, tensor in half.adapter().items():
+    start = away(exact.model.adapter())
+    for trainer in (exact, half):
+        trainer.model.load_adapter(start)
+    assert 0 < relative(half.model.logits(batch[0]), exact.model.logits(batch[0])) <= tolerance
+    for name, tensor in half.model.adapter().items():
         np.testing.assert_array_equal(tensor, start[name])
 
 
 def test_restricted_to_some_blocks_it_leaves_the_others_alone(build):
-    learner = build(vera("q", "fc1", blocks=[0, -1]))
-    assert {name.split(".")[1] for name in learner.adapter() if name.startswith("blocks.")} == {"0", "2"}
-    assert learner.parameters.adapter == 2 * (RANK + WIDTH + RANK + HIDDEN)
+    trainer = build(vera("q", "fc1", blocks=[0, -1]))
+    assert {name.split(".")[1] for name in trainer.model.adapter() if name.startswith("blocks.")} == {"0", "2"}
+    assert trainer.model.parameters.adapter == 2 * (RANK + WIDTH + RANK + HIDDEN)
 
 
 def test_every_linear_layer_of_a_swiglu_shares(build, batch, away):
     args = {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3, "mlp_layer": "swiglu", "act_layer": "silu"}
-    learner = build(vera("q", "fc1", "fc2"), model={"args": args})
-    learner.load_adapter(away(learner.adapter()))
+    trainer = build(vera("q", "fc1", "fc2"), model={"args": args})
+    trainer.model.load_adapter(away(trainer.model.adapter()))
     full = build({"name": "full"}, model={"args": args})
-    full.load_adapter(learner.merged())
-    assert relative(full.logits(batch[0]), learner.logits(batch[0])) <= 1e-5
-    assert {name.split(".")[3] for name in learner.adapter() if "lambda_d" in name} == {"qkv", "fc1_g", "fc1_x", "fc2"}
+    full.model.load_adapter(trainer.model.merged())
+    assert relative(full.model.logits(batch[0]), trainer.model.logits(batch[0])) <= 1e-5
+    assert {name.split(".")[3] for name in trainer.model.adapter() if "lambda_d" in name} == {
+        "qkv",
+        "fc1_g",
+        "fc1_x",
+        "fc2",
+    }
 
 
 def test_its_default_is_the_papers():

@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_peft.vit.places import Places
 from mlx_peft.vit.registry import find
-from torch_ref.saved import saved_bytes
+from torch_ref.measured import kept_bytes
 
 ROUND_OFF = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 """The largest relative error of one rounding: 8 and 11 bits of precision."""
@@ -268,5 +268,5 @@ def test_what_trained_norms_keep_for_the_backward_pass_is_what_frozen_ones_keep(
     for p in frozen.parameters():
         p.requires_grad_(False).data = p.data.to(dtype)
     x = torch.randn(STREAM, dtype=dtype, requires_grad=True)
-    kept = [saved_bytes(lambda layer=layer: layer(x), layer.parameters()) for layer in (trained, frozen)]
+    kept = [kept_bytes(lambda layer=layer: layer(x), layer.parameters()) for layer in (trained, frozen)]
     assert kept[0] == kept[1] + 2 * (4 - 2) * ROWS

@@ -13,8 +13,8 @@ from sklearn.datasets import load_sample_image
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.backend.learner
-import torch_ref.learner
+import mlx_peft.backend.entry
+import torch_ref.entry
 from convert.base import load_base
 from mlx_peft.backend.models import preprocess as mlx_side
 from mlx_peft.config.schema import Experiment
@@ -78,7 +78,7 @@ def test_any_size_is_resized_to_any_other_up_or_down(
         assert np.array_equal(resized(backend, images, interpolation, target), expected)
 
 
-def learner(backend: str, size: int = 32):
+def trainer(backend: str, size: int = 32):
     experiment = Experiment.model_validate(
         {
             "model": {
@@ -91,13 +91,13 @@ def learner(backend: str, size: int = 32):
             "data": {"name": "digits", "batch_size": 4},
         }
     )
-    module = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}[backend]
-    return module.build(experiment, 5, load_base(experiment.model, 5, 0))
+    module = {"mlx": mlx_peft.backend.entry, "torch": torch_ref.entry}[backend]
+    return module.build_trainer(experiment, 5, load_base(experiment.model, 5, 0))
 
 
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
-def test_a_learner_sees_stored_pixels_as_the_evaluation_recipe_shows_a_file_of_them(backend: str) -> None:
-    model = learner(backend)
+def test_a_model_sees_stored_pixels_as_the_evaluation_recipe_shows_a_file_of_them(backend: str) -> None:
+    model = trainer(backend).model
     images = pictures(12, 10)
     recipe = model.base.preprocessing.model_copy(update={"crop_pct": 1.0, "crop_mode": "squash"})
     prepared = np.stack([eval_image(image, recipe, 32) for image in images])
@@ -106,15 +106,15 @@ def test_a_learner_sees_stored_pixels_as_the_evaluation_recipe_shows_a_file_of_t
 
 def test_a_step_is_compiled_once_for_a_stored_size(monkeypatch: pytest.MonkeyPatch, compiled: None) -> None:
     traced = []
-    original = mlx_peft.backend.learner.preprocess
+    original = mlx_peft.backend.model.preprocess
     monkeypatch.setattr(
-        mlx_peft.backend.learner,
+        mlx_peft.backend.model,
         "preprocess",
         lambda images, *rest: traced.append(images.shape) or original(images, *rest),
     )
-    model = learner("mlx")
+    one = trainer("mlx")
     targets = np.array([0, 1, 2, 3], np.int32)
     for side in (12, 12, 12, 32, 12, 32):
         images = np.full((4, side, side, 3), side, np.uint8)
-        float(model.train_step(images, targets, 1e-3))
+        float(one.train_step(images, targets, 1e-3))
     assert traced == [(4, 12, 12, 3), (4, 32, 32, 3)]

@@ -13,8 +13,8 @@ from timm.models.vision_transformer import VisionTransformer
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.backend.learner
-import torch_ref.learner
+import mlx_peft.backend.entry
+import torch_ref.entry
 from convert.base import Base
 from mlx_peft.adaptation.prefix import frozen_prefix
 from mlx_peft.config.schema import Experiment
@@ -91,10 +91,10 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-BACKENDS = pytest.mark.parametrize("backend", [mlx_peft.backend.learner, torch_ref.learner], ids=["mlx", "torch"])
+BACKENDS = pytest.mark.parametrize("backend", [mlx_peft.backend.entry, torch_ref.entry], ids=["mlx", "torch"])
 
 
-def learner_and_reference(backend, options):
+def trainer_and_reference(backend, options):
     """Both with the same random parameters."""
     architecture = Architecture(**(SMALL | options))
     reference = randomised(timm_model(architecture, 7))
@@ -103,32 +103,30 @@ def learner_and_reference(backend, options):
     experiment = Experiment.model_validate(
         {"model": {"name": "vit"}, "method": {"name": "full"}, "data": {"name": "digits"}}
     )
-    return backend.build(experiment, 7, base), reference
+    return backend.build_trainer(experiment, 7, base), reference
 
 
 @BACKENDS
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
 def test_logits_are_timms(options, backend):
-    learner, reference = learner_and_reference(backend, options)
-    size = learner.base.architecture.img_size
+    trainer, reference = trainer_and_reference(backend, options)
+    size = trainer.model.base.architecture.img_size
     images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
 
     mean, std = torch.tensor(PREPROCESSING.mean), torch.tensor(PREPROCESSING.std)
     with torch.no_grad():
         expected = reference(((torch.from_numpy(images) / 255 - mean) / std).permute(0, 3, 1, 2)).numpy()
-    error = relative(learner.logits(images), expected)
+    error = relative(trainer.model.logits(images), expected)
     assert error <= LOGITS
-    assert learner.merged().keys() == reference.state_dict().keys()
+    assert trainer.model.merged().keys() == reference.state_dict().keys()
 
 
 @BACKENDS
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
 def test_wherever_the_model_is_cut_in_two_its_logits_are_the_same(options, backend):
-    model = learner_and_reference(backend, options)[0].model
+    model = trainer_and_reference(backend, options)[0].model.network
     architecture = model.architecture
-    array, numpy = (
-        (mx.array, np.array) if backend is mlx_peft.backend.learner else (torch.from_numpy, torch.Tensor.numpy)
-    )
+    array, numpy = (mx.array, np.array) if backend is mlx_peft.backend.entry else (torch.from_numpy, torch.Tensor.numpy)
     size = architecture.img_size
     x = array(np.random.default_rng(0).standard_normal((3, size, size, 3), np.float32))
     with torch.no_grad():

@@ -14,7 +14,7 @@ from comparing import relative
 
 from convert.base import load_base
 from mlx_peft.config.schema import Experiment
-from mlx_peft.training.backend import Learner, load_backend
+from mlx_peft.protocols.loading import Trainer, load_backend
 
 CLASSES, BATCH, SIZE, STEPS, LR = 5, 4, 16, 3, 1e-2
 
@@ -37,7 +37,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def learner(way: str) -> Learner:
+def trainer(way: str) -> Trainer:
     model = {
         "name": "vit_tiny_patch16_224", "weights": "none", "image_size": SIZE,
         "args": {"patch_size": 8, "embed_dim": 64, "depth": 1, "num_heads": 2},
@@ -47,12 +47,12 @@ def learner(way: str) -> Learner:
         parts | {"model": model | parts.get("model", {}), "data": {"name": "digits", "batch_size": BATCH}}
     )
     base = load_base(experiment.model, CLASSES, 0, experiment.quantize)
-    return load_backend("mlx").build(experiment, CLASSES, base)
+    return load_backend("mlx").build_trainer(experiment, CLASSES, base)
 
 
 def trained(way: str) -> tuple[list[float], dict[str, np.ndarray], np.ndarray]:
     """The losses of some steps, what they lead to, and the logits that it gives."""
-    one, random = learner(way), np.random.default_rng(0)
+    one, random = trainer(way), np.random.default_rng(0)
     more = {"observe": True} if one.scores() else {}
     losses = []
     for _ in range(STEPS):

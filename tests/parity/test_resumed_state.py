@@ -1,4 +1,4 @@
-"""Under every method, a learner's state goes through a file into another learner, which takes the same steps on."""
+"""Under every method, a trainer's state goes through a file into another trainer, which takes the same steps on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from convert.base import Base, load_base
 from mlx_peft.checks.parity import METHODS, OVER_CODES, PLAIN_METHODS
 from mlx_peft.config.schema import Experiment
-from mlx_peft.training.backend import Learner, load_backend
+from mlx_peft.protocols.loading import load_backend
+from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.training.checkpoint import load_checkpoint, save_checkpoint
 
 CLASSES, BATCH, LR = 3, 4, 1e-2
@@ -50,11 +51,11 @@ def make(backend: str, row: str, **train: Any) -> tuple[Experiment, Base]:
     return experiment, load_base(experiment.model, CLASSES, experiment.seed, experiment.quantize)
 
 
-def step(learner: Learner, number: int) -> float:
+def step(trainer: Trainer, number: int) -> float:
     rng = np.random.default_rng(number)
     images = rng.integers(0, 256, (BATCH, 16, 16, 3), dtype=np.uint8)
-    more = {"observe": True} if learner.scores() else {}
-    return float(learner.train_step(images, rng.integers(0, CLASSES, BATCH).astype(np.int32), LR, **more))
+    more = {"observe": True} if trainer.scores() else {}
+    return float(trainer.train_step(images, rng.integers(0, CLASSES, BATCH).astype(np.int32), LR, **more))
 
 
 def check(backend: str, row: str, folder: Path, **train: Any) -> None:
@@ -63,7 +64,7 @@ def check(backend: str, row: str, folder: Path, **train: Any) -> None:
     first = build(experiment, CLASSES, base)
     for number in range(3):
         step(first, number)
-    state, adapter = first.state(), first.adapter()
+    state, adapter = first.state(), first.model.adapter()
     for name, tensors in (("last", state), ("best", adapter)):
         save_checkpoint(folder / name, tensors)
         found, _ = load_checkpoint(folder / name)
@@ -75,11 +76,11 @@ def check(backend: str, row: str, folder: Path, **train: Any) -> None:
     second.load_state(load_checkpoint(folder / "last")[0])
     for number in range(3, 6):
         assert step(first, number) == step(second, number)
-    for name, tensor in first.adapter().items():
-        np.testing.assert_array_equal(second.adapter()[name], tensor, err_msg=name)
-    second.load_adapter(load_checkpoint(folder / "best")[0])
+    for name, tensor in first.model.adapter().items():
+        np.testing.assert_array_equal(second.model.adapter()[name], tensor, err_msg=name)
+    second.model.load_adapter(load_checkpoint(folder / "best")[0])
     for name, tensor in adapter.items():
-        np.testing.assert_array_equal(second.adapter()[name], tensor, err_msg=name)
+        np.testing.assert_array_equal(second.model.adapter()[name], tensor, err_msg=name)
 
 
 @pytest.mark.parametrize(("backend", "row"), QUICK)
@@ -113,16 +114,16 @@ def test_every_plain_method_is_among_them() -> None:
 def test_moments_are_laid_out_as_their_parameters() -> None:
     """A fused optimiser walks through memory, so a moment of another order than its parameter is another moment."""
     experiment, base = make("torch", "lora")
-    first, second = (load_backend("torch").build(experiment, CLASSES, base) for _ in range(2))
-    for learner in (first, second):  # as whoever makes a parameter from a transposed array has it
-        for p in learner.trained.values():
+    first, second = (load_backend("torch").build_trainer(experiment, CLASSES, base) for _ in range(2))
+    for trainer in (first, second):  # as whoever makes a parameter from a transposed array has it
+        for p in trainer.model.trained.values():
             p.data = p.data.t().contiguous().t()
     for number in range(3):
         step(first, number)
     second.load_state(first.state())
-    for name, p in second.trained.items():
+    for name, p in second.model.trained.items():
         assert second.update.optimizer.state[p]["exp_avg"].stride() == p.stride()
-        torch.testing.assert_close(p, first.trained[name], rtol=0, atol=0)
+        torch.testing.assert_close(p, first.model.trained[name], rtol=0, atol=0)
     assert step(first, 3) == step(second, 3)
-    for name, tensor in first.adapter().items():
-        np.testing.assert_array_equal(second.adapter()[name], tensor, err_msg=name)
+    for name, tensor in first.model.adapter().items():
+        np.testing.assert_array_equal(second.model.adapter()[name], tensor, err_msg=name)

@@ -1,4 +1,4 @@
-"""A small learner of either backend over a quantised base."""
+"""A small trainer of either backend over a quantised base."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,13 @@ import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 
 # isort: split
 
-import mlx_peft.backend.learner
-import torch_ref.learner
+import mlx_peft.backend.entry
+import torch_ref.entry
 from convert.base import load_base
 from mlx_peft.config.quantization import SCALE
 from mlx_peft.config.schema import Experiment
 
-BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
+BACKENDS = {"mlx": mlx_peft.backend.entry, "torch": torch_ref.entry}
 MODEL = {
     "name": "vit_tiny_patch16_224",
     "weights": "none",
@@ -42,17 +42,17 @@ def backend(request):
 
 @pytest.fixture
 def build(backend):
-    """``build(method, quantize, ...)`` gives a learner for five classes, its adapter moved away from the start."""
+    """``build(method, quantize, ...)`` gives a trainer for five classes, its adapter moved away from the start."""
 
     def make(method: dict, quantize: dict | None = None, model: dict | None = None, qat: dict | None = None, **train):
         config = experiment(method, quantize, model, qat, **train)
-        learner = backend.build(config, 5, load_base(config.model, 5, 0, config.quantize))
+        trainer = backend.build_trainer(config, 5, load_base(config.model, 5, 0, config.quantize))
         random = np.random.default_rng(1)
-        tensors = sorted(learner.adapter().items())
+        tensors = sorted(trainer.model.adapter().items())
         moved = {n: t + 0.05 * random.standard_normal(t.shape).astype(np.float32) for n, t in tensors}
         # Scales of codes are as small as that, and stay as they are.
-        learner.load_adapter({n: t if n.endswith(SCALE) else moved[n] for n, t in tensors})
-        return learner
+        trainer.model.load_adapter({n: t if n.endswith(SCALE) else moved[n] for n, t in tensors})
+        return trainer
 
     return make
 

@@ -47,28 +47,28 @@ def plain(config):
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_the_quantised_model_gives_the_logits_that_training_saw(build, batch, method, scales):
     qat = FOUR | {"scales": scales}
-    learner = build(method, qat=qat)
+    trainer = build(method, qat=qat)
     for _ in range(3):
-        learner.train_step(*batch, 1e-3)
-    seen = learner.logits(batch[0])
-    deployed, exact = learner.merged(), learner.merged(dequantize=True)
-    assert np.array_equal(learner.logits(batch[0]), seen)  # as if nothing had been merged
+        trainer.train_step(*batch, 1e-3)
+    seen = trainer.model.logits(batch[0])
+    deployed, exact = trainer.model.merged(), trainer.model.merged(dequantize=True)
+    assert np.array_equal(trainer.model.logits(batch[0]), seen)  # as if nothing had been merged
     assert sum(tensor.dtype == np.uint32 for tensor in deployed.values()) == 2 * 4  # every linear layer of two blocks
-    config, quantization = plain(learner.experiment), Quantization(**FOUR)
+    config, quantization = plain(trainer.experiment), Quantization(**FOUR)
     base = load_base(config.model, 5, 0)
-    codes = type(learner)(config, 5, replace(base, tensors=deployed, quantization=quantization))
-    assert relative(codes.logits(batch[0]), seen) <= ROUNDING
-    assert relative(type(learner)(config, 5, replace(base, tensors=exact)).logits(batch[0]), seen) <= ROUNDING
+    codes = type(trainer)(config, 5, replace(base, tensors=deployed, quantization=quantization))
+    assert relative(codes.model.logits(batch[0]), seen) <= ROUNDING
+    assert relative(type(trainer)(config, 5, replace(base, tensors=exact)).model.logits(batch[0]), seen) <= ROUNDING
 
 
 @pytest.mark.parametrize("bits", [8, 3, 2])
 @pytest.mark.parametrize("scales", ["minmax", "learned"])
 def test_so_it_does_at_other_bits(build, batch, bits, scales):
-    learner = build({"name": "full"}, qat={"bits": bits, "group_size": 64, "scales": scales})
-    learner.train_step(*batch, 1e-3)
-    config, quantization = plain(learner.experiment), Quantization(bits=bits, group_size=64)
-    base = replace(load_base(config.model, 5, 0), tensors=learner.merged(), quantization=quantization)
-    assert relative(type(learner)(config, 5, base).logits(batch[0]), learner.logits(batch[0])) <= ROUNDING
+    trainer = build({"name": "full"}, qat={"bits": bits, "group_size": 64, "scales": scales})
+    trainer.train_step(*batch, 1e-3)
+    config, quantization = plain(trainer.experiment), Quantization(bits=bits, group_size=64)
+    base = replace(load_base(config.model, 5, 0), tensors=trainer.model.merged(), quantization=quantization)
+    assert relative(type(trainer)(config, 5, base).model.logits(batch[0]), trainer.model.logits(batch[0])) <= ROUNDING
 
 
 EXACTLY_FORMED = METHODS[:3]
@@ -84,18 +84,18 @@ FEW = 1e-3
 def test_the_backends_agree(described, batch, method, scales):
     config = described(method, qat=FOUR | {"scales": scales})
     base = load_base(config.model, 5, 0)
-    a, b = (parity.load_backend(name).build(config, 5, base) for name in ("mlx", "torch"))
-    start = parity.perturbed(b.adapter(), seed=2, through_codes=True)
-    for learner in (a, b):
-        learner.load_adapter(start)
-    ours, theirs = a.merged(), b.merged()
+    a, b = (parity.load_backend(name).build_trainer(config, 5, base) for name in ("mlx", "torch"))
+    start = parity.perturbed(b.model.adapter(), seed=2, through_codes=True)
+    for trainer in (a, b):
+        trainer.model.load_adapter(start)
+    ours, theirs = a.model.merged(), b.model.merged()
     words = [name for name, tensor in theirs.items() if tensor.dtype == np.uint32]
     differing = np.concatenate([(ours[name] != theirs[name]).ravel() for name in words]).mean()
     assert differing <= (0 if method in EXACTLY_FORMED else FEW)
     if differing:
         return  # a step of one code in a hundred thousand is more than the tolerances of rounding
-    assert relative(a.logits(batch[0]), b.logits(batch[0])) <= parity.LOGITS
-    (_, ours), (_, theirs) = (learner.loss_and_gradients(*batch) for learner in (a, b))
+    assert relative(a.model.logits(batch[0]), b.model.logits(batch[0])) <= parity.LOGITS
+    (_, ours), (_, theirs) = (trainer.loss_and_gradients(*batch) for trainer in (a, b))
     assert ours.keys() == theirs.keys()
     assert max(relative(ours[name], theirs[name]) for name in theirs) <= parity.GRADIENTS
 
@@ -143,11 +143,11 @@ def test_learned_scales_have_the_gradient_of_the_paper(bits):
 
 def test_the_gradient_passes_the_rounding_untouched(build, batch):
     """At weights that are their own codes, training through codes and without has the same gradients."""
-    learner = build({"name": "full"}, qat={"bits": 8, "group_size": 32})
+    trainer = build({"name": "full"}, qat={"bits": 8, "group_size": 32})
     free = build({"name": "full"})
-    tensors = {n: t for n, t in learner.merged(dequantize=True).items() if n in free.adapter()}
-    free.load_adapter(tensors)
-    (_, rounded), (_, plain) = learner.loss_and_gradients(*batch), free.loss_and_gradients(*batch)
+    tensors = {n: t for n, t in trainer.model.merged(dequantize=True).items() if n in free.model.adapter()}
+    free.model.load_adapter(tensors)
+    (_, rounded), (_, plain) = trainer.loss_and_gradients(*batch), free.loss_and_gradients(*batch)
     assert rounded.keys() == plain.keys()
     assert max(relative(rounded[name], plain[name]) for name in plain) <= parity.GRADIENTS
 
@@ -166,7 +166,7 @@ def test_packed_codes_are_mlx_own(bits, rows, groups, seed):
 def test_half_precision_does_not_touch_the_codes(build, batch):
     method = {"name": "lora", "targets": "all-linear"}
     half, single = (build(method, qat=FOUR, precision=precision) for precision in ("bfloat16", "float32"))
-    ours, theirs = half.merged(), single.merged()
+    ours, theirs = half.model.merged(), single.model.merged()
     codes = [name for name, tensor in theirs.items() if tensor.dtype == np.uint32]
     assert codes and all(np.array_equal(ours[name], theirs[name]) for name in codes)
 
@@ -180,24 +180,28 @@ def test_scales_learn_slowly_and_do_not_decay(described):
 
 @pytest.mark.parametrize("method", [{"name": "full"}, {"name": "lora", "targets": ["q", "v"]}], ids=str)
 def test_an_adapter_carries_its_codes(build, batch, tmp_path, method):
-    learner = build(method, qat=FOUR | {"scales": "learned"})
-    learner.train_step(*batch, 1e-3)
-    config = learner.experiment
-    adapter = Adapter(config.method, learner.adapter(), (), config.model, None, None, None, "none", qat=config.qat)
+    trainer = build(method, qat=FOUR | {"scales": "learned"})
+    trainer.train_step(*batch, 1e-3)
+    config = trainer.experiment
+    adapter = Adapter(
+        config.method, trainer.model.adapter(), (), config.model, None, None, None, "none", qat=config.qat
+    )
     notes = write_adapter(tmp_path / "adapter", adapter)
     assert notes
     again = read_adapter(tmp_path / "adapter")
     assert again.qat == config.qat
-    assert again.tensors.keys() == learner.adapter().keys()
+    assert again.tensors.keys() == trainer.model.adapter().keys()
     fresh = build(method, qat=FOUR | {"scales": "learned"})
-    fresh.load_adapter(again.tensors)
-    assert np.array_equal(fresh.logits(batch[0]), learner.logits(batch[0]))
+    fresh.model.load_adapter(again.tensors)
+    assert np.array_equal(fresh.model.logits(batch[0]), trainer.model.logits(batch[0]))
 
 
 def test_peft_is_said_not_to_know_the_codes(build, tmp_path):
-    learner = build({"name": "lora"}, qat=FOUR)
-    config = learner.experiment
-    adapter = Adapter(config.method, learner.adapter(), (), config.model, None, None, None, "none", qat=config.qat)
+    trainer = build({"name": "lora"}, qat=FOUR)
+    config = trainer.experiment
+    adapter = Adapter(
+        config.method, trainer.model.adapter(), (), config.model, None, None, None, "none", qat=config.qat
+    )
     assert "other logits" in " ".join(write_adapter(tmp_path / "adapter", adapter))
 
 
@@ -233,8 +237,8 @@ def test_what_cannot_be_trained_through_codes_is_refused(build, method, qat, mes
 def test_a_base_is_in_codes_or_trained_towards_them(described, build):
     with pytest.raises(ValidationError, match="choose one"):
         described({"name": "lora"}, FOUR, qat=FOUR)
-    learner = build({"name": "linear"}, FOUR)
+    trainer = build({"name": "linear"}, FOUR)
     config = described({"name": "lora"}, qat=FOUR)
-    base = replace(load_base(config.model, 5, 0), tensors=learner.merged(), quantization=Quantization(**FOUR))
+    base = replace(load_base(config.model, 5, 0), tensors=trainer.model.merged(), quantization=Quantization(**FOUR))
     with pytest.raises(UserError, match="in codes already"):
-        type(learner)(config, 5, base)
+        type(trainer)(config, 5, base)

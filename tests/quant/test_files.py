@@ -81,9 +81,9 @@ def test_both_backends_write_the_same_file_and_open_it(saved, tmp_path, batch):
     a, b = (load_model(tmp_path / "mlx", name) for name in ("mlx", "torch"))
     assert a.classes == ("a", "b", "c", "d", "e")
     assert a.base.quantization == THREE and a.base.packed and a.base.sha256 == b.base.sha256
-    mine, theirs = (one.learner.logits(batch[0]) for one in (a, b))
+    mine, theirs = (one.model.logits(batch[0]) for one in (a, b))
     assert relative(mine, theirs) <= ROUNDING
-    plain = load_model(saved, "torch").learner.logits(batch[0])
+    plain = load_model(saved, "torch").model.logits(batch[0])
     assert not np.array_equal(theirs, plain)
 
 
@@ -114,9 +114,9 @@ def test_a_quantised_folder_is_a_base_to_train_beside(build, saved, tmp_path, ba
     method = {"name": "lora"}
     found = build(method, None, {"weights": str(tmp_path / "q")})
     made = build(method, THREE.model_dump(), {"weights": str(saved)})
-    assert np.array_equal(found.logits(batch[0]), made.logits(batch[0]))
-    assert found.parameters == made.parameters
-    assert found.base.sha256 != made.base.sha256
+    assert np.array_equal(found.model.logits(batch[0]), made.model.logits(batch[0]))
+    assert found.model.parameters == made.model.parameters
+    assert found.model.base.sha256 != made.model.base.sha256
     again = Model(name="vit_tiny_patch16_224", weights=str(tmp_path / "q"))
     assert load_base(again, 5, 0, THREE).quantization == THREE
     with pytest.raises(UserError, match="quantised already, to 3 bits in groups of 32"):

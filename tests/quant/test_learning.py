@@ -35,32 +35,32 @@ def near(a, b):
 
 @pytest.mark.parametrize("method", ADAPTING, ids=str)
 def test_dequantised_and_merged_it_gives_the_logits_that_training_saw(build, batch, described, method):
-    learner = build(method, FOUR)
-    before = learner.logits(batch[0])
+    trainer = build(method, FOUR)
+    before = trainer.model.logits(batch[0])
     with pytest.raises(UserError, match="is quantised"):
-        learner.merged()
-    assert np.array_equal(learner.logits(batch[0]), before)
-    tensors = learner.merged(dequantize=True)
-    assert np.array_equal(learner.logits(batch[0]), before)  # as if nothing had been merged
+        trainer.model.merged()
+    assert np.array_equal(trainer.model.logits(batch[0]), before)
+    tensors = trainer.model.merged(dequantize=True)
+    assert np.array_equal(trainer.model.logits(batch[0]), before)  # as if nothing had been merged
     config = described({"name": "linear"})
     base = replace(load_base(config.model, 5, 0), tensors=tensors)
-    assert near(type(learner)(config, 5, base).logits(batch[0]), before)
+    assert near(type(trainer)(config, 5, base).model.logits(batch[0]), before)
 
 
 @pytest.mark.parametrize("method", ADAPTING, ids=str)
 def test_a_step_trains_the_adapter_and_leaves_the_base_alone(build, batch, method):
-    learner = build(method, FOUR)
-    start, first = learner.adapter(), float(learner.train_step(*batch, 1e-2))
-    losses = [first, *(float(learner.train_step(*batch, 1e-2)) for _ in range(10))]
+    trainer = build(method, FOUR)
+    start, first = trainer.model.adapter(), float(trainer.train_step(*batch, 1e-2))
+    losses = [first, *(float(trainer.train_step(*batch, 1e-2)) for _ in range(10))]
     assert losses[-1] < losses[0]
-    moved = learner.adapter()
-    assert all(not np.array_equal(moved[n], start[n]) for n in start if not learner.experiment.method.keeps(n))
+    moved = trainer.model.adapter()
+    assert all(not np.array_equal(moved[n], start[n]) for n in start if not trainer.experiment.method.keeps(n))
     assert not any(name.endswith(("scales", "biases", ".weight")) and "head" not in name for name in moved)
 
 
 def test_quantised_weights_are_what_the_layers_of_the_blocks_become(build):
-    tensors = build({"name": "linear"}, FOUR).merged()
-    plain = build({"name": "linear"}).merged()
+    tensors = build({"name": "linear"}, FOUR).model.merged()
+    plain = build({"name": "linear"}).model.merged()
     words = {name.removesuffix(".weight") for name, tensor in tensors.items() if tensor.dtype == np.uint32}
     layers = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     assert words == {f"blocks.{block}.{layer}" for block in range(2) for layer in layers}
@@ -72,24 +72,24 @@ def test_quantised_weights_are_what_the_layers_of_the_blocks_become(build):
 
 def test_parameters_are_counted_as_if_nothing_were_quantised(build):
     method = {"name": "lora", "rank": 4}
-    assert build(method, {"bits": 3, "group_size": 64}).parameters == build(method).parameters
+    assert build(method, {"bits": 3, "group_size": 64}).model.parameters == build(method).model.parameters
 
 
 def test_features_before_the_first_trained_block_may_be_kept(build, batch):
-    learner = build({"name": "lora", "blocks": [1]}, FOUR)
-    assert learner.prefix.end == 1
-    assert near(learner.logits(learner.features(batch[0])), learner.logits(batch[0]))
+    trainer = build({"name": "lora", "blocks": [1]}, FOUR)
+    assert trainer.model.prefix.end == 1
+    assert near(trainer.model.logits(trainer.model.features(batch[0])), trainer.model.logits(batch[0]))
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_leaves_the_codes_alone(build, batch, precision):
     half, whole = (build({"name": "lora"}, FOUR, precision=p) for p in (precision, "float32"))
-    exact = whole.logits(batch[0])
-    error = relative(half.logits(batch[0]), exact)
+    exact = whole.model.logits(batch[0])
+    error = relative(half.model.logits(batch[0]), exact)
     assert 0 < error < 0.05
     assert np.isfinite(float(half.train_step(*batch, 1e-3)))
     codes = "blocks.0.mlp.fc1.weight"
-    plain = [build({"name": "linear"}, FOUR, precision=p).merged()[codes] for p in (precision, "float32")]
+    plain = [build({"name": "linear"}, FOUR, precision=p).model.merged()[codes] for p in (precision, "float32")]
     assert np.array_equal(*plain)
 
 
@@ -105,13 +105,13 @@ def test_codes_are_not_trained_but_biases_and_norms_may_be(build, batch):
     with pytest.raises(UserError, match=r"method full trains blocks\.0\.attn\.qkv\.weight.*codes have no gradient"):
         build({"name": "full"}, FOUR)
     for name, suffix in (("bitfit", "attn.qkv.bias"), ("layernorm", "norm1.weight")):
-        learner = build({"name": name}, FOUR)
-        before = learner.adapter()[f"blocks.0.{suffix}"]
-        learner.train_step(*batch, 1e-2)
-        assert not np.array_equal(learner.adapter()[f"blocks.0.{suffix}"], before)
-        merged = learner.merged()  # what stays quantised needs no leave
+        trainer = build({"name": name}, FOUR)
+        before = trainer.model.adapter()[f"blocks.0.{suffix}"]
+        trainer.train_step(*batch, 1e-2)
+        assert not np.array_equal(trainer.model.adapter()[f"blocks.0.{suffix}"], before)
+        merged = trainer.model.merged()  # what stays quantised needs no leave
         assert merged["blocks.0.attn.qkv.weight"].dtype == np.uint32
-        assert np.array_equal(merged[f"blocks.0.{suffix}"], learner.adapter()[f"blocks.0.{suffix}"])
+        assert np.array_equal(merged[f"blocks.0.{suffix}"], trainer.model.adapter()[f"blocks.0.{suffix}"])
 
 
 def test_a_group_that_divides_no_width_is_refused_with_those_that_fit(described):

@@ -14,6 +14,7 @@ from mlx_peft.cli.app import app
 from mlx_peft.config.files import load
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment
+from mlx_peft.training.run import RunFolder
 from mlx_peft.training.train import train
 
 ROUNDING = 1e-5
@@ -48,14 +49,14 @@ def batch():
 
 
 def test_either_backend_opens_what_the_other_trained(run, batch):
-    a, b = (load_run(run, name).learner.logits(batch) for name in ("mlx", "torch"))
+    a, b = (load_run(run, name).model.logits(batch) for name in ("mlx", "torch"))
     assert relative(a, b) <= ROUNDING
 
 
 def test_an_adapter_alone_knows_how_its_base_was_quantised(run, batch, tmp_path):
     alone = load_run((run / "adapter").rename(tmp_path / "alone"), "torch")
     (tmp_path / "alone").rename(run / "adapter")
-    assert np.array_equal(alone.learner.logits(batch), load_run(run).learner.logits(batch))
+    assert np.array_equal(alone.model.logits(batch), load_run(run).model.logits(batch))
 
 
 def test_merging_is_refused_unless_told_what_becomes_of_the_codes(run, tmp_path):
@@ -69,9 +70,9 @@ def test_merging_is_refused_unless_told_what_becomes_of_the_codes(run, tmp_path)
 def test_dequantised_it_is_a_plain_model_with_the_same_logits(run, batch, tmp_path):
     done = command("merge", run, tmp_path / "m", "--dequantize")
     assert done.exit_code == 0 and "timm.create_model" in done.stdout
-    merged, trained = load_model(tmp_path / "m", "torch"), load_run(run).learner.logits(batch)
+    merged, trained = load_model(tmp_path / "m", "torch"), load_run(run).model.logits(batch)
     assert merged.base.quantization is None
-    assert relative(merged.learner.logits(batch), trained) <= ROUNDING
+    assert relative(merged.model.logits(batch), trained) <= ROUNDING
     wrong = command("quantize", tmp_path / "m", tmp_path / "q", "--group-size", 128)
     assert wrong.exit_code == 2 and "does not divide" in wrong.stderr and not (tmp_path / "q").exists()
 
@@ -80,9 +81,9 @@ def test_requantised_it_says_how_far_the_logits_moved(run, batch, tmp_path):
     done = command("merge", run, tmp_path / "m", "--requantize")
     assert done.exit_code == 0, done.stderr
     assert "quantised to 4 bits in groups of 32; on noise images the logits change by" in done.stdout
-    merged, trained = load_model(tmp_path / "m", "mlx"), load_run(run).learner.logits(batch)
+    merged, trained = load_model(tmp_path / "m", "mlx"), load_run(run).model.logits(batch)
     assert merged.base.packed
-    assert relative(merged.learner.logits(batch), trained) > ROUNDING
+    assert relative(merged.model.logits(batch), trained) > ROUNDING
 
 
 def test_a_model_made_from_a_run_is_evaluated_on_its_images(run, tmp_path):
@@ -96,7 +97,7 @@ def test_a_model_made_from_a_run_is_evaluated_on_its_images(run, tmp_path):
 
 
 def test_a_plain_run_has_no_codes_to_speak_of(tmp_path, run):
-    experiment = load_run(run).experiment.model_copy(update={"quantize": None})
+    experiment = RunFolder(run).read_config().model_copy(update={"quantize": None})
     train(experiment, tmp_path / "run")
     done = command("merge", tmp_path / "run", tmp_path / "m", "--requantize")
     assert done.exit_code == 2 and "is not quantised: leave --requantize out" in done.stderr
@@ -121,9 +122,9 @@ def test_what_was_trained_through_codes_is_merged_into_them(through, batch, tmp_
         "bits": 4,
         "group_size": 32,
     }
-    seen = load_run(through).learner.logits(batch)
+    seen = load_run(through).model.logits(batch)
     for backend in ("mlx", "torch"):
-        logits = load_model(tmp_path / "merged", backend).learner.logits(batch)
+        logits = load_model(tmp_path / "merged", backend).model.logits(batch)
         assert relative(logits, seen) <= ROUNDING
     metrics = [
         json.loads(command("eval", through, "--json", *more).stdout)["metrics"]
@@ -145,12 +146,12 @@ def test_it_needs_no_other_codes(through, tmp_path):
 def test_what_was_trained_through_codes_can_be_written_as_plain_weights(through, batch, tmp_path):
     assert command("merge", through, tmp_path / "plain", "--dequantize").exit_code == 0
     assert "quantization" not in json.loads((tmp_path / "plain" / "config.json").read_text())
-    seen, plain = load_run(through).learner.logits(batch), load_model(tmp_path / "plain", "torch").learner.logits(batch)
+    seen, plain = load_run(through).model.logits(batch), load_model(tmp_path / "plain", "torch").model.logits(batch)
     assert relative(plain, seen) <= ROUNDING
 
 
 def test_its_adapter_alone_knows_its_codes(through, batch, tmp_path):
     shutil.copytree(through / "adapter", tmp_path / "alone")
     assert np.array_equal(
-        load_run(tmp_path / "alone", "torch").learner.logits(batch), load_run(through).learner.logits(batch)
+        load_run(tmp_path / "alone", "torch").model.logits(batch), load_run(through).model.logits(batch)
     )

@@ -18,6 +18,7 @@ from mlx_peft.cli.app import app
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.simulation import Simulation, points
 from mlx_peft.data import open_dataset
+from mlx_peft.training.run import RunFolder
 from mlx_peft.training.train import train
 
 W8A8 = 0.1
@@ -76,7 +77,7 @@ def test_every_layer_and_operand_has_its_error(run, report):
 
 
 def test_it_is_calibrated_on_training_images_alone_and_says_on_which(run, report, monkeypatch):
-    dataset = open_dataset(load_run(run).experiment.data)
+    dataset = open_dataset(RunFolder(run).read_config().data)
     rows = np.sort(np.random.default_rng(0).choice(dataset.train.size, 32, replace=False))
     digest = hashlib.sha256()
     for row in rows:
@@ -100,7 +101,7 @@ def test_it_comes_out_the_same_again_and_another_seed_takes_other_images(run, re
     assert again == report.after[1]
     assert other.images.sha256 != again.images.sha256 and few.images.count == 2
     every = simulate_run(run, [Simulation(images=10**6, calibration="minmax")]).after[0].images
-    assert every.count == open_dataset(load_run(run).experiment.data).train.size
+    assert every.count == open_dataset(RunFolder(run).read_config().data).train.size
 
 
 def test_weights_alone_need_no_calibration(run):

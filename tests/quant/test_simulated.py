@@ -14,9 +14,9 @@ from hypothesis.extra.numpy import arrays
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.backend.learner
+import mlx_peft.backend.entry
 import mlx_peft.backend.quant.simulated as ours
-import torch_ref.learner
+import torch_ref.entry
 import torch_ref.quant.simulated as twin
 from convert.base import load_base
 from mlx_peft.codes import calibration as calibrate
@@ -39,7 +39,7 @@ LOGITS = 0.02
 """Relative, between backends under W8A8: where an operand lies within rounding of an edge, it gets another code, which
 is off by a whole step of its quantiser, 1/255 of the range; few do, and most of it averages out."""
 
-BACKENDS = {"mlx": mlx_peft.backend.learner, "torch": torch_ref.learner}
+BACKENDS = {"mlx": mlx_peft.backend.entry, "torch": torch_ref.entry}
 
 numbers = arrays(np.float32, st.integers(1, 40), elements=st.floats(-1e3, 1e3, width=32))
 
@@ -153,51 +153,51 @@ def plain(backend, tensors=None, args=None):
     if tensors is None:
         random = np.random.default_rng(1)
         tensors = {n: t + 0.05 * random.standard_normal(t.shape).astype(np.float32) for n, t in base.tensors.items()}
-    return backend.build(config, 5, replace(base, tensors=tensors))
+    return backend.build_trainer(config, 5, replace(base, tensors=tensors))
 
 
-def calibrated(learner, tensors, batch, **options):
-    """The plan of a simulation calibrated on a batch, and the learner's operands."""
-    simulation, architecture = Simulation(**options), learner.base.architecture
+def calibrated(trainer, tensors, batch, **options):
+    """The plan of a simulation calibrated on a batch, and the trainer's operands."""
+    simulation, architecture = Simulation(**options), trainer.model.base.architecture
     ranges = Ranges(len(batch), 0)
-    learner.record(batch, ranges)
+    trainer.model.record(batch, ranges)
     found = choices(simulation, architecture, ranges.operands)
-    learner.record(batch, Errors([found], 0))
+    trainer.model.record(batch, Errors([found], 0))
     return plan(simulation, architecture, tensors, found), found
 
 
 @pytest.mark.parametrize("args", [{}, {"mlp_layer": "swiglu"}], ids=["mlp", "swiglu"])
 def test_the_float_models_logits_stay_under_the_reparametrisation(backend, batch, args):
-    learner = plain(backend, args=args)
-    before, start = learner.logits(batch[0]), learner.merged()
-    _, found = calibrated(learner, start, batch[0], activations=4)
+    trainer = plain(backend, args=args)
+    before, start = trainer.model.logits(batch[0]), trainer.model.merged()
+    _, found = calibrated(trainer, start, batch[0], activations=4)
     tensors = start
-    for norm, readers in normed(learner.base.architecture).items():
+    for norm, readers in normed(trainer.model.base.architecture).items():
         change = found[readers[0]].best
         assert all(found[reader].best.quantizer == change.quantizer for reader in readers)
         tensors = change.absorbed(tensors, norm, readers)
     moved = [name for name in start if np.abs(tensors[name] - start[name]).max() > 0.1]
     assert {name.split(".")[2] for name in moved} == {"norm1", "norm2", "attn", "mlp"}
-    after = plain(backend, tensors, args).logits(batch[0])
+    after = plain(backend, tensors, args).model.logits(batch[0])
     assert relative(after, before) <= ROUNDING
 
 
 def test_what_is_recorded_is_what_enters_timms_layers(backend, batch):
-    learner = plain(backend)
-    tensors = learner.merged()
+    trainer = plain(backend)
+    tensors = trainer.model.merged()
     seen = {}
-    learner.record(batch[0], lambda point, x: seen.setdefault(point, x))
-    assert list(seen) == points(learner.base.architecture)
+    trainer.model.record(batch[0], lambda point, x: seen.setdefault(point, x))
+    assert list(seen) == points(trainer.model.base.architecture)
     model = timm.models.VisionTransformer(
         img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=2, num_classes=5
     ).eval()
     model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
     expected = {}
-    for site in layers(learner.base.architecture):
+    for site in layers(trainer.model.base.architecture):
         model.get_submodule(site.path).register_forward_pre_hook(
             lambda _, inputs, path=site.path: expected.update({path: inputs[0].detach().numpy()})
         )
-    normal = learner.base.preprocessing
+    normal = trainer.model.base.preprocessing
     pixels = (batch[0] / 255 - np.array(normal.mean)) / np.array(normal.std)
     model(torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32)))
     for path, operand in expected.items():
@@ -214,30 +214,30 @@ def test_what_is_recorded_is_what_enters_timms_layers(backend, batch):
 
 
 def test_recording_leaves_the_model_as_it_was(backend, batch):
-    learner = plain(backend)
-    before = learner.logits(batch[0])
-    learner.record(batch[0], lambda point, x: None)
-    assert np.array_equal(learner.logits(batch[0]), before)
+    trainer = plain(backend)
+    before = trainer.model.logits(batch[0])
+    trainer.model.record(batch[0], lambda point, x: None)
+    assert np.array_equal(trainer.model.logits(batch[0]), before)
 
     def stop(point, x):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        learner.record(batch[0], stop)
-    assert np.array_equal(learner.logits(batch[0]), before)
+        trainer.model.record(batch[0], stop)
+    assert np.array_equal(trainer.model.logits(batch[0]), before)
 
 
 def test_both_operands_of_every_product_are_rounded(backend, batch):
     """What enters a product of the simulated model is what the quantiser made of it: four values at two bits."""
-    learner = plain(backend)
-    made, _ = calibrated(learner, learner.merged(), batch[0], weights=2, activations=2, calibration="minmax")
-    assert list(made.quantizers) == points(learner.base.architecture)
-    for site in layers(learner.base.architecture):
+    trainer = plain(backend)
+    made, _ = calibrated(trainer, trainer.model.merged(), batch[0], weights=2, activations=2, calibration="minmax")
+    assert list(made.quantizers) == points(trainer.model.base.architecture)
+    for site in layers(trainer.model.base.architecture):
         assert all(len(np.unique(row)) <= 3 for row in made.tensors[f"{site.path}.weight"])
     operands = {}
-    learner.record(batch[0], operands.__setitem__)
-    learner.simulate(made.quantizers)
-    block = learner.model.blocks[0]
+    trainer.model.record(batch[0], operands.__setitem__)
+    trainer.model.simulate(made.quantizers)
+    block = trainer.model.network.blocks[0]
     array = mx.array if backend is BACKENDS["mlx"] else torch.from_numpy
     for layer, path in ((block.attn.qkv, "attn.qkv"), (block.attn.proj, "attn.proj"), (block.mlp.fc2, "mlp.fc2")):
         x = operands[f"blocks.0.{path}"]
@@ -257,19 +257,19 @@ def test_both_operands_of_every_product_are_rounded(backend, batch):
 @pytest.mark.slow
 def test_compiled_logits_follow_the_simulation(backend, batch, compiled):
     """MLX compiles the forward pass at its first call; what is put in later must count."""
-    learner = plain(backend)
-    made, _ = calibrated(learner, learner.merged(), batch[0], weights=32, activations=3)
-    before = learner.logits(batch[0])
-    learner.simulate(made.quantizers)
-    assert not np.allclose(learner.logits(batch[0]), before, rtol=1e-2)
+    trainer = plain(backend)
+    made, _ = calibrated(trainer, trainer.model.merged(), batch[0], weights=32, activations=3)
+    before = trainer.model.logits(batch[0])
+    trainer.model.simulate(made.quantizers)
+    assert not np.allclose(trainer.model.logits(batch[0]), before, rtol=1e-2)
 
 
 def test_backends_agree_under_one_plan(batch):
     """Operand by operand with fixed quantisers, and the logits of the whole."""
-    learner = plain(BACKENDS["torch"])
-    made, _ = calibrated(learner, learner.merged(), batch[0], weights=8, activations=8)
+    trainer = plain(BACKENDS["torch"])
+    made, _ = calibrated(trainer, trainer.model.merged(), batch[0], weights=8, activations=8)
     operands = {}
-    learner.record(batch[0], operands.__setitem__)
+    trainer.model.record(batch[0], operands.__setitem__)
     for point, operand in operands.items():
         quantizer = made.quantizers[point]
         expected = quantizer(operand)
@@ -279,8 +279,8 @@ def test_backends_agree_under_one_plan(batch):
     logits = []
     for backend in BACKENDS.values():
         rounding = plain(backend, made.tensors)
-        rounding.simulate(made.quantizers)
-        logits.append(rounding.logits(batch[0]))
+        rounding.model.simulate(made.quantizers)
+        logits.append(rounding.model.logits(batch[0]))
     assert relative(logits[0], logits[1]) <= LOGITS
 
 
@@ -288,8 +288,8 @@ def test_backends_decide_alike(batch):
     """Calibrated on either, the quantisers are the same to rounding."""
     plans = []
     for backend in BACKENDS.values():
-        learner = plain(backend)
-        plans.append(calibrated(learner, learner.merged(), batch[0], weights=4, activations=4)[0])
+        trainer = plain(backend)
+        plans.append(calibrated(trainer, trainer.model.merged(), batch[0], weights=4, activations=4)[0])
     for point, quantizer in plans[0].quantizers.items():
         other = plans[1].quantizers[point]
         assert type(quantizer) is type(other) and quantizer.scale == pytest.approx(other.scale, rel=1e-4), point
@@ -299,14 +299,14 @@ def test_backends_decide_alike(batch):
 
 
 def test_more_bits_are_closer_and_repq_chooses_no_worse_than_the_extremes(backend, batch):
-    learner = plain(backend)
-    tensors, expected = learner.merged(), learner.logits(batch[0])
+    trainer = plain(backend)
+    tensors, expected = trainer.model.merged(), trainer.model.logits(batch[0])
 
     def simulated(**options):
-        made, _ = calibrated(learner, tensors, batch[0], **options)
+        made, _ = calibrated(trainer, tensors, batch[0], **options)
         rounding = plain(backend, made.tensors)
-        rounding.simulate(made.quantizers)
-        return relative(rounding.logits(batch[0]), expected), made
+        rounding.model.simulate(made.quantizers)
+        return relative(rounding.model.logits(batch[0]), expected), made
 
     coarse, extremes = simulated(weights=4, activations=4, calibration="minmax")
     fine, _ = simulated(weights=8, activations=8, calibration="minmax")
@@ -319,11 +319,11 @@ def test_more_bits_are_closer_and_repq_chooses_no_worse_than_the_extremes(backen
 
 
 def test_a_percentile_leaves_the_tails_out(batch):
-    learner = plain(BACKENDS["torch"])
-    _, wide = calibrated(learner, learner.merged(), batch[0], calibration="minmax")
-    _, narrow = calibrated(learner, learner.merged(), batch[0], calibration="percentile", percentile=99)
+    trainer = plain(BACKENDS["torch"])
+    _, wide = calibrated(trainer, trainer.model.merged(), batch[0], calibration="minmax")
+    _, narrow = calibrated(trainer, trainer.model.merged(), batch[0], calibration="percentile", percentile=99)
     operands = {}
-    learner.record(batch[0], operands.__setitem__)
+    trainer.model.record(batch[0], operands.__setitem__)
     for point, choice in narrow.items():
         low, high = np.percentile(operands[point], (1, 99))  # a sample's: here, of all there is
         assert choice.best == Uniform.over(float(low), float(high), 8)
@@ -332,11 +332,11 @@ def test_a_percentile_leaves_the_tails_out(batch):
 
 def test_a_sample_is_bounded_and_its_extremes_are_of_all(monkeypatch, batch):
     monkeypatch.setattr(calibrate, "SAMPLE", 640)
-    learner = plain(BACKENDS["torch"])
+    trainer = plain(BACKENDS["torch"])
     ranges, operands = Ranges(4, 0), {}
     for image in range(4):
-        learner.record(batch[0][image : image + 1], ranges)
-    learner.record(batch[0], operands.__setitem__)
+        trainer.model.record(batch[0][image : image + 1], ranges)
+    trainer.model.record(batch[0], operands.__setitem__)
     for point, seen in ranges.operands.items():
         assert sum(rows.size for rows in seen.rows) <= max(640, 4 * seen.low.size), point
         assert seen.span(100) == pytest.approx((operands[point].min(), operands[point].max()), rel=1e-4)

@@ -218,7 +218,7 @@ def test_peft_and_timm_run_its_snippet_to_the_same_logits(run, experiment, tmp_p
     mean, std = torch.tensor(loaded.preprocessing.mean), torch.tensor(loaded.preprocessing.std)
     with torch.no_grad():
         logits = names["model"](((torch.from_numpy(images) / 255 - mean) / std).permute(0, 3, 1, 2)).numpy()
-    expected = loaded.learner.logits(images)
+    expected = loaded.model.logits(images)
     assert relative(logits, expected) <= LOGITS
 
 

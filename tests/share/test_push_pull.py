@@ -101,9 +101,9 @@ class TestThereAndBack:
     def test_a_merged_model_comes_back_and_timm_opens_it(self, hub, run, command, images, tmp_path):
         done(command("push", run, "jane/merged", "--merged"))
         done(command("pull", "jane/merged", "got"))
-        expected = load_run(run).learner.logits(images)
+        expected = load_run(run).model.logits(images)
         loaded = load_model(tmp_path / "got", "torch")
-        assert relative(loaded.learner.logits(images), expected) <= LOGITS
+        assert relative(loaded.model.logits(images), expected) <= LOGITS
         assert loaded.classes == load_run(run).classes
         assert timm.create_model(f"local-dir:{tmp_path / 'got'}", pretrained=True).num_classes == 10
 
@@ -126,7 +126,7 @@ class TestThereAndBack:
         done(command("pull", "jane/few", "got"))
         expected, found = (load(tmp_path / name, "torch") for load, name in ((load_run, "run"), (load_model, "got")))
         assert found.base.quantization == expected.base.quantization
-        assert relative(found.learner.logits(images), expected.learner.logits(images)) <= LOGITS
+        assert relative(found.model.logits(images), expected.model.logits(images)) <= LOGITS
 
     def test_so_does_one_that_timm_has_no_words_for(self, hub, model, command, tmp_path):
         whole = load_model(model, "torch").base

@@ -18,8 +18,8 @@ import pytest
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.suite import Planned
 from mlx_peft.core.errors import UserError
+from mlx_peft.protocols import loading
 from mlx_peft.studies import sweep
-from mlx_peft.training import backend
 from mlx_peft.training.run import RunFolder
 from mlx_peft.training.train import train
 
@@ -191,7 +191,7 @@ def stopping(experiment: Experiment) -> Any:
 def test_a_framework_that_is_missing_is_told_before_anything_starts(
     plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(backend.BACKENDS, "mlx", "no_such_module")
+    monkeypatch.setitem(loading.BACKENDS, "mlx", "no_such_module")
     with pytest.raises(UserError, match="every run: the mlx backend cannot be loaded"):
         sweep.check(plan(a=1, b=2), tmp_path)
 

@@ -45,9 +45,9 @@ def run(logits: np.ndarray, present: np.ndarray, size: int = 7) -> Evaluation:
         targets[: len(some)] = np.eye(2)[present[some].astype(int)]
         rows = np.resize(some, size).astype(np.int32).view(np.uint8).reshape(-1, 1, 1, 4)
         batches.append(Batch(rows, targets, np.arange(len(some))))
-    learner: Any = SimpleNamespace(logits=lambda images: logits[images.reshape(-1, 4).view(np.int32)[:, 0]])
-    found = examined(answers(learner, batches), MULTI_LABEL, logits.shape[1])
-    assert evaluate(learner, batches, MULTI_LABEL, logits.shape[1]) == found.metrics
+    model: Any = SimpleNamespace(logits=lambda images: logits[images.reshape(-1, 4).view(np.int32)[:, 0]])
+    found = examined(answers(model, batches), MULTI_LABEL, logits.shape[1])
+    assert evaluate(model, batches, MULTI_LABEL, logits.shape[1]) == found.metrics
     return found
 
 

@@ -29,11 +29,11 @@ EXACT = 1e-12  # float64; only the order of sums differs
 
 def run(logits: np.ndarray, targets: np.ndarray) -> Evaluation:
     rows = np.arange(len(targets), dtype=np.int32).view(np.uint8).reshape(-1, 1, 1, 4)
-    learner: Any = SimpleNamespace(logits=lambda images: logits[images.reshape(-1, 4).view(np.int32)[:, 0]])
+    model: Any = SimpleNamespace(logits=lambda images: logits[images.reshape(-1, 4).view(np.int32)[:, 0]])
     batches = [
         Batch(rows[n : n + 7], targets[n : n + 7], np.arange(len(rows[n : n + 7]))) for n in range(0, len(rows), 7)
     ]
-    return examined(answers(learner, batches), SINGLE_LABEL, logits.shape[1])
+    return examined(answers(model, batches), SINGLE_LABEL, logits.shape[1])
 
 
 def case(classes: int, rows: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -122,9 +122,9 @@ def test_with_one_class_alone_there_is_no_auroc() -> None:
 
 def test_many_classes_have_auroc_when_they_are_examined_and_not_in_every_epoch() -> None:
     logits, targets, _ = case(SHOWN + 1, rows=50)
-    learner: Any = SimpleNamespace(logits=lambda images: logits)
+    model: Any = SimpleNamespace(logits=lambda images: logits)
     batch = Batch(np.zeros((50, 1, 1, 3), np.uint8), targets, np.arange(50))
-    assert "auroc" not in evaluate(learner, [batch], SINGLE_LABEL, SHOWN + 1)
-    found = examined(answers(learner, [batch]), SINGLE_LABEL, SHOWN + 1)
+    assert "auroc" not in evaluate(model, [batch], SINGLE_LABEL, SHOWN + 1)
+    found = examined(answers(model, [batch]), SINGLE_LABEL, SHOWN + 1)
     assert "auroc" in found.metrics
     assert found.details(tuple(map(str, range(SHOWN + 1))))["confusion"] is None

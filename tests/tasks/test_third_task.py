@@ -152,7 +152,7 @@ def test_a_data_set_of_it_is_looked_through_mixed_and_shown() -> None:
 
 def test_a_format_without_words_for_it_refuses_it(runs: Path, tmp_path: Path) -> None:
     loaded = load_run(runs / "torch")
-    tensors = loaded.learner.merged()
+    tensors = loaded.model.merged()
     with pytest.raises(UserError, match="the model's task is regression"):
         export_model("coreml", tmp_path / "m.mlpackage", base=loaded.base, tensors=tensors, classes=loaded.classes)
 

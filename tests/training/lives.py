@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import sklearn.metrics  # noqa: F401 - which a run imports at its first evaluation: once here, and not in each life
-from fake_learner import FakeLearner, install, make_dataset, make_experiment
+from fake_backend import FakeTrainer, install, make_dataset, make_experiment
 
 from mlx_peft.training.train import train
 
@@ -51,13 +51,13 @@ def life(out: Path, lasting: float | None = None, prepare: Callable[[], None] | 
 def at_random_times(out: Path, seed: int) -> int:
     """One run, slowed down so that it takes many lives; the last one is left in peace."""
     rng = random.Random(seed)
-    step = FakeLearner.train_step
+    step = FakeTrainer.train_step
 
-    def slowly(self: FakeLearner, *batch: object, **options: object) -> object:
+    def slowly(self: FakeTrainer, *batch: object, **options: object) -> object:
         time.sleep(STEP)
         return step(self, *batch, **options)  # type: ignore[arg-type]
 
-    FakeLearner.train_step = slowly  # type: ignore[method-assign, assignment]
+    FakeTrainer.train_step = slowly  # type: ignore[method-assign, assignment]
     kills = sum(life(out, lasting=rng.uniform(0, LIFE)) for _ in range(10))
     life(out)
     return kills

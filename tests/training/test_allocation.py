@@ -121,7 +121,7 @@ def test_nothing_is_refused_into_a_folder(engine: SimpleNamespace) -> None:
     assert not engine.out.exists()
 
 
-# In the loop, with a learner whose scores are a function of the step, so that ranks change and revive.
+# In the loop, with a trainer whose scores are a function of the step, so that ranks change and revive.
 
 
 def dealing(engine: SimpleNamespace, **options: int) -> Experiment:
@@ -130,30 +130,30 @@ def dealing(engine: SimpleNamespace, **options: int) -> Experiment:
     return experiment.model_copy(update={"method": method(**schedule)})
 
 
-def make_learner(engine: SimpleNamespace) -> Any:
-    learner = engine.learner()
-    plain = learner.train_step
+def make_trainer(engine: SimpleNamespace) -> Any:
+    trainer = engine.trainer()
+    plain = trainer.train_step
 
     def train_step(
         images: np.ndarray, targets: np.ndarray, lr: float, *, weight: Any = None, observe: bool = False
     ) -> Any:
-        learner.log.append(("observe" if observe else "pass", learner.count + 1))
+        trainer.log.append(("observe" if observe else "pass", trainer.count + 1))
         return plain(images, targets, lr)
 
     def scores() -> dict[str, np.ndarray]:
-        random = np.random.default_rng(learner.count)
+        random = np.random.default_rng(trainer.count)
         return {name: random.random(6).astype(np.float32) for name in ADAPTERS}
 
-    learner.train_step, learner.scores, learner.masks = train_step, scores, []
-    learner.mask = lambda keep: learner.masks.append((learner.count, keep))
-    return learner
+    trainer.train_step, trainer.scores, trainer.masks = train_step, scores, []
+    trainer.mask = lambda keep: trainer.masks.append((trainer.count, keep))
+    return trainer
 
 
-def run(engine: SimpleNamespace, folder: Path, experiment: Experiment, learner: Any, progress: Any = None) -> Any:
+def run(engine: SimpleNamespace, folder: Path, experiment: Experiment, trainer: Any, progress: Any = None) -> Any:
     folder.mkdir(exist_ok=True)
     with StopSignal().listening() as stop:
         return fit(
-            learner, experiment, engine.feed(experiment, engine.dataset()), RunFolder(folder),
+            trainer, experiment, engine.feed(experiment, engine.dataset()), RunFolder(folder),
             identity={}, progress=progress or Silent(), stop=stop,
         )  # fmt: skip
 
@@ -163,39 +163,39 @@ def dealt(folder: Path) -> list[dict[str, float]]:
 
 
 def test_steps_are_observed_and_masked_by_the_schedule(engine: SimpleNamespace) -> None:
-    learner = make_learner(engine)
-    run(engine, engine.out, dealing(engine), learner)
-    assert [t for what, t in learner.log if what == "observe"] == list(range(1, 13))
-    assert [t for t, _ in learner.masks] == [4, 6, 8, 10, 12, 13, 14, 15, 16, 17, 18]
-    last = learner.masks[5][1]
-    assert all(keep is last for _, keep in learner.masks[5:]), "one object, so that a learner need not look again"
+    trainer = make_trainer(engine)
+    run(engine, engine.out, dealing(engine), trainer)
+    assert [t for what, t in trainer.log if what == "observe"] == list(range(1, 13))
+    assert [t for t, _ in trainer.masks] == [4, 6, 8, 10, 12, 13, 14, 15, 16, 17, 18]
+    last = trainer.masks[5][1]
+    assert all(keep is last for _, keep in trainer.masks[5:]), "one object, so that a trainer need not look again"
     assert sum(ranks(last).values()) == 2 * len(ADAPTERS)
 
 
 def test_a_step_without_a_decision_is_not_waited_for(engine: SimpleNamespace) -> None:
-    learner = make_learner(engine)
-    run(engine, engine.out, dealing(engine), learner)
-    log = [event for event in learner.log if event[0] in ("launch", "read")]
+    trainer = make_trainer(engine)
+    run(engine, engine.out, dealing(engine), trainer)
+    log = [event for event in trainer.log if event[0] in ("launch", "read")]
     assert log[:4] == [("launch", 0), ("launch", 1), ("read", 0), ("launch", 2)]
 
 
 def test_ranks_are_recorded_at_the_start_and_whenever_they_change(engine: SimpleNamespace) -> None:
-    learner = make_learner(engine)
-    run(engine, engine.out, dealing(engine), learner)
+    trainer = make_trainer(engine)
+    run(engine, engine.out, dealing(engine), trainer)
     lines = dealt(engine.out)
     assert lines[0] == {"step": 1, "epoch": 1} | {f"rank/{name}": 6 for name in ADAPTERS}
-    patterns: dict[int, dict[str, int]] = {t: ranks(keep) for t, keep in learner.masks}
+    patterns: dict[int, dict[str, int]] = {t: ranks(keep) for t, keep in trainer.masks}
     assert [line["step"] for line in lines[1:]] == [4, 6, 8, 10, 12, 13]
     for line in lines[1:]:
         assert {name: line[f"rank/{name}"] for name in ADAPTERS} == patterns[int(line["step"])]
 
 
 def test_equal_ranks_need_no_mask(engine: SimpleNamespace) -> None:
-    learner = make_learner(engine)
-    position = run(engine, engine.out, dealing(engine, target_rank=6), learner)
-    assert learner.masks == []
+    trainer = make_trainer(engine)
+    position = run(engine, engine.out, dealing(engine, target_rank=6), trainer)
+    assert trainer.masks == []
     assert [line["step"] for line in dealt(engine.out)] == [1]
-    assert position.best_epoch > 0 and "observe" not in {what for what, _ in learner.log}
+    assert position.best_epoch > 0 and "observe" not in {what for what, _ in trainer.log}
 
 
 def test_only_an_epoch_within_the_budget_is_selected(engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def test_only_an_epoch_within_the_budget_is_selected(engine: SimpleNamespace, mo
     monkeypatch.setattr("mlx_peft.training.fit.evaluate", lambda *_: {"top1": next(found), "loss": 1.0, "count": 21})
     experiment = dealing(engine, t_final=2)  # the last mask is at step 22 of 24, in the fourth epoch
     patient = experiment.train.model_copy(update={"epochs": 4, "early_stopping": 1})
-    position = run(engine, engine.out, experiment.model_copy(update={"train": patient}), make_learner(engine))
+    position = run(engine, engine.out, experiment.model_copy(update={"train": patient}), make_trainer(engine))
     assert (position.best_epoch, position.epoch, position.best["top1"]) == (4, 4, 0.6)
     assert load_checkpoint(RunFolder(engine.out).best)[1]["epoch"] == 4
 
@@ -221,9 +221,9 @@ def test_a_run_that_goes_on_deals_out_as_one_that_never_stopped(
                 os.kill(os.getpid(), signal.SIGINT)
 
     experiment = dealing(engine)
-    whole = make_learner(engine)
+    whole = make_trainer(engine)
     run(engine, tmp_path / "whole", experiment, whole)
-    first, second = make_learner(engine), make_learner(engine)
+    first, second = make_trainer(engine), make_trainer(engine)
     with pytest.raises(Interrupted):
         run(engine, tmp_path / "parts", experiment, first, Impatient())
     run(engine, tmp_path / "parts", experiment, second)

@@ -22,7 +22,7 @@ from mlx_peft.training.progress import Metrics
 
 
 def run(logits: np.ndarray, targets: np.ndarray, size: int) -> Metrics:
-    """Evaluates a learner whose logits are given row by row; the rows that fill the last batch up are nonsense."""
+    """Evaluates a model whose logits are given row by row; the rows that fill the last batch up are nonsense."""
     batches = []
     for first in range(0, len(targets), size):
         some = targets[first : first + size]
@@ -30,8 +30,8 @@ def run(logits: np.ndarray, targets: np.ndarray, size: int) -> Metrics:
         rows[: len(some), 0, 0, 0] = np.arange(first, first + len(some))
         padded = np.concatenate([some, np.full(size - len(some), -1)]).astype(np.int32)
         batches.append(Batch(rows, padded, np.arange(len(some))))
-    learner: Any = SimpleNamespace(logits=lambda images: logits[images[:, 0, 0, 0]])
-    return evaluate(learner, batches, SINGLE_LABEL, logits.shape[1])
+    model: Any = SimpleNamespace(logits=lambda images: logits[images[:, 0, 0, 0]])
+    return evaluate(model, batches, SINGLE_LABEL, logits.shape[1])
 
 
 def random_case(classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +57,7 @@ def test_up_to_five_classes_have_no_top5() -> None:
     assert "top5" in run(*random_case(6), 8)
 
 
-def test_a_learner_that_cannot_decide_is_not_right_by_default() -> None:
+def test_a_model_that_cannot_decide_is_not_right_by_default() -> None:
     found = run(np.zeros((10, 4), np.float32), np.array([0, 1, 2, 3]), 4)
     assert found["top1"] == 0.25
     assert found["loss"] == pytest.approx(np.log(4))

@@ -57,14 +57,14 @@ def start(
     folder: RunFolder,
     experiment: Experiment,
     *,
-    learner: Any = None,
+    trainer: Any = None,
     watcher: Silent | None = None,
     stop: StopSignal | None = None,
     feed: Feed | None = None,
     identity: dict[str, Any] = IDENTITY,
 ) -> Position:
     return fit(
-        learner or engine.learner(),
+        trainer or engine.trainer(),
         experiment,
         feed or engine.feed(experiment, engine.dataset()),
         folder,
@@ -90,12 +90,12 @@ def script(monkeypatch: pytest.MonkeyPatch, *scores: tuple[float, float]) -> Non
 
 
 def test_a_loss_is_read_only_after_the_next_step_is_under_way(engine: SimpleNamespace, folder: RunFolder) -> None:
-    learner = engine.learner()
-    start(engine, folder, engine.experiment(epochs=1), learner=learner)
+    trainer = engine.trainer()
+    start(engine, folder, engine.experiment(epochs=1), trainer=trainer)
     expected = [("launch", 0)]
     for number in range(1, 6):
         expected += [("launch", number), ("read", number - 1)]
-    assert learner.log == [*expected, ("read", 5)]
+    assert trainer.log == [*expected, ("read", 5)]
 
 
 def test_training_learns(engine: SimpleNamespace, folder: RunFolder) -> None:
@@ -151,17 +151,17 @@ def test_the_best_parameters_are_those_of_the_selected_epoch(
     engine: SimpleNamespace, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(monkeypatch, (0.5, 0.9), (0.8, 0.7), (0.1, 0.9))
-    learner = engine.learner()
+    trainer = engine.trainer()
 
     class Keep(Silent):
         def __init__(self) -> None:
             self.found: list[np.ndarray] = []
 
         def epoch(self, event: EpochEvent) -> None:
-            self.found.append(learner.adapter()["head.weight"])
+            self.found.append(trainer.model.adapter()["head.weight"])
 
     keep = Keep()
-    start(engine, folder, engine.experiment(), learner=learner, watcher=keep)
+    start(engine, folder, engine.experiment(), trainer=trainer, watcher=keep)
     np.testing.assert_array_equal(load_checkpoint(folder.best)[0]["head.weight"], keep.found[1])
 
 
@@ -184,19 +184,19 @@ def test_early_stopping_waits_so_many_epochs_for_a_better_one(
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     engine: SimpleNamespace, folder: RunFolder, value: float
 ) -> None:
-    learner = engine.learner()
-    step = learner.train_step
+    trainer = engine.trainer()
+    step = trainer.train_step
 
     def diverging(*batch: Any, **options: Any) -> Any:
         loss = step(*batch, **options)
         loss.value = value if loss.number == 7 else loss.value
         return loss
 
-    learner.train_step = diverging
+    trainer.train_step = diverging
     with pytest.raises(
         UserError, match=rf"the loss is {value} at step 8 \(epoch 2\).*lower train.optimizer.lr"
     ) as caught:
-        start(engine, folder, engine.experiment(), learner=learner)
+        start(engine, folder, engine.experiment(), trainer=trainer)
     assert str(folder.last) in str(caught.value)
     assert load_checkpoint(folder.last)[1]["position"]["step"] == 6
 
@@ -247,10 +247,10 @@ def test_a_run_stopped_during_validation_does_not_train_the_epoch_again(
 
     with pytest.raises(Interrupted):
         start(engine, folder, experiment, watcher=Impatient(), stop=stop)
-    learner = engine.learner()
-    assert start(engine, folder, experiment, learner=learner).step == 18
-    assert learner.log.count(("launch", 6)) == 1
-    assert ("launch", 5) not in learner.log
+    trainer = engine.trainer()
+    assert start(engine, folder, experiment, trainer=trainer).step == 18
+    assert trainer.log.count(("launch", 6)) == 1
+    assert ("launch", 5) not in trainer.log
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -39,7 +39,7 @@ def outcome(run: Path) -> dict[str, Any]:
 def lives(*arguments: str) -> int:
     """The number of kills in ``lives.py``."""
     script = Path(__file__).with_name("lives.py")
-    path = os.pathsep.join([str(script.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])  # of fake_learner
+    path = os.pathsep.join([str(script.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])  # of fake_backend
     command, variables = [sys.executable, str(script), *arguments], os.environ | {"PYTHONPATH": path}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=HUNG)
     assert done.returncode == 0, done.stderr

@@ -26,7 +26,7 @@ from mlx_peft.checks.parity import OVER_CODES
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import ArrayImages
-from mlx_peft.training.backend import load_backend
+from mlx_peft.protocols.loading import load_backend
 from mlx_peft.training.checkpoint import load_checkpoint
 from mlx_peft.training.progress import EpochEvent, Silent, StepEvent
 from mlx_peft.training.run import RunFolder, read_metrics
@@ -143,22 +143,22 @@ def test_the_run_is_the_uncached_one(colours: None, tmp_path: Path, backend: str
 def test_every_method_computes_the_same_from_features_as_from_images(backend: str, name: str) -> None:
     blocks = {} if name == "linear" else {"blocks": "last 1"}
     config = experiment(backend, {"name": name} | blocks, {"args": {**VIT["args"], "embed_dim": 48}})  # type: ignore[dict-item]
-    learner = load_backend(backend).build(config, 5, load_base(config.model, 5, 0))
+    trainer = load_backend(backend).build_trainer(config, 5, load_base(config.model, 5, 0))
     random = np.random.default_rng(0)
     start = {
         key: value + 0.05 * random.standard_normal(value.shape).astype(np.float32)
-        for key, value in sorted(learner.adapter().items())
+        for key, value in sorted(trainer.model.adapter().items())
     }
-    learner.load_adapter(start)
+    trainer.model.load_adapter(start)
     images = random.integers(0, 256, (4, 16, 16, 3), np.uint8)
-    assert learner.prefix is not None
-    assert learner.prefix.end == (3 if name == "linear" else 1)
-    features = learner.features(images)
+    assert trainer.model.prefix is not None
+    assert trainer.model.prefix.end == (3 if name == "linear" else 1)
+    features = trainer.model.features(images)
     assert features.dtype == np.float32
-    assert features.shape == (4, *learner.prefix.shape)
-    assert close(learner.logits(features), learner.logits(images))
+    assert features.shape == (4, *trainer.model.prefix.shape)
+    assert close(trainer.model.logits(features), trainer.model.logits(images))
     targets = np.array([0, 1, 2, 4], np.int32)
-    (loss, gradients), (expected, wanted) = (learner.loss_and_gradients(x, targets) for x in (features, images))
+    (loss, gradients), (expected, wanted) = (trainer.loss_and_gradients(x, targets) for x in (features, images))
     assert close(loss, expected)
     assert all(close(gradients[key], wanted[key]) for key in wanted)
 
@@ -195,7 +195,7 @@ def test_what_was_trained_on_features_is_evaluated_and_predicts_on_images(
 
 @pytest.fixture
 def reads(engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The splits of images as they are read, one by one, by a fake learner that has a prefix."""
+    """The splits of images as they are read, one by one, of a fake model that has a prefix."""
     found: list[str] = []
     read = ArrayImages.read
 
@@ -204,21 +204,21 @@ def reads(engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[str]
         return read(self, index)
 
     monkeypatch.setattr(ArrayImages, "read", noting)
-    monkeypatch.setattr(type(engine.learner()), "prefix", Prefix(2, (8,), "the head"))
+    monkeypatch.setattr(type(engine.trainer().model), "prefix", Prefix(2, (8,), "the head"))
     return found
 
 
 def before_features(engine: SimpleNamespace, patch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Lets ``act`` happen before the features of each batch of images are computed."""
-    learner = type(engine.learner())
-    features = learner.features
+    model = type(engine.trainer().model)
+    features = model.features
 
     def acting(self: object, images: np.ndarray) -> np.ndarray:
         if images.dtype == np.uint8:
             act()
         return features(self, images)
 
-    patch.setattr(learner, "features", acting)
+    patch.setattr(model, "features", acting)
 
 
 def augmented(config: Experiment, **augment: Any) -> Experiment:

@@ -250,8 +250,8 @@ def test_a_tracker_that_fails_leaves_a_run_that_ends_the_same(
 def test_a_step_that_breaks_off_in_the_middle_is_not_kept(
     engine: SimpleNamespace, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learner = type(engine.learner())
-    step = learner.train_step
+    trainer = type(engine.trainer())
+    step = trainer.train_step
 
     def halfway(self: Any, *batch: Any, **options: Any) -> Any:
         loss = step(self, *batch, **options)
@@ -261,7 +261,7 @@ def test_a_step_that_breaks_off_in_the_middle_is_not_kept(
 
     watcher = Watcher()
     with monkeypatch.context() as patch:
-        patch.setattr(learner, "train_step", halfway)
+        patch.setattr(trainer, "train_step", halfway)
         with pytest.raises(MemoryError):
             train(engine.experiment(), engine.out, progress=watcher)
     assert "no checkpoint could be written before the end (a step was broken off in the middle)" in watcher.notes[-1]
@@ -275,8 +275,8 @@ def test_parameters_that_are_not_finite_end_the_run_and_are_not_kept(
 ) -> None:
     """Of the last step too, whose loss is still finite, and where no validation would see it."""
     engine.install(engine.dataset(val=val))
-    learner = type(engine.learner())
-    step = learner.train_step
+    trainer = type(engine.trainer())
+    step = trainer.train_step
 
     def diverging(self: Any, *batch: Any, **options: Any) -> Any:
         loss = step(self, *batch, **options)
@@ -284,7 +284,7 @@ def test_parameters_that_are_not_finite_end_the_run_and_are_not_kept(
             self.head["head.weight"][0, 0] = np.inf
         return loss
 
-    monkeypatch.setattr(learner, "train_step", diverging)
+    monkeypatch.setattr(trainer, "train_step", diverging)
     with pytest.raises(UserError, match=r"NaN or infinite numbers in head\.weight at step 18 .*training diverged"):
         train(engine.experiment(), engine.out)
     folder = RunFolder(engine.out)
@@ -302,8 +302,8 @@ def changed(experiment: Experiment, **train: Any) -> Experiment:
 def test_a_diverged_run_goes_on_as_its_message_advises_and_the_result_says_so(
     engine: SimpleNamespace, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learner = type(engine.learner())
-    step = learner.train_step
+    trainer = type(engine.trainer())
+    step = trainer.train_step
 
     def diverging(self: Any, images: Any, targets: Any, lr: float, **options: Any) -> Any:
         loss = step(self, images, targets, lr, **options)
@@ -311,7 +311,7 @@ def test_a_diverged_run_goes_on_as_its_message_advises_and_the_result_says_so(
             loss.value = np.nan
         return loss
 
-    monkeypatch.setattr(learner, "train_step", diverging)
+    monkeypatch.setattr(trainer, "train_step", diverging)
     with pytest.raises(UserError, match=r"lower train\.optimizer\.lr .*or train\.clip_norm=1.*--resume"):
         train(engine.experiment(), engine.out)
     lower = changed(engine.experiment(), optimizer={"name": "sgd", "lr": 0.01}, clip_norm=1.0)

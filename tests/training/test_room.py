@@ -96,9 +96,9 @@ def test_features_are_kept_where_there_is_memory_for_them(
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda: 1000)
     notes: list[str] = []
-    learner = SimpleNamespace(prefix=Prefix(2, (1, 8), "the head"))
+    model = SimpleNamespace(prefix=Prefix(2, (1, 8), "the head"))
     progress = SimpleNamespace(note=notes.append)
-    assert planned(learner, engine.experiment(), engine.dataset(), progress) is None
+    assert planned(model, engine.experiment(), engine.dataset(), progress) is None
     assert "more than there is (1 MiB): they are computed in every epoch" in notes[0]
 
 

@@ -129,7 +129,7 @@ def test_evaluation_agrees_with_scikit_learn_and_with_the_run(run: Path, root: P
     test = open_dataset(experiment(root).data).test
     assert test is not None
     images = np.stack([test.images.read(row) for row in range(test.size)])
-    logits = load_run(run).learner.logits(images)
+    logits = load_run(run).model.logits(images)
     assert found["auroc"] == pytest.approx(roc_auc_score(test.labels, logits), rel=1e-9)
 
 
@@ -143,7 +143,7 @@ def test_an_adapter_says_its_problem_and_prediction_gives_each_class_its_own_pro
     loaded = load_run(run)
     ((found),) = predict(loaded, [tmp_path / "a.png"], top_k=14)
     told = {guess["class"]: guess["probability"] for guess in found["predictions"]}
-    logits = torch.from_numpy(loaded.learner.logits(np.full((1, 28, 28, 3), 99, np.uint8)))[0]
+    logits = torch.from_numpy(loaded.model.logits(np.full((1, 28, 28, 3), 99, np.uint8)))[0]
     expected = dict(zip(loaded.classes, torch.sigmoid(logits).tolist(), strict=True))
     assert told == pytest.approx(expected, rel=1e-5)
     assert list(told.values()) == sorted(told.values(), reverse=True)
@@ -157,7 +157,7 @@ def test_a_merged_model_keeps_its_problem_and_timm_opens_it(run: Path, model: Pa
     images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 3), np.uint8)
     theirs = timm.create_model(f"local-dir:{model}", pretrained=True).eval()
     pixels = (torch.from_numpy(images).float() / 255 - 0.5) / 0.5
-    ours = load_model(model, "torch").learner.logits(images)
+    ours = load_model(model, "torch").model.logits(images)
     with torch.inference_mode():
         np.testing.assert_allclose(theirs(pixels.permute(0, 3, 1, 2)).numpy(), ours, atol=ROUNDING)
 

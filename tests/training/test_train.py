@@ -76,13 +76,13 @@ def test_the_adapter_and_the_test_metrics_are_those_of_the_selected_epoch(
     adapter = read_adapter(engine.out / "adapter")
     np.testing.assert_array_equal(adapter.tensors["head.weight"], best["head.weight"])
     assert (best["head.weight"] != last["head.weight"]).any()
-    learner = engine.learner()
-    learner.load_adapter(adapter.tensors)
+    trainer = engine.trainer()
+    trainer.model.load_adapter(adapter.tensors)
     dataset = engine.dataset()
     feed = engine.feed(
         engine.experiment(), train_module.Dataset("", dataset.classes, dataset.train, dataset.test, None)
     )
-    assert result["metrics"]["test"] == evaluate(learner, feed.val(), dataset.task, 3)
+    assert result["metrics"]["test"] == evaluate(trainer.model, feed.val(), dataset.task, 3)
 
 
 def test_the_test_split_is_read_once_and_after_all_else(
@@ -243,7 +243,7 @@ def test_a_step_is_divided_by_what_its_images_count_smoothed_or_not(
         seen.append((targets, weight))
         return 1.0
 
-    monkeypatch.setattr(type(engine.learner()), "train_step", step)
+    monkeypatch.setattr(type(engine.trainer()), "train_step", step)
     plain = engine.experiment(epochs=1, label_smoothing=0.1)
     weighted = {"data": plain.data.model_copy(update={"class_weights": "balanced"})}
     train(plain.model_copy(update=weighted), engine.out)
@@ -272,18 +272,18 @@ def test_a_batch_larger_than_the_data_computes_no_rows_that_only_fill_it_up(
     """Trained, validated and tested with the results of a batch of just the data."""
     rows: dict[str, set[int]] = {}
 
-    def watch(name: str) -> None:
-        learner = type(engine.learner())
-        whole = getattr(learner, name)
+    def watch(kind: type, name: str) -> None:
+        whole = getattr(kind, name)
 
         def counted(self: Any, images: np.ndarray, *rest: Any, **options: Any) -> Any:
             rows.setdefault(name, set()).add(len(images))
             return whole(self, images, *rest, **options)
 
-        monkeypatch.setattr(learner, name, counted)
+        monkeypatch.setattr(kind, name, counted)
 
-    watch("train_step")
-    watch("logits")
+    trainer = engine.trainer()
+    watch(type(trainer), "train_step")
+    watch(type(trainer.model), "logits")
     dataset, found = engine.dataset(), []
     for batch_size in (2**14, 48):
         experiment = engine.experiment(accumulate=accumulate)

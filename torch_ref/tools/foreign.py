@@ -18,7 +18,7 @@ from convert.files import describe_safetensors, read_tensors
 from convert.layouts.recognise import recognise
 from convert.timm.config import timm_arguments
 from mlx_peft.vit.parameters import HEADS, is_head
-from torch_ref.learner import to_numpy
+from torch_ref.parameters import to_numpy
 
 Features = Callable[[Tensor], Tensor]
 

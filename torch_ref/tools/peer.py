@@ -15,15 +15,16 @@ from convert.adapters.targeting import named_out
 from convert.base import Base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.tasks.single_label import SINGLE_LABEL
-from torch_ref.learner import device, device_peak, synchronize, to_numpy, version
+from torch_ref.device import device, version
 from torch_ref.losses import cross_entropy
+from torch_ref.measured import device_peak, kept_bytes, synchronize
 from torch_ref.models.preprocess import preprocess
-from torch_ref.saved import saved_bytes
+from torch_ref.parameters import to_numpy
 
-__all__ = ["Learner", "build", "device_peak", "synchronize", "version"]
+__all__ = ["Peer", "build_trainer", "device_peak", "multiply", "saved_bytes", "synchronize", "version"]
 
 
-class Learner:
+class Peer:
     """timm's model under ``get_peft_model``, trained the way its documentation shows."""
 
     def __init__(self, experiment: Experiment, num_classes: int, base: Base):
@@ -53,13 +54,13 @@ class Learner:
         x = preprocess(pixels, self.base.preprocessing, self.base.architecture.img_size, torch.float32)
         return self.model(x.permute(0, 3, 1, 2))
 
-    def _loss(self, images: np.ndarray, targets: np.ndarray) -> Tensor:
+    def loss(self, images: np.ndarray, targets: np.ndarray) -> Tensor:
         count = SINGLE_LABEL.total_weight(targets)
         return cross_entropy(self._logits(images), torch.from_numpy(targets).to(self.device), count, 0.0)
 
     def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float) -> Tensor:
         self.model.train()
-        loss = self._loss(images, targets)
+        loss = self.loss(images, targets)
         loss.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -72,11 +73,17 @@ class Learner:
         self.model.eval()
         return to_numpy(self._logits(images))
 
-    def saved_bytes(self, images: np.ndarray, targets: np.ndarray) -> int:
-        self.model.train()
-        return saved_bytes(lambda: self._loss(images, targets), self.model.parameters())
+
+def build_trainer(experiment: Experiment, num_classes: int, base: Base) -> Peer:
+    """The model on ``device()``, and its optimiser."""
+    return Peer(experiment, num_classes, base)
 
 
-def build(experiment: Experiment, num_classes: int, base: Base) -> Learner:
-    """A learner on ``device()``."""
-    return Learner(experiment, num_classes, base)
+def saved_bytes(trainer: Peer, images: np.ndarray, targets: np.ndarray) -> int:
+    """Bytes of activations that a step's forward pass keeps for its backward one."""
+    trainer.model.train()
+    return kept_bytes(lambda: trainer.loss(images, targets), trainer.model.parameters())
+
+
+def multiply(batch: int, m: int, k: int, n: int) -> None:
+    """None: torch's products are measured of our own backend."""

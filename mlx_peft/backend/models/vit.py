@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from mlx_peft.backend import forks
+from mlx_peft.backend.installed import installed
 from mlx_peft.backend.models.attention import ATTENTIONS
 from mlx_peft.backend.models.embed import PatchEmbed
 from mlx_peft.backend.models.layers import Linear, layer_scale, norm, spread
@@ -181,17 +184,19 @@ def recomputed(block: nn.Module, *above: nn.Module) -> Callable[[Tokens, Positio
     def forward(tokens: Tokens, positions: Positions, queries: Kinds | None) -> Tokens:
         modules, places = (block, *above), []
 
-        def run(parameters: list[dict], arrays: Arrays, *keys: mx.array) -> Arrays:
-            for module, own in zip(modules, parameters, strict=True):
-                module.update(own)
-            with randomness(mx.stop_gradient(keys[0]) if keys else None):
+        def run(parameters: list[Arrays], arrays: Arrays, *keys: mx.array) -> Arrays:
+            with ExitStack() as lent:
+                for module, own in zip(modules, parameters, strict=True):
+                    lent.enter_context(installed(module, own))
+                lent.enter_context(randomness(mx.stop_gradient(keys[0]) if keys else None))
                 found = block(tokens.with_arrays(arrays), positions, queries)
             places.append(found.places)
             return found.arrays()
 
         key = current_key()
         keys = () if key is None else (key,)
-        arrays = mx.checkpoint(run)([module.trainable_parameters() for module in modules], tokens.arrays(), *keys)
+        trained = [dict(tree_flatten(module.trainable_parameters())) for module in modules]
+        arrays = mx.checkpoint(run)(trained, tokens.arrays(), *keys)
         return Tokens(places=places[-1], **arrays)
 
     return forward

@@ -14,9 +14,9 @@ import torch
 
 from convert.base import Base
 from mlx_peft.core.border import Tensors
-from torch_ref.learner import load, to_numpy
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
+from torch_ref.parameters import load, to_numpy
 
 Model = TypeVar("Model", bound=VisionTransformer)
 

@@ -1,0 +1,48 @@
+"""What the checks measure: peaks of memory, and parts of a step on their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_peft.backend.models.preprocess import preprocess
+from mlx_peft.vit.architecture import Preprocessing
+
+if TYPE_CHECKING:
+    from mlx_peft.backend.trainer import Trainer
+
+
+def synchronize() -> None:
+    """Waits until everything that was asked for is computed."""
+    mx.synchronize()
+
+
+def device_peak() -> int | None:
+    """Bytes of the accelerator's memory that were in use at once; None on the CPU."""
+    return mx.get_peak_memory() if mx.default_device().type == mx.gpu else None
+
+
+def peak_memory() -> int:
+    """Bytes at the peak since a model or trainer was built last: the device's, or on a CPU as it counts them."""
+    return mx.get_peak_memory()
+
+
+def saved_bytes(trainer: Trainer, images: np.ndarray, targets: np.ndarray) -> int | None:
+    """Bytes of activations that a step's forward pass keeps for its backward one; None where they cannot be counted."""
+    return None
+
+
+def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:
+    """For benchmarks: a function that computes one ``(batch, m, k) @ (batch, k, n)`` and waits for it."""
+    a, b = mx.random.normal((batch, m, k)), mx.random.normal((batch, k, n))
+    mx.eval(a, b)
+    return lambda: mx.eval(a @ b)
+
+
+def resizing(images: np.ndarray, preprocessing: Preprocessing, size: int) -> Callable[[], None]:
+    """For benchmarks: a function that makes a batch of uint8 images a model's input and waits for it."""
+    prepare = mx.compile(lambda pixels: preprocess(pixels, preprocessing, size, mx.float32))
+    return lambda: mx.eval(prepare(mx.array(images)))

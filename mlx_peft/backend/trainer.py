@@ -1,0 +1,149 @@
+"""Training in MLX: gradients of a batch's parts, summed, and one update, each a compiled function of its arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten, tree_map_with_path
+
+from convert.base import Base
+from mlx_peft.backend import forks, methods
+from mlx_peft.backend.installed import installed
+from mlx_peft.backend.losses import LOSSES
+from mlx_peft.backend.measured import peak_memory
+from mlx_peft.backend.model import Model
+from mlx_peft.backend.models.stochastic import randomness
+from mlx_peft.backend.parameters import Arrays, stored, to_numpy, to_timm
+from mlx_peft.backend.training import SCALES, Update
+from mlx_peft.config.schema import Experiment
+from mlx_peft.core.border import Tensors, must_match
+
+
+class Trainer:
+    """See ``mlx_peft.protocols.trainer.Trainer``. One thread must own it, as it must the model."""
+
+    def __init__(self, experiment: Experiment, num_classes: int, base: Base) -> None:
+        self.experiment = experiment
+        self.model = Model(
+            base,
+            num_classes,
+            experiment.method,
+            seed=experiment.seed,
+            qat=experiment.qat,
+            precision=experiment.train.precision,
+            drop_path=experiment.model.drop_path,
+            head_dropout=experiment.model.head_dropout,
+        )
+        self.model.network.checkpointing = experiment.train.gradient_checkpointing
+        self.importance = methods.importance(self.model.network, experiment.method)
+        self.update = Update(
+            experiment.train, self.model.trained, experiment.lr_ratio, experiment.decays, self.importance
+        )
+        self.slots = self.update.initial_slots(self.model.trained)
+        self.step = 0
+        self.keep: tuple[Mapping[str, Sequence[bool]], Arrays] = ({}, {})  # as ``mask`` had it last, and on the device
+        self._gradients = mx.compile(self._loss_and_gradients)
+        # Both without and with an observation.
+        self._update = {observe: mx.compile(partial(self.update, observe=observe)) for observe in (False, True)}
+        mx.eval(self.slots)
+        mx.reset_peak_memory()
+
+    # Traced functions: every array comes in as an argument, and goes out as a result.
+
+    def loss(self, trained: Arrays, images: mx.array, targets: mx.array, count: mx.array, parts: int = 1) -> mx.array:
+        """The loss of one of a batch's parts: its rows' sum / ``count``, and the part's share of the penalty."""
+        with installed(self.model.network, trained):
+            penalty = methods.penalty(self.model.network, self.experiment.method) / parts
+            loss = LOSSES[self.model.base.task.name]
+            return loss(self.model.forward(images), targets, count, self.experiment.train.label_smoothing) + penalty
+
+    def _loss_and_gradients(
+        self, frozen: Arrays, trained: Arrays, images: mx.array, targets: mx.array, count: mx.array, scale: mx.array,
+        key: mx.array,
+    ) -> tuple[mx.array, Arrays]:  # fmt: skip
+        def scaled(trained: Arrays) -> tuple[mx.array, mx.array]:
+            loss = self.loss(trained, images, targets, count, self.experiment.train.accumulate)
+            return loss * scale, loss
+
+        self.model.network.train()
+        # Over the backward pass too, in which what is checkpointed is traced again.
+        with installed(self.model.network, frozen), randomness(key):
+            (_, loss), gradients = mx.value_and_grad(scaled)(trained)
+        return loss, gradients
+
+    # The protocol.
+
+    def train_step(
+        self, images: np.ndarray, targets: np.ndarray, lr: float, *, weight: float | None = None, observe: bool = False
+    ) -> mx.array:
+        forks.check()
+        if weight is None:
+            weight = self.model.base.task.total_weight(targets)
+        loss, gradients = self._summed(images, targets, weight)
+        trained, self.slots = self._update[observe](self.model.trained, self.slots, gradients, mx.array(lr))
+        del gradients  # so that each is let go of once it was used
+        self.model.put(trained)
+        self.step += 1
+        mx.async_eval(loss, trained, self.slots)
+        return loss
+
+    def _summed(self, images: np.ndarray, targets: np.ndarray, weight: float) -> tuple[mx.array, Arrays]:
+        """Loss and gradients of a batch, the sums of its parts'; nothing has been waited for but all parts before the
+        last."""
+        key, parts = mx.random.key(self.experiment.seed << 32 | self.step), self.experiment.train.accumulate
+        keys = mx.random.split(key, parts) if parts > 1 else [key]
+        count, scale = mx.array(weight, mx.float32), mx.array(self.update.scale(self.slots))
+        loss, total = mx.array(0.0), None
+        for key, x, y in zip(keys, np.split(images, parts), np.split(targets, parts), strict=True):
+            if total is not None:
+                mx.eval(loss, total)  # lets go of the activations of the part before
+            part, gradients = self._gradients(
+                self.model.frozen, self.model.trained, mx.array(x), mx.array(y), count, scale, key
+            )
+            total = gradients if total is None else {name: total[name] + g for name, g in gradients.items()}
+            loss = loss + part
+        return loss, total
+
+    def scores(self) -> Tensors:
+        forks.check()
+        if self.importance is None:
+            return {}
+        found = methods.scores(self.model.network, self.experiment.method, self.importance.scores(self.slots))
+        mx.eval(found)
+        return {adapter: np.array(values) for adapter, values in found.items()}
+
+    def mask(self, keep: Mapping[str, Sequence[bool]]) -> None:
+        if keep is not self.keep[0]:
+            masks = methods.masks(self.model.network, self.experiment.method, keep)
+            self.keep = keep, {name: mx.array(mask) for name, mask in masks.items()}
+        self.model.put({name: mx.where(mask, self.model.trained[name], 0.0) for name, mask in self.keep[1].items()})
+
+    def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray, scale: float = 1.0) -> tuple[float, Tensors]:
+        def scaled(*batch: mx.array) -> mx.array:
+            return self.loss(*batch) * scale
+
+        forks.check()
+        self.model.network.train()
+        count = mx.array(self.model.base.task.total_weight(targets), mx.float32)
+        loss, gradients = mx.value_and_grad(scaled)(self.model.trained, mx.array(images), mx.array(targets), count)
+        return float(loss) / scale, {name: to_timm(g / scale) for name, g in gradients.items()}
+
+    def state(self) -> Tensors:
+        forks.check()
+        arrays = tree_flatten({"parameters": stored(self.model.network), "slots": self.slots})
+        return {name: to_numpy(a) for name, a in arrays} | {"step": np.array(self.step)}
+
+    def load_state(self, state: Tensors) -> None:
+        arrays = tree_flatten({"parameters": stored(self.model.network), "slots": self.slots})
+        expected = {name: a.shape for name, a in arrays} | {"step": ()}
+        must_match(state, expected, optional=[f"slots.{name}" for name in SCALES])
+        self.model.put({name: mx.array(state[f"parameters.{name}"]) for name in stored(self.model.network)})
+        # Same nesting and same order: a compiled function takes its arguments' leaves as they come.
+        self.slots = tree_map_with_path(lambda name, slot: mx.array(state.get(f"slots.{name}", slot)), self.slots)
+        self.step = int(state["step"])
+
+    def peak_memory(self) -> int:
+        return peak_memory()

@@ -1,0 +1,1 @@
+"""What the rooms above a backend ask of it, and the one place where a name is turned into code."""

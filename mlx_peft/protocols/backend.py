@@ -1,0 +1,51 @@
+"""What a backend offers: the module that is loaded by its name."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from convert.base import Base
+from mlx_peft.config.methods import MethodConfig
+from mlx_peft.config.quantization import QAT
+from mlx_peft.config.schema import Experiment, Precision
+from mlx_peft.core.border import Device
+from mlx_peft.protocols.measured import Measured
+from mlx_peft.protocols.model import Model
+from mlx_peft.protocols.trainer import Trainer
+
+
+class Backend(Measured, Protocol):
+    """The entry module of a backend."""
+
+    def build_model(
+        self,
+        base: Base,
+        num_classes: int,
+        method: MethodConfig,
+        *,
+        seed: int = 0,
+        qat: QAT | None = None,
+        precision: Precision = "float32",
+    ) -> Model:
+        """A base with a method in it, ready for images and for an adapter.
+
+        Args:
+            base: the weights, and how images are prepared for them.
+            num_classes: width of the head.
+            method: what is put into the network, and with the head is what can be trained.
+            seed: of what the method draws.
+            qat: the codes that the blocks' linear layers are trained through; None: none.
+            precision: of what is computed, and of the frozen parameters.
+
+        Raises:
+            UserError: where the method does not fit the model.
+        """
+        ...
+
+    def build_trainer(self, experiment: Experiment, num_classes: int, base: Base) -> Trainer:
+        """The model of an experiment and its optimiser, ready for the first step."""
+        ...
+
+    def computing(self) -> Device:
+        """What it computes on."""
+        ...

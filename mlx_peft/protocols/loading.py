@@ -1,0 +1,54 @@
+"""Names turned into code: the one table of what is loaded by its name, so that nothing above imports a framework."""
+
+from __future__ import annotations
+
+import importlib
+from typing import cast
+
+from mlx_peft.core.errors import UserError
+from mlx_peft.protocols.backend import Backend
+from mlx_peft.protocols.measured import Contender
+from mlx_peft.protocols.tools import Exporter, Foreign, Loaders
+
+BACKENDS = {"mlx": "mlx_peft.backend.entry", "torch": "torch_ref.entry"}
+"""By the name that an experiment gives."""
+EXPORTERS = {"onnx": "torch_ref.tools.export.onnx", "coreml": "torch_ref.tools.export.coreml"}
+"""By the kind of file that they write."""
+PEERS = {"peft": "torch_ref.tools.peer"}
+"""Other libraries that are timed beside the backends."""
+FOREIGN = "torch_ref.tools.foreign"
+LOADERS = "torch_ref.tools.loader"
+
+INSTALL = {"mlx": "pip install mlx-peft", "torch": "pip install 'mlx-peft[torch]'"}
+INSTALL_EXPORT = "pip install 'mlx-peft[export]'"
+
+
+def load_backend(name: str) -> Backend:
+    """The backend of a name. Raises UserError where its framework is not installed."""
+    try:
+        return cast(Backend, importlib.import_module(BACKENDS[name]))
+    except ImportError as error:
+        raise UserError(f"the {name} backend cannot be loaded ({error}); install it with: {INSTALL[name]}") from error
+
+
+def load_exporter(kind: str) -> Exporter:
+    """What writes a kind of file. Raises UserError where the packages that it needs are not installed."""
+    try:
+        return cast(Exporter, importlib.import_module(EXPORTERS[kind]))
+    except ImportError as error:
+        raise UserError(f"exporting to {kind} needs packages that are missing ({error}): {INSTALL_EXPORT}") from error
+
+
+def load_contender(name: str) -> Contender:
+    """A backend or a peer, by its name. Raises ImportError where its packages are not installed."""
+    return cast(Contender, importlib.import_module({**BACKENDS, **PEERS}[name]))
+
+
+def load_foreign() -> Foreign:
+    """What opens files as their own libraries do. Raises ImportError where torch is not installed."""
+    return cast(Foreign, importlib.import_module(FOREIGN))
+
+
+def load_loaders() -> Loaders:
+    """What makes torch's DataLoader. Raises ImportError where torch or torchvision is not installed."""
+    return cast(Loaders, importlib.import_module(LOADERS))

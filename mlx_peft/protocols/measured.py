@@ -1,0 +1,61 @@
+"""What is measured of whoever trains, for the checks alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, SupportsFloat
+
+import numpy as np
+
+from convert.base import Base
+from mlx_peft.config.schema import Experiment
+from mlx_peft.vit.architecture import Preprocessing
+
+
+class Steps(Protocol):
+    """What takes training steps: a trainer, or another library's model that is timed beside ours."""
+
+    def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float) -> SupportsFloat:
+        """One optimiser step on a batch; its loss."""
+        ...
+
+
+class Contender(Protocol):
+    """A module that is timed: a backend, a peer of it, or a Python file of that form."""
+
+    def build_trainer(self, experiment: Experiment, num_classes: int, base: Base) -> Steps:
+        """A model with its method and optimiser."""
+        ...
+
+    def version(self) -> str:
+        """The framework, its version and its device: ``mlx 0.32.4 (cpu)``."""
+        ...
+
+    def synchronize(self) -> None:
+        """Waits until everything that was asked for is computed."""
+        ...
+
+    def device_peak(self) -> int | None:
+        """Bytes of the accelerator's memory that were in use at once; None on the CPU."""
+        ...
+
+    def saved_bytes(self, trainer: Any, images: np.ndarray, targets: np.ndarray) -> int | None:
+        """Bytes of activations that a step of its own trainer keeps for the backward pass; None where they cannot be
+        counted."""
+        ...
+
+    def multiply(self, batch: int, m: int, k: int, n: int) -> Callable[[], None] | None:
+        """What computes one ``(batch, m, k) @ (batch, k, n)`` and waits for it; None where that is not measured."""
+        ...
+
+
+class Measured(Contender, Protocol):
+    """What more is measured of a backend of ours."""
+
+    def peak_memory(self) -> int:
+        """Bytes at the peak since a model or a trainer was built last: the device's, or the process's on a CPU."""
+        ...
+
+    def resizing(self, images: np.ndarray, preprocessing: Preprocessing, size: int) -> Callable[[], None]:
+        """What makes a batch of uint8 images a model's input and waits for it."""
+        ...

@@ -1,0 +1,66 @@
+"""A model that answers: weights with a method in them, whatever framework computes it.
+
+Everything that crosses this border is NumPy: images as uint8 ``(batch, height, width, 3)`` exactly as decoded, or in
+their place the float32 features that the model made of them (the dtype tells which); tensors by timm's names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from mlx_peft.adaptation.prefix import Prefix
+from mlx_peft.codes.quantizers import Quantizer
+from mlx_peft.core.border import Parameters, Tensors
+
+
+class Model(Protocol):
+    """A base with a method in it; its weights are what they were when it was built, until an adapter is loaded."""
+
+    @property
+    def parameters(self) -> Parameters:
+        """How many numbers it has, and how many of them are the method's and the head's."""
+        ...
+
+    @property
+    def prefix(self) -> Prefix | None:
+        """The frozen part whose features may stand for images; None where there is no such part."""
+        ...
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """What the prefix makes of images: float32 ``(batch, *prefix.shape)``."""
+        ...
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Evaluation mode: float32 ``(batch, classes)``."""
+        ...
+
+    def adapter(self) -> Tensors:
+        """What can be trained, the head included, float32, by parameter name: ``blocks.0.attn.qkv.lora_A``."""
+        ...
+
+    def load_adapter(self, tensors: Tensors) -> None:
+        """Sets what ``adapter`` returned. Raises ValueError where names or shapes differ."""
+        ...
+
+    def merged(self, dequantize: bool = False) -> Tensors:
+        """timm's state dictionary, float32, with the method merged into it; a quantised base stays quantised.
+
+        With ``dequantize`` the dictionary is a plain one. Raises UserError where the method cannot be merged, or not
+        into a base that stays quantised.
+        """
+        ...
+
+    def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:
+        """Shows what enters each product of the blocks, evaluation mode, float32: ``observe(point, operand)``.
+
+        The points are those of ``config.simulation``; an operand is ``(batch, tokens, dim)`` or, inside attention,
+        ``(batch, heads, tokens, ...)``. For a model that is not simulated yet.
+        """
+        ...
+
+    def simulate(self, quantizers: Mapping[str, Quantizer]) -> None:
+        """Rounds the operand of each point that has a quantiser, from here on. For a model without a method."""
+        ...

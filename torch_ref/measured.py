@@ -1,0 +1,81 @@
+"""What the checks measure: peaks of memory, and parts of a step on their own."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlx_peft.vit.architecture import Preprocessing
+from torch_ref.device import device
+from torch_ref.models.preprocess import preprocess
+
+if TYPE_CHECKING:
+    from torch_ref.trainer import Trainer
+
+
+def synchronize() -> None:
+    """Waits until everything that was asked for is computed."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def device_peak() -> int | None:
+    """Bytes of the accelerator's memory that were in use at once; None on the CPU."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+def peak_memory() -> int:
+    """Bytes at the peak: of the device since a model was built last, of the process on a CPU."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return device_peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def saved_bytes(trainer: Trainer, images: np.ndarray, targets: np.ndarray) -> int | None:
+    """Bytes of activations that a step's forward pass keeps for its backward one; None where they cannot be counted."""
+    trainer.model.network.train()
+    return kept_bytes(lambda: trainer.loss(images, targets, len(targets)), trainer.model.network.parameters())
+
+
+def kept_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> int:
+    """Bytes of the distinct storages that autograd keeps of ``forward`` for its backward pass, parameters left out."""
+    own = {p.untyped_storage().data_ptr() for p in parameters}
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []  # so that no storage is freed and its address used again while we count
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    return sum(kept.values())
+
+
+def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:
+    """For benchmarks: a function that computes one ``(batch, m, k) @ (batch, k, n)`` and waits for it."""
+    a, b = torch.randn(batch, m, k, device=device()), torch.randn(batch, k, n, device=device())
+
+    def product() -> None:
+        torch.matmul(a, b)
+        synchronize()
+
+    return product
+
+
+def resizing(images: np.ndarray, preprocessing: Preprocessing, size: int) -> Callable[[], None]:
+    """For benchmarks: a function that makes a batch of uint8 images a model's input and waits for it."""
+
+    def prepare() -> None:
+        preprocess(torch.from_numpy(images).to(device()), preprocessing, size, torch.float32)
+        synchronize()
+
+    return prepare

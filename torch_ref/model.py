@@ -1,0 +1,112 @@
+"""A model in PyTorch: a network with a method in it, on CUDA where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convert.base import Base
+from mlx_peft.adaptation.prefix import frozen_prefix
+from mlx_peft.codes.quantizers import Quantizer
+from mlx_peft.config.methods import MethodConfig
+from mlx_peft.config.quantization import QAT
+from mlx_peft.config.schema import Precision
+from mlx_peft.core.border import Tensors
+from torch_ref import methods
+from torch_ref.device import DTYPES, device, set_up
+from torch_ref.methods import simulated
+from torch_ref.models.preprocess import preprocess
+from torch_ref.models.vit import VisionTransformer
+from torch_ref.parameters import count, fill, load_adapter, lower, stored, to_numpy, trained
+
+
+class Model:
+    """See ``mlx_peft.protocols.model.Model``.
+
+    Args:
+        base: the weights, and how images are prepared for them.
+        num_classes: width of the head.
+        method: what is put into the network, and with the head is what can be trained.
+        seed: of what the method draws.
+        qat: the codes that the blocks' linear layers are trained through; None: none.
+        precision: of what is computed, and of the frozen parameters.
+        drop_path, head_dropout: of the network in training.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        num_classes: int,
+        method: MethodConfig,
+        *,
+        seed: int = 0,
+        qat: QAT | None = None,
+        precision: Precision = "float32",
+        drop_path: float = 0.0,
+        head_dropout: float = 0.0,
+    ) -> None:
+        set_up()
+        self.base, self.dtype = base.without_tensors(), DTYPES[precision]  # the network has the tensors now
+        self.device = device()
+        self.network = VisionTransformer(base.architecture, num_classes, drop_path, head_dropout)
+        fill(self.network, base)
+        methods.apply(self.network, method, seed, qat)
+        self.network.to(self.device)
+        lower(self.network, self.dtype)
+        self.trained = trained(self.network)
+        self.parameters = count(self.network)
+        names = [name for name, _ in self.network.named_parameters()]
+        self.prefix = frozen_prefix(base.architecture, drop_path, names, self.trained, base.quantization)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def on_device(self, array: np.ndarray) -> Tensor:
+        """An array where the network is."""
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+    def pixels(self, images: np.ndarray) -> Tensor:
+        """Images as the network takes them."""
+        return preprocess(self.on_device(images), self.base.preprocessing, self.base.architecture.img_size, self.dtype)
+
+    def forward(self, inputs: np.ndarray) -> Tensor:
+        """The network's logits, of images or of the features in their place."""
+        if inputs.dtype == np.uint8:
+            return self.network(self.pixels(inputs))
+        assert self.prefix is not None
+        return self.network.suffix(self.on_device(inputs).to(self.dtype), self.prefix.end)
+
+    # The protocol.
+
+    @torch.inference_mode()
+    def features(self, images: np.ndarray) -> np.ndarray:
+        assert self.prefix is not None
+        self.network.eval()
+        return to_numpy(self.network.prefix(self.pixels(images), self.prefix.end))
+
+    @torch.inference_mode()
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        self.network.eval()
+        return to_numpy(self.forward(images))
+
+    def adapter(self) -> Tensors:
+        return {name: to_numpy(p) for name, p in stored(self.network).items()}
+
+    def load_adapter(self, tensors: Tensors) -> None:
+        load_adapter(self.network, tensors)
+
+    def merged(self, dequantize: bool = False) -> Tensors:
+        replaced = methods.merge(self.network, dequantize)
+        tensors = {name: to_numpy(p) for name, p in self.network.named_parameters()}
+        methods.unmerge(self.network, replaced)
+        return tensors
+
+    @torch.inference_mode()
+    def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:
+        self.network.eval()
+        simulated.record(self.network, self.pixels(images), lambda point, x: observe(point, to_numpy(x)))
+
+    def simulate(self, quantizers: Mapping[str, Quantizer]) -> None:
+        simulated.simulate(self.network, quantizers)

@@ -1,0 +1,113 @@
+"""Training in PyTorch: gradients of the parts of a batch, summed, and one update in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convert.base import Base
+from mlx_peft.config.schema import Experiment
+from mlx_peft.core.border import Tensors, must_match
+from torch_ref import methods
+from torch_ref.losses import LOSSES
+from torch_ref.measured import peak_memory
+from torch_ref.model import Model
+from torch_ref.models.stochastic import randomness
+from torch_ref.parameters import Arrays, load, stored, to_numpy
+from torch_ref.training import SCALES, Update
+
+
+class Trainer:
+    """See ``mlx_peft.protocols.trainer.Trainer``."""
+
+    def __init__(self, experiment: Experiment, num_classes: int, base: Base) -> None:
+        self.experiment = experiment
+        self.model = Model(
+            base,
+            num_classes,
+            experiment.method,
+            seed=experiment.seed,
+            qat=experiment.qat,
+            precision=experiment.train.precision,
+            drop_path=experiment.model.drop_path,
+            head_dropout=experiment.model.head_dropout,
+        )
+        self.model.network.checkpointing = experiment.train.gradient_checkpointing
+        self.importance = methods.importance(self.model.network, experiment.method)
+        self.update = Update(
+            experiment.train, self.model.trained, experiment.lr_ratio, experiment.decays, self.importance
+        )
+        self.keep: tuple[Mapping[str, Sequence[bool]], Arrays] = ({}, {})  # as ``mask`` had it last, and on the device
+        self.step = 0
+
+    def loss(self, images: np.ndarray, targets: np.ndarray, count: float, parts: int = 1) -> Tensor:
+        """The loss of one of a batch's parts: its rows' sum / ``count``, and the part's share of the penalty."""
+        labels = self.model.on_device(targets)
+        penalty = methods.penalty(self.model.network, self.experiment.method) / parts
+        loss = LOSSES[self.model.base.task.name]
+        return loss(self.model.forward(images), labels, count, self.experiment.train.label_smoothing) + penalty
+
+    # The protocol.
+
+    def train_step(
+        self, images: np.ndarray, targets: np.ndarray, lr: float, *, weight: float | None = None, observe: bool = False
+    ) -> Tensor:
+        if weight is None:
+            weight = self.model.base.task.total_weight(targets)
+        loss = self._summed(images, targets, weight)
+        self.step += 1  # first, so that one that is broken off in the middle is known by it
+        self.update(lr, observe)
+        return loss
+
+    def _summed(self, images: np.ndarray, targets: np.ndarray, weight: float) -> Tensor:
+        """The loss of a batch, the sum of its parts', whose gradients lie in the parameters then."""
+        self.model.network.train()
+        parts = self.experiment.train.accumulate
+        loss, scale = torch.zeros((), device=self.model.device), self.update.scale()
+        with randomness(self.experiment.seed << 32 | self.step):
+            for x, y in zip(np.split(images, parts), np.split(targets, parts), strict=True):
+                part = self.loss(x, y, weight, parts)
+                (part * scale).backward()
+                loss += part.detach()
+        return loss
+
+    @torch.no_grad()
+    def scores(self) -> Tensors:
+        if self.importance is None:
+            return {}
+        found = methods.scores(self.model.network, self.experiment.method, self.importance.scores(self.update.averages))
+        return {adapter: to_numpy(values) for adapter, values in found.items()}
+
+    @torch.no_grad()
+    def mask(self, keep: Mapping[str, Sequence[bool]]) -> None:
+        if keep is not self.keep[0]:
+            masks = methods.masks(self.model.network, self.experiment.method, keep)
+            self.keep = keep, {name: self.model.on_device(~mask) for name, mask in masks.items()}
+        for name, masked in self.keep[1].items():
+            self.model.trained[name].masked_fill_(masked, 0.0)
+
+    def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray, scale: float = 1.0) -> tuple[float, Tensors]:
+        self.model.network.train()
+        loss = self.loss(images, targets, self.model.base.task.total_weight(targets))
+        gradients = torch.autograd.grad(loss * scale, list(self.model.trained.values()))
+        found = {name: to_numpy(g / scale) for name, g in zip(self.model.trained, gradients, strict=True)}
+        return float(loss.detach()), found
+
+    def state(self) -> Tensors:
+        arrays = {f"parameters.{name}": p.detach() for name, p in stored(self.model.network).items()}
+        arrays |= self.update.state()
+        return {name: a.cpu().numpy().copy() for name, a in arrays.items()} | {"step": np.array(self.step)}
+
+    def load_state(self, state: Tensors) -> None:
+        own = stored(self.model.network)
+        expected = {f"parameters.{name}": p.shape for name, p in own.items()} | {"step": ()}
+        must_match(state, expected | self.update.shapes(state), optional=SCALES)
+        load(self.model.network, {name: state[f"parameters.{name}"] for name in own})
+        self.update.load_state({name: torch.from_numpy(a.copy()) for name, a in state.items()})
+        self.step = int(state["step"])
+
+    def peak_memory(self) -> int:
+        return peak_memory()
