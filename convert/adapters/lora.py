@@ -165,7 +165,7 @@ def _whole(number: float) -> float:
 
 
 def _by_layer(tensors: Tensors) -> dict[str, Tensors]:
-    """A learner's tensors by layer and kind, heads left out; in the model's order."""
+    """A model's tensors by layer and kind, heads left out; in the model's order."""
     found: dict[str, Tensors] = {}
     for name, tensor in tensors.items():
         layer, _, kind = name.rpartition(".")

@@ -62,7 +62,7 @@ class Adapter:
     """What was trained, with all that is needed to use it again.
 
     Attributes:
-        tensors: by the names that a learner has for them; the head is always among them.
+        tensors: by the names that a model has for them; the head is always among them.
         classes: names in the order of the head's rows; empty where the adapter does not say.
         model: as in the experiment; None for an adapter that PEFT wrote, which does not know.
         architecture: None where it is unknown; likewise ``preprocessing``.
@@ -114,7 +114,7 @@ class Format:
 
     Attributes:
         peft_type: as ``adapter_config.json`` has it.
-        pack: a method and a learner's tensors to the method's part of the configuration and the tensors to store.
+        pack: a method and a model's tensors to the method's part of the configuration and the tensors to store.
         unpack: the inverse for the tensors; raises ValueError where they are not the method's.
         from_peft: reads what PEFT wrote; None where PEFT has no such method.
         notes: what of a method PEFT passes over in silence, a sentence each.

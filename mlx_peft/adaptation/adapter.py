@@ -16,7 +16,7 @@ def adapter_shapes(
     quantization: Quantization | None = None,
     qat: QAT | None = None,
 ) -> Shapes:
-    """The tensors of a learner's adapter: what the method trains and keeps, trained scales of codes, the heads.
+    """The tensors of a model's adapter: what the method trains and keeps, trained scales of codes, the heads.
 
     Args:
         quantization: of the base.

@@ -41,7 +41,7 @@ class Change:
 
 @dataclass
 class Position:
-    """Where a run stands: with the learner's state, all that going on exactly from here needs."""
+    """Where a run stands: with the trainer's state, all that going on exactly from here needs."""
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
 

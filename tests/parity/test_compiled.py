@@ -14,7 +14,8 @@ from comparing import relative
 
 from convert.base import load_base
 from mlx_peft.config.schema import Experiment
-from mlx_peft.protocols.loading import Trainer, load_backend
+from mlx_peft.protocols.loading import load_backend
+from mlx_peft.protocols.trainer import Trainer
 
 CLASSES, BATCH, SIZE, STEPS, LR = 5, 4, 16, 3, 1e-2
 
@@ -59,7 +60,7 @@ def trained(way: str) -> tuple[list[float], dict[str, np.ndarray], np.ndarray]:
         images = random.integers(0, 256, (BATCH, SIZE, SIZE, 3), dtype=np.uint8)
         targets = random.integers(0, CLASSES, BATCH).astype(np.int32)
         losses.append(float(one.train_step(images, targets, LR, **more)))
-    return losses, dict(one.adapter()), one.logits(images)
+    return losses, dict(one.model.adapter()), one.model.logits(images)
 
 
 @pytest.mark.parametrize("way", WAYS)
