@@ -157,6 +157,13 @@ def test_weights_are_rounded_as_they_are_trained_where_that_is_said(side, name):
     assert len(scales) == 8 and not any(config.decays(n, p.ndim) for n, p in scales.items())
 
 
+def test_a_method_that_rounds_nothing_names_those_that_do(side):
+    with pytest.raises(UserError) as caught:
+        build(side, "bitfit", qat=QAT(bits=4, group_size=GROUP))
+    named = str(caught.value).partition(";")[2].partition(" do.")[0]
+    assert set(re.findall(r"\w+", named)) - {"and"} == {name for name, kind in KINDS.items() if kind.rounds}
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_a_penalty_is_a_number_and_what_is_averaged_is_trained(side, name):
     model = built(side, name)

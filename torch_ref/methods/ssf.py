@@ -46,7 +46,7 @@ class ScaledShifted(Adapted):
     @property
     def mergeable(self) -> bool:
         """Whether the layer has a bias, which alone can take the shift."""
-        return getattr(self.base_layer, "bias", None) is not None
+        return self.base_layer.bias is not None
 
     @torch.no_grad()
     def merged(self) -> nn.Module:

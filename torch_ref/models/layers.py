@@ -120,6 +120,7 @@ class RMSNorm(nn.Module):
     def __init__(self, dim: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = None
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
