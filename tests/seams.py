@@ -156,7 +156,8 @@ def attentive(trainer: Any, count: int) -> Any:
         def __call__(self, tokens: Any, attended: Any) -> Any:
             if not tokens.places.count("patch"):
                 return tokens
-            taken = attended.probabilities(tokens.places.span("class")).mean(1)[:, 0, tokens.places.span("patch")]
+            taken = attended.probabilities(attended.asking.span("class"))[..., attended.asked.span("patch")]
+            taken = taken.mean(1)[:, 0]
             return tokens.gathered(here.sorted(here.order(-taken)[:, :count]))
 
     return Attentive()

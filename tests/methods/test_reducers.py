@@ -101,6 +101,19 @@ def test_what_is_left_is_attended_and_pooled_as_what_it_stands_for(build, batch,
     assert relative(whole, expected) > 1e-3, "the reducer must matter for this to say anything"
 
 
+@pytest.mark.parametrize("reducer", REDUCERS)
+@pytest.mark.parametrize("deep", [False, True], ids=["shallow", "deep"])
+def test_what_is_left_does_not_depend_on_where_prompts_stand(build, batch, away, deep, reducer):
+    """Deep prompts are asked in attention, and have left when a reducer comes."""
+    trainer = build({"name": "vpt", "tokens": 3, "deep": deep}, MODELS["average pooling"])
+    trainer.model.load_adapter(away(trainer.model.adapter(), 0.5))
+    seams.block(trainer, 1).reducer = REDUCERS[reducer](trainer)
+    behind = trainer.model.logits(batch[0])
+    for block in trainer.model.network.blocks:
+        block.before = "patch"
+    assert relative(trainer.model.logits(batch[0]), behind) <= LOGITS
+
+
 @pytest.mark.parametrize("reducer", ["attentive", "merged"])
 @pytest.mark.parametrize("method", METHODS)
 def test_checkpointing_drops_merges_and_differentiates_as_without(build, batch, away, method, reducer):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlx_peft.vit.architecture import Architecture
-from mlx_peft.vit.places import Kinds
+from mlx_peft.vit.places import Kinds, Places
 from torch_ref.models.layers import Linear, norm
 from torch_ref.models.positions import Positions
 from torch_ref.models.tokens import Tokens, taken
@@ -44,17 +44,20 @@ def size_bias(tokens: Tokens) -> Tensor | None:
 
 
 class Attended(NamedTuple):
-    """What a block's attention compared, for who stands behind it: nothing is computed that is not asked for.
+    """What a block's attention compared, for the reducer behind it: nothing is computed that is not asked for.
 
     Attributes:
         q: ``(batch, heads, queries, d)``, normalised and turned.
         k: ``(batch, heads, tokens, d)``, likewise.
         bias: what was added to the scores; None: nothing.
+        asking, asked: what stands where among the queries, and among the keys: prompts that leave are asked alone.
     """
 
     q: Tensor
     k: Tensor
     bias: Tensor | None
+    asking: Places
+    asked: Places
 
     def probabilities(self, rows: slice = slice(None)) -> Tensor:
         """Of those that asked, or of some: how much of each token they took, ``(batch, heads, rows, tokens)``."""
@@ -92,7 +95,7 @@ class Attention(nn.Module):
         if sizes is not None:
             bias = sizes if bias is None else bias + sizes
         x = self.attend(q, k, v, bias)
-        return self.proj(self.norm(x)), Attended(q, k, bias)
+        return self.proj(self.norm(x)), Attended(q, k, bias, asking.places, tokens.places)
 
     def projected(self, x: Tensor) -> Sequence[Tensor]:
         """q, k and v, each ``(batch, tokens, dim)``."""

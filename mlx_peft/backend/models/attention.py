@@ -12,7 +12,7 @@ from mlx_peft.backend.models.layers import Linear, norm
 from mlx_peft.backend.models.positions import Positions
 from mlx_peft.backend.models.tokens import Tokens, taken
 from mlx_peft.vit.architecture import Architecture
-from mlx_peft.vit.places import Kinds
+from mlx_peft.vit.places import Kinds, Places
 
 
 def attend(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> mx.array:
@@ -43,17 +43,20 @@ def size_bias(tokens: Tokens) -> mx.array | None:
 
 
 class Attended(NamedTuple):
-    """What a block's attention compared, for who stands behind it: nothing is computed that is not asked for.
+    """What a block's attention compared, for the reducer behind it: nothing is computed that is not asked for.
 
     Attributes:
         q: ``(batch, heads, queries, d)``, normalised and turned.
         k: ``(batch, heads, tokens, d)``, likewise.
         bias: what was added to the scores; None: nothing.
+        asking, asked: what stands where among the queries, and among the keys: prompts that leave are asked alone.
     """
 
     q: mx.array
     k: mx.array
     bias: mx.array | None
+    asking: Places
+    asked: Places
 
     def probabilities(self, rows: slice = slice(None)) -> mx.array:
         """Of those that asked, or of some: how much of each token they took, ``(batch, heads, rows, tokens)``."""
@@ -91,7 +94,7 @@ class Attention(nn.Module):
         if sizes is not None:
             bias = sizes if bias is None else bias + sizes
         x = self.attend(q, k, v, bias)
-        return self.proj(self.norm(x)), Attended(q, k, bias)
+        return self.proj(self.norm(x)), Attended(q, k, bias, asking.places, tokens.places)
 
     def projected(self, x: mx.array) -> Sequence[mx.array]:
         """q, k and v, each ``(batch, tokens, dim)``."""
