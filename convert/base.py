@@ -204,7 +204,7 @@ def _open(model: Model) -> Checkpoint:
     if path.exists() or path.suffix:
         return open_path(path, Asked(model.name, model.args))
     raise UserError(
-        f"model.weights: {model.weights!r} is no file or folder{suggest(model.weights, ['timm', 'none'])} "
+        f"model.weights: {model.weights!r} is neither a file nor a folder{suggest(model.weights, ['timm', 'none'])} "
         "(timm, none, package:NAME, a file or a folder)"
     )
 
@@ -214,7 +214,8 @@ def _shipped(model: Model) -> Checkpoint:
     known = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if name not in known:
         raise UserError(
-            f"model.weights: no model {name!r} is shipped{suggest(name, known)} ({listed(known) or 'none'})"
+            f"model.weights: there is no model {name!r} in this package{suggest(name, known)} "
+            f"({listed(known) or 'none'})"
         )
     return from_folder(folder / name, model.name, model.weights)
 

@@ -52,7 +52,7 @@ def read_tensors(path: Path, *, words: bool = False) -> Tensors:
     must_be(path, "torch")
     tensors = {name: tensor for name, tensor in read_pth(path).items() if not _counts(name)}
     if integers := sorted(name for name, tensor in tensors.items() if tensor.dtype.kind != "f"):
-        raise UserError(f"{path}: tensors are not of a float type: {listed(integers)}")
+        raise UserError(f"{path}: these tensors are not of a float type: {listed(integers)}")
     return finite(path, {name: exact(tensor) for name, tensor in tensors.items()})
 
 
@@ -70,7 +70,7 @@ def read_safetensors(path: Path, *, words: bool = False) -> tuple[Tensors, dict[
     file = tensor_file.open_file(path)
     if odd := sorted(name for name, entry in file.entries.items() if entry["dtype"] not in known and not _counts(name)):
         types = (f"{name} ({file.entries[name]['dtype']})" for name in odd)
-        raise UserError(f"{path}: tensors are not of a float type: {listed(types)}")
+        raise UserError(f"{path}: these tensors are not of a float type: {listed(types)}")
     tensors = {}
     for name, entry in file.entries.items():
         if not _counts(name):
@@ -119,7 +119,7 @@ def exact(tensor: np.ndarray) -> np.ndarray:
 def finite(path: Path, tensors: Tensors) -> Tensors:
     """The tensors. Raises UserError where a value is NaN or infinite."""
     if broken := sorted(name for name, tensor in tensors.items() if not np.isfinite(tensor).all()):
-        raise UserError(f"{path}: NaN or infinite values in {listed(broken)}")
+        raise UserError(f"{path} has NaN or infinite values in {listed(broken)}")
     return tensors
 
 
@@ -136,14 +136,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises UserError where the file is missing, not as it was written, or something else."""
     _must_be_file(path)
     if (size := path.stat().st_size) > MAX_JSON:
-        raise UserError(f"{path}: {size:,} bytes, and at most {MAX_JSON:,} are read as JSON")
+        raise UserError(f"{path} has {size:,} bytes, and at most {MAX_JSON:,} are read as JSON")
     check_sum(path)
     try:
         value = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path}: a JSON object was expected, not {type(value).__name__}")
+        raise UserError(f"{path} should hold a JSON object, not {type(value).__name__}")
     return value
 
 
@@ -188,18 +188,20 @@ def _narrowed(name: str, tensor: np.ndarray, kind: str) -> np.ndarray:
     if kind == "U32":
         return tensor
     if not np.isfinite(tensor).all():
-        raise UserError(f"{name}: NaN or infinite values: training diverged, or the sum of base and update overflows")
+        raise UserError(
+            f"{name} has NaN or infinite values: training diverged, or the sum of base and update overflows"
+        )
     if kind == "BF16":
         bits = tensor.view(np.uint32)
         half = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
         if ((half & BF16_INFINITY) == BF16_INFINITY).any():
-            raise UserError(f"{name}: values above 3.39e38 do not fit bfloat16")
+            raise UserError(f"{name} has values above 3.39e38, which do not fit bfloat16")
         return half
     if kind == "F16":
         with np.errstate(over="ignore"):
             half = tensor.astype(np.float16)
         if not np.isfinite(half).all():
-            raise UserError(f"{name}: values above 65,504 do not fit float16; bfloat16 has room for them")
+            raise UserError(f"{name} has values above 65,504, which do not fit float16; bfloat16 has room for them")
         return half
     return tensor
 

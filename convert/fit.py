@@ -169,27 +169,29 @@ def must_be_sound(
     """Raises UserError, with the file, where a head is no matrix or codes are not what a quantisation says."""
     for head in ("head.weight", "head_dist.weight"):
         if head in tensors and tensors[head].ndim != 2:
-            raise UserError(f"{where}: {head} has the shape {tensors[head].shape}, which should have 2 dimensions")
+            raise UserError(f"{where}: {head} should have 2 dimensions, not the shape {tensors[head].shape}")
     places = [] if quantization is None else [site.path for site in quantization.sites(architecture)]
     stored = {} if quantization is None else quantization.stored(architecture, {})
     words = {f"{place}.weight" for place in places}
     faults = [
-        f"{name} is of the type {tensor.dtype}"
+        f"{name} has the type {tensor.dtype}"
         for name, tensor in tensors.items()
         if tensor.dtype == np.uint32 and name not in words
     ]
     faults += [
-        f"{name} is not there" if name not in tensors else f"{name} has the shape {tensors[name].shape}, not {shape}"
+        f"{name} is missing" if name not in tensors else f"{name} has the shape {tensors[name].shape}, not {shape}"
         for name, shape in stored.items()
         if name not in tensors or tensors[name].shape != shape
     ]
     faults += [
-        f"{name} is of the type {tensors[name].dtype}"
+        f"{name} has the type {tensors[name].dtype}"
         for name in words & tensors.keys()
         if tensors[name].dtype != np.uint32
     ]
     if faults:
-        raise UserError(f"{where}: not the codes that its quantization entry says: {listed(faults)}")
+        raise UserError(
+            f"{where}: the tensors are not the codes that its quantization entry describes: {listed(faults)}"
+        )
 
 
 def must_hold(found: Mapping[str, tuple[int, ...]], wanted: Shapes, what: str) -> None:
@@ -211,10 +213,10 @@ def named(classes: Sequence[object], tensors: Tensors, where: str) -> tuple[str,
         other = next(name for name in classes if not isinstance(name, str))
         raise UserError(f"{where}: a name should be text, not {shown(other)}")
     if long := [name for name in names if len(name) > LONGEST_CLASS]:
-        raise UserError(f"{where}: a name of {len(long[0]):,} characters; {LONGEST_CLASS:,} at most are read")
+        raise UserError(f"{where}: a name has {len(long[0]):,} characters; at most {LONGEST_CLASS:,} are read")
     rows = len(tensors.get("head.weight", ()))
     if names and rows and len(names) != rows:
-        raise UserError(f"{where}: {len(names)} names, and the head has {rows} rows")
+        raise UserError(f"{where}: there are {len(names)} names, and the head has {rows} rows")
     return tuple(names) if rows else ()
 
 

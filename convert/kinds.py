@@ -57,19 +57,19 @@ def kind_of(path: Path) -> Kind:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
         return "safetensors"  # first, for its length may begin like anything
     if (other := _other(head)) is not None:
-        raise UserError(f"{path}: {other}")
+        raise UserError(f"{path} is {other}")
     meant = SUFFIXES.get(path.suffix.lower())
     if head.startswith(ZIP):
         return _archive(path) or meant or _unknown(path, "a zip archive, and neither PyTorch's nor NumPy's")
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):  # a pickle's protocol
         return "torch"
-    return meant or _unknown(path, "of no kind that is known here")
+    return meant or _unknown(path, "of an unknown kind")
 
 
 def must_be(path: Path, kind: Kind) -> None:
     """Raises UserError where a file is another than the kind that its name says, or is not there."""
     if (found := kind_of(path)) != kind:
-        raise UserError(f"{path}: {NAMES[found]}, where {NAMES[kind]} is expected")
+        raise UserError(f"{path} is {NAMES[found]}, and should be {NAMES[kind]}")
 
 
 def _head(path: Path) -> bytes:
@@ -107,4 +107,4 @@ def _archive(path: Path) -> Kind | None:
 
 
 def _unknown(path: Path, what: str) -> Kind:
-    raise UserError(f"{path}: {what}: weights are read from a safetensors, PyTorch or .npz file, or from a folder")
+    raise UserError(f"{path} is {what}: weights are read from a safetensors, PyTorch or .npz file, or from a folder")

@@ -75,7 +75,9 @@ def _refusing(path: Path) -> Iterator[None]:
         raise
     except ForeignName as error:
         what = f"the object {error.name}"
-        raise UserError(f"{path}: a pickle that holds {what}; it was not loaded and nothing of it was run") from error
+        raise UserError(
+            f"{path} is a pickle that holds {what}; it was not loaded, and nothing in it was run"
+        ) from error
     except Exception as error:  # a damaged pickle raises whatever its garbage leads to
         raise UserError(f"{path}: not a whole PyTorch file: {error or 'it ends too early'}") from error
 
@@ -85,16 +87,18 @@ def _state(path: Path, raw: np.memmap) -> tuple[dict[Any, Part], Places, Order]:
     content, places, order = (_archive if bytes(raw[:4]) == ENTRY else _legacy)(path, raw)
     state = _unwrapped(content)
     if not isinstance(state, dict) or not state:
-        raise UserError(f"{path}: a dictionary of tensors was expected, not {type(state).__name__}")
+        raise UserError(f"{path} should hold a dictionary of tensors, not {type(state).__name__}")
     if others := sorted(str(name) for name, value in state.items() if type(value) is not Part):
-        raise UserError(f"{path}: not tensors: {', '.join(others[:12])}")
+        raise UserError(f"{path}: these entries are not tensors: {', '.join(others[:12])}")
     if long := [name for name in map(str, state) if len(name) > LONGEST_NAME]:
-        raise UserError(f"{path}: a tensor's name of {len(long[0]):,} characters; {LONGEST_NAME} at most are read")
+        raise UserError(f"{path}: a tensor's name has {len(long[0]):,} characters, and may have {LONGEST_NAME}")
     if len({str(name) for name in state}) < len(state):
-        raise UserError(f"{path}: a number and a text name two tensors alike")
+        raise UserError(f"{path}: two tensors have the same name, once as a number and once as text")
     parts = set(state.values())
     if (claimed := sum(part.nbytes for part in parts)) > raw.size:
-        raise UserError(f"{path}: tensors of {claimed:,} bytes in a file of {raw.size:,}: they repeat a few bytes")
+        raise UserError(
+            f"{path} has {raw.size:,} bytes, and its tensors would have {claimed:,}: they repeat a few bytes"
+        )
     return state, places, order
 
 
@@ -104,11 +108,11 @@ def _archive(path: Path, raw: np.memmap) -> tuple[Any, Places, Order]:
         entries = opened.infolist()
     names = [entry.filename for entry in entries]
     if any(name.rpartition("/")[2] == "constants.pkl" for name in names):
-        raise UserError(f"{path}: a TorchScript archive; save its state_dict() with torch.save")
+        raise UserError(f"{path} is a TorchScript archive: save its state_dict() with torch.save")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise UserError(f"{path}: a compressed archive, which PyTorch does not write")
+        raise UserError(f"{path} is a compressed archive, which PyTorch does not write")
     if (claimed := sum(entry.file_size for entry in entries)) > raw.size:
-        raise UserError(f"{path}: an archive of {raw.size:,} bytes that claims to hold {claimed:,}")
+        raise UserError(f"{path} is an archive of {raw.size:,} bytes that claims to hold {claimed:,}")
     if len(set(names)) < len(names):
         raise ValueError("two entries have the same name")
     found = {entry.filename: _stored(entry, raw) for entry in entries}

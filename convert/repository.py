@@ -39,7 +39,7 @@ PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 def checked_name(repository: str) -> str:
     """The name, where it is one. Raises UserError."""
     if not re.fullmatch(f"{PART}/{PART}", repository) or ".." in repository or len(repository) > 96:
-        raise UserError(f"{repository!r} is no name of a repository: write OWNER/NAME")
+        raise UserError(f"{repository!r} is not the name of a repository: write OWNER/NAME")
     return repository
 
 
@@ -146,9 +146,11 @@ def _allowed(siblings: Any, what: str) -> list[Any]:
     if odd := [file.rfilename for file in files if Path(file.rfilename).suffix not in LARGEST]:
         raise UserError(f"{what}: only {', '.join(LARGEST)} files are fetched, not {listed(odd)}; nothing was fetched")
     if odd := [file.rfilename for file in files if not 0 <= _size(file) <= LARGEST[Path(file.rfilename).suffix]]:
-        raise UserError(f"{what}: too large, or of a length that is not said: {listed(odd)}; nothing was fetched")
+        raise UserError(
+            f"{what}: these files are too large, or their length is not stated: {listed(odd)}; nothing was fetched"
+        )
     if len(files) > MOST or not files:
-        raise UserError(f"{what} has {len(files)} files, where 1 to {MOST} were expected")
+        raise UserError(f"{what} should have 1 to {MOST} files, not {len(files)}")
     return files
 
 
@@ -167,4 +169,4 @@ def _as_announced(path: Path, file: Any, what: str) -> None:
                 digest.update(block)
         same = digest.hexdigest() == file.lfs.sha256
     if not same:
-        raise UserError(f"{file.rfilename} of {what}: not the file that the repository lists; try again")
+        raise UserError(f"{file.rfilename} of {what} is not the file that the repository lists: try again")

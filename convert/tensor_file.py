@@ -108,7 +108,7 @@ def write(
         file.seek(0)
         whole = whole and file.read(len(header)) == header
     if not whole:
-        raise UserError(f"{path}: what was written is not what is read again: the disk, or a library, changes it")
+        raise UserError(f"{path}: what is read again is not what was written: the disk, or a library, changes it")
 
 
 def _read_back(file: BinaryIO, begin: int, given: np.ndarray) -> np.ndarray:
@@ -181,8 +181,8 @@ def open_file(path: Path, *, check: bool = True) -> TensorFile:
     entries.pop("__metadata__", None)
     if long := [name for name in entries if len(name) > LONGEST_NAME]:
         raise UserError(
-            f"{path}: a tensor's name of {max(map(len, long)):,} characters ({long[0][:40]}...); {LONGEST_NAME} at "
-            "most are read"
+            f"{path}: a tensor's name has {max(map(len, long)):,} characters ({long[0][:40]}...), and may "
+            f"have {LONGEST_NAME}"
         )
     return TensorFile(raw, entries, start, metadata, sealed)
 

@@ -99,6 +99,6 @@ def _adapted(layers: Tensors, path: Path) -> tuple[str, ...]:
     """The parts of qkv that have a factor other than 1 in some block; empty where that is all of them, or none."""
     for layer, tensor in layers.items():
         if tensor.size % len(PARTS):
-            raise UserError(f"{path}: {layer}.ia3_l has {tensor.size} numbers, which is not those of q, k and v")
+            raise UserError(f"{path}: {layer}.ia3_l should have a number for each row of q, k and v, not {tensor.size}")
     changed = np.array([(tensor.reshape(len(PARTS), -1) != 1).any(axis=1) for tensor in layers.values()]).any(axis=0)
     return () if changed.all() or not changed.any() else tuple(np.array(PARTS)[changed].tolist())

@@ -34,7 +34,7 @@ def unpack(method: LayerNorm, packed: Tensors) -> Tensors:
     """What ``pack`` was given, bit for bit. Raises ValueError where the tensors are not of this method."""
     tensors, unknown = _plain(packed)
     if unknown:
-        raise ValueError(f"an unknown tensor {unknown[0]}")
+        raise ValueError(f"there is an unknown tensor {unknown[0]}")
     return tensors
 
 

@@ -246,9 +246,9 @@ def _with_sound_head(adapter: Adapter, path: Path) -> Adapter:
     for head in HEADS:
         weight, bias = (adapter.tensors.get(f"{head}.{kind}") for kind in ("weight", "bias"))
         if weight is not None and (weight.ndim != 2 or 0 in weight.shape):
-            raise UserError(f"{path}: {head}.weight has the shape {weight.shape}, where (classes, width) should be")
+            raise UserError(f"{path}: {head}.weight should have the shape (classes, width), not {weight.shape}")
         if bias is not None and (weight is None or bias.shape != weight.shape[:1]):
-            rows = "no head.weight is there" if weight is None else f"the head has {len(weight)} rows"
+            rows = "there is no head.weight" if weight is None else f"the head has {len(weight)} rows"
             raise UserError(f"{path}: {head}.bias has the shape {bias.shape}, and {rows}")
     if "head.weight" in adapter.tensors:
         named(adapter.classes, adapter.tensors, f"{path}: its classes")

@@ -116,7 +116,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[VeRA
     outputs = {layer: tensors[LAMBDA_B].size for layer, tensors in layers.items()}
     if config.get("save_projection", True):
         if missing := [name for name in THEIRS if name not in packed]:
-            raise UserError(f"{path}: its projections should be in it, but {missing[0]} is missing")
+            raise UserError(f"{path}: it says that its projections were saved, and {missing[0]} is missing")
         shared = packed[THEIRS[0]], packed[THEIRS[1]]
     else:
         shared = projections(method.projection_key, method.rank, _inputs(outputs, path), max(outputs.values()))

@@ -71,10 +71,10 @@ class Layout:
 def shape(tensors: Tensors, name: str, dimensions: int, path: Path) -> tuple[int, ...]:
     """The shape of a tensor that must be there. Raises UserError."""
     if name not in tensors:
-        raise UserError(f"{path}: a tensor is missing: {name}")
+        raise UserError(f"{path} lacks the tensor {name}")
     found = tensors[name].shape
     if len(found) != dimensions or 0 in found:
-        raise UserError(f"{path}: {name} has the shape {found}, which should have {dimensions} dimensions")
+        raise UserError(f"{path}: {name} should have {dimensions} dimensions, not the shape {found}")
     return found
 
 
@@ -86,7 +86,10 @@ def inferred(tensors: Tensors, num_heads: int, path: Path, **fields: Any) -> Arc
     """
     dim, channels, patch, other = shape(tensors, "patch_embed.proj.weight", 4, path)
     if channels != 3 or patch != other:
-        raise UserError(f"{path}: patches of {channels} channels, {patch} x {other}: only squares of 3 are supported")
+        raise UserError(
+            f"{path}: its patches have {channels} channels and {patch} x {other} pixels: only squares of 3 channels "
+            "are supported"
+        )
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     hidden = shape(tensors, "blocks.0.mlp.fc1.weight", 2, path)[0]
     length = shape(tensors, "pos_embed", 3, path)[1]

@@ -52,7 +52,7 @@ def read(tensors: Tensors, path: Path, asked: Asked) -> Reading:
     """mlx-image's parameters as timm's; see ``Layout``."""
     ours = to_timm(tensors, PAIRS, str(path))
     if "patch_embed.proj.weight" not in ours:
-        raise UserError(f"{path}: a tensor is missing: conv_proj.weight")
+        raise UserError(f"{path} lacks the tensor conv_proj.weight")
     dim = ours["patch_embed.proj.weight"].shape[0]
     architecture = inferred(ours, heads_of(dim, asked, HEADS, path), path)
     eps = DINOV2_EPS if _is_dinov2(architecture) else architecture.norm_eps

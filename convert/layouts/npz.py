@@ -37,17 +37,19 @@ def read_npz(path: Path) -> Tensors:
             entries = archive.infolist()
             claimed, size = sum(entry.file_size for entry in entries), path.stat().st_size
             if claimed > LARGEST_RATIO * size:
-                raise UserError(f"{path}: an archive of {size:,} bytes that claims to hold {claimed:,}")
+                raise UserError(f"{path} is an archive of {size:,} bytes that claims to hold {claimed:,}")
             for entry in entries:
                 name = entry.filename.removesuffix(".npy")
                 if len(name) > LONGEST_NAME:
-                    raise UserError(f"{path}: an array's name of {len(name):,} characters; {LONGEST_NAME} at most")
+                    raise UserError(
+                        f"{path}: an array's name has {len(name):,} characters, and may have {LONGEST_NAME}"
+                    )
                 with archive.open(entry) as file:
                     dtype, dimensions, fortran = _header(file)
                     if dtype.hasobject:
                         raise UserError(f"{path}: {name} holds Python objects, which are never loaded")
                     if dtype.kind != "f":
-                        raise UserError(f"{path}: arrays are not of a float type: {name} ({dtype})")
+                        raise UserError(f"{path}: these arrays are not of a float type: {name} ({dtype})")
                     count = int(np.prod(dimensions, dtype=object))
                     if count * dtype.itemsize > entry.file_size:
                         raise UserError(f"{path}: {name} claims the shape {dimensions} in {entry.file_size:,} bytes")
@@ -59,7 +61,7 @@ def read_npz(path: Path) -> Tensors:
     except (OSError, *damage.NPZ) as error:
         raise UserError(f"{path}: not a whole .npz archive: {error or 'it ends too early'}") from error
     if not tensors:
-        raise UserError(f"{path}: an archive without arrays")
+        raise UserError(f"{path} is an archive without arrays")
     return finite(path, tensors)
 
 

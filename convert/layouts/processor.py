@@ -63,7 +63,7 @@ def read(config: Mapping[str, Any], path: Path) -> tuple[Preprocessing, int]:
         raise UserError(f"{path}: image_processor_type: {kind!r} is not supported (known: {', '.join(DEFAULTS)})")
     given = DEFAULTS[kind] | {key: value for key, value in config.items() if value is not None}
     if missing := [key for key in ("image_mean", "image_std") if key not in given]:
-        raise UserError(f"{path}: {' and '.join(missing)} missing, without which images cannot be prepared")
+        raise UserError(f"{path} lacks {' and '.join(missing)}, without which images cannot be prepared")
     filters = {number: name for name, number in RESAMPLE.items()}
     try:
         values = _Processor.model_validate(given)

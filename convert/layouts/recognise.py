@@ -45,16 +45,16 @@ def recognise(tensors: Tensors, path: Path, part: str | None = None) -> Recognis
             return layout, *_without(tensors, prefixes, path, part)
     if any(name.endswith(TRANSFORMERS) for name in tensors):
         raise UserError(
-            f"{path}: tensors of transformers, which do not say all of the model: name the folder that has the "
-            "config.json beside them"
+            f"{path} holds tensors of transformers, which do not describe the whole model: name the folder that has "
+            "the config.json beside them"
         )
     if any(re.match(r"blocks\.\d+\.|(cls_token|pos_embed|head\.weight)$", name) for name in tensors):
         return None, tensors, ()  # timm's, and what is wrong with it will be said
     anchors = [TIMM, *(layout.anchor for layout in LAYOUTS)]
     near = next((hint for name in list(tensors)[:SEARCHED] if (hint := suggest(name, anchors, 1))), "")
     raise UserError(
-        f"{path}: not a ViT of timm, torchvision, mlx-image, transformers or Google: no tensor called "
-        f"{' or '.join(anchors)}; it has {listed(sorted(tensors), 4)}{near}"
+        f"{path} is not a ViT of timm, torchvision, mlx-image, transformers or Google: it has no tensor called "
+        f"{' or '.join(anchors)}, but {listed(sorted(tensors), 4)}{near}"
     )
 
 

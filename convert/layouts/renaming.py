@@ -71,7 +71,7 @@ def to_timm(tensors: Tensors, pairs: Iterable[Pair], what: str) -> Tensors:
     if unknown:
         known = {name.replace("{i}", block) for one in pairs for name in one.theirs for block in blocks}
         hint = suggest(unknown[0], known - tensors.keys(), 1)
-        raise UserError(f"{what}: tensors that have no place in this layout: {listed(unknown)}{hint}")
+        raise UserError(f"{what}: these tensors have no place in this layout: {listed(unknown)}{hint}")
     result, missing = {}, []
     for ours, (one, parts) in found.items():
         if len(parts) == len(one.theirs):
@@ -81,7 +81,7 @@ def to_timm(tensors: Tensors, pairs: Iterable[Pair], what: str) -> Tensors:
             block = next(iter(re.findall(r"\d+", ours)), "")
             missing += [name.replace("{i}", block) for i, name in enumerate(one.theirs) if i not in parts]
     if missing:
-        raise UserError(f"{what}: tensors are missing: {listed(missing)}")
+        raise UserError(f"{what}: these tensors are missing: {listed(missing)}")
     return result
 
 
@@ -125,5 +125,5 @@ def _changed(part: tuple[str, np.ndarray], change: Change, what: str) -> np.ndar
 def _stacked(parts: list[np.ndarray], name: str, what: str) -> np.ndarray:
     if len({part.shape for part in parts}) > 1:
         shapes = dict.fromkeys(str(part.shape) for part in parts)
-        raise UserError(f"{what}: what makes up {name} has different shapes: {listed(shapes)}")
+        raise UserError(f"{what}: the parts of {name} have different shapes: {listed(shapes)}")
     return np.concatenate(parts)

@@ -123,7 +123,7 @@ def _weights(folder: Path) -> Tensors:
     if index.is_file():
         files = read_json(index).get("weight_map", {})
         if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
-            raise UserError(f"{index}: weight_map: an object of file names was expected")
+            raise UserError(f"{index}: weight_map: should be an object of file names")
         every: Tensors = {}
         for file in sorted(set(files.values())):
             if Path(file).name != file:
@@ -133,7 +133,7 @@ def _weights(folder: Path) -> Tensors:
     for file in (WEIGHTS, "pytorch_model.bin"):
         if (folder / file).is_file():
             return read_tensors(folder / file)
-    raise UserError(f"{folder}: no {WEIGHTS} in this folder")
+    raise UserError(f"there is no {WEIGHTS} in {folder}")
 
 
 def _without_prefix(tensors: Tensors) -> tuple[Tensors, list[str]]:
@@ -166,7 +166,10 @@ def _to_ours(tensors: Tensors, variant: Variant, architecture: Architecture, wha
     if architecture.no_embed_class and {"cls_token", "pos_embed"} <= tensors.keys():  # as timm keeps it
         positions = tensors["pos_embed"]
         if positions.ndim != 3 or positions.shape[2] != dim or tensors["cls_token"].shape != (1, 1, dim):
-            raise UserError(f"{what}: cls_token {tensors['cls_token'].shape}, position_embeddings {positions.shape}")
+            raise UserError(
+                f"{what}: cls_token {tensors['cls_token'].shape} and position_embeddings {positions.shape} should have "
+                f"the width {dim}"
+            )
         tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
         tensors["pos_embed"] = positions[:, 1:]
     if variant.head is names.PROJECTION and "head.weight" in tensors:
@@ -174,7 +177,7 @@ def _to_ours(tensors: Tensors, variant: Variant, architecture: Architecture, wha
     if variant.kind.startswith("dinov2") and variant.head and "head.weight" in tensors:
         head = tensors["head.weight"]
         if head.ndim != 2 or head.shape[1] != 2 * dim:
-            raise UserError(f"{what}: classifier.weight {head.shape} should have {2 * dim} inputs")
+            raise UserError(f"{what}: classifier.weight should have {2 * dim} inputs, not the shape {head.shape}")
         if not head[:, dim:].any():
             tensors["head.weight"] = head[:, :dim]
         elif not head[:, :dim].any():

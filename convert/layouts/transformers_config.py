@@ -121,7 +121,7 @@ def class_of(config: Mapping[str, Any], tensors: Tensors, path: Path) -> str:
     if not fitting:
         known = sorted({*DEFAULTS, *WHOLE})
         hint = suggest(kind, known) or f" (known: {', '.join(known)})"
-        raise UserError(f"{path}: model_type: {kind!r} is no ViT that is supported{hint}")
+        raise UserError(f"{path}: model_type: {kind!r} is not a supported ViT{hint}")
     named = config.get("architectures")
     if isinstance(named, list) and named:
         if named[0] not in fitting:
@@ -155,7 +155,7 @@ def architecture_of(config: Mapping[str, Any], variant: Variant, path: Path) -> 
     dim = values["hidden_size"]
     for key in NUMBERS:
         if key in values and not 0 < values[key] < LARGEST:
-            raise UserError(f"{path}: {key}: a number above 0 was expected, not {values[key]!r}")
+            raise UserError(f"{path}: {key}: should be a number above 0, not {values[key]!r}")
     fields = {
         "img_size": sides["image_size"], "patch_size": sides["patch_size"], "embed_dim": dim,
         "depth": values["num_hidden_layers"], "num_heads": values["num_attention_heads"],

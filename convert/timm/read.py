@@ -61,7 +61,7 @@ def from_tensors(tensors: Tensors, path: Path, name: str | None) -> Checkpoint:
         unlike = [other.name for other in others if other.preprocessing != entry.preprocessing]
         if unlike:
             more += (
-                f"images are prepared as for {entry.name}; in crop or interpolation there differ {', '.join(unlike)}: "
+                f"images are prepared as for {entry.name}; {', '.join(unlike)} differ in crop or interpolation: "
                 "add the tag to the name where it is one of them",
             )
     return Checkpoint(name, str(path), entry.architecture, entry.preprocessing, entry.resampling, tensors, notes + more)
@@ -108,10 +108,12 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
         raise UserError(f"{path}: model_args is no object")
     tag = pretrained.get("tag")
     if tag is not None and (not isinstance(tag, str) or len(tag) > LONGEST_NAME):
-        raise UserError(f"{path}: pretrained_cfg.tag: a text of {LONGEST_NAME} characters at most, not {shown(tag)}")
+        raise UserError(
+            f"{path}: pretrained_cfg.tag: should be text of at most {LONGEST_NAME} characters, not {shown(tag)}"
+        )
     weights = next((file for file in (folder / WEIGHTS, folder / "pytorch_model.bin") if file.is_file()), None)
     if weights is None:
-        raise UserError(f"{folder}: no {WEIGHTS} in this folder")
+        raise UserError(f"there is no {WEIGHTS} in {folder}")
     quantization = quantization_of(config["quantization"], path) if "quantization" in config else None
     architecture = (
         altered(Architecture(), exact, f"{path}: exact_architecture")

@@ -148,7 +148,7 @@ def echo_json(value: Any) -> None:
     try:
         text = to_json(value, ascii=not unicode)
     except ValueError as error:
-        raise UserError(f"the result holds NaN or an infinity, which JSON has no word for: {error}") from None
+        raise UserError(f"the result holds NaN or an infinity, which JSON cannot hold: {error}") from None
     typer.echo(f"{text}\n", nl=False)
 
 

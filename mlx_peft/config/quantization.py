@@ -113,8 +113,8 @@ def described(quantization: Quantization | None) -> str:
 
 
 def asked(bits: int, group_size: int) -> Quantization:
-    """What a command line asks for. Raises UserError for bits or a group that there are not."""
-    for option, value, known in (("bits", bits, get_args(Bits)), ("group-size", group_size, get_args(GroupSize))):
+    """What a person asks for by two numbers. Raises UserError where no such codes are known."""
+    for name, value, known in (("bits", bits, get_args(Bits)), ("group_size", group_size, get_args(GroupSize))):
         if value not in known:
-            raise UserError(f"--{option}: one of {', '.join(map(str, known))}, not {value}")
+            raise UserError(f"{name} should be one of {', '.join(map(str, known))}, not {value}", arguments=(name,))
     return Quantization.model_validate({"bits": bits, "group_size": group_size})

@@ -63,7 +63,9 @@ class Table:
         rows = [sum(group.num_rows for group in self._groups(metadata)) for metadata in self._metadata]
         for path, metadata, count in zip(files, self._metadata, rows, strict=True):
             if metadata.num_rows != count or count < 0:
-                raise UserError(f"{path}: {metadata.num_rows:,} rows in all, and {count:,} in its row groups: damaged")
+                raise UserError(
+                    f"{path} is damaged: it claims {metadata.num_rows:,} rows, and its row groups have {count:,}"
+                )
         self.size = sum(rows)
         if self.size > MAX_ROWS:
             raise UserError(f"{files[0]}: {self.size:,} rows, with the files beside it; at most {MAX_ROWS:,} are read")
@@ -126,7 +128,7 @@ class Table:
         kind = self.schema.field(column).type
         inner = kind.field("bytes").type if kinds.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
         if not (kinds.is_binary(inner) or kinds.is_large_binary(inner)):
-            raise UserError(f"{self.files[0]}: no images in {column!r}, but {kind}")
+            raise UserError(f"{self.files[0]}: the column {column!r} should hold images, not {kind}")
         below = "bytes" if inner is not kind else ""
         leaves = self._leaves(column, below, MAX_GROUP)
         needed = sum(_sizes(group)[leaf] for m, (_, leaf) in zip(self._metadata, leaves, strict=True)

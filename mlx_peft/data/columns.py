@@ -94,7 +94,7 @@ def column_of(heading: Sequence[str], what: str, wanted: str | None, where: obje
         named = {spelled(name): name for name in reversed(heading)}
         found = named.get(spelled(wanted).strip())
         if found is None:
-            raise UserError(f"data.columns.{what}: no {wanted!r} in {where}{suggest(wanted, heading)}")
+            raise UserError(f"data.columns.{what}: there is no column {wanted!r} in {where}{suggest(wanted, heading)}")
         return found
     by_letters = {folded(name): name for name in reversed(heading)}
     found = next((by_letters[name] for name in USUAL[what] if name in by_letters), "")

@@ -87,7 +87,9 @@ class Entry:
             split, size = found.splits.get(name), variant.sizes.get(name)
             if size is not None and (split is None or split.size != size):
                 count = 0 if split is None else split.size
-                raise UserError(f"{where}: {count:,} {name} images, not {size:,}: not the whole set, or not this one")
+                raise UserError(
+                    f"{where}: {count:,} {name} images, not {size:,}: it is not the whole set, or another one"
+                )
             if split is not None:
                 _check_labels(split, len(found.classes), where)
         _check_apart(found.splits, where)
@@ -101,9 +103,13 @@ class Entry:
             try:
                 name.encode()
             except UnicodeEncodeError:  # a folder's, say: results and reports could not be written after training
-                raise UserError(f"{where}: the class name '{printable(name)}' is no text in UTF-8; rename it") from None
+                raise UserError(
+                    f"{where}: the class name '{printable(name)}' is not text in UTF-8: rename it"
+                ) from None
         if len(classes) < self.task.fewest:
-            raise UserError(f"{where}: one class, {classes[0]!r}, and nothing to tell it from: {self._one_class()}")
+            raise UserError(
+                f"{where}: there is only one class, {classes[0]!r}, and nothing to tell it from: {self._one_class()}"
+            )
         if len(set(classes)) != len(classes):
             twice = sorted(name for name in set(classes) if classes.count(name) > 1)
             raise UserError(f"{where}: two classes have the name {twice[0]!r}")
@@ -112,7 +118,9 @@ class Entry:
             parts = [f"no {named(missing)}"] * bool(missing) + [f"{named(more)}, which it does not have"] * bool(more)
             raise UserError(f"{where}: the classes are not the set's: {'; '.join(parts)}")
         if self.classes is not None and len(classes) != self.classes:
-            raise UserError(f"{where}: {len(classes)} classes, not {self.classes}: not the whole set, or not this one")
+            raise UserError(
+                f"{where}: {len(classes)} classes, not {self.classes}: it is not the whole set, or another one"
+            )
 
 
 def _check_labels(split: Split, classes: int, where: str) -> None:

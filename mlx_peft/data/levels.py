@@ -122,7 +122,7 @@ def innermost(folder: Folder, root: Path) -> Classes:
     for outer in folder.walk():
         for name, inside in outer.folders.items():
             if plain_split(name) and inside.size:
-                raise UserError(f"{root / inside.path}: called like a split; set data.root to the folder around it")
+                raise UserError(f"{root / inside.path} is called like a split: set data.root to the folder around it")
             own = around[outer.path]
             around[inside.path] = own if own and is_container(name) else spelled(name)
         if outer.images and outer is not folder:
@@ -163,7 +163,7 @@ def check_level(classes: Classes, where: Path) -> tuple[str, ...]:
                 f"{place}: {named(inside)} in it are splits: set data.root to it, or make it train/CLASS/IMAGE.jpg"
             )
         if split_of(name):
-            raise UserError(f"{place}: called like a split, and no folder beside it like train")
+            raise UserError(f"{place} is called like a split, and no folder beside it is called like train")
         if twice := sorted({spelled(word) for word in inside} & {*classes} - {name}):
             raise UserError(
                 f"{place}: the folders {named(twice)} in it are called like the classes beside it: is it a "

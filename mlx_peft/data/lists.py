@@ -91,7 +91,7 @@ def read_rows(path: Path, columns: int, sep: str | None = None) -> list[list[str
             raise UserError(f"{path}: line {number} has {len(cells)} columns, not {columns}: {line[:80]!r}")
         rows.append(cells)
     if not rows:
-        raise UserError(f"{path}: lists nothing")
+        raise UserError(f"{path} lists nothing")
     return rows
 
 
@@ -142,7 +142,7 @@ def images_in(
         found[name] = None
     if missing:
         more = advice(missing) if advice is not None else ""
-        raise UserError(f"{source}: {missing[0]!r} is listed and not there ({root / missing[0]}){more}")
+        raise UserError(f"{source}: {missing[0]!r} is listed, and is missing ({root / missing[0]}){more}")
     return tuple(found)
 
 

@@ -88,7 +88,7 @@ def _shares(config: schema.Data, variant: Variant) -> schema.Split:
         asked = getattr(config.split, name)
         if asked not in (share, schema.Split.model_fields[name].default):
             raise UserError(
-                f"data.split.{name}: {asked}, and {config.name}, variant {variant.name}, fixes what is held out "
+                f"data.split.{name} is {asked}, but the variant {variant.name} of {config.name} fixes what is held out "
                 f"({variant.description}); leave it out"
             )
     return config.split.model_copy(update=fixed)
@@ -120,8 +120,8 @@ def _without_images(dataset: Dataset, entry: Entry, where: str) -> tuple[str, ..
         only = np.setdiff1d(absent["train"], labels)
         if only.size and not entry.published:
             raise UserError(
-                f"{where}: {without(only)} train, and some in {name}: move images to train or leave the class out; "
-                "where its only group was held out, set another data.split.seed"
+                f"{where}: there are {without(only)} train, and some in {name}: move images to train or leave the class "
+                "out; where its only group was held out, set another data.split.seed"
             )
     return tuple(f"{without(labels)} {name}" for name, labels in absent.items() if labels.size)
 

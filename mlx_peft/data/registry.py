@@ -62,6 +62,6 @@ def find(name: str) -> Entry:
         near = suggest(name, REGISTRY)
         if os.path.exists(name):
             kind = "folder" if os.path.isdir(name) else "csv"
-            near = f"; there is one of your own of that name: data.name: {kind}, data.root: {printable(name)}"
+            near = f"; but a file or folder here has that name: write data.name: {kind}, data.root: {printable(name)}"
         raise UserError(f"unknown data set {name!r}{near}", command=Command("see", ("ls", "datasets")))
     return REGISTRY[name]

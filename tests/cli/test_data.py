@@ -104,7 +104,7 @@ def test_a_class_that_is_not_utf_8_is_refused_with_its_name_written_out(command:
         save(Path(os.fsdecode(os.fsencode(tmp_path / "photos") + b"/" + name)) / "0.png", picture(0))
     done = command("data", "check", "folder", f"root={tmp_path / 'photos'}")
     assert done.exit_code == 2
-    assert "the class name 'caf\\xe9' is no text in UTF-8; rename it" in done.stderr
+    assert "the class name 'caf\\xe9' is not text in UTF-8: rename it" in done.stderr
     assert not Path("contact-sheet.png").exists()
 
 
@@ -198,4 +198,4 @@ def test_a_set_of_the_hub_is_a_valid_name_in_a_configuration(command: Command, t
     assert command("config", "validate", "a.yaml", "data.name=hf:owner/name").exit_code == 0
     done = command("config", "validate", "a.yaml", "data.name=hf:owner")
     assert done.exit_code == 2
-    assert "data.name: 'hf:owner' is no set of the hub" in done.stderr
+    assert "data.name: 'hf:owner' is not a data set of the hub" in done.stderr

@@ -150,7 +150,7 @@ def test_a_set_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
 
 def test_a_part_of_the_set_is_refused(tmp_path: Path) -> None:
     as_folder(tmp_path, cifar.CIFAR10.versions[0], python_files(TEN))
-    with pytest.raises(UserError, match=r"cifar10 in .*: 100 train images, not 50,000: not the whole set"):
+    with pytest.raises(UserError, match=r"cifar10 in .*: 100 train images, not 50,000: it is not the whole set"):
         open_dataset(schema.Data(name="cifar10", root=tmp_path))
 
 

@@ -78,7 +78,7 @@ def test_tiny_imagenet_s_common_split_is_of_the_train_folder_alone(tiny: Path, o
     assert all(path.startswith("train/") for split in dataset.splits.values() for path in split.images.identifiers)
     assert dataset.test and other.test and dataset.test.sha256 != other.test.sha256
     assert carved(val=0.1, test=0.1).test.sha256 == dataset.test.sha256
-    with pytest.raises(UserError, match=r"data\.split\.val: 0\.4, and tiny-imagenet, variant 80k-10k-10k, fixes"):
+    with pytest.raises(UserError, match=r"data\.split\.val is 0\.4, but the variant 80k-10k-10k of tiny-imagenet fixes"):
         carved(val=0.4)
 
 
@@ -90,14 +90,14 @@ def test_a_grey_image_of_tiny_imagenet_has_three_equal_channels(tiny: Path, open
 
 
 def test_half_of_tiny_imagenet_is_refused(tiny: Path, opened_as: Open) -> None:
-    with pytest.raises(UserError, match=r"tiny-imagenet in .*: 800 train images, not 100,000: not the whole set"):
+    with pytest.raises(UserError, match=r"tiny-imagenet in .*: 800 train images, not 100,000: it is not the whole set"):
         opened_as("tiny-imagenet", tiny)
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("val_9999.JPEG\tn00000001\t0\t0\t7\t7", r"val_9999\.JPEG' is listed and not there"),
+        ("val_9999.JPEG\tn00000001\t0\t0\t7\t7", r"val_9999\.JPEG' is listed, and is missing"),
         ("val_1.JPEG\tn99999999\t0\t0\t7\t7", r"'n99999999' is none of the 200 classes"),
         ("../../etc/passwd\tn00000001", r"is not a path inside"),
         ("val_1.JPEG", r"line 401 has 1 columns"),

@@ -236,7 +236,7 @@ def test_a_vtab_task_is_tuned_without_its_test_and_then_trained_on_all(eurosat_t
 
 @pytest.mark.parametrize("share", ["val", "test"])
 def test_shares_that_a_variant_fixes_cannot_be_asked_for(eurosat_task: Path, opened_as: Open, share: str) -> None:
-    message = rf"data\.split\.{share}: 0\.5, and vtab-1k:eurosat, variant tune, fixes what is held out"
+    message = rf"data\.split\.{share} is 0\.5, but the variant tune of vtab-1k:eurosat fixes what is held out"
     with pytest.raises(UserError, match=message):
         opened_as("vtab-1k:eurosat", eurosat_task, {"train": 20, "val": 5}, split=schema.Split(**{share: 0.5}))
     # A run's own configuration has every default written down, and must open again.

@@ -62,7 +62,7 @@ def test_blank_lines_and_comments_are_no_rows(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbfa 1\r\n\n# b 2\r\nc d 3\n")
     assert read_rows(path, 2) == [["a", "1"], ["c", "d", "3"]]
     path.write_text("\n# nothing\n")
-    with pytest.raises(UserError, match=r"list\.txt: lists nothing"):
+    with pytest.raises(UserError, match=r"list\.txt lists nothing"):
         read_rows(path, 2)
 
 

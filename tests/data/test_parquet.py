@@ -86,13 +86,13 @@ def test_a_set_of_the_hub_is_that_folder_in_the_hub_s_cache(
 
 
 def test_nothing_is_fetched_unless_it_is_asked_for(tmp_path: Path, opened_as: Open) -> None:
-    with pytest.raises(UserError, match=r"hf:someone/animals-of-nowhere: not to be had .*; set data\.download: true"):
+    with pytest.raises(UserError, match=r"hf:someone/animals-of-nowhere cannot be had .*; set data\.download: true"):
         opened_as("hf:someone/animals-of-nowhere", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:imagenet", "hf:a/b/c", "hf:../../etc", "hf:a/..", "hf:a/b:", "hf:-/.."])
 def test_a_name_that_is_no_set_of_the_hub_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match="is no set of the hub; write hf:OWNER/NAME"):
+    with pytest.raises(UserError, match="is not a data set of the hub: write hf:OWNER/NAME"):
         find(name)
 
 

@@ -42,7 +42,7 @@ def test_numbers_are_sorted_as_numbers_and_named_columns_are_used(images: Path, 
     table(images, "id,where,grade,label", lambda n: f"{n},scans/{n}.png,{n % 12},x")
     dataset = opened_as("csv", images, columns={"image": "where", "label": "grade"}, split={"val": 0})
     assert dataset.classes == tuple(map(str, range(12)))
-    with pytest.raises(UserError, match=r"data\.columns\.label: no 'grades' in .*did you mean 'grade'"):
+    with pytest.raises(UserError, match=r"data\.columns\.label: there is no column 'grades' in .*did you mean 'grade'"):
         opened_as("csv", images, columns={"image": "where", "label": "grades"})
     with pytest.raises(UserError, match=r"no column is called image or path.*there is id, where, grade, label"):
         opened_as("csv", images)
@@ -89,7 +89,7 @@ def test_own_splits_are_used_and_must_not_part_a_group(images: Path, opened_as: 
         ("path,label\nscans/1.png,\n", "row 1 has no 'label'"),
         ("path,label,patient\nscans/1.png,a, \n", r"row 1 has no 'patient': .*set data\.columns\.group: none"),
         ("path,path\nscans/1.png,a\n", "two columns have the same name"),
-        ("path,label\nscans/99.png,a\n", r"'scans/99\.png' is listed and not there"),
+        ("path,label\nscans/99.png,a\n", r"'scans/99\.png' is listed, and is missing"),
         ("path,label\nscans/1.png,a\n./scans/1.png,a\n", r"'scans/1\.png' is listed twice"),
         ("path,label\n../outside.png,a\n", r"'\.\./outside\.png' is not a path inside"),
         ("path,label\n/etc/passwd,a\n", "'/etc/passwd' is not a path inside"),
@@ -193,7 +193,7 @@ def test_a_table_takes_little_more_memory_than_its_text(
     (tmp_path / "labels.csv").write_text(text)
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match="'x' is listed and not there"):
+        with pytest.raises(UserError, match="'x' is listed, and is missing"):
             opened_as("csv", tmp_path)
         assert tracemalloc.get_traced_memory()[1] < TIMES * len(text)
     finally:

@@ -208,7 +208,7 @@ def test_rows_that_a_file_only_says_it_has_are_refused(
 
     whole = parquet.ParquetFile
     monkeypatch.setattr(parquet, "ParquetFile", Lying)
-    with pytest.raises(UserError, match=r"1,000,000,000,000 rows in all, and 6 in its row groups: damaged"):
+    with pytest.raises(UserError, match=r"is damaged: it claims 1,000,000,000,000 rows, and its row groups have 6"):
         opened()
 
 

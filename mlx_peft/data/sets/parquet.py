@@ -45,7 +45,9 @@ def hub_entry(name: str) -> Entry:
     """The set of the hub that a name means. Raises UserError where it is no such name."""
     match = NAME.fullmatch(name)
     if match is None or ".." in name:
-        raise UserError(f"{name!r} is no set of the hub; write hf:OWNER/NAME, hf:OWNER/NAME:SUBSET or ...@REVISION")
+        raise UserError(
+            f"{name!r} is not a data set of the hub: write hf:OWNER/NAME, hf:OWNER/NAME:SUBSET or ...@REVISION"
+        )
     repository = Repository(match["repo"], match["subset"], match["revision"])
 
     def read(config: schema.Data, variant: Variant) -> Found:
@@ -77,7 +79,7 @@ def read_hub(repository: Repository, config: schema.Data) -> Found:
         )
     except Exception as error:  # of the hub's client, of the network, of the disk
         advice = "try again" if config.download else "set data.download: true to fetch it"
-        raise UserError(f"{config.name}: not to be had ({str(error).partition(chr(10))[0]}); {advice}") from error
+        raise UserError(f"{config.name} cannot be had ({str(error).partition(chr(10))[0]}); {advice}") from error
     return _read(Path(path), config, repository.subset)
 
 

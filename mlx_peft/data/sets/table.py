@@ -158,7 +158,7 @@ def _read(path: Path, root: Path, wanted: schema.Columns) -> _Table:
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num} is no line of a table ({error})") from error
     if not number:
-        raise UserError(f"{path}: lists nothing")
+        raise UserError(f"{path} lists nothing")
     notes = (f"{path.name}: read with {mark!r} between its cells",) if mark != _usual_mark(path) else ()
     column = {"image": "", **column}
     return _Table(column, cells, notes + unused(heading, column, wanted, sample))
