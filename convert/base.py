@@ -143,7 +143,7 @@ def whole(checkpoint: Checkpoint, image_size: int | None = None, args: Mapping[s
     architecture = altered(checkpoint.architecture, changes, "args")
     found = checkpoint.tensors or {}
     if checkpoint.quantization is not None:
-        found = affine.plain(found, checkpoint.architecture, checkpoint.quantization)
+        found = affine.without_codes(found, checkpoint.architecture, checkpoint.quantization)
     classes = found.get("head.weight", np.empty(0)).shape[0]
     tensors, notes = fit(
         found,

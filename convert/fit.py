@@ -202,7 +202,7 @@ def must_hold(found: Mapping[str, tuple[int, ...]], wanted: Shapes, what: str) -
         raise UserError(f"{what}: these tensors are of another shape: {listed(other)}")
 
 
-def named(classes: Sequence[object], tensors: Tensors, where: str) -> tuple[str, ...]:
+def class_names(classes: Sequence[object], tensors: Tensors, where: str) -> tuple[str, ...]:
     """The names of the head's rows: none where there is no head.
 
     Raises:

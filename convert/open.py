@@ -8,7 +8,7 @@ from pathlib import Path
 from convert.canonical import canonical
 from convert.checkpoint import Checkpoint
 from convert.files import read_json, read_tensors
-from convert.fit import must_be_sound, named
+from convert.fit import class_names, must_be_sound
 from convert.kinds import kind_of
 from convert.layouts import transformers
 from convert.layouts.layout import Asked, Reading
@@ -73,7 +73,7 @@ def _known(reading: Reading, layout: str, path: Path, asked: Asked) -> Checkpoin
         resampling=find(name).resampling,
         tensors=tensors,
         notes=(*reading.notes, *notes),
-        classes=named(reading.classes, tensors, f"{path}: id2label"),
+        classes=class_names(reading.classes, tensors, f"{path}: id2label"),
         layout=layout,
         described=layout == "transformers",
         task=reading.task,

@@ -21,7 +21,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.sites import PARTS
 
-KINDS = ("lora_A", "lora_B", "lora_E")
+MATRICES = ("lora_A", "lora_B", "lora_E")
 SCHEDULE = {"tinit": "t_init", "tfinal": "t_final", "deltaT": "delta_t", "beta1": "beta1", "beta2": "beta2"}
 FIELDS = SCHEDULE | {"lora_dropout": "dropout", "orth_reg_weight": "orth_weight"}
 """PEFT's names of the fields that both have, and ours."""
@@ -45,7 +45,7 @@ def pack(method: AdaLoRA, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
     init_r = max(len(tensors[f"{layer}.lora_E"]) for layer in layers)
     pattern = {}
     for layer in layers:
-        A, B, E = (tensors[f"{layer}.{kind}"] for kind in KINDS)
+        A, B, E = (tensors[f"{layer}.{kind}"] for kind in MATRICES)
         B = placed(B, parts_of(method.targets, layer))
         keep = np.full(len(E), True) if whole else E[:, 0] != 0
         packed |= {f"{layer}.lora_A": A[keep], f"{layer}.lora_B": B[:, keep], f"{layer}.lora_E": E[keep]}
@@ -86,9 +86,9 @@ def unpack(method: AdaLoRA, packed: Tensors) -> Tensors:
 
 def notes(method: AdaLoRA) -> list[str]:
     """What PEFT does otherwise in silence, were it to train the adapter further."""
-    said = ["the adapter does not know how many steps the run had: total_step is the least that PEFT accepts"]
+    notes = ["the adapter does not know how many steps the run had: total_step is the least that PEFT accepts"]
     if method.orth_weight:
-        said.append(
+        notes.append(
             "Hugging Face PEFT adds the orthogonality penalty to no model that returns a tensor, as timm's do: trained "
             "further there, the adapter is without it"
         )
@@ -103,7 +103,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[AdaL
         UserError: for what is more than AdaLoRA on the linear layers of the blocks.
     """
     must_be_plain(config, READ | NO_MATTER, path)
-    layers = by_layer(packed, KINDS, "AdaLoRA", path)
+    layers = by_layer(packed, MATRICES, "AdaLoRA", path)
     targets, blocks = where(config, layers, path)
     with understood(AdaLoRA, "AdaLoRA", path):
         method = AdaLoRA.model_validate({

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from convert.adapters import adalora, ia3, ln_tuning, lora, vera
 from convert.files import read_json, read_safetensors, write_json, write_safetensors
-from convert.fit import named
+from convert.fit import class_names
 from convert.places import last_part, without_places
 from convert.problem import KEY, known, written
 from mlx_peft.config.methods import (
@@ -251,7 +251,7 @@ def _with_sound_head(adapter: Adapter, path: Path) -> Adapter:
             rows = "there is no head.weight" if weight is None else f"the head has {len(weight)} rows"
             raise UserError(f"{path}: {head}.bias has the shape {bias.shape}, and {rows}")
     if "head.weight" in adapter.tensors:
-        named(adapter.classes, adapter.tensors, f"{path}: its classes")
+        class_names(adapter.classes, adapter.tensors, f"{path}: its classes")
     return adapter
 
 

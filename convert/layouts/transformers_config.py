@@ -41,10 +41,11 @@ NUMBERS = (
 LARGEST = 2**20
 """No number in a configuration may be so large: a shape is computed from it before a tensor is looked at."""
 
-KINDS: dict[str, Any] = {
+TYPES: dict[str, Any] = {
     **dict.fromkeys(NUMBERS, int), "num_channels": int, "mlp_ratio": (int, float), "layer_norm_eps": (int, float),
     "hidden_act": str, "qkv_bias": bool, "use_swiglu_ffn": bool,
 }  # fmt: skip
+"""The types that the values of a configuration may have."""
 
 WHOLE = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 """Models with a text tower; the vision tower's configuration is their ``vision_config``."""
@@ -143,7 +144,7 @@ def architecture_of(config: Mapping[str, Any], variant: Variant, path: Path) -> 
     if not isinstance(vision, dict):
         raise UserError(f"{path}: vision_config is no object")
     values = DEFAULTS[variant.kind] | {key: value for key, value in vision.items() if value is not None}
-    for key, kind in KINDS.items():
+    for key, kind in TYPES.items():
         if key in values and (not isinstance(values[key], kind) or isinstance(values[key], bool) is not (kind is bool)):
             raise UserError(f"{path}: {key}: {values[key]!r} is not understood")
     if values["num_channels"] != 3:

@@ -7,7 +7,7 @@ from pathlib import Path
 from convert.canonical import canonical
 from convert.checkpoint import Checkpoint
 from convert.files import read_json, read_tensors
-from convert.fit import must_be_sound, named
+from convert.fit import class_names, must_be_sound
 from convert.hub import download
 from convert.layouts.naming import fitting
 from convert.problem import task_of
@@ -137,7 +137,7 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
         tensors=tensors,
         notes=notes,
         quantization=quantization,
-        classes=named(labels if isinstance(labels, list) else (), tensors, f"{path}: label_names"),
+        classes=class_names(labels if isinstance(labels, list) else (), tensors, f"{path}: label_names"),
         described=True,
         task=task_of(config, path),
     )

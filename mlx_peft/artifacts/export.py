@@ -103,7 +103,7 @@ def export_model(
     if any(tensor.dtype == np.uint32 for tensor in tensors.values()):
         if base.quantization is None:
             raise UserError(f"{base.name} is in codes, and its base does not say in which: merge it with --dequantize")
-        tensors = affine.plain(tensors, base.architecture, base.quantization)
+        tensors = affine.without_codes(tensors, base.architecture, base.quantization)
         notes.append(f"the codes, {described(base.quantization)}, are written as the float32 weights they stand for")
     if (reading := chosen.reading(base.task)) is not None:
         notes.append(reading)

@@ -24,7 +24,7 @@ from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization, described
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.problems import made
+from mlx_peft.core.problems import validated
 from mlx_peft.tasks.registry import classification
 
 __all__ = [
@@ -64,7 +64,7 @@ def create_model(
     Raises:
         UserError: the name is unknown, or the weights do not fit it or cannot be quantised so.
     """
-    description = made(Model, name, {"name": name, "weights": weights, "image_size": image_size})
+    description = validated(Model, name, {"name": name, "weights": weights, "image_size": image_size})
     base = load_base(description, num_classes, seed, quantize)
     if (border := base.architecture.border_note) is not None and border in base.notes:
         warnings.warn(border, stacklevel=2)

@@ -83,30 +83,30 @@ def throughput(settings: Settings) -> list[Throughput]:
         split=schema.Split(val=0),
         augment=schema.Augment(crop="random_resized", flip=True),
     )
-    plain = open_dataset(config)
-    if len(plain.splits) > 1:
+    dataset = open_dataset(config)
+    if len(dataset.splits) > 1:
         raise UserError(
-            f"{settings.root}: has splits ({', '.join(plain.splits)}), and the DataLoader would read them as classes; "
-            f"name the folder of one: {plain.train.images.identifiers[0].partition('/')[0]}"
+            f"{settings.root}: has splits ({', '.join(dataset.splits)}), and the DataLoader would read them as "
+            f"classes; name the folder of one: {dataset.train.images.identifiers[0].partition('/')[0]}"
         )
     peer = load_loaders() if importlib.util.find_spec("torch") else None
     with tempfile.TemporaryDirectory() as folder:
-        kept = cached(plain, config.model_copy(update={"cache": schema.Cache(gigabytes=1e6, folder=Path(folder))}))
+        kept = cached(dataset, config.model_copy(update={"cache": schema.Cache(gigabytes=1e6, folder=Path(folder))}))
         contenders: dict[tuple[str, str], Callable[[], Iterable[object]]] = {}
         for interpolation in INTERPOLATIONS:
             if peer is not None:
                 loader = peer.loader(
                     settings.root, settings.image_size, settings.batch_size, settings.threads, interpolation
                 )
-                if len(loader.dataset) != plain.train.size:
+                if len(loader.dataset) != dataset.train.size:
                     raise UserError(
                         f"{settings.root}: torchvision finds {len(loader.dataset):,} images there and this project "
-                        f"{plain.train.size:,}; a comparison needs the same: {'; '.join(plain.notes) or 'no notes'}"
+                        f"{dataset.train.size:,}; a comparison needs the same: {'; '.join(dataset.notes) or 'no notes'}"
                     )
                 contenders["torch DataLoader", interpolation] = lambda loader=loader: loader  # type: ignore[misc]
-            contenders["mlx-peft", interpolation] = batches(plain, config, settings, interpolation)
+            contenders["mlx-peft", interpolation] = batches(dataset, config, settings, interpolation)
             contenders["mlx-peft, decoded cache", interpolation] = batches(kept, config, settings, interpolation)
-        speeds = rounds(contenders, plain.train.size, settings.rounds)
+        speeds = rounds(contenders, dataset.train.size, settings.rounds)
     found = []
     for (name, interpolation), own in speeds.items():
         others = speeds.get(("torch DataLoader", interpolation))

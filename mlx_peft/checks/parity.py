@@ -12,7 +12,7 @@ import numpy as np
 
 from convert.base import Base, load_base
 from mlx_peft.config.methods import Linear, Method
-from mlx_peft.config.quantization import asked, is_scale
+from mlx_peft.config.quantization import from_options, is_scale
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, suggest
@@ -262,13 +262,15 @@ def run(
     if method is not None and method not in METHODS:
         raise UserError(f"no method {method!r} in the parity matrix{suggest(method, METHODS)}")
     if bits is not None:
-        asked(bits, GROUP_SIZE)
-        some = [method] if method else QUANTIZED_METHODS
-        return cells([model] if model else QUANTIZED_MODELS, some, [bits], steps=steps)
+        from_options(bits, GROUP_SIZE)
+        methods = [method] if method else QUANTIZED_METHODS
+        return cells([model] if model else QUANTIZED_MODELS, methods, [bits], steps=steps)
     models = [name for name in QUANTIZED_MODELS if model in (None, name)]
     methods = [name for name in QUANTIZED_METHODS if method in (None, name)]
-    plain = [name for name in PLAIN_METHODS if method in (None, name)]
-    return chain(cells([model] if model else MODELS, plain, steps=steps), cells(models, methods, BITS, steps=steps))
+    float_methods = [name for name in PLAIN_METHODS if method in (None, name)]
+    return chain(
+        cells([model] if model else MODELS, float_methods, steps=steps), cells(models, methods, BITS, steps=steps)
+    )
 
 
 def summary(results: list[Cell]) -> dict[str, object]:

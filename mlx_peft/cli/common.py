@@ -31,7 +31,7 @@ Backend = Annotated[
     typer.Option("--backend", metavar="mlx|torch", help="What computes: mlx or torch.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON document to standard output, nothing else.")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.", show_default=False)]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.", show_default=False)]
 RunOrAdapter = Annotated[
     Path,
     typer.Argument(
@@ -64,14 +64,14 @@ def base_of(name: str | None, weights: str, image_size: int | None = None) -> Mo
     Raises UserError for what goes with it alone, and for what can be no name.
     """
     from mlx_peft.config.schema import Model
-    from mlx_peft.core.problems import made
+    from mlx_peft.core.problems import validated
 
     if name is None and weights != "timm":
         raise UserError("--weights needs --model: the name of the model that has them")
     if name is None and image_size is not None:
         raise UserError("--image-size needs --model: the name of the model that the adapter belongs to")
     values = {"name": name, "weights": weights, "image_size": image_size}
-    return None if name is None else made(Model, "--model", values)
+    return None if name is None else validated(Model, "--model", values)
 
 
 def read_experiment(

@@ -73,7 +73,7 @@ def convert(
     from mlx_peft.artifacts import convert as engine
     from mlx_peft.artifacts.targets import TARGETS
     from mlx_peft.config.files import override
-    from mlx_peft.config.quantization import asked
+    from mlx_peft.config.quantization import from_options
     from mlx_peft.core.errors import UserError, suggest
 
     if to not in TARGETS:
@@ -90,7 +90,7 @@ def convert(
         part=part,
         adapter=adapter,
         dtype=dtype,
-        quantization=None if bits is None else asked(bits, group_size),
+        quantization=None if bits is None else from_options(bits, group_size),
         verify=not no_verify,
         backend=backend_of(ctx, backend),
     )

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from mlx_peft.cli.common import AsJson, Backend, Run, backend_of, echo, echo_json
+from mlx_peft.cli.common import AsJson, Backend, RunArgument, backend_of, echo, echo_json
 
 
 def eval(
     ctx: typer.Context,
-    run: Run,
+    run: RunArgument,
     split: Annotated[Literal["val", "test"], typer.Option(metavar="val|test", help="Images to evaluate on.")] = "test",
     model: Annotated[
         Path | None,

@@ -26,8 +26,8 @@ def info(
         echo_json(found)
         return
     for key, value in found.items():
-        plain = key == "quantization" and value is None and found.get("model") is not None
-        for index, line in enumerate(["none"] if plain else lines(value)):
+        unquantised = key == "quantization" and value is None and found.get("model") is not None
+        for index, line in enumerate(["none"] if unquantised else lines(value)):
             echo(f"{'' if index else key.replace('_', ' '):<14} {line}".rstrip())
 
 

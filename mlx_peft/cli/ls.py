@@ -34,8 +34,10 @@ def ls(
     if as_json:
         echo_json(found)
     elif found:
-        facts = [heading for key, heading in FACTS.items() if key in found[0]]
-        rows = [["name", *facts, HEADING.get(kind, "description")]] * bool(facts) + [cells(entry) for entry in found]
+        facts = [heading for key, heading in HEADINGS.items() if key in found[0]]
+        rows = [["name", *facts, LAST_HEADING.get(kind, "description")]] * bool(facts) + [
+            cells(entry) for entry in found
+        ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -47,7 +49,7 @@ def ls(
 
 def cells(entry: dict[str, Any]) -> list[str]:
     """An entry as a line's columns."""
-    return [entry["name"], *(cell(key, value) for key, value in entry.items() if key in FACTS), entry["description"]]
+    return [entry["name"], *(cell(key, value) for key, value in entry.items() if key in HEADINGS), entry["description"]]
 
 
 def cell(key: str, value: Any) -> str:
@@ -68,7 +70,7 @@ def variants(found: list[dict[str, Any]]) -> str:
     return "; ".join(f"{', '.join(alike)}: {sizes}" for sizes, alike in names.items()) or "data.split's"
 
 
-FACTS = {
+HEADINGS = {
     "parameters": "parameters",
     "image_size": "pixels",
     "licenses": "licences",
@@ -81,7 +83,7 @@ FACTS = {
 }
 """These facts may be known of an entry; the heading over each."""
 
-HEADING = {"models": "tags"}
+LAST_HEADING = {"models": "tags"}
 """The heading over the last column, where that is no description."""
 
 

@@ -112,18 +112,18 @@ def kept_elsewhere() -> Iterator[None]:
 
 
 @contextmanager
-def said_beside(made: Path) -> Iterator[None]:
+def said_beside(written: Path) -> Iterator[None]:
     """Has the folder of a file say, once that file is there, that something which the block printed was dropped."""
-    said = False
+    noted = False
 
     def say(error: OSError) -> None:
-        nonlocal said
-        if said or not made.exists():
+        nonlocal noted
+        if noted or not written.exists():
             return
-        said = True
+        noted = True
         when = datetime.now().astimezone().isoformat(timespec="seconds")
         text = f"{when}: what was printed could not be written ({error.strerror}). It was dropped; the work went on.\n"
-        with suppress(OSError), open(made.with_name(NOTE), "a", encoding="utf-8") as file:
+        with suppress(OSError), open(written.with_name(NOTE), "a", encoding="utf-8") as file:
             file.write(text)
 
     streams = [found for stream in (sys.stdout, sys.stderr) if (found := raw(stream)) is not None]

@@ -31,12 +31,12 @@ def quantize(
 ) -> None:
     """Write a model, or a run merged first, in few bits a weight."""
     from mlx_peft.artifacts.merge import quantize_model
-    from mlx_peft.config.quantization import asked
+    from mlx_peft.config.quantization import from_options
 
     written = quantize_model(
         source,
         out,
-        asked(bits, group_size),
+        from_options(bits, group_size),
         backend_of(ctx, backend),
         name=adapter,
         model=base_of(model, weights, image_size),

@@ -12,7 +12,7 @@ from mlx_peft.cli.common import AsJson, echo, echo_file, echo_json
 from mlx_peft.core.text import printable
 
 if TYPE_CHECKING:
-    from mlx_peft.report.gather import Damaged, Run
+    from mlx_peft.report.gather import Damaged, FinishedRun
 
 
 def report(
@@ -50,7 +50,7 @@ def report(
         raise typer.Exit(1)
 
 
-def show(runs: Sequence[Run], damaged: Sequence[Damaged] = ()) -> None:
+def show(runs: Sequence[FinishedRun], damaged: Sequence[Damaged] = ()) -> None:
     """The table, as suits standard output: drawn on a terminal, in Markdown elsewhere."""
     from rich.console import Console
 

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from mlx_peft.cli.common import AsJson, Backend, Run, backend_of, echo, echo_json
+from mlx_peft.cli.common import AsJson, Backend, RunArgument, backend_of, echo, echo_json
 
 
 def simulate(
     ctx: typer.Context,
-    run: Run,
+    run: RunArgument,
     settings: Annotated[
         list[str] | None,
         typer.Argument(metavar="wNaN", help="Bits of weights, activations: w8a8, if left out.", show_default=False),
@@ -40,10 +40,10 @@ def simulate(
 ) -> None:  # fmt: skip
     """Quantise a run, activations too, in simulation, and evaluate it."""
     from mlx_peft.artifacts.simulate import simulate_run
-    from mlx_peft.config.simulation import asked
+    from mlx_peft.config.simulation import from_options
     from mlx_peft.report.simulation import document, lines
 
-    simulations = asked(
+    simulations = from_options(
         settings or ["w8a8"],
         calibration or ["repq"],
         percentile=percentile,

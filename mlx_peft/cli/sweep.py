@@ -19,7 +19,7 @@ from mlx_peft.cli.output import kept_elsewhere, said_beside
 from mlx_peft.cli.report import show
 
 if TYPE_CHECKING:
-    from mlx_peft.studies.sweep import Outcome, Run
+    from mlx_peft.studies.sweep import Outcome, SuiteRun
 
 WORKER = (sys.executable, "-m", "mlx_peft.cli.sweep")
 
@@ -64,11 +64,13 @@ def sweep(
         tell(runs, outcomes, note, as_json=as_json)
 
 
-def _finished(runs: Sequence[Run]) -> int:
+def _finished(runs: Sequence[SuiteRun]) -> int:
     return sum(run.folder.result.exists() for run in runs)
 
 
-def tell(runs: Sequence[Run], outcomes: Mapping[str, Outcome], note: Callable[[str], None], *, as_json: bool) -> None:
+def tell(
+    runs: Sequence[SuiteRun], outcomes: Mapping[str, Outcome], note: Callable[[str], None], *, as_json: bool
+) -> None:
     """Prints what became of the runs, and ends the command with what that means for its status."""
     if as_json:
         echo_json({"runs": [entry(run, outcomes) | {"result": run.folder.read_result()} for run in runs]})
@@ -89,7 +91,7 @@ def tell(runs: Sequence[Run], outcomes: Mapping[str, Outcome], note: Callable[[s
         raise typer.Exit(1)
 
 
-def write(runs: Sequence[Run], outcomes: Mapping[str, Outcome], out: Path) -> None:
+def write(runs: Sequence[SuiteRun], outcomes: Mapping[str, Outcome], out: Path) -> None:
     """Writes what became of each run so far, as ``sweep.json``; the finished ones as ``table.md`` and ``table.csv``."""
     from mlx_peft.core.writing import write_together
     from mlx_peft.report import tables
@@ -102,7 +104,7 @@ def write(runs: Sequence[Run], outcomes: Mapping[str, Outcome], out: Path) -> No
         write_together({out / name: text.encode() for name, text in texts.items()})
 
 
-def entry(run: Run, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+def entry(run: SuiteRun, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     """What became of a run: finished, failed, interrupted, or waiting for its turn."""
     outcome = outcomes.get(run.name)
     return {
@@ -114,7 +116,7 @@ def entry(run: Run, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     }
 
 
-def finished_runs(runs: Sequence[Run]) -> tuple[list[Any], list[Any]]:
+def finished_runs(runs: Sequence[SuiteRun]) -> tuple[list[Any], list[Any]]:
     """Those that are finished, by their names in the suite, for a table; and those of them that are damaged."""
     from mlx_peft.core.errors import UserError
     from mlx_peft.report.gather import Damaged, read_run

@@ -33,7 +33,7 @@ def packed(codes: NDArray[np.uint32], bits: int) -> NDArray[np.uint32]:
     return np.packbits(stream.reshape(len(codes), -1), axis=1, bitorder="little").view("<u4").astype(np.uint32)
 
 
-def plain(tensors: Tensors, architecture: Architecture, quantization: Quantization) -> Tensors:
+def without_codes(tensors: Tensors, architecture: Architecture, quantization: Quantization) -> Tensors:
     """A quantised model's tensors with the weights that its codes stand for, float32."""
     result = dict(tensors)
     for site in quantization.sites(architecture):

@@ -73,7 +73,7 @@ class Ranges:
         seen = self.operands.setdefault(point, Operand(low, high))
         seen.low, seen.high = np.minimum(seen.low, low), np.maximum(seen.high, high)
         # The same rows of two operands of one shape: SwiGLU's two layers share theirs.
-        seen.rows.append(some(rows, SAMPLE * len(operand) // self.images, [self.seed, len(seen.rows)]))
+        seen.rows.append(sampled(rows, SAMPLE * len(operand) // self.images, [self.seed, len(seen.rows)]))
 
 
 class Choice:
@@ -108,12 +108,12 @@ class Errors:
         self.choices, self.seed = choices, seed
 
     def __call__(self, point: str, operand: np.ndarray) -> None:
-        rows = some(operand.reshape(-1, operand.shape[-1]), JUDGED, [self.seed])
+        rows = sampled(operand.reshape(-1, operand.shape[-1]), JUDGED, [self.seed])
         for choices in self.choices:
             choices[point].look(rows)
 
 
-def some(rows: np.ndarray, numbers: int, seed: Sequence[int]) -> np.ndarray:
+def sampled(rows: np.ndarray, numbers: int, seed: Sequence[int]) -> np.ndarray:
     """As many rows as hold so many numbers, one at least, in their order; all where there are no more."""
     wanted = max(1, numbers // rows.shape[1])
     if wanted < len(rows):

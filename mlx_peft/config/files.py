@@ -15,7 +15,7 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.config.yaml_io import Document
 from mlx_peft.core.bounds import must_be_usable
 from mlx_peft.core.errors import Command, UserError, shown
-from mlx_peft.core.problems import listed
+from mlx_peft.core.problems import in_lines
 from mlx_peft.core.sections import Place
 
 MAX_FILES = 64
@@ -63,7 +63,7 @@ def resolve(document: Document, checks: Mapping[str, Callable[[str], object]] | 
                 found[place] = str(error)
                 command = command or error.command
     if found or experiment is None:
-        raise UserError(listed(found, document.where), command=command)
+        raise UserError(in_lines(found, document.where), command=command)
     return experiment
 
 

@@ -112,7 +112,7 @@ def described(quantization: Quantization | None) -> str:
     return "null" if quantization is None else f"{quantization.bits} bits in groups of {quantization.group_size}"
 
 
-def asked(bits: int, group_size: int) -> Quantization:
+def from_options(bits: int, group_size: int) -> Quantization:
     """What a person asks for by two numbers. Raises UserError where no such codes are known."""
     for name, value, known in (("bits", bits, get_args(Bits)), ("group_size", group_size, get_args(GroupSize))):
         if value not in known:

@@ -122,7 +122,7 @@ def points(architecture: Architecture) -> list[str]:
     return found
 
 
-def asked(
+def from_options(
     settings: Sequence[str],
     calibrations: Sequence[str],
     *,

@@ -21,7 +21,7 @@ from mlx_peft.config.step import FolderName, Step
 from mlx_peft.config.yaml_io import Document
 from mlx_peft.core.bounds import LONGEST_PART, LONGEST_PATH
 from mlx_peft.core.errors import UserError, shown
-from mlx_peft.core.problems import listed
+from mlx_peft.core.problems import in_lines
 from mlx_peft.core.sections import Place
 
 MAX_RUNS = 1000
@@ -56,7 +56,7 @@ Axes = Annotated[dict[str, tuple[Any, ...]], AfterValidator(_keys), AfterValidat
 """Keys, each with the values it takes in turn: every combination is a run."""
 
 
-class Run(Section):
+class RunSection(Section):
     """One entry of a suite: a run, or a grid of them."""
 
     name: FolderName = Field(description="of the run, and of its folder")
@@ -74,7 +74,7 @@ class Suite(Section):
         None, description="each run is made once for each; null: the base's own"
     )
     axes: Axes = Field(default_factory=dict, description="a grid: each key with its values")
-    runs: tuple[Run, ...] = Field((), description="runs by name; none: the base itself, on the axes")
+    runs: tuple[RunSection, ...] = Field((), description="runs by name; none: the base itself, on the axes")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def load(
         suite = Suite.model_validate_json(json.dumps(document.values), strict=True)
     except ValidationError as error:
         found = problems.explain(error, Suite)
-        raise UserError(f"{path} is not a valid suite:\n{listed(found, document.where)}") from None
+        raise UserError(f"{path} is not a valid suite:\n{in_lines(found, document.where)}") from None
     start = files.merged(
         Document(dict(defaults or {}), {}), files.compose(recipes.locate(suite.base, beside=path.parent))
     )

@@ -56,8 +56,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _list_node(dumper: _Dumper, data: list[Any]) -> yaml.Node:
-    plain = not any(isinstance(item, dict | list) for item in data)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=plain)
+    flat = not any(isinstance(item, dict | list) for item in data)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flat)
 
 
 _Dumper.add_representer(list, _list_node)
@@ -129,8 +129,8 @@ def _read(text: str, source: str, where: dict[Place, str]) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        said = ", ".join(filter(None, (error.context, error.problem)))
-        raise UserError(f"{source}{line}: {shortened(said, LONGEST)}") from None
+        problem = ", ".join(filter(None, (error.context, error.problem)))
+        raise UserError(f"{source}{line}: {shortened(problem, LONGEST)}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{source}: {shortened(str(error).splitlines()[0], LONGEST)}") from None
 

@@ -76,7 +76,7 @@ def reason(error: Exception, root: type) -> str:
     return in_a_line(error, root) if isinstance(error, ValidationError) else str(error)
 
 
-def made(root: type[Root], where: str, values: Mapping[str, Any]) -> Root:
+def validated(root: type[Root], where: str, values: Mapping[str, Any]) -> Root:
     """A section of values that do not come from a file of experiments. Raises UserError, ``where`` at its head."""
     try:
         return root.model_validate(values)
@@ -84,7 +84,7 @@ def made(root: type[Root], where: str, values: Mapping[str, Any]) -> Root:
         raise UserError(f"{where}: {in_a_line(error, root)}") from None
 
 
-def listed(found: Mapping[Place, str], where: Mapping[Place, str]) -> str:
+def in_lines(found: Mapping[Place, str], where: Mapping[Place, str]) -> str:
     """The messages, one ``path: message`` a line, each with the file and line where that is known."""
     lines = []
     for place, message in list(found.items())[:MOST]:

@@ -107,10 +107,10 @@ class Table:
         """The first cells of the columns that hold texts or whole numbers."""
         import pyarrow.types as kinds
 
-        def told(kind: Any) -> bool:
+        def readable(kind: Any) -> bool:
             return bool(kinds.is_integer(kind) or kinds.is_string(kind) or kinds.is_large_string(kind))
 
-        named = [field.name for field in self.schema if told(field.type)]
+        named = [field.name for field in self.schema if readable(field.type)]
         with self._open(self.files[0], *named) as file:
             first = self._metadata[0].row_group(0) if self._metadata[0].num_row_groups else None
             sizes = {} if first is None else _sizes(first)

@@ -64,7 +64,7 @@ IDENTITY = frozenset(
 NONE = "none"
 """It stands in `data.columns` for no column of splits or groups."""
 
-FACTS = frozenset(
+DESCRIPTIONS = frozenset(
     {"age", "sex", "gender", "race", "weight", "height", "type", "status", "position", "date", "view"}
     | {"class", "label", "category", "target", "diagnosis", "dx", "split", "fold", "set"}
 )
@@ -141,7 +141,7 @@ def _may_group(name: str, cells: Sequence[object]) -> bool:
     if not 2 <= len(values) < len(cells):
         return False
     words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", spelled(name))}
-    if words & FACTS:
+    if words & DESCRIPTIONS:
         return False
     if MAYBE_GROUP.search(folded(name)):
         return True

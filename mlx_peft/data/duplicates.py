@@ -133,18 +133,18 @@ class Glances:
         alike = _ones(apart) <= NEAR
         for earlier in self._bands[:band]:
             alike &= apart & earlier != 0
-        some, others = np.flatnonzero(alike.any(1)), np.flatnonzero(alike.any(0))
-        if len(some):
-            alike[np.ix_(some, others)] &= correlated(self._levels[rows[some]], self._levels[columns[others]])
+        here, there = np.flatnonzero(alike.any(1)), np.flatnonzero(alike.any(0))
+        if len(here):
+            alike[np.ix_(here, there)] &= correlated(self._levels[rows[here]], self._levels[columns[there]])
         return alike
 
 
-def correlated(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+def correlated(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Whether small images, uint8 ``(n, 256)`` and ``(m, 256)``, correlate by CORRELATED or more: bool ``(n, m)``.
 
     r = (n sum ab - sum a sum b) / sqrt((n sum aa - (sum a)^2) (n sum bb - (sum b)^2)). A flat one correlates with none.
     """
-    one, other = some.astype(np.float32), others.astype(np.float32)
+    one, other = first.astype(np.float32), second.astype(np.float32)
     count = one.shape[1]
     # Whole numbers below 2^24, which float32 holds: the sums are exact, whatever their order.
     products = (one @ other.T).astype(np.float64)

@@ -11,12 +11,11 @@ from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.core.text import printable
 from mlx_peft.data.dataset import Split
+from mlx_peft.data.names import EXAMPLES
 from mlx_peft.tasks.single_label import SINGLE_LABEL
 from mlx_peft.tasks.task import Task
 
 SPLITS = ("train", "val", "test")
-NAMED = 3
-"""How many of the names that differ a message names."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,9 @@ class Entry:
             raise UserError(f"{where}: two classes have the name {twice[0]!r}")
         if self.names is not None and set(classes) != set(self.names):
             missing, more = (sorted(set(a) - set(b)) for a, b in ((self.names, classes), (classes, self.names)))
-            parts = [f"no {named(missing)}"] * bool(missing) + [f"{named(more)}, which it does not have"] * bool(more)
+            parts = [f"no {examples(missing)}"] * bool(missing) + [f"{examples(more)}, which it does not have"] * bool(
+                more
+            )
             raise UserError(f"{where}: the classes are not the set's: {'; '.join(parts)}")
         if self.classes is not None and len(classes) != self.classes:
             raise UserError(
@@ -141,7 +142,7 @@ def _check_apart(splits: Mapping[str, Split], where: str) -> None:
         for other in names[:place]:
             both = [image for image in splits[other].images.identifiers if image in listed]
             if both:
-                raise UserError(f"{where}: {named(both)} in {other} and in {name}: an image belongs to one split")
+                raise UserError(f"{where}: {examples(both)} in {other} and in {name}: an image belongs to one split")
             ours, theirs = splits[other].groups, held.groups
             if ours is not None and theirs is not None and (shared := np.intersect1d(ours, theirs)).size:
                 raise UserError(
@@ -150,7 +151,7 @@ def _check_apart(splits: Mapping[str, Split], where: str) -> None:
                 )
 
 
-def named(names: Sequence[str]) -> str:
+def examples(names: Sequence[str]) -> str:
     """The first of the names, and how many more there are."""
-    listed = ", ".join(map(repr, names[:NAMED]))
-    return listed + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    listed = ", ".join(map(repr, names[:EXAMPLES]))
+    return listed + (f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else "")

@@ -69,7 +69,7 @@ def unread_notes(unread: Unread | None) -> tuple[str, ...]:
 
 
 @contextmanager
-def told(notes: Callable[[], Iterable[str]]) -> Iterator[None]:
+def with_notes(notes: Callable[[], Iterable[str]]) -> Iterator[None]:
     """Has a refusal of the block say what is noted up to there, where it does not say so itself."""
     try:
         yield

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import printable
-from mlx_peft.data.entry import SPLITS, named
+from mlx_peft.data.entry import SPLITS, examples
 from mlx_peft.data.lists import printed
 from mlx_peft.data.names import is_container, plain_split, preferred, says_nothing, spelled, split_of
 from mlx_peft.data.tree import Folder, scan
@@ -51,8 +51,8 @@ def split_folders(tree: Folder, root: Path) -> dict[str, Folder]:
             if len(names) > 1:
                 raise UserError(f"{where}: both {' and '.join(names)} are there; keep one")
         return {split: folders[splits[split][0]] for split in SPLITS if split in splits}
-    said = _all_said(tree)
-    for splits in (*several.values(), *([said] if len(said) > 1 else [])):
+    named = _by_split(tree)
+    for splits in (*several.values(), *([named] if len(named) > 1 else [])):
         if len(splits) > 1 or {*tree.holding} <= {*chain(*splits.values())}:
             raise UserError(
                 f"{where}: {_listed(splits)} are splits and not classes, and there is no train/CLASS/IMAGE.jpg to "
@@ -61,16 +61,16 @@ def split_folders(tree: Folder, root: Path) -> dict[str, Folder]:
     return {}
 
 
-def _all_said(tree: Folder) -> dict[str, list[str]]:
+def _by_split(tree: Folder) -> dict[str, list[str]]:
     """The folders that hold images by the split that each says, whatever else it says (``train``, ``test1``).
 
     None where one of them says no split.
     """
     found: dict[str, list[str]] = {}
     for name in tree.holding:
-        if (said := split_of(name)) is None:
+        if (words := split_of(name)) is None:
             return {}
-        found.setdefault(said[0], []).append(name)
+        found.setdefault(words[0], []).append(name)
     return found
 
 
@@ -145,7 +145,7 @@ def splits_in_classes(tree: Folder, root: Path) -> dict[str, Classes]:
     if "train" not in found:
         return {}
     if any(_between(folders) for folders in found["train"].values()):
-        raise UserError(f"{root}: {named([*tree.holding])} have splits of their own; set data.root to one of them")
+        raise UserError(f"{root}: {examples([*tree.holding])} have splits of their own; set data.root to one of them")
     return {split: dict(sorted(found[split].items())) for split in SPLITS if split in found}
 
 
@@ -160,26 +160,26 @@ def check_level(classes: Classes, where: Path) -> tuple[str, ...]:
         place = printable(str(where / name))
         if len({split for word in inside if (split := plain_split(word))}) > 1:
             raise UserError(
-                f"{place}: {named(inside)} in it are splits: set data.root to it, or make it train/CLASS/IMAGE.jpg"
+                f"{place}: {examples(inside)} in it are splits: set data.root to it, or make it train/CLASS/IMAGE.jpg"
             )
         if split_of(name):
             raise UserError(f"{place} is called like a split, and no folder beside it is called like train")
         if twice := sorted({spelled(word) for word in inside} & {*classes} - {name}):
             raise UserError(
-                f"{place}: the folders {named(twice)} in it are called like the classes beside it: is it a "
+                f"{place}: the folders {examples(twice)} in it are called like the classes beside it: is it a "
                 "second copy of the set? Move it elsewhere"
             )
     if deep and len(deep) == len(classes):
-        first = ", ".join(f"{name!r} holds {named(inside)}" for name, inside in list(deep.items())[:2])
+        first = ", ".join(f"{name!r} holds {examples(inside)}" for name, inside in list(deep.items())[:2])
         raise UserError(
-            f"{where}: every image lies a folder below its class: {first}. Where {named([*deep])} are the classes, set "
-            f"data.variant: {OUTER}; where the folders in them are, set data.variant: {INNER}; where one of "
+            f"{where}: every image lies a folder below its class: {first}. Where {examples([*deep])} are the classes, "
+            f"set data.variant: {OUTER}; where the folders in them are, set data.variant: {INNER}; where one of "
             "them is the set, set data.root to it"
         )
     like = [f"{name!r} is taken for a class, though it is called like a split" for name in classes if plain_split(name)]
     return (
         *like,
-        *(f"all images of class {name!r} lie in folders in it: {named(inside)}" for name, inside in deep.items()),
+        *(f"all images of class {name!r} lie in folders in it: {examples(inside)}" for name, inside in deep.items()),
     )
 
 

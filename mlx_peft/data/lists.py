@@ -15,7 +15,7 @@ import numpy as np
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import printable
 from mlx_peft.data.dataset import FileImages, Split
-from mlx_peft.data.names import spelled
+from mlx_peft.data.names import EXAMPLES, spelled
 from mlx_peft.data.strangers import HEAD, stranger
 
 MAX_TEXT = 2**28
@@ -27,15 +27,11 @@ WHOLE = re.compile(r"-?[0-9]{1,18}")
 ADVISED = 200
 """So many listed images that are not there are looked for elsewhere."""
 
-NAMED = 3
-"""How many of the files that were left out a note names."""
-
 
 def left_out(kind: str, names: Sequence[str]) -> str:
     """A note about images that were not taken: how many, and the first of them."""
-    return (
-        f"left out, {kind}: {len(names)} ({', '.join(printed(names[:NAMED]))}{', ...' if len(names) > NAMED else ''})"
-    )
+    more = ", ..." if len(names) > EXAMPLES else ""
+    return f"left out, {kind}: {len(names)} ({', '.join(printed(names[:EXAMPLES]))}{more})"
 
 
 def printed(names: Iterable[str]) -> list[str]:

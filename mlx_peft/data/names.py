@@ -31,6 +31,9 @@ CONTAINERS = frozenset(
 """These words say nothing but that images are in it, in lower case: in a split's name (``test_set``), or a folder's
 own."""
 
+EXAMPLES = 3
+"""A message or a note that is about many names gives so many of them."""
+
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_a-zA-Z]+|\d+")
 
 

@@ -11,8 +11,8 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import Dataset, Split
 from mlx_peft.data.depth import shallow
 from mlx_peft.data.duplicates import clusters
-from mlx_peft.data.entry import Entry, Found, Variant, named
-from mlx_peft.data.leftout import told
+from mlx_peft.data.entry import Entry, Found, Variant, examples
+from mlx_peft.data.leftout import with_notes
 from mlx_peft.data.limits import limits
 from mlx_peft.data.looking import Watch, unwatched
 from mlx_peft.data.registry import find
@@ -44,10 +44,10 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True, watch:
         raise UserError(f"data.columns: {config.name} is no table; leave it out")
     entry.task.check_options(config)
     split = _shares(config, variant)
-    with told(lambda: pointers(config.root)):
+    with with_notes(lambda: pointers(config.root)):
         found = entry.read(config, variant)
     notes = list(found.notes)
-    with told(lambda: (*notes, *pointers(config.root))):
+    with with_notes(lambda: (*notes, *pointers(config.root))):
         entry.check(found, variant, f"{config.name} in {config.root}")
         broken: list[int] = []
         if decode:
@@ -114,14 +114,14 @@ def _without_images(dataset: Dataset, entry: Entry, where: str) -> tuple[str, ..
     }
 
     def without(labels: np.ndarray) -> str:
-        return f"no images of {named([dataset.classes[label] for label in labels])} in"
+        return f"no images of {examples([dataset.classes[label] for label in labels])} in"
 
     for name, labels in absent.items():
         only = np.setdiff1d(absent["train"], labels)
         if only.size and not entry.published:
             raise UserError(
-                f"{where}: there are {without(only)} train, and some in {name}: move images to train or leave the class "
-                "out; where its only group was held out, set another data.split.seed"
+                f"{where}: there are {without(only)} train, and some in {name}: move images to train or leave the "
+                "class out; where its only group was held out, set another data.split.seed"
             )
     return tuple(f"{without(labels)} {name}" for name, labels in absent.items() if labels.size)
 

@@ -120,7 +120,7 @@ def eval_batches(split: Split, config: schema.Data, preprocessing: Preprocessing
         image = images.read(index)
         return image if stored else _seen(images, index, image, preprocessing, image_size)
 
-    targets = Targets(split.task, split.labels, plain(config), None)
+    targets = Targets(split.task, split.labels, as_evaluated(config), None)
     return _batches(split, np.arange(split.size), targets, row, stored or (image_size, image_size), config.threads)
 
 
@@ -156,11 +156,11 @@ def train_features(
 
 def eval_features(split: Split, features: np.ndarray, there: np.ndarray, config: schema.Data) -> Iterator[Batch]:
     """What ``eval_batches`` gives, with features in place of pixels."""
-    targets = Targets(split.task, split.labels, plain(config), None)
+    targets = Targets(split.task, split.labels, as_evaluated(config), None)
     return _feature_batches(features, there, np.arange(split.size), targets)
 
 
-def plain(config: schema.Data) -> schema.Data:
+def as_evaluated(config: schema.Data) -> schema.Data:
     """As images are evaluated: with their own labels, all counting alike."""
     return config.model_copy(update={"augment": schema.Augment(), "class_weights": "none"})
 

@@ -1,4 +1,4 @@
-"""A contact sheet: some images of every class, and pairs that are, or seem, the same in two splits."""
+"""A contact sheet: drawn images of every class, and pairs that are, or seem, the same in two splits."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def _row(survey: Survey, name: str, rows: np.ndarray) -> Image.Image:
 def _pair_rows(survey: Survey, title: str, pairs: Sequence[Pair]) -> list[Image.Image]:
     strips = []
     for first in range(0, min(len(pairs), PAIRS), EACH // 2):
-        some = pairs[first : min(first + EACH // 2, PAIRS)]
-        tiles = [_tile(survey, row) for pair in some for row in (pair.earlier, pair.later)]
-        places = "; ".join(f"{survey.place(pair.earlier)[0]}, {survey.place(pair.later)[0]}" for pair in some)
-        names = [survey.named(row)["image"] for pair in some for row in (pair.earlier, pair.later)]
+        drawn = pairs[first : min(first + EACH // 2, PAIRS)]
+        tiles = [_tile(survey, row) for pair in drawn for row in (pair.earlier, pair.later)]
+        places = "; ".join(f"{survey.place(pair.earlier)[0]}, {survey.place(pair.later)[0]}" for pair in drawn)
+        names = [survey.named(row)["image"] for pair in drawn for row in (pair.earlier, pair.later)]
         strips.append(_strip(f"{title} ({len(pairs):,} in all): {places}", tiles, names))
     return strips
 
@@ -87,7 +87,7 @@ def _tile(survey: Survey, row: int) -> Image.Image:
 
 
 def _strip(title: str, tiles: Sequence[Image.Image], names: Sequence[str] = ()) -> Image.Image:
-    """A row of tiles under its title, and over their names where there are some."""
+    """A row of tiles under its title, and over their names where there are drawn."""
     below = _LINE + TILE + _MARGIN
     strip = Image.new("RGB", (EACH * (TILE + _MARGIN) + _MARGIN, below + (_LINE if names else _MARGIN)), _GROUND)
     draw = ImageDraw.Draw(strip)

@@ -17,10 +17,11 @@ from mlx_peft.data.checked import SEEN, WHOLE, Memory, seen_of, seen_record
 from mlx_peft.data.dataset import ADVICE, EncodedImages, FileImages, Images, Split
 from mlx_peft.data.duplicates import glance, pixel_hash
 from mlx_peft.data.entry import Entry, Found
-from mlx_peft.data.leftout import told
+from mlx_peft.data.leftout import with_notes
 from mlx_peft.data.lists import left_out
 from mlx_peft.data.looking import Watch, each, unwatched
 from mlx_peft.data.memory import one_image
+from mlx_peft.data.names import EXAMPLES
 from mlx_peft.data.strangers import kind_in
 
 CHECKED = 50_000
@@ -28,9 +29,6 @@ CHECKED = 50_000
 training. Larger ones are checked as they are read, whatever the configuration says, and so are sets whose published
 size was found, unless broken images are to be skipped: `data check` reads all.
 """
-
-NAMED = 3
-"""How many broken images a message names."""
 
 Seen = tuple[bytes | None, bytes | None]
 """The pixel hash and the glance of an image; None where there is none."""
@@ -72,7 +70,7 @@ def readable(found: Found, entry: Entry, config: schema.Data, watch: Watch = unw
     memory.keep(np.concatenate(whole))
     notes = [left_out("unreadable", broken)] if broken else []
     notes += [f"{count} of the unreadable files: each is {kind}" for kind, count in kinds.most_common()]
-    with told(lambda: notes):
+    with with_notes(lambda: notes):
         for label in np.setdiff1d(splits["train"].labels, good["train"].labels) if "train" in good else ():
             raise UserError(f"{config.root}: no readable images of class {found.classes[label]!r} in train")
         if empty := [name for name, split in good.items() if not split.size]:
@@ -111,7 +109,7 @@ def _reasons(split: Split, rows: np.ndarray, threads: int, watch: Watch) -> dict
 
 def _refusal(reasons: list[str], split: str) -> str:
     """Names the first images that cannot be read, counts the others, and says what to do."""
-    lines = reasons[:NAMED]
+    lines = reasons[:EXAMPLES]
     if more := len(reasons) - len(lines):
         lines.append(f"and {more} more in {split}")
     return "\n  ".join(lines) + ADVICE.replace("; ", "\n")

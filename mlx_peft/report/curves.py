@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mlx_peft.core.text import printable
 from mlx_peft.report.drawing import png
-from mlx_peft.report.gather import Run
+from mlx_peft.report.gather import FinishedRun
 from mlx_peft.tasks.registry import figures, leading_metrics
 
 # Okabe and Ito's palette, told apart with any colour vision; the order repeats with other dashes.
@@ -17,7 +17,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", ":", "-.")
 
 
-def draw(runs: Sequence[Run]) -> bytes | None:
+def draw(runs: Sequence[FinishedRun]) -> bytes | None:
     """The figure as PNG, 300 dots an inch; None where no run was validated.
 
     Only what can be compared is drawn: the AUROC of runs that have no accuracy only where no run has one.

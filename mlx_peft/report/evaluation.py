@@ -82,9 +82,9 @@ def draw_reliability(reliability: Mapping[str, Sequence[float | None]], ece: flo
     below.bar(lower, count, width, align="edge", color=GREY, edgecolor="white")
     below.set_ylabel("images")
     below.set_xlabel("probability of the predicted class (%)")
-    for some in (axes, below):
-        some.spines[["top", "right"]].set_visible(False)
-        some.tick_params(labelsize=8)
+    for part in (axes, below):
+        part.spines[["top", "right"]].set_visible(False)
+        part.tick_params(labelsize=8)
     return png(figure, 200)
 
 

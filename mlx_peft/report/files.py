@@ -7,10 +7,10 @@ from pathlib import Path
 
 from mlx_peft.core.writing import disk_errors, write_together
 from mlx_peft.report import curves, tables
-from mlx_peft.report.gather import Damaged, Run
+from mlx_peft.report.gather import Damaged, FinishedRun
 
 
-def write(runs: Sequence[Run], out: Path, damaged: Sequence[Damaged] = ()) -> list[Path]:
+def write(runs: Sequence[FinishedRun], out: Path, damaged: Sequence[Damaged] = ()) -> list[Path]:
     """Writes ``table.md``, ``table.csv`` and, where a run was validated, ``curves.png``; returns what was written.
 
     Raises UserError where they cannot be written; then none of them is changed.

@@ -92,7 +92,7 @@ class Result(_Part):
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A finished run: its path from where it was looked for, its ``result.json``, its ``metrics.jsonl``."""
 
     name: str
@@ -128,7 +128,7 @@ class Gathered:
         unfinished: the folders of those that were begun and have no result.
     """
 
-    finished: list[Run]
+    finished: list[FinishedRun]
     damaged: list[Damaged]
     unfinished: list[Path]
 
@@ -137,7 +137,7 @@ def gathered(folder: Path) -> Gathered:
     """Looks for runs. Raises UserError where there is no finished one that is whole."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
-    runs: list[Run] = []
+    runs: list[FinishedRun] = []
     damaged: list[Damaged] = []
     for path in sorted(folder.rglob("result.json")):
         name = _name(path.parent, folder)
@@ -152,7 +152,7 @@ def gathered(folder: Path) -> Gathered:
     return Gathered(runs, damaged, [path for path in begun if not (path / "result.json").exists()])
 
 
-def read_run(folder: Path, name: str) -> Run | None:
+def read_run(folder: Path, name: str) -> FinishedRun | None:
     """The finished run in a folder, under a name; None where its ``result.json`` is another program's.
 
     Raises UserError, with what is wrong, where a file of it cannot be read or is not what a run writes.
@@ -165,7 +165,7 @@ def read_run(folder: Path, name: str) -> Run | None:
         Result.model_validate(result)
     except ValidationError as error:
         raise UserError(f"result.json is not a run's: {in_a_line(error, Result)}") from None
-    return Run(name, result, tuple(_records(log)) if log.exists() else ())
+    return FinishedRun(name, result, tuple(_records(log)) if log.exists() else ())
 
 
 def _records(log: Path) -> list[dict[str, float]]:

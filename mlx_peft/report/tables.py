@@ -16,7 +16,7 @@ from mlx_peft.core import text
 from mlx_peft.core.text import printable
 from mlx_peft.report.blocks import Columns
 from mlx_peft.report.format import MISSING, count, decimal, percent
-from mlx_peft.report.gather import Damaged, Run
+from mlx_peft.report.gather import Damaged, FinishedRun
 from mlx_peft.tasks.registry import figures, leading_metrics
 
 
@@ -42,14 +42,14 @@ def _megabytes_precisely(value: int | None) -> str:
     return MISSING if value is None else decimal(value / 1e6, 2)
 
 
-FACTS = (
+RUN_COLUMNS = (
     Column("method", "method", _text, numeric=False),
     Column("model", "model", _text, numeric=False),
     Column("dataset", "data set", _text, numeric=False),
     Column("backend", "backend", _text, numeric=False),
     Column("seed", "seed", _text),
 )
-COSTS = (
+COST_COLUMNS = (
     Column("parameters.trainable", "trained", count),
     Column("parameters.adapter", "without head", count),
     Column("time.train_seconds", "seconds", decimal),
@@ -76,7 +76,7 @@ def columns() -> list[tuple[Column, ...]]:
         tuple(Column(f"metrics.{split}.{name}", f"{split} {called[name]} (%)", percent) for name in leading_metrics())
         for split in ("test", "val")
     ]
-    return [*((column,) for column in FACTS), *leading, *((column,) for column in COSTS)]
+    return [*((column,) for column in RUN_COLUMNS), *leading, *((column,) for column in COST_COLUMNS)]
 
 
 def keys() -> list[str]:
@@ -86,12 +86,12 @@ def keys() -> list[str]:
     return [*(column.key for column in usual), *DETAILS, *(column.key for column in others)]
 
 
-def row(run: Run) -> dict[str, Any]:
+def row(run: FinishedRun) -> dict[str, Any]:
     """The values of a run by column, unrounded; None where one was not measured."""
     return {"run": run.name} | {key: run.value(key) for key in keys()}
 
 
-def shared(runs: Sequence[Run]) -> tuple[str, list[Column]]:
+def shared(runs: Sequence[FinishedRun]) -> tuple[str, list[Column]]:
     """What several runs have in common, in a line, and the columns that are left: of what one of them measured.
 
     Of one run nothing is taken out.
@@ -106,20 +106,20 @@ def shared(runs: Sequence[Run]) -> tuple[str, list[Column]]:
     return line, [column for column in measured if column not in common]
 
 
-def _filled(runs: Sequence[Run]) -> list[Column]:
+def _filled(runs: Sequence[FinishedRun]) -> list[Column]:
     """Of each place the columns in which runs have values, each for those without the ones before; else the first."""
     found: list[Column] = []
     for place in columns():
-        some, without = [], list(runs)
+        filled, without = [], list(runs)
         for column in place:
             lacking = [run for run in without if run.value(column.key) is None]
-            some += [column] * (len(lacking) < len(without))
+            filled += [column] * (len(lacking) < len(without))
             without = lacking
-        found += some or place[:1]
+        found += filled or place[:1]
     return found
 
 
-def table(runs: Sequence[Run]) -> Table:
+def table(runs: Sequence[FinishedRun]) -> Table:
     """The table for a terminal, which obeys nothing in a name: neither escapes nor rich's markup."""
     line, columns = shared(runs)
     view = Table(box=SIMPLE_HEAD, title=Text(printable(line)) if line else None, title_justify="left")
@@ -132,7 +132,7 @@ def table(runs: Sequence[Run]) -> Table:
     return view
 
 
-def markdown(runs: Sequence[Run], damaged: Sequence[Damaged] = ()) -> str:
+def markdown(runs: Sequence[FinishedRun], damaged: Sequence[Damaged] = ()) -> str:
     """The table in Markdown, its columns aligned for whoever reads the source; below it, what had to be left out."""
     line, columns = shared(runs)
     rows = [[run.name, *(column.text(run.value(column.key)) for column in columns)] for run in runs]
@@ -144,7 +144,7 @@ def markdown(runs: Sequence[Run], damaged: Sequence[Damaged] = ()) -> str:
     return "\n".join([*above, found, *(part for one in left_out for part in ("", one))]) + "\n"
 
 
-def to_csv(runs: Sequence[Run]) -> str:
+def to_csv(runs: Sequence[FinishedRun]) -> str:
     """The values themselves: fractions, seconds, bytes; empty where one was not measured.
 
     A name that a spreadsheet would take for a formula stands behind an apostrophe.

@@ -9,9 +9,9 @@ from statistics import fmean
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.sets.vtab import GROUPS, PREFIX, TASKS
 from mlx_peft.report.format import percent
-from mlx_peft.report.gather import Run
+from mlx_peft.report.gather import FinishedRun
 
-FACTS = ("method", "model", "backend", "parameters.adapter")
+CONFIGURATION = ("method", "model", "backend", "parameters.adapter")
 """The runs of one configuration have these in common, whatever the task: the head's size is not among them."""
 
 
@@ -38,7 +38,7 @@ def means(scores: Mapping[str, Sequence[float]]) -> Means:
     return Means(groups, fmean(groups.values()), fmean(tasks.values()), min(len(scores[task]) for task in TASKS))
 
 
-def by_configuration(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
+def by_configuration(runs: Sequence[FinishedRun]) -> dict[str, dict[str, list[float]]]:
     """The test's top-1 of each configuration's tasks, of the runs on VTAB-1k that were tested.
 
     Raises UserError where two runs of a configuration have the same task and seed: they differ in something else.
@@ -49,7 +49,7 @@ def by_configuration(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
         dataset, score = run.value("dataset") or "", run.value("metrics.test.top1")
         if not dataset.startswith(PREFIX) or score is None:
             continue
-        name = ", ".join(str(run.value(fact)) for fact in FACTS)
+        name = ", ".join(str(run.value(fact)) for fact in CONFIGURATION)
         task = dataset.removeprefix(PREFIX)
         other = seen.setdefault((name, task, run.value("seed")), run.name)
         if other != run.name:
@@ -60,7 +60,7 @@ def by_configuration(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
     return found
 
 
-def lines(runs: Sequence[Run]) -> list[str]:
+def lines(runs: Sequence[FinishedRun]) -> list[str]:
     """What there is to say of VTAB-1k for each configuration: its means, or which tasks are missing."""
     text = []
     for name, scores in by_configuration(runs).items():

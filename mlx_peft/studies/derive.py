@@ -71,7 +71,7 @@ def _simulate(run: Path, step: Step, out: Path, splits: Sequence[SplitName]) -> 
     return Made({split: simulated.metrics for split, simulated in after.items()}, report=report)
 
 
-KINDS: dict[str, Callable[[Path, Step, Path, Sequence[SplitName]], Made]] = {
+MAKERS: dict[str, Callable[[Path, Step, Path, Sequence[SplitName]], Made]] = {
     "merge": _merge,
     "quantize": _quantize,
     "simulate": _simulate,
@@ -119,7 +119,7 @@ def derive(run: Path, step: Step, out: Path) -> dict[str, Any]:
     for path in unfinished(out):
         shutil.rmtree(path)
     measured: tuple[SplitName, ...] = ("val", "test")
-    made = KINDS[step.kind](run, step, out / MODEL, [split for split in measured if parent["metrics"][split]])
+    made = MAKERS[step.kind](run, step, out / MODEL, [split for split in measured if parent["metrics"][split]])
     stored = made.stored_bytes
     result = {
         "run_id": identity,

@@ -39,7 +39,7 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 
 @dataclass(frozen=True)
-class Run:
+class SuiteRun:
     """A run that was checked against its data, its model and its folder: it may start.
 
     Attributes:
@@ -51,19 +51,19 @@ class Run:
     run_id: str
     folder: RunFolder
     step: Step | None = None
-    of: Run | None = None
+    of: SuiteRun | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of a run."""
 
-    run: Run
+    run: SuiteRun
     status: Status
     error: str | None = None
 
 
-def check(planned: Sequence[suite.Planned], out: Path, watch: Watch = unwatched) -> list[Run]:
+def check(planned: Sequence[suite.Planned], out: Path, watch: Watch = unwatched) -> list[SuiteRun]:
     """The runs of a suite with their identities and their folders below ``out``. Writes nothing.
 
     A finished run with the identity of one of them is that one, whatever its folder in ``out`` is called. Raises
@@ -72,7 +72,7 @@ def check(planned: Sequence[suite.Planned], out: Path, watch: Watch = unwatched)
     """
     opened = Opened(watch)
     finished = finished_folders(out)
-    runs: list[Run] = []
+    runs: list[SuiteRun] = []
     wrong: dict[str, list[str]] = {}
     mending: dict[str, None] = {}
     names: dict[str, str] = {}
@@ -105,7 +105,7 @@ def check(planned: Sequence[suite.Planned], out: Path, watch: Watch = unwatched)
                 raise UserError(f"is the same experiment as {twin}")
             folder = finished.get(identity, RunFolder(out / name))
             check_folder(folder, experiment, splits)
-            runs.append(Run(name, experiment, identity, folder))
+            runs.append(SuiteRun(name, experiment, identity, folder))
         except UserError as error:
             wrong[name] = [str(error).replace("\n", "\n  ")]
             mending |= dict.fromkeys(error.arguments)
@@ -114,11 +114,11 @@ def check(planned: Sequence[suite.Planned], out: Path, watch: Watch = unwatched)
     return runs
 
 
-def made_of(run: Run, step: Step, path: Path) -> Run:
+def made_of(run: SuiteRun, step: Step, path: Path) -> SuiteRun:
     """A step of a run. Raises UserError where its folder holds something else."""
     identity = step_id(run.run_id, step)
     check_step(RunFolder(path), identity)
-    return Run(path.name, run.experiment, identity, RunFolder(path), step, run)
+    return SuiteRun(path.name, run.experiment, identity, RunFolder(path), step, run)
 
 
 class Opened:
@@ -189,7 +189,7 @@ def check_folder(folder: RunFolder, experiment: Experiment, splits: Mapping[str,
 
 
 def run(
-    runs: Sequence[Run], out: Path, worker: Sequence[str], note: Callable[[str], None]
+    runs: Sequence[SuiteRun], out: Path, worker: Sequence[str], note: Callable[[str], None]
 ) -> Generator[Outcome, None, None]:
     """Makes the runs that are not finished, and says of each what became of it.
 
@@ -217,7 +217,7 @@ def run(
                 return
 
 
-def work(run: Run, worker: Sequence[str], relay: Relay) -> Outcome:
+def work(run: SuiteRun, worker: Sequence[str], relay: Relay) -> Outcome:
     """One run in its process, to its end."""
     order: dict[str, Any] = {"out": str(run.folder.path)}
     if run.step is None or run.of is None:

@@ -96,7 +96,7 @@ def test_a_run_outlives_what_it_prints_to(ended: Ended, opened: Callable[[], int
 
 
 def test_a_sweep_outlives_what_it_prints_to(ended: Ended, monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
-    def made(run: sweep.Run, worker: object, relay: object) -> sweep.Outcome:
+    def made(run: sweep.SuiteRun, worker: object, relay: object) -> sweep.Outcome:
         train(run.experiment, run.folder.path)
         return sweep.Outcome(run, "finished")
 

@@ -78,7 +78,9 @@ def test_tiny_imagenet_s_common_split_is_of_the_train_folder_alone(tiny: Path, o
     assert all(path.startswith("train/") for split in dataset.splits.values() for path in split.images.identifiers)
     assert dataset.test and other.test and dataset.test.sha256 != other.test.sha256
     assert carved(val=0.1, test=0.1).test.sha256 == dataset.test.sha256
-    with pytest.raises(UserError, match=r"data\.split\.val is 0\.4, but the variant 80k-10k-10k of tiny-imagenet fixes"):
+    with pytest.raises(
+        UserError, match=r"data\.split\.val is 0\.4, but the variant 80k-10k-10k of tiny-imagenet fixes"
+    ):
         carved(val=0.4)
 
 

@@ -66,7 +66,12 @@ def test_what_is_as_stated_is_opened() -> None:
         (("a", "b"), (TRAIN, TEST), {"names": ("a", "c", "d")}, "no 'c', 'd'; 'b', which it does not have"),
         (("a", "a"), (TRAIN, TEST), {}, "two classes have the name 'a'"),
         (("a", "b\udcff"), (TRAIN, TEST), {}, r"the class name 'b\xff' is not text in UTF-8: rename it"),
-        (("a",), (made([0] * 4), made([0] * 2, "test")), {}, "there is only one class, 'a', and nothing to tell it from"),
+        (
+            ("a",),
+            (made([0] * 4), made([0] * 2, "test")),
+            {},
+            "there is only one class, 'a', and nothing to tell it from",
+        ),
         (("a", "b"), (made([0, 1, 0, 2]), TEST), {}, "train labels 0 to 2, not 0 to 1"),
         (("a", "b"), (made([0, 1, -1, 1]), TEST), {}, "train labels -1 to 1, not 0 to 1"),
         (("a", "b"), (TRAIN, TEST, made([], "val")), {}, "no val images"),

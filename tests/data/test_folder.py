@@ -195,7 +195,7 @@ def test_an_image_too_narrow_to_be_evaluated_counts_as_broken(tmp_path: Path) ->
 
 def test_broken_images_are_refused_by_name_on_opening(tmp_path: Path) -> None:
     tree(tmp_path, "ant", "cat")
-    for number in range(tried.NAMED + 2):
+    for number in range(tried.EXAMPLES + 2):
         (tmp_path / "ant" / f"broken{number}.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"(?s)ant/broken0\.png: not a readable image.*and 2 more.*unreadable: skip"):
         opened(tmp_path)

@@ -161,7 +161,10 @@ def test_a_class_whose_images_all_lie_deeper_is_noted(tmp_path: Path) -> None:
         (("train", "test1"), r"test1, train are splits and not classes"),
         (("train_1", "train_2", "val"), r"train_1, train_2, val are splits and not classes"),
         (("train1/ant", "train2/ant", "train/bee", "training/bee"), r"both train and training are there; keep one"),
-        (("seg_test/a", "seg_test/b", "pred"), r"seg_test is called like a split, and no folder beside it is called like train"),
+        (
+            ("seg_test/a", "seg_test/b", "pred"),
+            r"seg_test is called like a split, and no folder beside it is called like train",
+        ),
         (("train/ant", "train/bee", "test/unknown"), r"test: has class 'unknown', .*have no labels, put them into it"),
         (("images/a.png", "images/b.png"), r"images: no class folders; each class is a folder of images"),
         (

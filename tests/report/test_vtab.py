@@ -7,7 +7,7 @@ import pytest
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.sets.vtab import TASKS
-from mlx_peft.report.gather import Run
+from mlx_peft.report.gather import FinishedRun as Run
 from mlx_peft.report.vtab import by_configuration, lines, means
 
 

@@ -81,12 +81,14 @@ def changed(experiment: Experiment, **changes: Any) -> Experiment:
     return Experiment.model_validate(experiment.model_dump() | changes)
 
 
-def outcomes(runs: list[sweep.Run], out: Path, notes: list[str] | None = None) -> dict[str, tuple[str, str | None]]:
+def outcomes(
+    runs: list[sweep.SuiteRun], out: Path, notes: list[str] | None = None
+) -> dict[str, tuple[str, str | None]]:
     made = sweep.run(runs, out, COMMAND, (notes if notes is not None else []).append)
     return {outcome.run.name: (outcome.status, outcome.error) for outcome in made}
 
 
-def starts(run: sweep.Run) -> int:
+def starts(run: sweep.SuiteRun) -> int:
     file = run.folder.path / "starts"
     return len(file.read_text().splitlines()) if file.exists() else 0
 

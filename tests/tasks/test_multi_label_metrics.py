@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score, l
 
 from mlx_peft.data import Batch
 from mlx_peft.report import evaluation, tables
-from mlx_peft.report.gather import Run
+from mlx_peft.report.gather import FinishedRun as Run
 from mlx_peft.report.summary import metrics_line
 from mlx_peft.tasks.metrics import Evaluation
 from mlx_peft.tasks.multi_label import MULTI_LABEL

@@ -20,7 +20,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name: se
 TABLE = 60
 """Of more classes than these only the extremes are printed; --json has all."""
 
-NAMED = 10
+MOST_PRINTED = 10
 """So many broken images, and pairs of each kind, are printed."""
 
 
@@ -54,7 +54,7 @@ def check(
     if as_json:
         echo_json(found.report())
     else:
-        echo("\n".join(lines(found.report(NAMED))))
+        echo("\n".join(lines(found.report(MOST_PRINTED))))
     picture = io.BytesIO()
     contact_sheet(found).save(picture, "PNG")
     write_whole(sheet, picture.getvalue())
@@ -69,13 +69,13 @@ def data_section(name: str, overrides: list[str]) -> Data:
 
     from mlx_peft.config import files, problems
     from mlx_peft.config.schema import Data
-    from mlx_peft.core.problems import listed
+    from mlx_peft.core.problems import in_lines
 
     document = files.override(overrides)
     try:
         return Data.model_validate_json(json.dumps({"name": name} | document.values), strict=True)
     except ValidationError as error:
-        found = listed(problems.explain(error, Data), document.where)
+        found = in_lines(problems.explain(error, Data), document.where)
         raise UserError(f"not a valid data section:\n{found}") from None
 
 

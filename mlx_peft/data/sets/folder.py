@@ -12,7 +12,7 @@ from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.core.text import printable
 from mlx_peft.data.dataset import FileImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
-from mlx_peft.data.leftout import LeftOut, told, unlabelled
+from mlx_peft.data.leftout import LeftOut, unlabelled, with_notes
 from mlx_peft.data.levels import (
     INNER,
     OUTER,
@@ -48,7 +48,7 @@ def read_folder(config: schema.Data, variant: Variant) -> Found:
     root = existing(config.root)
     notes = LeftOut()
     everything = LeftOut(loose=notes.loose)
-    with told(everything.notes):
+    with with_notes(everything.notes):
         tree = scan(root)
         tree.tell(everything)
         while not (own := split_folders(tree, root)) and (inside := wrapped(tree)) is not None:
@@ -184,7 +184,7 @@ def read_classes(
     Returns the classes, those that are given or all that there are, and the images. Raises UserError where there are
     none, or one has no images.
     """
-    with told(notes.notes):
+    with with_notes(notes.notes):
         tree = scan(root, place)
         _pass(tree, notes)
         for folder in tree.folders.values():

@@ -19,7 +19,7 @@ from mlx_peft.data.checked import mark
 from mlx_peft.data.columns import USUAL, column_of, no_group, unused
 from mlx_peft.data.dataset import EncodedImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
-from mlx_peft.data.leftout import told, unlabelled
+from mlx_peft.data.leftout import unlabelled, with_notes
 from mlx_peft.data.lists import left_out, printed
 from mlx_peft.data.litter import files_below
 from mlx_peft.data.names import plain_split, preferred, spelled
@@ -94,7 +94,7 @@ def read_local(config: schema.Data, variant: Variant) -> Found:
 def _read(root: Path, config: schema.Data, subset: str | None) -> Found:
     found, others = _files(root, config, subset)
     notes = [left_out("of no split", others)] if others else []
-    with told(lambda: notes):
+    with with_notes(lambda: notes):
         tables = {split: _Table(files, root, config) for split, files in found.items()}
         classes, labels = _labels(tables)
         splits: dict[str, Split] = {}

@@ -16,7 +16,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.data.columns import NONE, SAMPLE, SAMPLED, USUAL, column_of, no_group, unused
 from mlx_peft.data.dataset import FileImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
-from mlx_peft.data.leftout import told, unlabelled
+from mlx_peft.data.leftout import unlabelled, with_notes
 from mlx_peft.data.lists import WHOLE, images_in, read_text
 from mlx_peft.data.litter import is_litter
 from mlx_peft.data.names import plain_split, spelled
@@ -43,7 +43,7 @@ def read_table(config: schema.Data, variant: Variant) -> Found:
     path = _file(config.root)
     root = path.parent.resolve()
     table = _read(path, root, config.columns)
-    with told(lambda: table.notes):
+    with with_notes(lambda: table.notes):
         names = [spelled(name.strip()) for name in table.cells["label"]]
         parts = split_words(table.cells["split"], table.column["split"], path) if table.column["split"] else None
         labelled, notes = _labelled(names, parts, table.column["label"], path)
@@ -153,8 +153,8 @@ def _read(path: Path, root: Path, wanted: schema.Columns) -> _Table:
             if images is not None:
                 cells["image"].append(images([row[at].strip() for at in ids]))
             if number <= sampled:
-                for at, some in zip(others, sample.values(), strict=True):
-                    some.append(row[at])
+                for at, column_sample in zip(others, sample.values(), strict=True):
+                    column_sample.append(row[at])
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num} is no line of a table ({error})") from error
     if not number:
@@ -172,10 +172,10 @@ def _mark(path: Path, text: str) -> tuple[str, int]:
     """What stands between the cells: the usual mark, or another where the heading has that one only, or where a first
     line ``sep=;`` (a spreadsheet's) says so. And where the heading begins."""
     first = next(_lines(text, 0), "")
-    if said := _SEP.match(first):
-        return said[1], len(first)
-    plain = re.sub(r'"[^"]*"', "", first)
-    return next((mark for mark in (_usual_mark(path), ",", ";", "\t", "|") if mark in plain), _usual_mark(path)), 0
+    if stated := _SEP.match(first):
+        return stated[1], len(first)
+    unquoted = re.sub(r'"[^"]*"', "", first)
+    return next((mark for mark in (_usual_mark(path), ",", ";", "\t", "|") if mark in unquoted), _usual_mark(path)), 0
 
 
 def _pattern(pattern: str, root: Path) -> Callable[[Sequence[str]], str]:
