@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mlx_peft.cli.common import AdapterName, Backend, backend_of, echo, echo_file
+from mlx_peft.core.text import printable
+
+if TYPE_CHECKING:
+    from mlx_peft.artifacts.share import Parcel
 
 
 def push(
@@ -40,10 +45,23 @@ def push(
 
     checked_name(repository)
     with packed(source, backend_of(ctx, backend), name=adapter, merged=merged) as parcel:
-        text = card(parcel, repository)
+        text = card(parcel, repository, commands(parcel, repository))
         for note in parcel.notes:
             echo(note, err=True)
         if dry_run:
             echo_file(text)
             return
         echo(upload(repository, {**parcel.files, "README.md": text.encode()}, private=private, revision=revision))
+
+
+def commands(parcel: Parcel, repository: str) -> str:
+    """What whoever reads the card types: where the base is a file, with the options that say where it is."""
+    model = parcel.model
+    if parcel.kind == "model" or (model and not model.is_local):
+        base = ""
+    elif model is None:
+        base = " --model NAME"
+    else:
+        name, weights = (shlex.quote(printable(value)) for value in (model.name, model.weights))
+        base = f" --model {name} --weights {weights}"
+    return f"mlx-peft pull {repository} model/\nmlx-peft predict model/ image.jpg{base}"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,19 +63,3 @@ def fresh(path: Path) -> BinaryIO:
     """A new file to write, in the place of what a killed process left there; of a link the link is removed."""
     path.unlink(missing_ok=True)
     return open(path, "xb")
-
-
-def replace_own(path: Path, content: bytes) -> None:
-    """Puts ``content`` in the place of ``path`` in one stroke. Raises OSError, with nothing left behind.
-
-    What is beside it for a moment is the thread's own: several may write the same.
-    """
-    unfinished = path.with_name(f"{path.name}-{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        with fresh(unfinished) as file:
-            file.write(content)
-        os.replace(unfinished, path)
-    except BaseException:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise

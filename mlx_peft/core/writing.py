@@ -1,8 +1,9 @@
 """Writing to disk so that what is there is whole: staged beside its place, and moved there in one stroke.
 
-Files that fit into memory are written by ``write_whole``, folders by ``new_folder``, and what another library writes by
-its path into a folder of ``staging``. What a killed process left of these is removed by the next one that stages beside
-it: a folder is known by its name and the file in it, and in use as long as a living process has that file locked.
+Files that fit into memory are written by ``write_whole``, larger ones by ``in_place_of``, folders by ``new_folder``,
+and what another library writes by its path into a folder of ``staging``. What a killed process left of these is removed
+by the next one that stages beside it: a folder is known by its name and the file in it, and in use as long as a living
+process has that file locked.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -60,20 +62,46 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def write_together(files: Mapping[Path, bytes]) -> None:
     """As ``write_whole``, for files that belong together: where there is no room for all of them, none is changed."""
-    staged = {path: path.with_name(f".{path.name}.tmp") for path in files}
-    try:
-        for path, temporary in staged.items():
-            with disk_errors(path), fresh(temporary) as file:
-                file.write(files[path])
+    with ExitStack() as stack:
+        for path, content in reversed([*files.items()]):  # which take their places in their order
+            stack.enter_context(disk_errors(path))
+            unfinished = stack.enter_context(in_place_of(path, path.with_name(f".{path.name}.tmp")))
+            with fresh(unfinished) as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        for path, temporary in staged.items():
-            with disk_errors(path):
-                os.replace(temporary, path)
+
+
+def replace_own(path: Path, content: bytes) -> None:
+    """Puts ``content`` in the place of a file of ours, which a cache may lose: it need not be on the disk.
+
+    Raises OSError, with nothing left behind. Several threads and processes may write the same file.
+    """
+    with in_place_of(path, part_of(path)) as unfinished, fresh(unfinished) as file:
+        file.write(content)
+
+
+def part_of(path: Path) -> Path:
+    """Where this thread writes what is to become ``path``: nobody else writes there."""
+    return path.with_name(f"{path.name}-{os.getpid()}-{threading.get_ident()}.part")
+
+
+@contextmanager
+def in_place_of(path: Path, unfinished: Path, previous: Path | None = None) -> Iterator[Path]:
+    """``unfinished``, for the block to write; it takes the place of ``path`` in one stroke, or vanishes at any error.
+
+    Args:
+        previous: where the file that was there is kept, in the place of an older one. A process that is killed between
+            the two moves leaves that one alone.
+    """
+    try:
+        yield unfinished
+        if previous is not None and path.exists():
+            os.replace(path, previous)
+        os.replace(unfinished, path)
     except BaseException:
-        for temporary in staged.values():
-            with suppress(OSError):
-                temporary.unlink()
+        with suppress(OSError):
+            unfinished.unlink()
         raise
 
 

@@ -30,7 +30,8 @@ from PIL import Image
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.own import open_own, own_folder, replace_own, unfollowed
+from mlx_peft.core.own import open_own, own_folder, unfollowed
+from mlx_peft.core.writing import replace_own
 from mlx_peft.data.dataset import Dataset, FileImages, Split
 from mlx_peft.data.reading import RULES
 

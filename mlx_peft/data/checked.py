@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from mlx_peft.config import schema
-from mlx_peft.core.own import own_folder, replace_own, unfollowed
+from mlx_peft.core.own import own_folder, unfollowed
+from mlx_peft.core.writing import replace_own
 from mlx_peft.data.limits import limits
 
 MAGIC = b"mlx-peft checked 1\n"

@@ -11,7 +11,6 @@ import os
 import re
 import struct
 import tempfile
-import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -22,6 +21,7 @@ from typing import BinaryIO
 import numpy as np
 
 from mlx_peft.core.own import fresh, own_folder, unfollowed
+from mlx_peft.core.writing import in_place_of, part_of
 
 MAGIC = b"mlx-peft unpacked 1\n"
 _END = struct.Struct(f"<qQ16s{len(MAGIC)}s")
@@ -64,14 +64,8 @@ def unpacked(key: int, stamp: int, parts: Iterable[tuple[np.ndarray, list[bytes]
     if (found := _opened(place, stamp)) is not None:
         return found
     _sweep(place.parent)
-    unfinished = place.with_name(f"{place.name}-{os.getpid()}-{threading.get_ident()}.part")
-    try:
+    with in_place_of(place, part_of(place)) as unfinished:
         _written(fresh(unfinished), stamp, parts).file.close()
-        os.replace(unfinished, place)
-    except BaseException:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise
     if (found := _opened(place, stamp)) is None:
         raise OSError(f"{place} is not what was written")
     return found

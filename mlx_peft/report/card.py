@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,24 +35,24 @@ PUBLISHED: dict[str, Any] = dict.fromkeys(OPTIONS, True) | {
 """This of an experiment is published, as pydantic's ``include``; anything else is not, whatever it will be."""
 
 
-def card(parcel: Parcel, repository: str) -> str:
-    """The text of ``README.md``, with the hub's metadata at its head.
+def card(parcel: Parcel, repository: str, commands: str) -> str:
+    """The text of ``README.md``, with the hub's metadata at its head, and the commands that use what is sent.
 
     Raises UserError where ``result.json`` is not what a run writes.
     """
     try:
-        return _written(parcel, repository)
+        return _written(parcel, repository, commands)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"result.json is not a finished run's, and no card can be made of it: {error!r}") from error
 
 
-def _written(parcel: Parcel, repository: str) -> str:
+def _written(parcel: Parcel, repository: str, commands: str) -> str:
     parts = [
         f"---\n{front_matter(parcel, repository)}\n---",
         f"# {repository.partition('/')[2]}",
         _summary(parcel),
         _results(parcel),
-        _use(parcel, repository),
+        _use(parcel, repository, commands),
         _training(parcel),
         _base(parcel),
         _classes(parcel),
@@ -164,24 +163,12 @@ def _results(parcel: Parcel) -> str:
     return f"## Results\n\n{Columns(headings).table(rows)}\n\n{run} {selected}{read}.{merged}"
 
 
-def _use(parcel: Parcel, repository: str) -> str:
-    commands = f"mlx-peft pull {repository} model/\nmlx-peft predict model/ image.jpg{_where(parcel)}"
+def _use(parcel: Parcel, repository: str, commands: str) -> str:
     text = f"## Use\n\nWith mlx-peft, on MLX or PyTorch:\n\n{fenced('', commands)}"
     if (snippet := _snippet(parcel, repository)) is not None:
         library = {"peft": "PEFT and timm", "timm": "timm"}[_library(parcel)]
         text += f"\n\nWith {library}:\n\n{fenced('python', snippet)}"
     return text
-
-
-def _where(parcel: Parcel) -> str:
-    """What says where the base's file is, where the base is one."""
-    model = parcel.model
-    if parcel.kind == "model" or (model and not model.is_local):
-        return ""
-    if model is None:
-        return " --model NAME"
-    name, weights = (shlex.quote(printable(value)) for value in (model.name, model.weights))
-    return f" --model {name} --weights {weights}"
 
 
 def _snippet(parcel: Parcel, repository: str) -> str | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.own import SUBFOLDER, fresh, open_own, own_folder, replace_own, user_folder
-from mlx_peft.core.writing import write_whole
+from mlx_peft.core.own import SUBFOLDER, fresh, open_own, own_folder, user_folder
+from mlx_peft.core.writing import replace_own, write_whole
 from mlx_peft.training.run import RunFolder
 
 THEIRS = "years of work"

@@ -188,11 +188,6 @@ def test_a_full_disk_is_said_without_advice_that_only_a_run_can_follow(tmp_path:
     assert names(tmp_path) == set()
 
 
-def test_a_closed_pipe_is_not_the_disks(tmp_path: Path) -> None:
-    with pytest.raises(BrokenPipeError), staging(tmp_path / "model"):
-        raise BrokenPipeError
-
-
 def test_what_is_staged_keeps_its_content_on_the_way(tmp_path: Path) -> None:
     with staging(tmp_path / "parents" / "model.onnx") as folder:
         (folder / "model.onnx").write_bytes(b"graph")

@@ -22,15 +22,21 @@ from convert.adapters.peft import read_adapter, write_adapter
 from mlx_peft.artifacts.load import load_run
 from mlx_peft.artifacts.merge import merge_run
 from mlx_peft.artifacts.share import Parcel, packed
+from mlx_peft.cli.push import commands
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.sums import SUMS
-from mlx_peft.report.card import PUBLISHED, UNKNOWN, card
+from mlx_peft.report import card as written
+from mlx_peft.report.card import PUBLISHED, UNKNOWN
 from mlx_peft.training.train import train
 
 LOGITS = 1e-5  # relative, float32
 NAME = "jane/digits"
+
+
+def card(parcel, name):
+    return written.card(parcel, name, commands(parcel, name))
 
 
 def of(path: Path, **options: Any) -> str:
@@ -228,4 +234,4 @@ def test_what_is_sent_of_an_adapter_that_peft_wrote_is_what_peft_wrote(run, tmp_
     with packed(tmp_path / "foreign", "torch") as parcel:
         assert isinstance(parcel, Parcel)
         assert {path.parent for name, path in parcel.files.items() if name != SUMS} == {tmp_path / "foreign"}
-        assert "--model NAME" in card(parcel, NAME)
+        assert "--model NAME" in commands(parcel, NAME)

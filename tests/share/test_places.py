@@ -19,6 +19,7 @@ from convert.adapters.peft import METADATA, read_adapter, write_adapter
 from convert.base import load_base
 from convert.places import last_part, without_places
 from mlx_peft.artifacts.share import packed
+from mlx_peft.cli.push import commands
 from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.report.card import card
 from mlx_peft.training.train import train
@@ -120,7 +121,7 @@ def test_no_byte_of_what_is_pushed(mine: Path, owner: None, merged: bool, tmp_pa
     shutil.copytree(mine, tmp_path / "run")
     with_a_whole_path(tmp_path / "run" / "adapter", mine.parent / "base.safetensors")
     with packed(tmp_path / "run", "torch", merged=merged) as parcel:
-        must_name_no_place("README.md", card(parcel, "jane/digits").encode())
+        must_name_no_place("README.md", card(parcel, "jane/digits", commands(parcel, "jane/digits")).encode())
         for name, path in parcel.files.items():
             must_name_no_place(name, path.read_bytes())
 

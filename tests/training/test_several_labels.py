@@ -210,7 +210,7 @@ def test_a_card_tells_its_auroc(run: Path) -> None:
     from mlx_peft.artifacts.share import packed
 
     with packed(run) as parcel:
-        text = card.card(parcel, "someone/chest")
+        text = card.card(parcel, "someone/chest", "mlx-peft predict model/ image.jpg")
     assert "AUROC" in text and "roc_auc" in text and "top-1" not in text
     assert "may have several" in text
 
