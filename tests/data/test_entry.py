@@ -111,7 +111,7 @@ def test_a_class_of_one_s_own_without_training_images_is_refused() -> None:
         entry = Entry(lambda config, variant: found, "", "", "")
         return open_entry(entry, schema.Data(name="made", split=schema.Split(**{"val": 0, **split}))).notes
 
-    with pytest.raises(UserError, match=r"made in data: no images of 'c' in train, and some in val"):
+    with pytest.raises(UserError, match=r"made in data: there are no images of 'c' in train, and some in val"):
         own(made([0, 1, 0, 1]), made([1, 2], "val"))
     in_groups = made([0, 0, 0, 0, 1, 1, 0, 2, 0, 0], groups=[1, 1, 1, 1, 2, 3, 0, 0, 0, 0])
     one, other = 1, 0  # the seeds that hold out the group with the only 'c', and the one without
@@ -125,7 +125,10 @@ def test_a_class_of_one_s_own_without_training_images_is_refused() -> None:
 def test_an_unknown_name_or_variant_is_met_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown data set 'vtab-1k:cifar10'; did you mean 'vtab-1k:cifar'"):
         find("vtab-1k:cifar10")
-    with pytest.raises(UserError, match=r"unknown data set '/.*'; there is one of your own .* folder, data\.root: /"):
+    with pytest.raises(
+        UserError,
+        match=r"unknown data set '/.*'; but a file or folder here .* folder, data\.root: /",
+    ):
         find(str(tmp_path))
     with pytest.raises(
         UserError, match=r"data\.variant: tiny-imagenet has no variant '80k'.*there is official, 80k-10k"
