@@ -233,11 +233,11 @@ def test_an_unknown_normalisation_is_not_guessed(weights: str, tiny: Tiny, saved
 
 def test_what_cannot_be_found_is_said(tmp_path: object) -> None:
     for weights, message in {
-        "tim": "no file or folder; did you mean 'timm'",
+        "tim": "neither a file nor a folder; did you mean 'timm'",
         f"{tmp_path}/none.safetensors": "no such file",
         f"{tmp_path}": "config.json: no such file",
-        "package:nothing": "no model 'nothing' is shipped",
-        __file__: r"of no kind that is known here: weights are read from a safetensors, PyTorch or \.npz file",
+        "package:nothing": "there is no model 'nothing' in this package",
+        __file__: r"of an unknown kind: weights are read from a safetensors, PyTorch or \.npz file",
     }.items():
         with pytest.raises(UserError, match=message):
             load_base(model(weights), 5, seed=0)

@@ -67,7 +67,7 @@ def test_fewer_bits_are_rounded_as_torch_rounds_them(dtype: str, tmp_path: Path)
 
 
 def test_what_float16_cannot_hold_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"big: values above 65,504 do not fit float16; bfloat16"):
+    with pytest.raises(UserError, match=r"big has values above 65,504, which do not fit float16; bfloat16"):
         write_safetensors(tmp_path / "a.safetensors", {"big": np.float32([1e5])}, dtype="float16")
 
 
@@ -75,7 +75,7 @@ def test_what_bfloat16_would_round_to_infinity_is_refused(tmp_path: Path) -> Non
     largest = np.float32(3.3895314e38)  # that bfloat16 has
     write_safetensors(tmp_path / "a.safetensors", {"big": np.float32([largest, -largest])}, dtype="bfloat16")
     assert read_tensors(tmp_path / "a.safetensors")["big"].tolist() == [largest, -largest]
-    with pytest.raises(UserError, match=r"big: values above 3\.39e38 do not fit bfloat16"):
+    with pytest.raises(UserError, match=r"big has values above 3\.39e38, which do not fit bfloat16"):
         write_safetensors(tmp_path / "a.safetensors", {"big": np.finfo(np.float32).max * np.ones(1)}, dtype="bfloat16")
 
 
@@ -117,14 +117,16 @@ def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
 def test_values_that_are_not_finite_are_refused_by_name(value: float, tmp_path: Path) -> None:
     tensors = {"good": np.ones(2, np.float32), "bad": np.float32([0, value])}
     save_numpy(tensors, tmp_path / "a.safetensors")
-    with pytest.raises(UserError, match=r"a\.safetensors: NaN or infinite values in bad"):
+    with pytest.raises(UserError, match=r"a\.safetensors has NaN or infinite values in bad"):
         read_tensors(tmp_path / "a.safetensors")
     for dtype in DTYPES:
-        with pytest.raises(UserError, match=r"^bad: NaN or infinite values"):
+        with pytest.raises(UserError, match=r"^bad has NaN or infinite values"):
             write_safetensors(tmp_path / "b.safetensors", tensors, dtype=dtype)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not readable as JSON"), ("[1]", "object was expected, not list")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "not readable as JSON"), ("[1]", "should hold a JSON object, not list")]
+)
 def test_broken_json_is_named(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=message):

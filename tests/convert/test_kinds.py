@@ -121,7 +121,7 @@ def test_what_is_no_weights_is_named(said: str, suffix: str, tmp_path: Path) -> 
     path.write_bytes(OTHERS[said])
     with pytest.raises(UserError) as refused:
         load_base(Model(name=NAME, weights=str(path)), 5, seed=0)
-    assert str(refused.value).startswith(f"{path}: {said}")
+    assert str(refused.value).startswith(f"{path} is {said}")
 
 
 @pytest.mark.parametrize(("content", "said"), [(zipped("a.txt"), "a zip archive, and neither"), (b"", "an empty file")])
@@ -149,5 +149,5 @@ def test_the_commands_say_it_too(tiny: Callable[..., Base], tmp_path: Path) -> N
 def test_an_adapter_file_of_another_kind_is_named(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    with pytest.raises(UserError, match="a pickle, such as PyTorch writes, where a safetensors file is expected"):
+    with pytest.raises(UserError, match="a pickle, such as PyTorch writes, and should be a safetensors file"):
         read_adapter(tmp_path)

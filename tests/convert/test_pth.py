@@ -145,7 +145,7 @@ def test_a_tensor_whose_sign_is_a_mark_is_refused(tmp_path: Path) -> None:
 
 def test_a_module_compiled_to_a_script_says_what_to_do(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "a.pt")
-    with pytest.raises(UserError, match=r"a TorchScript archive; save its state_dict\(\)"):
+    with pytest.raises(UserError, match=r"a TorchScript archive: save its state_dict\(\)"):
         read_pth(tmp_path / "a.pt")
 
 
@@ -170,7 +170,7 @@ def test_what_would_take_minutes_or_gigabytes_is_refused(name: str, tmp_path: Pa
     with zipfile.ZipFile(tmp_path / "a.pth") as source, zipfile.ZipFile(tmp_path / "b.pth", "w") as target:
         for entry in source.namelist():
             target.writestr(entry, HUNGRY[name] if entry.endswith("data.pkl") else source.read(entry))
-    with pytest.raises(UserError, match=r"b\.pth: "):
+    with pytest.raises(UserError, match=r"b\.pth"):
         read_pth(tmp_path / "b.pth")
 
 
@@ -186,7 +186,7 @@ def test_two_entries_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_a_number_and_a_text_are_not_one_name(tmp_path: Path) -> None:
     torch.save({0: torch.ones(2), "0": torch.zeros(2)}, tmp_path / "a.pth")
-    with pytest.raises(UserError, match="name two tensors alike"):
+    with pytest.raises(UserError, match="two tensors have the same name"):
         read_pth(tmp_path / "a.pth")
 
 

@@ -56,7 +56,7 @@ def test_a_writer_that_scrambles_is_found_out_when_the_file_is_read_back(
         return np.frombuffer(tensor.tobytes("A"), tensor.dtype)
 
     monkeypatch.setattr(tensor_file.np, "ascontiguousarray", as_it_lies)
-    with pytest.raises(UserError, match=r"a\.safetensors: what was written is not what is read again"):
+    with pytest.raises(UserError, match=r"a\.safetensors: what is read again is not what was written"):
         write(tmp_path / "a.safetensors", {"a": np.asfortranarray(np.eye(2, 3, dtype=np.float32))})
 
 

@@ -208,9 +208,9 @@ def stray(tensors: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize(
     ("entry", "damage", "fault"),
     [
-        (None, scalar, "head.weight has the shape (), which should have 2 dimensions"),
+        (None, scalar, "head.weight should have 2 dimensions, not the shape ()"),
         ({"bits": 4, "group_size": 32}, plain, "blocks.0.attn.qkv.weight has the shape (96, 32), not (96, 4)"),
-        ({"bits": 4, "group_size": 32}, stray, "stray is of the type uint32"),
+        ({"bits": 4, "group_size": 32}, stray, "stray has the type uint32"),
     ],
 )
 def test_damaged_tensors_are_one_error_that_names_the_file_and_the_tensor(
@@ -254,7 +254,7 @@ def test_two_tensors_that_would_get_one_name_are_refused(
 def test_names_of_classes_are_as_many_as_the_head_has_rows(tiny: Tiny, tmp_path: Path) -> None:
     base = tiny("deit_tiny_patch16_224")
     write_model(tmp_path / "m", base=base, tensors=base.tensors, classes=CLASSES[:4])
-    with pytest.raises(UserError, match="label_names: 4 names, and the head has 5 rows"):
+    with pytest.raises(UserError, match="label_names: there are 4 names, and the head has 5 rows"):
         open_path(tmp_path / "m", Asked())
 
 
@@ -262,11 +262,14 @@ def test_names_of_classes_are_as_many_as_the_head_has_rows(tiny: Tiny, tmp_path:
     ("change", "message"),
     [
         ({"label_names": ["a", "b", "c", "d", {}]}, "label_names: a name should be text, not {}"),
-        ({"label_names": ["a", "b", "c", "d", "e" * 100_000]}, "label_names: a name of 100,000 characters"),
+        ({"label_names": ["a", "b", "c", "d", "e" * 100_000]}, "label_names: a name has 100,000 characters"),
         ({"num_classes": 7}, "num_classes is 7, and the head has 5 rows"),
         ({"num_classes": 10**400}, "num_classes is 1000"),
-        ({"pretrained_cfg": {"tag": "x" * 100_000}}, "pretrained_cfg.tag: a text of 200 characters at most, not 'xxx"),
-        ({"pretrained_cfg": {"tag": [1]}}, "pretrained_cfg.tag: a text of 200 characters at most, not [1]"),
+        (
+            {"pretrained_cfg": {"tag": "x" * 100_000}},
+            "pretrained_cfg.tag: should be text of at most 200 characters, not 'xxx",
+        ),
+        ({"pretrained_cfg": {"tag": [1]}}, "pretrained_cfg.tag: should be text of at most 200 characters, not [1]"),
         ({"pretrained_cfg": {"input_size": [3] * 10_000}}, "only squares of three channels are supported, not [3, 3"),
         ({"pretrained_cfg": {"std": [0, 1, 1]}}, "std[0]: should be greater than or equal to 0.000001, not 0"),
         ({"pretrained_cfg": {"mean": [float("nan"), 1, 1]}}, "mean[0]: should be"),
@@ -291,7 +294,7 @@ def test_a_head_of_one_row_answers_nothing(tiny: Tiny, tmp_path: Path) -> None:
     base = tiny("vit_tiny_patch16_224")
     one = {name: tensor[:1] if name.startswith("head") else tensor for name, tensor in base.tensors.items()}
     write_model(tmp_path / "m", base=base, tensors=one)
-    with pytest.raises(UserError, match=r"the head has one row and images have one class \(problem_type\)"):
+    with pytest.raises(UserError, match=r"the head has 1 row, and an image has one class \(problem_type\)"):
         load_model(tmp_path / "m")
 
 

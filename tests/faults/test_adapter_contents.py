@@ -64,12 +64,12 @@ def ones(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("weight", "bias", "said"),
     [
-        (ones(), ones(3), r"head\.weight has the shape \(\), where \(classes, width\) should be"),
-        (ones(24), ones(3), r"head\.weight has the shape \(24,\)"),
-        (ones(0, 24), ones(0), r"head\.weight has the shape \(0, 24\)"),
+        (ones(), ones(3), r"head\.weight should have the shape \(classes, width\), not \(\)"),
+        (ones(24), ones(3), r"head\.weight should have the shape \(classes, width\), not \(24,\)"),
+        (ones(0, 24), ones(0), r"head\.weight should have the shape \(classes, width\), not \(0, 24\)"),
         (ones(3, 24), ones(), r"head\.bias has the shape \(\), and the head has 3 rows"),
         (ones(3, 24), ones(2), r"head\.bias has the shape \(2,\), and the head has 3 rows"),
-        (None, ones(3), r"head\.bias has the shape \(3,\), and no head\.weight is there"),
+        (None, ones(3), r"head\.bias has the shape \(3,\), and there is no head\.weight"),
     ],
 )
 def test_a_head_of_another_form_is_refused(
@@ -83,7 +83,7 @@ def test_a_head_of_another_form_is_refused(
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_so_are_other_names_than_the_heads_rows(count: int, tmp_path: Path) -> None:
     folder = written(tmp_path / "a", tuple(f"class {index}" for index in range(count)))
-    with pytest.raises(UserError, match=f"its classes: {count} names, and the head has 3 rows"):
+    with pytest.raises(UserError, match=f"its classes: there are {count} names, and the head has 3 rows"):
         read_adapter(folder)
     for command in (["predict", folder, "x.png"], ["info", folder], ["merge", folder, tmp_path / "m"]):
         done = CliRunner().invoke(app, list(map(str, command)), obj="torch")
@@ -91,7 +91,7 @@ def test_so_are_other_names_than_the_heads_rows(count: int, tmp_path: Path) -> N
 
 
 def test_a_name_that_no_class_has_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="a name of 1,001 characters; 1,000 at most are read"):
+    with pytest.raises(UserError, match="a name has 1,001 characters; at most 1,000 are read"):
         read_adapter(written(tmp_path / "a", ("x" * 1001, "b", "c")))
 
 
@@ -189,5 +189,5 @@ def test_a_name_of_a_tensor_has_a_bounded_length(tmp_path: Path) -> None:
     save_file({name: ones(1)}, tmp_path / "a.safetensors")
     np.savez(tmp_path / "a.npz", **{name: ones(1)})
     for path in (tmp_path / "a.safetensors", tmp_path / "a.npz"):
-        with pytest.raises(UserError, match="name of 550 characters"):
+        with pytest.raises(UserError, match="name has 550 characters"):
             open_path(path, Asked())

@@ -77,7 +77,7 @@ def test_a_hostile_safetensors_file_is_refused_by_name(content: tuple[str, bytes
     path.write_bytes(content[1])
     with pytest.raises(
         UserError,
-        match=r"weights\.safetensors: (not a whole safetensors file|an empty file|tensors are not of a float|a pickle)",
+        match=r"weights\.safetensors(: not a whole safetensors file| is an empty file|: these tensors| is a pickle)",
     ):
         read_safetensors(path)
 
@@ -156,7 +156,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(kind: str, tmp_path: Path) -> N
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind == "torch")
     with pytest.raises(
-        UserError, match=r"weights\.pth: a pickle that holds the object posix\.system; .*nothing of it was run"
+        UserError, match=r"weights\.pth is a pickle that holds the object posix\.system; .*nothing in it was run"
     ):
         read_tensors(path)
     assert not trace.exists()
@@ -187,7 +187,7 @@ def test_a_truncated_pth_is_refused(share: float, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([torch.ones(1)], "a dictionary of tensors was expected, not list"),
+        ([torch.ones(1)], "should hold a dictionary of tensors, not list"),
         ({}, "a dictionary of tensors was expected"),
         ({"a": torch.ones(1), "epoch": 3}, "not tensors: epoch"),
         ({"model": {"a": torch.arange(3)}}, "not of a float type: a"),

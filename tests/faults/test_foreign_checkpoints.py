@@ -135,7 +135,7 @@ def test_a_truncated_archive_is_refused(share: float, tmp_path: Path) -> None:
     np.savez(buffer, **googles(BASE.tensors, 3))
     left = buffer.getvalue()[: int(share * buffer.tell())]
     (tmp_path / "a.npz").write_bytes(left)
-    assert f"a.npz: {'not a whole .npz archive' if left else 'an empty file'}" in refused(tmp_path / "a.npz")
+    assert (f"a.npz{': not a whole .npz archive' if left else ' is an empty file'}") in refused(tmp_path / "a.npz")
 
 
 @many
@@ -214,7 +214,7 @@ def test_the_folder_that_is_damaged_here_is_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "bert"}, "model_type: 'bert' is no ViT that is supported"),
+        ({"model_type": "bert"}, "model_type: 'bert' is not a supported ViT"),
         ({"model_type": "vitt"}, "did you mean 'vit'"),
         ({"architectures": ["ViTForMaskedImageModeling"]}, "'ViTForMaskedImageModeling' is not supported"),
         ({"architectures": ["Dinov2Model"]}, "'Dinov2Model' is not supported with model_type 'vit'"),
@@ -223,7 +223,7 @@ def test_the_folder_that_is_damaged_here_is_whole(tmp_path: Path) -> None:
         ({"image_size": [32, 48]}, "image_size: only squares"),
         ({"image_size": -1}, "image_size: only squares"),
         ({"hidden_size": "24"}, "hidden_size: '24' is not understood"),
-        ({"num_hidden_layers": 10**12}, "num_hidden_layers: a number above 0"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers: should be a number above 0"),
         ({"num_attention_heads": 5}, "not a multiple of num_heads 5"),
         ({"num_hidden_layers": 3}, "missing: .*blocks.2"),
         ({"num_hidden_layers": 1}, "left over: .*blocks.1"),
@@ -249,7 +249,7 @@ def test_a_configuration_that_contradicts_the_tensors_is_refused(
         ({"size": {"height": 32, "width": 48}}, "size: only squares"),
         ({"size": "big"}, "size: should be a number or a section of keys and values, not 'big'"),
         ({"image_mean": [0.5, 0.5]}, "mean"),
-        ({"image_mean": None}, "image_mean missing"),
+        ({"image_mean": None}, "lacks image_mean"),
     ],
 )
 def test_a_processor_that_is_not_understood_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_several_files_are_one_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"a": torch.ones(1).expand(2**40)}, "tensors of 4,398,046,511,104 bytes in a file of"),
+        ({"a": torch.ones(1).expand(2**40)}, "its tensors would have 4,398,046,511,104"),
         ({"a": torch.ones(8, 8).to_sparse()}, "holds the object torch._utils._rebuild_sparse_tensor"),
         ({"a": torch.empty(2**40, device="meta")}, "holds the object torch._utils._rebuild_meta_tensor"),
         (
@@ -352,7 +352,7 @@ def test_a_pth_that_holds_itself_is_refused(tmp_path: Path) -> None:
     content: dict[str, Any] = {}
     content["model"] = content
     torch.save(content, tmp_path / "a.pth")
-    assert "a.pth: not tensors: model" in refused(tmp_path / "a.pth", model=NAME)
+    assert "a.pth: these entries are not tensors: model" in refused(tmp_path / "a.pth", model=NAME)
 
 
 def test_an_archive_that_claims_more_than_it_has_is_refused(tmp_path: Path) -> None:
@@ -405,4 +405,4 @@ def test_without_its_processor_a_folder_does_not_say_how_images_are_prepared(tmp
     (path / "SHA256SUMS.txt").unlink()
     assert "does not say how images are to be normalised" in refused(path)
     by_hand(path / "preprocessor_config.json", json.dumps([1]))
-    assert "a JSON object was expected" in refused(path)
+    assert "should hold a JSON object" in refused(path)

@@ -140,7 +140,7 @@ def test_a_quantised_model_is_not_quantised_again(saved, tmp_path):
         ({"mode": "mxfp4", "bits": 4, "group_size": 32}, "only MLX's affine mode"),
         ({"bits": 7, "group_size": 32}, "only MLX's affine mode"),
         ("4bit", "only MLX's affine mode"),
-        ({"bits": 4, "group_size": 32}, "not the codes that its quantization entry says: "),
+        ({"bits": 4, "group_size": 32}, "not the codes that its quantization entry describes: "),
     ],
     ids=str,
 )

@@ -372,7 +372,7 @@ class TestWhatPullRefuses:
     @pytest.mark.parametrize("size", [10**12, -1, None])
     def test_a_file_of_an_impossible_length(self, hub, command, files, tmp_path, size):
         hub.put("jane/digits", files).sizes["adapter_config.json"] = size
-        assert "too large, or of a length that is not said" in failed(command("pull", "jane/digits", "got"))
+        assert "too large, or their length is not stated" in failed(command("pull", "jane/digits", "got"))
         assert not [request for request in hub.requests if "/resolve/" in request]
 
     def test_more_files_than_it_needs(self, hub, command, files):

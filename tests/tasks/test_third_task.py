@@ -131,7 +131,7 @@ def test_reports_and_pictures_have_its_metric(runs: Path, tmp_path: Path) -> Non
     folder = evaluation.write_result(runs / "torch", result)
     assert folder is not None and [path.name for path in folder.iterdir()] == ["test.json"]
     with packed(runs / "torch") as parcel:
-        text = card.card(parcel, "someone/grey")
+        text = card.card(parcel, "someone/grey", "mlx-peft predict model/ image.jpg")
     assert "a head of 1 values" in text and "close (%)" in text and "image-feature-extraction" in text
     (one,) = (report := simulate_run(runs / "torch", [Simulation(weights=8, activations=32)])).after
     assert one.agreement > 0.5
