@@ -69,9 +69,9 @@ def unpack(method: AdaLoRA, packed: Tensors) -> Tensors:
 
     Raises ValueError where the tensors are not of this method.
     """
-    tensors, layers = apart(packed, KINDS, "AdaLoRA")
+    tensors, layers = apart(packed, MATRICES, "AdaLoRA")
     for layer, held in layers.items():
-        A, B, E = (held[kind] for kind in KINDS)
+        A, B, E = (held[kind] for kind in MATRICES)
         parts = parts_of(method.targets, layer)
         most = method.init_rank * max(len(parts), 1)
         if not A.ndim == B.ndim == E.ndim == 2 or not len(A) == B.shape[1] == len(E) <= most:
@@ -86,14 +86,14 @@ def unpack(method: AdaLoRA, packed: Tensors) -> Tensors:
 
 def notes(method: AdaLoRA) -> list[str]:
     """What PEFT does otherwise in silence, were it to train the adapter further."""
-    notes = ["the adapter does not know how many steps the run had: total_step is the least that PEFT accepts"]
+    found = ["the adapter does not know how many steps the run had: total_step is the least that PEFT accepts"]
     if method.orth_weight:
-        notes.append(
+        found.append(
             "Hugging Face PEFT adds the orthogonality penalty to no model that returns a tensor, as timm's do: trained "
             "further there, the adapter is without it"
         )
-    said += note(method.targets, "", "rows move that are not trained here")
-    return said
+    found += note(method.targets, "", "rows move that are not trained here")
+    return found
 
 
 def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[AdaLoRA, Tensors]:

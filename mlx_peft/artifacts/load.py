@@ -21,7 +21,7 @@ from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Model, Precision
 from mlx_peft.core.errors import UserError, suggest
-from mlx_peft.core.problems import made
+from mlx_peft.core.problems import validated
 from mlx_peft.protocols import model as protocols
 from mlx_peft.protocols.loading import load_backend
 from mlx_peft.tasks.task import Task
@@ -215,7 +215,7 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
     must_answer(count, checkpoint.task, path)
     found = checkpoint.architecture.model_dump()
     args = {} if checkpoint.layout == "timm" else {field: found[field] for field in DECISIVE}
-    model = made(Model, str(path), {"name": checkpoint.name, "weights": str(path), "args": args})
+    model = validated(Model, str(path), {"name": checkpoint.name, "weights": str(path), "args": args})
     recipe = Recipe(model, Linear(), backend=backend or "mlx")
     base = load_base(model, count, recipe.seed)
     check_answering(base, count, 1, recipe.precision, load_backend(recipe.backend).computing())

@@ -54,7 +54,7 @@ def requantized(loaded: Loaded, out: Path, quantization: Quantization) -> Writte
     fewer = recipe.plain(replace(base, tensors=exact, quantization=quantization), num_classes)
     tensors = fewer.merged() | unchanged(codes, exact, base, quantization)
     fewer = recipe.plain(replace(base, tensors=tensors, quantization=quantization), num_classes)
-    rounded = affine.plain(tensors, base.architecture, quantization)
+    rounded = affine.without_codes(tensors, base.architecture, quantization)
     names = [f"{site.path}.weight" for site in quantization.sites(base.architecture)]
     size = base.architecture.img_size
     images = np.random.default_rng(0).integers(0, 256, (PROBES, size, size, 3), dtype=np.uint8)
