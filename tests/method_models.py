@@ -112,10 +112,11 @@ SIDES = {"mlx": Mlx, "torch": Torch}
 
 
 def build(
-    side: Any, name: str = "linear", bits: int | None = None, seed: int = 0, qat: QAT | None = None, **options: Any
-):
+    side: Any, name: str = "linear", bits: int | None = None, seed: int = 0, qat: QAT | None = None,
+    args: dict[str, Any] | None = None, **options: Any,
+):  # fmt: skip
     """A model whose adapter was moved from its start; all have the same base and the same head."""
-    description = Model(name="vit_tiny_patch16_224", weights="none", image_size=32, args=SIZES)
+    description = Model(name="vit_tiny_patch16_224", weights="none", image_size=32, args=SIZES | (args or {}))
     base = load_base(description, CLASSES, 0, bits and Quantization(bits=bits, group_size=GROUP))
     model = side.model(base.architecture, CLASSES)
     side.parameters.fill(model, base)

@@ -86,6 +86,11 @@ def test_over_a_quantised_base_likewise(side):
     )
 
 
+def test_attention_pooling_whose_query_all_images_share_likewise(side):
+    pooled = {"class_token": False, "global_pool": "map"}
+    check(side, build(side, args=pooled), [build(side, "ssf", seed=seed, args=pooled) for seed in range(2)])
+
+
 def test_adapters_of_several_methods_at_one_layer(side):
     methods = ("ia3", "lora", "vera", "ssf", "lora", "fact", "adalora")
     check(side, build(side), [build(side, name, seed=seed, **SEVERAL[name][0]) for seed, name in enumerate(methods)])

@@ -32,8 +32,8 @@ class AttentionPool(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         batch, length, _ = tokens.x.shape
-        q = self.q(self.latent.float())  # one row, for all images
-        q = q.reshape(1, 1, self.num_heads, self.head_dim).transpose(1, 2)
+        q = self.q(self.latent.float())  # one row for all images, or one for each
+        q = q.reshape(len(q), 1, self.num_heads, self.head_dim).transpose(1, 2)
         k, v = self.kv(tokens.x).reshape(batch, length, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q = spread(q, (batch, *q.shape[1:]), tokens.x.dtype)
         x = self.proj(attend(q, k, v, size_bias(tokens)))

@@ -33,12 +33,12 @@ class Method(ABC, Generic[Config]):
 
     @property
     def name(self) -> str:
-        """As in a configuration."""
+        """By which a configuration chooses it."""
         return self.kind.model_fields["name"].default
 
     @abstractmethod
     def apply(self, model: VisionTransformer, config: Config, seed: int) -> None:
-        """Puts the method into a frozen model, and lets be trained what it trains; heads are no concern of its.
+        """Puts the method into a frozen model, and unfreezes what it trains, but for heads, which every method trains.
 
         What is drawn comes from NumPy by name, so that both backends start from the same.
 
@@ -48,8 +48,8 @@ class Method(ABC, Generic[Config]):
     def merge(self, model: VisionTransformer) -> dict[str, nn.Module]:
         """Replaces each of the method's layers by a plain one that computes the same. Returns what was, by path.
 
-        Raises UserError, and changes nothing, where there are no such layers; over a quantised base there are none but
-        for a method whose ``kind`` is ``over_codes``.
+        Raises UserError, and changes nothing, where no plain layer computes the same: under a method that says why
+        (``kind.unmerged``), and over a quantised base, but for a method that merges into codes (``kind.over_codes``).
         """
         if self.kind.unmerged is not None:
             raise UserError(f"method {self.name} cannot be merged: {self.kind.unmerged}")

@@ -33,7 +33,8 @@ class Stacked(Adapted):
 
     What ``Terms`` of K adapters has is held stacked: A ``(K + 1, in, r)`` and B ``(K + 1, r, out)``, transposed and
     filled up with zeros to the largest rank; vectors ``(K + 1, width)``. The last of each changes nothing: it is for
-    rows without an adapter. Outside of ``assigned`` no row has one. Nothing of it is trained.
+    rows without an adapter. Outside of ``assigned`` no row has one. Nothing of it is trained. An input that all images
+    share, one row, gets a row for each.
 
     Args:
         base_layer: the layer; it is kept as ``base_layer``.
@@ -54,7 +55,7 @@ class Stacked(Adapted):
         if not _assigned:
             return self.base_layer(x)
         rows, dtype = _assigned[-1], x.dtype
-        if len(rows) != len(x):
+        if len(x) not in (1, len(rows)):
             raise ValueError(f"{len(rows)} rows have an adapter, and the layer's input has {len(x)}")
         y = self.base_layer(x if self.into is None else (x * beside(self.into[rows], x)).astype(dtype))
         if self.A is not None:

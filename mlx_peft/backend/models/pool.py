@@ -32,8 +32,8 @@ class AttentionPool(nn.Module):
 
     def __call__(self, tokens: Tokens) -> mx.array:
         batch, length, _ = tokens.x.shape
-        q = self.q(self.latent.astype(mx.float32))  # one row, for all images
-        q = q.reshape(1, 1, self.num_heads, self.head_dim).transpose(0, 2, 1, 3)
+        q = self.q(self.latent.astype(mx.float32))  # one row for all images, or one for each
+        q = q.reshape(len(q), 1, self.num_heads, self.head_dim).transpose(0, 2, 1, 3)
         kv = self.kv(tokens.x).reshape(batch, length, 2, self.num_heads, self.head_dim).transpose(2, 0, 3, 1, 4)
         q = spread(q, (batch, *q.shape[1:]), tokens.x.dtype)
         x = self.proj(attend(q, kv[0], kv[1], size_bias(tokens)))
