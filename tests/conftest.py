@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import typer.testing
+from typer.main import get_command
 
 os.environ["MLX_DISABLE_COMPILE"] = "1"
 """On Linux, MLX builds a kernel with g++ for every function that it compiles and has not met: a second each, half of
@@ -29,6 +32,14 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_made_once() -> Iterator[None]:
+    """Typer's runner makes every command of the program anew for each that it runs: as long as many a test takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", cache(get_command), raising=False)
         yield
 
 

@@ -19,13 +19,16 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer.testing
 import yaml
 from hostile import changed, pick, text
 from PIL import Image
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from convert.adapters.peft import METADATA
@@ -359,6 +362,7 @@ def case(place: Place, number: int) -> dict[str, Any]:
 
 def main(backend: str, first: int, last: int, folder: Path) -> None:
     warnings.simplefilter("ignore")
+    typer.testing._get_command = cache(get_command)  # else it makes every command of the program anew for each case
     place = Place(folder, backend)
     memory.available = lambda: MACHINE  # type: ignore[assignment]
     limit_addresses()

@@ -57,7 +57,7 @@ def check(backend: str, tmp_path: Path, lives: int, seed: int, method: str = "pi
 
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
 def test_three_lives(backend, tmp_path):
-    check(backend, tmp_path, lives=3, seed=0)
+    check(backend, tmp_path, lives=2, seed=0)
 
 
 @pytest.mark.slow

@@ -33,8 +33,8 @@ def check(model, method, bits=None, steps=True):
 
 @pytest.mark.parametrize("method", parity.PLAIN_METHODS)
 def test_backends_agree_under_every_method(method, monkeypatch):
-    """On one model, cut to three blocks: what a method does, it does in every block."""
-    monkeypatch.setitem(parity.MODELS, SHORT, {"args": {"depth": 3}})
+    """On one model, cut to three blocks and sixteen patches: what a method does, it does in every block and row."""
+    monkeypatch.setitem(parity.MODELS, SHORT, {"image_size": 64, "args": {"depth": 3}})
     check(SHORT, method)
 
 
@@ -46,7 +46,7 @@ def test_backends_agree_on_every_model(model):
 
 @pytest.mark.parametrize("method", COMPILED)
 def test_backends_agree_when_mlx_compiles(method, monkeypatch, compiled):
-    monkeypatch.setitem(parity.MODELS, SHORT, {"args": {"depth": 3}})
+    monkeypatch.setitem(parity.MODELS, SHORT, {"image_size": 64, "args": {"depth": 3}})
     check(SHORT, method)
 
 
