@@ -69,9 +69,9 @@ def convert(
     target = TARGETS[to]
     must_be_new(out)
     if quantization is not None and to != "mlx":
-        raise UserError(f"--bits: only --to mlx holds quantised weights, not --to {to}")
+        raise UserError(f"only the format mlx holds quantised weights, not {to}", arguments=("bits", "to"))
     if dtype is not None and dtype not in target.dtypes:
-        raise UserError(f"--dtype: --to {to} has {', '.join(target.dtypes)}, not {dtype}")
+        raise UserError(f"the format {to} has {', '.join(target.dtypes)}, not {dtype}", arguments=("dtype",))
     if isinstance(target, Runtime):
         target.must_be_name_of(out)
     found = open_source(source, backend=backend, **asked)

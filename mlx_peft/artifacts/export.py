@@ -46,7 +46,7 @@ def _no_classifier(task: Task) -> str | None:
     )
 
 
-KINDS = {
+RUNTIMES = {
     "onnx": Kind(
         ".onnx",
         lambda task: task.reading,
@@ -82,7 +82,7 @@ def export_model(
     """Writes a model for another runtime, whole and proved or not at all.
 
     Args:
-        kind: of KINDS.
+        kind: of RUNTIMES.
         out: the file, or for Core ML the package, to write.
         base: what the model was made from: name, architecture, preprocessing.
         tensors: timm's state dictionary, merged; a quantised one is written as the float32 that its codes stand for.
@@ -93,16 +93,18 @@ def export_model(
         UserError: for an unknown kind, a name without the kind's suffix or of something that is there, classes that are
             not the head's, packages that are missing, a model that cannot be written so, or a proof that fails.
     """
-    if kind not in KINDS:
-        raise UserError(f"unknown kind {kind!r}{suggest(kind, KINDS)} ({', '.join(KINDS)})")
-    chosen = KINDS[kind]
+    if kind not in RUNTIMES:
+        raise UserError(f"unknown kind {kind!r}{suggest(kind, RUNTIMES)} ({', '.join(RUNTIMES)})")
+    chosen = RUNTIMES[kind]
     chosen.must_be_name_of(out)
     if out.exists():
         raise UserError(f"{out}: exists already; choose another name")
     notes = []
     if any(tensor.dtype == np.uint32 for tensor in tensors.values()):
         if base.quantization is None:
-            raise UserError(f"{base.name} is in codes, and its base does not say in which: merge it with --dequantize")
+            raise UserError(
+                f"{base.name} is in codes, and its base does not say in which: merge it into a plain model first"
+            )
         tensors = affine.without_codes(tensors, base.architecture, base.quantization)
         notes.append(f"the codes, {described(base.quantization)}, are written as the float32 weights they stand for")
     if (reading := chosen.reading(base.task)) is not None:

@@ -27,6 +27,7 @@ from mlx_peft.protocols.loading import load_backend
 from mlx_peft.tasks.task import Task
 from mlx_peft.training.room import check_answering
 from mlx_peft.training.run import RunFolder
+from mlx_peft.training.stop import again
 from mlx_peft.vit.architecture import Architecture, Preprocessing
 from mlx_peft.vit.parameters import HEADS
 
@@ -92,8 +93,9 @@ def load_run(
     else:
         if (own := adapter.model or model) is None:
             raise UserError(
-                f"{place} does not say which model it belongs to, as it was not written by mlx-peft: name it with "
-                "--model NAME (and --weights, where they are not timm's)"
+                f"{place} does not say which model it belongs to, as it was not written by mlx-peft: name it, and "
+                "its weights where they are not timm's",
+                arguments=("model", "weights"),
             )
         if not adapter.num_classes:
             raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
@@ -102,9 +104,14 @@ def load_run(
         recipe = Recipe(own, adapter.method, adapter.quantize, adapter.qat)
     if model is not None and adapter.model is not None:
         if model.name != adapter.model.name:
-            raise UserError(f"{place} names its own model, {adapter.model.name}: leave --model out")
+            raise UserError(
+                f"{place} names its own model, {adapter.model.name}: leave the model out", arguments=("model",)
+            )
         if model.image_size not in (None, adapter.model.image_size):
-            raise UserError(f"{place} says itself at which image size it was trained: leave --image-size out")
+            raise UserError(
+                f"{place} says itself at which image size it was trained: leave the image size out",
+                arguments=("image_size",),
+            )
         moved = recipe.model.model_copy(update={"weights": model.weights})  # the hash says if they are the same
         recipe = replace(recipe, model=moved)
     if backend is not None:
@@ -164,7 +171,8 @@ def _weights(model: Model, place: Path) -> Path:
         return found
     raise UserError(
         f"{place} was trained on {model.weights}, which is not there: put it beside the adapter, or say where those "
-        f"weights are, with --model {model.name} --weights FILE"
+        f"weights are, of the model {model.name}",
+        arguments=("model", "weights"),
     )
 
 
@@ -178,16 +186,14 @@ def find_adapter(path: Path, name: str | None) -> Path:
     if name in several:
         return several[name]
     if RunFolder(path).config.exists():
-        raise UserError(
-            f"{path} is one run, not a folder of adapters: leave the name {name!r} out"
-            if name is not None and adapter_in(path)
-            else f"{path} is a run that is not finished: continue it with --resume"
-        )
+        if name is not None and adapter_in(path):
+            raise UserError(f"{path} is one run, not a folder of adapters: leave the name {name!r} out")
+        raise UserError(f"{path} is a run that is not finished: continue it first", command=again(RunFolder(path)))
     if not several:
         raise UserError(f"{path} holds no adapter ({ADAPTER_FILE} is missing)")
     names = ", ".join(several)
     if name is None:
-        raise UserError(f"{path} holds several adapters; choose one by its name: {names}")
+        raise UserError(f"{path} holds several adapters; choose one by its name: {names}", arguments=("adapter",))
     raise UserError(f"{path} has no adapter {name!r}; it has {names}{suggest(name, several)}")
 
 

@@ -16,7 +16,7 @@ from mlx_peft.codes import affine
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Model
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import Command, UserError
 from mlx_peft.tasks.logits import finite
 
 PROBES = 8
@@ -101,13 +101,17 @@ def merge_run(
     """
     must_be_new(out)
     if dequantize and requantize:
-        raise UserError("--dequantize and --requantize: choose one")
+        raise UserError("dequantize and requantize: choose one", arguments=("dequantize", "requantize"))
     loaded = load_run(path, backend, name=name, precision="float32", model=model)
     if loaded.codes is None and (dequantize or requantize):
-        raise UserError(f"the base of {path} is not quantised: leave --{'de' if dequantize else 're'}quantize out")
+        which = "dequantize" if dequantize else "requantize"
+        raise UserError(f"the base of {path} is not quantised: leave {which} out", arguments=(which,))
     if requantize:
         if loaded.base.quantization is None:
-            raise UserError(f"{path} was trained through the codes that it is merged into: leave --requantize out")
+            raise UserError(
+                f"{path} was trained through the codes that it is merged into: leave requantize out",
+                arguments=("requantize",),
+            )
         return requantized(loaded, out, loaded.base.quantization)
     tensors = loaded.model.merged(dequantize)
     quantization = None if dequantize else loaded.codes
@@ -145,13 +149,15 @@ def quantize_model(
         loaded = load_run(path, backend, name=name, precision="float32", model=model)
     if loaded.base.quantization is not None:
         raise UserError(
-            f"{path} is quantised already, to {described(loaded.base.quantization)}: merge it with --dequantize, or "
-            "with --requantize, which keeps its bits"
+            f"{path} is quantised already, to {described(loaded.base.quantization)}: merge it into a plain model, or "
+            "quantise it again to its own bits",
+            command=Command("see", ("merge", str(path), "OUT"), {"dequantize": True}),
         )
     if loaded.codes is not None:
         raise UserError(
-            f"{path} was trained through codes of {described(loaded.codes)}: `mlx-peft merge` writes them as they are; "
-            "for others, merge it with --dequantize and quantise that"
+            f"{path} was trained through codes of {described(loaded.codes)}: merging writes them as they are; for "
+            "others, merge it into a plain model and quantise that",
+            command=Command("see", ("merge", str(path), "OUT"), {"dequantize": True}),
         )
     quantization.sites(loaded.base.architecture)
     return requantized(loaded, out, quantization)

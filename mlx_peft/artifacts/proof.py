@@ -97,8 +97,9 @@ def _compare(ours: Mapping[str, np.ndarray], what: str, theirs: Logits, images: 
     except Exception as error:  # the libraries have none in common
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{what}: the proof failed, nothing was written: it cannot be opened there ({reason}); --no-verify leaves "
-            "the proof out"
+            f"{what}: the proof failed, nothing was written: it cannot be opened there ({reason}); it can be written "
+            "without a proof",
+            arguments=("no_verify",),
         ) from error
     for name, logits in ours.items():
         proof.rows[f"{what} against {name}"] = relative(logits, expected)
@@ -123,10 +124,12 @@ def judge(proof: Proof, what: str) -> None:
 def _must_be(again: Mapping[str, np.ndarray], job: Job, what: str) -> None:
     """Raises UserError where what was read again is not what was to be written, rounded."""
     for name in again.keys() | job.tensors.keys():
-        if name not in again or name not in job.tensors:
-            raise UserError(f"{what}: the proof failed, nothing was written: {name} is missing or too much")
+        if name not in again:
+            raise UserError(f"{what}: the proof failed, nothing was written: {name} is missing when read again")
+        if name not in job.tensors:
+            raise UserError(f"{what}: the proof failed, nothing was written: {name} was not to be written")
         if not np.array_equal(again[name], narrowed(name, job.tensors[name], job.dtype)):
-            raise UserError(f"{what}: the proof failed, nothing was written: {name} is another one when read again")
+            raise UserError(f"{what}: the proof failed, nothing was written: {name} differs when read again")
 
 
 def _backends(base: Base, images: np.ndarray, proof: Proof) -> dict[str, np.ndarray]:

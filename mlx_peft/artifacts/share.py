@@ -102,7 +102,7 @@ def packed(
     """
     if is_model(path):
         if merged:
-            raise UserError(f"{path} is a whole model already: leave --merged out")
+            raise UserError(f"{path} is a whole model already: it needs no merging", arguments=("merged",))
         with _temporary() as folder:
             yield _with_sums(_without_facts(_without_places(_model(path), timm.CONFIG, folder), folder), folder)
         return

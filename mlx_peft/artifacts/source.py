@@ -24,7 +24,7 @@ from convert.open import open_path
 from convert.timm.read import from_hub
 from mlx_peft.artifacts.load import adapter_in, find_adapter, load_run
 from mlx_peft.config.schema import Model
-from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.errors import Command, UserError, suggest
 from mlx_peft.protocols.loading import load_foreign
 from mlx_peft.training.run import RunFolder
 from mlx_peft.vit.registry import altered, names
@@ -87,13 +87,20 @@ def open_source(
     path = Path(os.path.expanduser(source))
     if path.is_dir() and (adapter is not None or adapter_in(path) or RunFolder(path).config.exists()):
         if args or part:
-            raise UserError("--set and --part: not for a run or an adapter, which says what it is")
+            raise UserError(
+                "a run or an adapter says what it is: give it neither fields nor a part", arguments=("args", "part")
+            )
         if model is None and image_size is not None:
-            raise UserError("--image-size: a run or an adapter of ours says its own; of another's, --model needs it")
+            raise UserError(
+                "a run or an adapter of ours says its own image size; with another's, name the model too",
+                arguments=("image_size", "model"),
+            )
         named = None if model is None else Model(name=model, weights=weights, image_size=image_size)
         return _run(path, named, adapter, backend)
     if adapter is not None or weights != "timm":
-        raise UserError(f"--adapter and --weights are for an adapter, and {source} is none")
+        raise UserError(
+            f"a name and weights are for an adapter, and {source} is none", arguments=("adapter", "weights")
+        )
     args = args or {}
     checkpoint = _at_its_grid(_checkpoint(source, path, Asked(model, args), part), args)
     base = whole(checkpoint, args={} if checkpoint.described else args)
@@ -128,8 +135,9 @@ def _checkpoint(source: str, path: Path, asked: Asked, part: str | None) -> Chec
             raise UserError(f"{source}: no such file or folder here, and of the hub: {error}") from error
         return open_path(repository, asked, part)
     raise UserError(
-        f"{source!r} is no file or folder, and no model of timm's{suggest(name, names())} (mlx-peft ls models); of the "
-        "hub, name OWNER/REPOSITORY"
+        f"{source!r} is neither a file or folder nor a model of timm's{suggest(name, names())}; a repository of the "
+        "hub is named OWNER/REPOSITORY",
+        command=Command("see", ("ls", "models")),
     )
 
 
@@ -142,7 +150,7 @@ def _at_its_grid(checkpoint: Checkpoint, args: Mapping[str, Any]) -> Checkpoint:
     positions = (checkpoint.tensors or {}).get("pos_embed")
     if checkpoint.described or checkpoint.layout != "timm" or "img_size" in args or positions is None:
         return checkpoint
-    usual = altered(checkpoint.architecture, args, "--set")
+    usual = altered(checkpoint.architecture, args, "args")
     patches = (positions.shape[1] if positions.ndim == 3 else 0) - usual.position_tokens + usual.grid_size**2
     side = isqrt(max(patches, 0))
     if side in (0, usual.grid_size) or side**2 != patches:

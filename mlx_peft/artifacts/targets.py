@@ -15,7 +15,7 @@ from convert.layouts import torchvision, transformers
 from convert.layouts.processor import CONFIG as PROCESSOR
 from convert.timm.config import timm_arguments
 from convert.timm.write import write_model
-from mlx_peft.artifacts.export import KINDS, Exported, export_model
+from mlx_peft.artifacts.export import RUNTIMES, Exported, export_model
 from mlx_peft.artifacts.source import Source
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.core.errors import UserError
@@ -67,7 +67,9 @@ class Target:
     def check(self, found: Source) -> None:
         """Raises UserError where the source is not what the format is for, before any work."""
         if not self.whole and found.adapter is None:
-            raise UserError("--to peft writes an adapter: name a run or an adapter, not a whole model")
+            raise UserError(
+                "the format peft holds an adapter: name a run or an adapter, not a whole model", arguments=("to",)
+            )
         must_have_head(found, self.needs_head)
 
 
@@ -85,7 +87,7 @@ class Runtime:
 
     def must_be_name_of(self, out: Path) -> None:
         """Raises UserError at a name that such a file does not have."""
-        KINDS[self.kind].must_be_name_of(out)
+        RUNTIMES[self.kind].must_be_name_of(out)
 
     def export(self, out: Path, job: Job, verify: bool) -> Exported:
         """Writes a job to ``out``. Raises UserError where that cannot be, or its proof fails."""
@@ -106,8 +108,9 @@ def _timm(out: Path, job: Job) -> list[str]:
         timm_arguments(job.base.architecture, job.base.name.partition(".")[0])
     except UserError as error:
         raise UserError(
-            f"{error}: --to mlx holds it; or take timm's own with --set FIELD=VALUE, and how much that changes the "
-            "logits is printed"
+            f"{error}: the format mlx holds it; or give the fields timm's own values, and how much that changes the "
+            "logits is printed",
+            arguments=("to", "args"),
         ) from error
     write_model(out, base=job.base, tensors=job.tensors, classes=job.classes, dtype=job.dtype)
     return []
@@ -153,7 +156,9 @@ def _peft(out: Path, job: Job) -> list[str]:
     adapter = read_adapter(job.adapter)
     if FORMATS[type(adapter.method)].from_peft is None:
         raise UserError(
-            f"Hugging Face PEFT has no method {adapter.method.name!r}: convert the run to a whole model, --to timm"
+            f"Hugging Face PEFT has no method {adapter.method.name!r}: convert the run to a whole model, such as "
+            "timm's",
+            arguments=("to",),
         )
     return write_adapter(out, adapter)
 

@@ -41,7 +41,7 @@ def answer(error: UserError, ctx: typer.Context) -> str:
     text = str(error)
     if options:
         text += f"\n  options: {options}" if "\n" in text else f" ({options})"
-    return text if error.command is None else f"{text}\n  {error.command.purpose}: {spelled(error.command, ctx)}"
+    return text if error.command is None else f"{text}\n  {help_line(error.command, ctx)}"
 
 
 def option(command: Any, argument: str) -> str | None:
@@ -55,11 +55,17 @@ def option(command: Any, argument: str) -> str | None:
     return parameter.opts[0] if parameter.is_flag else f"{parameter.opts[0]} {metavar}"
 
 
-def spelled(command: Command, ctx: typer.Context) -> str:
-    """A command as this program's shell takes it: ``torch-ref train runs/a/config.yaml --out runs/a --resume``."""
+def help_line(command: Command, ctx: typer.Context) -> str:
+    """A command as the running program's shell takes it, behind what it is good for."""
     root: Any = ctx.find_root()
-    flags = {parameter.name: parameter.opts[0] for parameter in root.command.commands[command.words[0]].params}
-    words = [root.info_name, *map(shlex.quote, command.words)]
+    return spelled(command, root.command, root.info_name)
+
+
+def spelled(command: Command, commands: Any, program: str) -> str:
+    """``to go on: torch-ref train runs/a/config.yaml --out runs/a --resume``."""
+    found = commands.commands[command.words[0]]
+    flags = {parameter.name: parameter.opts[0] for parameter in found.params}
+    words = [f"{command.purpose}: {program}", *map(shlex.quote, command.words)]
     for name, value in command.options.items():
         words += [flags[name]] if value is True else [flags[name], shlex.quote(str(value))]
     return " ".join(words)

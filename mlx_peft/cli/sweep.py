@@ -19,6 +19,7 @@ from mlx_peft.cli.output import kept_elsewhere, said_beside
 from mlx_peft.cli.report import show
 
 if TYPE_CHECKING:
+    from mlx_peft.core.errors import UserError
     from mlx_peft.studies.sweep import Outcome, SuiteRun
 
 WORKER = (sys.executable, "-m", "mlx_peft.cli.sweep")
@@ -55,7 +56,7 @@ def sweep(
     outcomes: dict[str, Outcome] = {}
     with said_beside(out / "sweep.json"):
         note(f"{len(runs)} runs in {out}" + (f", {done} of them finished" if (done := _finished(runs)) else ""))
-        with closing(engine.run(runs, out, WORKER, note)) as made:
+        with closing(engine.run(runs, out, (*WORKER, ctx.find_root().info_name or ""), note)) as made:
             for outcome in made:
                 outcomes[outcome.run.name] = outcome
                 if outcome.error is not None:
@@ -163,12 +164,24 @@ def obey(replies: TextIO) -> None:
                     train(Experiment.model_validate(order["experiment"]), out, resume=True, progress=progress)
                     ranks.write(out)
             except UserError as error:
-                json.dump({"error": str(error)}, replies)
+                json.dump({"error": _answer(error)}, replies)
                 sys.exit(USER_ERROR)
             except Interrupted:
                 sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _answer(error: UserError) -> str:
+    """The error's text, and the command that helps, of the program whose name is this process's argument."""
+    if error.command is None:
+        return str(error)
+    from typer.main import get_command
+
+    from mlx_peft.cli.app import app
+    from mlx_peft.cli.mistakes import spelled
+
+    return f"{error}\n  {spelled(error.command, get_command(app), *sys.argv[1:])}"
 
 
 def stop_with_parent() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlx_peft.cli import mistakes
 from mlx_peft.cli.common import AsJson, Backend, Config, Overrides, echo, echo_json, read_experiment
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def train(
             try:
                 result = train(experiment, run, resume=resume, progress=progress)
             except Interrupted as stopped:
-                progress.note(str(stopped))
+                progress.note(f"{stopped}; {mistakes.help_line(stopped.command, ctx)}")
                 raise typer.Exit(130) from None
         figure, pictures = ranks.write(run), evaluation.write_result(run, result)
         if as_json:

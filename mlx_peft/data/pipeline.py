@@ -194,21 +194,6 @@ def _batches(
     copies = occurrences(order)
     batch_size = targets.batch_size
 
-    def fill(indices: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> list[str | None]:
-        """Puts images in their places, and says of each why it is not there, if it is to be left out."""
-        reasons: list[str | None] = []
-        for index, number, place in zip(indices.tolist(), numbers.tolist(), out, strict=True):
-            try:
-                with one_image():
-                    _put(row(index, number), place)
-            except UserError as error:
-                if split.unread is None:
-                    raise
-                reasons.append(str(error).removesuffix(ADVICE))
-            else:
-                reasons.append(None)
-        return reasons
-
     def submit(step: int) -> tuple[Batch, list[Future[list[str | None]]]]:
         whole = slice(step * batch_size, (step + 1) * batch_size)
         indices, numbers = order[whole], copies[whole]
@@ -216,7 +201,8 @@ def _batches(
         batch = Batch(images, targets.batch(indices), indices, targets.weight(indices))
         chunks = [slice(first, first + CHUNK) for first in range(0, len(indices), CHUNK)]
         return batch, [
-            pool.submit(fill, indices[chunk], numbers[chunk], images[: len(indices)][chunk]) for chunk in chunks
+            pool.submit(_fill, split, row, indices[chunk], numbers[chunk], images[: len(indices)][chunk])
+            for chunk in chunks
         ]
 
     pending: deque[tuple[int, Batch, list[Future[list[str | None]]]]] = deque()
@@ -261,3 +247,21 @@ def _left_out(split: Split, batch: Batch, reasons: list[str | None], targets: Ta
     images, rows = np.zeros_like(batch.images), batch.rows[there]
     images[: len(rows)] = batch.images[: batch.count][there]
     return Batch(images, targets.batch(rows), rows, targets.weight(rows))
+
+
+def _fill(
+    split: Split, row: Callable[[int, int], np.ndarray], indices: np.ndarray, numbers: np.ndarray, out: np.ndarray
+) -> list[str | None]:
+    """Puts images in their places, and says of each why it is not there, if it is to be left out."""
+    reasons: list[str | None] = []
+    for index, number, place in zip(indices.tolist(), numbers.tolist(), out, strict=True):
+        try:
+            with one_image():
+                _put(row(index, number), place)
+        except UserError as error:
+            if split.unread is None:
+                raise
+            reasons.append(str(error).removesuffix(ADVICE))
+        else:
+            reasons.append(None)
+    return reasons

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import Command, UserError
 
 FEW, SHARE = 100, 0.01
 """Broken images that an epoch may have, whichever is more: so many, or this share of it. Beyond, the disk is gone."""
@@ -65,4 +65,5 @@ def check_share(split: str, lost: int, there: int, batch: int, epoch: int, reaso
     else:
         return
     reason = next(filter(None, reasons))
-    raise UserError(f"{split}: {found} ({reason}): is the disk still there? mlx-peft data check reads them all")
+    command = Command("to read them all", ("data", "check"))
+    raise UserError(f"{split}: {found} ({reason}): is the disk still there?", command=command)

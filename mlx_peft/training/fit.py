@@ -22,7 +22,7 @@ from mlx_peft.training.allocation import Kept, RankAllocator, allocator, ranks
 from mlx_peft.training.checkpoint import Position, save_checkpoint
 from mlx_peft.training.evaluate import evaluate
 from mlx_peft.training.progress import EpochEvent, Progress, StepEvent
-from mlx_peft.training.resume import VERSION, newest, remedies, take_up
+from mlx_peft.training.resume import VERSION, Diverged, diverged, newest, take_up
 from mlx_peft.training.run import MetricsFile, Record, RunFolder, binding, read_metrics
 from mlx_peft.training.schedule import learning_rate
 from mlx_peft.training.stop import Interrupted, Stopped, StopSignal
@@ -80,10 +80,6 @@ def fit(
         )
         loop.run()
     return position
-
-
-class Diverged(UserError):
-    """Parameters or a loss that are not finite: there is nothing to keep."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +155,9 @@ class Loop:
             kept = f"the one in {self.folder.last} is kept" if self.folder.last.exists() else "there is none yet"
             self.progress.note(f"no checkpoint could be written before the end ({error}); {kept}")
         else:
-            self.progress.note(f"a checkpoint is written, after step {self.position.step}: --resume goes on from there")
+            self.progress.note(
+                f"a checkpoint is written, after step {self.position.step}: the run can go on from there"
+            )
 
     def train_epoch(self) -> None:
         """The rest of the epoch. A step's loss is read once the next step is under way, so that neither waits."""
@@ -197,7 +195,7 @@ class Loop:
         here.step += 1
         here.batch += 1
         if not math.isfinite(loss):
-            raise Diverged(self.diverged(f"the loss is {loss}"))
+            raise diverged(f"the loss is {loss}", self.position, self.folder, self.train)
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         here.loss_sum += loss * step.count
@@ -293,8 +291,5 @@ class Loop:
     def must_be_finite(self) -> None:
         """Raises Diverged where a parameter that is trained is not finite: nothing can be made of it any more."""
         if broken := sorted(name for name, p in self.trainer.model.adapter().items() if not np.isfinite(p).all()):
-            raise Diverged(self.diverged(f"there are NaN or infinite numbers in {listed(broken, 3)}"))
-
-    def diverged(self, what: str) -> str:
-        where = f"at step {self.position.step} (epoch {self.position.epoch + 1})"
-        return f"{what} {where}: training diverged. {remedies(self.folder, self.train)}"
+            what = f"there are NaN or infinite numbers in {listed(broken, 3)}"
+            raise diverged(what, self.position, self.folder, self.train)

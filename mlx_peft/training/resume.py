@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,6 +20,7 @@ from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.training.checkpoint import Change, Position, load_checkpoint
 from mlx_peft.training.progress import Progress
 from mlx_peft.training.run import CHANGEABLE, RunFolder, binding, differences, flatten
+from mlx_peft.training.stop import again
 
 VERSION = 1
 """Of what a checkpoint's facts are; those of the first versions have no number."""
@@ -187,18 +187,26 @@ def take_up(
     return position
 
 
-def remedies(folder: RunFolder, train: Train) -> str:
-    """What may help a run that diverged, and how it goes on with it: each is one of ``CHANGEABLE``."""
+class Diverged(UserError):
+    """Parameters or a loss that are not finite: there is nothing to keep."""
+
+
+def diverged(what: str, position: Position, folder: RunFolder, train: Train) -> Diverged:
+    """The error, with what may help, and the command that goes on from the last checkpoint where there is one."""
+    where = f"at step {position.step} (epoch {position.epoch + 1})"
+    text = f"{what} {where}: training diverged. {remedies(train)}"
+    if not folder.last.exists():
+        return Diverged(text)
+    command = again(folder, "train.optimizer.lr=...")
+    return Diverged(f"{text}. The last checkpoint is kept in {folder.last}", command=command)
+
+
+def remedies(train: Train) -> str:
+    """What may help a run that diverged: each is one of ``CHANGEABLE``."""
     key = "train.optimizer.lr"
     found = [f"a lower {key} (it was {train.optimizer.lr:g})"]
     if train.clip_norm is None:
         found.append("train.clip_norm=1")
     if train.precision != "float32":
         found.append("train.precision=float32")
-    advice = f"Try {' or '.join(found)}"
-    if not folder.last.exists():
-        return advice
-    return (
-        f"{advice}. The last checkpoint is kept in {folder.last}; to go on from it: mlx-peft train "
-        f"{quote(str(folder.config))} {key}=... --out {quote(str(folder.path))} --resume"
-    )
+    return f"Try {' or '.join(found)}"

@@ -99,7 +99,7 @@ class RunFolder:
         """``result.json``, or None where the run is not finished. Raises UserError where it is damaged."""
         if not self.result.exists():
             return None
-        remedy = "delete it, and the run's command with --resume makes it again from the last checkpoint"
+        remedy = "delete it, and resuming the run makes it again from the last checkpoint"
         try:
             self.check_sum(self.result)
             result = json.loads(self.result.read_text("utf-8"))
@@ -126,16 +126,18 @@ class RunFolder:
         if self.config.exists():
             if not resume:
                 if self.result.exists():
-                    raise UserError(f"{self.path} already holds a finished run: choose another folder with --out")
+                    raise UserError(
+                        f"{self.path} already holds a finished run: choose another folder", arguments=("out",)
+                    )
                 raise UserError(
-                    f"{self.path} already holds an unfinished run: continue it with --resume, or choose another folder "
-                    "with --out"
+                    f"{self.path} already holds an unfinished run: continue it, or choose another folder",
+                    arguments=("resume", "out"),
                 )
             check_same(self.read_config(), experiment, self.config, () if self.result.exists() else changeable)
         elif self.path.exists() and any(
             not entry.name.startswith(".") and entry.name != SUMS for entry in self.path.iterdir()
         ):
-            raise UserError(f"{self.path} is not empty and holds no run: choose another folder with --out")
+            raise UserError(f"{self.path} is not empty and holds no run: choose another folder", arguments=("out",))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -152,7 +154,8 @@ class RunFolder:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
                     raise UserError(
-                        f"{self.path} is in use by another process: wait for it, or choose another --out"
+                        f"{self.path} is in use by another process: wait for it, or choose another folder",
+                        arguments=("out",),
                     ) from error
                 for unfinished in self.path.glob(f".{self.adapter.name}.*"):
                     shutil.rmtree(unfinished)

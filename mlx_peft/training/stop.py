@@ -5,25 +5,28 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from shlex import quote
 from types import FrameType
 from typing import Any, TypeVar
 
 from mlx_peft.core import signals
+from mlx_peft.core.errors import Command
 from mlx_peft.core.writing import DiskFull
 from mlx_peft.training.run import RunFolder
 
 Item = TypeVar("Item")
 
 
+def again(folder: RunFolder, *overrides: str) -> Command:
+    """The command that goes on with a run from its last checkpoint, with values over its configuration."""
+    return Command("to go on", ("train", str(folder.config), *overrides), {"out": str(folder.path), "resume": True})
+
+
 class Interrupted(Exception):
-    """Training was asked to stop and did, at a checkpoint. The text says how to go on; a command exits with 130."""
+    """Training was asked to stop and did, at a checkpoint. ``command`` goes on from there; a command exits with 130."""
 
     def __init__(self, folder: RunFolder, step: int, steps: int) -> None:
-        super().__init__(
-            f"interrupted after step {step} of {steps}; to go on: "
-            f"mlx-peft train {quote(str(folder.config))} --out {quote(str(folder.path))} --resume"
-        )
+        super().__init__(f"interrupted after step {step} of {steps}")
+        self.command = again(folder)
         self.folder = folder
         self.step = step
 
@@ -74,4 +77,4 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except DiskFull as error:
-        raise DiskFull(f"{error}; make room, then continue the run with --resume") from error
+        raise DiskFull(f"{error}; make room, then continue the run", arguments=("resume",)) from error

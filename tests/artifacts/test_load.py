@@ -87,7 +87,7 @@ def test_what_is_not_a_run_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         load_run(tmp_path / "missing")
     shutil.rmtree(run / "adapter")
-    with pytest.raises(UserError, match="is not finished: continue it with --resume"):
+    with pytest.raises(UserError, match="is not finished: continue it first"):
         load_run(run)
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 import torch_ref.entry
 from convert.base import Base, load_base
-from mlx_peft.artifacts.export import KINDS, Exported, export_model
+from mlx_peft.artifacts.export import RUNTIMES, Exported, export_model
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import Tensors
 
@@ -70,7 +70,7 @@ def exported(merged: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     @cache
     def write(kind: str, model: str) -> Exported:
         base, tensors = merged(model)
-        out = tmp_path_factory.mktemp(kind) / f"model{KINDS[kind].suffix}"
+        out = tmp_path_factory.mktemp(kind) / f"model{RUNTIMES[kind].suffix}"
         return export_model(kind, out, base=base, tensors=tensors, classes=CLASSES)
 
     return write

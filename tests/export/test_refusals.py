@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from mlx_peft.artifacts.export import KINDS, export_model
+from mlx_peft.artifacts.export import RUNTIMES, export_model
 from mlx_peft.core.errors import UserError
 from torch_ref.tools.export import coreml, onnx
 
@@ -22,7 +22,7 @@ def export(merged, classes, tmp_path):
 
     def run(kind: str, name: str | None = None, **options):
         arguments = {"base": base, "tensors": tensors, "classes": classes} | options
-        return export_model(kind, tmp_path / (name or f"model{KINDS[kind].suffix}"), **arguments)
+        return export_model(kind, tmp_path / (name or f"model{RUNTIMES[kind].suffix}"), **arguments)
 
     run.base, run.tensors = base, tensors
     return run
@@ -33,10 +33,10 @@ def test_an_unknown_kind_is_answered_with_the_nearest(export, tmp_path):
         export_model("onx", tmp_path / "x.onnx", base=export.base, tensors=export.tensors, classes=())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUNTIMES)
 class TestNothingIsLeftOf:
     def test_a_name_of_another_kind(self, export, nothing_left, kind):
-        with pytest.raises(UserError, match=f"name what is to be written 'model{KINDS[kind].suffix}'"):
+        with pytest.raises(UserError, match=f"name what is to be written 'model{RUNTIMES[kind].suffix}'"):
             export(kind, "model.pt")
         assert nothing_left()
 
@@ -49,7 +49,7 @@ class TestNothingIsLeftOf:
 
     def test_codes_of_which_nobody_says_what_they_stand_for(self, export, nothing_left, kind):
         codes = export.tensors | {"blocks.0.attn.qkv.weight": np.zeros((144, 6), np.uint32)}
-        with pytest.raises(UserError, match="its base does not say in which: merge it with --dequantize"):
+        with pytest.raises(UserError, match="its base does not say in which: merge it into a plain model first"):
             export(kind, tensors=codes)
         assert nothing_left()
 
@@ -93,13 +93,13 @@ class TestNothingIsLeftOf:
         assert nothing_left()
 
     def test_one_that_packages_are_missing_for(self, export, nothing_left, monkeypatch, kind):
-        monkeypatch.setitem(sys.modules, KINDS[kind].module, None)
+        monkeypatch.setitem(sys.modules, RUNTIMES[kind].module, None)
         with pytest.raises(UserError, match=r"packages that are missing .*: pip install 'mlx-peft\[export\]'"):
             export(kind)
         assert nothing_left()
 
     def test_a_file_that_is_there(self, export, tmp_path, kind):
-        path = tmp_path / f"model{KINDS[kind].suffix}"
+        path = tmp_path / f"model{RUNTIMES[kind].suffix}"
         path.write_text("mine")
         with pytest.raises(UserError, match="exists already"):
             export(kind)

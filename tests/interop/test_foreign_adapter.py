@@ -126,5 +126,5 @@ def test_an_adapter_that_says_its_image_size_is_not_told_another(foreign, tmp_pa
     named = Model(name=NAME, weights=str(folder / "base.safetensors"))
     loaded = load_run(folder / "adapter", "torch", model=named)
     write_adapter(tmp_path / "ours", dataclasses.replace(loaded.adapter, model=named))
-    with pytest.raises(UserError, match="says itself at which image size it was trained: leave --image-size out"):
+    with pytest.raises(UserError, match="says itself at which image size it was trained: leave the image size out"):
         load_run(tmp_path / "ours", "torch", model=named.model_copy(update={"image_size": 96}))

@@ -167,7 +167,7 @@ def test_a_result_that_is_none_is_refused_in_words(engine: SimpleNamespace, text
     train(engine.experiment(), engine.out)
     RunFolder(engine.out).result.write_text(text)
     for with_digest in (True, False):
-        with pytest.raises(UserError, match=r"result\.json .*delete it, and the run's command with --resume"):
+        with pytest.raises(UserError, match=r"result\.json .*delete it, and resuming the run"):
             train(engine.experiment(), engine.out, resume=True)
         if with_digest:
             (engine.out / "SHA256SUMS.txt").unlink()
@@ -221,7 +221,7 @@ def test_an_error_among_the_images_leaves_a_checkpoint_of_the_step_it_came_after
         patch.setattr(train_module, "train_batches", broken)
         with pytest.raises(type(error)):
             train(engine.experiment(), engine.out, progress=watcher)
-    assert watcher.notes[-1] == "a checkpoint is written, after step 10: --resume goes on from there"
+    assert watcher.notes[-1] == "a checkpoint is written, after step 10: the run can go on from there"
     assert load_checkpoint(RunFolder(engine.out).last)[1]["position"]["step"] == 10
     train(engine.experiment(), engine.out, resume=True)
     assert outcome(engine.out) == whole
@@ -312,8 +312,9 @@ def test_a_diverged_run_goes_on_as_its_message_advises_and_the_result_says_so(
         return loss
 
     monkeypatch.setattr(trainer, "train_step", diverging)
-    with pytest.raises(UserError, match=r"lower train\.optimizer\.lr .*or train\.clip_norm=1.*--resume"):
+    with pytest.raises(UserError, match=r"lower train\.optimizer\.lr .*or train\.clip_norm=1") as diverged:
         train(engine.experiment(), engine.out)
+    assert diverged.value.command is not None and diverged.value.command.options["resume"]
     lower = changed(engine.experiment(), optimizer={"name": "sgd", "lr": 0.01}, clip_norm=1.0)
     watcher = Watcher()
     result = train(lower, engine.out, resume=True, progress=watcher)

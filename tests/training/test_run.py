@@ -44,7 +44,7 @@ def test_a_new_or_an_empty_folder_is_taken(tmp_path: Path, resume: bool) -> None
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, resume: bool) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match="not empty and holds no run: choose another folder with --out"):
+    with pytest.raises(UserError, match="not empty and holds no run: choose another folder"):
         RunFolder(tmp_path).check(make(), resume=resume)
     with pytest.raises(UserError, match="is a file"):
         RunFolder(tmp_path / "thesis.tex").check(make(), resume=resume)
@@ -60,7 +60,7 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_is_to_be_resumed(tmp_pat
     folder = started(tmp_path / "run", make())
     if done:
         folder.result.write_text("{}")
-    what = "a finished run: choose another folder" if done else "an unfinished run: continue it with --resume"
+    what = "a finished run: choose another folder" if done else "an unfinished run: continue it"
     with pytest.raises(UserError, match=f"already holds {what}"):
         folder.check(make(), resume=False)
     folder.check(make(), resume=True)

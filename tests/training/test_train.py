@@ -203,7 +203,7 @@ def test_a_disk_that_fills_up_leaves_a_run_that_goes_on(
             fsync(descriptor)
 
         patch.setattr(os, "fsync", filling)
-        with pytest.raises(UserError, match=r"no space left .* then continue the run with --resume"):
+        with pytest.raises(UserError, match=r"no space left .* then continue the run"):
             train(engine.experiment(), engine.out)
     assert not list(engine.out.rglob("*.tmp"))
     assert 0 < load_checkpoint(RunFolder(engine.out).last)[1]["position"]["step"] < 18
