@@ -1,8 +1,6 @@
 """A model that learns: a method and an optimiser, whatever framework computes them.
 
-Targets cross the border as int32 ``(batch,)`` with ``IGNORED`` where a row only fills the batch up, or soft as float32
-``(batch, classes)``, where a row adds up to what the image counts in the loss and one that fills up is zero; where an
-image may have several classes, as float32 ``(batch, classes, 2)``, the absence and the presence of each.
+Targets cross the border as the base's task has them: ``(batch, ...)``, see ``mlx_peft.tasks``.
 """
 
 from __future__ import annotations
