@@ -104,12 +104,23 @@ def near_by_definition(one: bytes, other: bytes) -> bool:
     return apart.bit_count() <= NEAR and float(np.corrcoef(*small)[0, 1]) >= CORRELATED
 
 
-@pytest.mark.parametrize(("rows", "pairs"), [(64, 2**20), (2, 2**20), (64, 10)], ids=["whole", "blocks", "few pairs"])
+@pytest.mark.parametrize(
+    ("rows", "pairs", "few", "chance"),
+    [
+        (64, 2**20, 1, 512),
+        (2, 2**20, 1, 512),
+        (64, 10, 1, 512),
+        (64, 10, 64, 512),
+        (2, 2**20, 2, 0.01),
+        (2, 10, 3, 1e-6),
+    ],
+    ids=["whole", "blocks", "few pairs", "pair by pair", "two bands a key"],
+)
 @pytest.mark.parametrize("counting", ["numpy", "table"])
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32), size=st.integers(1, 36))
 def test_clusters_and_first_partners_are_those_of_every_pair_compared(
-    counting: str, rows: int, pairs: int, seed: int, size: int
+    counting: str, rows: int, pairs: int, few: int, chance: float, seed: int, size: int
 ) -> None:
     glances = random_glances(seed, size)
     near = np.array([[a == b or near_by_definition(a, b) for a in glances] for b in glances], bool)
@@ -117,6 +128,8 @@ def test_clusters_and_first_partners_are_those_of_every_pair_compared(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "_ROWS", rows)
         patch.setattr(duplicates, "_PAIRS", pairs)
+        patch.setattr(duplicates, "_FEW", few)
+        patch.setattr(duplicates, "_COMPARED", chance)
         if counting == "table" and hasattr(np, "bitwise_count"):
             patch.delattr(np, "bitwise_count")
         found = Glances(glances)
@@ -142,9 +155,9 @@ def test_frames_that_are_all_alike_are_not_all_compared_with_all(monkeypatch: py
     compared = []
     whole = Glances._alike
 
-    def counted(self: Glances, rows: np.ndarray, columns: np.ndarray, band: int) -> np.ndarray:
+    def counted(self: Glances, rows: np.ndarray, columns: np.ndarray, key: int) -> np.ndarray:
         compared.append(len(rows) * len(columns))
-        return whole(self, rows, columns, band)
+        return whole(self, rows, columns, key)
 
     monkeypatch.setattr(Glances, "_alike", counted)
     rng, frame = np.random.default_rng(0), seen(picture(0))
@@ -153,6 +166,20 @@ def test_frames_that_are_all_alike_are_not_all_compared_with_all(monkeypatch: py
                      for _ in range(2000)])  # fmt: skip
     assert len(set(getattr(alike, what)().tolist())) == 1
     assert sum(compared) <= 2 * duplicates._ROWS * len(alike)
+
+
+@pytest.mark.parametrize("what", ["clusters", "firsts"])
+def test_an_image_is_compared_with_few_that_resemble_it_by_chance(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Of random hashes 7 in 512 share a band: their number would grow with that of the images."""
+    compared = []
+    counted = duplicates._ones
+    monkeypatch.setattr(duplicates, "_ones", lambda words: compared.append(words.size) or counted(words))
+    monkeypatch.setattr(duplicates, "_COMPARED", 16, raising=False)
+    for count in (2_000, 8_000):
+        compared.clear()
+        different = Glances([*np.random.default_rng(0).integers(0, 256, (count, 264), np.uint8)])
+        assert len(set(getattr(different, what)().tolist())) == count
+        assert sum(compared) <= 16 * count
 
 
 def test_clusters_join_through_a_third_image() -> None:

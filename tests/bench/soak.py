@@ -1,0 +1,87 @@
+"""What a run gathers over 20,000 steps on each backend: memory, threads, open files, mappings; see ``scale.py``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlx_peft.training.progress import Silent, StepEvent
+
+STEPS, SETTLED, TIMES = 20_000, 1_000, 40
+"""Steps of a run; after how many it should have all that it needs; and how often it is looked at."""
+EXPERIMENT = {
+    "model": {
+        "name": "vit_tiny_patch16_224",
+        "weights": "none",
+        "image_size": 8,
+        "args": {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2},
+    },
+    "method": {"name": "lora", "rank": 2},
+    "data": {"name": "digits", "batch_size": 16},
+    "track": ["tensorboard"],
+}
+
+
+def counts() -> dict[str, int]:
+    """Of this process, from the kernel: resident bytes, threads, open files, mappings."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {
+        "resident": int(status["VmRSS"].split()[0]) * 1024,
+        "threads": int(status["Threads"]),
+        "open files": len(os.listdir("/proc/self/fd")),
+        "mappings": len(Path("/proc/self/maps").read_text().splitlines()),
+    }
+
+
+@dataclass
+class Watching(Silent):
+    """Looks at the process now and then."""
+
+    every: int
+    found: list[dict[str, int]] = field(default_factory=list)
+
+    def step(self, event: StepEvent) -> None:
+        if event.step % self.every == 0:
+            self.found.append({"step": event.step, **counts()})
+
+
+def work(backend: str, steps: int) -> None:
+    """The process of one run: prints what was found."""
+    from mlx_peft.config.schema import Experiment
+    from mlx_peft.training.train import train
+
+    an_epoch = -(-1437 // 16)  # of the digits' training split
+    values = {"epochs": -(-steps // an_epoch), "checkpoint_every": 50, "log_every": 10}
+    experiment = Experiment.model_validate({**EXPERIMENT, "backend": backend, "train": values})
+    watching = Watching(max(1, steps // TIMES))
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        train(experiment, Path(folder) / "run", progress=watching)
+    print(json.dumps(watching.found))
+
+
+def soak(steps: int = STEPS) -> str:
+    """A table: what each backend has after SETTLED steps, and the most and the last after that."""
+    lines = [
+        f"A LoRA on a ViT of one block, {steps:,} steps: a checkpoint every 50 steps, TensorBoard every 10, validation "
+        "every epoch.\n",
+        f"| backend | what | after {SETTLED:,} steps | most after | at the end |\n|---|---|---:|---:|---:|",
+    ]
+    for backend in ("mlx", "torch"):
+        done = subprocess.run([sys.executable, __file__, backend, str(steps)], stdout=subprocess.PIPE, check=True)
+        found = [one for one in json.loads(done.stdout) if one["step"] >= min(SETTLED, steps // 2)]
+        for what in ("resident", "threads", "open files", "mappings"):
+            values = [one[what] for one in found]
+            shown = [
+                f"{n / 2**20:,.1f} MiB" if what == "resident" else f"{n}" for n in (values[0], max(values), values[-1])
+            ]
+            lines.append(f"| {backend} | {what} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], int(sys.argv[2]))
