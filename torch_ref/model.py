@@ -20,7 +20,7 @@ from torch_ref.device import DTYPES, device, set_up
 from torch_ref.methods import simulated
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
-from torch_ref.parameters import count, fill, load_adapter, lower, stored, to_numpy, trained
+from torch_ref.parameters import count, every, fill, load_adapter, lower, stored, to_numpy, to_tensors, trained
 
 
 class Model:
@@ -58,7 +58,7 @@ class Model:
         lower(self.network, self.dtype)
         self.trained = trained(self.network)
         self.parameters = count(self.network)
-        names = [name for name, _ in self.network.named_parameters()]
+        names = every(self.network)
         self.prefix = frozen_prefix(base.architecture, drop_path, names, self.trained, base.quantization)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -92,14 +92,14 @@ class Model:
         return to_numpy(self.forward(images))
 
     def adapter(self) -> Tensors:
-        return {name: to_numpy(p) for name, p in stored(self.network).items()}
+        return to_tensors(stored(self.network))
 
     def load_adapter(self, tensors: Tensors) -> None:
         load_adapter(self.network, tensors)
 
     def merged(self, dequantize: bool = False) -> Tensors:
         replaced = methods.merge(self.network, dequantize)
-        tensors = {name: to_numpy(p) for name, p in self.network.named_parameters()}
+        tensors = to_tensors(every(self.network))
         methods.unmerge(self.network, replaced)
         return tensors
 

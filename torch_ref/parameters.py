@@ -23,10 +23,20 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().float().cpu().numpy().copy()
 
 
+def to_tensors(arrays: Arrays) -> Tensors:
+    """Parameters by name, as NumPy in timm's layout."""
+    return {name: to_numpy(p) for name, p in arrays.items()}
+
+
+def every(network: VisionTransformer) -> Arrays:
+    """All parameters, by name."""
+    return dict(network.named_parameters())
+
+
 @torch.no_grad()
 def load(network: VisionTransformer, tensors: Tensors) -> None:
     """Sets parameters by name. Raises ValueError where a name is unknown or a shape differs."""
-    known = dict(network.named_parameters())
+    known = every(network)
     for name, tensor in tensors.items():
         if name not in known:
             raise ValueError(f"{name} is no parameter of the model")

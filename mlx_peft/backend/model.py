@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
 
 from convert.base import Base
 from mlx_peft.adaptation.prefix import frozen_prefix
@@ -16,7 +16,18 @@ from mlx_peft.backend.installed import installed
 from mlx_peft.backend.methods import simulated
 from mlx_peft.backend.models.preprocess import preprocess
 from mlx_peft.backend.models.vit import VisionTransformer
-from mlx_peft.backend.parameters import Arrays, count, fill, frozen, load_adapter, lower, stored, to_timm, trained
+from mlx_peft.backend.parameters import (
+    Arrays,
+    count,
+    every,
+    fill,
+    frozen,
+    load_adapter,
+    lower,
+    stored,
+    to_tensors,
+    trained,
+)
 from mlx_peft.codes.quantizers import Quantizer
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT
@@ -57,7 +68,7 @@ class Model:
         lower(self.network, self.dtype)
         self._take_up()
         self.parameters = count(self.network)
-        names = [name for name, _ in tree_flatten(self.network.parameters())]
+        names = every(self.network)
         self.prefix = frozen_prefix(base.architecture, drop_path, names, self.trained, base.quantization)
         mx.eval(self.network.parameters())
         mx.reset_peak_memory()
@@ -110,7 +121,7 @@ class Model:
 
     def adapter(self) -> Tensors:
         forks.check()
-        return {name: to_timm(p) for name, p in stored(self.network).items()}
+        return to_tensors(stored(self.network))
 
     def load_adapter(self, tensors: Tensors) -> None:
         load_adapter(self.network, tensors)
@@ -119,7 +130,7 @@ class Model:
     def merged(self, dequantize: bool = False) -> Tensors:
         forks.check()
         replaced = methods.merge(self.network, dequantize)
-        tensors = {name: to_timm(p) for name, p in tree_flatten(self.network.parameters())}
+        tensors = to_tensors(every(self.network))
         methods.unmerge(self.network, replaced)
         return tensors
 

@@ -34,9 +34,19 @@ def to_numpy(array: mx.array) -> np.ndarray:
     return np.array(array, order="C")
 
 
+def to_tensors(arrays: Arrays) -> Tensors:
+    """Parameters by name, as NumPy in timm's layout."""
+    return {name: to_timm(p) for name, p in arrays.items()}
+
+
+def every(network: VisionTransformer) -> Arrays:
+    """All parameters, by name."""
+    return dict(tree_flatten(network.parameters()))
+
+
 def load(network: VisionTransformer, tensors: Tensors) -> None:
     """Sets parameters by name. Raises ValueError where a name is unknown or a shape differs."""
-    known = dict(tree_flatten(network.parameters()))
+    known = every(network)
     arrays = {name: to_mlx(tensor) for name, tensor in tensors.items()}
     for name, array in arrays.items():
         if name not in known:
@@ -75,7 +85,7 @@ def trained(network: VisionTransformer) -> Arrays:
 def frozen(network: VisionTransformer) -> Arrays:
     """What is not trained, by name."""
     own = trained(network)
-    return {name: p for name, p in tree_flatten(network.parameters()) if name not in own}
+    return {name: p for name, p in every(network).items() if name not in own}
 
 
 def stored(network: VisionTransformer) -> Arrays:
