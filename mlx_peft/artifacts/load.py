@@ -87,6 +87,40 @@ def load_run(
     """
     place = find_adapter(path, name)
     adapter = read_adapter(place)
+    recipe = _recipe(place, adapter, model)
+    if backend is not None:
+        recipe = replace(recipe, backend=backend)
+    if precision is not None:
+        recipe = replace(recipe, precision=precision)
+    device = load_backend(recipe.backend).computing()
+    if not recipe.model.is_local:  # before the weights are read, drawn or downloaded
+        must_fit(adapter, recipe, architecture_of(recipe.model), adapter.quantize, place)
+    base = load_base(recipe.model, adapter.num_classes, recipe.seed, recipe.quantize)
+    must_answer(adapter.num_classes, adapter.task, place)
+    notes = tuple(note for note in base.notes if note.partition(":")[0] not in HEADS)  # the head is the adapter's
+    base = replace(base, task=adapter.task, notes=notes)
+    if adapter.preprocessing is not None:
+        base = replace(base, preprocessing=adapter.preprocessing)
+    if adapter.base_sha256 is not None and adapter.base_sha256 != base.sha256:
+        raise UserError(
+            f"{place} is an adapter for another base: it was trained on weights {adapter.base_sha256[:12]} "
+            f"({adapter.source}), and {base.source} has {base.sha256[:12]}"
+        )
+    must_fit(adapter, recipe, base.architecture, base.quantization, place)
+    check_answering(base, adapter.num_classes, 1, recipe.precision, device)
+    built = recipe.build(base, adapter.num_classes)
+    try:
+        built.load_adapter(adapter.tensors)
+    except ValueError as error:
+        raise UserError(f"{place} does not fit {base.name}: {error}") from error
+    return Loaded(built, adapter, base, recipe, without_digest(place / WEIGHTS))
+
+
+def _recipe(place: Path, adapter: Adapter, model: Model | None) -> Recipe:
+    """What an adapter is put on, and how: its run's, or what it says itself, or ``model``, which may say where it lies.
+
+    Raises UserError where neither names a model, or the two name different ones.
+    """
     run = RunFolder(place.parent)
     if place == run.adapter and run.config.exists():
         recipe = Recipe.of(run.read_config())
@@ -114,32 +148,7 @@ def load_run(
             )
         moved = recipe.model.model_copy(update={"weights": model.weights})  # the hash says if they are the same
         recipe = replace(recipe, model=moved)
-    if backend is not None:
-        recipe = replace(recipe, backend=backend)
-    if precision is not None:
-        recipe = replace(recipe, precision=precision)
-    device = load_backend(recipe.backend).computing()
-    if not recipe.model.is_local:  # before the weights are read, drawn or downloaded
-        must_fit(adapter, recipe, architecture_of(recipe.model), adapter.quantize, place)
-    base = load_base(recipe.model, adapter.num_classes, recipe.seed, recipe.quantize)
-    must_answer(adapter.num_classes, adapter.task, place)
-    notes = tuple(note for note in base.notes if note.partition(":")[0] not in HEADS)  # the head is the adapter's
-    base = replace(base, task=adapter.task, notes=notes)
-    if adapter.preprocessing is not None:
-        base = replace(base, preprocessing=adapter.preprocessing)
-    if adapter.base_sha256 is not None and adapter.base_sha256 != base.sha256:
-        raise UserError(
-            f"{place} is an adapter for another base: it was trained on weights {adapter.base_sha256[:12]} "
-            f"({adapter.source}), and {base.source} has {base.sha256[:12]}"
-        )
-    must_fit(adapter, recipe, base.architecture, base.quantization, place)
-    check_answering(base, adapter.num_classes, 1, recipe.precision, device)
-    built = recipe.build(base, adapter.num_classes)
-    try:
-        built.load_adapter(adapter.tensors)
-    except ValueError as error:
-        raise UserError(f"{place} does not fit {base.name}: {error}") from error
-    return Loaded(built, adapter, base, recipe, without_digest(place / WEIGHTS))
+    return recipe
 
 
 def must_fit(

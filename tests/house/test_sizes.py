@@ -1,0 +1,48 @@
+"""A module is one idea, and a function one step: neither is longer than a person reads at once."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted(path for package in ("mlx_peft", "torch_ref", "convert") for path in (ROOT / package).rglob("*.py"))
+
+LONGEST_MODULE = 300
+LONGEST_FUNCTION = 60
+REASON = "Long because"
+"""A function that is longer has a sentence in its docstring that begins so."""
+
+TO_BE_SPLIT = {"mlx_peft/training/train.py": "train"}
+"""Functions that are still longer, by their modules."""
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
+def too_long(text: str) -> list[str]:
+    """The functions that are longer, in lines from ``def`` to their end, and do not say why."""
+    return [
+        f"{function.name}: {length} lines"
+        for function in functions(ast.parse(text))
+        if (length := (function.end_lineno or 0) - function.lineno + 1) > LONGEST_FUNCTION
+        and REASON not in (ast.get_docstring(function) or "")
+    ]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_and_no_function_is_longer_than_a_reading(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= LONGEST_MODULE
+    still = TO_BE_SPLIT.get(str(path.relative_to(ROOT)), "-")
+    assert [found for found in too_long(text) if not found.startswith(f"{still}:")] == []
+
+
+def test_a_long_function_is_found_unless_it_says_why():
+    body = "    x = 1\n" * LONGEST_FUNCTION
+    assert too_long(f"def f():\n{body}") == ["f: 61 lines"]
+    assert too_long(f'def f():\n    """A table. {REASON} it lists what there is."""\n{body}') == []
