@@ -20,6 +20,6 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object, obj: str = "mlx") -> Any:
-        return CliRunner().invoke(app, list(map(str, arguments)), obj=obj)
+        return CliRunner().invoke(app, list(map(str, arguments)), obj=obj, prog_name="mlx-peft")
 
     return run
