@@ -102,7 +102,8 @@ def open_source(
             f"a name and weights are for an adapter, and {source} is none", arguments=("adapter", "weights")
         )
     args = args or {}
-    checkpoint = _at_its_grid(_checkpoint(source, path, Asked(model, args), part), args)
+    path, found = _checkpoint(source, path, Asked(model, args), part)
+    checkpoint = _at_its_grid(found, args)
     base = whole(checkpoint, args={} if checkpoint.described else args)
     changes = {key: value for key, value in args.items() if getattr(base.architecture, key, None) != value}
     asked = (
@@ -122,18 +123,19 @@ def foreign(opener: str, path: Path, base: Base) -> Logits:
     return logits
 
 
-def _checkpoint(source: str, path: Path, asked: Asked, part: str | None) -> Checkpoint:
+def _checkpoint(source: str, path: Path, asked: Asked, part: str | None) -> tuple[Path, Checkpoint]:
+    """A checkpoint, and where its files are: a repository's in the cache; as it was named where timm itself has it."""
     if path.exists() or path.suffix in SUFFIXES:
-        return open_path(path, asked, part)
+        return path, open_path(path, asked, part)
     name = source.removeprefix("timm/")
     if "/" not in name and name.partition(".")[0] in names():
-        return from_hub(name)
+        return path, from_hub(name)
     if source.count("/") == 1 and not source.startswith((".", "/", "~")):
         try:
             repository = _repository(source)
         except UserError as error:
             raise UserError(f"{source}: no such file or folder here, and of the hub: {error}") from error
-        return open_path(repository, asked, part)
+        return repository, open_path(repository, asked, part)
     raise UserError(
         f"{source!r} is neither a file or folder nor a model of timm's{suggest(name, names())}; a repository of the "
         "hub is named OWNER/REPOSITORY",

@@ -204,6 +204,9 @@ def test_a_repository_of_the_hub_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     assert asked == [("google/vit-tiny", file) for file in files]
     assert (found.kind, found.classes) == ("transformers", ("cat", "dog", "emu"))
     np.testing.assert_array_equal(found.base.tensors["norm.weight"], base.tensors["norm.weight"])
+    images = pixels()
+    theirs = found.references["transformers"](images)  # which opens what was fetched, whatever the name it has
+    assert relative(logits(found.base, "torch", images), theirs) <= LOGITS
 
 
 def test_an_experiment_starts_from_a_folder_of_transformers(tmp_path: Path) -> None:
