@@ -1,0 +1,61 @@
+"""The blocks of code in README.md and docs, and the lines of commands in them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+FENCE = re.compile(r"^ *(`{3,}|~{3,})(.*)$")
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A block between two fences.
+
+    Attributes:
+        page: the file, from the root.
+        heading: that it stands under.
+        language: the word after the fence; empty for commands.
+    """
+
+    page: str
+    heading: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    @property
+    def commands(self) -> list[str]:
+        """The lines, each without its comment; continued ones are one."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def snippets(page: Path) -> list[Snippet]:
+    """The blocks of a page, in order."""
+    found: list[Snippet] = []
+    heading, fence, start, language, lines = "", "", 0, "", [""]
+    for number, line in enumerate(page.read_text("utf-8").splitlines(), start=1):
+        match = FENCE.match(line)
+        if match and not fence:
+            fence, start, language, lines = match[1], number, match[2].strip(), []
+        elif match and match[1].startswith(fence) and not match[2].strip():
+            name = page.relative_to(ROOT).as_posix()
+            found.append(Snippet(name, heading, start, language, "\n".join(lines) + "\n"))
+            fence = ""
+        elif fence:
+            lines.append(line)
+        elif line.startswith("#"):
+            heading = line.lstrip("# ")
+    assert not fence, f"{page}:{start}: the block has no end"
+    return found
+
+
+SNIPPETS = [snippet for page in PAGES for snippet in snippets(page)]

@@ -1,0 +1,203 @@
+"""Every command, program and experiment in README.md and docs is run, or it is said here why it cannot be."""
+
+import hashlib
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from documentation.conftest import ARGS, SIZE, run
+from documentation.snippets import SNIPPETS, Snippet
+
+from mlx_peft.artifacts.targets import TARGETS
+from mlx_peft.config import suite
+
+NOT_RUN = {
+    "make demo": "makes an environment from the network; tests/cli/test_quickstart.py trains the same",
+    "make test": "it is what runs this",
+    "pip install -e .": "the network",
+    "pip install -e '.[torch]'": "the network",
+    "pip install -e '.[track]'": "the network",
+    "pip install -e '.[export]'": "the network",
+    "pip install -e '.[datasets]'": "the network",
+    "mlx-peft sweep vtab-1k-lora data.root=vtab-1k --out runs/vtab": "nineteen data sets that their authors hand out",
+    "mlx-peft data check busi root=Dataset_BUSI_with_GT --sheet busi.png": "a data set that its authors hand out",
+    "mlx-peft predict cats/ image.jpg --model vit_small_patch14_dinov2 --weights dinov2.safetensors": (
+        "an adapter that PEFT wrote for 86 MB of weights; tests/interop/test_foreign_adapter.py has a small one"
+    ),
+}
+"""Commands, each with the reason."""
+
+SMALL = f"model.image_size={SIZE} '{{}}' train.epochs=1 data.batch_size=8".format(f"model.args={ARGS}".replace("'", ""))
+FOLDER = "data.name=folder data.root=photos data.variant=null"
+BENCH = "--model vit_tiny_patch16_224 --batch-size 1 --rounds 1"
+
+MORE = {
+    "mlx-peft train vit-small-lora-cifar100": f"{SMALL} {FOLDER}",
+    "mlx-peft train vit-small-lora-folder data.root=photos": SMALL,
+    "mlx-peft train vit-small-lora-folder data.root=photos method.rank=32 'method.targets=[q, v, fc1]'": (
+        f"{SMALL} --out runs/second"
+    ),
+    "mlx-peft train RECIPE data.name=NAME data.root=FOLDER data.variant=VARIANT": SMALL,
+    "mlx-peft train vit-base-lora-vtab-1k-cifar data.root=vtab-1k": f"{SMALL} {FOLDER}",
+    "mlx-peft sweep quickstart-methods": "train.epochs=1",
+    "mlx-peft sweep textile-methods data.root=photos --out runs/methods": f"{SMALL} data.batch_size=1 train.epochs=4",
+    "mlx-peft convert dino_deitsmall16_pretrain.pth dino/ --to timm --model vit_small_patch16_224.dino": " ".join(
+        f"--set {field}={value}" for field, value in (ARGS | {"img_size": SIZE}).items()
+    ),
+    "mlx-peft convert vit/ large/ --to timm --image-size 384": "--image-size 32",
+    "mlx-peft parity": "--model vit_tiny_patch16_224 --method linear --no-steps",
+    "mlx-peft parity --precision bfloat16": "--model vit_tiny_patch16_224 --method linear --no-steps",
+    "mlx-peft bench": BENCH,
+    "mlx-peft bench data IMAGES": f"--image-size {SIZE} --batch-size 4 --rounds 1 --no-steps",
+}
+"""What a command is given besides, so that it takes no time and needs no data set."""
+
+EARLIER = Path(__file__).parents[1] / "earlier" / "0.1.0"
+
+WORDS = {
+    "SOURCE": "runs/mine", "OUT": "written", "CHECKPOINT": "merged", "NAME": "folder",
+    "RECIPE": "vit-small-lora-folder", "FOLDER": "photos", "VARIANT": "null", "CONFIG": "my.yaml", "RUN": "runs/mine",
+    "IMAGES": "photos", "OWNER": "jane",
+    "runs/vtab": "runs",
+}  # fmt: skip
+"""What is written where a person writes something else."""
+
+SLOW = {
+    "mlx-peft parity --precision bfloat16",
+    "mlx-peft bench",
+    *(line for line in MORE if line.startswith("mlx-peft sweep ")),
+}
+
+MADE = {
+    ("README.md", "Train"): "runs",
+    ("README.md", "Use what was trained"): "merged",
+    ("docs/runs.md", "Runs: what a folder holds, how it goes on, and what tells damage"): "runs",
+}
+"""What is not there before the commands under a heading, since they make it."""
+
+STOPPED = {("docs/runs.md", "What may be changed on the way")}
+"""Where ``runs/mine`` is a run that was stopped in its middle."""
+
+LANGUAGES = {"", "yaml", "python"}
+"""Commands have none."""
+
+
+def of_language(language: str) -> list:
+    return [pytest.param(snippet, id=str(snippet)) for snippet in SNIPPETS if snippet.language == language]
+
+
+def filled_in(line: str) -> str:
+    """A command with words in the place of WORDS, the first of several choices, and what MORE has for it."""
+    for word, value in WORDS.items():
+        line = re.sub(rf"(?<![\w/]){word}(?![\w])", value, line)
+    return re.sub(r"'?(\w+)(\|\w+)+'?", r"\1", line)
+
+
+def must_run(snippet: Snippet, slow: bool, world: Path) -> None:
+    """Runs the commands of a snippet, one after the other."""
+    if made := MADE.get((snippet.page, snippet.heading)):
+        shutil.rmtree(world / made)
+    if (snippet.page, snippet.heading) in STOPPED:
+        shutil.rmtree(world / "runs" / "mine")
+        shutil.copytree(EARLIER / "stopped" / "linear-torch", world / "runs" / "mine")
+    for line in snippet.commands:
+        if line in NOT_RUN or (line in SLOW) != slow:
+            continue
+        if line.startswith("sha256sum -c "):
+            digests_fit(world / "runs" / "mine" / line.split()[-1])
+            continue
+        done = run(f"{filled_in(line)} {MORE.get(line, '')}")
+        assert done.exit_code == 0, f"{snippet}: {line}\n{done.output}\n{done.exception!r}"
+
+
+def digests_fit(sums: Path) -> None:
+    """What ``sha256sum -c`` finds out, which a Mac may not have."""
+    lines = [line.split("  ") for line in sums.read_text().splitlines()]
+    assert lines
+    assert all(hashlib.sha256((sums.parent / name).read_bytes()).hexdigest() == digest for digest, name in lines)
+
+
+@pytest.mark.parametrize("snippet", of_language(""))
+def test_the_commands_do_what_they_say(snippet, world):
+    must_run(snippet, False, world)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("snippet", [param for param in of_language("") if SLOW & {*param.values[0].commands}])
+def test_the_commands_that_take_long_do_what_they_say(snippet, world):
+    must_run(snippet, True, world)
+
+
+@pytest.mark.parametrize("snippet", of_language("yaml"))
+def test_an_experiment_or_a_suite_is_one(snippet, world):
+    """Sections alone are put into the README's experiment; keys that are there twice are choices."""
+    for number, text in enumerate(choices(snippet.text)):
+        file = world / f"{number}.yaml"
+        file.write_text(text)
+        document = yaml.safe_load(text)
+        if "runs" in document:
+            file.write_text(f"base: quickstart\n{text}" if "base" not in document else text)
+            assert suite.load(file)
+            continue
+        file.write_text(text if "model" in document else f"base: readme.yaml\n{text}")
+        done = run(f"mlx-peft config validate {file}")
+        assert done.exit_code == 0, f"{snippet}\n{text}\n{done.output}"
+
+
+def choices(text: str) -> list[str]:
+    lines = text.splitlines(keepends=True)
+    keys = [line.partition(":")[0] for line in lines]
+    return lines if len(lines) > 1 and len({*keys}) == 1 else [text]
+
+
+INSTEAD = {'"vit_small_patch16_224.augreg_in21k", weights="timm"': '"deit_tiny_patch16_224.fb_in1k", weights="merged/"'}
+"""In a program, what has a small model here."""
+
+
+@pytest.mark.parametrize("snippet", of_language("python"))
+def test_a_program_runs(snippet, world, monkeypatch):
+    """In each backend, where it names one in a comment; timm's own models are small ones of the same names."""
+    import timm
+
+    create = timm.create_model
+    small = {**ARGS, "img_size": SIZE}
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, **options: create(name, **options, **({} if ":" in name else small))
+    )
+    text = snippet.text
+    for before, after in INSTEAD.items():
+        text = text.replace(before, after)
+    images = np.zeros((2, SIZE, SIZE, 3), np.uint8)
+    for program in programs(text):
+        given = {"images": images, "names": [f"class {number}" for number in range(10)]}
+        exec(compile(program, str(snippet), "exec"), given)
+        assert given["model"] is not None
+        shutil.rmtree(world / "adapter", ignore_errors=True)
+
+
+def programs(text: str) -> list[str]:
+    """A program, and what it is with the import that its first line has for another backend."""
+    first, _, rest = text.partition("\n")
+    _, other, replaced = first.partition("  # or: ")
+    return [text, f"{replaced}\n{rest}"] if other else [text]
+
+
+def test_nothing_is_of_a_language_that_is_not_run():
+    assert {snippet.language for snippet in SNIPPETS} <= LANGUAGES
+
+
+def test_what_is_said_of_commands_is_said_of_some_that_are_there():
+    lines = {line for snippet in SNIPPETS if not snippet.language for line in snippet.commands}
+    assert not [line for line in (*NOT_RUN, *MORE, *SLOW) if line not in lines]
+    headings = {(snippet.page, snippet.heading) for snippet in SNIPPETS}
+    assert {*MADE, *STOPPED} <= headings
+    programs = [snippet.text for snippet in SNIPPETS if snippet.language == "python"]
+    assert all(any(text in program for program in programs) for text in INSTEAD)
+
+
+def test_every_choice_of_a_format_is_one():
+    (line,) = (line for snippet in SNIPPETS if not snippet.language for line in snippet.commands if " --to '" in line)
+    assert line.split("'")[1].split("|") == list(TARGETS)
