@@ -1,7 +1,4 @@
-"""Runs that are killed: ``lives.py times OUT SEED`` or ``lives.py points OUT``. Prints how many kills there were.
-
-Each life is a fork of this process, which does nothing else: that is cheap, and nothing outlives a kill.
-"""
+"""Runs that are killed: ``lives.py anywhere OUT SEED...`` or ``lives.py points OUT``. Prints the number of kills."""
 
 from __future__ import annotations
 
@@ -9,57 +6,38 @@ import os
 import random
 import signal
 import sys
-import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
 import pytest
-import sklearn.metrics  # noqa: F401 - which a run imports at its first evaluation: once here, and not in each life
-from fake_backend import FakeTrainer, install, make_dataset, make_experiment
+from fake_backend import install, make_dataset, make_experiment
+from killing import die_at, events, life
 
 from mlx_peft.training.train import train
 
-STEP = 0.03
-LIFE = 0.15
-"""Seconds that a step takes and that a life may last: no twelve steps can be done in fewer than three lives."""
+LIVES = 6
 
 
-def life(out: Path, lasting: float | None = None, prepare: Callable[[], None] | None = None) -> bool:
-    """Starts or resumes a run, to its end or a SIGKILL: after ``lasting`` seconds, or what ``prepare`` arranges.
+def training(out: Path, prepare: Callable[[], None] = lambda: None) -> Callable[[], None]:
+    """Starts or resumes a run."""
 
-    Returns whether it was killed. An error of the run is the end of the program.
-    """
-    if not (child := os.fork()):
-        try:
-            if prepare:
-                prepare()
-            train(make_experiment(epochs=2, checkpoint_every=4, log_every=1), out, resume=True)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    if lasting is not None:
-        time.sleep(lasting)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
-        sys.exit("a life ended in an error")
-    return os.WIFSIGNALED(status)
+    def work() -> None:
+        prepare()
+        train(make_experiment(epochs=2, checkpoint_every=4, log_every=1), out, resume=True)
+
+    return work
 
 
-def at_random_times(out: Path, seed: int) -> int:
-    """One run, slowed down so that it takes many lives; the last one is left in peace."""
-    rng = random.Random(seed)
-    step = FakeTrainer.train_step
-
-    def slowly(self: FakeTrainer, *batch: object, **options: object) -> object:
-        time.sleep(STEP)
-        return step(self, *batch, **options)  # type: ignore[arg-type]
-
-    FakeTrainer.train_step = slowly  # type: ignore[method-assign, assignment]
-    kills = sum(life(out, lasting=rng.uniform(0, LIFE)) for _ in range(10))
-    life(out)
+def anywhere(out: Path, seeds: list[int]) -> int:
+    """For each seed a run that is killed in whatever it does, again and again; the last life is left in peace."""
+    whole, kills = events(training(out / "whole")), 0
+    for seed in seeds:
+        chance, folder = random.Random(seed), out / str(seed)
+        for _ in range(LIVES):
+            event = chance.randrange(whole)
+            kills += life(training(folder, lambda event=event: die_at(event)))  # type: ignore[misc]
+        life(training(folder))
     return kills
 
 
@@ -67,9 +45,9 @@ def at_every_point(out: Path) -> int:
     """A run for each call that touches the disk: killed just before it, and resumed."""
     for point in count():
         folder = out / str(point)
-        if not life(folder, prepare=lambda point=point: die_before(point)):  # type: ignore[misc]
+        if not life(training(folder, lambda point=point: die_before(point))):  # type: ignore[misc]
             return point
-        life(folder)
+        life(training(folder))
     raise AssertionError
 
 
@@ -91,5 +69,7 @@ def die_before(point: int) -> None:
 
 if __name__ == "__main__":
     install(pytest.MonkeyPatch(), make_dataset())
+    os.fsync = lambda file: None  # most of the time; what a killed process wrote is not lost without it
     place = Path(sys.argv[2])
-    print(at_random_times(place, int(sys.argv[3])) if sys.argv[1] == "times" else at_every_point(place))
+    training(place / "first")()  # which imports what a run needs: once here, and not in each life
+    print(anywhere(place, [*map(int, sys.argv[3:])]) if sys.argv[1] == "anywhere" else at_every_point(place))
