@@ -248,7 +248,7 @@ def test_eval_predict_and_merge_pass_the_programs_backend_on(command: Any, monke
 
     metrics = {"top1": 0.5, "top5": 0.875, "balanced_accuracy": 0.25, "loss": 1.25, "count": 16}
 
-    def examine(run: Path, splits: list[str], backend: str, model: Path | None = None) -> tuple[Any, Any]:
+    def examine(run: Path, splits: list[str], backend: str, **options: Any) -> tuple[Any, Any]:
         asked.append((*splits, backend))
         found = Evaluation(metrics, np.eye(2, dtype=int), {"recall": np.array([1, np.nan])}, {})
         return dict.fromkeys(splits, found), SimpleNamespace(classes=("a", "b"), notes=())
