@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peft
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from comparing import relative
+from foreign_models import prepared
+from peft_reference import PREFIX, adapter_of, logits, opened, timm_of
 
 import mlx_peft.backend.entry
 import torch_ref.entry
@@ -23,7 +23,6 @@ from mlx_peft.config.methods import AdaLoRA
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.training.allocation import RankAllocator, ranks
-from torch_ref.models.preprocess import preprocess
 
 pytestmark = pytest.mark.filterwarnings("ignore:Adapter 'default'.*invalid shape")
 """PEFT saves a rank of 0 with a word on distributed training, which this is not."""
@@ -31,11 +30,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:Adapter 'default'.*invalid shape
 BACKENDS = {"mlx": mlx_peft.backend.entry, "torch": torch_ref.entry}
 NAME, CLASSES, SIZE, STEPS, LR = "vit_tiny_patch16_224", 3, 32, 60, 3e-3
 SIZES = {"patch_size": 8, "depth": 2, "embed_dim": 48, "num_heads": 3}
+NAMES = ("a", "b", "c")
 TARGETS = r".*blocks\.\d+\..*\.(fc1|proj|qkv)"
 SCHEDULE = AdaLoRA(
     init_rank=6, target_rank=2, alpha=9, t_init=8, t_final=15, delta_t=3, orth_weight=0, targets=("qkv", "proj", "fc1")
 )
-PREFIX = "base_model.model."
 
 LOGITS = 1e-5
 """Relative; float32, with the weights formed on one side only."""
@@ -55,12 +54,6 @@ def experiment(method: AdaLoRA) -> Experiment:
 
 def base() -> Base:
     return load_base(experiment(SCHEDULE).model, CLASSES, seed=1)
-
-
-def timm_of(tensors: dict[str, np.ndarray]) -> torch.nn.Module:
-    model = timm.create_model(NAME, num_classes=CLASSES, img_size=SIZE, **SIZES)
-    model.load_state_dict({key: torch.from_numpy(value) for key, value in tensors.items()})
-    return model.eval()
 
 
 def peft_config(method: AdaLoRA, **more: Any) -> peft.AdaLoraConfig:
@@ -83,36 +76,11 @@ def images(step: int) -> tuple[np.ndarray, np.ndarray]:
     return random.integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8), random.integers(0, CLASSES, 4, dtype=np.int32)
 
 
-def prepared(pixels: np.ndarray) -> torch.Tensor:
-    return preprocess(torch.from_numpy(pixels), base().preprocessing, SIZE, torch.float32).permute(0, 3, 1, 2)
-
-
-def opened(folder: Path) -> torch.nn.Module:
-    """PEFT's model with an adapter in it. PEFT warns of keys that it does not know or does not find."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        # It takes AdaLoRA's pattern for LoRA's at first, in its own adapters too.
-        warnings.filterwarnings("ignore", "The following rank_pattern keys did not match", RuntimeWarning)
-        return peft.PeftModel.from_pretrained(timm_of(base().tensors), str(folder)).eval()
-
-
-def logits(model: torch.nn.Module, pixels: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        return model(prepared(pixels)).numpy()
-
-
-def adapter_of(method: AdaLoRA, tensors: dict[str, np.ndarray]) -> Adapter:
-    found, model = base(), experiment(method).model
-    return Adapter(
-        method, tensors, ("a", "b", "c"), model, found.architecture, found.preprocessing, found.sha256, found.source
-    )
-
-
 class Peft:
     """PEFT's model with its own allocator, trained by torch's own optimiser from a trainer's start."""
 
     def __init__(self, method: AdaLoRA, start: dict[str, np.ndarray]) -> None:
-        self.model = peft.get_peft_model(timm_of(base().tensors), peft_config(method)).eval()
+        self.model = peft.get_peft_model(timm_of(base()), peft_config(method)).eval()
         known = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, tensor in start.items():
@@ -122,7 +90,7 @@ class Peft:
         self.optimizer = torch.optim.AdamW(self.parameters.values(), LR, weight_decay=0.0)
 
     def train_step(self, pixels: np.ndarray, targets: np.ndarray, t: int) -> float:
-        loss = F.cross_entropy(self.model(prepared(pixels)), torch.from_numpy(targets).long())
+        loss = F.cross_entropy(self.model(prepared(pixels, base())), torch.from_numpy(targets).long())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         self.optimizer.step()
@@ -168,9 +136,9 @@ def trained(request: pytest.FixtureRequest) -> tuple[Any, Peft]:
 def test_a_full_schedule_ends_with_pefts_logits(trained: tuple[Any, Peft]) -> None:
     trainer, theirs = trained
     pixels, _ = images(0)
-    expected = logits(theirs.model, pixels)
+    expected = logits(theirs.model, prepared(pixels, base()))
     assert relative(trainer.model.logits(pixels), expected) < TRAINED
-    assert relative(logits(timm_of(base().tensors), pixels), expected) > 0.1  # so training did something
+    assert relative(logits(timm_of(base()), prepared(pixels, base())), expected) > 0.1  # so training did something
 
 
 def test_the_same_triplets_give_pefts_logits_and_merged_weights(trained: tuple[Any, Peft], tmp_path: Path) -> None:
@@ -178,9 +146,9 @@ def test_the_same_triplets_give_pefts_logits_and_merged_weights(trained: tuple[A
     pixels, _ = images(0)
     before = trainer.model.adapter()
     trainer.model.load_adapter({name: p.detach().numpy().copy() for name, p in theirs.parameters.items()})
-    assert relative(trainer.model.logits(pixels), logits(theirs.model, pixels)) < LOGITS
+    assert relative(trainer.model.logits(pixels), logits(theirs.model, prepared(pixels, base()))) < LOGITS
     theirs.model.save_pretrained(tmp_path, save_embedding_layers=False)
-    merged = opened(tmp_path).merge_and_unload().state_dict()
+    merged = opened(base(), tmp_path).merge_and_unload().state_dict()
     for name, tensor in trainer.model.merged().items():
         assert relative(tensor, merged[name].numpy()) < 1e-6, name
     trainer.model.load_adapter(before)
@@ -189,15 +157,15 @@ def test_the_same_triplets_give_pefts_logits_and_merged_weights(trained: tuple[A
 def test_peft_opens_ours_with_the_same_logits(trained: tuple[Any, Peft], tmp_path: Path) -> None:
     trainer, _ = trained
     pixels, _ = images(0)
-    (note,) = write_adapter(tmp_path, adapter_of(SCHEDULE, trainer.model.adapter()))
+    (note,) = write_adapter(tmp_path, adapter_of(experiment(SCHEDULE), base(), trainer.model.adapter(), NAMES))
     assert "total_step is the least that PEFT accepts" in note
-    assert relative(logits(opened(tmp_path), pixels), trainer.model.logits(pixels)) < LOGITS
+    assert relative(logits(opened(base(), tmp_path), prepared(pixels, base())), trainer.model.logits(pixels)) < LOGITS
 
 
 def test_the_file_is_pefts(trained: tuple[Any, Peft], tmp_path: Path) -> None:
     """Names, shapes and the pattern; of the configuration, every key that ours has."""
     trainer, theirs = trained
-    write_adapter(tmp_path / "ours", adapter_of(SCHEDULE, trainer.model.adapter()))
+    write_adapter(tmp_path / "ours", adapter_of(experiment(SCHEDULE), base(), trainer.model.adapter(), NAMES))
     theirs.model.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
     ours, others = (read_files(tmp_path / name) for name in ("ours", "theirs"))
     assert ours[1] == others[1]
@@ -222,14 +190,14 @@ def test_what_peft_trained_is_read(trained: tuple[Any, Peft], tmp_path: Path) ->
     assert adapter.method == SCHEDULE.model_copy(update={"orth_weight": 0.5})  # PEFT's default, which it did not use
     before = trainer.model.adapter()
     trainer.model.load_adapter(adapter.tensors)
-    assert relative(trainer.model.logits(pixels), logits(theirs.model, pixels)) < LOGITS
+    assert relative(trainer.model.logits(pixels), logits(theirs.model, prepared(pixels, base()))) < LOGITS
     trainer.model.load_adapter(before)
 
 
 def test_ours_comes_back_with_zeros_for_what_was_masked(trained: tuple[Any, Peft], tmp_path: Path) -> None:
     trainer, _ = trained
     before = trainer.model.adapter()
-    write_adapter(tmp_path, adapter_of(SCHEDULE, before))
+    write_adapter(tmp_path, adapter_of(experiment(SCHEDULE), base(), before, NAMES))
     again = read_adapter(tmp_path)
     assert again.method == SCHEDULE and again.tensors.keys() == before.keys()
     for name, tensor in before.items():
@@ -262,7 +230,7 @@ def test_equal_ranks_train_as_pefts_layers_without_its_allocator() -> None:
         assert all(map(all, dealer.after(trainer, t).values()))
         assert loss == pytest.approx(theirs.train_step(*batch, t), rel=1e-3), t
     pixels, _ = images(0)
-    assert relative(trainer.model.logits(pixels), logits(theirs.model, pixels)) < TRAINED
+    assert relative(trainer.model.logits(pixels), logits(theirs.model, prepared(pixels, base()))) < TRAINED
 
 
 CASES: dict[str, AdaLoRA] = {
@@ -290,10 +258,10 @@ def test_peft_opens_every_target_pruned_or_not(case: str, state: str, tmp_path: 
         name = next(n for n in tensors if n.endswith("lora_E"))
         tensors[name][0] = 1  # else the adapter is one that was never trained
     trainer.model.load_adapter(tensors)
-    write_adapter(tmp_path, adapter_of(method, tensors))
-    theirs = opened(tmp_path)
+    write_adapter(tmp_path, adapter_of(experiment(method), base(), tensors, NAMES))
+    theirs = opened(base(), tmp_path)
     pixels, _ = images(0)
-    assert relative(logits(theirs, pixels), trainer.model.logits(pixels)) < LOGITS
+    assert relative(logits(theirs, prepared(pixels, base())), trainer.model.logits(pixels)) < LOGITS
     again = read_adapter(tmp_path)
     assert again.method == method
     expected = trainer.model.logits(pixels)
@@ -314,8 +282,8 @@ def test_what_peft_saved_of_ours_again_is_the_same_model(tmp_path: Path) -> None
     tensors = {n: t + random.normal(0, 0.3, t.shape).astype(np.float32) for n, t in trainer.model.adapter().items()}
     tensors["blocks.0.attn.qkv.lora_E"][[0, 4]] = 0
     trainer.model.load_adapter(tensors)
-    write_adapter(tmp_path / "ours", adapter_of(method, tensors))
-    opened(tmp_path / "ours").save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
+    write_adapter(tmp_path / "ours", adapter_of(experiment(method), base(), tensors, NAMES))
+    opened(base(), tmp_path / "ours").save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
     again = read_adapter(tmp_path / "theirs")
     assert (again.method.init_rank, again.method.targets) == (6, ("qkv", "proj", "fc2"))
     other = torch_ref.entry.build_trainer(experiment(again.method), CLASSES, base())
@@ -333,7 +301,7 @@ def test_what_peft_saved_of_ours_again_is_the_same_model(tmp_path: Path) -> None
     ],
 )
 def test_more_than_adalora_on_the_blocks_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    model = peft.get_peft_model(timm_of(base().tensors), peft_config(SCHEDULE, **changes))
+    model = peft.get_peft_model(timm_of(base()), peft_config(SCHEDULE, **changes))
     model.save_pretrained(tmp_path, save_embedding_layers=False)
     with pytest.raises(UserError, match=message):
         read_adapter(tmp_path)
@@ -343,7 +311,7 @@ def test_a_damaged_adapter_is_refused(tmp_path: Path) -> None:
     method = CASES["q and v"]
     trainer = torch_ref.entry.build_trainer(experiment(method), CLASSES, base())
     tensors = trainer.model.adapter()
-    adapter = adapter_of(method, tensors)
+    adapter = adapter_of(experiment(method), base(), tensors, NAMES)
     smaller = AdaLoRA(init_rank=2, target_rank=2, alpha=5, targets=("q", "v"))
     write_adapter(tmp_path / "a", Adapter(**{**vars(adapter), "method": smaller}))
     with pytest.raises(UserError, match=r"blocks\.0\.attn\.qkv has a lora_A \(6, 48\).*of rank 4"):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
 import peft
+import peft_reference
 import pytest
-import timm
 import torch
 from by_hand import by_hand
 from comparing import relative
+from peft_reference import timm_of
 
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import Base, load_base
@@ -33,12 +33,6 @@ def base_of(name: str) -> tuple[Model, Base]:
     return model, load_base(model, len(CLASSES), seed=1)
 
 
-def timm_of(name: str, tensors: dict[str, np.ndarray]) -> torch.nn.Module:
-    model = timm.create_model(name, num_classes=len(CLASSES), img_size=64, **SIZES)
-    model.load_state_dict({key: torch.from_numpy(value) for key, value in tensors.items()})
-    return model.eval()
-
-
 def trained(model: Model, base: Base, method: LoRA) -> Adapter:
     """What a trainer would hand over, with random numbers in it."""
     random = np.random.default_rng(0)
@@ -56,20 +50,20 @@ def trained(model: Model, base: Base, method: LoRA) -> Adapter:
                 rest = [third for part, third in thirds.items() if part not in site.parts]
                 tensors[f"{site.path}.lora_magnitude_rest"] = np.concatenate(rest)
     tensors |= {name: random.normal(0, 0.2, t.shape) for name, t in base.tensors.items() if name.startswith("head")}
+    held = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
     return Adapter(
-        method=method,
-        tensors={name: tensor.astype(np.float32) for name, tensor in tensors.items()},
-        classes=CLASSES,
-        model=model,
-        architecture=base.architecture,
-        preprocessing=base.preprocessing,
-        base_sha256=base.sha256,
-        source=base.source,
-    )
+        method=method, tensors=held, classes=CLASSES, model=model, architecture=base.architecture,
+        preprocessing=base.preprocessing, base_sha256=base.sha256, source=base.source,
+    )  # fmt: skip
 
 
-def merged(base: Base, adapter: Adapter) -> dict[str, np.ndarray]:
-    """The weights by the papers, each part of qkv on its own: V = W + s (B A - B0 A0), and with DoRA m V / |V|."""
+def logits(model: torch.nn.Module) -> np.ndarray:
+    torch.manual_seed(0)
+    return peft_reference.logits(model, torch.randn(2, 3, 64, 64))
+
+
+def merged(base: Base, adapter: Adapter) -> Base:
+    """With the weights by the papers, each part of qkv on its own: V = W + s (B A - B0 A0), and with DoRA m V / |V|."""
     method, held = adapter.method, {name: tensor.astype(np.float64) for name, tensor in adapter.tensors.items()}
     assert isinstance(method, LoRA)
     tensors = base.tensors | {name: tensor for name, tensor in adapter.tensors.items() if name.startswith("head")}
@@ -84,13 +78,7 @@ def merged(base: Base, adapter: Adapter) -> dict[str, np.ndarray]:
             if method.dora:
                 W[rows] *= (m[index] / np.linalg.norm(W[rows], axis=1))[:, None]
         tensors[f"{site.path}.weight"] = W.astype(np.float32)
-    return tensors
-
-
-def logits(model: torch.nn.Module) -> np.ndarray:
-    torch.manual_seed(0)
-    with torch.no_grad():
-        return model(torch.randn(2, 3, 64, 64)).numpy()
+    return dataclasses.replace(base, tensors=tensors)
 
 
 CASES = {
@@ -133,12 +121,10 @@ def test_peft_opens_the_adapter_with_the_same_logits(case: str, tmp_path: Path) 
     adapter = trained(model, base, method)
     write_adapter(tmp_path / "adapter", adapter)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # PEFT warns of keys that it does not know or does not find
-        opened = peft.PeftModel.from_pretrained(timm_of(name, base.tensors), str(tmp_path / "adapter"))
-    expected = logits(timm_of(name, merged(base, adapter)))
-    assert relative(logits(opened.eval()), expected) < LOGITS
-    assert relative(logits(timm_of(name, base.tensors)), expected) > 0.1  # so the adapter does something
+    opened = peft_reference.opened(base, tmp_path / "adapter")
+    expected = logits(timm_of(merged(base, adapter)))
+    assert relative(logits(opened), expected) < LOGITS
+    assert relative(logits(timm_of(base)), expected) > 0.1  # so the adapter does something
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -159,12 +145,12 @@ def test_an_adapter_that_peft_saved_again_is_the_same_model(case: str, tmp_path:
     model, base = base_of(name)
     adapter = trained(model, base, method)
     write_adapter(tmp_path / "ours", adapter)
-    opened = peft.PeftModel.from_pretrained(timm_of(name, base.tensors), str(tmp_path / "ours"))
+    opened = peft_reference.opened(base, tmp_path / "ours")
     opened.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)  # else it asks the hub
     again = read_adapter(tmp_path / "theirs")
     assert (again.model, again.classes, again.base_sha256, again.source) == (None, (), None, name)
     assert again.architecture is not None and again.architecture.patch_size == base.architecture.patch_size
-    assert relative(logits(timm_of(name, merged(base, again))), logits(opened.eval())) < LOGITS
+    assert relative(logits(timm_of(merged(base, again))), logits(opened)) < LOGITS
 
 
 def test_an_adapter_that_peft_trained_is_read(tmp_path: Path) -> None:
@@ -180,7 +166,7 @@ def test_an_adapter_that_peft_trained_is_read(tmp_path: Path) -> None:
         modules_to_save=["head"],
         init_lora_weights=False,
     )
-    opened = peft.get_peft_model(timm_of(name, base.tensors), config).eval()
+    opened = peft.get_peft_model(timm_of(base), config).eval()
     opened.save_pretrained(tmp_path)
     adapter = read_adapter(tmp_path)
     assert adapter.method == LoRA(
@@ -192,7 +178,7 @@ def test_an_adapter_that_peft_trained_is_read(tmp_path: Path) -> None:
         alpha_pattern={r"1\.mlp\.fc2": 12},
     )
     assert adapter.tensors["blocks.0.mlp.fc2.lora_A"].shape == (2, 96)
-    assert relative(logits(timm_of(name, merged(base, adapter))), logits(opened)) < LOGITS
+    assert relative(logits(timm_of(merged(base, adapter))), logits(opened)) < LOGITS
 
 
 def test_a_dora_that_peft_trained_is_read(tmp_path: Path) -> None:
@@ -201,7 +187,7 @@ def test_a_dora_that_peft_trained_is_read(tmp_path: Path) -> None:
     config = peft.LoraConfig(
         r=3, target_modules=["qkv", "fc1"], use_dora=True, modules_to_save=["head"], init_lora_weights=False
     )
-    opened = peft.get_peft_model(timm_of(name, base.tensors), config).eval()
+    opened = peft.get_peft_model(timm_of(base), config).eval()
     with torch.no_grad():
         for key, parameter in opened.named_parameters():
             if "magnitude" in key:
@@ -209,15 +195,15 @@ def test_a_dora_that_peft_trained_is_read(tmp_path: Path) -> None:
     opened.save_pretrained(tmp_path)
     adapter = read_adapter(tmp_path)
     assert adapter.method == LoRA(rank=3, alpha=8, dora=True, targets=("qkv", "fc1"))
-    assert relative(logits(timm_of(name, merged(base, adapter))), logits(opened)) < LOGITS
-    assert relative(logits(timm_of(name, base.tensors)), logits(opened)) > 0.1
+    assert relative(logits(timm_of(merged(base, adapter))), logits(opened)) < LOGITS
+    assert relative(logits(timm_of(base)), logits(opened)) > 0.1
 
 
 def test_a_pissa_that_peft_converted_is_read(tmp_path: Path) -> None:
     name = "deit_tiny_patch16_224"
     _, base = base_of(name)
     config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["qkv", "fc1"], init_lora_weights="pissa")
-    opened = peft.get_peft_model(timm_of(name, base.tensors), config).eval()
+    opened = peft.get_peft_model(timm_of(base), config).eval()
     config.init_lora_weights = True  # as its documentation has it: the start is kept, to be subtracted on saving
     opened.save_pretrained(tmp_path / "start")
     with torch.no_grad():
@@ -229,8 +215,8 @@ def test_a_pissa_that_peft_converted_is_read(tmp_path: Path) -> None:
     assert adapter.method == LoRA(rank=6, alpha=10, targets=("qkv", "fc1"))
     heads = {key: tensor for key, tensor in base.tensors.items() if key.startswith("head")}  # it saved none
     whole = dataclasses.replace(adapter, tensors=adapter.tensors | heads)
-    assert relative(logits(timm_of(name, merged(base, whole))), logits(opened)) < LOGITS
-    assert relative(logits(timm_of(name, base.tensors)), logits(opened)) > 0.1
+    assert relative(logits(timm_of(merged(base, whole))), logits(opened)) < LOGITS
+    assert relative(logits(timm_of(base)), logits(opened)) > 0.1
 
 
 @pytest.mark.parametrize(
@@ -250,7 +236,7 @@ def test_the_blocks_that_peft_adapted_are_the_methods(
     name = "deit_tiny_patch16_224"
     _, base = base_of(name)
     config = peft.LoraConfig(**({"r": 2, "target_modules": ["qkv", "fc1"]} | changes))
-    peft.get_peft_model(timm_of(name, base.tensors), config).save_pretrained(tmp_path)
+    peft.get_peft_model(timm_of(base), config).save_pretrained(tmp_path)
     adapter = read_adapter(tmp_path)
     assert isinstance(adapter.method, LoRA)
     assert adapter.method.blocks == blocks
@@ -276,7 +262,7 @@ def test_what_peft_does_not_see_is_said(method: LoRA, words: str | None, tmp_pat
 def test_a_rank_that_the_configuration_does_not_say_is_refused(tmp_path: Path) -> None:
     write_adapter(tmp_path / "adapter", trained(*base_of("deit_tiny_patch16_224"), LoRA(rank=2, targets=("proj",))))
     _, base = base_of("deit_tiny_patch16_224")
-    opened = peft.PeftModel.from_pretrained(timm_of("deit_tiny_patch16_224", base.tensors), str(tmp_path / "adapter"))
+    opened = peft_reference.opened(base, tmp_path / "adapter")
     opened.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
     file = tmp_path / "theirs" / "adapter_config.json"
     by_hand(file, json.dumps(json.loads(file.read_text()) | {"rank_pattern": {"proj": 3}}))
@@ -299,7 +285,7 @@ def test_a_rank_that_the_configuration_does_not_say_is_refused(tmp_path: Path) -
 def test_more_than_lora_on_the_blocks_is_refused(changes: dict[str, object], message: str, tmp_path: Path) -> None:
     _, base = base_of("deit_tiny_patch16_224")
     config = peft.LoraConfig(**({"r": 2, "target_modules": r"blocks.*\.qkv"} | changes))
-    peft.get_peft_model(timm_of("deit_tiny_patch16_224", base.tensors), config).save_pretrained(tmp_path)
+    peft.get_peft_model(timm_of(base), config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=message):
         read_adapter(tmp_path)
 
@@ -307,7 +293,7 @@ def test_more_than_lora_on_the_blocks_is_refused(changes: dict[str, object], mes
 def test_another_method_of_pefts_is_refused_by_name(tmp_path: Path) -> None:
     _, base = base_of("deit_tiny_patch16_224")
     config = peft.LoHaConfig(target_modules=r"blocks.*\.qkv")
-    peft.get_peft_model(timm_of("deit_tiny_patch16_224", base.tensors), config).save_pretrained(tmp_path)
+    peft.get_peft_model(timm_of(base), config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"peft_type 'LOHA' is not supported \(known: .*LORA.*\)"):
         read_adapter(tmp_path)
 

@@ -8,10 +8,10 @@ import mlx.core as mx
 import numpy as np
 import peft
 import pytest
-import timm
 import torch
-import torch.nn.functional as F
 from comparing import relative
+from foreign_models import prepared
+from peft_reference import gradients, logits, opened, timm_of
 
 import mlx_peft.backend.entry
 import mlx_peft.backend.methods
@@ -68,30 +68,6 @@ def experiment(method: LoRA) -> Experiment:
     return Experiment.model_validate({"model": model, "method": method.model_dump(), "data": data})
 
 
-def plain(base: Base) -> torch.nn.Module:
-    model = timm.create_model(NAME, num_classes=CLASSES, img_size=SIZE, **SIZES)
-    model.load_state_dict({name: torch.from_numpy(tensor.copy()) for name, tensor in base.tensors.items()})
-    return model
-
-
-def pixels(base: Base, images: np.ndarray) -> torch.Tensor:
-    mean, std = (np.array(values, np.float32) for values in (base.preprocessing.mean, base.preprocessing.std))
-    return torch.from_numpy((images.astype(np.float32) / 255 - mean) / std).permute(0, 3, 1, 2)
-
-
-def theirs(model: torch.nn.Module, base: Base, batch) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Logits, and gradients of the loss under the names of an adapter's file."""
-    logits = model(pixels(base, batch[0]))
-    model.zero_grad()
-    F.cross_entropy(logits, torch.from_numpy(batch[1]).long()).backward()
-    gradients = {}
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            name = name.removeprefix("base_model.model.").replace(".default", "").replace(".modules_to_save", "")
-            gradients[name.replace("magnitude_vector.weight", "magnitude_vector")] = parameter.grad.numpy()
-    return logits.detach().numpy(), gradients
-
-
 def away(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """All that is trained moved from its start, where much is zero; what is kept must be the base's."""
     random = np.random.default_rng(1)
@@ -107,17 +83,16 @@ def test_the_same_adapter_has_the_same_logits_gradients_and_merged_weights(build
     trainer.model.load_adapter(away(trainer.model.adapter()))
     adapter = Adapter(method, trainer.model.adapter(), (), None, base.architecture, base.preprocessing, None, NAME)
     write_adapter(tmp_path / "adapter", adapter)
-    model = peft.PeftModel.from_pretrained(plain(base), str(tmp_path / "adapter"), is_trainable=True)
+    model = opened(base, tmp_path / "adapter", trainable=True)
 
-    logits, packed = theirs(model, base, batch)
-    assert relative(trainer.model.logits(batch[0]), logits) < LOGITS
-    assert (
-        relative(plain(base)(pixels(base, batch[0])).detach().numpy(), logits) > 0.01
-    )  # so the adapter does something
-    _, gradients = trainer.loss_and_gradients(*batch)
-    expected = unpack(method, packed)  # the gradient of what is placed in a larger matrix stands in the same places
-    for name, gradient in gradients.items():
-        assert relative(gradient, expected[name]) < GRADIENTS, name
+    inputs = prepared(batch[0], base)
+    expected = logits(model, inputs)
+    assert relative(trainer.model.logits(batch[0]), expected) < LOGITS
+    assert relative(logits(timm_of(base), inputs), expected) > 0.01  # so the adapter does something
+    # The gradient of what is placed in a larger matrix stands in the same places.
+    unpacked = unpack(method, gradients(model, inputs, batch[1]))
+    for name, gradient in trainer.loss_and_gradients(*batch)[1].items():
+        assert relative(gradient, unpacked[name]) < GRADIENTS, name
 
     whole = trainer.model.merged()
     for name, tensor in model.merge_and_unload().state_dict().items():
@@ -132,7 +107,7 @@ def test_pissa_starts_and_learns_as_pefts_does(build, base, batch, rslora):
         r=3, lora_alpha=5, init_lora_weights="pissa", use_rslora=rslora, modules_to_save=["head"],
         target_modules=r"blocks.*\.(qkv|proj|fc1|fc2)",
     )  # fmt: skip
-    model = peft.get_peft_model(plain(base), config)
+    model = peft.get_peft_model(timm_of(base), config)
     layers = {
         site.path: model.get_submodule(f"base_model.model.{site.path}") for site in method.sites(base.architecture)
     }
@@ -155,11 +130,12 @@ def test_pissa_starts_and_learns_as_pefts_does(build, base, batch, rslora):
         for kind in ("weight", "bias"):
             saved = model.base_model.model.head.modules_to_save["default"]
             getattr(saved, kind).copy_(torch.from_numpy(moved[f"head.{kind}"]))
-    logits, gradients = theirs(model, base, batch)
-    assert relative(trainer.model.logits(batch[0]), logits) < LOGITS
+    inputs = prepared(batch[0], base)
+    assert relative(trainer.model.logits(batch[0]), logits(model, inputs)) < LOGITS
+    expected = gradients(model, inputs, batch[1])
     for name, gradient in trainer.loss_and_gradients(*batch)[1].items():
         key = name if name.startswith("head") else f"{name}.weight"
-        assert relative(gradient, gradients[key]) < GRADIENTS, name
+        assert relative(gradient, expected[key]) < GRADIENTS, name
 
 
 class Masked(torch.nn.Module):

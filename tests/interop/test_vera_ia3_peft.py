@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import peft
 import pytest
-import timm
 import torch  # before MLX: see mlx_peft.backend.blas
 from comparing import relative
+from foreign_models import prepared
+from peft_reference import adapter_of, gradients, logits, opened, timm_of
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -53,56 +54,13 @@ def build(backend: str, method: dict, name: str = DEIT):
     return BACKENDS[backend].build_trainer(experiment, len(CLASSES), base), base
 
 
+def written(trainer) -> Adapter:
+    return adapter_of(trainer.experiment, trainer.model.base, trainer.model.adapter(), CLASSES)
+
+
 def moved(tensors: dict[str, np.ndarray], size: float = 0.3) -> dict[str, np.ndarray]:
     random = np.random.default_rng(1)
     return {n: t + size * random.standard_normal(t.shape).astype(np.float32) for n, t in sorted(tensors.items())}
-
-
-def adapter_of(trainer) -> Adapter:
-    return Adapter(
-        method=trainer.experiment.method,
-        tensors=trainer.model.adapter(),
-        classes=CLASSES,
-        model=trainer.experiment.model,
-        architecture=trainer.model.base.architecture,
-        preprocessing=trainer.model.base.preprocessing,
-        base_sha256=trainer.model.base.sha256,
-        source=trainer.model.base.source,
-    )
-
-
-def timm_of(base) -> torch.nn.Module:
-    model = timm.create_model(base.name.partition(".")[0], num_classes=len(CLASSES), img_size=64, **SIZES)
-    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in base.tensors.items()})
-    return model.eval()
-
-
-def opened(base, folder: Path, trainable: bool = False) -> torch.nn.Module:
-    """PEFT's reading of an adapter. Its warnings are errors, but for the one of every norm that is timm's own."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message="Unsupported layer type .*norm")
-        return peft.PeftModel.from_pretrained(timm_of(base), str(folder), is_trainable=trainable).eval()
-
-
-def pixels(base) -> torch.Tensor:
-    mean, std = (torch.tensor(values) for values in (base.preprocessing.mean, base.preprocessing.std))
-    return ((torch.from_numpy(IMAGES) / 255 - mean) / std).permute(0, 3, 1, 2)
-
-
-def logits(base, model: torch.nn.Module) -> np.ndarray:
-    with torch.no_grad():
-        return model(pixels(base)).numpy()
-
-
-def gradients(base, model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """By the names that the adapter's file has for them."""
-    torch.nn.functional.cross_entropy(model(pixels(base)), torch.from_numpy(LABELS).long()).backward()
-    return {
-        name.removeprefix("base_model.model.").replace(".modules_to_save", "").replace(".default", ""): p.grad.numpy()
-        for name, p in model.named_parameters()
-        if p.grad is not None
-    }
 
 
 VERA = {"name": "vera", "rank": 8}
@@ -154,13 +112,13 @@ def test_peft_opens_ours_with_the_same_logits_gradients_and_merged_weights(case,
     trainer, base = build(backend, method, name)
     before = trainer.model.logits(IMAGES)
     trainer.model.load_adapter(moved(trainer.model.adapter()))
-    write_adapter(tmp_path / "adapter", adapter_of(trainer))
+    write_adapter(tmp_path / "adapter", written(trainer))
     model = opened(base, tmp_path / "adapter", trainable=True)
-    expected = logits(base, model)
+    expected = logits(model, prepared(IMAGES, base))
     assert relative(trainer.model.logits(IMAGES), expected) < LOGITS
     assert relative(before, expected) > 0.05  # so the adapter does something
 
-    theirs = {n.replace(".ln_tuning_layers", ""): g for n, g in gradients(base, model).items()}
+    theirs = gradients(model, prepared(IMAGES, base), LABELS)
     _, ours = trainer.loss_and_gradients(IMAGES, LABELS)
     for key, gradient in ours.items():
         assert relative(gradient, own(theirs[key], key, trainer.experiment.method)) < GRADIENTS, key
@@ -173,7 +131,7 @@ def test_peft_opens_ours_with_the_same_logits_gradients_and_merged_weights(case,
 @pytest.mark.parametrize("case", CASES)
 def test_an_adapter_comes_back_bit_for_bit(case, tmp_path):
     trainer, _ = build("torch", CASES[case][1], CASES[case][0])
-    adapter = dataclasses.replace(adapter_of(trainer), tensors=moved(trainer.model.adapter()))
+    adapter = dataclasses.replace(written(trainer), tensors=moved(trainer.model.adapter()))
     write_adapter(tmp_path, adapter)
     again = read_adapter(tmp_path)
     assert dataclasses.replace(again, tensors={}) == dataclasses.replace(adapter, tensors={})
@@ -196,7 +154,7 @@ def test_an_adapter_that_peft_saved_again_is_the_same_model(case, tmp_path):
     name, method = CASES[case]
     trainer, base = build("torch", method, name)
     trainer.model.load_adapter(moved(trainer.model.adapter()))
-    write_adapter(tmp_path / "ours", adapter_of(trainer))
+    write_adapter(tmp_path / "ours", written(trainer))
     opened(base, tmp_path / "ours").save_pretrained(tmp_path / "theirs", save_embedding_layers=False)  # else: the hub
     again, adapter = reread("torch", base, tmp_path / "theirs", name)
     assert relative(again.model.logits(IMAGES), trainer.model.logits(IMAGES)) < LOGITS
@@ -271,9 +229,11 @@ def test_an_adapter_that_peft_trained_is_read(case, backend, tmp_path):
     model, base = trained_by_peft(config, tmp_path)
     trainer, adapter = reread(backend, base, tmp_path)
     assert {field: getattr(adapter.method, field) for field in expected} == expected
-    assert relative(trainer.model.logits(IMAGES), logits(base, model)) < LOGITS
-    assert relative(logits(base, timm_of(base)), logits(base, model)) > 0.01  # so the adapter does something
-    theirs = {n.replace(".ln_tuning_layers", ""): g for n, g in gradients(base, model).items()}
+    assert relative(trainer.model.logits(IMAGES), logits(model, prepared(IMAGES, base))) < LOGITS
+    assert (
+        relative(logits(timm_of(base), prepared(IMAGES, base)), logits(model, prepared(IMAGES, base))) > 0.01
+    )  # so the adapter does something
+    theirs = gradients(model, prepared(IMAGES, base), LABELS)
     _, ours = trainer.loss_and_gradients(IMAGES, LABELS)
     for key, gradient in ours.items():
         assert relative(gradient.ravel(), theirs[key].ravel()) < GRADIENTS, key
@@ -292,7 +252,7 @@ def test_parts_of_qkv_that_have_only_ones_are_not_adapted(changed, targets, tmp_
     trainer, adapter = reread("torch", base, tmp_path)
     assert adapter.method.targets == targets
     assert trainer.model.parameters.adapter == 2 * 24 * (3 if targets == ("qkv",) else len(targets))
-    assert relative(trainer.model.logits(IMAGES), logits(base, model)) < LOGITS
+    assert relative(trainer.model.logits(IMAGES), logits(model, prepared(IMAGES, base))) < LOGITS
 
 
 @pytest.mark.parametrize("key", [0, 1, 12345, 2**31, 2**32 - 1, 2**32 + 5])
@@ -381,7 +341,7 @@ TOO_SMALL = {
 def test_layers_that_cannot_share_the_stored_projections_are_refused(change, tmp_path):
     trained_by_peft(peft.VeraConfig(r=6, target_modules=["qkv", "fc1"]), tmp_path / "theirs")
     trainer, _ = build("torch", VERA | {"targets": ["q", "fc1"]})
-    write_adapter(tmp_path / "ours", adapter_of(trainer))
+    write_adapter(tmp_path / "ours", written(trainer))
     for folder in (tmp_path / "theirs", tmp_path / "ours"):
         rewritten(folder, TOO_SMALL[change])
         with pytest.raises(UserError, match=r"cannot share|vera_B is missing|parts has the shape"):
@@ -391,7 +351,7 @@ def test_layers_that_cannot_share_the_stored_projections_are_refused(change, tmp
 def test_stacked_projections_that_are_not_copies_are_refused(tmp_path):
     trainer, _ = build("torch", VERA | {"targets": ["q", "v"]})
     for name in (A, B):
-        write_adapter(tmp_path, adapter_of(trainer))
+        write_adapter(tmp_path, written(trainer))
 
         def change(tensors, name=name):
             tensors[name][-1, -1] += 1
@@ -429,16 +389,16 @@ def test_layernorm_tuning_trains_weights_and_biases_of_the_norms(case, count):
 def test_what_peft_does_not_see_is_said(tmp_path):
     for method, parts in ((VERA | {"targets": ["q", "v", "fc1"]}, "q and v"), (IA3, "k and v")):
         trainer, _ = build("torch", method)
-        (note,) = write_adapter(tmp_path / method["name"], adapter_of(trainer))
+        (note,) = write_adapter(tmp_path / method["name"], written(trainer))
         assert f"to Hugging Face PEFT, what adapts {parts} is one adapter of the whole qkv" in note
     for method in (VERA | {"targets": ["qkv"]}, IA3 | {"targets": ["fc2"]}, {"name": "layernorm"}):
         trainer, _ = build("torch", method)
-        assert write_adapter(tmp_path / "whole", adapter_of(trainer)) == []
+        assert write_adapter(tmp_path / "whole", written(trainer)) == []
 
 
 def test_the_configuration_of_parts_is_that_of_one_larger_adapter(tmp_path):
     trainer, _ = build("torch", VERA | {"targets": ["q", "v", "fc2"], "blocks": [1]})
-    write_adapter(tmp_path, adapter_of(trainer))
+    write_adapter(tmp_path, written(trainer))
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["r"], config["save_projection"]) == (3 * 8, True)
     assert config["target_modules"] == r".*blocks\.(1)\..*\.(fc2|qkv)"

@@ -52,7 +52,7 @@ def brightness(config: Data, variant: Variant) -> Found:
 
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> Iterator[None]:
-    """The task and its losses, a data set of it; and MLX uncompiled, which takes longer than the run."""
+    """The task and its losses, and a data set of it."""
     from mlx_peft.backend import losses as ours
     from torch_ref import losses as theirs
 
@@ -61,9 +61,7 @@ def registered() -> Iterator[None]:
         for losses in (ours, theirs):
             patch.setitem(losses.LOSSES, REGRESSION.name, squared_error)
         patch.setitem(REGISTRY, NAME, Entry(brightness, "greys", "", "", 1, VALUES, task=REGRESSION))
-        mx.disable_compile()
         yield
-        mx.enable_compile()
 
 
 def experiment(backend: str = "torch", **data: Any) -> Experiment:
