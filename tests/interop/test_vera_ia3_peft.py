@@ -162,7 +162,7 @@ def test_an_adapter_that_peft_saved_again_is_the_same_model(case, tmp_path):
         both = (trainer.experiment.method, adapter.method)
         ours, theirs = (kind.model_dump(exclude={"blocks", "feedforward"}) for kind in both)
         assert ours == theirs
-        assert again.parameters == trainer.model.parameters
+        assert again.model.parameters == trainer.model.parameters
 
 
 def trained_by_peft(config: peft.PeftConfig, folder: Path, frozen: str = "-"):
