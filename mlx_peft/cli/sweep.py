@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -119,16 +120,29 @@ def entry(run: SuiteRun, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
 
 def finished_runs(runs: Sequence[SuiteRun]) -> tuple[list[Any], list[Any]]:
     """Those that are finished, by their names in the suite, for a table; and those of them that are damaged."""
+    from mlx_peft.report.gather import Damaged
+
+    found = [_read(run.folder.path, run.name, _written(run)) for run in runs if run.folder.result.exists()]
+    finished = [one for one in found if one is not None and not isinstance(one, Damaged)]
+    return finished, [one for one in found if isinstance(one, Damaged)]
+
+
+def _written(run: SuiteRun) -> tuple[int, ...]:
+    """When the files that a table is made of were."""
+    files = (run.folder.result, run.folder.metrics)
+    return tuple(file.stat().st_mtime_ns for file in files if file.exists())
+
+
+@cache
+def _read(folder: Path, name: str, written: tuple[int, ...]) -> Any:
+    """A finished run, once as long as it stays as it was: the table is written after each of a thousand."""
     from mlx_peft.core.errors import UserError
     from mlx_peft.report.gather import Damaged, read_run
 
-    finished, damaged = [], []
-    for run in (run for run in runs if run.folder.result.exists()):
-        try:
-            finished += [found] if (found := read_run(run.folder.path, run.name)) else []
-        except UserError as error:
-            damaged.append(Damaged(run.name, str(error)))
-    return finished, damaged
+    try:
+        return read_run(folder, name)
+    except UserError as error:
+        return Damaged(name, str(error))
 
 
 def work() -> None:

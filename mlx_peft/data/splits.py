@@ -11,6 +11,7 @@ from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import Dataset, Split
 from mlx_peft.data.names import spelled
+from mlx_peft.data.order import rows_of_each
 
 
 def hold_out(
@@ -70,17 +71,14 @@ def hold_out(
 def _by_class(train: Split, seed: int) -> Iterator[list[list[int]]]:
     """Of each class, or what the task has in its place, the rows of what moves together, ranked."""
     identifiers, labels = train.images.identifiers, train.task.strata(train.labels)
-    numbers = range(int(labels.max()) + 1)
     if train.groups is None:
-        for label in numbers:
-            rows = np.flatnonzero(labels == label).tolist()
-            rows.sort(key=lambda row: _rank(seed, identifiers[row]))
-            yield [[row] for row in rows]
+        for alike in rows_of_each(labels):
+            yield [[row] for row in sorted(alike.tolist(), key=lambda row: _rank(seed, identifiers[row]))]
         return
     members: dict[object, list[int]] = {}
     for row, group in enumerate(train.groups.tolist()):
         members.setdefault(group, []).append(row)
-    units: list[list[list[int]]] = [[] for _ in numbers]
+    units: list[list[list[int]]] = [[] for _ in range(int(labels.max()) + 1)]
     for rows in members.values():
         units[np.bincount(labels[rows]).argmax()].append(rows)
     for found in units:

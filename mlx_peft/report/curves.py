@@ -15,10 +15,12 @@ from mlx_peft.tasks.registry import figures, leading_metrics
 # Okabe and Ito's palette, told apart with any colour vision; the order repeats with other dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":", "-.")
+DRAWN = 20
+"""Lines that can be told apart, and whose names fit."""
 
 
 def draw(runs: Sequence[FinishedRun]) -> bytes | None:
-    """The figure as PNG, 300 dots an inch; None where no run was validated.
+    """The figure as PNG, 300 dots an inch; None where no run was validated. Of more runs than DRAWN, the best ones.
 
     Only what can be compared is drawn: the AUROC of runs that have no accuracy only where no run has one.
     """
@@ -29,6 +31,9 @@ def draw(runs: Sequence[FinishedRun]) -> bytes | None:
             break
     else:
         return None
+    best = sorted(curves, key=lambda name: -max(value for _, value in curves[name]))[:DRAWN]
+    left_out = len(curves) - len(best)
+    curves = {name: curve for name, curve in curves.items() if name in best}
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes = figure.add_subplot()
     lines = []
@@ -48,6 +53,8 @@ def draw(runs: Sequence[FinishedRun]) -> bytes | None:
     axes.tick_params(labelsize=8)
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"validation {figures()[measure]} (%)")
+    if left_out:
+        axes.set_title(f"the best {DRAWN} of {DRAWN + left_out:,} runs", fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25, linewidth=0.6)
     legend = axes.legend(lines, ["-"] * len(lines), frameon=False, fontsize=8)

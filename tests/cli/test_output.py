@@ -77,6 +77,17 @@ def test_a_table_of_hostile_names_is_shown_and_not_obeyed(command, tmp_path: Pat
     assert (row["run"], row["dataset"]) == (r"caf\xe9", SHOWN)
 
 
+def test_names_that_are_not_utf8_leave_as_escapes_whatever_is_called_so(command, tmp_path: Path) -> None:
+    """The folder that is looked through, one of two runs that is damaged, and the folder that is written."""
+    finish(tmp_path / UNDECODABLE / UNDECODABLE)
+    (finish(tmp_path / UNDECODABLE / f"2{UNDECODABLE}") / "metrics.jsonl").write_text("no")
+    done = command("report", UNDECODABLE, "--out", f"out{UNDECODABLE}")
+    assert done.exit_code == 1, done.output
+    assert r"caf\xe9/table.md" in done.stderr
+    for name in ("table.md", "table.csv"):
+        assert r"caf\xe9" in (tmp_path / f"out{UNDECODABLE}" / name).read_text("utf-8").replace("\\\\", "\\")
+
+
 def test_the_confusion_of_hostile_classes_is_no_formula(tmp_path: Path) -> None:
     details = {"classes": ["=1+1", "-0.5", HOSTILE], "reliability": {"count": [1], "confidence": [1], "accuracy": [1]}}
     paths = evaluation.write(tmp_path, "test", {"ece": 0.0}, details, np.diag([-1, 2, 3]))

@@ -13,7 +13,7 @@ from timm.data.distributed_sampler import RepeatAugSampler
 
 from mlx_peft.config import schema
 from mlx_peft.data.augment import shuffle
-from mlx_peft.data.order import epoch_order, occurrences
+from mlx_peft.data.order import epoch_order, occurrences, rows_of_each
 from mlx_peft.tasks.weights import class_weights
 
 LABELS = np.repeat([0, 1, 3], [80, 15, 5])  # class 2 has no images
@@ -99,3 +99,11 @@ def test_repeats_make_no_more_than_the_epoch_has() -> None:
     tracemalloc.stop()
     assert np.array_equal(order, np.repeat(shuffle(20_000, 3, 4)[:20], 1000))
     assert peak < 10 * labels.nbytes  # every copy of every image is a thousand times as much
+
+
+@given(labels=st.lists(st.integers(0, 9), min_size=1, max_size=60))
+def test_the_rows_of_each_class_are_those_that_have_it(labels: list[int]) -> None:
+    found = rows_of_each(np.array(labels))
+    assert [rows.tolist() for rows in found] == [
+        [row for row, label in enumerate(labels) if label == one] for one in range(max(labels) + 1)
+    ]

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import markdown
-from mlx_peft.report import files, gather, tables
+from mlx_peft.report import curves, files, gather, tables
 from mlx_peft.report.format import count, decimal, percent, seconds, size
 
 VALUES = {
@@ -173,3 +173,19 @@ def test_numbers_are_written_for_a_person() -> None:
         "1.2 GB",
         "–",
     ]
+
+
+def test_of_more_runs_than_can_be_told_apart_the_best_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Beyond that a legend leaves no room for the curves, and the time to draw it grows with the runs."""
+    figures: list[Any] = []
+    monkeypatch.setattr(curves, "png", lambda figure, dpi: figures.append(figure) or b"")
+    values = {f"run{n:02}": n / 100 for n in range(curves.DRAWN + 5)}
+    records = {name: ({"step": 1, "epoch": 1, "val_top1": value},) for name, value in values.items()}
+    curves.draw([gather.FinishedRun(name, {}, record) for name, record in records.items()])
+    (axes,) = figures[0].axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [f"run{n:02}" for n in range(5, 25)]
+    assert axes.get_title() == "the best 20 of 25 runs"
+    figures[0].savefig(tmp_path / "curves.png")
+    assert not recwarn.list
