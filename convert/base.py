@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,23 @@ class Base:
         return replace(self, tensors={})
 
 
-def load_base(model: Model, num_classes: int, seed: int, quantize: Quantization | None = None) -> Base:
+@dataclass(frozen=True)
+class Found:
+    """What is known of a model before its weights are fitted: ``sha256`` is None before they are read or drawn."""
+
+    source: str
+    architecture: Architecture
+    quantization: Quantization | None
+    sha256: str | None
+
+
+def load_base(
+    model: Model,
+    num_classes: int,
+    seed: int,
+    quantize: Quantization | None = None,
+    must_meet: Callable[[Found], None] | None = None,
+) -> Base:
     """Finds a model's weights and fits them.
 
     Args:
@@ -77,10 +93,14 @@ def load_base(model: Model, num_classes: int, seed: int, quantize: Quantization 
         num_classes: width of the head.
         seed: of whatever the weights do not have.
         quantize: the experiment's ``quantize``.
+        must_meet: raises UserError where what is found is not what it has to be; None where anything will do. It is
+            asked before weights are downloaded or drawn, and again when their digest is known, before they are fitted.
 
     Raises:
         UserError: where the model or its weights are unknown, unreadable, or do not fit, or cannot be quantised so.
     """
+    if must_meet is not None and not model.is_local:
+        must_meet(Found(model.weights, architecture_of(model), quantize, None))
     checkpoint = _open(model)
     architecture = _wanted(model, checkpoint.architecture)
     quantization = _agreed(quantize, checkpoint)
@@ -93,15 +113,17 @@ def load_base(model: Model, num_classes: int, seed: int, quantize: Quantization 
             "interpolation, crop_pct)"
         )
     notes = [*checkpoint.notes, *_border(architecture, checkpoint.architecture)]
-    if checkpoint.tensors is None:
+    tensors = checkpoint.tensors
+    if tensors is None:
         needed = {"weights": weights(architecture, num_classes)}
-        memory.require(needed, f"the model {model.name} ({dimensions(architecture)})")
+        memory.require(needed, f"the model {model.name} ({architecture.dimensions})")
         tensors = initial_state(architecture, num_classes, seed)
-        digest = _sha256(tensors)
-    else:
-        digest = _sha256(checkpoint.tensors)
+    digest = _sha256(tensors)
+    if must_meet is not None:
+        must_meet(Found(checkpoint.source, architecture, quantization, digest))
+    if checkpoint.tensors is not None:
         tensors, fitted = fit(
-            checkpoint.tensors,
+            tensors,
             architecture,
             num_classes,
             seed=seed,
@@ -184,12 +206,6 @@ def architecture_of(model: Model) -> Architecture:
     """
     known = find(model.name).architecture if model.weights == "timm" else _open(model).architecture
     return _wanted(model, known)
-
-
-def dimensions(architecture: Architecture) -> str:
-    """What decides how large a model is, for a person: ``embed_dim 768, depth 12, 197 tokens``."""
-    tokens = len(architecture.places)
-    return f"embed_dim {architecture.embed_dim:,}, depth {architecture.depth}, {tokens:,} tokens"
 
 
 def _open(model: Model) -> Checkpoint:

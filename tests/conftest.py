@@ -49,9 +49,9 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> None:
     from fake_backend import make_dataset
 
     from mlx_peft.artifacts import examine
-    from mlx_peft.training import train
+    from mlx_peft.training import prepare
 
-    for module in (train, examine):
+    for module in (prepare, examine):
         monkeypatch.setattr(module, "open_dataset", lambda config, watch=None: make_dataset())
 
 

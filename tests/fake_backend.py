@@ -17,8 +17,8 @@ from mlx_peft.config.schema import Experiment, Precision
 from mlx_peft.core.border import Device, Parameters, Tensors
 from mlx_peft.data import ArrayImages, Dataset, Split
 from mlx_peft.protocols import loading
-from mlx_peft.training import train
-from mlx_peft.training.fit import Feed
+from mlx_peft.training import prepare
+from mlx_peft.training.feed import Feed, feed
 from mlx_peft.vit.architecture import Preprocessing
 
 CLASSES = ("red", "green", "blue")
@@ -215,7 +215,7 @@ def make_experiment(**train_options: Any) -> Experiment:
 
 
 def make_feed(experiment: Experiment, dataset: Dataset) -> Feed:
-    return train.feed(experiment, dataset, load_base(experiment.model, len(CLASSES), 0))
+    return feed(experiment, dataset, load_base(experiment.model, len(CLASSES), 0))
 
 
 def make_trainer() -> FakeTrainer:
@@ -226,5 +226,5 @@ def install(patch: Any, dataset: Dataset) -> None:
     """Puts this backend in the place of both, and ``dataset`` in the place of any."""
     for name in loading.BACKENDS:
         patch.setitem(loading.BACKENDS, name, "fake_backend")
-    for module in (train, examine):
+    for module in (prepare, examine):
         patch.setattr(module, "open_dataset", lambda config, watch=None: dataset)

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 from convert.problem import KEY
-from mlx_peft.artifacts.load import Loaded, find_adapter, load_model, load_run
+from mlx_peft.artifacts.load import Loaded, load_model, load_run
+from mlx_peft.artifacts.place import find_adapter
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, Split, cached, eval_batches, open_dataset
 from mlx_peft.data.leftout import unread_notes
 from mlx_peft.data.looking import Watch, unwatched
-from mlx_peft.protocols.loading import load_backend
 from mlx_peft.tasks.metrics import Evaluation, Metrics
 from mlx_peft.training.evaluate import answers, examined
-from mlx_peft.training.room import check_answering
 from mlx_peft.training.run import RunFolder
 
 
@@ -62,8 +61,7 @@ def examine_splits(
     loaded = load_run(path, backend) if model is None else load_model(model, backend or experiment.backend)
     must_fit(dataset, loaded, str(model or "the run"))
     size = min(experiment.data.batch_size, max((images.size for images in wanted.values()), default=1))
-    device = load_backend(loaded.recipe.backend).computing()
-    check_answering(loaded.base, len(loaded.classes), size, loaded.recipe.precision, device)
+    loaded.check_room(size)
     found: dict[str, Evaluation] = {}
     for split, images in wanted.items():
         batches = eval_batches(images, experiment.data, loaded.preprocessing, loaded.image_size)

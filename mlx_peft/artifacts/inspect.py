@@ -19,7 +19,7 @@ from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.problem import written
 from convert.pth import describe_pth
-from mlx_peft.artifacts.load import adapter_in, find_adapter
+from mlx_peft.artifacts.place import adapter_in, find_adapter
 from mlx_peft.config.quantization import described
 from mlx_peft.core.errors import UserError
 from mlx_peft.training.run import RunFolder

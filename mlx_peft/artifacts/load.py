@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from convert.adapters.peft import WEIGHTS, Adapter, read_adapter
-from convert.base import Base, architecture_of, load_base
+from convert.base import Base, Found, load_base
 from convert.files import without_digest
 from convert.fit import must_hold
 from convert.layouts.layout import Asked
@@ -16,23 +16,18 @@ from convert.open import open_path
 from convert.problem import must_answer
 from convert.timm import config as timm
 from mlx_peft.adaptation.adapter import adapter_shapes
+from mlx_peft.artifacts.place import find_adapter, find_weights
 from mlx_peft.artifacts.recipe import Recipe
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Model, Precision
-from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.errors import UserError
 from mlx_peft.core.problems import validated
 from mlx_peft.protocols import model as protocols
-from mlx_peft.protocols.loading import load_backend
 from mlx_peft.tasks.task import Task
-from mlx_peft.training.room import check_answering
 from mlx_peft.training.run import RunFolder
-from mlx_peft.training.stop import again
-from mlx_peft.vit.architecture import Architecture, Preprocessing
+from mlx_peft.vit.architecture import Preprocessing
 from mlx_peft.vit.parameters import HEADS
-
-ADAPTER_FILE = "adapter_config.json"
-MODEL_FILE = "config.json"
 
 
 @dataclass(frozen=True)
@@ -70,6 +65,10 @@ class Loaded:
     def image_size(self) -> int:
         return self.base.architecture.img_size
 
+    def check_room(self, images: int) -> None:
+        """Raises UserError where so many images at once cannot be answered in the memory that there is."""
+        self.recipe.check_room(self.base, len(self.classes), images)
+
 
 def load_run(
     path: Path,
@@ -87,27 +86,10 @@ def load_run(
     """
     place = find_adapter(path, name)
     adapter = read_adapter(place)
-    recipe = _recipe(place, adapter, model)
-    if backend is not None:
-        recipe = replace(recipe, backend=backend)
-    if precision is not None:
-        recipe = replace(recipe, precision=precision)
-    device = load_backend(recipe.backend).computing()
-    if not recipe.model.is_local:  # before the weights are read, drawn or downloaded
-        must_fit(adapter, recipe, architecture_of(recipe.model), adapter.quantize, place)
-    base = load_base(recipe.model, adapter.num_classes, recipe.seed, recipe.quantize)
-    must_answer(adapter.num_classes, adapter.task, place)
-    notes = tuple(note for note in base.notes if note.partition(":")[0] not in HEADS)  # the head is the adapter's
-    base = replace(base, task=adapter.task, notes=notes)
-    if adapter.preprocessing is not None:
-        base = replace(base, preprocessing=adapter.preprocessing)
-    if adapter.base_sha256 is not None and adapter.base_sha256 != base.sha256:
-        raise UserError(
-            f"{place} is an adapter for another base: it was trained on weights {adapter.base_sha256[:12]} "
-            f"({adapter.source}), and {base.source} has {base.sha256[:12]}"
-        )
-    must_fit(adapter, recipe, base.architecture, base.quantization, place)
-    check_answering(base, adapter.num_classes, 1, recipe.precision, device)
+    recipe = recipe_of(adapter, place, model)
+    recipe = replace(recipe, backend=backend or recipe.backend, precision=precision or recipe.precision)
+    base = base_of(adapter, recipe, place)
+    recipe.check_room(base, adapter.num_classes, 1)
     built = recipe.build(base, adapter.num_classes)
     try:
         built.load_adapter(adapter.tensors)
@@ -116,7 +98,7 @@ def load_run(
     return Loaded(built, adapter, base, recipe, without_digest(place / WEIGHTS))
 
 
-def _recipe(place: Path, adapter: Adapter, model: Model | None) -> Recipe:
+def recipe_of(adapter: Adapter, place: Path, model: Model | None) -> Recipe:
     """What an adapter is put on, and how: its run's, or what it says itself, or ``model``, which may say where it lies.
 
     Raises UserError where neither names a model, or the two name different ones.
@@ -134,7 +116,7 @@ def _recipe(place: Path, adapter: Adapter, model: Model | None) -> Recipe:
         if not adapter.num_classes:
             raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
         if model is None and own.is_local:
-            own = own.model_copy(update={"weights": str(_weights(own, place))})
+            own = own.model_copy(update={"weights": str(find_weights(own, place))})
         recipe = Recipe(own, adapter.method, adapter.quantize, adapter.qat)
     if model is not None and adapter.model is not None:
         if model.name != adapter.model.name:
@@ -151,70 +133,30 @@ def _recipe(place: Path, adapter: Adapter, model: Model | None) -> Recipe:
     return recipe
 
 
-def must_fit(
-    adapter: Adapter,
-    recipe: Recipe,
-    architecture: Architecture,
-    quantization: Quantization | None,
-    place: Path,
-) -> None:
-    """Raises UserError where an adapter's tensors are not those of the recipe's method on such a model.
+def base_of(adapter: Adapter, recipe: Recipe, place: Path) -> Base:
+    """The base that an adapter was trained on, with its task and its preprocessing.
 
-    What a file claims is compared with what it holds before anything of the claimed size is made.
+    Raises UserError where the weights that are found are others, and where the adapter's tensors are not those of the
+    recipe's method on such a model: what a file claims is compared with what it holds before anything of the claimed
+    size is made.
     """
-    wanted = adapter_shapes(recipe.method, architecture, adapter.num_classes, quantization, recipe.qat)
-    found = {name: tensor.shape for name, tensor in adapter.tensors.items()}
-    must_hold(found, wanted, f"{place} does not fit {recipe.model.name}")
 
+    def must_meet(found: Found) -> None:
+        if found.sha256 is not None and adapter.base_sha256 not in (None, found.sha256):
+            raise UserError(
+                f"{place} is an adapter for another base: it was trained on weights {str(adapter.base_sha256)[:12]} "
+                f"({adapter.source}), and {found.source} has {found.sha256[:12]}"
+            )
+        codes = found.quantization or adapter.quantize if found.sha256 is None else found.quantization
+        wanted = adapter_shapes(recipe.method, found.architecture, adapter.num_classes, codes, recipe.qat)
+        held = {name: tensor.shape for name, tensor in adapter.tensors.items()}
+        must_hold(held, wanted, f"{place} does not fit {recipe.model.name}")
 
-def _weights(model: Model, place: Path) -> Path:
-    """Where the local weights of an adapter are, which says the file's own name, or as earlier ones the whole path.
-
-    They are looked for beside the adapter, beside its folder, and here; their digest says whether they are the ones.
-    Raises UserError where they are in none of these.
-    """
-    named = Path(model.weights)
-    beside = [folder / named.name for folder in (place, place.parent, Path())]
-    places = [named, *beside] if named.is_absolute() else [*beside, named]
-    if found := next((one for one in places if one.exists()), None):
-        return found
-    raise UserError(
-        f"{place} was trained on {model.weights}, which is not there: put it beside the adapter, or say where those "
-        f"weights are, of the model {model.name}",
-        arguments=("model", "weights"),
-    )
-
-
-def find_adapter(path: Path, name: str | None) -> Path:
-    """The adapter's folder that a path stands for. Raises UserError, with the names there are, where it is not one."""
-    if not path.is_dir():
-        raise UserError(f"{path} is not a folder: name a run or an adapter")
-    if name is None and (place := adapter_in(path)):
-        return place
-    several = {entry.name: place for entry in sorted(path.iterdir()) if entry.is_dir() and (place := adapter_in(entry))}
-    if name in several:
-        return several[name]
-    if RunFolder(path).config.exists():
-        if name is not None and adapter_in(path):
-            raise UserError(f"{path} is one run, not a folder of adapters: leave the name {name!r} out")
-        raise UserError(f"{path} is a run that is not finished: continue it first", command=again(RunFolder(path)))
-    if not several:
-        raise UserError(f"{path} holds no adapter ({ADAPTER_FILE} is missing)")
-    names = ", ".join(several)
-    if name is None:
-        raise UserError(f"{path} holds several adapters; choose one by its name: {names}", arguments=("adapter",))
-    raise UserError(f"{path} has no adapter {name!r}; it has {names}{suggest(name, several)}")
-
-
-def adapter_in(folder: Path) -> Path | None:
-    """The folder itself where it is an adapter, its ``adapter/`` where it is a run with one."""
-    places = (folder, RunFolder(folder).adapter)
-    return next((place for place in places if (place / ADAPTER_FILE).exists()), None)
-
-
-def is_model(path: Path) -> bool:
-    """Whether a folder holds a whole model in timm's layout."""
-    return (path / MODEL_FILE).is_file() and adapter_in(path) is None
+    base = load_base(recipe.model, adapter.num_classes, recipe.seed, recipe.quantize, must_meet)
+    must_answer(adapter.num_classes, adapter.task, place)
+    notes = tuple(note for note in base.notes if note.partition(":")[0] not in HEADS)  # the head is the adapter's
+    preprocessing = adapter.preprocessing or base.preprocessing
+    return replace(base, task=adapter.task, notes=notes, preprocessing=preprocessing)
 
 
 def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Loaded:
@@ -233,7 +175,7 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
     model = validated(Model, str(path), {"name": checkpoint.name, "weights": str(path), "args": args})
     recipe = Recipe(model, Linear(), backend=backend or "mlx")
     base = load_base(model, count, recipe.seed)
-    check_answering(base, count, 1, recipe.precision, load_backend(recipe.backend).computing())
+    recipe.check_room(base, count, 1)
     built = recipe.build(base, count)
     adapter = Adapter(
         method=recipe.method,

@@ -11,7 +11,8 @@ import numpy as np
 from convert.base import Base
 from convert.timm.config import timm_arguments
 from convert.timm.write import write_model
-from mlx_peft.artifacts.load import Loaded, is_model, load_model, load_run
+from mlx_peft.artifacts.load import Loaded, load_model, load_run
+from mlx_peft.artifacts.place import is_model
 from mlx_peft.codes import affine
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Model

@@ -10,9 +10,7 @@ import numpy as np
 
 from mlx_peft.artifacts.load import Loaded
 from mlx_peft.data import eval_image
-from mlx_peft.protocols.loading import load_backend
 from mlx_peft.tasks.logits import finite
-from mlx_peft.training.room import check_answering
 
 
 def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[str, Any]]:
@@ -22,8 +20,7 @@ def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[
     where a logit is not finite, and where there is too little memory.
     """
     size = min(loaded.recipe.batch_size, len(paths))
-    device = load_backend(loaded.recipe.backend).computing()
-    check_answering(loaded.base, len(loaded.classes), size, loaded.recipe.precision, device)
+    loaded.check_room(size)
     results: list[dict[str, Any]] = []
     for first in range(0, len(paths), max(size, 1)):
         some = paths[first : first + size]

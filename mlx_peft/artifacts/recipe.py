@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from convert.base import Base
+from mlx_peft.adaptation.room import check_answering
 from mlx_peft.config.methods import Linear, Method
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
@@ -43,6 +44,18 @@ class Recipe:
             experiment.backend,
             experiment.train.precision,
             experiment.data.batch_size,
+        )
+
+    def check_room(self, base: Base, num_classes: int, images: int) -> None:
+        """Raises UserError where so many images at once cannot be answered in the memory that there is."""
+        check_answering(
+            base.name,
+            base.architecture,
+            base.quantization,
+            num_classes=num_classes,
+            images=images,
+            precision=self.precision,
+            device=load_backend(self.backend).computing(),
         )
 
     def build(self, base: Base, num_classes: int) -> protocols.Model:

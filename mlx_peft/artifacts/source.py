@@ -22,7 +22,8 @@ from convert.layouts.layout import Asked
 from convert.layouts.processor import CONFIG as PROCESSOR
 from convert.open import open_path
 from convert.timm.read import from_hub
-from mlx_peft.artifacts.load import adapter_in, find_adapter, load_run
+from mlx_peft.artifacts.load import load_run
+from mlx_peft.artifacts.place import adapter_in, find_adapter
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import Command, UserError, suggest
 from mlx_peft.protocols.loading import load_foreign

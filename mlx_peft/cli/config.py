@@ -26,7 +26,7 @@ def validate(ctx: typer.Context, config: Config, overrides: Overrides = None) ->
     experiment = read_experiment(ctx, config, overrides)
 
     from convert.base import architecture_of
-    from mlx_peft.training.train import check_method
+    from mlx_peft.training.prepare import check_method
 
     architecture = architecture_of(experiment.model)
     check_method(experiment, architecture, experiment.quantize)

@@ -37,12 +37,13 @@ def predict(
 ) -> None:
     """Say what is in images."""
     from mlx_peft.artifacts import load
+    from mlx_peft.artifacts.place import is_model
     from mlx_peft.artifacts.predict import predict as answer
     from mlx_peft.data.dataset import FileImages
     from mlx_peft.data.depth import shallow
 
     computing = backend_of(ctx, backend)
-    if load.is_model(run):
+    if is_model(run):
         loaded = load.load_model(run, computing)
     else:
         loaded = load.load_run(run, computing, name=adapter, model=base_of(model, weights, image_size))

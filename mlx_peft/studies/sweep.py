@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any, Literal, TypeVar
 
 from convert.base import load_base
+from mlx_peft.adaptation.room import check_training
 from mlx_peft.config import suite
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Augment, Data, Experiment
@@ -25,10 +26,9 @@ from mlx_peft.data.looking import Watch, unwatched
 from mlx_peft.protocols.loading import load_backend
 from mlx_peft.studies.derive import check_folder as check_step
 from mlx_peft.studies.derive import step_id
-from mlx_peft.training.room import check_training
+from mlx_peft.training.prepare import check_data, check_method, describe_splits
 from mlx_peft.training.run import RunFolder, flatten, run_id
 from mlx_peft.training.tracking import check_trackers
-from mlx_peft.training.train import check_data, check_method, describe_splits
 from mlx_peft.vit.architecture import Architecture
 
 Status = Literal["finished", "failed", "interrupted"]

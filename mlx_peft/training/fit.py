@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from typing import Any, SupportsFloat
@@ -17,29 +16,16 @@ from mlx_peft.config.schema import Experiment, Train
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Batch
 from mlx_peft.protocols.trainer import Trainer
-from mlx_peft.tasks.task import Task
 from mlx_peft.training.allocation import Kept, RankAllocator, allocator, ranks
 from mlx_peft.training.checkpoint import Position, save_checkpoint
 from mlx_peft.training.evaluate import evaluate
+from mlx_peft.training.feed import Feed
 from mlx_peft.training.progress import EpochEvent, Progress, StepEvent
 from mlx_peft.training.resume import VERSION, Diverged, diverged, newest, take_up
 from mlx_peft.training.run import MetricsFile, Record, RunFolder, binding, read_metrics
 from mlx_peft.training.schedule import learning_rate
 from mlx_peft.training.stop import Interrupted, Stopped, StopSignal
 from mlx_peft.training.tracking import Tracker, open_trackers
-
-
-@dataclass(frozen=True)
-class Feed:
-    """The batches that training reads. The test split is not among them."""
-
-    train: Callable[[int, int], Iterable[Batch]]
-    """The batches of an epoch (counted from 0) from a given one on: the same ones each time."""
-    steps: int
-    """Batches in an epoch."""
-    val: Callable[[], Iterable[Batch]] | None
-    task: Task
-    num_classes: int
 
 
 def fit(

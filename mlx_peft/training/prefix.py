@@ -16,7 +16,7 @@ from mlx_peft.core import memory
 from mlx_peft.core.memory import gib
 from mlx_peft.data import Batch, Dataset, Split, eval_features, train_features
 from mlx_peft.protocols.model import Model
-from mlx_peft.training.fit import Feed
+from mlx_peft.training.feed import Feed
 from mlx_peft.training.progress import Progress
 
 

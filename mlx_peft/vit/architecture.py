@@ -85,6 +85,11 @@ class Architecture(BaseModel):
         return self.img_size // self.patch_size
 
     @property
+    def dimensions(self) -> str:
+        """What decides how large a model is, for a person: ``embed_dim 768, depth 12, 197 tokens``."""
+        return f"embed_dim {self.embed_dim:,}, depth {self.depth}, {len(self.places):,} tokens"
+
+    @property
     def border_note(self) -> str | None:
         """What a person is told of the pixels that reach no patch; None where img_size is a multiple of patch_size."""
         past = self.img_size % self.patch_size

@@ -61,7 +61,7 @@ def batch(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     from mlx_peft.config import schema
     from mlx_peft.data import ArrayImages, Dataset, Split
     from mlx_peft.protocols.loading import load_backend
-    from mlx_peft.training.train import feed
+    from mlx_peft.training.feed import feed
 
     size, rows = 32, 2048
     experiment = schema.Experiment.model_validate({

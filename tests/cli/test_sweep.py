@@ -51,7 +51,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands for the training process: the command's part alone is under test."""
     from mlx_peft.config import files, recipes
     from mlx_peft.data import open_dataset
-    from mlx_peft.training.train import describe_splits
+    from mlx_peft.training.prepare import describe_splits
 
     splits = describe_splits(open_dataset(files.load(recipes.find("quickstart")).data))
     code = WORKER.replace("SPLITS", repr(splits))

@@ -12,7 +12,8 @@ import torch  # before MLX, or it gets the wrong BLAS
 import torch.nn.functional as F
 
 from mlx_peft import prepare  # noqa: F401 - with it MLX is loaded, and what it multiplies with
-from mlx_peft.artifacts.load import is_model, load_model, load_run
+from mlx_peft.artifacts.load import load_model, load_run
+from mlx_peft.artifacts.place import is_model
 
 BACKENDS = ("torch", "mlx")
 ANSWERING = ("adapters", "finished", "models")

@@ -18,7 +18,8 @@ from mlx_peft.core import signals
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.writing import to_disk
 from mlx_peft.training.checkpoint import Position, load_checkpoint
-from mlx_peft.training.fit import Feed, fit
+from mlx_peft.training.feed import Feed
+from mlx_peft.training.fit import fit
 from mlx_peft.training.progress import EpochEvent, Silent, StepEvent
 from mlx_peft.training.run import RunFolder, read_metrics
 from mlx_peft.training.schedule import learning_rate

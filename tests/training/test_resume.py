@@ -18,12 +18,13 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Batch
 from mlx_peft.studies import sweep
-from mlx_peft.training import train as train_module
+from mlx_peft.training import feed as feed_module
 from mlx_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from mlx_peft.training.fit import Loop
+from mlx_peft.training.prepare import describe_splits
 from mlx_peft.training.progress import Silent, StepEvent
 from mlx_peft.training.run import RunFolder, read_metrics, run_id
-from mlx_peft.training.train import describe_splits, train
+from mlx_peft.training.train import train
 
 TIMINGS = ("images_per_second", "seconds")
 
@@ -208,7 +209,7 @@ def test_a_configuration_that_was_changed_on_purpose_is_taken_without_its_line_o
 def test_an_error_among_the_images_leaves_a_checkpoint_of_the_step_it_came_after(
     engine: SimpleNamespace, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    batches = train_module.train_batches
+    batches = feed_module.train_batches
 
     def broken(*arguments: Any, **options: Any) -> Iterator[Batch]:
         for number, batch in enumerate(batches(*arguments, **options)):
@@ -218,7 +219,7 @@ def test_an_error_among_the_images_leaves_a_checkpoint_of_the_step_it_came_after
 
     watcher = Watcher()
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "train_batches", broken)
+        patch.setattr(feed_module, "train_batches", broken)
         with pytest.raises(type(error)):
             train(engine.experiment(), engine.out, progress=watcher)
     assert watcher.notes[-1] == "a checkpoint is written, after step 10: the run can go on from there"

@@ -14,13 +14,13 @@ from safetensors.numpy import load_file, save_file
 
 from convert.adapters.peft import METADATA, WEIGHTS
 from convert.base import load_base
+from mlx_peft.adaptation import room
 from mlx_peft.adaptation.prefix import Prefix
 from mlx_peft.artifacts import examine
 from mlx_peft.artifacts.load import load_run
 from mlx_peft.core import memory
 from mlx_peft.core.border import Device
 from mlx_peft.core.errors import UserError
-from mlx_peft.training import room
 from mlx_peft.training.prefix import planned
 from mlx_peft.training.train import train
 

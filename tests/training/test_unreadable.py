@@ -16,7 +16,7 @@ from PIL import Image
 from mlx_peft.artifacts import examine
 from mlx_peft.config.schema import Experiment
 from mlx_peft.data import open_dataset, tried
-from mlx_peft.training import train as train_module
+from mlx_peft.training import prepare
 from mlx_peft.training.progress import Silent, StepEvent
 from mlx_peft.training.stop import Interrupted
 from mlx_peft.training.train import train
@@ -31,7 +31,7 @@ def large(engine: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:02}.png")
     monkeypatch.setattr(tried, "CHECKED", 0)
-    for module in (train_module, examine):
+    for module in (prepare, examine):
         monkeypatch.setattr(module, "open_dataset", open_dataset)
     split = {"val": 0.2, "test": 0.2}
     return changed(engine.experiment(), name="folder", root=str(tmp_path / "images"), split=split)

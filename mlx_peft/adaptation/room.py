@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from convert.base import Base, dimensions
 from mlx_peft.adaptation import footprint
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment, Precision
@@ -42,16 +41,25 @@ def check_training(
     change = footprint.smaller(experiment, there, needs)
     memory.require(
         parts,
-        f"training {experiment.method.name} on {experiment.model.name} ({dimensions(architecture)}) in batches of "
+        f"training {experiment.method.name} on {experiment.model.name} ({architecture.dimensions}) in batches of "
         f"{experiment.data.batch_size}",
         device.memory,
         f"by the same count {change} would fit" if change else "a smaller model, image_size or batch would need less",
     )
 
 
-def check_answering(base: Base, num_classes: int, images: int, precision: Precision, device: Device) -> None:
+def check_answering(
+    name: str,
+    architecture: Architecture,
+    quantization: Quantization | None,
+    *,
+    num_classes: int,
+    images: int,
+    precision: Precision,
+    device: Device,
+) -> None:
     """Raises UserError where a batch of so many images cannot be answered in the memory that there is."""
     how = footprint.Answering(images, precision, device.forms_attention)
-    parts = footprint.answering(base.architecture, num_classes, how, base.quantization)
-    what = f"{base.name} ({dimensions(base.architecture)}) asked of {images} image{'s' * (images > 1)} at once"
+    parts = footprint.answering(architecture, num_classes, how, quantization)
+    what = f"{name} ({architecture.dimensions}) asked of {images} image{'s' * (images > 1)} at once"
     memory.require(parts, what, device.memory, "a smaller data.batch_size would need less" if images > 1 else "")

@@ -1,0 +1,63 @@
+"""Where an adapter, a model and their weights lie on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlx_peft.config.schema import Model
+from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.training.run import RunFolder
+from mlx_peft.training.stop import again
+
+ADAPTER_FILE = "adapter_config.json"
+MODEL_FILE = "config.json"
+
+
+def find_adapter(path: Path, name: str | None) -> Path:
+    """The adapter's folder that a path stands for. Raises UserError, with the names there are, where it is not one."""
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder: name a run or an adapter")
+    if name is None and (place := adapter_in(path)):
+        return place
+    several = {entry.name: place for entry in sorted(path.iterdir()) if entry.is_dir() and (place := adapter_in(entry))}
+    if name in several:
+        return several[name]
+    if RunFolder(path).config.exists():
+        if name is not None and adapter_in(path):
+            raise UserError(f"{path} is one run, not a folder of adapters: leave the name {name!r} out")
+        raise UserError(f"{path} is a run that is not finished: continue it first", command=again(RunFolder(path)))
+    if not several:
+        raise UserError(f"{path} holds no adapter ({ADAPTER_FILE} is missing)")
+    names = ", ".join(several)
+    if name is None:
+        raise UserError(f"{path} holds several adapters; choose one by its name: {names}", arguments=("adapter",))
+    raise UserError(f"{path} has no adapter {name!r}; it has {names}{suggest(name, several)}")
+
+
+def adapter_in(folder: Path) -> Path | None:
+    """The folder itself where it is an adapter, its ``adapter/`` where it is a run with one."""
+    places = (folder, RunFolder(folder).adapter)
+    return next((place for place in places if (place / ADAPTER_FILE).exists()), None)
+
+
+def is_model(path: Path) -> bool:
+    """Whether a folder holds a whole model in timm's layout."""
+    return (path / MODEL_FILE).is_file() and adapter_in(path) is None
+
+
+def find_weights(model: Model, place: Path) -> Path:
+    """Where the local weights of an adapter are, which says the file's own name, or as earlier ones the whole path.
+
+    They are looked for beside the adapter, beside its folder, and here; their digest says whether they are the ones.
+    Raises UserError where they are in none of these.
+    """
+    named = Path(model.weights)
+    beside = [folder / named.name for folder in (place, place.parent, Path())]
+    places = [named, *beside] if named.is_absolute() else [*beside, named]
+    if found := next((one for one in places if one.exists()), None):
+        return found
+    raise UserError(
+        f"{place} was trained on {model.weights}, which is not there: put it beside the adapter, or say where those "
+        f"weights are, of the model {model.name}",
+        arguments=("model", "weights"),
+    )

@@ -1,0 +1,102 @@
+"""What a finished run says of itself: its adapter, and its ``result.json``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from convert.adapters.peft import Adapter
+from convert.base import Base
+from convert.stored import model_bytes
+from mlx_peft.data import Dataset
+from mlx_peft.data.leftout import unread_notes
+from mlx_peft.protocols.trainer import Trainer
+from mlx_peft.tasks.metrics import Evaluation
+from mlx_peft.tasks.task import Task
+from mlx_peft.training import unreadable
+from mlx_peft.training.checkpoint import Position
+from mlx_peft.training.prepare import Prepared
+from mlx_peft.training.run import RunFolder, changed_id
+from mlx_peft.vit.architecture import Preprocessing
+
+
+def adapter(run: Prepared) -> Adapter:
+    """What was trained, with all that is needed to use it again."""
+    experiment, base = run.experiment, run.base
+    return Adapter(
+        method=experiment.method,
+        tensors=run.trainer.model.adapter(),
+        classes=run.dataset.classes,
+        model=experiment.model,
+        architecture=base.architecture,
+        preprocessing=as_evaluated(run.dataset, base.preprocessing),
+        base_sha256=base.sha256,
+        source=base.source,
+        quantize=base.quantization,
+        qat=experiment.qat,
+        task=run.dataset.task,
+    )
+
+
+def as_evaluated(dataset: Dataset, preprocessing: Preprocessing) -> Preprocessing:
+    """How an image file must be prepared to look as the run's did: of small stored images nothing was cropped away."""
+    if dataset.train.images.stored_size is None:
+        return preprocessing
+    return preprocessing.model_copy(update={"crop_pct": 1.0, "crop_mode": "squash"})
+
+
+def result(run: Prepared, position: Position, test: Evaluation | None, folder: RunFolder) -> dict[str, Any]:
+    """The contents of ``result.json``."""
+    experiment, dataset = run.experiment, run.dataset
+    changes = [asdict(change) for change in position.changes]
+    return {
+        "run_id": changed_id(run.run_id, changes),
+        "status": "finished",
+        "backend": experiment.backend,
+        "model": run.base.name,
+        "method": experiment.method.name,
+        "dataset": dataset.name,
+        "seed": experiment.seed,
+        "metrics": {"val": position.best or None, "test": test.metrics if test else None},
+        "details": {"test": test.details(dataset.classes) if test else None},
+        **costs(run.trainer, dataset.task, position, folder),
+        "stored": storage(run.base, len(dataset.classes), folder),
+        "cached_features": run.cache and run.cache.facts(),
+        "splits": run.splits,
+        "notes": [*run.whole.notes, *unread_notes(run.whole.unread)],
+        **unreadable.facts(run.whole.unread),
+        **({"changes": changes} if changes else {}),
+        "environment": run.environment,
+    }
+
+
+def storage(base: Base, num_classes: int, folder: RunFolder) -> dict[str, int]:
+    """Bytes of what the run needs to be used: its base as a file, with a head of its own, and its adapter."""
+    model = model_bytes(base.architecture, num_classes, base.quantization)
+    adapter = sum(file.stat().st_size for file in folder.adapter.glob("*.safetensors"))
+    return {"base_bytes": model, "adapter_bytes": adapter, "total_bytes": model + adapter}
+
+
+def costs(trainer: Trainer, task: Task, position: Position, folder: RunFolder) -> dict[str, Any]:
+    """What was selected, and what it took: parameters, bytes, seconds of training (evaluation is not in them)."""
+    parameters = trainer.model.parameters
+    return {
+        "selected": {
+            "epoch": position.best_epoch,
+            "by": f"val.{task.leading(position.best)}" if position.best else "last epoch",
+        },
+        "parameters": {
+            "adapter": parameters.adapter,
+            "head": parameters.head,
+            "trainable": parameters.trainable,
+            "total": parameters.total,
+            "trainable_percent": 100 * parameters.trainable / parameters.total,
+            "stored_bytes": sum(file.stat().st_size for file in folder.adapter.glob("*.safetensors")),
+        },
+        "time": {
+            "train_seconds": position.train_seconds,
+            "epoch_seconds": position.train_seconds / position.epoch,
+            "images_per_second": position.images_trained / position.train_seconds,
+        },
+        "memory": {"peak_bytes": max(position.peak_bytes, trainer.peak_memory())},
+    }
