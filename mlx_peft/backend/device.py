@@ -13,7 +13,7 @@ DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 def set_up() -> None:
     """What the device wants to be told before a model is built."""
     if mx.metal.is_available():  # keep the model's pages resident, and freed ones within bounds; unverified on Metal
-        working_set = mx.device_info()["max_recommended_working_set_size"]
+        working_set = int(mx.device_info()["max_recommended_working_set_size"])
         mx.set_wired_limit(working_set)
         mx.set_cache_limit(working_set // 4)
 
@@ -21,7 +21,8 @@ def set_up() -> None:
 def version() -> str:
     """``mlx 0.32.4 (cpu)``; it says where MLX runs on the reference BLAS."""
     blas = "" if FAST else ", reference BLAS: install OpenBLAS"
-    return f"mlx {mx.__version__} ({mx.default_device().type.name}{blas})"
+    number = mx.__version__  # type: ignore[attr-defined]
+    return f"mlx {number} ({mx.default_device().type.name}{blas})"
 
 
 def computing() -> Device:
@@ -29,4 +30,4 @@ def computing() -> Device:
     on_cpu = mx.default_device().type == mx.cpu
     shared = on_cpu or mx.metal.is_available()
     # A device that does not say how many bytes it has is taken to have as many as any.
-    return Device(None if shared else mx.device_info().get("memory_size", 2**40), forms_attention=on_cpu)
+    return Device(None if shared else int(mx.device_info().get("memory_size", 2**40)), forms_attention=on_cpu)

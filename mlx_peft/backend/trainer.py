@@ -96,14 +96,15 @@ class Trainer:
         key, parts = mx.random.key(self.experiment.seed << 32 | self.step), self.experiment.train.accumulate
         keys = mx.random.split(key, parts) if parts > 1 else [key]
         count, scale = mx.array(weight, mx.float32), mx.array(self.update.scale(self.slots))
-        loss, total = mx.array(0.0), None
+        loss = mx.array(0.0)
+        total: Arrays = {}
         for key, x, y in zip(keys, np.split(images, parts), np.split(targets, parts), strict=True):
-            if total is not None:
+            if total:
                 mx.eval(loss, total)  # lets go of the activations of the part before
             part, gradients = self._gradients(
                 self.model.frozen, self.model.trained, mx.array(x), mx.array(y), count, scale, key
             )
-            total = gradients if total is None else {name: total[name] + g for name, g in gradients.items()}
+            total = {name: total[name] + g for name, g in gradients.items()} if total else gradients
             loss = loss + part
         return loss, total
 
@@ -122,13 +123,13 @@ class Trainer:
         self.model.put({name: mx.where(mask, self.model.trained[name], 0.0) for name, mask in self.keep[1].items()})
 
     def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray, scale: float = 1.0) -> tuple[float, Tensors]:
-        def scaled(*batch: mx.array) -> mx.array:
-            return self.loss(*batch) * scale
+        def scaled(trained: Arrays) -> mx.array:
+            return self.loss(trained, mx.array(images), mx.array(targets), count) * scale
 
         forks.check()
         self.model.network.train()
         count = mx.array(self.model.base.task.total_weight(targets), mx.float32)
-        loss, gradients = mx.value_and_grad(scaled)(self.model.trained, mx.array(images), mx.array(targets), count)
+        loss, gradients = mx.value_and_grad(scaled)(self.model.trained)
         return float(loss) / scale, {name: to_timm(g / scale) for name, g in gradients.items()}
 
     def state(self) -> Tensors:
@@ -142,7 +143,11 @@ class Trainer:
         must_match(state, expected, optional=[f"slots.{name}" for name in SCALES])
         self.model.put({name: mx.array(state[f"parameters.{name}"]) for name in stored(self.model.network)})
         # Same nesting and same order: a compiled function takes its arguments' leaves as they come.
-        self.slots = tree_map_with_path(lambda name, slot: mx.array(state.get(f"slots.{name}", slot)), self.slots)
+
+        def found(name: str, slot: mx.array) -> mx.array:
+            return mx.array(state[f"slots.{name}"]) if f"slots.{name}" in state else slot
+
+        self.slots = tree_map_with_path(found, self.slots)
         self.step = int(state["step"])
 
     def peak_memory(self) -> int:

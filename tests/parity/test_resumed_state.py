@@ -60,7 +60,7 @@ def step(trainer: Trainer, number: int) -> float:
 
 def check(backend: str, row: str, folder: Path, **train: Any) -> None:
     experiment, base = make(backend, row, **train)
-    build = load_backend(backend).build
+    build = load_backend(backend).build_trainer
     first = build(experiment, CLASSES, base)
     for number in range(3):
         step(first, number)
