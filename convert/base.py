@@ -106,12 +106,7 @@ def load_base(
     quantization = _agreed(quantize, checkpoint)
     if quantization is not None:
         quantization.sites(architecture)
-    if checkpoint.preprocessing is None:
-        raise UserError(
-            f"model.name: timm has published no weights for {model.name!r}, so how its images are to be normalised is "
-            "unknown; name a folder in model.weights whose config.json says so (pretrained_cfg: mean, std, "
-            "interpolation, crop_pct)"
-        )
+    preprocessing = _normalisation(checkpoint, model)
     notes = [*checkpoint.notes, *_border(architecture, checkpoint.architecture)]
     tensors = checkpoint.tensors
     if tensors is None:
@@ -137,7 +132,7 @@ def load_base(
         name=checkpoint.name,
         source=checkpoint.source,
         architecture=architecture,
-        preprocessing=checkpoint.preprocessing,
+        preprocessing=preprocessing,
         tensors={name: exact(tensor) for name, tensor in tensors.items()},
         sha256=digest,
         notes=tuple(notes),
@@ -242,6 +237,17 @@ def _wanted(model: Model, architecture: Architecture) -> Architecture:
         raise UserError("model.args.img_size: write model.image_size instead")
     size = {} if model.image_size is None else {"img_size": model.image_size}
     return altered(architecture, {**model.args, **size}, "model.args")
+
+
+def _normalisation(checkpoint: Checkpoint, model: Model) -> Preprocessing:
+    """How images are prepared for the weights. Raises UserError where nobody has said it."""
+    if checkpoint.preprocessing is None:
+        raise UserError(
+            f"model.name: timm has published no weights for {model.name!r}, so how its images are to be normalised is "
+            "unknown; name a folder in model.weights whose config.json says so (pretrained_cfg: mean, std, "
+            "interpolation, crop_pct)"
+        )
+    return checkpoint.preprocessing
 
 
 def _agreed(quantize: Quantization | None, checkpoint: Checkpoint) -> Quantization | None:

@@ -50,7 +50,7 @@ def write_model(
     except UserError:
         if not exactly:
             raise
-        exact = {"exact_architecture": architecture.written()}
+        exact = {"exact_architecture": architecture.model_dump(mode="json")}
     config = {
         "architecture": OURS + name if exact else name,
         "num_classes": num_classes,

@@ -137,7 +137,7 @@ def summary(done: Converted) -> dict[str, Any]:
             "model": base.name,
             "classes": len(done.source.classes),
         },
-        "architecture": base.architecture.written(),
+        "architecture": base.architecture.model_dump(mode="json"),
         "preprocessing": base.preprocessing.model_dump(mode="json"),
         "to": done.to,
         "files": {str(file): size for file, size in done.files.items()},

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from mlx_peft.core.bounds import LARGEST
 from mlx_peft.vit.places import PATCH, Kind, Places
@@ -74,10 +81,10 @@ class Architecture(BaseModel):
             raise ValueError("global_pool 'token_avg' goes with neither fc_norm nor distilled")
         return self
 
-    def written(self) -> dict[str, Any]:
-        """The fields as files have them: plain JSON."""
-        usual, own = (one.model_dump(mode="json") for one in (type(self)(), self))
-        return {name: value for name, value in own.items() if name not in LATER or value != usual[name]}
+    @model_serializer(mode="wrap")
+    def _written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        return {name: value for name, value in dump(self).items() if name not in LATER or value != fields[name].default}
 
     @property
     def grid_size(self) -> int:

@@ -282,7 +282,7 @@ def test_parameters_that_are_not_finite_end_the_run_and_are_not_kept(
     def diverging(self: Any, *batch: Any, **options: Any) -> Any:
         loss = step(self, *batch, **options)
         if self.count == 18:
-            self.head["head.weight"][0, 0] = np.inf
+            self.model.head["head.weight"][0, 0] = np.inf
         return loss
 
     monkeypatch.setattr(trainer, "train_step", diverging)
