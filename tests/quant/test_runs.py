@@ -135,7 +135,7 @@ def test_what_was_trained_through_codes_is_merged_into_them(through, batch, tmp_
 
 def test_it_needs_no_other_codes(through, tmp_path):
     for arguments, reason in (
-        (("merge", through, tmp_path / "m", "--requantize"), "leave --requantize out"),
+        (("merge", through, tmp_path / "m", "--requantize"), "leave requantize out"),
         (("quantize", through, tmp_path / "m", "--bits", 8), "through codes of 4 bits in groups of 32"),
     ):
         refused = command(*arguments)
