@@ -246,6 +246,8 @@ def standing_in(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Hub]:
         constants, "HF_HUB_DISABLE_XET", True, raising=False
     )  # a protocol of its own, which only the real hub speaks
     patch.setenv("HF_TOKEN", TOKEN)
+    for name, value in (("ENDPOINT", server.address), ("HUB_CACHE", folder / "cache"), ("HUB_DISABLE_XET", 1)):
+        patch.setenv(f"HF_{name}", str(value))  # for processes that are started from here
     yield server
     server.shutdown()
     server.server_close()

@@ -1,9 +1,17 @@
-"""A short run with every source of randomness, for ``test_kill_backends``: BACKEND METHOD OUT."""
+"""A short run with every source of randomness, whole and killed: ``run_training.py BACKEND METHOD OUT LIVES SEED``.
 
+In ``OUT/whole`` it is made in one piece, in ``OUT/parts`` in so many lives that are killed and a last one.
+"""
+
+import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from killing import die_at, life
+
 from mlx_peft.config.schema import Experiment
+from mlx_peft.training.run import MetricsFile
 from mlx_peft.training.train import train
 
 EXPERIMENT = {
@@ -13,11 +21,11 @@ EXPERIMENT = {
         "image_size": 16,
         "drop_path": 0.1,
         "head_dropout": 0.1,
-        "args": {"patch_size": 4, "embed_dim": 64, "depth": 2, "num_heads": 4},
+        "args": {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4},
     },
     "data": {
         "name": "digits",
-        "batch_size": 32,
+        "batch_size": 128,
         "augment": {"crop": "padded", "randaugment": {}, "erasing": {}, "mixup": 0.8, "cutmix": 1.0, "repeats": 2},
     },
     "train": {"epochs": 4, "log_every": 1, "checkpoint_every": 3, "clip_norm": 1.0},
@@ -34,7 +42,7 @@ METHODS = {
     },
     "dora": {"method": {"name": "lora", "dora": True, "rank": 4, "dropout": 0.1, "targets": TALL}},
     "adalora": {
-        "method": {"name": "adalora", "init_rank": 4, "target_rank": 2, "t_init": 20, "t_final": 40, "targets": TALL},
+        "method": {"name": "adalora", "init_rank": 4, "target_rank": 2, "t_init": 10, "t_final": 20, "targets": TALL},
     },
     "vera": {"method": {"name": "vera", "rank": 16, "targets": TALL}},
     "qalora": {"method": {"name": "qalora", "rank": 4, "targets": TALL}, "quantize": QUANTIZED},
@@ -51,7 +59,45 @@ METHODS = {
     "full": {"method": {"name": "full"}},
 }
 
+STEPS, EVENTS = 5, 3000
+"""That a life has at most: steps, and then calls and returns, which are those of a step or two."""
+
+
+def training(backend: str, method: str, out: Path, prepare: Callable[[], None] = lambda: None) -> Callable[[], None]:
+    """Starts or resumes the run."""
+
+    def work() -> None:
+        prepare()
+        train(Experiment.model_validate(EXPERIMENT | METHODS[method] | {"backend": backend}), out, resume=True)
+
+    return work
+
+
+def die_after(steps: int, event: int) -> None:
+    """Arranges a SIGKILL in what follows so many lines of the metrics, of which each step has one."""
+    write, written = MetricsFile.write, 0
+
+    def counted(self: MetricsFile, record: dict[str, float]) -> None:
+        nonlocal written
+        write(self, record)
+        written += 1
+        if written == steps:
+            die_at(event)
+
+    MetricsFile.write = counted
+
+
 if __name__ == "__main__":
-    backend, method, out = sys.argv[1:]
-    experiment = EXPERIMENT | METHODS[method] | {"backend": backend}
-    train(Experiment.model_validate(experiment), Path(out), resume=True)
+    backend, method, place, lives, seed = sys.argv[1:]
+    if backend == "torch":  # once here, and not in each life; MLX takes no time, and a Mac would not let it be forked
+        import torch  # noqa: F401
+    import sklearn.datasets
+    import sklearn.metrics  # noqa: F401
+
+    chance, out = random.Random(int(seed)), Path(place)
+    assert not life(training(backend, method, out / "whole"))
+    for _ in range(int(lives)):
+        steps, event = chance.randint(1, STEPS), chance.randrange(EVENTS)
+        prepare = lambda steps=steps, event=event: die_after(steps, event)  # noqa: E731
+        assert life(training(backend, method, out / "parts", prepare)), "the run ended before it could be killed"
+    assert not life(training(backend, method, out / "parts"))
