@@ -225,7 +225,9 @@ def main(cases: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["soak"]:
-        print(f"{machine()}\n\n{soak(*map(int, sys.argv[2:3]))}")
+        print(f"{machine()}\n")
+        for line in soak(*map(int, sys.argv[2:3])):
+            print(line, flush=True)
     elif len(sys.argv) == 3 and sys.argv[2].isdigit():
         measured_here(sys.argv[1], int(sys.argv[2]))
     else:

@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlx_peft.training.progress import Silent, StepEvent
 
 STEPS, SETTLED, TIMES = 20_000, 1_000, 40
 """Steps of a run; after how many it should have all that it needs; and how often it is looked at."""
-EXPERIMENT = {
+EXPERIMENT: dict[str, Any] = {
     "model": {
         "name": "vit_tiny_patch16_224",
         "weights": "none",
@@ -40,47 +42,46 @@ def counts() -> dict[str, int]:
 
 @dataclass
 class Watching(Silent):
-    """Looks at the process now and then."""
+    """Looks at the process now and then, and prints what it found."""
 
     every: int
-    found: list[dict[str, int]] = field(default_factory=list)
 
     def step(self, event: StepEvent) -> None:
         if event.step % self.every == 0:
-            self.found.append({"step": event.step, **counts()})
+            print(json.dumps({"step": event.step, **counts()}), flush=True)
 
 
 def work(backend: str, steps: int) -> None:
-    """The process of one run: prints what was found."""
+    """The process of one run."""
     from mlx_peft.config.schema import Experiment
+    from mlx_peft.data import open_dataset, steps_per_epoch
     from mlx_peft.training.train import train
 
-    an_epoch = -(-1437 // 16)  # of the digits' training split
-    values = {"epochs": -(-steps // an_epoch), "checkpoint_every": 50, "log_every": 10}
-    experiment = Experiment.model_validate({**EXPERIMENT, "backend": backend, "train": values})
-    watching = Watching(max(1, steps // TIMES))
+    values = EXPERIMENT | {"backend": backend, "train": {"checkpoint_every": 50, "log_every": 10}}
+    data = Experiment.model_validate(values).data
+    epochs = -(-steps // steps_per_epoch(open_dataset(data).train, data.batch_size))
+    experiment = Experiment.model_validate(values | {"train": {**values["train"], "epochs": epochs}})
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        train(experiment, Path(folder) / "run", progress=watching)
-    print(json.dumps(watching.found))
+        train(experiment, Path(folder) / "run", progress=Watching(max(1, steps // TIMES)))
 
 
-def soak(steps: int = STEPS) -> str:
-    """A table: what each backend has after SETTLED steps, and the most and the last after that."""
-    lines = [
+def soak(steps: int = STEPS) -> Iterator[str]:
+    """The lines of a table: what each backend has after SETTLED steps, and the most and the last after that."""
+    yield (
         f"A LoRA on a ViT of one block, {steps:,} steps: a checkpoint every 50 steps, TensorBoard every 10, validation "
-        "every epoch.\n",
-        f"| backend | what | after {SETTLED:,} steps | most after | at the end |\n|---|---|---:|---:|---:|",
-    ]
+        "every epoch."
+    )
+    yield f"\n| backend | steps | what | after {SETTLED:,} steps | most after | at the end |"
+    yield "|---|---:|---|---:|---:|---:|"
     for backend in ("mlx", "torch"):
         done = subprocess.run([sys.executable, __file__, backend, str(steps)], stdout=subprocess.PIPE, check=True)
-        found = [one for one in json.loads(done.stdout) if one["step"] >= min(SETTLED, steps // 2)]
+        found = [one for one in map(json.loads, done.stdout.splitlines()) if one["step"] >= min(SETTLED, steps // 2)]
         for what in ("resident", "threads", "open files", "mappings"):
             values = [one[what] for one in found]
             shown = [
                 f"{n / 2**20:,.1f} MiB" if what == "resident" else f"{n}" for n in (values[0], max(values), values[-1])
             ]
-            lines.append(f"| {backend} | {what} | {' | '.join(shown)} |")
-    return "\n".join(lines)
+            yield f"| {backend} | {found[-1]['step']:,} | {what} | {' | '.join(shown)} |"
 
 
 if __name__ == "__main__":
