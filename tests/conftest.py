@@ -10,7 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import typer.testing
+from hypothesis import settings
 from typer.main import get_command
+
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 os.environ["MLX_DISABLE_COMPILE"] = "1"
 """On Linux, MLX builds a kernel with g++ for every function that it compiles and has not met: a second each, half of

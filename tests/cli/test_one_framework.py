@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from hanging import HUNG
 
 OVERRIDES = ["model.weights=none", "train.epochs=1", "data.batch_size=256", "method.targets=[qkv]"]
 SCRIPT = """
@@ -27,7 +28,7 @@ def run(main, missing, *commands):
     ends it."""
     commands = [list(map(str, arguments)) for arguments in commands]
     script = SCRIPT.format(main=main, missing=missing, commands=commands)
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=HUNG)
 
 
 @pytest.mark.parametrize(

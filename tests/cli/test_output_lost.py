@@ -17,14 +17,13 @@ from typing import Any
 import pytest
 import yaml
 from fake_backend import MODEL
+from hanging import HUNG
 
 from mlx_peft.cli import main
 from mlx_peft.cli.output import NOTE
 from mlx_peft.studies import sweep
 from mlx_peft.training.train import train
 
-HUNG = 600
-"""Seconds after which a process hangs."""
 RUN = {"model": MODEL, "method": {"name": "linear"}, "data": {"name": "digits", "batch_size": 8}}
 Ended = Callable[..., tuple[int, str]]
 

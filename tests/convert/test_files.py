@@ -23,7 +23,7 @@ from mlx_peft.core.writing import new_folder
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.dictionaries(st.text("abc.01_", min_size=1), arrays(np.float32, array_shapes(), elements=FLOATS), max_size=4))
 def test_written_tensors_are_read_bit_for_bit(tensors: dict[str, np.ndarray]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +36,7 @@ def test_written_tensors_are_read_bit_for_bit(tensors: dict[str, np.ndarray]) ->
         assert found[name].tobytes() == tensor.tobytes() and found[name].shape == tensor.shape
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=4),

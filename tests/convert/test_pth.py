@@ -20,7 +20,7 @@ from torch import nn
 from convert.pth import LARGEST_PICKLE, read_pth
 from mlx_peft.core.errors import UserError
 
-many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 old_and_new = pytest.mark.parametrize("archive", [True, False], ids=["archive", "legacy"])
 
 DTYPES = [

@@ -19,7 +19,7 @@ SHAPE = st.lists(st.integers(0, 40), max_size=3).map(tuple)
 LAYOUT = st.dictionaries(st.text("abc.é0_", min_size=1, max_size=12), st.tuples(st.sampled_from(list(DTYPES)), SHAPE))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(LAYOUT)
 def test_a_file_has_the_size_that_was_told(layout):
     with tempfile.TemporaryDirectory() as folder:

@@ -53,7 +53,7 @@ def test_draws_are_uniform_within_an_image_and_across_images_and_do_not_come_aga
     assert chisquare(counts[3:]).pvalue > SIGNIFICANT
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     size=st.tuples(st.integers(1, 400), st.integers(1, 400)),
     seed=st.integers(0, 2**31 - 1),
@@ -87,7 +87,7 @@ def test_where_no_box_fits_the_centre_is_taken(size: tuple[int, int], box: tuple
     assert random_resized_box(Draws(0, 0, 0), size, (2.0, 3.0), (3 / 4, 4 / 3)) == box
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
     padding=st.integers(0, 15),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from hanging import HUNG
 from PIL import Image
 
 from mlx_peft.config import schema
@@ -395,57 +394,52 @@ def test_an_entry_that_another_run_deletes_while_it_is_read_is_read(
     assert np.array_equal(found, image)
 
 
-WORKER = """
-import sys
+LIVES = """
+import random, sys
 from pathlib import Path
 import numpy as np
+from killing import begin, die_at, killed
 from mlx_peft.data.cache import Cache
-folder, seed, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-cache = Cache(folder, limit, None)
-rng = np.random.default_rng(seed)
-print("ready", flush=True)
-while True:
-    number = int(rng.integers(60))
-    image = np.full((40 + number, 50, 3), number, np.uint8)
-    key = f"{number:02x}" * 20
-    found = cache.get(key)
-    if found is None:
-        cache.put(key, image)
-    else:
-        assert np.array_equal(found, image), number
-    if not sys.stdin.isatty() and seed < 0:
-        break
+
+folder, limit, chance = Path(sys.argv[1]), int(sys.argv[2]), random.Random(0)
+
+def fill(seed, event):
+    cache, rng = Cache(folder, limit, None), np.random.default_rng(seed)
+    die_at(event)
+    while True:
+        number = int(rng.integers(60))
+        image = np.full((40 + number, 50, 3), number, np.uint8)
+        key = f"{number:02x}" * 20
+        found = cache.get(key)
+        if found is None:
+            cache.put(key, image)
+        else:
+            assert np.array_equal(found, image), number
+
+def start(seed):
+    event = chance.randrange(20_000)
+    return begin(lambda: fill(seed, event))
+
+sharing = [start(seed) for seed in range(2)]
+for seed in range(2, 12):
+    assert killed(sharing[seed % 2])
+    sharing[seed % 2] = start(seed)
+    if seed == 6:
+        for path in list(folder.glob("*/*.rgb"))[:20]:
+            path.unlink(missing_ok=True)  # so that there is something to write again; a new life tidies up too
+assert all([killed(child) for child in sharing])
 """
-
-
-def start(folder: Path, seed: int, limit: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(folder), str(seed), str(limit)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_runs_that_share_a_cache_and_are_killed_leave_whole_entries_within_the_limit(tmp_path: Path) -> None:
     """Lives of two processes that fill and read one cache, each ended by SIGKILL somewhere."""
-    limit, chance = 200_000, random.Random(0)
-    workers = [start(tmp_path, seed, limit) for seed in range(2)]
-    for seed in range(2, 8):
-        number = seed % 2
-        assert workers[number].stdout is not None
-        assert workers[number].stdout.readline() == "ready\n", workers[number].stderr.read()  # type: ignore[union-attr]
-        time.sleep(chance.random() * 0.1)
-        workers[number].send_signal(signal.SIGKILL)
-        _, errors = workers[number].communicate()
-        assert workers[number].returncode == -signal.SIGKILL, errors
-        workers[number] = start(tmp_path, seed, limit)
-        if seed == 4:
-            for path in list(tmp_path.glob("*/*.rgb"))[:20]:
-                path.unlink(missing_ok=True)  # so that there is something to write again; a new worker tidies up too
-    for worker in workers:
-        worker.kill()
-        worker.communicate()
+    limit = 200_000
+    command = [sys.executable, "-c", LIVES, str(tmp_path), str(limit)]
+    path = os.pathsep.join(
+        [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )  # of killing
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=HUNG)
+    assert done.returncode == 0, done.stderr
     found = sorted(tmp_path.glob("*/*.rgb"))
     assert found
     assert sum(path.stat().st_size for path in found) <= limit

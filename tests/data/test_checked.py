@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hanging import HUNG
 from PIL import Image
 
 from mlx_peft.config import schema
@@ -284,7 +285,7 @@ def test_processes_that_write_one_memory_at_once_leave_it_whole(tmp_path: Path) 
         for start in (10, 10**6)
     ]
     for writer in writers:
-        _, errors = writer.communicate(timeout=120)
+        _, errors = writer.communicate(timeout=HUNG)
         assert writer.returncode == 0, errors
     assert [path.suffix for path in (tmp_path / "mlx-peft-cache" / "checked").iterdir()] == [".whole"]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hanging import HUNG
 from pictures import DEFLATE, LONG, png, tiff
 from PIL import Image, ImageFile, TiffImagePlugin
 
@@ -259,7 +260,7 @@ def growth(folder: Path, form: str, mode: str, side: int, threads: int, **enviro
         )
     command = [sys.executable, "-c", MEASURED, str(folder / "small"), str(folder / "large"), str(threads)]
     done = subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, check=True, timeout=240
+        command, env=os.environ | environment, capture_output=True, text=True, check=True, timeout=HUNG
     )
     return int(done.stdout)
 

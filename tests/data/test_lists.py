@@ -31,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 PARTS = st.sampled_from(["a", "b", "in", "out", "up", "..", ".", "", "x.png", "out.png", "C:", "\0"])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(parts=st.lists(PARTS, min_size=1, max_size=5), absolute=st.booleans(), sep=st.sampled_from(["/", "\\", "//"]))
 def test_a_listed_path_is_inside_or_refused_by_the_list_s_name(
     root: Path, parts: list[str], absolute: bool, sep: str

@@ -65,7 +65,7 @@ def test_sampling_depends_on_seed_and_epoch_alone() -> None:
     assert np.array_equal(orders[3], epoch_order(LABELS, config, 1, 1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.sampled_from(["class", "square_root"]))
 def test_a_sampled_epoch_is_as_long_as_any(labels: list[int], sampling: str) -> None:
     found = np.array(labels)
@@ -74,7 +74,7 @@ def test_a_sampled_epoch_is_as_long_as_any(labels: list[int], sampling: str) -> 
     assert set(found[order]) <= set(labels)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 5), max_size=30))
 def test_occurrences_count_what_came_before(order: list[int]) -> None:
     assert occurrences(np.array(order, int)).tolist() == [order[:n].count(value) for n, value in enumerate(order)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hanging import HUNG
 from PIL import Image
 
 from mlx_peft.config import schema
@@ -230,7 +231,7 @@ def workers() -> list[threading.Thread]:
 def all_end() -> bool:
     """Whether the threads end, once each has done what it is doing."""
     for thread in workers():
-        thread.join(timeout=30)
+        thread.join(timeout=HUNG)
     return not workers()
 
 
@@ -285,7 +286,9 @@ def test_no_more_than_a_few_batches_are_prepared_ahead(arrays: Split) -> None:
     images = Counted(arrays.images.pixels, "train", arrays.images.rows)  # type: ignore[attr-defined]
     batches = train_batches(Split("train", images, arrays.labels), data(batch_size=4), BICUBIC, 32, seed=0, epoch=0)
     next(batches)
-    time.sleep(0.1)
+    while len(read) < 4 * (1 + PREFETCH):
+        time.sleep(0.01)
+    time.sleep(0.1)  # for one more, which should not come
     assert len(read) == 4 * (1 + PREFETCH)
     batches.close()  # type: ignore[attr-defined]
 

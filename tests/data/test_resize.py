@@ -42,7 +42,7 @@ def photograph(height: int, width: int) -> np.ndarray:
 sides = st.one_of(st.integers(1, 20), st.integers(1, 400))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     size=st.tuples(sides, sides),
     target=st.sampled_from([1, 7, 32, 96, 224, 256]),
@@ -59,7 +59,7 @@ def test_both_ways_give_the_same_pixels(
     assert np.array_equal(quick, resize._by_products(image, target, interpolation))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     size=st.tuples(st.integers(16, 400), st.integers(16, 400)),
     target=st.sampled_from([32, 96, 224]),

@@ -117,7 +117,7 @@ def grouped(counts: tuple[int, ...], size: int, **config: float) -> Dataset:
     return hold_out("made", CLASSES, replace(split, groups=np.arange(split.size) // size), schema.Split(**config))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.tuples(*[st.integers(1, 40)] * 3),
     size=st.integers(1, 9),

@@ -32,7 +32,7 @@ TENSORS = load_base(Model(name=NAME, weights="none", image_size=32, args=SIZES),
 WHOLE = save(TENSORS)
 HEADER = 8 + struct.unpack("<Q", WHOLE[:8])[0]
 
-many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def loaded(path: Path) -> dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ SIZES: dict[str, Any] = {"depth": 2, "embed_dim": 24, "num_heads": 3}
 NAME = "vit_tiny_patch16_224.augreg_in21k"
 BASE = load_base(Model(name=NAME, weights="none", image_size=32, args=SIZES), 2, seed=0)
 
-many = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def refused(source: Path, **asked: Any) -> str:

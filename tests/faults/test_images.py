@@ -73,7 +73,7 @@ def test_damaged_images_are_read_or_refused_by_name(tmp_path: Path, form: str) -
     assert not all(outcomes), "damage that nothing notices tests nothing"
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=400), start=st.sampled_from(SIGNATURES))
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_arbitrary_bytes_are_read_or_refused_by_name(tmp_path: Path, content: bytes, start: bytes) -> None:
@@ -156,7 +156,7 @@ def tiffs(draw: st.DrawFn) -> bytes:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=tiffs())
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_any_tags_are_read_or_refused_by_name(data: bytes) -> None:
@@ -169,7 +169,7 @@ def test_any_tags_are_read_or_refused_by_name(data: bytes) -> None:
         assert image.ndim == 3
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     photometric=st.sampled_from([0, 1, 2]),
     bits=st.sampled_from([1, 2, 4, 8, 12, 16]),

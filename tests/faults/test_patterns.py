@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from by_hand import by_hand
+from hanging import HUNG
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.tuners.tuners_utils import check_target_module_exists
@@ -28,9 +29,6 @@ from mlx_peft.core.errors import UserError
 
 SLOW = r"((((\S+)+)+)+)+!"
 """Python's ``re`` tries more ways than it could in a day to fit it to a layer's name."""
-
-LIMIT = 300
-"""Seconds for a process that needs a few, and more on a busy machine; with ``re``, it would never end."""
 
 ARGS = {"depth": 2, "embed_dim": 24, "num_heads": 3, "patch_size": 8}
 
@@ -49,14 +47,14 @@ pieces = st.sampled_from(PIECES.split())
 expressions = st.lists(pieces, min_size=1, max_size=5).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(expressions, min_size=1, max_size=4), paths)
 def test_the_first_pattern_that_fits_is_pefts(keys: list[str], path: str) -> None:
     expected = get_pattern_key(keys, path)
     assert patterns.first_at_end(keys, path) == (None if expected == path and path not in keys else expected)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(expressions | st.lists(st.sampled_from(["qkv", "attn.qkv", "kv", "1.mlp.fc1", "blocks.1.mlp.fc1"])), paths)
 def test_what_is_targeted_is_pefts(modules: str | list[str], path: str) -> None:
     config = SimpleNamespace(target_modules=modules, target_parameters=None)
@@ -139,7 +137,7 @@ def test_none_keeps_what_opens_an_adapter_busy(adapter: tuple[Path, Path]) -> No
     config = json.loads((folder / CONFIG).read_text())
     by_hand(folder / CONFIG, json.dumps(config | HOSTILE))
     done = subprocess.run(
-        [sys.executable, "-c", OPEN, folder, base], timeout=LIMIT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", OPEN, folder, base], timeout=HUNG, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 

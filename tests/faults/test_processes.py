@@ -9,12 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hanging import HUNG
 
 from mlx_peft.backend.blas import LEAST, check_address_space
 from mlx_peft.core.errors import UserError
-
-HUNG = 600
-"""Seconds after which a process hangs; it needs a few."""
 
 FORKED = """
 import multiprocessing, os, sys

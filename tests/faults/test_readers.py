@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hanging import HUNG
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
@@ -32,16 +33,13 @@ GROWN_MIB = 600
 """How much memory the reading of any number of damaged sets of a few hundred kilobytes may take, Arrow's and scipy's
 libraries, which are loaded on the way, included. One array whose size is believed would take gigabytes."""
 
-SECONDS = 600
-"""After which a reader is taken to hang: the slow test takes a tenth of it."""
-
 
 def fuzzed(count: int, place: Path) -> None:
     done = subprocess.run(
         [sys.executable, SCRIPT, str(count), str(place / "sets")],
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=HUNG,
         env={**os.environ, "HF_HOME": str(place / "cache"), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -248,7 +246,7 @@ def test_a_malicious_set_is_refused_by_name_and_does_nothing(tmp_path: Path, bom
     bomb(root)
     before = sorted(tmp_path.rglob("*"))
     command = [sys.executable, "-c", OPENED, name, str(root), str(SCRIPT.parent)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HUNG)
     assert done.returncode == 0, done.stderr[-2000:]
     memory, _, text = done.stdout.partition("\n")
     assert str(root) in text

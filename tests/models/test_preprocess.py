@@ -59,7 +59,7 @@ def test_every_size_from_8_to_96_is_resized_to_pillows_very_pixels(sides: range,
             assert np.array_equal(resized(backend, images, interpolation, SIZE), expected), (backend, side)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     size=st.tuples(st.integers(1, 130), st.integers(1, 130)),
     target=st.integers(1, 130),

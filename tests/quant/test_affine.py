@@ -49,7 +49,7 @@ def same(a, b):
     group=st.sampled_from(GROUPS),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_codes_scales_biases_and_values_are_mlx_own(rows, bits, group, seed):
     random, count = np.random.default_rng(seed), max(map(len, rows))
     kinds = [(row * count)[:count] for row in rows]

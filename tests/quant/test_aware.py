@@ -152,7 +152,7 @@ def test_the_gradient_passes_the_rounding_untouched(build, batch):
     assert max(relative(rounded[name], plain[name]) for name in plain) <= parity.GRADIENTS
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sampled_from([2, 3, 4, 5, 6, 8]), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**32 - 1))
 def test_packed_codes_are_mlx_own(bits, rows, groups, seed):
     codes = np.random.default_rng(seed).integers(0, 2**bits, (rows, 32 * groups), dtype=np.uint32)

@@ -49,7 +49,7 @@ def saved(tmp_path, described):
 
 
 @given(bits=st.sampled_from([2, 3, 4, 5, 6, 8]), group=st.sampled_from([32, 64, 128]), seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_numpy_reads_what_mlx_packs(bits, group, seed):
     weight = mx.array(np.random.default_rng(seed).standard_normal((3, 256)).astype(np.float32))
     parts = mx.quantize(weight, group_size=group, bits=bits)

@@ -48,7 +48,7 @@ def in_backends(quantizer, x):
     return np.array(ours.quantize(quantizer, mx.array(x))), twin.quantize(quantizer, torch.from_numpy(x)).numpy()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(numbers, st.floats(-50, 50), st.floats(0.01, 100), st.sampled_from([8, 6, 4, 2]))
 def test_uniform_codes_are_pytorchs_bit_for_bit(x, low, width, bits):
     quantizer = Uniform.over(low, low + width, bits)
@@ -60,7 +60,7 @@ def test_uniform_codes_are_pytorchs_bit_for_bit(x, low, width, bits):
         assert np.array_equal(found, expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays(np.float32, (3, 16), elements=st.floats(-1e3, 1e3, width=32)), st.sampled_from([8, 5, 4, 3, 2]))
 def test_weights_are_pytorchs_symmetric_ones_bit_for_bit(weight, bits):
     top = 2 ** (bits - 1) - 1

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hanging import HUNG
 
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.suite import Planned
@@ -44,14 +45,14 @@ if epochs == 5:
     signal.signal(signal.SIGTERM, lambda number, frame: signals.append("term"))
     signal.signal(signal.SIGHUP, lambda number, frame: signals.append("hup"))
     (out / "ready").touch()
-    deadline = time.time() + 20
+    deadline = time.time() + HUNG
     while not signals and time.time() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)  # for a second signal, which should not come
     (out / "signals").write_text(" ".join(signals))
     sys.exit(130)
 (out / "result.json").write_text('{"run_id": "made"}')
-"""
+""".replace("HUNG", str(HUNG))
 """Stands for a training run: what becomes of it, its epochs say."""
 COMMAND = (sys.executable, "-I", "-S", "-c", WORKER)
 

@@ -29,7 +29,7 @@ def test_tensors_and_facts_come_back_bit_for_bit(tmp_path: Path) -> None:
     }
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_sum_of_losses_survives_exactly(tmp_path_factory: pytest.TempPathFactory, value: float) -> None:
     path = tmp_path_factory.mktemp("sums") / "last.safetensors"

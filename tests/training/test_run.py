@@ -102,11 +102,13 @@ def test_the_id_depends_on_what_decides_the_outcome_and_on_nothing_else() -> Non
 
 def test_two_processes_cannot_use_one_folder_and_a_killed_one_lets_go(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from mlx_peft.training.run import RunFolder\n"
-        "with RunFolder(Path(sys.argv[1])).locked(): print('locked', flush=True); time.sleep(60)"
+        "import sys; from pathlib import Path; from mlx_peft.training.run import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1])).locked(): print('locked', flush=True); sys.stdin.read()"
     )
     path = tmp_path / "run"
-    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"
         with pytest.raises(UserError, match="in use by another process"), RunFolder(path).locked():

@@ -33,13 +33,13 @@ def test_cosine_is_at_half_of_the_peak_halfway_through_its_decay() -> None:
     assert rates("cosine", 0.2, 10)[2:7:4] == pytest.approx([0.5, 0.25])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sampled_from(NAMES), st.floats(0, 0.99), st.integers(1, 300))
 def test_every_step_has_a_rate_above_zero_and_none_above_the_peak(name: str, warmup: float, steps: int) -> None:
     assert all(0 < rate <= 0.5 for rate in rates(name, warmup, steps))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sampled_from(NAMES), st.floats(0, 0.99), st.integers(1, 300))
 def test_the_rate_rises_during_the_warmup_and_never_after_it(name: str, warmup: float, steps: int) -> None:
     found = rates(name, warmup, steps)
