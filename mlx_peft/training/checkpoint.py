@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -13,7 +12,7 @@ from pydantic import ConfigDict, Field
 from convert import tensor_file
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.writing import disk_errors, to_disk
+from mlx_peft.core.writing import disk_errors, in_place_of, to_disk
 
 FACTS = "facts"
 """The one key of a file's metadata beside the digest."""
@@ -103,16 +102,9 @@ def save_checkpoint(path: Path, tensors: Tensors, *, previous: Path | None = Non
     layout = {name: (tensor_file.OWN[tensor.dtype], tensor.shape) for name, tensor in tensors.items()}
     with disk_errors(path):
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            tensor_file.write(temporary, layout, tensors.__getitem__, {FACTS: json.dumps(facts, allow_nan=False)})
-            to_disk(temporary)
-            if previous is not None and path.exists():
-                os.replace(path, previous)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with in_place_of(path, path.with_name(f".{path.name}.tmp"), previous) as unfinished:
+            tensor_file.write(unfinished, layout, tensors.__getitem__, {FACTS: json.dumps(facts, allow_nan=False)})
+            to_disk(unfinished)
 
 
 def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
