@@ -180,7 +180,7 @@ def test_a_truncated_pth_is_refused(share: float, tmp_path: Path) -> None:
     torch.save({name: torch.from_numpy(tensor) for name, tensor in TENSORS.items()}, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(UserError, match=r"weights\.pth: "):
+    with pytest.raises(UserError, match=r"weights\.pth(: not a whole PyTorch file| is an empty file)"):
         loaded(path)
 
 
