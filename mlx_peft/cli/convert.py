@@ -70,7 +70,7 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Convert a ViT into another format, with proof."""
-    from mlx_peft.artifacts import convert as engine
+    from mlx_peft.artifacts.convert import convert as convert_source
     from mlx_peft.artifacts.targets import TARGETS
     from mlx_peft.config.files import override
     from mlx_peft.config.quantization import from_options
@@ -79,7 +79,7 @@ def convert(
     if to not in TARGETS:
         near = suggest(to, TARGETS) or f"; known: {', '.join(TARGETS)}"
         raise UserError(f"unknown format {to!r}{near}", arguments=("to",))
-    done = engine.convert(
+    done = convert_source(
         source,
         out,
         to,

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,10 +16,10 @@ from mlx_peft.cli.output import kept_elsewhere, said_beside
 from mlx_peft.cli.report import show
 
 if TYPE_CHECKING:
-    from mlx_peft.core.errors import UserError
     from mlx_peft.studies.sweep import Outcome, SuiteRun
 
-WORKER = (sys.executable, "-m", "mlx_peft.cli.sweep")
+WORKER = (sys.executable, "-m", "mlx_peft.cli.worker")
+"""The process of one run; the program's name is its argument."""
 
 
 def sweep(
@@ -47,18 +43,18 @@ def sweep(
     from mlx_peft.cli.progress import Lines, watch
     from mlx_peft.config import recipes
     from mlx_peft.config.suite import load
-    from mlx_peft.studies import sweep as engine
+    from mlx_peft.studies import sweep as study
 
     planned = load(recipes.locate(suite, "suite"), **reading(ctx, overrides, backend))
     out = out or Path("runs") / Path(suite).stem
     with watch() as progress:
-        runs = engine.check(planned, out, progress.opening)
+        runs = study.check(planned, out, progress.opening)
     note = Lines().note
     outcomes: dict[str, Outcome] = {}
     with said_beside(out / "sweep.json"):
         note(f"{len(runs)} runs in {out}" + (f", {done} of them finished" if (done := _finished(runs)) else ""))
-        with closing(engine.run(runs, out, (*WORKER, ctx.find_root().info_name or ""), note)) as made:
-            for outcome in made:
+        with closing(study.run(runs, out, (*WORKER, ctx.find_root().info_name or ""), note)) as found:
+            for outcome in found:
                 outcomes[outcome.run.name] = outcome
                 if outcome.error is not None:
                     note(f"{outcome.run.name} failed: {outcome.error}")
@@ -143,66 +139,3 @@ def _read(folder: Path, name: str, written: tuple[int, ...]) -> Any:
         return read_run(folder, name)
     except UserError as error:
         return Damaged(name, str(error))
-
-
-def work() -> None:
-    """The process of one run: see ``mlx_peft.studies.sweep.run``."""
-    from mlx_peft.cli.process import prepared
-
-    replies, sys.stdout = sys.stdout, sys.stderr  # what else is printed is no reply
-    with prepared():
-        obey(replies)
-
-
-def obey(replies: TextIO) -> None:
-    """Makes the run of the order on standard input."""
-    try:
-        from mlx_peft.cli.progress import watch
-        from mlx_peft.config.schema import Experiment
-        from mlx_peft.config.step import Step
-        from mlx_peft.core.errors import UserError
-        from mlx_peft.report import ranks
-        from mlx_peft.studies.derive import derive
-        from mlx_peft.studies.sweep import INTERRUPTED, USER_ERROR
-        from mlx_peft.training.stop import Interrupted
-        from mlx_peft.training.train import train
-
-        order = json.loads(sys.stdin.readline())
-        threading.Thread(target=stop_with_parent, daemon=True).start()
-        out = Path(order["out"])
-        with said_beside(out / "config.yaml"), watch() as progress:
-            try:
-                if "step" in order:
-                    derive(Path(order["of"]), Step.model_validate(order["step"]), out)
-                else:
-                    train(Experiment.model_validate(order["experiment"]), out, resume=True, progress=progress)
-                    ranks.write(out)
-            except UserError as error:
-                json.dump({"error": _answer(error)}, replies)
-                sys.exit(USER_ERROR)
-            except Interrupted:
-                sys.exit(INTERRUPTED)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _answer(error: UserError) -> str:
-    """The error's text, and the command that helps, of the program whose name is this process's argument."""
-    if error.command is None:
-        return str(error)
-    from typer.main import get_command
-
-    from mlx_peft.cli.app import app
-    from mlx_peft.cli.mistakes import spelled
-
-    return f"{error}\n  {spelled(error.command, get_command(app), *sys.argv[1:])}"
-
-
-def stop_with_parent() -> None:
-    """Waits for the end of the input: the sweep's process is gone. Then this one stops, as on Ctrl-C."""
-    os.read(sys.stdin.fileno(), 1)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    work()

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "mlx_peft" / "protocols" / "loading.py"
 FACADES = {ROOT / "mlx_peft" / "__init__.py", ROOT / "torch_ref" / "__init__.py"}
 """They say where their own names are."""
-PROCESSES = {"mlx_peft.checks.bench", "mlx_peft.cli.sweep"}
+PROCESSES = {"mlx_peft.checks.bench", "mlx_peft.cli.worker"}
 """They are run by their names, each as a process of its own."""
 OURS = ("mlx_peft.", "torch_ref.", "convert.")
 SOURCES = sorted(path for package in ("mlx_peft", "torch_ref", "convert") for path in (ROOT / package).rglob("*.py"))
@@ -24,9 +24,9 @@ SOURCES = sorted(path for package in ("mlx_peft", "torch_ref", "convert") for pa
 def named(path: Path) -> Iterator[str]:
     """Modules of ours that a file names in a string which is nothing else, docstrings left out."""
     tree = ast.parse(path.read_text())
-    told = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in told:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
             text = node.value
             if text.startswith(OURS) and all(part.isidentifier() for part in text.split(".")):
                 yield text
