@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+
 import torch
 
 from mlx_peft.core.border import Device
@@ -29,3 +32,20 @@ def computing() -> Device:
     """What PyTorch computes on. Attention is a fused kernel's, on the CPU too."""
     memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
     return Device(memory, forms_attention=False)
+
+
+def synchronize() -> None:
+    """Waits until everything that was asked for is computed."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def device_peak() -> int | None:
+    """Bytes of the accelerator's memory that were in use at once; None on the CPU."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+def peak_memory() -> int:
+    """Bytes at the peak: of the device since a model was built last, of the process on a CPU."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return device_peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -6,8 +6,8 @@ from convert.base import Base
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Precision
-from torch_ref.device import computing, version
-from torch_ref.measured import device_peak, multiply, peak_memory, resizing, saved_bytes, synchronize
+from torch_ref.device import computing, device_peak, peak_memory, synchronize, version
+from torch_ref.measured import multiply, resizing, saved_bytes
 from torch_ref.model import Model
 from torch_ref.trainer import Trainer
 

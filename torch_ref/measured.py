@@ -1,9 +1,7 @@
-"""What the checks measure: peaks of memory, and parts of a step on their own."""
+"""What the checks measure of a step: what it keeps in memory, and parts of it on their own."""
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -12,28 +10,11 @@ import torch
 from torch import Tensor
 
 from mlx_peft.vit.architecture import Preprocessing
-from torch_ref.device import device
+from torch_ref.device import device, synchronize
 from torch_ref.models.preprocess import preprocess
 
 if TYPE_CHECKING:
     from torch_ref.trainer import Trainer
-
-
-def synchronize() -> None:
-    """Waits until everything that was asked for is computed."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def device_peak() -> int | None:
-    """Bytes of the accelerator's memory that were in use at once; None on the CPU."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-
-
-def peak_memory() -> int:
-    """Bytes at the peak: of the device since a model was built last, of the process on a CPU."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return device_peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def saved_bytes(trainer: Trainer, images: np.ndarray, targets: np.ndarray) -> int | None:

@@ -12,8 +12,8 @@ from convert.base import Base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import Tensors, must_match
 from torch_ref import methods
+from torch_ref.device import peak_memory
 from torch_ref.losses import LOSSES
-from torch_ref.measured import peak_memory
 from torch_ref.model import Model
 from torch_ref.models.stochastic import randomness
 from torch_ref.parameters import Arrays, load, stored, to_numpy

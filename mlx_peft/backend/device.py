@@ -31,3 +31,18 @@ def computing() -> Device:
     shared = on_cpu or mx.metal.is_available()
     # A device that does not say how many bytes it has is taken to have as many as any.
     return Device(None if shared else int(mx.device_info().get("memory_size", 2**40)), forms_attention=on_cpu)
+
+
+def synchronize() -> None:
+    """Waits until everything that was asked for is computed."""
+    mx.synchronize()
+
+
+def device_peak() -> int | None:
+    """Bytes of the accelerator's memory that were in use at once; None on the CPU."""
+    return mx.get_peak_memory() if mx.default_device().type == mx.gpu else None
+
+
+def peak_memory() -> int:
+    """Bytes at the peak since a model or trainer was built last: the device's, or on a CPU as it counts them."""
+    return mx.get_peak_memory()

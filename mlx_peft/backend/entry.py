@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from convert.base import Base
-from mlx_peft.backend.device import computing, version
-from mlx_peft.backend.measured import device_peak, multiply, peak_memory, resizing, saved_bytes, synchronize
+from mlx_peft.backend.device import computing, device_peak, peak_memory, synchronize, version
+from mlx_peft.backend.measured import multiply, resizing, saved_bytes
 from mlx_peft.backend.model import Model
 from mlx_peft.backend.trainer import Trainer
 from mlx_peft.config.methods import MethodConfig

@@ -1,4 +1,4 @@
-"""What the checks measure: peaks of memory, and parts of a step on their own."""
+"""What the checks measure of a step: what it keeps in memory, and parts of it on their own."""
 
 from __future__ import annotations
 
@@ -13,21 +13,6 @@ from mlx_peft.vit.architecture import Preprocessing
 
 if TYPE_CHECKING:
     from mlx_peft.backend.trainer import Trainer
-
-
-def synchronize() -> None:
-    """Waits until everything that was asked for is computed."""
-    mx.synchronize()
-
-
-def device_peak() -> int | None:
-    """Bytes of the accelerator's memory that were in use at once; None on the CPU."""
-    return mx.get_peak_memory() if mx.default_device().type == mx.gpu else None
-
-
-def peak_memory() -> int:
-    """Bytes at the peak since a model or trainer was built last: the device's, or on a CPU as it counts them."""
-    return mx.get_peak_memory()
 
 
 def saved_bytes(trainer: Trainer, images: np.ndarray, targets: np.ndarray) -> int | None:

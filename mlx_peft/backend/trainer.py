@@ -11,9 +11,9 @@ from mlx.utils import tree_flatten, tree_map_with_path
 
 from convert.base import Base
 from mlx_peft.backend import forks, methods
+from mlx_peft.backend.device import peak_memory
 from mlx_peft.backend.installed import installed
 from mlx_peft.backend.losses import LOSSES
-from mlx_peft.backend.measured import peak_memory
 from mlx_peft.backend.model import Model
 from mlx_peft.backend.models.stochastic import randomness
 from mlx_peft.backend.parameters import Arrays, stored, to_numpy, to_timm

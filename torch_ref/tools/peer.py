@@ -1,4 +1,4 @@
-"""Hugging Face's peft on timm's model, behind the part of the engine's protocol that a benchmark needs.
+"""Hugging Face's peft on timm's model, behind the protocol of what a benchmark times.
 
 Only LoRA: it is what ``bench`` sets beside ours, with the same weights, the same batch and torch's own AdamW.
 """
@@ -15,9 +15,9 @@ from convert.adapters.targeting import named_out
 from convert.base import Base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.tasks.single_label import SINGLE_LABEL
-from torch_ref.device import device, version
+from torch_ref.device import device, device_peak, synchronize, version
 from torch_ref.losses import cross_entropy
-from torch_ref.measured import device_peak, kept_bytes, synchronize
+from torch_ref.measured import kept_bytes
 from torch_ref.models.preprocess import preprocess
 from torch_ref.parameters import to_numpy
 
