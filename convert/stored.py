@@ -16,6 +16,8 @@ def file_bytes(tensors: Layout) -> int:
 
 def model_bytes(architecture: Architecture, num_classes: int, quantization: Quantization | None) -> int:
     """The size of a model's ``model.safetensors`` in float32, or with its blocks' linear layers quantised."""
-    plain = shapes(architecture, num_classes)
-    stored = plain if quantization is None else quantization.stored(architecture, plain)
-    return file_bytes({n: ("U32" if n in plain and shape != plain[n] else "F32", shape) for n, shape in stored.items()})
+    unquantised = shapes(architecture, num_classes)
+    stored = unquantised if quantization is None else quantization.stored(architecture, unquantised)
+    return file_bytes(
+        {n: ("U32" if n in unquantised and shape != unquantised[n] else "F32", shape) for n, shape in stored.items()}
+    )

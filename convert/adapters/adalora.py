@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.adapters.block_layers import apart, by_layer, must_be_plain, understood
+from convert.adapters.block_layers import apart, by_layer, must_ask_no_more, understood
 from convert.adapters.parts import note, parts_of, placed, taken
 from convert.adapters.targeting import target_modules, where
 from convert.files import listed
@@ -102,7 +102,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[AdaL
     Raises:
         UserError: for what is more than AdaLoRA on the linear layers of the blocks.
     """
-    must_be_plain(config, READ | NO_MATTER, path)
+    must_ask_no_more(config, READ | NO_MATTER, path)
     layers = by_layer(packed, MATRICES, "AdaLoRA", path)
     targets, blocks = where(config, layers, path)
     with understood(AdaLoRA, "AdaLoRA", path):

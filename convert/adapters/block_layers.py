@@ -26,7 +26,7 @@ LAYER = re.compile(rf"({PATH})\.(\w+(?:\.weight)?)")
 NO_MATTER = {
     "auto_mapping",
     "base_model_name_or_path",
-    "bias",  # see must_be_plain
+    "bias",  # see must_ask_no_more
     "exclude_modules",
     "fan_in_fan_out",
     "inference_mode",
@@ -42,14 +42,14 @@ NO_MATTER = {
 """These keys of every method of PEFT's change nothing in the forward pass, or say what the tensors' names say too."""
 
 
-def must_be_plain(config: Mapping[str, Any], known: Collection[str], path: Path, advice: str = "") -> None:
+def must_ask_no_more(config: Mapping[str, Any], known: Collection[str], path: Path, advice: str = "") -> None:
     """Raises UserError, with ``advice`` behind it, where a configuration asks for more than the keys ``known``."""
     odd = {key: value for key, value in config.items() if value and key not in NO_MATTER | {*known}}
     if config.get("bias") not in (None, False, "none"):
         odd["bias"] = config["bias"]
     if odd:
-        told = listed(f"{key}: {shortened(str(value), 60)}" for key, value in odd.items())
-        raise UserError(f"{path}: not supported: {told}{advice}")
+        options = listed(f"{key}: {shortened(str(value), 60)}" for key, value in odd.items())
+        raise UserError(f"{path}: its configuration has options that are not supported: {options}{advice}")
 
 
 @contextmanager

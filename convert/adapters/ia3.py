@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.adapters.block_layers import apart, by_layer, must_be_plain
+from convert.adapters.block_layers import apart, by_layer, must_ask_no_more
 from convert.adapters.parts import adapted, gathered, note, others, parts_of, spread
 from convert.adapters.targeting import target_modules, where
 from mlx_peft.config.methods import IA3
@@ -68,7 +68,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[IA3,
     Raises:
         UserError: for what is more than (IA)^3 on the linear layers of the blocks.
     """
-    must_be_plain(config, {"feedforward_modules", "init_ia3_weights"}, path)
+    must_ask_no_more(config, {"feedforward_modules", "init_ia3_weights"}, path)
     layers = {layer: tensors["ia3_l"] for layer, tensors in by_layer(packed, {"ia3_l"}, "(IA)^3", path).items()}
     sides: dict[str, bool] = {}
     for layer, tensor in layers.items():

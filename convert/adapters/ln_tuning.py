@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from convert.adapters.block_layers import must_be_plain
+from convert.adapters.block_layers import must_ask_no_more
 from convert.files import listed
 from mlx_peft.config.methods import LayerNorm
 from mlx_peft.core.border import Tensors
@@ -32,7 +32,7 @@ def pack(method: LayerNorm, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
 
 def unpack(method: LayerNorm, packed: Tensors) -> Tensors:
     """What ``pack`` was given, bit for bit. Raises ValueError where the tensors are not of this method."""
-    tensors, unknown = _plain(packed)
+    tensors, unknown = _by_own_names(packed)
     if unknown:
         raise ValueError(f"there is an unknown tensor {unknown[0]}")
     return tensors
@@ -45,8 +45,8 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[Laye
         UserError: where it holds copies of other layers than norms, or of some of a block's norms only, or of the last
             norm and some blocks': the method here trains every norm, or every one in some blocks.
     """
-    must_be_plain(config, (), path)
-    tensors, unknown = _plain(packed)
+    must_ask_no_more(config, (), path)
+    tensors, unknown = _by_own_names(packed)
     if unknown:
         raise UserError(f"{path}: tensors that are no weight or bias of a norm: {listed(unknown)}")
     blocks = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")})
@@ -63,7 +63,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[Laye
     return LayerNorm(blocks=None if outside else tuple(blocks)), tensors
 
 
-def _plain(packed: Tensors) -> tuple[Tensors, list[str]]:
+def _by_own_names(packed: Tensors) -> tuple[Tensors, list[str]]:
     """The tensors under the norms' own names, and the names of those that are neither a norm's nor a head's."""
     tensors, unknown = {}, []
     for name, tensor in packed.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.adapters.block_layers import apart, by_layer, must_be_plain, understood
+from convert.adapters.block_layers import apart, by_layer, must_ask_no_more, understood
 from convert.adapters.parts import adapted, note, others, parts_of, picked, placed, spread, taken
 from convert.adapters.targeting import pattern, target_modules, where
 from convert.files import listed
@@ -90,18 +90,18 @@ def notes(method: LoRA) -> list[str]:
     """What PEFT does not see in the file, and would do otherwise were it to train the adapter further."""
     times = len(adapted(method.targets))
     moves = "rows and blocks move that are not trained here"
-    said = note(method.targets, f", of rank {times} times as large", moves)
+    sentences = note(method.targets, f", of rank {times} times as large", moves)
     if method.init == "pissa":
-        said.append(
+        sentences.append(
             "to Hugging Face PEFT, PiSSA is LoRA of twice the rank on the weights as they were; trained further there, "
             "the initial factors move too"
         )
     if method.lora_plus != 1:
-        said.append(
+        sentences.append(
             "Hugging Face PEFT has no word for LoRA+ in an adapter: to train it further there, give "
             f"create_loraplus_optimizer loraplus_lr_ratio={method.lora_plus:g} (there biases and magnitudes get it too)"
         )
-    return said
+    return sentences
 
 
 def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[LoRA, Tensors]:
@@ -110,7 +110,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[LoRA
     Raises:
         UserError: for what is more than LoRA on the linear layers of the blocks, or not on the same ones in each block.
     """
-    _must_be_plain(config, path)
+    _must_ask_no_more(config, path)
     dora = bool(config.get("use_dora"))
     layers = _layers(packed, path, dora)
     with understood(LoRA, "LoRA", path):
@@ -174,12 +174,12 @@ def _by_layer(tensors: Tensors) -> dict[str, Tensors]:
     return dict(sorted(found.items(), key=lambda item: (int(item[0].split(".")[1]), item[0])))
 
 
-def _must_be_plain(config: dict[str, Any], path: Path) -> None:
+def _must_ask_no_more(config: dict[str, Any], path: Path) -> None:
     start = config.get("init_lora_weights")
-    plain = {"init_lora_weights"} if start in (True, *PLAIN_START) else set()
+    accepted = {"init_lora_weights"} if start in (True, *PLAIN_START) else set()
     converts = str(start).startswith(CONVERTED)
     advice = "; PEFT converts it on saving, given path_initial_model_for_weight_conversion" if converts else ""
-    must_be_plain(config, READ | NO_MATTER | plain, path, advice)
+    must_ask_no_more(config, READ | NO_MATTER | accepted, path, advice)
 
 
 def _layers(packed: Tensors, path: Path, dora: bool) -> dict[str, Tensors]:

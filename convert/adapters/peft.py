@@ -127,20 +127,20 @@ class Format:
     notes: Callable[[Any], list[str]] = lambda method: []
 
 
-def _plain(peft_type: str) -> Format:
+def _unchanged(peft_type: str) -> Format:
     """Tensors under their own names."""
     return Format(peft_type, lambda method, tensors: ({}, tensors), lambda method, tensors: tensors)
 
 
 FORMATS: dict[type[MethodConfig], Format] = {
-    Linear: _plain("LINEAR"),
-    Full: _plain("FULL"),
-    BitFit: _plain("BITFIT"),
-    QALoRA: _plain("QALORA"),
-    FacT: _plain("FACT"),
-    SSF: _plain("SSF"),
-    AdaptFormer: _plain("ADAPTFORMER"),
-    VPT: _plain("VPT"),
+    Linear: _unchanged("LINEAR"),
+    Full: _unchanged("FULL"),
+    BitFit: _unchanged("BITFIT"),
+    QALoRA: _unchanged("QALORA"),
+    FacT: _unchanged("FACT"),
+    SSF: _unchanged("SSF"),
+    AdaptFormer: _unchanged("ADAPTFORMER"),
+    VPT: _unchanged("VPT"),
     LoRA: Format("LORA", lora.pack, lora.unpack, lora.from_peft, lora.notes),
     AdaLoRA: Format("ADALORA", adalora.pack, adalora.unpack, adalora.from_peft, adalora.notes),
     VeRA: Format("VERA", vera.pack, vera.unpack, vera.from_peft, vera.notes),

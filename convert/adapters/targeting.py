@@ -72,16 +72,16 @@ def named_out(config: Mapping[str, Any], layers: Sequence[str], heads: Sequence[
     Raises:
         ValueError: where an expression cannot be used.
     """
-    plain: dict[str, Any] = {"target_modules": "|".join(map(re.escape, layers)), "modules_to_save": list(heads)}
-    plain |= {field: None for field in ("exclude_modules", "layers_to_transform", "layers_pattern") if field in config}
+    exact: dict[str, Any] = {"target_modules": "|".join(map(re.escape, layers)), "modules_to_save": list(heads)}
+    exact |= {field: None for field in ("exclude_modules", "layers_to_transform", "layers_pattern") if field in config}
     if config.get("peft_type") == "LORA":
         for field in ("rank_pattern", "alpha_pattern"):
             given = config.get(field) or {}
             fitting = {layer: patterns.first_at_end(given, layer) for layer in layers}
-            plain[field] = {re.escape(layer): given[key] for layer, key in fitting.items() if key is not None}
+            exact[field] = {re.escape(layer): given[key] for layer, key in fitting.items() if key is not None}
     if isinstance(inner := config.get("feedforward_modules"), str):
-        plain["feedforward_modules"] = [layer for layer in layers if patterns.is_whole(inner, layer)]
-    return plain
+        exact["feedforward_modules"] = [layer for layer in layers if patterns.is_whole(inner, layer)]
+    return exact
 
 
 def _are_all(blocks: tuple[int, ...], config: dict[str, Any], layers: Collection[str], path: Path) -> bool:

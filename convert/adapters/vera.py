@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.adapters.block_layers import apart, by_layer, must_be_plain, understood
+from convert.adapters.block_layers import apart, by_layer, must_ask_no_more, understood
 from convert.adapters.parts import adapted, gathered, note, parts_of, spread
 from convert.adapters.targeting import target_modules, where
 from convert.files import listed
@@ -101,7 +101,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[VeRA
         UserError: for what is more than VeRA on the linear layers of the blocks, and for layers that cannot share the
             projections.
     """
-    must_be_plain(config, READ, path)
+    must_ask_no_more(config, READ, path)
     layers = by_layer({n: t for n, t in packed.items() if n not in THEIRS}, LAMBDAS, "VeRA", path)
     targets, blocks = where(config, layers, path)
     with understood(VeRA, "VeRA", path):

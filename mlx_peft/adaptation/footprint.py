@@ -33,10 +33,10 @@ def weights(
     architecture: Architecture, num_classes: int, precision: str = "float32", quantization: Quantization | None = None
 ) -> int:
     """Bytes of a model without a method: the parameters in their precision, or the words of codes with their scales."""
-    plain = shapes(architecture, num_classes)
+    unquantised = shapes(architecture, num_classes)
     if quantization is None:
-        return BYTES[precision] * count(plain)
-    stored = quantization.stored(architecture, plain)
+        return BYTES[precision] * count(unquantised)
+    stored = quantization.stored(architecture, unquantised)
     words = {f"{site.path}.weight" for site in quantization.sites(architecture)}
     return sum((4 if name in words else BYTES[precision]) * math.prod(shape) for name, shape in stored.items())
 

@@ -47,10 +47,10 @@ def frozen_prefix(
         trained: those among them that are trained.
         quantization: of the base.
     """
-    plain = shapes(architecture, num_classes=1)
+    unwrapped = shapes(architecture, num_classes=1)
     if quantization is not None:
-        plain = quantization.stored(architecture, plain)
-    changed = [name for name in names if name in trained or name not in plain]
+        unwrapped = quantization.stored(architecture, unwrapped)
+    changed = [name for name in names if name in trained or name not in unwrapped]
     end = min((_place(name, architecture.depth) for name in changed), default=architecture.depth + 1)
     if end == 0 or drop_path:
         return None

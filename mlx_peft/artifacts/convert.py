@@ -13,7 +13,7 @@ from convert.base import Base
 from convert.files import read_json
 from convert.layouts.transformers import CONFIG
 from mlx_peft.artifacts.merge import must_be_new
-from mlx_peft.artifacts.proof import Proof, judge, plain, prove_result, prove_source
+from mlx_peft.artifacts.proof import Proof, base_model, judge, prove_result, prove_source
 from mlx_peft.artifacts.source import Source, open_source
 from mlx_peft.artifacts.targets import TARGETS, Job, Runtime, Target
 from mlx_peft.config.quantization import Quantization
@@ -123,7 +123,7 @@ def _quantized(base: Base, backend: str, quantization: Quantization) -> dict[str
     quantization.sites(base.architecture)
     base = replace(base, quantization=quantization)
     classes = len(base.tensors.get("head.weight", ()))
-    return {name: tensor for name, tensor in plain(base, backend).merged().items() if classes or not is_head(name)}
+    return {name: tensor for name, tensor in base_model(base, backend).merged().items() if classes or not is_head(name)}
 
 
 def _architecture(out: Path) -> str:

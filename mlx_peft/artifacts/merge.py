@@ -50,11 +50,11 @@ def requantized(loaded: Loaded, out: Path, quantization: Quantization) -> Writte
     Raises UserError, with nothing written, where a logit before or after is not finite.
     """
     base, recipe, num_classes = loaded.base, loaded.recipe, len(loaded.classes)
-    codes = recipe.plain(base, num_classes).merged() if base.quantization == quantization else {}
+    codes = recipe.build_base(base, num_classes).merged() if base.quantization == quantization else {}
     exact = loaded.model.merged(dequantize=True)
-    fewer = recipe.plain(replace(base, tensors=exact, quantization=quantization), num_classes)
+    fewer = recipe.build_base(replace(base, tensors=exact, quantization=quantization), num_classes)
     tensors = fewer.merged() | unchanged(codes, exact, base, quantization)
-    fewer = recipe.plain(replace(base, tensors=tensors, quantization=quantization), num_classes)
+    fewer = recipe.build_base(replace(base, tensors=tensors, quantization=quantization), num_classes)
     rounded = affine.without_codes(tensors, base.architecture, quantization)
     names = [f"{site.path}.weight" for site in quantization.sites(base.architecture)]
     size = base.architecture.img_size

@@ -23,11 +23,11 @@ def predict(loaded: Loaded, paths: Sequence[Path], top_k: int = 5) -> list[dict[
     loaded.check_room(size)
     results: list[dict[str, Any]] = []
     for first in range(0, len(paths), max(size, 1)):
-        some = paths[first : first + size]
+        part = paths[first : first + size]
         images = np.zeros((size, loaded.image_size, loaded.image_size, 3), np.uint8)
-        for row, path in zip(images, some, strict=False):
+        for row, path in zip(images, part, strict=False):
             row[...] = eval_image(path, loaded.preprocessing, loaded.image_size)
-        for path, row in zip(some, loaded.model.logits(images), strict=False):
+        for path, row in zip(part, loaded.model.logits(images), strict=False):
             logits = finite(row, f"the model for {path}")
             results.append({"image": str(path), "predictions": loaded.task.answer(logits, loaded.classes, top_k)})
     return results

@@ -154,10 +154,10 @@ def _logits(base: Base, backend: str, images: np.ndarray) -> np.ndarray:
         identity = {"weight": np.eye(width, dtype=np.float32), "bias": np.zeros(width, np.float32)}
         heads_too = {f"{head}.{kind}": t for head in heads(base.architecture) for kind, t in identity.items()}
         tensors = tensors | heads_too
-    return plain(replace(base, tensors=tensors), backend).logits(images)
+    return base_model(replace(base, tensors=tensors), backend).logits(images)
 
 
-def plain(base: Base, backend: str) -> Model:
+def base_model(base: Base, backend: str) -> Model:
     """A base in a backend, without a method."""
     return load_backend(backend).build_model(base, len(base.tensors.get("head.weight", ())), Linear())
 

@@ -65,6 +65,6 @@ class Recipe:
             base, num_classes, self.method, seed=self.seed, qat=self.qat, precision=self.precision
         )
 
-    def plain(self, base: Base, num_classes: int) -> protocols.Model:
+    def build_base(self, base: Base, num_classes: int) -> protocols.Model:
         """The base alone, whatever it is now, without a method."""
         return replace(self, method=Linear(), qat=None).build(base, num_classes)

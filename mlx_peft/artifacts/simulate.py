@@ -110,7 +110,7 @@ def simulate_run(
     except UserError as error:
         raise UserError(f"only a model of its own weights alone is quantised in simulation: {error}") from None
 
-    def said(model: Model) -> tuple[Metrics, list[np.ndarray]]:
+    def evaluated(model: Model) -> tuple[Metrics, list[np.ndarray]]:
         batches = eval_batches(wanted, experiment.data, loaded.preprocessing, loaded.image_size)
         kept: list[np.ndarray] = []
 
@@ -122,22 +122,22 @@ def simulate_run(
         return measured(seen(), dataset.task, len(loaded.classes)), kept
 
     note(f"evaluating on {wanted.size} {split} images: float32")
-    before, expected = said(loaded.model)
+    before, expected = evaluated(loaded.model)
     note("calibrating on training images")
     calibrations = calibrated(rebuilt(loaded, tensors), loaded, experiment, train, simulations)
     after = []
     for simulation, calibration in zip(simulations, calibrations, strict=True):
-        made = plan(simulation, loaded.base.architecture, tensors, calibration.choices)
+        planned = plan(simulation, loaded.base.architecture, tensors, calibration.choices)
         note(f"evaluating on {wanted.size} {split} images: {simulation.name} simulated, {simulation.calibration}")
-        metrics, logits = said(simulated(loaded, made))
+        metrics, logits = evaluated(simulated(loaded, planned))
         after.append(
             Simulated(
                 simulation,
                 calibration.images,
                 metrics,
                 *compared(logits, expected, dataset.task),
-                made.weights,
-                made.activations,
+                planned.weights,
+                planned.activations,
             )
         )
     for text in unread_notes(dataset.unread):
@@ -159,13 +159,13 @@ def compared(logits: Sequence[np.ndarray], expected: Sequence[np.ndarray], task:
 
 def rebuilt(loaded: Loaded, tensors: Tensors) -> Model:
     """A plain model, with these tensors and no method."""
-    return loaded.recipe.plain(replace(loaded.base, tensors=tensors, quantization=None), len(loaded.classes))
+    return loaded.recipe.build_base(replace(loaded.base, tensors=tensors, quantization=None), len(loaded.classes))
 
 
-def simulated(loaded: Loaded, made: Plan) -> Model:
+def simulated(loaded: Loaded, planned: Plan) -> Model:
     """The model of a plan."""
-    model = rebuilt(loaded, made.tensors)
-    model.simulate(made.quantizers)
+    model = rebuilt(loaded, planned.tensors)
+    model.simulate(planned.quantizers)
     return model
 
 

@@ -59,12 +59,14 @@ class Quantization(BaseModel):
             raise UserError(f"quantize.group_size: {self.group_size} does not divide the inputs of {layers}; {advice}")
         return found
 
-    def stored(self, architecture: Architecture, plain: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    def stored(
+        self, architecture: Architecture, unquantised: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, tuple[int, ...]]:
         """The shapes of a quantised model's tensors, from those of the plain one.
 
         Raises UserError where the group does not divide a layer's width.
         """
-        result = dict(plain)
+        result = dict(unquantised)
         for site in self.sites(architecture):
             result[f"{site.path}.weight"] = (site.outputs, site.inputs * self.bits // WORD)
             groups = (site.outputs, site.inputs // self.group_size)

@@ -1,4 +1,4 @@
-"""The few things that both sides of the border between engine and backends name."""
+"""The few things that both sides of a backend's border name."""
 
 from __future__ import annotations
 

@@ -119,18 +119,18 @@ def derive(run: Path, step: Step, out: Path) -> dict[str, Any]:
     for path in unfinished(out):
         shutil.rmtree(path)
     measured: tuple[SplitName, ...] = ("val", "test")
-    made = MAKERS[step.kind](run, step, out / MODEL, [split for split in measured if parent["metrics"][split]])
-    stored = made.stored_bytes
+    outcome = MAKERS[step.kind](run, step, out / MODEL, [split for split in measured if parent["metrics"][split]])
+    stored = outcome.stored_bytes
     result = {
         "run_id": identity,
         "status": "finished",
         **{key: parent[key] for key in ("backend", "model", "method", "dataset", "seed")},
         "of": parent["run_id"],
         "step": step.model_dump(mode="json", exclude_none=True),
-        "metrics": {"val": None, "test": None} | made.metrics,
+        "metrics": {"val": None, "test": None} | outcome.metrics,
         "stored": stored and {"base_bytes": stored, "adapter_bytes": 0, "total_bytes": stored},
-        "memory": {"peak_bytes": made.peak_bytes},
-        "report": made.report,
+        "memory": {"peak_bytes": outcome.peak_bytes},
+        "report": outcome.report,
         "splits": parent["splits"],
         "notes": parent.get("notes", []),  # a run of before they were kept has none
         "environment": parent["environment"],

@@ -50,20 +50,20 @@ def measure(scores: Sequence[np.ndarray], presence: Sequence[np.ndarray]) -> Eva
     classes = scores[0].shape[1]
     support = np.zeros(classes, np.int64)
     per_class = {name: np.full(classes, np.nan) for name in FIGURES}
-    told = []
+    defined = []
     for label in range(classes):
         logits, here = column(scores, label), column(presence, label)
         support[label] = here.sum()
         per_class["accuracy"][label] = ((logits > 0) == here).mean()
         if not 0 < support[label] < len(here):
             continue
-        told.append(label)
+        defined.append(label)
         figures = precision_recall_fscore_support(here, logits > 0, average="binary", zero_division=0)
         for name, value in zip(("precision", "recall", "f1"), figures, strict=False):
             per_class[name][label] = value
         per_class["auroc"][label] = roc_auc_score(here, logits)
         per_class["map"][label] = average_precision_score(here, logits)
     metrics = {"accuracy": float(per_class["accuracy"].mean())}
-    if told:
-        metrics |= {name: float(per_class[name][told].mean()) for name in FIGURES[1:]}
+    if defined:
+        metrics |= {name: float(per_class[name][defined].mean()) for name in FIGURES[1:]}
     return Evaluation(metrics, None, {"support": support, **per_class}, {})

@@ -32,7 +32,7 @@ class Interrupted(Exception):
 
 
 class Stopped(Exception):
-    """Leaves the loop, between two batches. The engine's own: it reaches a caller as ``Interrupted``."""
+    """Leaves the loop, between two batches. The loop's own: it reaches a caller as ``Interrupted``."""
 
 
 class StopSignal:

@@ -102,7 +102,7 @@ def test_a_layer_is_frozen_and_keeps_its_bias_and_its_shape(bias):
     names = {"weight", "scales", "biases"} | ({"bias"} if bias else set())
     assert set(a.parameters()) == {name for name, _ in c.named_parameters()} == names
     assert same(a.dense(), c.dense())
-    assert same(a.plain().weight, c.plain().weight.detach())
+    assert same(a.dequantized().weight, c.dequantized().weight.detach())
     x = np.ones((1, 64), np.float32)
     expected = x @ np.array(a.dense()).T + (b if bias else 0)
     np.testing.assert_allclose(np.array(a(mx.array(x))), expected, rtol=1e-5, atol=1e-5)

@@ -104,14 +104,14 @@ def merge(model: VisionTransformer, dequantize: bool = False) -> dict[str, nn.Mo
         unmerge(model, below)
         raise
     replaced |= rounding.merge(model)
-    made = quantized.dequantize(model) if dequantize else {}
+    written_out = quantized.dequantize(model) if dequantize else {}
     # In this order: what was below a merged layer is in its place again only after that.
-    return made | replaced | below
+    return written_out | replaced | below
 
 
 def remove(model: VisionTransformer) -> None:
     """Takes any method out: what it wrapped is as it was, what it added is gone, and all but codes can be trained."""
-    wrapped = rounding.plain(model)
+    wrapped = rounding.unrounded(model)
     wrapped |= {path: layer.base_layer for path, layer in model.named_modules() if isinstance(layer, Adapted)}
     unmerge(model, wrapped | {"shared": nn.Module()})
     model.method = None

@@ -30,7 +30,7 @@ def dequantize(model: VisionTransformer) -> dict[str, nn.Module]:
     """Replaces each quantised layer by a plain one with the weight its codes stand for. Returns what was replaced."""
     replaced = layers(model)
     for path, layer in replaced.items():
-        replace(model, path, layer.plain())
+        replace(model, path, layer.dequantized())
     return replaced
 
 

@@ -30,7 +30,7 @@ def exact(model: VisionTransformer) -> set[str]:
     return {f"{path}.{name}" for path in layers(model) for name in ("weight", "base_layer.weight")}
 
 
-def plain(model: VisionTransformer) -> dict[str, nn.Module]:
+def unrounded(model: VisionTransformer) -> dict[str, nn.Module]:
     """For each rounded layer that no method wraps, by path, a plain one with its weight and bias."""
     found = layers(model)
     return {path: layer.with_weight(layer.weight) for path, layer in found.items() if layer.base_layer is layer}

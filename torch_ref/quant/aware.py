@@ -137,8 +137,8 @@ class LearnedLayer(AwareLayer):
         return words, scales, -bounds(self.bits)[0] * scales
 
 
-KINDS = {"minmax": AwareLayer, "learned": LearnedLayer}
-"""By ``qat.scales``."""
+AWARE_LAYERS = {"minmax": AwareLayer, "learned": LearnedLayer}
+"""The class of a rounded layer, by what ``qat.scales`` says."""
 
 
 def aware(layer: nn.Module, qat: QAT) -> nn.Module:
@@ -147,9 +147,9 @@ def aware(layer: nn.Module, qat: QAT) -> nn.Module:
     Args:
         layer: a ``Linear``, or a method's layer: with ``formed``, its whole weight in float32, and ``base_layer``.
     """
-    kind = KINDS[qat.scales]
-    made = type(f"{kind.__name__}{type(layer).__name__}", (kind, type(layer)), {})
-    rounded = made.__new__(made)
+    kind = AWARE_LAYERS[qat.scales]
+    rounded_class = type(f"{kind.__name__}{type(layer).__name__}", (kind, type(layer)), {})
+    rounded = rounded_class.__new__(rounded_class)
     rounded.__dict__.update(layer.__dict__)
     rounded._parameters = dict(layer._parameters)  # what begins here is not the old layer's
     rounded.bits, rounded.group_size = qat.bits, qat.group_size

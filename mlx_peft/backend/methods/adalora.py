@@ -4,7 +4,7 @@ y = W x + b + s B (E * (A drop(x))), s = alpha / (r + 1e-5); A ``(r, in)``, E ``
 at the start, also once triplets are masked (their E is 0). Initially A, B ~ N(0, 0.02), E = 0.
 The loss has the penalty w mean(||A A^T - I||, ||B^T B - I||), Frobenius norms, over the A and B of all layers.
 Zhang et al. 2023 (arXiv 2303.10512), sections 3.1 and 3.2; the details as Hugging Face PEFT 0.21 has them.
-When which triplets are masked is the engine's: ``mlx_peft.training.allocation``.
+When which triplets are masked is decided by whoever trains: ``mlx_peft.training.allocation``.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class QuantizedLinear(nn.Module):
         """x W^T, the bias left out."""
         return product(x, self.weight, self.scales, self.biases, self.bits, self.group_size)
 
-    def plain(self) -> Linear:
+    def dequantized(self) -> Linear:
         """A plain layer with the weight that the codes stand for, frozen, in the dtype of the scales."""
         outputs, inputs = self.shape
         layer = Linear(inputs, outputs, "bias" in self)

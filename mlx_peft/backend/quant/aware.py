@@ -132,8 +132,8 @@ class LearnedLayer(AwareLayer):
         return words, scales, -bounds(self.bits)[0] * scales
 
 
-KINDS = {"minmax": AwareLayer, "learned": LearnedLayer}
-"""By ``qat.scales``."""
+AWARE_LAYERS = {"minmax": AwareLayer, "learned": LearnedLayer}
+"""The class of a rounded layer, by what ``qat.scales`` says."""
 
 
 def aware(layer: nn.Module, qat: QAT) -> nn.Module:
@@ -142,9 +142,9 @@ def aware(layer: nn.Module, qat: QAT) -> nn.Module:
     Args:
         layer: a ``Linear``, or a method's layer: with ``formed``, its whole weight in float32, and ``base_layer``.
     """
-    kind = KINDS[qat.scales]
-    made = type(f"{kind.__name__}{type(layer).__name__}", (kind, type(layer)), {})
-    rounded = made.__new__(made)
+    kind = AWARE_LAYERS[qat.scales]
+    rounded_class = type(f"{kind.__name__}{type(layer).__name__}", (kind, type(layer)), {})
+    rounded = rounded_class.__new__(rounded_class)
     dict.update(rounded, layer)  # a module of MLX is a dictionary of its parameters
     rounded.__dict__.update(layer.__dict__)
     rounded.bits, rounded.group_size = qat.bits, qat.group_size
