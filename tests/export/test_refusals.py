@@ -11,6 +11,7 @@ import pytest
 
 from mlx_peft.artifacts.export import RUNTIMES, export_model
 from mlx_peft.core.errors import UserError
+from mlx_peft.protocols import loading
 from torch_ref.tools.export import coreml, onnx
 
 EXPORTERS = {"onnx": onnx, "coreml": coreml}
@@ -93,7 +94,7 @@ class TestNothingIsLeftOf:
         assert nothing_left()
 
     def test_one_that_packages_are_missing_for(self, export, nothing_left, monkeypatch, kind):
-        monkeypatch.setitem(sys.modules, RUNTIMES[kind].module, None)
+        monkeypatch.setitem(sys.modules, loading.EXPORTERS[kind], None)
         with pytest.raises(UserError, match=r"packages that are missing .*: pip install 'mlx-peft\[export\]'"):
             export(kind)
         assert nothing_left()
