@@ -86,8 +86,10 @@ def _state(path: Path, raw: np.memmap) -> tuple[dict[Any, Part], Places, Order]:
     """The state dictionary of a file, its storages, and the order of their bytes."""
     content, places, order = (_archive if bytes(raw[:4]) == ENTRY else _legacy)(path, raw)
     state = _unwrapped(content)
-    if not isinstance(state, dict) or not state:
+    if not isinstance(state, dict):
         raise UserError(f"{path} should hold a dictionary of tensors, not {type(state).__name__}")
+    if not state:
+        raise UserError(f"{path} should hold a dictionary of tensors, and its dictionary is empty")
     if others := sorted(str(name) for name, value in state.items() if type(value) is not Part):
         raise UserError(f"{path}: these entries are not tensors: {', '.join(others[:12])}")
     if long := [name for name in map(str, state) if len(name) > LONGEST_NAME]:
