@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 
@@ -30,7 +31,19 @@ COMMANDS = (
 )
 HEAVY = ("mlx", "torch", "numpy", "yaml", "PIL", "matplotlib", "sklearn", "safetensors", "huggingface_hub")
 """Not pydantic: recent typers load it themselves, to read a command's arguments."""
-OURS = ("mlx_peft.config.schema", "mlx_peft.config.files", "mlx_peft.engine", "mlx_peft.data")
+OURS = (
+    "mlx_peft.config.schema",
+    "mlx_peft.config.files",
+    "mlx_peft.data",
+    "mlx_peft.protocols",
+    "mlx_peft.training",
+    "mlx_peft.checks",
+    "mlx_peft.artifacts",
+    "mlx_peft.studies",
+    "mlx_peft.report",
+    "mlx_peft.backend",
+    "convert",
+)
 
 ARGUMENTS = [["--help"], *([name, "--help"] for name in COMMANDS), ["config", "show", "-h"], ["bench", "data", "-h"]]
 
@@ -45,10 +58,11 @@ finally:
 """
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    ARGUMENTS,
-)
+def test_what_is_not_to_be_loaded_is_there() -> None:
+    assert all(importlib.util.find_spec(module) for module in OURS)
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = LOADED.format(arguments=arguments, heavy={*HEAVY, *OURS})
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
