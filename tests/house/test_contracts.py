@@ -109,6 +109,12 @@ def test_every_room_stands_in_the_contracts():
     assert {*CONTRACTS[NO_FRAMEWORK]["source_modules"]} == rooms - {"mlx_peft.backend"}
 
 
+def test_every_module_of_the_torch_backend_is_kept_from_the_tools():
+    """Those that are started or imported by a person stand on the commands and on the backend, and are left out."""
+    modules = {f"torch_ref.{path.stem}" for path in (ROOT / "torch_ref").iterdir() if not path.name.startswith("_")}
+    assert {*CONTRACTS[NO_TOOLS]["source_modules"]} == modules - {"torch_ref.tools"}
+
+
 def test_types_are_strict_wherever_no_framework_is_imported():
     assert SETTINGS["mypy"]["strict"]
     assert {*SETTINGS["mypy"]["packages"]} >= {*CONTRACTS[NO_FRAMEWORK]["source_modules"]}
