@@ -15,13 +15,13 @@ from torch_ref.methods.importance import Importance
 from torch_ref.parameters import Arrays
 
 INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000
-"""Of the loss under float16 (Micikevicius et al. 2018, section 3.2), as torch's ``GradScaler`` has them."""
+"""The loss is scaled so under float16 (Micikevicius et al. 2018, section 3.2), with the values that torch takes."""
 
 COUNTED = 2**24
 """As far as float32, in which torch's AdamW counts its steps, can be counted one by one."""
 
 SCALES = ("scale", "good_steps")
-"""What of the state float16 alone has."""
+"""Only float16 has these entries of the state."""
 
 
 def adamw(config: AdamWConfig, groups: list[dict]) -> Optimizer:

@@ -21,7 +21,7 @@ from mlx_peft.vit.shapes import shapes
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 Parts = dict[str, int]
-"""Bytes by what they are for."""
+"""Numbers of bytes, by what the memory is used for."""
 
 
 def count(shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -39,7 +39,7 @@ class Loaded:
     base: Base
     recipe: Recipe
     notes: tuple[str, ...] = ()
-    """For a person: that a file has no digest."""
+    """Sentences for a person, such as that a file has no digest."""
 
     @property
     def classes(self) -> tuple[str, ...]:

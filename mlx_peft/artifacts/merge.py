@@ -21,7 +21,7 @@ from mlx_peft.core.errors import Command, UserError
 from mlx_peft.tasks.logits import finite
 
 PROBES = 8
-"""Images on which a change of the logits is measured: uniform noise, as the model's own images need not be at hand."""
+"""The change of the logits is measured on so many images of uniform noise: the model's own need not be at hand."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from mlx_peft.tasks.logits import finite
 from mlx_peft.vit.shapes import heads
 
 IMAGES = 2
-"""Of uniform noise, on which both sides are compared."""
+"""Both sides are compared on so many images of uniform noise."""
 
 
 @dataclass

@@ -40,13 +40,13 @@ MODEL = PRETRAINED | {
     *("num_features", "global_pool", "model_args", "pretrained_cfg", "problem_type", "quantization"),
     "exact_architecture",
 }
-"""What is sent of timm's ``config.json`` and of its ``pretrained_cfg``: what opens the model, and nothing else."""
+"""These fields of timm's ``config.json`` and of its ``pretrained_cfg`` are sent: they open the model. No other is."""
 
 FACTS = ("format", METADATA)
-"""What is sent of a safetensors file's metadata: the framework, and what we wrote."""
+"""These keys of a safetensors file's metadata are sent: the framework's, and ours."""
 
 NAMES = ("label_names", "label_descriptions", "id2label", "label2id")
-"""Entries of a configuration whose strings are names of classes."""
+"""The strings in these fields of a configuration are names of classes."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Parcel:
     result: dict[str, Any] | None = None
     experiment: Experiment | None = None
     config: dict[str, Any] = field(default_factory=dict)
-    """timm's, of a model."""
+    """timm's configuration of the model; empty for an adapter."""
     notes: tuple[str, ...] = ()
 
     @property

@@ -25,7 +25,7 @@ from mlx_peft.tasks.task import Task
 from mlx_peft.training.evaluate import answers, measured
 
 RECORDED = 8
-"""Images that are calibrated on at a time: their operands are looked at one after another, and not kept."""
+"""Calibration takes so many images at a time. It looks at their operands one after another, and keeps none."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,11 @@ def simulate_run(
 
 
 def compared(logits: Sequence[np.ndarray], expected: Sequence[np.ndarray], task: Task) -> tuple[float, float]:
-    """The relative distance of logits, float32 ``(some, classes)`` in parts, and the share of answers that agree."""
+    """The relative distance of logits, and the share of answers that agree.
+
+    Args:
+        logits, expected: in parts, float32 ``(images of a part, classes)``.
+    """
     apart = whole = 0.0
     agree: list[np.ndarray] = []
     for here, there in zip(logits, expected, strict=True):

@@ -31,7 +31,7 @@ from mlx_peft.training.run import RunFolder
 from mlx_peft.vit.registry import altered, names
 
 Logits = Callable[[np.ndarray], np.ndarray]
-"""uint8 images ``(batch, size, size, 3)`` to float32 ``(batch, classes)``."""
+"""A function from uint8 images ``(batch, size, size, 3)`` to float32 logits ``(batch, classes)``."""
 
 OPENERS = {"torchvision": "torchvision", "transformers": "transformers", "npz": "npz", "timm": "timm"}
 """By layout, how a source is opened by its own library; mlx-image's is not asked for."""

@@ -22,7 +22,7 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 
 LEAST = 5 * 2**28
-"""Bytes of address space. With less MLX does not fail: it tries for ever to get what it needs."""
+"""MLX needs so many bytes of address space. With fewer it does not fail: it tries for ever to get what it needs."""
 
 
 def check_address_space(limit: int) -> None:

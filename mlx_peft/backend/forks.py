@@ -11,7 +11,7 @@ import os
 from mlx_peft.core.errors import UserError
 
 _owner: int | None = None
-"""The process that computed first; a forked one finds its parent's here."""
+"""The id of the process that computed first; a process that was forked finds its parent's id here."""
 
 
 def check() -> None:

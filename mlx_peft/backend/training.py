@@ -19,10 +19,10 @@ from mlx_peft.config.schema import Train
 Slots = dict[str, Any]
 
 INITIAL_SCALE, SCALE_GROWS_AFTER = 2.0**16, 2000
-"""Of the loss under float16 (Micikevicius et al. 2018, section 3.2), as torch's ``GradScaler`` has them."""
+"""The loss is scaled so under float16 (Micikevicius et al. 2018, section 3.2), with the values that torch takes."""
 
 SCALES = ("scale", "good_steps")
-"""What of the state float16 alone has."""
+"""Only float16 has these entries of the state."""
 
 
 class _CorrectedAdamW(AdamW):

@@ -23,13 +23,13 @@ class Network(Protocol):
     head: Any
     """The classifier, whose weight is ``(classes, width)``."""
     description: Model
-    """What it was asked for as."""
+    """The name and the options that the model was asked for with."""
     base: Base
-    """What its weights are, without them."""
+    """The description of its weights, without the weights themselves."""
     qat: QAT | None
-    """The codes that its adapter is trained through."""
+    """The codes that its adapter is trained through; None for none."""
     adapter_names: tuple[str, ...]
-    """The tensors that its adapter is made of."""
+    """The names of the tensors that its adapter consists of."""
 
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)

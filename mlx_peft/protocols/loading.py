@@ -11,11 +11,11 @@ from mlx_peft.protocols.measured import Contender
 from mlx_peft.protocols.tools import Exporter, Foreign, Loaders
 
 BACKENDS = {"mlx": "mlx_peft.backend.entry", "torch": "torch_ref.entry"}
-"""By the name that an experiment gives."""
+"""The modules of the backends, by the name that an experiment gives."""
 EXPORTERS = {"onnx": "torch_ref.tools.export.onnx", "coreml": "torch_ref.tools.export.coreml"}
-"""By the kind of file that they write."""
+"""The modules that export a model, by the kind of file that they write."""
 PEERS = {"peft": "torch_ref.tools.peer"}
-"""Other libraries that are timed beside the backends."""
+"""The modules of other libraries that are timed beside the backends."""
 FOREIGN = "torch_ref.tools.foreign"
 LOADERS = "torch_ref.tools.loader"
 

@@ -12,10 +12,10 @@ Metrics = dict[str, float]
 """``loss``, ``count`` (of images) and the task's own: see ``single_label_metrics`` and ``multi_label_metrics``."""
 
 SHOWN = 100
-"""Up to so many classes ``result.json`` has the confusion matrix, and every epoch's validation what takes long."""
+"""With more classes than these, ``result.json`` has no confusion matrix, and validation leaves out what takes long."""
 
 Answers = tuple[np.ndarray, np.ndarray]
-"""Logits, float64 ``(images, classes)``, and targets, as the task evaluates them."""
+"""The logits, float64 ``(images, classes)``, and the targets, in the form in which the task evaluates them."""
 
 
 @dataclass(frozen=True, eq=False)

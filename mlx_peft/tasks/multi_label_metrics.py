@@ -13,7 +13,7 @@ import numpy as np
 from mlx_peft.tasks.metrics import Answers, Evaluation, column
 
 FIGURES = ("accuracy", "precision", "recall", "f1", "auroc", "map")
-"""What is known of each class; ``map`` is the average precision, whose mean is the mAP."""
+"""These figures are measured of each class; ``map`` is the average precision, whose mean is the mAP."""
 
 
 def examined(answers: Iterable[Answers]) -> Evaluation:
@@ -43,7 +43,8 @@ def measure(scores: Sequence[np.ndarray], presence: Sequence[np.ndarray]) -> Eva
     accuracy is defined. A class that is never found has precision and F1 0. A confusion matrix there is none.
 
     Args:
-        scores: the logits of all images in parts, float32 ``(some, classes)``; presence: bool, in the same parts.
+        scores: the logits of all images, in parts, float32 ``(images of a part, classes)``.
+        presence: which classes the images have, bool, in the same parts.
     """
     from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 

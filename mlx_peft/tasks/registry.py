@@ -12,7 +12,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL
 """The registry: a task is one entry here, and a loss in each backend's ``losses.LOSSES``."""
 
 USUAL = SINGLE_LABEL
-"""What is meant where a file does not say."""
+"""The task of a file that does not name one."""
 
 
 def classification(multi_label: bool) -> Task:

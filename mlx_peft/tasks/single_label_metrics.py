@@ -11,9 +11,9 @@ import numpy as np
 from mlx_peft.tasks.metrics import Answers, Evaluation, Metrics, column
 
 BINS = 15
-"""Of confidence, of equal width, as in Guo et al. 2017."""
+"""Confidence is divided into so many bins of equal width, as in Guo et al. 2017."""
 MATRIX = 4096
-"""Of more classes there is no confusion matrix: this one takes 128 MiB."""
+"""With more classes no confusion matrix is made: one of this size takes 128 MiB."""
 
 
 def examined(answers: Iterable[Answers], num_classes: int, auroc: bool = True) -> Evaluation:
@@ -67,8 +67,8 @@ def measure(
         normalizers: float64 ``(n,)``, log sum exp of each image's logits; confidence: float64 ``(n,)``, the probability
             of the predicted class.
         predicted, targets: int64 ``(n,)``.
-        scores: the logits of all images in parts, float32 ``(some, classes)``: the AUROC alone needs them. None where
-            it is not asked for, nor the confusion matrix.
+        scores: the logits of all images in parts, float32 ``(images of a part, classes)``: the AUROC alone needs them.
+            None where it is not asked for, nor the confusion matrix.
     """
     from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 

@@ -12,7 +12,7 @@ from mlx_peft.config.schema import Data
 from mlx_peft.tasks.metrics import Answers, Evaluation
 
 NONE = "none of them"
-"""In the place of a class, of an image that has none."""
+"""This stands in the place of a class where an image has none."""
 
 
 class Task(ABC):

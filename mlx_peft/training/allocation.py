@@ -13,7 +13,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.protocols.trainer import Trainer
 
 Kept = dict[str, list[bool]]
-"""By adapter, which of its triplets are not masked. A dictionary is never changed, only replaced."""
+"""For each adapter, which of its triplets are not masked. A dictionary is never changed, only replaced."""
 
 
 def ranks(kept: Kept) -> dict[str, int]:
@@ -103,7 +103,7 @@ class RankAllocator:
 
 
 ALLOCATORS: Mapping[type[MethodConfig], Callable[[Any, int], RankAllocator]] = {AdaLoRA: RankAllocator}
-"""What deals out the ranks of a method, from its configuration and the number of the run's steps."""
+"""By a method's configuration, what makes its allocator, from that and from the number of the run's steps."""
 
 
 def allocator(method: MethodConfig, steps: int) -> RankAllocator | None:

@@ -29,7 +29,7 @@ class Change:
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
 
     step: Count
-    """Steps done before it."""
+    """So many steps were done before the change."""
     key: str
     before: Any
     now: Any
@@ -45,32 +45,33 @@ class Position:
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
 
     step: Count = 0
-    """Optimiser steps done."""
+    """The number of optimiser steps that are done."""
     epoch: Count = 0
-    """Epochs done, their evaluation included."""
+    """The number of epochs that are done, with their evaluation."""
     batch: Count = 0
-    """Batches done of the epoch that runs."""
+    """The number of batches that are done of the epoch that runs."""
     loss_sum: Finite = 0.0
-    """Over the images of the epoch that runs, so that its mean is the same after a resume."""
+    """The sum of the loss over the images of the epoch that runs: so its mean is the same after a resume."""
     images: Count = 0
-    """Trained on in the epoch that runs."""
+    """The number of images that were trained on in the epoch that runs."""
     epoch_seconds: Seconds = 0.0
-    """Spent training in the epoch that runs."""
+    """The time that training took in the epoch that runs."""
     images_before: Count = 0
-    """Trained on in the epochs done."""
+    """The number of images that were trained on in the epochs that are done."""
     seconds_before: Seconds = 0.0
-    """Spent training in the epochs done."""
+    """The time that training took in the epochs that are done."""
     best_epoch: Count = 0
     """The epoch selected so far, counted from 1; 0 where none is."""
     best: dict[str, Finite] = field(default_factory=dict)
     """Its metrics on the validation split; empty without one."""
     epochs_without_improvement: Count = 0
     metrics_bytes: Count = 0
-    """Length of ``metrics.jsonl``; what a killed process wrote after it is cut off."""
+    """The length of ``metrics.jsonl``; what a process that was killed wrote after it is cut off."""
     metrics_sha256: str = ""
-    """Of so many bytes of it; empty in checkpoints of earlier versions."""
+    """The digest of so many bytes of ``metrics.jsonl``; empty in checkpoints of earlier versions."""
     kept: dict[str, list[bool]] = field(default_factory=dict)
-    """By adapter, the triplets that are not masked; empty before the first step, and where ranks are not dealt out."""
+    """For each adapter, which of its triplets are not masked; empty before the first step, and where no ranks are
+    dealt out."""
     peak_bytes: Count = 0
     """The largest peak of memory of any process that worked on the run."""
     changes: list[Change] = field(default_factory=list)

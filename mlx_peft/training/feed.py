@@ -18,7 +18,7 @@ class Feed:
     train: Callable[[int, int], Iterable[Batch]]
     """The batches of an epoch (counted from 0) from a given one on: the same ones each time."""
     steps: int
-    """Batches in an epoch."""
+    """The number of batches in an epoch."""
     val: Callable[[], Iterable[Batch]] | None
     task: Task
     num_classes: int

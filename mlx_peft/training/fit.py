@@ -88,22 +88,22 @@ class Loop:
     feed: Feed
     folder: RunFolder
     facts: dict[str, Any]
-    """What stands in each checkpoint beside the position."""
+    """What each checkpoint says beside the position."""
     steps: int
-    """Of the whole run."""
+    """The number of steps of the whole run."""
     position: Position
     metrics: MetricsFile
     trackers: list[Tracker]
     progress: Progress
     stop: StopSignal
     dealer: RankAllocator | None = None
-    """Of ranks, where the method has them dealt out."""
+    """What deals out the ranks, where the method has them dealt out."""
     under_way: deque[Launched] = field(default_factory=deque)
     """Steps that were launched and not waited for: one, or two while the older is waited for."""
     clock: float = field(default_factory=time.perf_counter)
     """When the time that counts as training was last added up."""
     window_images: int = 0
-    """Trained on since the last record."""
+    """The number of images that were trained on since the last record."""
     window_seconds: float = 0.0
 
     @property

@@ -24,7 +24,7 @@ class Shown:
     classes: dict[str, float]
     """The share of each class that it has something of: one, or several where images are mixed or may have several."""
     weight: float
-    """What it counts in the loss; 1 unless ``data.class_weights`` says otherwise."""
+    """How much the image counts in the loss; 1 unless ``data.class_weights`` says otherwise."""
 
 
 def preview(experiment: Experiment, count: int, epoch: int = 0, watch: Watch = unwatched) -> list[Shown]:

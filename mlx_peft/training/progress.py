@@ -33,9 +33,9 @@ class EpochEvent:
     train_loss: float
     val: Metrics | None
     best: bool
-    """Whether this epoch would be selected, were it the last."""
+    """Whether this epoch would be selected if it were the last one."""
     seconds: float
-    """Of training; evaluation is not in it."""
+    """The time of training, without that of the evaluation."""
 
 
 class Progress(Protocol):

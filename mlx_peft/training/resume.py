@@ -23,7 +23,7 @@ from mlx_peft.training.run import CHANGEABLE, RunFolder, binding, differences, f
 from mlx_peft.training.stop import again
 
 VERSION = 1
-"""Of what a checkpoint's facts are; those of the first versions have no number."""
+"""The number of the form that a checkpoint's facts have; in the first versions they had none."""
 
 
 class Facts(BaseModel):
@@ -36,7 +36,7 @@ class Facts(BaseModel):
     identity: dict[str, Any]
     """What must be the same when the run goes on: its images and its weights."""
     settings: dict[str, Any] | None = None
-    """Of the experiment, what decides the outcome; None in checkpoints of earlier versions, whose identity says it."""
+    """What of the experiment decides the outcome; None in checkpoints of earlier versions, whose identity says it."""
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,14 @@ FREE = (
     *("data.root", "data.threads", "data.download", "data.cache.gigabytes", "data.cache.folder"),
     *("train.log_every", "train.checkpoint_every", "track"),
 )
-"""What may differ when a run is continued: it decides neither the parameters nor the metrics."""
+"""These settings may differ when a run is continued: they decide neither the parameters nor the metrics."""
 
 CHANGEABLE = ("train.optimizer.lr", "train.clip_norm", "train.precision", "data.unreadable")
-"""What may be changed when an unfinished run is continued, since its own messages advise it: the result says from which
-step on, and the run has another id."""
+"""These settings may be changed when an unfinished run is continued, as its own messages advise it: the result says
+from which step on, and the run has another id."""
 
 Record = dict[str, float]
-"""A line of ``metrics.jsonl``."""
+"""One line of ``metrics.jsonl``: numbers by their names."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class MetricsFile:
 
 
 LARGEST_RECORDED = 1e39
-"""Above every float32, which what is recorded began as."""
+"""No recorded number is larger: each was a float32 first, and this is more than every float32."""
 
 
 def read_metrics(path: Path) -> list[Record]:

@@ -17,7 +17,7 @@ class Tracker(Protocol):
     """Shows records as they are made."""
 
     package: str
-    """What has to be installed."""
+    """The name of the package that has to be installed."""
 
     def log(self, record: Record) -> None: ...
 

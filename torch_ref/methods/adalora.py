@@ -27,7 +27,7 @@ from torch_ref.models.layers import Linear
 from torch_ref.models.vit import VisionTransformer
 
 STD = 0.02
-"""Of A and B at the start."""
+"""A and B are drawn with this standard deviation at the start."""
 
 TRIPLETS = ("lora_A", "lora_B", "lora_E")
 

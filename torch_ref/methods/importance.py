@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 AVERAGES = ("importance", "uncertainty")
-"""What ``Importance`` keeps of each element: M and U."""
+"""``Importance`` keeps these two averages of each element: M and U."""
 
 
 class Importance:

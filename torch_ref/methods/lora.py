@@ -33,7 +33,7 @@ from torch_ref.models.layers import Linear
 from torch_ref.models.vit import VisionTransformer
 
 TINY = float(np.finfo(np.float32).tiny)
-"""Stands for the norm of a row of zeros, which is not divided by."""
+"""This stands for the norm of a row of zeros, by which nothing can be divided."""
 
 
 class LoRALinear(LowRankLinear):

@@ -107,4 +107,4 @@ class Attention(nn.Module):
 
 
 ATTENTIONS = {"fused": Attention}
-"""By how q, k and v are stored."""
+"""The attention of a block, by how its q, k and v are stored."""

@@ -14,7 +14,7 @@ from mlx_peft.codes.quantizers import LogSqrt2, Quantizer, Uniform
 from torch_ref.models.attention import probabilities
 
 Before = Callable[[Tensor], Tensor]
-"""What is done to an operand first."""
+"""A function that an operand goes through before it is multiplied."""
 
 
 def uniform(quantizer: Uniform, x: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ METHODS: dict[str, Method[Any]] = {
         VPTMethod(VPT),
     )
 }
-"""By name; nothing else lists them."""
+"""The registry of methods by their names: nothing else lists them."""
 
 
 def apply(model: VisionTransformer, method: MethodConfig, seed: int, qat: QAT | None = None) -> None:

@@ -26,7 +26,7 @@ from mlx_peft.vit.initial import normal
 from mlx_peft.vit.sites import Site
 
 STD = 0.02
-"""Of A and B at the start."""
+"""A and B are drawn with this standard deviation at the start."""
 
 TRIPLETS = ("lora_A", "lora_B", "lora_E")
 

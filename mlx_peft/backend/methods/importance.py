@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import mlx.core as mx
 
 AVERAGES = ("importance", "uncertainty")
-"""What ``Importance`` keeps of each element: M and U."""
+"""``Importance`` keeps these two averages of each element: M and U."""
 
 
 class Importance:

@@ -32,7 +32,7 @@ from mlx_peft.config.methods import LoRA
 from mlx_peft.vit.sites import PARTS, Site
 
 TINY = float(np.finfo(np.float32).tiny)
-"""Stands for the norm of a row of zeros, which is not divided by."""
+"""This stands for the norm of a row of zeros, by which nothing can be divided."""
 
 
 class LoRALinear(LowRankLinear):

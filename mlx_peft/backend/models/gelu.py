@@ -24,7 +24,7 @@ SLOPE = (
     (1.0, 0.3032443100296149, 0.04338856936260277, 0.0038456191445012155, 0.00023203971297901504,
      9.426631406570106e-06, 2.890258605912935e-07),
 )  # fmt: skip
-"""Coefficients in x^2 of numerator and denominator, lowest power first."""
+"""The coefficients of numerator and denominator, polynomials in x^2, with the lowest power first."""
 
 
 def gelu(x: mx.array) -> mx.array:

@@ -14,7 +14,7 @@ from mlx_peft.backend.models.attention import probabilities
 from mlx_peft.codes.quantizers import LogSqrt2, Quantizer, Uniform
 
 Before = Callable[[mx.array], mx.array]
-"""What is done to an operand first."""
+"""A function that an operand goes through before it is multiplied."""
 
 
 def uniform(quantizer: Uniform, x: mx.array) -> mx.array:
