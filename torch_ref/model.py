@@ -99,9 +99,10 @@ class Model:
 
     def merged(self, dequantize: bool = False) -> Tensors:
         replaced = methods.merge(self.network, dequantize)
-        tensors = to_tensors(every(self.network))
-        methods.unmerge(self.network, replaced)
-        return tensors
+        try:
+            return to_tensors(every(self.network))
+        finally:
+            methods.unmerge(self.network, replaced)
 
     @torch.inference_mode()
     def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:

@@ -35,7 +35,7 @@ def every(network: VisionTransformer) -> Arrays:
 
 @torch.no_grad()
 def load(network: VisionTransformer, tensors: Tensors) -> None:
-    """Sets parameters by name. Raises ValueError where a name is unknown or a shape differs."""
+    """Sets parameters by name, each in its own type. Raises ValueError where a name is unknown or a shape differs."""
     known = every(network)
     for name, tensor in tensors.items():
         if name not in known:

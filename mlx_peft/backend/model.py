@@ -130,9 +130,10 @@ class Model:
     def merged(self, dequantize: bool = False) -> Tensors:
         forks.check()
         replaced = methods.merge(self.network, dequantize)
-        tensors = to_tensors(every(self.network))
-        methods.unmerge(self.network, replaced)
-        return tensors
+        try:
+            return to_tensors(every(self.network))
+        finally:
+            methods.unmerge(self.network, replaced)
 
     def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:
         forks.check()

@@ -45,7 +45,7 @@ def every(network: VisionTransformer) -> Arrays:
 
 
 def load(network: VisionTransformer, tensors: Tensors) -> None:
-    """Sets parameters by name. Raises ValueError where a name is unknown or a shape differs."""
+    """Sets parameters by name, each in its own type. Raises ValueError where a name is unknown or a shape differs."""
     known = every(network)
     arrays = {name: to_mlx(tensor) for name, tensor in tensors.items()}
     for name, array in arrays.items():
@@ -53,7 +53,8 @@ def load(network: VisionTransformer, tensors: Tensors) -> None:
             raise ValueError(f"{name} is no parameter of the model")
         if known[name].shape != array.shape:
             raise ValueError(f"{name} has the shape {tensors[name].shape}")
-    network.update(tree_unflatten(list(arrays.items())))
+    own = [(name, array.astype(known[name].dtype)) for name, array in arrays.items()]
+    network.update(tree_unflatten(own))
 
 
 def fill(network: VisionTransformer, base: Base) -> None:

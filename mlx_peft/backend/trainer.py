@@ -71,7 +71,7 @@ class Trainer:
         self.model.network.train()
         # Over the backward pass too, in which what is checkpointed is traced again.
         with installed(self.model.network, frozen), randomness(key):
-            (_, loss), gradients = mx.value_and_grad(scaled)(trained)
+            (_, loss), gradients = mx.value_and_grad(scaled)({**trained})
         return loss, gradients
 
     # The protocol.
@@ -129,7 +129,7 @@ class Trainer:
         forks.check()
         self.model.network.train()
         count = mx.array(self.model.base.task.total_weight(targets), mx.float32)
-        loss, gradients = mx.value_and_grad(scaled)(self.model.trained)
+        loss, gradients = mx.value_and_grad(scaled)({**self.model.trained})  # a copy: a dictionary keeps what is traced
         return float(loss) / scale, {name: to_timm(g / scale) for name, g in gradients.items()}
 
     def state(self) -> Tensors:

@@ -133,6 +133,37 @@ def test_what_is_not_said_to_merge_into_codes_is_refused_over_them(side, name):
         side.methods.merge(model)
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "dequantize", "failing"),
+    [
+        ("lora", {"rank": 3, "targets": "all-linear"}, False, "adapted"),
+        ("lora", {"rank": 3, "targets": "all-linear", "bits": 4}, True, "adapted"),
+        ("full", {"qat": QAT(bits=4, group_size=GROUP)}, True, "rounded"),
+        ("linear", {"bits": 4}, True, "quantised"),
+    ],
+    ids=["adapted", "adapted over codes", "rounded", "quantised"],
+)
+def test_a_merge_that_fails_midway_changes_nothing(side, monkeypatch, name, given, dequantize, failing):
+    model, images = build(side, name, **given), pixels(2)
+    before, layers = side.answers(model, images), list(model.named_modules())
+    function, calls = "dequantized" if failing == "quantised" else "merged", []
+    kind = next(kind for kind in type(model.blocks[0].attn.qkv).__mro__ if function in vars(kind))
+    real = getattr(kind, function)
+
+    def failing_at_the_second(self):
+        calls.append(self)
+        if len(calls) == 2:
+            raise MemoryError
+        return real(self)
+
+    monkeypatch.setattr(kind, function, failing_at_the_second)
+    with pytest.raises(MemoryError):
+        side.methods.merge(model, dequantize)
+    assert len(calls) == 2
+    assert all(mine is its for (_, mine), (_, its) in zip(layers, model.named_modules(), strict=True))
+    assert np.array_equal(side.answers(model, images), before)
+
+
 @pytest.mark.parametrize("name", OVER_CODES)
 def test_what_is_over_codes_needs_them_and_merges_into_them(side, name):
     with pytest.raises(UserError, match="needs a quantised base"):

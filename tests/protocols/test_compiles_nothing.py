@@ -11,6 +11,8 @@ from mlx.utils import tree_flatten
 
 from convert.base import load_base
 from mlx_peft.backend.model import Model
+from mlx_peft.backend.models.stochastic import current_key
+from mlx_peft.backend.models.vit import Block
 from mlx_peft.backend.trainer import Trainer
 from mlx_peft.config.schema import Experiment
 
@@ -66,6 +68,11 @@ def test_another_adapter_is_answered_with_by_what_is_compiled(method: str, trace
     assert traces == ["evaluation"]
     np.testing.assert_array_equal(answers[0], answers[2])
     assert not np.allclose(answers[0], answers[1])
+    model.load_adapter({name: tensor.astype(np.float64) for name, tensor in second.items()})
+    np.testing.assert_array_equal(model.logits(IMAGES), answers[1])
+    model.load_adapter({name: tensor.astype(np.float16) for name, tensor in second.items()})
+    model.logits(IMAGES)
+    assert traces == ["evaluation"] and {tensor.dtype for tensor in model.trained.values()} == {mx.float32}
     mx.disable_compile()
     model.load_adapter(second)
     np.testing.assert_allclose(model.logits(IMAGES), answers[1], rtol=1e-4, atol=1e-5)  # by the order of some sums
@@ -85,6 +92,12 @@ def test_a_state_is_trained_on_by_what_is_compiled(method: str, parts: int, trac
     assert one.model.adapter().keys() == other.model.adapter().keys()
 
 
+def untouched(model: Model) -> bool:
+    """Whether the network has the very arrays that the model holds."""
+    there, held = dict(tree_flatten(model.network.parameters())), model.frozen | model.trained
+    return there.keys() == held.keys() and all(there[name] is array for name, array in held.items())
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_tracing_leaves_nothing_of_its_own_in_the_network(checkpointing: bool, traces: list[str]) -> None:
     """Neither the arrays lent to it, nor those of a block that is computed again in the backward pass."""
@@ -95,8 +108,39 @@ def test_tracing_leaves_nothing_of_its_own_in_the_network(checkpointing: bool, t
         lambda: one.loss_and_gradients(IMAGES, TARGETS),
     ):
         act()
-        there = dict(tree_flatten(one.model.network.parameters()))
-        held = one.model.frozen | one.model.trained
-        assert there.keys() == held.keys()
-        assert all(there[name] is array for name, array in held.items())
+        assert untouched(one.model)
     mx.eval(one.model.network.parameters())
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_an_error_while_tracing_leaves_nothing_either(
+    checkpointing: bool, compiling: bool, compiled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first block, in the second, and in the backward pass, in which blocks are computed again."""
+    one, feed = trainer("lora", gradient_checkpointing=checkpointing), Block.feed
+    held = dict(one.model.frozen | one.model.trained)
+    if not compiling:
+        mx.disable_compile()
+    for last in (1, 2, *([3] if checkpointing else [])):
+        for act in (
+            *([lambda: one.model.logits(IMAGES)] if last < 3 else []),
+            lambda: one.loss_and_gradients(IMAGES, TARGETS),
+            lambda: one.train_step(IMAGES, TARGETS, 1e-2),
+        ):
+            calls: list[mx.array] = []
+
+            def failing(self: Block, x: mx.array, last: int = last, calls: list[mx.array] = calls) -> mx.array:
+                calls.append(x)
+                if len(calls) == last:
+                    raise RuntimeError("broken off")
+                return feed(self, x)
+
+            monkeypatch.setattr(Block, "feed", failing)
+            with pytest.raises(RuntimeError, match="broken off"):
+                act()
+            assert untouched(one.model) and current_key() is None
+            assert all(array is held[name] for name, array in (one.model.frozen | one.model.trained).items())
+    assert one.step == 0
+    monkeypatch.setattr(Block, "feed", feed)
+    float(one.train_step(IMAGES, TARGETS, 1e-2))

@@ -39,6 +39,7 @@ def unrounded(model: VisionTransformer) -> dict[str, nn.Module]:
 def merge(model: VisionTransformer) -> dict[str, nn.Module]:
     """Replaces each layer whose weight is rounded by its quantised one. Returns what was replaced."""
     replaced = layers(model)
-    for path, layer in replaced.items():
-        replace(model, path, layer.merged())
+    merged = {path: layer.merged() for path, layer in replaced.items()}  # all of them, before one is put in place
+    for path, layer in merged.items():
+        replace(model, path, layer)
     return replaced

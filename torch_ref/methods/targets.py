@@ -44,8 +44,9 @@ def unwrap(model: VisionTransformer, keeps_codes: bool) -> dict[str, nn.Module]:
                 "such codes: either merge into dequantised weights (dequantize), which is exact, or quantise the "
                 "merged ones again (requantize), which is not"
             )
-    for path, layer in replaced.items():
-        replace(model, path, layer.merged())
+    merged = {path: layer.merged() for path, layer in replaced.items()}  # all of them, before one is put in place
+    for path, layer in merged.items():
+        replace(model, path, layer)
     return replaced
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -97,18 +98,19 @@ def merge(model: VisionTransformer, dequantize: bool = False) -> dict[str, nn.Mo
     What was trained through codes is in codes after that. With ``dequantize`` nothing is: a quantised base becomes a
     plain one first, and codes that were trained towards become the plain weights that they stand for.
 
-    Raises UserError where the mathematics does not allow it.
+    Raises UserError, and changes nothing, where the mathematics does not allow it.
     """
-    below = quantized.dequantize(model) if dequantize else {}
+    written_out = [partial(quantized.dequantize, model)] if dequantize else []
+    method = [partial(METHODS[model.method.name].merge, model)] if model.method is not None else []
+    replaced: dict[str, nn.Module] = {}
     try:
-        replaced = {} if model.method is None else METHODS[model.method.name].merge(model)
-    except UserError:
-        unmerge(model, below)
+        for step in (*written_out, *method, partial(rounding.merge, model), *written_out):
+            # The last first: what was below a merged layer is in its place again only after that.
+            replaced = step() | replaced
+    except BaseException:
+        unmerge(model, replaced)
         raise
-    replaced |= rounding.merge(model)
-    written_out = quantized.dequantize(model) if dequantize else {}
-    # In this order: what was below a merged layer is in its place again only after that.
-    return written_out | replaced | below
+    return replaced
 
 
 def remove(model: VisionTransformer) -> None:

@@ -29,8 +29,9 @@ def layers(model: VisionTransformer) -> dict[str, QuantizedLinear]:
 def dequantize(model: VisionTransformer) -> dict[str, nn.Module]:
     """Replaces each quantised layer by a plain one with the weight its codes stand for. Returns what was replaced."""
     replaced = layers(model)
-    for path, layer in replaced.items():
-        replace(model, path, layer.dequantized())
+    dequantized = {path: layer.dequantized() for path, layer in replaced.items()}  # all, before one is put in place
+    for path, layer in dequantized.items():
+        replace(model, path, layer)
     return replaced
 
 
