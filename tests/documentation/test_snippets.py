@@ -81,8 +81,8 @@ MADE = {
 STOPPED = {("docs/runs.md", "What may be changed on the way")}
 """Where ``runs/mine`` is a run that was stopped in its middle."""
 
-LANGUAGES = {"", "yaml", "python"}
-"""Commands have none."""
+LANGUAGES = {"", "yaml", "python", "mermaid"}
+"""Commands have none. Of pictures: tests/house/test_picture.py."""
 
 
 def of_language(language: str) -> list:
