@@ -67,6 +67,7 @@ class Trainer:
         self.model.network.train()
         parts = self.experiment.train.accumulate
         loss, scale = torch.zeros((), device=self.model.device), self.update.scale()
+        self.update.optimizer.zero_grad()  # what a step that was broken off has left
         with randomness(self.experiment.seed << 32 | self.step):
             for x, y in zip(np.split(images, parts), np.split(targets, parts), strict=True):
                 part = self.loss(x, y, weight, parts)

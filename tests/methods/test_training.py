@@ -116,6 +116,27 @@ def test_a_saved_state_goes_on_bit_for_bit(build, batch, optimizer):
         np.testing.assert_array_equal(a[name], b[name])
 
 
+def test_a_step_that_is_broken_off_is_as_if_it_had_not_begun(build, batch, monkeypatch):
+    """In its second part: the gradients of the first are gone with it."""
+    trainer, other = (build(LORA | {"dropout": 0.1}, train={"accumulate": 2}) for _ in range(2))
+    forward, calls = trainer.model.forward, []
+
+    def failing(inputs):
+        calls.append(inputs)
+        if len(calls) == 2:
+            raise MemoryError
+        return forward(inputs)
+
+    monkeypatch.setattr(trainer.model, "forward", failing)
+    with pytest.raises(MemoryError):
+        trainer.train_step(*batch, 1e-2)
+    assert trainer.step == 0
+    (losses, a), (losses_b, b) = trained(trainer, batch), trained(other, batch)
+    assert losses == losses_b
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
 def test_evaluation_drops_nothing(build, batch):
     trainer = build(LORA | {"dropout": 0.5}, {"head_dropout": 0.5})
     np.testing.assert_array_equal(trainer.model.logits(batch[0]), trainer.model.logits(batch[0]))
