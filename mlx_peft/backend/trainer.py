@@ -91,21 +91,20 @@ class Trainer:
         return loss
 
     def _summed(self, images: np.ndarray, targets: np.ndarray, weight: float) -> tuple[mx.array, Arrays]:
-        """Loss and gradients of a batch, the sums of its parts'; nothing has been waited for but all parts before the
-        last."""
+        """Loss and gradients of a batch, the sums of its parts'; where there are several, they have been waited for."""
         key, parts = mx.random.key(self.experiment.seed << 32 | self.step), self.experiment.train.accumulate
         keys = mx.random.split(key, parts) if parts > 1 else [key]
         count, scale = mx.array(weight, mx.float32), mx.array(self.update.scale(self.slots))
         loss = mx.array(0.0)
         total: Arrays = {}
         for key, x, y in zip(keys, np.split(images, parts), np.split(targets, parts), strict=True):
-            if total:
-                mx.eval(loss, total)  # lets go of the activations of the part before
             part, gradients = self._gradients(
                 self.model.frozen, self.model.trained, mx.array(x), mx.array(y), count, scale, key
             )
             total = {name: total[name] + g for name, g in gradients.items()} if total else gradients
             loss = loss + part
+            if parts > 1:
+                mx.eval(loss, total)  # lets go of this part's activations before whatever is next
         return loss, total
 
     def scores(self) -> Tensors:
