@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hub_stand_in import Hub, standing_in
+from PIL import Image
 from typer.testing import CliRunner
 
+from convert.base import load_base
+from convert.timm.write import write_model
 from mlx_peft.cli.app import app
-from mlx_peft.config.schema import Experiment
+from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.training.train import train
 
 ARGS = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -47,3 +51,24 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a command line in an empty folder, with torch."""
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)), obj="torch")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 32, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A whole model's folder."""
+    args = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
+    base = load_base(Model(name="vit_tiny_patch16_224", weights="none", image_size=32, args=args), 3, seed=0)
+    write_model(tmp_path / "model", base=base, tensors=base.tensors)
+    return tmp_path / "model"
