@@ -343,7 +343,7 @@ def test_the_original_file_of_dino_asks_which_model_is_meant(tmp_path: Path) -> 
     asked = [tmp_path / "dino.pth", tmp_path / "out", "--to", "mlx", "--model", "vit_small_patch16_224.dino", *sizes]
     asked += ["--set", f"img_size={SIZE}"]
     refused = command(*asked)
-    assert refused.exit_code == 2 and "say --part teacher or --part student" in refused.stderr
+    assert refused.exit_code == 2 and "choose the part teacher or student (--part NAME)" in refused.stderr
     converted(*asked, "--part", "teacher")
     for name, tensor in models[1].state_dict().items():
         np.testing.assert_array_equal(on_disk(tmp_path / "out")[name], tensor.numpy())
@@ -356,7 +356,7 @@ def test_a_training_checkpoint_of_deit_offers_both_of_its_models(tmp_path: Path)
     asked = [tmp_path / "a.pth", tmp_path / "out", "--to", "mlx", "--model", "deit_tiny_patch16_224.fb_in1k", *sizes]
     asked += ["--set", f"img_size={SIZE}"]
     refused = command(*asked)
-    assert refused.exit_code == 2 and "say --part model or --part model_ema" in refused.stderr
+    assert refused.exit_code == 2 and "choose the part model or model_ema (--part NAME)" in refused.stderr
     converted(*asked, "--part", "model")
     np.testing.assert_array_equal(on_disk(tmp_path / "out")["head.weight"], state["head.weight"].numpy())
 
@@ -461,19 +461,19 @@ def test_what_is_said_to_a_person(source: Path, tmp_path: Path) -> None:
 
 
 def test_a_name_without_its_suffix_is_refused_before_the_source_is_opened(tmp_path: Path) -> None:
-    assert "name what is to be written 'out.onnx'" in command("missing.pth", tmp_path / "out", "--to", "onnx").stderr
+    assert "such as 'out.onnx'" in command("missing.pth", tmp_path / "out", "--to", "onnx").stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--to", "timm", "--bits", "4"], "only --to mlx holds quantised weights"),
-        (["--to", "mlx", "--bits", "7"], "--bits: one of"),
-        (["--to", "onnx"], "name what is to be written 'out.onnx'"),
-        (["--to", "coreml"], "name what is to be written 'out.mlpackage'"),
-        (["--to", "onnx", "--dtype", "float16"], "--dtype: --to onnx has float32"),
-        (["--to", "mlx", "--weights", "here"], "--adapter and --weights are for an adapter"),
-        (["--to", "mlx", "--set", "dept=2"], "--set.dept: no such field of a ViT; did you mean 'depth'"),
+        (["--to", "timm", "--bits", "4"], "only the format mlx holds quantised weights, not timm"),
+        (["--to", "mlx", "--bits", "7"], "bits should be one of 8, 6, 5, 4, 3, 2, not 7"),
+        (["--to", "onnx"], "such as 'out.onnx'"),
+        (["--to", "coreml"], "such as 'out.mlpackage'"),
+        (["--to", "onnx", "--dtype", "float16"], "the format onnx has float32, not float16"),
+        (["--to", "mlx", "--weights", "here"], "an adapter's name or its weights were given, and .* is no adapter"),
+        (["--to", "mlx", "--set", "dept=2"], "args.dept: no such field of a ViT; did you mean 'depth'"),
         (["--to", "mlx", "--model", "vit_base_patch16_224"], "but .* is of a 'vit_tiny_patch16_224'"),
     ],
 )
