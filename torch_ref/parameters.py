@@ -41,7 +41,7 @@ def load(network: VisionTransformer, tensors: Tensors) -> None:
         if name not in known:
             raise ValueError(f"{name} is no parameter of the model")
         if known[name].shape != tensor.shape:
-            raise ValueError(f"{name} has the shape {tensor.shape}")
+            raise ValueError(f"{name} has the shape {tensor.shape}, not {tuple(known[name].shape)}")
     for name, tensor in tensors.items():
         known[name].copy_(torch.from_numpy(np.asarray(tensor)))
 

@@ -46,7 +46,8 @@ def unpack(method: IA3, packed: Tensors) -> Tensors:
     for layer, held in layers.items():
         name, tensor = f"{layer}.ia3_l", held["ia3_l"]
         if tensor.ndim != 2 or tensor.shape[0 if _feedforward(method, layer) else 1] != 1:
-            raise ValueError(f"{name} has the shape {tensor.shape}")
+            expected = "(1, in)" if _feedforward(method, layer) else "(out, 1)"
+            raise ValueError(f"{name} should have the shape {expected}, not {tensor.shape}")
         parts = parts_of(method.targets, layer)
         tensors[name] = gathered(tensor.ravel(), parts, 1) if parts else tensor.ravel()
     return tensors

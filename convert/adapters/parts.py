@@ -45,7 +45,9 @@ def spread(values: np.ndarray, parts: Sequence[str], fill: float, among: Sequenc
 def picked(whole: np.ndarray, parts: Sequence[str], among: Sequence[str] = PARTS) -> np.ndarray:
     """The parts' own values, one after the other. Raises ValueError where ``whole`` has not as many of each part."""
     if whole.ndim != 1 or len(whole) % len(among):
-        raise ValueError(f"a tensor of {len(among)} parts has the shape {whole.shape}")
+        raise ValueError(
+            f"a tensor of {len(among)} parts should be a vector of {len(among)} equal parts, not of shape {whole.shape}"
+        )
     own: np.ndarray = whole.reshape(len(among), -1)[[among.index(part) for part in parts]].ravel()
     return own
 

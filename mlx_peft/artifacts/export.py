@@ -34,7 +34,9 @@ class Kind:
     def must_be_name_of(self, out: Path) -> None:
         """Raises UserError at a name without the suffix."""
         if out.suffix != self.suffix:
-            raise UserError(f"{out}: name what is to be written {out.with_suffix(self.suffix).name!r}")
+            raise UserError(
+                f"{out} should have a name that ends in {self.suffix}, such as {out.with_suffix(self.suffix).name!r}"
+            )
 
 
 def _no_classifier(task: Task) -> str | None:

@@ -102,7 +102,9 @@ def merge_run(
     """
     must_be_new(out)
     if dequantize and requantize:
-        raise UserError("dequantize and requantize: choose one", arguments=("dequantize", "requantize"))
+        raise UserError(
+            "dequantize and requantize exclude each other: choose one", arguments=("dequantize", "requantize")
+        )
     loaded = load_run(path, backend, name=name, precision="float32", model=model)
     if loaded.codes is None and (dequantize or requantize):
         which = "dequantize" if dequantize else "requantize"

@@ -108,7 +108,7 @@ def simulate_run(
     try:
         tensors = loaded.model.merged(dequantize=True)
     except UserError as error:
-        raise UserError(f"only a model of its own weights alone is quantised in simulation: {error}") from None
+        raise UserError(f"quantisation is simulated on merged weights: {error}") from None
 
     def evaluated(model: Model) -> tuple[Metrics, list[np.ndarray]]:
         batches = eval_batches(wanted, experiment.data, loaded.preprocessing, loaded.image_size)

@@ -100,7 +100,7 @@ def open_source(
         return _run(path, named, adapter, backend)
     if adapter is not None or weights != "timm":
         raise UserError(
-            f"a name and weights are for an adapter, and {source} is none", arguments=("adapter", "weights")
+            f"an adapter's name or its weights were given, and {source} is no adapter", arguments=("adapter", "weights")
         )
     args = args or {}
     path, found = _checkpoint(source, path, Asked(model, args), part)

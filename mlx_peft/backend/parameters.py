@@ -52,7 +52,7 @@ def load(network: VisionTransformer, tensors: Tensors) -> None:
         if name not in known:
             raise ValueError(f"{name} is no parameter of the model")
         if known[name].shape != array.shape:
-            raise ValueError(f"{name} has the shape {tensors[name].shape}")
+            raise ValueError(f"{name} has the shape {tensors[name].shape}, not {known[name].shape}")
     own = [(name, array.astype(known[name].dtype)) for name, array in arrays.items()]
     network.update(tree_unflatten(own))
 

@@ -82,7 +82,7 @@ class Cache(Section):
     @model_validator(mode="after")
     def _side_of_what_is_kept(self) -> Cache:
         if self.side is not None and not self.gigabytes:
-            raise ValueError("side is that of kept images: set gigabytes too")
+            raise ValueError("side is the size of the images that are kept: set gigabytes too")
         return self
 
 

@@ -42,7 +42,7 @@ def open_own(path: Path, magic: bytes) -> int:
         status = os.fstat(file)
         known = os.pread(file, len(magic), 0) == magic if status.st_size else status.st_nlink == 1
         if not stat.S_ISREG(status.st_mode) or not known:
-            raise OSError(errno.EEXIST, f"{path.name} there is a file of somebody else's")
+            raise OSError(errno.EEXIST, f"{path.name} is somebody else's file")
     except BaseException:
         os.close(file)
         raise

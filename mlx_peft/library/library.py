@@ -102,7 +102,7 @@ class Library(Generic[AnyNetwork]):
             raise UserError("the model has no method: add one with add_adapter")
         tensors = self.framework.stored(model)
         if missing := [name for name in model.adapter_names if name not in tensors]:
-            raise UserError(f"the method is merged into the model, {missing[0]} is gone: unmerge it first")
+            raise UserError(f"the method is merged into the model, which no longer has {missing[0]}: unmerge it first")
         base = model.base
         return write_adapter(
             Path(folder),

@@ -48,7 +48,7 @@ class RankAllocator:
         if method.t_init + method.t_final >= steps:
             raise UserError(
                 f"method.t_init {method.t_init} + method.t_final {method.t_final} leave no step to prune in: "
-                f"the run has {steps} in all, and the two should be fewer together"
+                f"the run has {steps} in all, and the sum of the two should be smaller"
             )
         if self.prunes and self.last < 2:
             raise UserError(

@@ -135,7 +135,7 @@ class Loop:
             while self.under_way:
                 self.settle()
             if self.trainer.step != self.position.step:
-                raise UserError("a step was broken off in the middle")
+                raise UserError("a step was interrupted before its end")
             self.save()
         except Exception as error:
             kept = f"the one in {self.folder.last} is kept" if self.folder.last.exists() else "there is none yet"

@@ -91,7 +91,10 @@ def check_data(experiment: Experiment, dataset: Dataset) -> None:
     """Raises UserError where the experiment asks for what the data set does not have: a split, or as many steps."""
     steps = experiment.train.epochs * steps_per_epoch(dataset.train, experiment.data.batch_size)
     if steps > MOST_STEPS:
-        raise UserError(f"train.epochs: {experiment.train.epochs:,} would be {steps:,} steps, at most {MOST_STEPS:,}")
+        raise UserError(
+            f"train.epochs: {experiment.train.epochs:,} epochs would be {steps:,} steps, "
+            f"and a run may have {MOST_STEPS:,}"
+        )
     allocator(experiment.method, steps)
     if experiment.train.early_stopping and dataset.val is None:
         raise UserError(

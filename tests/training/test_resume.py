@@ -265,7 +265,7 @@ def test_a_step_that_breaks_off_in_the_middle_is_not_kept(
         patch.setattr(trainer, "train_step", halfway)
         with pytest.raises(MemoryError):
             train(engine.experiment(), engine.out, progress=watcher)
-    assert "no checkpoint could be written before the end (a step was broken off in the middle)" in watcher.notes[-1]
+    assert "no checkpoint could be written before the end (a step was interrupted before its end)" in watcher.notes[-1]
     train(engine.experiment(), engine.out, resume=True)
     assert outcome(engine.out) == whole
 

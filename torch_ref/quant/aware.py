@@ -108,7 +108,10 @@ class AwareLayer:
 
     def terms(self) -> NoReturn:
         """Raises UserError: each adapter's weight is rounded otherwise, so that no part of the products is shared."""
-        raise UserError("what is trained through codes has a weight of its own, with the update in it: merge it")
+        raise UserError(
+            "an adapter that is trained through codes cannot be mixed with others in a batch, as its update is part of "
+            "the rounded weight: merge it"
+        )
 
     def merged(self) -> QuantizedLinear:
         """The quantised layer whose product training saw."""
