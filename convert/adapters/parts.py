@@ -46,7 +46,7 @@ def picked(whole: np.ndarray, parts: Sequence[str], among: Sequence[str] = PARTS
     """The parts' own values, one after the other. Raises ValueError where ``whole`` has not as many of each part."""
     if whole.ndim != 1 or len(whole) % len(among):
         raise ValueError(
-            f"a tensor of {len(among)} parts should be a vector of {len(among)} equal parts, not of shape {whole.shape}"
+            f"a tensor of {len(among)} parts should be a vector of as many equal parts, not of the shape {whole.shape}"
         )
     own: np.ndarray = whole.reshape(len(among), -1)[[among.index(part) for part in parts]].ravel()
     return own
