@@ -16,6 +16,7 @@ import pytest
 from hanging import HUNG
 from PIL import Image
 
+from mlx_peft.cli import sweep
 from mlx_peft.config.suite import load
 from mlx_peft.core.border import Device
 
@@ -177,9 +178,11 @@ def test_the_readme_s_suite_is_what_it_says(command: Any) -> None:
     assert len(names) == (2 + 2 + 1) * 3
 
 
-STOPPING = """
+STOPPING = (
+    f"A_RUN = {list(sweep.WORKER[1:])}"
+    + """
 import os, signal, sys
-if sys.orig_argv[1:3] == ["-m", "mlx_peft.cli.sweep"]:
+if sys.orig_argv[1:3] == A_RUN:
     from mlx_peft.training.run import MetricsFile
 
     write, written = MetricsFile.write, []
@@ -196,6 +199,7 @@ if sys.orig_argv[1:3] == ["-m", "mlx_peft.cli.sweep"]:
 
     MetricsFile.write = stopping
 """
+)
 """The start of a run that ends its sweep at the second line of its metrics, however fast the machine is."""
 
 
