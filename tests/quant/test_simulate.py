@@ -178,7 +178,7 @@ def test_refusals_say_why(run, tmp_path):
     done = command("simulate", tmp_path)
     assert done.exit_code == 2 and "is not a run" in done.stderr
     done = command("simulate", trained(tmp_path / "vpt", {"name": "vpt"}))
-    assert done.exit_code == 2 and "method vpt cannot be merged" in done.stderr and "simulation" in done.stderr
+    assert done.exit_code == 2 and "method vpt cannot be merged" in done.stderr and "simulated" in done.stderr
     whole = trained(tmp_path / "whole", {"name": "linear"}, data={"name": "digits", "split": {"val": 0.1}})
     done = command("simulate", whole)
     assert done.exit_code == 2 and "has no test split in this run" in done.stderr
