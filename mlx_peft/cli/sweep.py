@@ -16,7 +16,8 @@ from mlx_peft.cli.output import kept_elsewhere, said_beside
 from mlx_peft.cli.report import show
 
 if TYPE_CHECKING:
-    from mlx_peft.studies.sweep import Outcome, SuiteRun
+    from mlx_peft.studies.ready import SuiteRun
+    from mlx_peft.studies.sweep import Outcome
 
 WORKER = (sys.executable, "-m", "mlx_peft.cli.worker")
 """The process of one run; the program's name is its argument."""
@@ -43,12 +44,13 @@ def sweep(
     from mlx_peft.cli.progress import Lines, watch
     from mlx_peft.config import recipes
     from mlx_peft.config.suite import load
+    from mlx_peft.studies import ready
     from mlx_peft.studies import sweep as study
 
     planned = load(recipes.locate(suite, "suite"), **reading(ctx, overrides, backend))
     out = out or Path("runs") / Path(suite).stem
     with watch() as progress:
-        runs = study.check(planned, out, progress.opening)
+        runs = ready.check(planned, out, progress.opening)
     note = Lines().note
     outcomes: dict[str, Outcome] = {}
     with said_beside(out / "sweep.json"):

@@ -21,7 +21,7 @@ from hanging import HUNG
 
 from mlx_peft.cli import main
 from mlx_peft.cli.output import NOTE
-from mlx_peft.studies import sweep
+from mlx_peft.studies import ready, sweep
 from mlx_peft.training.train import train
 
 RUN = {"model": MODEL, "method": {"name": "linear"}, "data": {"name": "digits", "batch_size": 8}}
@@ -95,12 +95,12 @@ def test_a_run_outlives_what_it_prints_to(ended: Ended, opened: Callable[[], int
 
 
 def test_a_sweep_outlives_what_it_prints_to(ended: Ended, monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
-    def made(run: sweep.SuiteRun, worker: object, relay: object) -> sweep.Outcome:
+    def made(run: ready.SuiteRun, worker: object, relay: object) -> sweep.Outcome:
         train(run.experiment, run.folder.path)
         return sweep.Outcome(run, "finished")
 
     monkeypatch.setattr(sweep, "work", made)
-    monkeypatch.setattr(sweep, "open_dataset", lambda config, watch=None: engine.dataset())
+    monkeypatch.setattr(ready, "open_dataset", lambda config, watch=None: engine.dataset())
     Path("suite.yaml").write_text(yaml.safe_dump({"base": "run.yaml", "seeds": [0, 1]}))
     out = closed_pipe()
     assert ended("sweep", "suite.yaml", "--out", "runs", stdout=out, stderr=out) == (0, "")

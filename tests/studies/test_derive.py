@@ -15,7 +15,7 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.config.step import Step
 from mlx_peft.config.suite import Planned
 from mlx_peft.core.errors import UserError
-from mlx_peft.studies import sweep
+from mlx_peft.studies import ready, sweep
 from mlx_peft.studies.derive import derive, step_id
 from mlx_peft.training.train import train
 from mlx_peft.vit.registry import find
@@ -148,11 +148,11 @@ def test_what_cannot_be_made_of_a_run_is_said_before_any_run_starts(
     config: Experiment, step: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=f"(?s)nothing was started.*run-x: .*{message}"):
-        sweep.check(planned("run", {"name": "x", **step}, config), tmp_path)
+        ready.check(planned("run", {"name": "x", **step}, config), tmp_path)
 
 
 def test_nothing_is_made_of_a_run_that_failed(tmp_path: Path) -> None:
-    runs = sweep.check(planned("run", {"name": "merged", "merge": "exact"}, experiment({"name": "lora"})), tmp_path)
+    runs = ready.check(planned("run", {"name": "merged", "merge": "exact"}, experiment({"name": "lora"})), tmp_path)
     worker = (sys.executable, "-I", "-S", "-c", "import sys; sys.exit('Traceback')")
     outcomes = {
         done.run.name: (done.status, done.error) for done in sweep.run(runs, tmp_path, worker, lambda note: None)

@@ -20,7 +20,7 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.config.suite import Planned
 from mlx_peft.core.errors import UserError
 from mlx_peft.protocols import loading
-from mlx_peft.studies import sweep
+from mlx_peft.studies import ready, sweep
 from mlx_peft.training.run import RunFolder
 from mlx_peft.training.train import train
 
@@ -65,7 +65,7 @@ def dataset(engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Callabl
         opened: list[Any] = []
         found = engine.dataset(**splits)
         engine.install(found)
-        monkeypatch.setattr(sweep, "open_dataset", lambda data, watch: opened.append(data) or found)
+        monkeypatch.setattr(ready, "open_dataset", lambda data, watch: opened.append(data) or found)
         return opened
 
     put()
@@ -83,13 +83,13 @@ def changed(experiment: Experiment, **changes: Any) -> Experiment:
 
 
 def outcomes(
-    runs: list[sweep.SuiteRun], out: Path, notes: list[str] | None = None
+    runs: list[ready.SuiteRun], out: Path, notes: list[str] | None = None
 ) -> dict[str, tuple[str, str | None]]:
     made = sweep.run(runs, out, COMMAND, (notes if notes is not None else []).append)
     return {outcome.run.name: (outcome.status, outcome.error) for outcome in made}
 
 
-def starts(run: sweep.SuiteRun) -> int:
+def starts(run: ready.SuiteRun) -> int:
     file = run.folder.path / "starts"
     return len(file.read_text().splitlines()) if file.exists() else 0
 
@@ -97,15 +97,15 @@ def starts(run: sweep.SuiteRun) -> int:
 def test_an_identity_is_the_one_that_training_gives(
     engine: SimpleNamespace, plan: Any, dataset: Any, tmp_path: Path
 ) -> None:
-    first, second = sweep.check(plan(a=1, b=2), tmp_path / "sweep")
+    first, second = ready.check(plan(a=1, b=2), tmp_path / "sweep")
     assert first.run_id != second.run_id
     assert train(first.experiment, tmp_path / "run")["run_id"] == first.run_id
     dataset(val=False)
-    assert sweep.check(plan(a=1), tmp_path / "sweep")[0].run_id != first.run_id
+    assert ready.check(plan(a=1), tmp_path / "sweep")[0].run_id != first.run_id
 
 
 def test_checking_writes_nothing(plan: Any, tmp_path: Path) -> None:
-    sweep.check(plan(a=1), tmp_path / "sweep")
+    ready.check(plan(a=1), tmp_path / "sweep")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -117,14 +117,14 @@ def test_each_data_set_is_opened_once(plan: Any, dataset: Any, tmp_path: Path) -
         Planned("c", changed(planned[0].experiment, data=data | {"batch_size": 4, "augment": {"flip": True}}))
     )
     planned.append(Planned("d", changed(planned[0].experiment, data=data | {"split": {"seed": 1}})))
-    sweep.check(planned, tmp_path)
+    ready.check(planned, tmp_path)
     assert [config.split.seed for config in opened] == [0, 1]
 
 
 def test_a_finished_run_is_known_by_its_identity_whatever_its_folder(plan: Any, tmp_path: Path) -> None:
     (planned,) = plan(a=1)
     train(planned.experiment, tmp_path / "an-older-name")
-    (run,) = sweep.check([planned], tmp_path)
+    (run,) = ready.check([planned], tmp_path)
     assert run.folder == RunFolder(tmp_path / "an-older-name")
     assert outcomes([run], tmp_path) == {"a": ("finished", None)}
     assert starts(run) == 0
@@ -135,7 +135,7 @@ def test_a_folder_with_another_run_is_refused_with_what_differs(plan: Any, tmp_p
     train(first.experiment, tmp_path / "a")
     before = (tmp_path / "a" / "config.yaml").read_bytes()
     with pytest.raises(UserError) as caught:
-        sweep.check([Planned("a", other.experiment)], tmp_path)
+        ready.check([Planned("a", other.experiment)], tmp_path)
     assert str(caught.value).splitlines() == [
         "nothing was started:",
         f"  a: the run cannot be continued with another configuration than its own, {tmp_path}/a/config.yaml:",
@@ -150,19 +150,19 @@ def test_a_finished_run_on_other_images_is_refused(plan: Any, dataset: Any, tmp_
     train(planned.experiment, tmp_path / "a")
     dataset(test=False)
     with pytest.raises(UserError, match=r"(?s)a holds a run on other images: .*\n    test.size: 21 there, None now"):
-        sweep.check([planned], tmp_path)
+        ready.check([planned], tmp_path)
 
 
 def test_a_folder_that_holds_something_else_is_refused(plan: Any, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "notes.txt").touch()
     with pytest.raises(UserError, match=r"a: .*a is not empty and holds no run"):
-        sweep.check(plan(a=1), tmp_path)
+        ready.check(plan(a=1), tmp_path)
 
 
 def test_two_runs_that_are_the_same_experiment_are_refused(plan: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\n  b: is the same experiment as a$"):
-        sweep.check(plan(a=1, b=1), tmp_path)
+        ready.check(plan(a=1, b=1), tmp_path)
 
 
 def test_all_that_is_wrong_is_said_before_anything_starts(plan: Any, dataset: Any, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_all_that_is_wrong_is_said_before_anything_starts(plan: Any, dataset: An
         Planned("again", good.experiment),
     ]
     with pytest.raises(UserError) as caught:
-        sweep.check(planned, tmp_path)
+        ready.check(planned, tmp_path)
     message = str(caught.value)
     assert [line.split(":")[0] for line in message.splitlines()] == [
         "nothing was started", "  weights", "  method", "  data", "  again",
@@ -196,20 +196,20 @@ def test_a_framework_that_is_missing_is_told_before_anything_starts(
 ) -> None:
     monkeypatch.setitem(loading.BACKENDS, "mlx", "no_such_module")
     with pytest.raises(UserError, match="every run: the mlx backend cannot be loaded"):
-        sweep.check(plan(a=1, b=2), tmp_path)
+        ready.check(plan(a=1, b=2), tmp_path)
 
 
 def test_what_is_wrong_with_every_run_is_said_once(plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(data: Any, watch: Any) -> None:
         raise UserError("data.root: no such folder")
 
-    monkeypatch.setattr(sweep, "open_dataset", missing)
+    monkeypatch.setattr(ready, "open_dataset", missing)
     with pytest.raises(UserError, match=r"^nothing was started:\n  every run: data.root: no such folder$"):
-        sweep.check(plan(a=1, b=2), tmp_path)
+        ready.check(plan(a=1, b=2), tmp_path)
 
 
 def test_runs_are_made_in_order_and_each_is_told_its_experiment(plan: Any, tmp_path: Path) -> None:
-    runs, notes = sweep.check(plan(b=1, a=6), tmp_path / "sweep"), []
+    runs, notes = ready.check(plan(b=1, a=6), tmp_path / "sweep"), []
     assert outcomes(runs, tmp_path / "sweep", notes) == {"b": ("finished", None), "a": ("finished", None)}
     assert notes == ["[1/2] b", "[2/2] a"]
     for run in runs:
@@ -218,7 +218,7 @@ def test_runs_are_made_in_order_and_each_is_told_its_experiment(plan: Any, tmp_p
 
 
 def test_a_run_that_fails_does_not_end_the_others_and_is_tried_again(plan: Any, tmp_path: Path) -> None:
-    runs = sweep.check(plan(first=1, nan=2, crash=3, killed=4, last=6), tmp_path)
+    runs = ready.check(plan(first=1, nan=2, crash=3, killed=4, last=6), tmp_path)
     expected = {
         "first": ("finished", None),
         "nan": ("failed", "the loss is nan"),
@@ -232,7 +232,7 @@ def test_a_run_that_fails_does_not_end_the_others_and_is_tried_again(plan: Any, 
 
 
 def test_a_second_sweep_in_the_same_folder_is_refused(plan: Any, tmp_path: Path) -> None:
-    runs = sweep.check(plan(a=1, b=6), tmp_path)
+    runs = ready.check(plan(a=1, b=6), tmp_path)
     first = sweep.run(runs, tmp_path, COMMAND, print)
     next(first)
     with pytest.raises(UserError, match="is in use by another process"):
@@ -244,7 +244,7 @@ def test_a_second_sweep_in_the_same_folder_is_refused(plan: Any, tmp_path: Path)
 def test_a_signal_reaches_the_run_once_and_ends_the_sweep(
     plan: Any, tmp_path: Path, number: signal.Signals, name: str
 ) -> None:
-    runs = sweep.check(plan(first=1, waits=5, last=6), tmp_path)
+    runs = ready.check(plan(first=1, waits=5, last=6), tmp_path)
 
     def interrupt() -> None:
         while not (tmp_path / "waits" / "ready").exists():
@@ -263,7 +263,7 @@ def test_a_signal_reaches_the_run_once_and_ends_the_sweep(
 
 
 def test_a_signal_between_two_runs_ends_the_sweep(plan: Any, tmp_path: Path) -> None:
-    runs = sweep.check(plan(first=1, last=6), tmp_path)
+    runs = ready.check(plan(first=1, last=6), tmp_path)
     made = sweep.run(runs, tmp_path, COMMAND, print)
     assert next(made).status == "finished"
     os.kill(os.getpid(), signal.SIGINT)

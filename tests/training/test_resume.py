@@ -17,7 +17,7 @@ from mlx_peft.config.files import load as load_config
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Batch
-from mlx_peft.studies import sweep
+from mlx_peft.studies import ready
 from mlx_peft.training import feed as feed_module
 from mlx_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from mlx_peft.training.fit import Loop
@@ -357,7 +357,7 @@ def test_a_sweep_does_not_take_a_changed_run_for_one_of_its_own(engine: SimpleNa
     splits = describe_splits(engine.dataset())
     for experiment in (engine.experiment(), lower):
         with pytest.raises(UserError, match=r"train\.optimizer\.lr|was changed on the way"):
-            sweep.check_folder(RunFolder(engine.out), experiment, splits)
+            ready.check_folder(RunFolder(engine.out), experiment, splits)
 
 
 def test_broken_images_may_be_skipped_from_now_on(engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,169 @@
+"""The runs of a suite, each checked against its data, its model and its folder before the first of them starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from convert.base import load_base
+from mlx_peft.adaptation.room import check_training
+from mlx_peft.config import suite
+from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.schema import Augment, Data, Experiment
+from mlx_peft.config.step import Step
+from mlx_peft.core.errors import UserError
+from mlx_peft.data import Dataset, open_dataset
+from mlx_peft.data.looking import Watch, unwatched
+from mlx_peft.protocols.loading import load_backend
+from mlx_peft.studies.derive import check_folder as check_step
+from mlx_peft.studies.derive import step_id
+from mlx_peft.training.prepare import check_data, check_method, describe_splits
+from mlx_peft.training.run import RunFolder, flatten, run_id
+from mlx_peft.training.tracking import check_trackers
+from mlx_peft.vit.architecture import Architecture
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """A run that was checked against its data, its model and its folder: it may start.
+
+    Attributes:
+        step: what is made of the run ``of`` in place of a run of its own; None: a run.
+    """
+
+    name: str
+    experiment: Experiment
+    run_id: str
+    folder: RunFolder
+    step: Step | None = None
+    of: SuiteRun | None = None
+
+
+def check(planned: Sequence[suite.Planned], out: Path, watch: Watch = unwatched) -> list[SuiteRun]:
+    """The runs of a suite with their identities and their folders below ``out``. Writes nothing.
+
+    A finished run with the identity of one of them is that one, whatever its folder in ``out`` is called. Raises
+    UserError that names the runs and what is wrong with each: no such data or weights, a method that does not fit the
+    model, a folder that holds another run, two runs that are the same experiment.
+    """
+    opened = Opened(watch)
+    finished = finished_folders(out)
+    runs: list[SuiteRun] = []
+    wrong: dict[str, list[str]] = {}
+    mending: dict[str, None] = {}
+    names: dict[str, str] = {}
+    for run in planned:
+        name, experiment = run.name, run.experiment
+        if run.step is not None and run.of in wrong:
+            continue
+        try:
+            dataset = opened.dataset(experiment.data)
+            check_trackers(experiment.track)
+            check_data(experiment, dataset)
+            device = load_backend(experiment.backend).computing()
+            architecture, quantization = opened.model(experiment, len(dataset.classes))
+            check_method(experiment, architecture, quantization)
+            check_training(
+                experiment,
+                architecture,
+                quantization,
+                num_classes=len(dataset.classes),
+                images=dataset.train.size,
+                device=device,
+            )
+            if run.step is not None:
+                run.step.check(experiment, architecture, quantization)
+                runs.append(made_of(next(made for made in runs if made.name == run.of), run.step, out / name))
+                continue
+            splits = describe_splits(dataset)
+            identity = run_id(experiment, splits)
+            if (twin := names.setdefault(identity, name)) != name:
+                raise UserError(f"is the same experiment as {twin}")
+            folder = finished.get(identity, RunFolder(out / name))
+            check_folder(folder, experiment, splits)
+            runs.append(SuiteRun(name, experiment, identity, folder))
+        except UserError as error:
+            wrong[name] = [str(error).replace("\n", "\n  ")]
+            mending |= dict.fromkeys(error.arguments)
+    if wrong:
+        raise UserError(f"nothing was started:\n{suite.by_run(wrong, len(planned))}", arguments=tuple(mending))
+    return runs
+
+
+def made_of(run: SuiteRun, step: Step, path: Path) -> SuiteRun:
+    """A step of a run. Raises UserError where its folder holds something else."""
+    identity = step_id(run.run_id, step)
+    check_step(RunFolder(path), identity)
+    return SuiteRun(path.name, run.experiment, identity, RunFolder(path), step, run)
+
+
+class Opened:
+    """Data sets and models that were opened, each once."""
+
+    def __init__(self, watch: Watch = unwatched) -> None:
+        self._watch = watch
+        self._datasets: dict[str, Dataset | UserError] = {}
+        self._models: dict[
+            tuple[str, Quantization | None, int], tuple[Architecture, Quantization | None] | UserError
+        ] = {}
+
+    def dataset(self, data: Data) -> Dataset:
+        """The splits, which depend neither on batches nor on augmentation."""
+        alike = data.model_copy(update={"batch_size": 1, "augment": Augment(), "threads": 1})
+        return once(self._datasets, alike.model_dump_json(), lambda: open_dataset(data, self._watch))
+
+    def model(self, experiment: Experiment, num_classes: int) -> tuple[Architecture, Quantization | None]:
+        """Of the weights, which are read, so that what is missing or does not fit is known."""
+        model, quantize = experiment.model, experiment.quantize
+        key = (model.model_dump_json(), quantize, num_classes)
+
+        def read() -> tuple[Architecture, Quantization | None]:
+            base = load_base(model, num_classes, 0, quantize)
+            return base.architecture, base.quantization
+
+        return once(self._models, key, read)
+
+
+def once(memory: dict[Key, Value | UserError], key: Key, make: Callable[[], Value]) -> Value:
+    """What ``make`` gave, or raised as UserError, the first time."""
+    if key not in memory:
+        try:
+            memory[key] = make()
+        except UserError as error:
+            memory[key] = error
+    if isinstance(found := memory[key], UserError):
+        raise found
+    return found
+
+
+def finished_folders(out: Path) -> dict[str, RunFolder]:
+    """The finished runs in a folder by their identities."""
+    folders = [RunFolder(path.parent) for path in sorted(out.glob("*/result.json"))]
+    return {str(result["run_id"]): folder for folder in folders if "run_id" in (result := folder.read_result() or {})}
+
+
+def check_folder(folder: RunFolder, experiment: Experiment, splits: Mapping[str, Any]) -> None:
+    """Raises UserError, with all that differs, where a folder holds anything but this run."""
+    try:
+        folder.check(experiment, resume=True)
+    except UserError as error:
+        if not folder.config.exists():
+            raise
+        raise UserError(f"{error}\nchoose another folder, or another name for the run", arguments=("out",)) from None
+    if (result := folder.read_result()) is not None:
+        before, now = flatten(result.get("splits") or {}), flatten(splits)
+        differing = [key for key in before | now if before.get(key) != now.get(key)]
+        if differing:
+            lines = [f"\n  {key}: {before.get(key)} there, {now.get(key)} now" for key in differing]
+            raise UserError(
+                f"{folder.path} holds a run on other images: choose another folder" + "".join(lines), arguments=("out",)
+            )
+        if result.get("changes"):
+            raise UserError(
+                f"{folder.path} holds a run that was changed on the way: choose another folder", arguments=("out",)
+            )
