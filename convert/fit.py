@@ -19,6 +19,7 @@ from mlx_peft.config.quantization import Quantization
 from mlx_peft.core import memory
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shown
+from mlx_peft.core.text import counted
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.initial import initial_head
 from mlx_peft.vit.registry import Resampling
@@ -146,10 +147,10 @@ class _Fitting:
         for head in heads(self.architecture):
             old = self.tensors.get(f"{head}.weight")
             if old is not None and old.shape[:1] == (num_classes,):
-                self.notes.append(f"{head}: kept, the weights have one for {num_classes} classes too")
+                self.notes.append(f"{head}: kept, the weights have one for {counted(num_classes, 'class')} too")
                 continue
             having = "none" if old is None else f"one for {old.shape[0] if old.shape else 'nothing'}"
-            self.notes.append(f"{head}: a new one for {num_classes} classes, the weights have {having}")
+            self.notes.append(f"{head}: a new one for {counted(num_classes, 'class')}, the weights have {having}")
             self.tensors |= {name: _unwritten(shape) for name, shape in wanted.items() if name.startswith(f"{head}.")}
             fresh.append(head)
         return fresh
@@ -216,7 +217,7 @@ def class_names(classes: Sequence[object], tensors: Tensors, where: str) -> tupl
         raise UserError(f"{where}: a name has {len(long[0]):,} characters; at most {LONGEST_CLASS:,} are read")
     rows = len(tensors.get("head.weight", ()))
     if names and rows and len(names) != rows:
-        raise UserError(f"{where}: there are {len(names)} names, and the head has {rows} rows")
+        raise UserError(f"{where}: {counted(len(names), 'name')}, and the head has {counted(rows, 'row')}")
     return tuple(names) if rows else ()
 
 
@@ -242,4 +243,4 @@ def _grouped(parameters: Iterable[str]) -> list[str]:
     groups = defaultdict(list)
     for name in parameters:
         groups[re.sub(r"^blocks\.\d+\.", "blocks.*.", name)].append(name)
-    return [names[0] if len(names) == 1 else f"{group} ({len(names)} blocks)" for group, names in groups.items()]
+    return [names[0] if len(names) == 1 else f"{group} ({len(names):,} blocks)" for group, names in groups.items()]

@@ -42,6 +42,7 @@ from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.json_io import from_json
 from mlx_peft.core.problems import in_a_line
 from mlx_peft.core.sums import SUMS
+from mlx_peft.core.text import counted
 from mlx_peft.core.writing import new_folder
 from mlx_peft.tasks.registry import TASKS, USUAL
 from mlx_peft.tasks.task import Task
@@ -248,7 +249,7 @@ def _with_sound_head(adapter: Adapter, path: Path) -> Adapter:
         if weight is not None and (weight.ndim != 2 or 0 in weight.shape):
             raise UserError(f"{path}: {head}.weight should have the shape (classes, width), not {weight.shape}")
         if bias is not None and (weight is None or bias.shape != weight.shape[:1]):
-            rows = "there is no head.weight" if weight is None else f"the head has {len(weight)} rows"
+            rows = "there is no head.weight" if weight is None else f"the head has {counted(len(weight), 'row')}"
             raise UserError(f"{path}: {head}.bias has the shape {bias.shape}, and {rows}")
     if "head.weight" in adapter.tensors:
         class_names(adapter.classes, adapter.tensors, f"{path}: its classes")

@@ -12,6 +12,7 @@ import numpy as np
 
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
 from mlx_peft.tasks.registry import USUAL
 from mlx_peft.tasks.task import Task
 from mlx_peft.vit.architecture import Architecture, Preprocessing
@@ -74,7 +75,7 @@ def shape(tensors: Tensors, name: str, dimensions: int, path: Path) -> tuple[int
         raise UserError(f"{path} lacks the tensor {name}")
     found = tensors[name].shape
     if len(found) != dimensions or 0 in found:
-        raise UserError(f"{path}: {name} should have {dimensions} dimensions, not the shape {found}")
+        raise UserError(f"{path}: {name} should have {counted(dimensions, 'dimension')}, not the shape {found}")
     return found
 
 

@@ -12,6 +12,7 @@ from convert.layouts import mlx_vision, npz, torchvision
 from convert.layouts.layout import Layout
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.text import counted
 
 TIMM = "patch_embed.proj.weight"
 """timm's anchor, and that of all who took its names: DeiT, DINO, DINOv2, MAE."""
@@ -68,9 +69,7 @@ def _without(
         if len(chosen) != 1:
             parts = " or ".join(_parts(prefixes))
             choice = f"choose the part {parts}" if parts else "leave the part out"
-            raise UserError(
-                f"{path} holds {len(prefixes)} model{'s'[: len(prefixes) > 1]}: {choice}", arguments=("part",)
-            )
+            raise UserError(f"{path} holds {counted(len(prefixes), 'model')}: {choice}", arguments=("part",))
         [prefix] = chosen
     outer = _outer(prefix)
     kept = (outer,) if outer and others else (prefix if others else outer, *HEADS)

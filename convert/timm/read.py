@@ -14,6 +14,7 @@ from convert.problem import task_of
 from convert.timm.config import CONFIG, OURS, WEIGHTS, from_arguments, preprocessing_of, quantization_of
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import LONGEST_NAME, UserError, shown
+from mlx_peft.core.text import counted
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.registry import altered, find, tags
 
@@ -126,7 +127,7 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
     must_be_sound(tensors, architecture, quantization, weights)
     rows, number = len(tensors.get("head.weight", ())), config.get("num_classes")
     if rows and isinstance(number, int) and number != rows:
-        raise UserError(f"{path}: num_classes is {shown(number)}, and the head has {rows} rows")
+        raise UserError(f"{path}: num_classes is {shown(number)}, and the head has {counted(rows, 'row')}")
     labels = config.get("label_names")
     return Checkpoint(
         name=f"{model}.{tag}" if tag else model,

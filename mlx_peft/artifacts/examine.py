@@ -12,6 +12,7 @@ from mlx_peft.artifacts.load import Loaded, load_model, load_run
 from mlx_peft.artifacts.place import find_adapter
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
 from mlx_peft.data import Dataset, Split, cached, eval_batches, open_dataset
 from mlx_peft.data.leftout import unread_notes
 from mlx_peft.data.looking import Watch, unwatched
@@ -97,7 +98,7 @@ def own_split(run: RunFolder, dataset: Dataset, split: Literal["train", "val", "
     known = ((run.read_result() or {}).get("splits") or {}).get(split)
     if known is not None and known["sha256"] != found.sha256:
         raise UserError(
-            f"the {split} split of {dataset.name} is not the one of the run: {known['size']} images "
+            f"the {split} split of {dataset.name} is not the one of the run: {counted(known['size'], 'image')} "
             f"({known['sha256'][:12]}) then, {found.size} ({found.sha256[:12]}) now"
         )
     return found

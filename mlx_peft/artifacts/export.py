@@ -14,6 +14,7 @@ from mlx_peft.codes import affine
 from mlx_peft.config.quantization import described
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.text import counted
 from mlx_peft.core.writing import move, staging
 from mlx_peft.protocols.loading import load_exporter
 from mlx_peft.tasks.task import Task
@@ -132,7 +133,7 @@ def export_model(
 def _names(classes: Sequence[str], count: int) -> list[str]:
     names = list(classes) or [str(index) for index in range(count)]
     if len(names) != count:
-        raise UserError(f"the model has {count} classes, and {len(names)} names were given")
+        raise UserError(f"the model has {counted(count, 'class')}, and was given {counted(len(names), 'name')}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"two classes have the same name: {listed(map(repr, twice))}")
     return names

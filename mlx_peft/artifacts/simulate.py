@@ -17,6 +17,7 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.config.simulation import FLOAT, Simulation
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
 from mlx_peft.data import Split, eval_batches
 from mlx_peft.data.leftout import unread_notes
 from mlx_peft.protocols.model import Model
@@ -121,14 +122,15 @@ def simulate_run(
 
         return measured(seen(), dataset.task, len(loaded.classes)), kept
 
-    note(f"evaluating on {wanted.size} {split} images: float32")
+    measuring = f"evaluating on {counted(wanted.size, f'{split} image')}"
+    note(f"{measuring}: float32")
     before, expected = evaluated(loaded.model)
     note("calibrating on training images")
     calibrations = calibrated(rebuilt(loaded, tensors), loaded, experiment, train, simulations)
     after = []
     for simulation, calibration in zip(simulations, calibrations, strict=True):
         planned = plan(simulation, loaded.base.architecture, tensors, calibration.choices)
-        note(f"evaluating on {wanted.size} {split} images: {simulation.name} simulated, {simulation.calibration}")
+        note(f"{measuring}: {simulation.name} simulated, {simulation.calibration}")
         metrics, logits = evaluated(simulated(loaded, planned))
         after.append(
             Simulated(

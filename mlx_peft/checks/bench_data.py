@@ -21,6 +21,7 @@ from convert.base import load_base
 from mlx_peft.checks.bench import available
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
 from mlx_peft.data import ArrayImages, Batch, Dataset, Split, cached, open_dataset, train_batches
 from mlx_peft.protocols.backend import Backend
 from mlx_peft.protocols.loading import BACKENDS, load_backend, load_loaders
@@ -100,8 +101,9 @@ def throughput(settings: Settings) -> list[Throughput]:
                 )
                 if len(loader.dataset) != dataset.train.size:
                     raise UserError(
-                        f"{settings.root}: torchvision finds {len(loader.dataset):,} images there and this project "
-                        f"{dataset.train.size:,}; a comparison needs the same: {'; '.join(dataset.notes) or 'no notes'}"
+                        f"{settings.root}: torchvision finds {counted(len(loader.dataset), 'image')} there and this "
+                        f"project {dataset.train.size:,}; a comparison needs the same: "
+                        f"{'; '.join(dataset.notes) or 'no notes'}"
                     )
                 contenders["torch DataLoader", interpolation] = lambda loader=loader: loader  # type: ignore[misc]
             contenders["mlx-peft", interpolation] = batches(dataset, config, settings, interpolation)

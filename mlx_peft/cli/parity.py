@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mlx_peft.cli.common import AsJson, echo, echo_json
+from mlx_peft.core.text import counted
 
 
 def parity(
@@ -62,8 +63,8 @@ def parity(
     if as_json:
         echo_json(report)
     elif report["passed"]:
-        echo(f"\nthe backends agree in all {len(results)} cells")
+        echo(f"\nthe backends agree in {'all ' * (len(results) > 1)}{counted(len(results), 'cell')}")
     else:
-        echo(f"\nthe backends differ in {sum(not cell.passed for cell in results)} of {len(results)} cells")
+        echo(f"\nthe backends differ in {sum(not cell.passed for cell in results)} of {counted(len(results), 'cell')}")
     if not report["passed"]:
         raise typer.Exit(1)

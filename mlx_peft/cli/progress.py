@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from mlx_peft.core.text import printable_lines
+from mlx_peft.core.text import counted, printable_lines
 from mlx_peft.report.format import headline, seconds, size
 from mlx_peft.training.progress import EpochEvent, StepEvent
 
@@ -76,7 +76,8 @@ class Lines:
             self.note(self._pace.line(what, done, total))
 
     def start(self, step: int, steps: int, epochs: int) -> None:
-        self.note(f"{steps} steps in {epochs} epochs" + (f", {step} of them done" if step else ""))
+        done = f", {step} of them done" if step else ""
+        self.note(f"{counted(steps, 'step')} in {counted(epochs, 'epoch')}{done}")
 
     def step(self, event: StepEvent) -> None:
         if event.logged:

@@ -14,6 +14,7 @@ import typer
 from mlx_peft.cli.common import AsJson, Backend, Overrides, echo_json, reading
 from mlx_peft.cli.output import kept_elsewhere, said_beside
 from mlx_peft.cli.report import show
+from mlx_peft.core.text import counted
 
 if TYPE_CHECKING:
     from mlx_peft.studies.ready import SuiteRun
@@ -54,7 +55,8 @@ def sweep(
     note = Lines().note
     outcomes: dict[str, Outcome] = {}
     with said_beside(out / "sweep.json"):
-        note(f"{len(runs)} runs in {out}" + (f", {done} of them finished" if (done := _finished(runs)) else ""))
+        finished = f", {done} of them finished" if (done := _finished(runs)) else ""
+        note(f"{counted(len(runs), 'run')} in {out}{finished}")
         with closing(study.run(runs, out, (*WORKER, ctx.find_root().info_name or ""), note)) as found:
             for outcome in found:
                 outcomes[outcome.run.name] = outcome
@@ -83,9 +85,12 @@ def tell(
                 show(finished, damaged)
     failed = [name for name, outcome in outcomes.items() if outcome.status == "failed"]
     if failed:
-        note(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
+        note(f"{len(failed)} of {counted(len(runs), 'run')} failed: {', '.join(failed)}")
     if len(outcomes) < len(runs) or any(outcome.status == "interrupted" for outcome in outcomes.values()):
-        note(f"interrupted with {_finished(runs)} of {len(runs)} runs finished; to go on, give the same command again")
+        note(
+            f"interrupted with {_finished(runs)} of {counted(len(runs), 'run')} finished; to go on, give the same "
+            "command again"
+        )
         raise typer.Exit(130)
     if failed:
         raise typer.Exit(1)

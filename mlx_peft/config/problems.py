@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from mlx_peft.config.methods import OPTIONS
 from mlx_peft.config.schema import Experiment
+from mlx_peft.config.words import Words
 from mlx_peft.core import problems
 from mlx_peft.core.sections import Place
 
 
 def explain(error: ValidationError, root: type = Experiment) -> dict[Place, str]:
-    """One message for each place that is wrong; a name that is an option of a method is said to be one."""
-    return problems.explain(error, root, OPTIONS)
+    """One message for each place that is wrong; where others have another word for what was meant, ours is said."""
+    return problems.explain(error, root, Words(root))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -45,11 +45,20 @@ ALTERNATIVES: dict[Any, tuple[str, ...]] = {
 """The words for what may stand where several kinds of plain values may."""
 
 
-def explain(error: ValidationError, root: type, options: Mapping[str, str] | None = None) -> dict[Place, str]:
-    """One message for each place of a ``root`` that is wrong, in pydantic's order; of very many the first.
+class Hints:
+    """What was meant by a name that there is not, as the tail of a message; here: what is spelled most like it."""
 
-    ``options`` says of names that choose no variant what they are: ``{"dora": "an option of ..."}``.
-    """
+    def of_key(self, place: Place, known: Sequence[str]) -> str:
+        """Of a key, at the end of its place, in a section that has the known ones."""
+        return suggest(str(place[-1]), known, count=1)
+
+    def of_value(self, wrong: str, known: Sequence[str]) -> str:
+        """Of a value in the place of one of the known ones."""
+        return suggest(wrong, known, count=1)
+
+
+def explain(error: ValidationError, root: type, hints: Hints | None = None) -> dict[Place, str]:
+    """One message for each place of a ``root`` that is wrong, in pydantic's order; of very many the first."""
     found: dict[Place, str] = {}
     for detail in error.errors(include_url=False)[:MOST_EXPLAINED]:
         place, annotation, alternatives = locate(detail["loc"], root)
@@ -60,7 +69,7 @@ def explain(error: ValidationError, root: type, options: Mapping[str, str] | Non
         if alternatives:
             found[place] = f"should be {_any_of(annotation)}, not {shown(detail['input'])}"
         else:
-            found.setdefault(place, shortened(_message(detail, annotation, options or {}), LONGEST))
+            found.setdefault(place, shortened(_message(detail, place, annotation, hints or Hints()), LONGEST))
     return found
 
 
@@ -95,23 +104,25 @@ def in_lines(found: Mapping[Place, str], where: Mapping[Place, str]) -> str:
     return "\n".join(lines)
 
 
-def _message(detail: ErrorDetails, annotation: Any, options: Mapping[str, str]) -> str:
+def _message(detail: ErrorDetails, place: Place, annotation: Any, hints: Hints) -> str:
     kind, value = detail["type"], detail["input"]
     kinds = sections(annotation)
+
+    def unknown(wrong: Any, known: Iterable[str]) -> str:
+        there = list(known)
+        return f"unknown {shown(wrong)}{hints.of_value(str(wrong), there) or _listed(there)}"
+
     if kind == "extra_forbidden":
-        return "unknown key" + _or_known(str(detail["loc"][-1]), fields(kinds[0]) if kinds else ())
+        known = list(fields(kinds[0])) if kinds else []
+        return f"unknown key{hints.of_key(place, known) or _listed(known)}"
     if kind == "missing":
         return "missing"
     if kind == "union_tag_not_found":
         return f"missing; one of {', '.join(map(repr, variants(kinds)))}"
     if kind == "union_tag_invalid":
-        wrong = str(value["name"])
-        if meant := options.get(wrong.lower()):
-            return f"unknown {wrong!r}: it is {meant}"
-        return f"unknown {shown(value['name'])}" + _or_known(wrong, variants(kinds))
+        return unknown(value["name"], variants(kinds))
     if kind == "literal_error":
-        known = [str(item) for item in get_args(bare(annotation))]
-        return f"unknown {shown(value)}" + _or_known(str(value), known)
+        return unknown(value, map(str, get_args(bare(annotation))))
     if kind == "value_error":
         return str(detail["ctx"]["error"])
     if kind in ("too_long", "too_short"):
@@ -135,6 +146,5 @@ def _any_of(union: Any) -> str:
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
-def _or_known(wrong: str, known: Iterable[str]) -> str:
-    known = list(known)
-    return suggest(wrong, known, count=1) or f"; known: {', '.join(known)}"
+def _listed(known: Sequence[str]) -> str:
+    return f"; known: {', '.join(known)}"

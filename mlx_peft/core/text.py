@@ -54,3 +54,14 @@ def csv_cell(text: str) -> str:
     """``printable``, behind an apostrophe where a spreadsheet would take it for a formula. Numbers stay numbers."""
     formula = _FORMULA.match(text) and not _NUMBER.fullmatch(text)
     return f"'{printable(text)}" if formula else printable(text)
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """``1 epoch``, ``3 epochs``, ``1,200 classes``: a number, and what is counted in the form that goes with it.
+
+    Args:
+        one: the word for one; the last word is what changes.
+        several: its plural where it takes more than an ending.
+    """
+    ending = "es" if one.endswith(("s", "x", "tch", "sh")) else "s"
+    return f"{number:,} {one if number == 1 else several or one + ending}"

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
 from mlx_peft.data.checked import file_mark, mark
 from mlx_peft.data.columns import SAMPLE
 from mlx_peft.data.unpacked import Unpacked, unpacked
@@ -64,7 +65,8 @@ class Table:
         for path, metadata, count in zip(files, self._metadata, rows, strict=True):
             if metadata.num_rows != count or count < 0:
                 raise UserError(
-                    f"{path} is damaged: it claims {metadata.num_rows:,} rows, and its row groups have {count:,}"
+                    f"{path} is damaged: it claims {counted(metadata.num_rows, 'row')}, and its row groups have "
+                    f"{count:,}"
                 )
         self.size = sum(rows)
         if self.size > MAX_ROWS:

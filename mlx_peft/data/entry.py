@@ -9,7 +9,7 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError, suggest
-from mlx_peft.core.text import printable
+from mlx_peft.core.text import counted, printable
 from mlx_peft.data.dataset import Split
 from mlx_peft.data.names import EXAMPLES
 from mlx_peft.tasks.single_label import SINGLE_LABEL
@@ -87,7 +87,7 @@ class Entry:
             if size is not None and (split is None or split.size != size):
                 count = 0 if split is None else split.size
                 raise UserError(
-                    f"{where}: {count:,} {name} images, not {size:,}: it is not the whole set, or another one"
+                    f"{where}: {counted(count, f'{name} image')}, not {size:,}: it is not the whole set, or another one"
                 )
             if split is not None:
                 _check_labels(split, len(found.classes), where)
@@ -120,7 +120,8 @@ class Entry:
             raise UserError(f"{where}: the classes are not the set's: {'; '.join(parts)}")
         if self.classes is not None and len(classes) != self.classes:
             raise UserError(
-                f"{where}: {len(classes)} classes, not {self.classes}: it is not the whole set, or another one"
+                f"{where}: {counted(len(classes), 'class')}, not {self.classes}: it is not the whole set, or another "
+                "one"
             )
 
 
@@ -138,7 +139,7 @@ def _check_apart(splits: Mapping[str, Split], where: str) -> None:
         held = splits[name]
         listed = set(held.images.identifiers)
         if len(listed) != held.size:
-            raise UserError(f"{where}: {held.size - len(listed)} {name} images are listed twice")
+            raise UserError(f"{where}: listed twice: {counted(held.size - len(listed), f'{name} image')}")
         for other in names[:place]:
             both = [image for image in splits[other].images.identifiers if image in listed]
             if both:
@@ -146,7 +147,7 @@ def _check_apart(splits: Mapping[str, Split], where: str) -> None:
             ours, theirs = splits[other].groups, held.groups
             if ours is not None and theirs is not None and (shared := np.intersect1d(ours, theirs)).size:
                 raise UserError(
-                    f"{where}: {shared.size} groups (the first: {shared[0]}) have images in "
+                    f"{where}: {counted(shared.size, 'group')} (the first: {shared[0]}) with images in "
                     f"{other} and in {name}; a group belongs to one split"
                 )
 

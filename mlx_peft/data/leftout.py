@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.text import printable
+from mlx_peft.core.text import counted, printable
 from mlx_peft.data.lists import left_out
 from mlx_peft.data.unread import Unread
 
@@ -54,7 +54,7 @@ def unlabelled(name: str, size: int) -> str:
     """The note about a split that is not used, since it has no images, or none with a label."""
     if not size:
         return f"left out, without images: {printable(name)}"
-    return f"left out, without labels: {printable(name)}, {size} images"
+    return f"left out, without labels: {printable(name)}, {counted(size, 'image')}"
 
 
 def unread_notes(unread: Unread | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.text import printable
+from mlx_peft.core.text import counted, printable
 from mlx_peft.data.dataset import FileImages, Split
 from mlx_peft.data.names import EXAMPLES, spelled
 from mlx_peft.data.strangers import HEAD, stranger
@@ -84,7 +84,7 @@ def read_rows(path: Path, columns: int, sep: str | None = None) -> list[list[str
     for number, line in _lines(path):
         cells = line.strip().split(sep)
         if len(cells) < columns:
-            raise UserError(f"{path}: line {number} has {len(cells)} columns, not {columns}: {line[:80]!r}")
+            raise UserError(f"{path}: line {number} has {counted(len(cells), 'column')}, not {columns}: {line[:80]!r}")
         rows.append(cells)
     if not rows:
         raise UserError(f"{path} lists nothing")

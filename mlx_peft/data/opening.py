@@ -8,6 +8,7 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
 from mlx_peft.data.dataset import Dataset, Split
 from mlx_peft.data.depth import shallow
 from mlx_peft.data.duplicates import clusters
@@ -57,7 +58,7 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True, watch:
         train = _grouped(found.splits["train"], entry, config, tolerant=tolerant, watch=watch)
         if train.groups is not None:
             whole = np.delete(train.groups, broken)
-            notes.append(f"{len(whole):,} images in {len(np.unique(whole)):,} groups that are never parted")
+            notes.append(f"{counted(len(whole), 'image')} in {counted(len(np.unique(whole)), 'group')}, never parted")
         if variant.shares is None:
             notes += _not_used(config.split, found)
         dataset = hold_out(

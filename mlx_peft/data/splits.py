@@ -9,6 +9,7 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
 from mlx_peft.data.dataset import Dataset, Split
 from mlx_peft.data.names import spelled
 from mlx_peft.data.order import rows_of_each
@@ -53,7 +54,7 @@ def hold_out(
             what, more = ("an image", "") if train.groups is None else ("a group", ", or data.columns.group to none")
             raise UserError(
                 f"data.split.{part} is {share}, but no class of {name} has {what} to spare "
-                f"({train.size} images in {len(classes)} classes); set it to 0{more}"
+                f"({counted(train.size, 'image')} in {counted(len(classes), 'class')}); set it to 0{more}"
             )
     left = {part: np.array(sorted({*rows} - {*broken}), np.int64) for part, rows in {**held, "train": kept}.items()}
     if empty := [part for part, rows in {**held, "train": kept}.items() if rows and not left[part].size]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from mlx_peft.checks import bench, bench_data
 from mlx_peft.checks.parity import Cell
 from mlx_peft.checks.precision import HalfCell
+from mlx_peft.core.text import counted
 from mlx_peft.report.blocks import Columns
 
 UNMEASURED = "-"
@@ -31,7 +32,8 @@ def cell(found: Cell) -> list[str]:
     """A row of CELLS."""
     verdict = _verdict(found.passed)
     if found.masks is not None:
-        verdict += f"; masks differ after {found.masks} steps" if found.masks else "; masks equal at every step"
+        masks = f"differ after {counted(found.masks, 'step')}" if found.masks else "equal at every step"
+        verdict += f"; masks {masks}"
     merged = "never" if found.merged is None else f"{found.merged:.1e}"
     drift = "not run" if found.trajectory is None else f"{found.trajectory:.1e}"
     return [

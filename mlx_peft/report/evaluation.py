@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlx_peft.core.json_io import to_json
-from mlx_peft.core.text import csv_cell
+from mlx_peft.core.text import counted, csv_cell
 from mlx_peft.core.writing import disk_errors, write_together
 from mlx_peft.report.details import BARS, checked
 from mlx_peft.report.drawing import fitted, png, width
@@ -52,7 +52,8 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
     axes.set_ylabel("true class")
     axes.tick_params(labelsize=8, length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(f"{counts.sum():,.0f} images, {100 * np.trace(counts) / counts.sum():.2f} % right", fontsize=9)
+    images, right = counted(round(counts.sum()), "image"), 100 * np.trace(counts) / counts.sum()
+    axes.set_title(f"{images}, {right:.2f} % right", fontsize=9)
     bar = figure.colorbar(image, ax=axes, label="share of the true class (%)", shrink=0.8)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)

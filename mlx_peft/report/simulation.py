@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mlx_peft.artifacts.simulate import Report, Simulated
+from mlx_peft.core.text import counted
 from mlx_peft.report.blocks import Columns
 from mlx_peft.report.format import MISSING, decimal, percent
 from mlx_peft.tasks.metrics import Metrics
@@ -15,10 +16,11 @@ from mlx_peft.tasks.metrics import Metrics
 
 def lines(report: Report) -> list[str]:
     """The whole report, in Markdown."""
-    images = f"{report.before['count']:.0f} {report.split} images"
+    images = counted(round(report.before["count"]), f"{report.split} image")
     found = [f"Quantisation simulated in float32 on {report.backend}: {report.run}, {images}"]
     for seen in dict.fromkeys(one.images for one in report.after if one.images):
-        found.append(f"Calibrated on {seen.count} training images, seed {seen.seed} (sha256 {seen.sha256[:12]})")
+        calibrated = counted(seen.count, "training image")
+        found.append(f"Calibrated on {calibrated}, seed {seen.seed} (sha256 {seen.sha256[:12]})")
     found += ["", *accuracies(report)]
     for one in report.after:
         for what, errors in (("weights", one.weights), ("activations", one.activations)):

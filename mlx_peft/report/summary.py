@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mlx_peft.core.text import counted
 from mlx_peft.report.format import count, percent, seconds, size
 from mlx_peft.tasks.registry import figures
 
@@ -15,7 +16,7 @@ def summary(result: Mapping[str, Any]) -> str:
     lines = [metrics_line(split, result["metrics"][split]) for split in ("val", "test") if result["metrics"][split]]
     return "\n".join([
         *lines,
-        f"trained  {count(parameters['trainable'])} of {count(parameters['total'])} parameters "
+        f"trained  {count(parameters['trainable'])} of {counted(parameters['total'], 'parameter')} "
         f"({parameters['trainable_percent']:.2f} %; {count(parameters['head'])} in the head)",
         f"time     {seconds(time['train_seconds'])}, {time['images_per_second']:,.0f} images/s, "
         f"peak memory {size(result['memory']['peak_bytes'])}",
@@ -27,4 +28,4 @@ def metrics_line(split: str, metrics: Mapping[str, float]) -> str:
     accuracies = "".join(
         f"{called} {percent(metrics[name])} %, " for name, called in figures().items() if name in metrics
     )
-    return f"{split:<8} {accuracies}loss {metrics['loss']:.4f} on {metrics['count']:,.0f} images"
+    return f"{split:<8} {accuracies}loss {metrics['loss']:.4f} on {counted(round(metrics['count']), 'image')}"

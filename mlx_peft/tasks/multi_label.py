@@ -10,6 +10,7 @@ import numpy as np
 
 from mlx_peft.config.schema import Data
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
 from mlx_peft.tasks import answers, multi_label_metrics
 from mlx_peft.tasks.metrics import Answers, Evaluation
 from mlx_peft.tasks.task import NONE, Task
@@ -112,7 +113,7 @@ class MultiLabel(Task):
         return answers.likeliest(logits, answers.sigmoid(logits), classes, top)
 
     def outputs(self, rows: int) -> str:
-        return f"{rows} classes, of which an image may have several"
+        return f"{counted(rows, 'class')}, of which an image may have several"
 
     def line(self, entry: Mapping[str, Any]) -> str:
         return answers.line(entry)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mlx_peft.config.schema import Data
+from mlx_peft.core.text import counted
 from mlx_peft.tasks import answers, single_label_metrics
 from mlx_peft.tasks.metrics import Answers, Evaluation
 from mlx_peft.tasks.task import Task
@@ -114,7 +115,7 @@ class SingleLabel(Task):
         return answers.likeliest(logits, answers.softmax(logits), classes, top)
 
     def outputs(self, rows: int) -> str:
-        return f"{rows} classes"
+        return counted(rows, "class")
 
     def line(self, entry: Mapping[str, Any]) -> str:
         return answers.line(entry)

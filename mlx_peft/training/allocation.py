@@ -10,6 +10,7 @@ import numpy as np
 from mlx_peft.config.methods import AdaLoRA, MethodConfig
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
 from mlx_peft.protocols.trainer import Trainer
 
 Kept = dict[str, list[bool]]
@@ -52,8 +53,8 @@ class RankAllocator:
             )
         if self.prunes and self.last < 2:
             raise UserError(
-                f"method.t_final {method.t_final}: the last mask would fall on the first of {steps} steps, before any "
-                "importance is known"
+                f"method.t_final {method.t_final}: the last mask would fall on the first of {counted(steps, 'step')}, "
+                "before any importance is known"
             )
 
     def start(self, trainer: Trainer, kept: Kept) -> None:

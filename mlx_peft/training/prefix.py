@@ -14,6 +14,7 @@ from mlx_peft.adaptation.prefix import Prefix
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core import memory
 from mlx_peft.core.memory import gib
+from mlx_peft.core.text import counted
 from mlx_peft.data import Batch, Dataset, Split, eval_features, train_features
 from mlx_peft.protocols.model import Model
 from mlx_peft.training.feed import Feed
@@ -47,8 +48,8 @@ def planned(model: Model, experiment: Experiment, dataset: Dataset, progress: Pr
     if cached.bytes > min(limit * 1e9, there):
         bound = f"train.cache_features ({limit:g} GB)" if cached.bytes > limit * 1e9 else f"there is ({gib(there)})"
         progress.note(
-            f"nothing before {before} is trained, but the features of {cached.images:,} images there would take "
-            f"{gigabytes}, more than {bound}: they are computed in every epoch"
+            f"nothing before {before} is trained, but the features of {counted(cached.images, 'image')} there would "
+            f"take {gigabytes}, more than {bound}: they are computed in every epoch"
         )
         return None
     progress.note(f"nothing before {before} is trained: the features there are computed once and kept ({gigabytes})")

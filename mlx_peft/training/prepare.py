@@ -11,6 +11,7 @@ from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.bounds import MOST_STEPS
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
 from mlx_peft.data import Dataset, Split, cached, open_dataset, steps_per_epoch
 from mlx_peft.protocols.loading import load_backend
 from mlx_peft.protocols.trainer import Trainer
@@ -92,7 +93,7 @@ def check_data(experiment: Experiment, dataset: Dataset) -> None:
     steps = experiment.train.epochs * steps_per_epoch(dataset.train, experiment.data.batch_size)
     if steps > MOST_STEPS:
         raise UserError(
-            f"train.epochs: {experiment.train.epochs:,} epochs would be {steps:,} steps, "
+            f"train.epochs: {counted(experiment.train.epochs, 'epoch')} would be {counted(steps, 'step')}, "
             f"and a run may have {MOST_STEPS:,}"
         )
     allocator(experiment.method, steps)

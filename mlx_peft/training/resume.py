@@ -16,6 +16,7 @@ from convert.files import without_digest
 from mlx_peft.config.schema import Experiment, Train
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
 from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.training.checkpoint import Change, Position, load_checkpoint
 from mlx_peft.training.progress import Progress
@@ -121,13 +122,13 @@ def check_fits(found: Found, epochs: int, steps: int) -> None:
     """Raises UserError where a position is none that a run of so many epochs of so many steps can have."""
     here = found.facts.position
     faults = {
-        f"{here.epoch} of {epochs} epochs are done": here.epoch > epochs,
-        f"{here.batch} of {steps} batches of an epoch are done": here.batch > steps,
+        f"of {counted(epochs, 'epoch')} {here.epoch} are done": here.epoch > epochs,
+        f"of {counted(steps, 'batch')} of an epoch {here.batch} are done": here.batch > steps,
         f"epoch {here.best_epoch} is selected, and {here.epoch} are done": here.best_epoch > here.epoch,
-        f"{here.step} steps are {here.epoch} epochs of {steps} and {here.batch} more": (
+        f"step {here.step} is after {counted(here.epoch, 'epoch')} of {counted(steps, 'step')} and {here.batch} more": (
             not here.changes and here.step != here.epoch * steps + here.batch
         ),
-        f"{here.images} images are in {here.batch} batches": (here.images > 0 and not here.batch),
+        f"{counted(here.images, 'image')} came in {counted(here.batch, 'batch')}": (here.images > 0 and not here.batch),
     }
     if wrong := [fault for fault, is_so in faults.items() if is_so]:
         raise UserError(f"{found.path} does not fit the run: it says that {'; '.join(wrong)}")

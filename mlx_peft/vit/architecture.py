@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from mlx_peft.core.bounds import LARGEST
+from mlx_peft.core.text import counted
 from mlx_peft.vit.places import PATCH, Kind, Places
 
 MOST_PIXELS = 4096
@@ -94,7 +95,7 @@ class Architecture(BaseModel):
     @property
     def dimensions(self) -> str:
         """What decides how large a model is, for a person: ``embed_dim 768, depth 12, 197 tokens``."""
-        return f"embed_dim {self.embed_dim:,}, depth {self.depth}, {len(self.places):,} tokens"
+        return f"embed_dim {self.embed_dim:,}, depth {self.depth}, {counted(len(self.places), 'token')}"
 
     @property
     def border_note(self) -> str | None:

@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from mlx_peft.core.errors import Command, UserError, shortened, shown, suggest
+from mlx_peft.core.errors import LONGEST_NAME, Command, UserError, shortened, shown, suggest
 from mlx_peft.core.problems import MOST, explain
 from mlx_peft.vit.architecture import Architecture, Preprocessing
+from mlx_peft.vit.others import ours
 
 FILE = Path(__file__).with_name("architectures.json")
 
@@ -77,6 +78,15 @@ def tags(name: str) -> list[str]:
     return list(_data()["models"][name]["tags"])
 
 
+def meant(name: str) -> str:
+    """What a name that is none of ours stands for, as the tail of a message; the nearest names; or nothing."""
+    known = {model: entry["tags"] for model, entry in _data()["models"].items()}
+    other = ours(name, known) if len(name) <= LONGEST_NAME else None
+    hint = suggest(name.partition(".")[0], known) if other is None else f"; did you mean {other!r}?"
+    repository = "; a repository of the hub can be named as the weights, beside the model's name"
+    return hint + (repository if name.count("/") == 1 else "")
+
+
 def find(name: str) -> Entry:
     """The entry of ``architecture`` (with timm's default weights) or ``architecture.tag``.
 
@@ -89,9 +99,7 @@ def find(name: str) -> Entry:
     if base in data["left_out"]:
         raise UserError(f"model {base!r} is not supported: {data['left_out'][base]}")
     if base not in data["models"]:
-        raise UserError(
-            f"unknown model {shown(base)}{suggest(base, names())}", command=Command("see", ("ls", "models"))
-        )
+        raise UserError(f"unknown model {shown(name)}{meant(name)}", command=Command("see", ("ls", "models")))
     model = data["models"][base]
     architecture = Architecture(**model["architecture"])
     resampling = Resampling(**model.get("resampling", {}))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from mlx_peft.core.errors import UserError, shown
+from mlx_peft.core.text import counted
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.shapes import shapes
 
@@ -134,7 +135,7 @@ def chosen(blocks: tuple[int, ...] | str | None, depth: int) -> tuple[int, ...]:
         else:
             wanted = list(range(depth - int(count), depth))
             if wanted and wanted[0] < 0:
-                raise UserError(f"method.blocks: {blocks!r} is more than the model's {depth} blocks")
+                raise UserError(f"method.blocks: {blocks!r} is more than the model's {counted(depth, 'block')}")
     else:
         if outside := [block for block in blocks if not -depth <= block < depth]:
             raise UserError(f"method.blocks: the model has no block {outside[0]}: it has {depth}, counted from 0")

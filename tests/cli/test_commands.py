@@ -55,7 +55,7 @@ def test_train_says_where_it_runs_how_it_goes_and_what_came_of_it(command: Any, 
     assert done.exit_code == 0
     assert done.stderr.splitlines() == [
         "lora on digits with mlx, in runs/quickstart/lora-mlx-0",
-        "10 steps in 1 epochs",
+        "10 steps in 1 epoch",
         "step 5/10  epoch 1/1  loss 0.5000  lr 1.00e-03  590 images/s  312.0 MB",
         "epoch 1/1  loss 0.5000  val top-1 97.50 % (best)  21.5 s",
     ]

@@ -254,7 +254,7 @@ def test_two_tensors_that_would_get_one_name_are_refused(
 def test_names_of_classes_are_as_many_as_the_head_has_rows(tiny: Tiny, tmp_path: Path) -> None:
     base = tiny("deit_tiny_patch16_224")
     write_model(tmp_path / "m", base=base, tensors=base.tensors, classes=CLASSES[:4])
-    with pytest.raises(UserError, match="label_names: there are 4 names, and the head has 5 rows"):
+    with pytest.raises(UserError, match="label_names: 4 names, and the head has 5 rows"):
         open_path(tmp_path / "m", Asked())
 
 

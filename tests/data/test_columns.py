@@ -44,7 +44,7 @@ def table(root: Path, heading: str, row: Callable[[int], str], encoding: str = "
 def test_a_patient_is_known_by_every_usual_name(images: Path, opened_as: Open, name: str) -> None:
     table(images, f"path,label,{name}", lambda n: f"scans/{n}.png,{n // 2 % 2},p{n // 2}")
     dataset = opened_as("csv", images, split={"val": 1 / 3, "test": 1 / 3})
-    assert f"{ROWS} images in {ROWS // 2} groups that are never parted" in dataset.notes
+    assert f"{ROWS} images in {ROWS // 2} groups, never parted" in dataset.notes
     patients = [{int(path[6:-4]) // 2 for path in split.images.identifiers} for split in dataset.splits.values()]
     assert [len(part) for part in patients] == [2, 2, 2]
     assert len(set.union(*patients)) == 6
@@ -137,7 +137,7 @@ def test_parquet_has_the_same_columns(images: Path, opened_as: Open) -> None:
     parquet.write_table(pa.table({"image": content, "label": [0] * ROWS}), root / "._train.parquet")
     dataset = opened_as("parquet", root, split=NONE_HELD)
     assert dataset.classes == ("café", "tea")
-    assert dataset.notes == (f"{ROWS} images in 4 groups that are never parted",)
+    assert dataset.notes == (f"{ROWS} images in 4 groups, never parted",)
     parquet.write_table(pa.table(rows | {"eye": [f"e{n // 2}" for n in range(ROWS)]}), root / "train.parquet")
     assert opened_as("parquet", root, split=NONE_HELD).notes == ()
     parquet.write_table(pa.table(rows | {"case": [n // 2 for n in range(ROWS)]}), root / "train.parquet")

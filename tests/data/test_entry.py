@@ -79,7 +79,7 @@ def test_what_is_as_stated_is_opened() -> None:
             ("a", "b"),
             (made([0, 1, 0, 1], groups=[1, 2, 3, 4]), replace(TEST, groups=np.array([5, 4]))),
             {},
-            "1 groups (the first: 4) have images in train and in test",
+            "1 group (the first: 4) with images in train and in test",
         ),
     ],
 )

@@ -76,7 +76,7 @@ def test_own_splits_are_used_and_must_not_part_a_group(images: Path, opened_as: 
     dataset = opened_as("csv", images)
     assert {name: split.size for name, split in dataset.splits.items()} == {"train": 8, "val": 8, "test": 8}
     path.write_text(path.read_text().replace("scans/9.png,1,Validation,p2", "scans/9.png,1,Validation,p1"))
-    with pytest.raises(UserError, match=r"1 groups \(the first: p1\) have images in train and in val"):
+    with pytest.raises(UserError, match=r"1 group \(the first: p1\) with images in train and in val"):
         opened_as("csv", images)
 
 
@@ -84,7 +84,7 @@ def test_own_splits_are_used_and_must_not_part_a_group(images: Path, opened_as: 
     ("text", "message"),
     [
         ("path,label\n", "lists nothing"),
-        ("path,label\nscans/1.png\n", "row 1 has 1 cells, not 2 as the heading"),
+        ("path,label\nscans/1.png\n", "row 1 has 1 cell, not 2 as the heading"),
         ("path,label\nscans/1.png,a,b\n", "row 1 has 3 cells, not 2 as the heading"),
         ("path,label\nscans/1.png,\n", "row 1 has no 'label'"),
         ("path,label,patient\nscans/1.png,a, \n", r"row 1 has no 'patient': .*set data\.columns\.group: none"),

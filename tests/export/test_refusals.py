@@ -42,7 +42,7 @@ class TestNothingIsLeftOf:
         assert nothing_left()
 
     def test_classes_that_are_not_the_heads(self, export, nothing_left, kind):
-        with pytest.raises(UserError, match="has 5 classes, and 2 names were given"):
+        with pytest.raises(UserError, match="has 5 classes, and was given 2 names"):
             export(kind, classes=("a", "b"))
         with pytest.raises(UserError, match="the same name: 'a'"):
             export(kind, classes=("a", "b", "a", "c", "d"))

@@ -83,11 +83,11 @@ def test_a_head_of_another_form_is_refused(
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_so_are_other_names_than_the_heads_rows(count: int, tmp_path: Path) -> None:
     folder = written(tmp_path / "a", tuple(f"class {index}" for index in range(count)))
-    with pytest.raises(UserError, match=f"its classes: there are {count} names, and the head has 3 rows"):
+    with pytest.raises(UserError, match=f"its classes: {count} names?, and the head has 3 rows"):
         read_adapter(folder)
     for command in (["predict", folder, "x.png"], ["info", folder], ["merge", folder, tmp_path / "m"]):
         done = CliRunner().invoke(app, list(map(str, command)), obj="torch")
-        assert done.exit_code == 2 and f"{count} names, and the head has 3 rows" in done.stderr
+        assert done.exit_code == 2 and "name" in done.stderr and "and the head has 3 rows" in done.stderr
 
 
 def test_a_name_that_no_class_has_is_refused(tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_labels_of_transformers_are_as_many_as_its_head_has_rows(tmp_path: Path)
     huggingface(tmp_path / "hf")
     path = tmp_path / "hf" / "config.json"
     by_hand(path, json.dumps(json.loads(path.read_text()) | {"id2label": {"0": "cat", "1": "dog"}}))
-    with pytest.raises(UserError, match="id2label: there are 2 names, and the head has 3 rows"):
+    with pytest.raises(UserError, match="id2label: 2 names, and the head has 3 rows"):
         open_path(tmp_path / "hf", Asked())
 
 

@@ -160,5 +160,5 @@ def test_a_number_that_no_adapter_has_is_refused_on_the_host(row):
 def test_as_many_rows_have_an_adapter_as_the_batch_has(side):
     bare = build(side)
     mix(side, bare, [build(side, "lora", rank=1)])
-    with pytest.raises(ValueError, match="2 rows have an adapter, and the layer's input has 3"):
+    with pytest.raises(ValueError, match="an adapter each for 2 rows, and the layer's input has 3"):
         side.answers(bare, pixels(3), assignment([0, 0], 1))

@@ -128,10 +128,10 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda facts: facts["position"].update(epoch=5), "5 of 3 epochs are done"),
-        (lambda facts: facts["position"].update(batch=9), "9 of 6 batches of an epoch are done"),
+        (lambda facts: facts["position"].update(epoch=5), "of 3 epochs 5 are done"),
+        (lambda facts: facts["position"].update(batch=9), "of 6 batches of an epoch 9 are done"),
         (lambda facts: facts["position"].update(batch=-1), r"position\.batch"),
-        (lambda facts: facts["position"].update(step=7), "steps are 1 epochs of 6 and"),
+        (lambda facts: facts["position"].update(step=7), "step 7 is after 1 epoch of 6 steps and"),
         (lambda facts: facts["position"].update(loss_sum="much"), r"position\.loss_sum"),
         (lambda facts: facts["position"].update(later=1), r"position\.later"),
         (lambda facts: facts.update(position=[]), "position"),

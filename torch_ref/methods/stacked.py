@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from mlx_peft.core.text import counted
 from torch_ref.methods.adapted import Adapted, Terms
 
 _assigned: list[Tensor] = []
@@ -57,7 +58,7 @@ class Stacked(Adapted):
             return self.base_layer(x)
         rows, dtype = _assigned[-1], x.dtype
         if len(x) not in (1, len(rows)):
-            raise ValueError(f"{len(rows)} rows have an adapter, and the layer's input has {len(x)}")
+            raise ValueError(f"an adapter each for {counted(len(rows), 'row')}, and the layer's input has {len(x)}")
         y = self.base_layer(x if self.into is None else (x * beside(self.into[rows], x)).to(dtype))
         if self.A is not None:
             y = torch.baddbmm(y, x @ self.A[rows].to(dtype), self.B[rows].to(dtype))

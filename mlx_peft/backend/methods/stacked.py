@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_peft.backend.methods.adapted import Adapted, Terms
+from mlx_peft.core.text import counted
 
 _assigned: list[mx.array] = []
 
@@ -56,7 +57,7 @@ class Stacked(Adapted):
             return self.base_layer(x)
         rows, dtype = _assigned[-1], x.dtype
         if len(x) not in (1, len(rows)):
-            raise ValueError(f"{len(rows)} rows have an adapter, and the layer's input has {len(x)}")
+            raise ValueError(f"an adapter each for {counted(len(rows), 'row')}, and the layer's input has {len(x)}")
         y = self.base_layer(x if self.into is None else (x * beside(self.into[rows], x)).astype(dtype))
         if self.A is not None:
             y = mx.addmm(y, x @ self.A[rows].astype(dtype), self.B[rows].astype(dtype))

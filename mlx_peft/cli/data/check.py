@@ -11,7 +11,7 @@ import typer
 
 from mlx_peft.cli.common import AsJson, Overrides, check_picture, echo, echo_json
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.text import printable
+from mlx_peft.core.text import counted, printable
 
 if TYPE_CHECKING:
     from mlx_peft.config.schema import Data
@@ -82,7 +82,7 @@ def data_section(name: str, overrides: list[str]) -> Data:
 def lines(report: dict[str, Any]) -> list[str]:
     """The findings for a person, a line each: what a terminal would obey in a name is written out."""
     sizes = ", ".join(f"{split['size']:,} {name}" for name, split in report["splits"].items())
-    text = [f"{report['name']}: {sizes}; {len(report['classes'])} classes", *_class_table(report), ""]
+    text = [f"{report['name']}: {sizes}; {counted(len(report['classes']), 'class')}", *_class_table(report), ""]
     for side in ("height", "width"):
         if spread := report[side]:
             text.append(f"{side}: {spread['min']} to {spread['max']}, median {spread['median']}")

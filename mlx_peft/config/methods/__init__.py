@@ -13,7 +13,6 @@ from mlx_peft.config.methods.selective import BitFit, Full, LayerNorm, Linear
 
 __all__ = [
     "IA3",
-    "OPTIONS",
     "SSF",
     "VPT",
     "AdaLoRA",
@@ -29,16 +28,6 @@ __all__ = [
     "QALoRA",
     "VeRA",
 ]
-
-OPTIONS = {
-    "dora": "lora with method.dora=true",
-    "rslora": "lora with method.rslora=true",
-    "pissa": "lora with method.init=pissa",
-    "loraplus": "lora with method.lora_plus=16",
-    "lora+": "lora with method.lora_plus=16",
-    "vpt-deep": "vpt with method.deep=true",
-}
-"""Methods by the names that people know, which are options of another here."""
 
 Method = Annotated[
     Linear | Full | BitFit | LayerNorm | LoRA | QALoRA | AdaLoRA | VeRA | FacT | IA3 | SSF | AdaptFormer | VPT,

@@ -8,6 +8,7 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
 from mlx_peft.data.archives import read_npz
 from mlx_peft.data.dataset import ArrayImages, Split
 from mlx_peft.data.download import Remote, fetch
@@ -51,7 +52,8 @@ def read_medmnist(name: str, config: schema.Data, variant: Variant) -> Found:
         else:
             labels = labels[:, 0].astype(np.int64)
         if pixels.dtype != np.uint8 or len(pixels) != len(labels):
-            raise UserError(f"{path}: {len(pixels)} {split} images, {pixels.dtype}, and {len(labels)} labels")
+            images = counted(len(pixels), f"{split} image")
+            raise UserError(f"{path}: {images}, {pixels.dtype}, and {counted(len(labels), 'label')}")
         splits[split] = Split(split, ArrayImages.whole(pixels, split), labels, task=medset.task)
     return Found(medset.classes, splits, notes)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
 from mlx_peft.data.arrow import Table
 from mlx_peft.data.checked import mark
 from mlx_peft.data.columns import USUAL, column_of, no_group, unused
@@ -118,7 +119,7 @@ def _read(root: Path, config: schema.Data, subset: str | None) -> Found:
             raise UserError(f"{config.name}: no training image below {root} has a label")
         for part in splits.values():
             if (blank := np.flatnonzero(part.labels < 0)).size:
-                missing = f"{blank.size} of the {part.size} {part.name} images"
+                missing = f"{blank.size} of the {counted(part.size, f'{part.name} image')}"
                 raise UserError(f"{root}: {missing} have no label (the first: row {blank[0]})")
         return Found(classes, splits, tuple(notes))
 
@@ -190,7 +191,7 @@ class _Table:
             self.size, self.stamp = table.size, table.stamp
             for _, rows in (self.labels, *([self._splits] if self.splits else [])):
                 if len(rows) != self.size or len(self._images) != self.size:
-                    raise UserError(f"{where}: {self.size:,} rows, and columns of {len(rows):,}: damaged")
+                    raise UserError(f"{where}: {counted(self.size, 'row')}, and columns of {len(rows):,}: damaged")
         except UserError:
             raise
         except Exception as error:  # Arrow's readers raise almost anything on damaged bytes

@@ -13,6 +13,7 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
 from mlx_peft.data.columns import NONE, SAMPLE, SAMPLED, USUAL, column_of, no_group, unused
 from mlx_peft.data.dataset import FileImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
@@ -145,7 +146,8 @@ def _read(path: Path, root: Path, wanted: schema.Columns) -> _Table:
         for row in filter(None, reader):
             number += 1
             if len(row) != len(heading):
-                raise UserError(f"{path}: row {number} has {len(row)} cells, not {len(heading)} as the heading")
+                found = counted(len(row), "cell")
+                raise UserError(f"{path}: row {number} has {found}, not {len(heading)} as the heading")
             if number > MAX_ROWS:
                 raise UserError(f"{path}: more than {MAX_ROWS:,} rows, the most that are read of a table")
             for what, at in place.items():

@@ -21,6 +21,7 @@ from convert.base import Base
 from convert.files import listed
 from convert.problem import written
 from mlx_peft.core.border import Tensors
+from mlx_peft.core.text import counted
 from torch_ref.models.vit import VisionTransformer
 from torch_ref.tools.export.graph import filled, quiet
 
@@ -108,7 +109,8 @@ def write(path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> N
             compute_precision=coremltools.precision.FLOAT16,
             skip_model_load=True,
         )
-        package.short_description = f"{base.name}, an image classifier of {len(classes)} classes{form.described}"
+        kinds = counted(len(classes), "class")
+        package.short_description = f"{base.name}, an image classifier of {kinds}{form.described}"
         package.input_description[INPUT] = f"A square picture of {size} pixels; it is normalised inside."
         if form.chooses:
             package.output_description[OUTPUT] = "The likeliest class."
@@ -163,7 +165,7 @@ def prove(path: Path, base: Base, tensors: Tensors, classes: Sequence[str]) -> t
     if lost := [name for name, matrix in matrices.items() if (matrix.shape, matrix.tobytes()) not in held]:
         raise ValueError(f"the package does not hold {listed(lost)}")
     return None, (
-        f"the package's input, {len(names)} classes and {len(matrices)} weight matrices are the model's; "
+        f"the package's input, {counted(len(names), 'class')} and {len(matrices)} weight matrices are the model's; "
         "what it computes can be seen on a Mac alone, and was not checked"
     )
 
