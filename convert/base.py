@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Base:
     source: str
     architecture: Architecture
     preprocessing: Preprocessing
-    tensors: Tensors
+    tensors: Tensors = field(repr=False)
     sha256: str
     notes: tuple[str, ...]
     quantization: Quantization | None = None

@@ -67,7 +67,7 @@ class Mlx:
     def stepped(self, model, experiment):
         """What is trained, after a step of the experiment's optimiser from gradients of 0."""
         parameters = self.trained(model)
-        update = mlx_training.Update(experiment.train, parameters, experiment.lr_ratio, experiment.decays)
+        update = mlx_training.Update(experiment.train, parameters, experiment.rates)
         zeros = {name: mx.zeros_like(p) for name, p in parameters.items()}
         return update(parameters, update.initial_slots(parameters), zeros, mx.array(experiment.train.optimizer.lr))[0]
 
@@ -102,9 +102,7 @@ class Torch:
         parameters = self.trained(model)
         for p in parameters.values():
             p.grad = torch.zeros_like(p)
-        torch_training.Update(experiment.train, parameters, experiment.lr_ratio, experiment.decays)(
-            experiment.train.optimizer.lr
-        )
+        torch_training.Update(experiment.train, parameters, experiment.rates)(experiment.train.optimizer.lr)
         return parameters
 
 

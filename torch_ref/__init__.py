@@ -29,10 +29,13 @@ if TYPE_CHECKING:
         create_model,
         load_adapter,
         merge,
+        optimizer,
         prepare,
         remove_adapter,
         save_adapter,
         state_dict,
+        summary,
+        training_step,
         unmerge,
     )
 
@@ -56,10 +59,13 @@ __all__ = [
     "create_model",
     "load_adapter",
     "merge",
+    "optimizer",
     "prepare",
     "remove_adapter",
     "save_adapter",
     "state_dict",
+    "summary",
+    "training_step",
     "unmerge",
 ]
 

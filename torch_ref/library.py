@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-
 from mlx_peft.library.framework import Framework
 from mlx_peft.library.library import Library
-from torch_ref import methods, parameters
-from torch_ref.methods import merge, unmerge
-from torch_ref.models.preprocess import preprocess
+from torch_ref import by_hand, methods, parameters
 from torch_ref.models.vit import VisionTransformer
-from torch_ref.parameters import every, fill, stored, to_tensors
+from torch_ref.parameters import every, fill, sizes, stored, to_tensors
 
 __all__ = [
     "add_adapter",
     "create_model",
     "load_adapter",
     "merge",
+    "optimizer",
     "prepare",
     "remove_adapter",
     "save_adapter",
     "state_dict",
+    "summary",
+    "training_step",
     "unmerge",
 ]
 
@@ -31,9 +29,16 @@ _library = Library(
         fill=fill,
         apply=methods.apply,
         remove=methods.remove,
+        merge=methods.merge,
+        unmerge=methods.unmerge,
         every=lambda model: to_tensors(every(model)),
         stored=lambda model: to_tensors(stored(model)),
         load_adapter=parameters.load_adapter,
+        sizes=sizes,
+        count=parameters.count,
+        prepare=VisionTransformer.pixels,
+        optimizer=by_hand.optimizer,
+        step=by_hand.step,
     )
 )
 
@@ -42,10 +47,10 @@ add_adapter = _library.add_adapter
 remove_adapter = _library.remove_adapter
 save_adapter = _library.save_adapter
 load_adapter = _library.load_adapter
+merge = _library.merge
+unmerge = _library.unmerge
 state_dict = _library.state_dict
-
-
-def prepare(model: VisionTransformer, images: np.ndarray) -> torch.Tensor:
-    """uint8 images ``(batch, h, w, 3)`` as the model's input, normalised as its weights want them."""
-    pixels = torch.from_numpy(images).to(model.head.weight.device)
-    return preprocess(pixels, model.base.preprocessing, model.architecture.img_size, torch.float32)
+summary = _library.summary
+prepare = _library.prepare
+optimizer = _library.optimizer
+training_step = _library.training_step

@@ -85,13 +85,18 @@ def load_adapter(network: VisionTransformer, tensors: Tensors) -> None:
     load(network, tensors)
 
 
+def sizes(network: VisionTransformer) -> dict[str, int]:
+    """How many numbers each parameter that is trained has, by name."""
+    return {name: p.numel() for name, p in trained(network).items()}
+
+
 def count(network: VisionTransformer) -> Parameters:
     """How many numbers are trained, and how many there are; a code counts as the number that it stands for."""
     codes = quantized.sizes(network)
-    sizes = {name: p.numel() for name, p in trained(network).items()}
-    head = sum(size for name, size in sizes.items() if is_head(name))
+    own = sizes(network)
+    head = sum(size for name, size in own.items() if is_head(name))
     return Parameters(
-        adapter=sum(sizes.values()) - head,
+        adapter=sum(own.values()) - head,
         head=head,
-        total=sum(sizes.values()) + sum(codes.get(name, p.numel()) for name, p in frozen(network).items()),
+        total=sum(own.values()) + sum(codes.get(name, p.numel()) for name, p in frozen(network).items()),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
+from mlx_peft.config.rates import Rates
 from mlx_peft.config.schema import SGD as SGDConfig
 from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.config.schema import Train
@@ -42,14 +43,24 @@ def laid_out(value: Tensor, p: Tensor) -> Tensor:
     return torch.empty_like(p, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
+def grouped(config: AdamWConfig | SGDConfig, parameters: Arrays, rates: Rates) -> list[dict[str, Any]]:
+    """The parameters by how they learn, as groups of torch's optimisers."""
+    groups: dict[tuple[bool, float], list[Tensor]] = {}
+    for name, p in parameters.items():
+        groups.setdefault((rates.decays(name, p.ndim), rates.lr_ratio(name)), []).append(p)
+    return [
+        {"params": ps, "weight_decay": config.weight_decay if decay else 0.0, "lr_ratio": ratio}
+        for (decay, ratio), ps in groups.items()
+    ]
+
+
 class Update:
     """One optimiser step: clip, step, and under float16 scale the loss and leave out a step whose gradient overflowed.
 
     Args:
         config: the experiment's ``train`` section.
         parameters: what is trained, by name.
-        lr_ratio: a parameter's learning rate over the optimiser's, by name.
-        decays: whether weight decay applies to a parameter, by name and number of axes.
+        rates: how each of them learns.
         importance: what is averaged over the steps that are observed, where the method wants it.
     """
 
@@ -57,8 +68,7 @@ class Update:
         self,
         config: Train,
         parameters: Arrays,
-        lr_ratio: Callable[[str], float],
-        decays: Callable[[str, int], bool],
+        rates: Rates,
         importance: Importance | None = None,
     ):
         self.importance = importance
@@ -68,15 +78,8 @@ class Update:
         self.parameters = parameters
         self.loss_scale, self.good_steps = INITIAL_SCALE, 0
         self.steps = 0
-        weight_decay = config.optimizer.weight_decay
-        groups: dict[tuple[bool, float], list[Tensor]] = {}
-        for name, p in parameters.items():
-            groups.setdefault((decays(name, p.ndim), lr_ratio(name)), []).append(p)
-        self.lr_ratios = [ratio for _, ratio in groups]
-        self.optimizer = OPTIMIZERS[config.optimizer.name](
-            config.optimizer,
-            [{"params": ps, "weight_decay": weight_decay if decay else 0.0} for (decay, _), ps in groups.items()],
-        )
+        groups = grouped(config.optimizer, parameters, rates)
+        self.optimizer = OPTIMIZERS[config.optimizer.name](config.optimizer, groups)
 
     def scale(self) -> float:
         """What the loss is multiplied by before the backward pass."""
@@ -90,8 +93,8 @@ class Update:
             return
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-        for group, ratio in zip(self.optimizer.param_groups, self.lr_ratios, strict=True):
-            group["lr"] = lr * ratio
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_ratio"]
         if self.steps >= COUNTED:
             for slots in self.optimizer.state.values():
                 if "step" in slots:

@@ -42,7 +42,7 @@ from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.json_io import from_json
 from mlx_peft.core.problems import in_a_line
 from mlx_peft.core.sums import SUMS
-from mlx_peft.core.text import counted
+from mlx_peft.core.text import counted, named
 from mlx_peft.core.writing import new_folder
 from mlx_peft.tasks.registry import TASKS, USUAL
 from mlx_peft.tasks.task import Task
@@ -58,7 +58,7 @@ PREFIX = f"{ROOT}model."
 """The names of the model's tensors start with it; PEFT keeps others beside the model, under ``base_model``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Adapter:
     """What was trained, with all that is needed to use it again.
 
@@ -85,6 +85,12 @@ class Adapter:
     quantize: Quantization | None = None
     qat: QAT | None = None
     task: Task = USUAL
+
+    def __repr__(self) -> str:
+        """A line: its tensors would be hundreds."""
+        model = self.source if self.model is None else self.model.name
+        classes = named(self.num_classes, self.classes)
+        return f"Adapter({self.method!r} for {model}, {classes}, {len(self.tensors)} tensors)"
 
     @property
     def num_classes(self) -> int:

@@ -39,9 +39,7 @@ class Trainer:
         )
         self.model.network.checkpointing = experiment.train.gradient_checkpointing
         self.importance = methods.importance(self.model.network, experiment.method)
-        self.update = Update(
-            experiment.train, self.model.trained, experiment.lr_ratio, experiment.decays, self.importance
-        )
+        self.update = Update(experiment.train, self.model.trained, experiment.rates, self.importance)
         self.slots = self.update.initial_slots(self.model.trained)
         self.step = 0
         self.keep: tuple[Mapping[str, Sequence[bool]], Arrays] = ({}, {})  # as ``mask`` had it last, and on the device

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -12,6 +11,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from mlx_peft.backend.methods.importance import AVERAGES, Importance
 from mlx_peft.backend.parameters import Arrays
+from mlx_peft.config.rates import Rates
 from mlx_peft.config.schema import SGD as SGDConfig
 from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.config.schema import Train
@@ -59,14 +59,25 @@ class Group(NamedTuple):
     names: list[str]
 
 
+def grouped(config: AdamWConfig | SGDConfig, parameters: Arrays, rates: Rates) -> list[Group]:
+    """The parameters by how they learn, each group with an optimiser of its own."""
+    groups: dict[tuple[bool, float], list[str]] = {}
+    for name, p in parameters.items():
+        groups.setdefault((rates.decays(name, p.ndim), rates.lr_ratio(name)), []).append(name)
+    make = OPTIMIZERS[config.name]
+    return [
+        Group(make(config, config.weight_decay if decay else 0.0), ratio, names)
+        for (decay, ratio), names in groups.items()
+    ]
+
+
 class Update:
     """One optimiser step: clip, step, and under float16 scale the loss and leave out a step whose gradient overflowed.
 
     Args:
         config: the experiment's ``train`` section.
         parameters: what is trained, by name.
-        lr_ratio: a parameter's learning rate over the optimiser's, by name.
-        decays: whether weight decay applies to a parameter, by name and number of axes.
+        rates: how each of them learns.
         importance: what is averaged over the steps that are observed, where the method wants it.
     """
 
@@ -74,21 +85,13 @@ class Update:
         self,
         config: Train,
         parameters: Arrays,
-        lr_ratio: Callable[[str], float],
-        decays: Callable[[str, int], bool],
+        rates: Rates,
         importance: Importance | None = None,
     ):
         self.importance = importance
         self.clip_norm = config.clip_norm
         self.scaled = config.precision == "float16"
-        make, weight_decay = OPTIMIZERS[config.optimizer.name], config.optimizer.weight_decay
-        groups: dict[tuple[bool, float], list[str]] = {}
-        for name, p in parameters.items():
-            groups.setdefault((decays(name, p.ndim), lr_ratio(name)), []).append(name)
-        self.groups: dict[str, Group] = {}
-        for (decay, ratio), names in groups.items():
-            optimizer = make(config.optimizer, weight_decay if decay else 0.0)
-            self.groups[f"group{len(self.groups)}"] = Group(optimizer, ratio, names)
+        self.groups = {f"group{i}": g for i, g in enumerate(grouped(config.optimizer, parameters, rates))}
 
     def initial_slots(self, parameters: Arrays) -> Slots:
         """Moments and counters before the first step."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from mlx_peft.config.section import Section
 from mlx_peft.core.bounds import Positive
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
@@ -33,14 +34,12 @@ def is_scale(name: str) -> bool:
     return last(name) == SCALE
 
 
-class Quantization(BaseModel):
+class Quantization(Section):
     """MLX's affine format: so many consecutive inputs share a scale and a bias, and each weight is a code of few bits.
 
     In files and in memory a layer has ``weight`` (uint32 words, ``(out, in bits / 32)``), ``scales`` and ``biases``
     (``(out, in / group_size)``), and its own ``bias`` where it had one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     bits: Bits = Field(description="of a weight inside the blocks")
     group_size: GroupSize = Field(64, description="consecutive inputs that share a scale and a bias")
@@ -74,15 +73,13 @@ class Quantization(BaseModel):
         return result
 
 
-class QAT(BaseModel):
+class QAT(Section):
     """Quantisation-aware training: float weights are trained through the codes that they are to become.
 
     Each forward pass multiplies with scale * code + bias of the weight as it then is, the method's update in it; the
     gradient passes the rounding as if it were none (Bengio et al. 2013, arXiv 1308.3432). ``scales: learned``: a group
     is symmetric, and its scale is trained too, as the step size of LSQ (Esser et al. 2020, arXiv 1902.08153).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     bits: Bits = Field(description="of a weight inside the blocks")
     group_size: GroupSize = Field(64, description="consecutive inputs that share a scale and a bias")

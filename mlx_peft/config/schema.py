@@ -12,7 +12,8 @@ from mlx_peft.config.augment import ColorJitter as ColorJitter
 from mlx_peft.config.augment import Erasing as Erasing
 from mlx_peft.config.augment import RandAugment as RandAugment
 from mlx_peft.config.methods import Method
-from mlx_peft.config.quantization import QAT, Quantization, is_scale
+from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.config.rates import Rates
 from mlx_peft.config.section import Section
 from mlx_peft.core.bounds import (
     LARGEST,
@@ -197,15 +198,10 @@ class Experiment(Section):
     train: Train = Field(default_factory=Train)
     track: list[Literal["tensorboard"]] = Field(default_factory=list)
 
-    def lr_ratio(self, name: str) -> float:
-        """The learning rate of a parameter, over that of the optimiser."""
-        if self.qat is not None and is_scale(name):
-            return self.qat.lr_ratio
-        return self.method.lr_ratio(name)
-
-    def decays(self, name: str, ndim: int) -> bool:
-        """Whether weight decay applies to a parameter with so many axes: not to the scales of codes."""
-        return not is_scale(name) and self.method.decays(name, ndim)
+    @property
+    def rates(self) -> Rates:
+        """How each parameter learns."""
+        return Rates(self.method, self.qat)
 
     @model_validator(mode="after")
     def _codes_are_the_base_or_the_aim(self) -> Experiment:

@@ -7,6 +7,7 @@ or compared is the text itself; only what is shown goes through here.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # controls: ESC, newline, and the eight-bit ones that some terminals obey
@@ -65,3 +66,9 @@ def counted(number: int, one: str, several: str = "") -> str:
     """
     ending = "es" if one.endswith(("s", "x", "tch", "sh")) else "s"
     return f"{number:,} {one if number == 1 else several or one + ending}"
+
+
+def named(count: int, names: Sequence[str]) -> str:
+    """``3 classes (cat, dog, ...)``: so many, and the first of their names where they are known."""
+    first = ", ".join([*map(printable, names[:3]), *(["..."] if len(names) > 3 else [])])
+    return f"{counted(count, 'class')} ({first})" if names else counted(count, "class")

@@ -40,6 +40,12 @@ def decode(data: bytes) -> np.ndarray:
         return _upright(image, layout)
 
 
+def pixels(image: Image.Image) -> np.ndarray:
+    """An image that Pillow holds, as its file would be read. Raises ValueError where pixels have no agreed range."""
+    bits = 16 if image.mode.startswith("I;16") else 8
+    return _upright(image, tiff.Layout(bits=bits, samples=len(image.getbands())))
+
+
 def _upright(image: Image.Image, layout: tiff.Layout) -> np.ndarray:
     image.load()
     turned = 1 if image.format == "TIFF" else _orientation(image)  # Pillow turns a TIFF itself

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+
 from convert.base import Base
 from mlx_peft.config.methods import Method, MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
-from mlx_peft.config.schema import Model
-from mlx_peft.core.border import Tensors
+from mlx_peft.config.schema import AdamW, Model
+from mlx_peft.core.border import Parameters, Tensors
 from mlx_peft.vit.architecture import Architecture
 
 
@@ -22,10 +24,12 @@ class Network(Protocol):
     method: Method | None
     head: Any
     """The classifier, whose weight is ``(classes, width)``."""
-    description: Model
+    description: Model | None
     """The name and the options that the model was asked for with."""
     base: Base
-    """The description of its weights, without the weights themselves."""
+    """The description of its weights, without the weights themselves; its digest is empty once they are others."""
+    classes: tuple[str, ...]
+    """Names of the head's rows; none where they are unknown."""
     qat: QAT | None
     """The codes that its adapter is trained through; None for none."""
     adapter_names: tuple[str, ...]
@@ -44,15 +48,29 @@ class Framework(Generic[AnyNetwork]):
         fill: puts a base's weights into it.
         apply: puts a method in place, from a seed, with the codes that are trained through. Raises UserError.
         remove: takes the method out.
+        merge: folds the method into plain layers, and returns those that were there. Raises UserError.
+        unmerge: puts them back.
         every: all parameters by name, in timm's layout.
         stored: those that an adapter is made of.
         load_adapter: sets those. Raises ValueError where names or shapes differ.
+        sizes: how many numbers each parameter that is trained has, by name.
+        count: how many numbers are trained, and how many there are.
+        prepare: uint8 images ``(batch, h, w, 3)`` as the network takes them, on its device.
+        optimizer: of what is trained.
+        step: an update by a batch of uint8 images and their targets; see ``by_hand.step``.
     """
 
     build: Callable[[Architecture, int], AnyNetwork]
     fill: Callable[[AnyNetwork, Base], None]
     apply: Callable[[AnyNetwork, MethodConfig, int, QAT | None], None]
     remove: Callable[[AnyNetwork], None]
+    merge: Callable[[AnyNetwork, bool], dict[str, Any]]
+    unmerge: Callable[[AnyNetwork, dict[str, Any]], None]
     every: Callable[[AnyNetwork], Tensors]
     stored: Callable[[AnyNetwork], Tensors]
     load_adapter: Callable[[AnyNetwork, Tensors], None]
+    sizes: Callable[[AnyNetwork], dict[str, int]]
+    count: Callable[[AnyNetwork], Parameters]
+    prepare: Callable[[AnyNetwork, np.ndarray], Any]
+    optimizer: Callable[[AnyNetwork, AdamW], Any]
+    step: Callable[[AnyNetwork, Any, np.ndarray, np.ndarray, float, float, int], float]

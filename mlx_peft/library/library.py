@@ -3,48 +3,55 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Generic
+from typing import Any
 
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from convert.fit import must_hold
 from mlx_peft.adaptation.adapter import adapter_shapes
-from mlx_peft.config.methods import MethodConfig
+from mlx_peft.config.methods import MethodConfig, called
 from mlx_peft.config.quantization import QAT, Quantization, described
 from mlx_peft.config.schema import Model
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.problems import validated
-from mlx_peft.library.framework import AnyNetwork, Framework
+from mlx_peft.library.by_hand import ByHand
+from mlx_peft.library.framework import AnyNetwork
+from mlx_peft.library.named import Named
+from mlx_peft.library.summary import Summary, summarised
 from mlx_peft.tasks.registry import classification
 
 
-class Library(Generic[AnyNetwork]):
+class Library(ByHand[AnyNetwork]):
     """The library of a backend: its methods are what a notebook calls."""
-
-    def __init__(self, framework: Framework[AnyNetwork]) -> None:
-        self.framework = framework
 
     def create_model(
         self,
         name: str,
         weights: str = "timm",
-        num_classes: int = 1000,
+        num_classes: int | None = None,
         image_size: int | None = None,
         seed: int = 0,
         quantize: Quantization | None = None,
+        classes: Sequence[str] = (),
+        multi_label: bool = False,
+        args: Mapping[str, Any] | None = None,
     ) -> AnyNetwork:
         """A ViT by its timm name.
 
         Args:
             name: ``vit_small_patch16_224``, with or without a tag.
             weights: ``timm`` (the hub), ``none`` (random), or a file or folder.
-            num_classes: width of the head; one of another size in the weights is replaced by a new one.
+            num_classes: width of the head; None: as many as there are names, or 1,000.
             image_size: pixels; the architecture's own where None, otherwise the position grid is resized.
             seed: of whatever is drawn.
             quantize: the linear layers of the blocks in so few bits; None: as the weights are.
+            classes: their names, in the order of the head's rows.
+            multi_label: whether an image may have several of them.
+            args: fields of the architecture to change, such as ``depth``.
 
         Warns:
             UserWarning: the patches do not cover an image of ``image_size``.
@@ -52,25 +59,42 @@ class Library(Generic[AnyNetwork]):
         Raises:
             UserError: the name is unknown, or the weights do not fit it or cannot be quantised so.
         """
-        description = validated(Model, name, {"name": name, "weights": weights, "image_size": image_size})
-        base = load_base(description, num_classes, seed, quantize)
+        options = {"name": name, "weights": str(weights), "image_size": image_size, "args": dict(args or {})}
+        description = validated(Model, name, options)
+        rows = num_classes or len(classes) or 1000
+        if classes and len(classes) != rows:
+            raise UserError(f"num_classes is {rows}, and classes has {len(classes)} names: leave num_classes out")
+        base = replace(load_base(description, rows, seed, quantize), task=classification(multi_label))
         if (border := base.architecture.border_note) is not None and border in base.notes:
             warnings.warn(border, stacklevel=2)
-        model = self.framework.build(base.architecture, num_classes)
+        model = self.framework.build(base.architecture, rows)
         self.framework.fill(model, base)
-        model.description, model.base = description, base.without_tensors()
+        model.description, model.base, model.classes = description, base.without_tensors(), tuple(classes)
         return model
 
-    def add_adapter(self, model: AnyNetwork, method: MethodConfig, seed: int = 0, qat: QAT | None = None) -> None:
+    def add_adapter(
+        self,
+        model: AnyNetwork,
+        method: MethodConfig | str = "lora",
+        seed: int = 0,
+        qat: QAT | None = None,
+        **options: Any,
+    ) -> None:
         """Puts a method in place: its parameters and the head can be trained from here, and nothing else.
 
         Args:
+            method: ``LoRA(rank=8)``; or its name, ``"lora"``, with its options behind: ``rank=8``.
             seed: of what the method draws.
             qat: the codes that the blocks' linear layers are trained through, and merged into; None: none.
 
         Raises:
-            UserError: a target matches no layer, the method cannot be trained so, or the model has a method already.
+            UserError: there is no such method or option, a target matches no layer, the method cannot be trained so, or
+                the model has a method already.
         """
+        if isinstance(method, str):
+            method = called(method, options)
+        elif options:
+            raise UserError(f"{method!r} has its options already, and {', '.join(options)} was given too")
         method.check_new(model.architecture)
         self._apply(model, method, seed, qat)
 
@@ -84,19 +108,39 @@ class Library(Generic[AnyNetwork]):
         The head, and the parameters that a method of the model's own trains (full, BitFit, LayerNorm), keep their
         values.
         """
+        whole = model.method is None or set(model.adapter_names) <= self.framework.stored(model).keys()
+        selected = () if model.method is None else model.method.selected(model.architecture)
         self.framework.remove(model)
+        model.qat, model.adapter_names = None, ()
+        if selected or not whole:  # trained itself, or merged into
+            model.base = replace(model.base, sha256="")
+
+    def merge(self, model: AnyNetwork, dequantize: bool = False) -> Named[Any]:
+        """Folds what the method put into the model into plain layers, in place; ``unmerge`` takes what this returns.
+
+        What was trained through codes is in codes after that. With ``dequantize`` nothing is: a quantised base becomes
+        a plain one first, and codes that were trained towards become the plain weights that they stand for.
+
+        Raises:
+            UserError: the mathematics does not allow it; nothing is changed then.
+        """
+        return Named(self.framework.merge(model, dequantize), "layers that unmerge puts back")
+
+    def unmerge(self, model: AnyNetwork, replaced: dict[str, Any]) -> None:
+        """Puts back what ``merge`` replaced, bit for bit."""
+        self.framework.unmerge(model, replaced)
 
     def save_adapter(
-        self, model: AnyNetwork, folder: str | Path, classes: Sequence[str] = (), multi_label: bool = False
+        self, model: AnyNetwork, folder: str | Path, classes: Sequence[str] = (), multi_label: bool | None = None
     ) -> list[str]:
         """Writes what is trained in PEFT's format, the head and the class names with it. Returns notes for a person.
 
         Args:
-            classes: names, in the order of the head's rows.
-            multi_label: whether an image may have several of them.
+            classes: names, in the order of the head's rows; none: the model's own.
+            multi_label: whether an image may have several of them; None: as the model has it.
 
         Raises:
-            UserError: the model has no method, or it is merged.
+            UserError: the model has no method, or it is merged, or its other weights are not as they were loaded.
         """
         if model.method is None:
             raise UserError("the model has no method: add one with add_adapter")
@@ -104,12 +148,17 @@ class Library(Generic[AnyNetwork]):
         if missing := [name for name in model.adapter_names if name not in tensors]:
             raise UserError(f"the method is merged into the model, which no longer has {missing[0]}: unmerge it first")
         base = model.base
+        if not base.sha256:
+            raise UserError(
+                "an earlier method changed the weights below the adapter, so that the adapter is not all that was "
+                "trained: put it on a model as it was created"
+            )
         return write_adapter(
             Path(folder),
             Adapter(
                 method=model.method,
                 tensors=tensors,
-                classes=tuple(classes),
+                classes=tuple(classes) or model.classes,
                 model=model.description,
                 architecture=base.architecture,
                 preprocessing=base.preprocessing,
@@ -117,7 +166,7 @@ class Library(Generic[AnyNetwork]):
                 source=base.source,
                 quantize=base.quantization,
                 qat=model.qat,
-                task=classification(multi_label),
+                task=base.task if multi_label is None else classification(multi_label),
             ),
         )
 
@@ -145,8 +194,16 @@ class Library(Generic[AnyNetwork]):
         except ValueError as error:
             self.remove_adapter(model)
             raise UserError(f"{folder} does not fit the model: {error}") from error
+        model.classes = adapter.classes or model.classes
+        preprocessing = adapter.preprocessing or model.base.preprocessing
+        model.base = replace(model.base, task=adapter.task, preprocessing=preprocessing)
         return adapter
 
     def state_dict(self, model: AnyNetwork) -> Tensors:
         """Every parameter by name, in timm's layout."""
-        return self.framework.every(model)
+        return Named(self.framework.every(model), "tensors")
+
+    def summary(self, model: AnyNetwork) -> Summary:
+        """How many of a model's numbers are trained, and where they are."""
+        method = None if model.method is None else model.method.name
+        return summarised(method, self.framework.sizes(model), self.framework.count(model))

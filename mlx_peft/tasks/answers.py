@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,14 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Each logit's own probability."""
     odds: np.ndarray = np.exp(-np.logaddexp(0, -logits))
     return odds
+
+
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "softmax": softmax,
+    "sigmoid": sigmoid,
+    "identity": lambda logits: logits,
+}
+"""What makes probabilities of the logits of one image, by its name; of values, nothing does."""
 
 
 def likeliest(logits: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], top: int) -> list[dict[str, Any]]:

@@ -110,7 +110,7 @@ class MultiLabel(Task):
 
     def answer(self, logits: np.ndarray, classes: Sequence[str], top: int) -> list[dict[str, Any]]:
         """The likeliest classes, each with a probability of its own: above one half it is there."""
-        return answers.likeliest(logits, answers.sigmoid(logits), classes, top)
+        return answers.likeliest(logits, self.probabilities(logits), classes, top)
 
     def outputs(self, rows: int) -> str:
         return f"{counted(rows, 'class')}, of which an image may have several"

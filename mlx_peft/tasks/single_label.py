@@ -44,6 +44,8 @@ class SingleLabel(Task):
         """All options are for this task."""
 
     def fault(self, labels: np.ndarray, classes: int) -> str | None:
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            return f"labels are {labels.dtype} of the shape {labels.shape}, not one whole number an image"
         low, high = labels.min(), labels.max()
         return f"labels {low} to {high}, not 0 to {classes - 1}" if low < 0 or high >= classes else None
 
@@ -112,7 +114,7 @@ class SingleLabel(Task):
 
     def answer(self, logits: np.ndarray, classes: Sequence[str], top: int) -> list[dict[str, Any]]:
         """The likeliest classes; all probabilities add up to 1."""
-        return answers.likeliest(logits, answers.softmax(logits), classes, top)
+        return answers.likeliest(logits, self.probabilities(logits), classes, top)
 
     def outputs(self, rows: int) -> str:
         return counted(rows, "class")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mlx_peft.config.schema import Data
+from mlx_peft.tasks.answers import ACTIVATIONS
 from mlx_peft.tasks.metrics import Answers, Evaluation
 
 NONE = "none of them"
@@ -132,6 +133,10 @@ class Task(ABC):
         return first, -metrics["loss"]
 
     # Answers.
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """What the logits of one image say, ``(classes,)``: of each class how likely it is."""
+        return ACTIVATIONS[self.activation](logits)
 
     @abstractmethod
     def answer(self, logits: np.ndarray, classes: Sequence[str], top: int) -> list[dict[str, Any]]:

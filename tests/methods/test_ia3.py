@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from comparing import relative
-from pydantic import ValidationError
 
 from mlx_peft.config.methods import IA3
+from mlx_peft.core.errors import UserError
 
 ROUNDING = 2e-6
 """Relative, float32: two orders of the same few sums."""
@@ -125,7 +125,7 @@ def test_checkpointing_gives_the_same_gradients(build, batch, away):
 
 def test_weight_decay_does_not_pull_the_factors_to_zero(build):
     trainer = build(ia3("all"))
-    decays = trainer.experiment.decays
+    decays = trainer.experiment.rates.decays
     assert not any(decays(name, t.ndim) for name, t in trainer.model.adapter().items() if "ia3_l" in name)
 
 
@@ -159,5 +159,5 @@ def test_restricted_to_some_blocks_it_leaves_the_others_alone(build):
 
 @pytest.mark.parametrize("feedforward", [("k",), ("fc1",)])
 def test_only_whole_targets_are_scaled_on_their_input(feedforward):
-    with pytest.raises(ValidationError, match=feedforward[0]):
+    with pytest.raises(UserError, match=feedforward[0]):
         IA3(targets=("k", "v", "fc2"), feedforward=feedforward)

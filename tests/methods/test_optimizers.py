@@ -11,6 +11,7 @@ import mlx.core as mx
 
 import mlx_peft.backend.training
 import torch_ref.training
+from mlx_peft.config.rates import Rates
 from mlx_peft.config.schema import Train
 
 NAME, LR, EPS, WIDTH = "norm.weight", 1e-2, 1e-8, 16
@@ -40,7 +41,7 @@ def expected(g: np.ndarray, m: np.ndarray, v: np.ndarray, step: int, betas: tupl
 def ours(config: Train, g: np.ndarray, m: np.ndarray, v: np.ndarray, steps: int) -> np.ndarray:
     """The same of the MLX backend."""
     parameters = {NAME: mx.zeros(WIDTH)}
-    update = mlx_peft.backend.training.Update(config, parameters, lambda name: 1.0, lambda name, ndim: True)
+    update = mlx_peft.backend.training.Update(config, parameters, Rates(None))
     slots = update.initial_slots(parameters)
     (group,) = slots
     slots[group] |= {"step": mx.array(steps, mx.uint64), NAME: {"m": mx.array(m), "v": mx.array(v)}}
@@ -52,7 +53,7 @@ def ours(config: Train, g: np.ndarray, m: np.ndarray, v: np.ndarray, steps: int)
 def theirs(config: Train, g: np.ndarray, m: np.ndarray, v: np.ndarray, steps: int) -> np.ndarray:
     """The same of torch_ref."""
     parameter = torch.nn.Parameter(torch.zeros(WIDTH))
-    update = torch_ref.training.Update(config, {NAME: parameter}, lambda name: 1.0, lambda name, ndim: True)
+    update = torch_ref.training.Update(config, {NAME: parameter}, Rates(None))
     state = {"step": torch.tensor(float(steps)), "exp_avg": torch.tensor(m), "exp_avg_sq": torch.tensor(v)}
     update.load_state({f"slots.{NAME}.{slot}": value for slot, value in state.items()})
     parameter.grad = torch.tensor(g)
@@ -75,7 +76,7 @@ def test_torchs_own_counters_do_not_stand_still():
     betas = (0.9, 0.99999999)
     config = Train.model_validate({"optimizer": {"name": "adamw", "betas": betas, "weight_decay": 0.0}})
     parameter = torch.nn.Parameter(torch.zeros(WIDTH))
-    update = torch_ref.training.Update(config, {NAME: parameter}, lambda name: 1.0, lambda name, ndim: True)
+    update = torch_ref.training.Update(config, {NAME: parameter}, Rates(None))
     ones = torch.ones(WIDTH)
     update.load_state(
         {f"slots.{NAME}.{slot}": ones.clone() for slot in ("exp_avg", "exp_avg_sq")}

@@ -98,7 +98,7 @@ def test_what_is_said_to_decay_is_what_the_optimiser_makes_smaller(side, name):
     before = {n: side.copied(p) for n, p in side.trained(model).items()}
     after = {n: side.copied(p) for n, p in side.stepped(model, config).items()}
     smaller = {n for n in before if not np.array_equal(before[n], after[n])}
-    said = {n for n in before if config.decays(n, before[n].ndim) and before[n].any()}
+    said = {n for n in before if config.rates.decays(n, before[n].ndim) and before[n].any()}
     assert smaller == said
     plain = shapes(model.architecture, 1)
     spared = {n for n, p in before.items() if p.ndim > 1 and n not in plain and n not in said and p.any()}
@@ -185,7 +185,7 @@ def test_weights_are_rounded_as_they_are_trained_where_that_is_said(side, name):
     assert np.isfinite(side.answers(model, pixels(2))).all()
     scales = {n: p for n, p in side.trained(model).items() if n.endswith("lsq_scale")}
     config = experiment(model.method, qat)
-    assert len(scales) == 8 and not any(config.decays(n, p.ndim) for n, p in scales.items())
+    assert len(scales) == 8 and not any(config.rates.decays(n, p.ndim) for n, p in scales.items())
 
 
 def test_a_method_that_rounds_nothing_names_those_that_do(side):

@@ -110,7 +110,7 @@ def test_projections_come_from_their_key_alone_and_stay(build, batch):
     after = trainer.model.adapter()
     changed = {name.rpartition(".")[2] for name in after if not np.array_equal(after[name], before[name])}
     assert changed == {"vera_lambda_b", "vera_lambda_d", "weight", "bias"}
-    assert not any(trainer.experiment.decays(name, t.ndim) for name, t in after.items() if "lambda" in name)
+    assert not any(trainer.experiment.rates.decays(name, t.ndim) for name, t in after.items() if "lambda" in name)
 
 
 def test_other_projections_can_be_loaded_after_use(build, batch, away, compiled):

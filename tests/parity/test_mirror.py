@@ -31,6 +31,7 @@ def public(path: Path) -> dict[str, str | None]:
 
 ONLY_HERE = {
     # What one framework needs and the other does not.
+    "by_hand.py": {f"AdamW.{own}" for own in ("apply_gradients", "learning_rate", "state", "step")},
     "device.py": {"device"},
     "measured.py": {"kept_bytes"},
     "methods/importance.py": {"Importance.observed", "Importance.observe"},  # the one gives, the other changes

@@ -173,9 +173,9 @@ def test_half_precision_does_not_touch_the_codes(build, batch):
 
 def test_scales_learn_slowly_and_do_not_decay(described):
     config = described({"name": "lora", "lora_plus": 4}, qat=FOUR | {"scales": "learned", "lr_ratio": 0.02})
-    ratios = [config.lr_ratio(f"blocks.0.attn.qkv.{name}") for name in ("lora_A", "lora_B", SCALE)]
+    ratios = [config.rates.lr_ratio(f"blocks.0.attn.qkv.{name}") for name in ("lora_A", "lora_B", SCALE)]
     assert ratios == [1.0, 4.0, 0.02]
-    assert not config.decays(f"blocks.0.attn.qkv.{SCALE}", 2)
+    assert not config.rates.decays(f"blocks.0.attn.qkv.{SCALE}", 2)
 
 
 @pytest.mark.parametrize("method", [{"name": "full"}, {"name": "lora", "targets": ["q", "v"]}], ids=str)

@@ -35,7 +35,7 @@ def test_blocks_that_the_model_does_not_have_are_refused(blocks):
 
 @pytest.mark.parametrize("blocks", ["last", "-4:", [], "four"])
 def test_blocks_that_cannot_be_read_are_refused(blocks):
-    with pytest.raises(ValidationError):
+    with pytest.raises(UserError):
         LoRA(blocks=blocks)
 
 

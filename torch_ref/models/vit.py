@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mlx_peft.config.methods import MethodConfig
-from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.config.schema import Model
+from mlx_peft.library.answering import Answering
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.places import PARAMETERS, PATCH, Kinds, Places
 from torch_ref.models.attention import ATTENTIONS
@@ -19,6 +22,7 @@ from torch_ref.models.layers import Linear, layer_scale, norm, spread
 from torch_ref.models.mlp import MLPS
 from torch_ref.models.pool import AttentionPool
 from torch_ref.models.positions import POSITIONS, Positions
+from torch_ref.models.preprocess import preprocess
 from torch_ref.models.reducer import Reducer
 from torch_ref.models.stochastic import Dropout, DropPath
 from torch_ref.models.tokens import Tokens
@@ -59,7 +63,7 @@ class Block(nn.Module):
         return self.drop_path2(self.ls2(self.mlp(x)))
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Answering, nn.Module):
     """Dosovitskiy et al. 2021 (arXiv 2010.11929); distilled: Touvron et al. 2021 (arXiv 2012.12877).
 
     Normalised images ``(batch, size, size, 3)`` to logits ``(batch, classes)``. With a distillation token the logits
@@ -79,6 +83,9 @@ class VisionTransformer(nn.Module):
         self.checkpointing = False
         self.quantization: Quantization | None = None  # of the blocks' linear layers
         self.method: MethodConfig | None = None  # that was put into it
+        self.qat: QAT | None = None  # that it is trained through
+        self.description: Model | None = None  # as it was asked for
+        self.classes: tuple[str, ...] = ()  # names of the head's rows
         self.shared = nn.Module()  # what a method gives to several blocks at once
         self.patch_embed = PatchEmbed(architecture)
         for kind, count in architecture.places.only(PARAMETERS).runs:
@@ -106,9 +113,12 @@ class VisionTransformer(nn.Module):
         x = self.positions.joined(special, patches, self.pos_embed)
         return Tokens(self.norm_pre(x), self.architecture.places)
 
-    def between(self, tokens: Tokens, start: int, stop: int) -> Tokens:
-        """What enters block ``start`` to what enters block ``stop``; past the last, only the tokens that are read."""
-        read = [None] * (len(self.blocks) - 1) + [self.architecture.kinds_read]
+    def between(self, tokens: Tokens, start: int, stop: int, whole: bool = False) -> Tokens:
+        """What enters block ``start`` to what enters block ``stop``.
+
+        Past the last there are only the tokens that are read, unless ``whole``.
+        """
+        read = [None] * (len(self.blocks) - 1) + [None if whole else self.architecture.kinds_read]
         for index, (block, queries) in enumerate(zip(self.blocks, read, strict=True)):
             if start <= index < stop:
                 again = self.checkpointing and self.training
@@ -127,9 +137,21 @@ class VisionTransformer(nn.Module):
 
     def vectors(self, tokens: Tokens) -> list[Tensor]:
         """The last block's tokens to what each head reads, ``(batch, dim)``: one vector, two with distillation."""
-        tokens = tokens.holding(self.norm(tokens.x))
+        return self.pooled(tokens.holding(self.norm(tokens.x)))
+
+    def pooled(self, tokens: Tokens) -> list[Tensor]:
+        """The same of tokens behind the final norm."""
         second = [tokens.first("distillation")] if self.architecture.distilled else []
         return [self.fc_norm(self.pool(tokens)), *second]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """timm's: normalised images to all tokens behind the final norm, ``(batch, tokens, dim)``."""
+        return self.norm(self.between(self.embed(x), 0, len(self.blocks), whole=True).x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """timm's: what ``forward_features`` gave to logits; or to what the head reads, with two heads the mean."""
+        vectors = self.pooled(Tokens(x, self.architecture.places))
+        return sum(vectors) / len(vectors) if pre_logits else self.classify(vectors)
 
     def prefix(self, x: Tensor, end: int) -> Tensor:
         """Images to what enters block ``end``; past the depth, to the heads' vectors ``(batch, heads, dim)``.
@@ -161,6 +183,16 @@ class VisionTransformer(nn.Module):
         if self.architecture.distilled:
             logits = (logits + self.head_dist(self.head_drop(vectors[1]))) / 2
         return logits
+
+    def pixels(self, images: np.ndarray) -> Tensor:
+        """uint8 images ``(batch, h, w, 3)`` as its input, normalised as its weights want them."""
+        levels = torch.from_numpy(images).to(self.head.weight.device)
+        return preprocess(levels, self.base.preprocessing, self.architecture.img_size, torch.float32)
+
+    @torch.inference_mode()
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """See ``Answering``."""
+        return self(self.pixels(images)).float().cpu().numpy()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.vectors(self.between(self.embed(x), 0, len(self.blocks))))

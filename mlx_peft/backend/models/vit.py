@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_peft.backend import forks
@@ -17,11 +18,14 @@ from mlx_peft.backend.models.layers import Linear, layer_scale, norm, spread
 from mlx_peft.backend.models.mlp import MLPS
 from mlx_peft.backend.models.pool import AttentionPool
 from mlx_peft.backend.models.positions import POSITIONS, Positions
+from mlx_peft.backend.models.preprocess import preprocess
 from mlx_peft.backend.models.reducer import Reducer
 from mlx_peft.backend.models.stochastic import Dropout, DropPath, current_key, next_key, randomness
 from mlx_peft.backend.models.tokens import Arrays, Tokens
 from mlx_peft.config.methods import MethodConfig
-from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.config.schema import Model
+from mlx_peft.library.answering import Answering
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.places import PARAMETERS, PATCH, Kinds, Places
 
@@ -61,7 +65,7 @@ class Block(nn.Module):
         return self.drop_path2(self.ls2(self.mlp(x)))
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Answering, nn.Module):
     """Dosovitskiy et al. 2021 (arXiv 2010.11929); distilled: Touvron et al. 2021 (arXiv 2012.12877).
 
     Normalised images ``(batch, size, size, 3)`` to logits ``(batch, classes)``. With a distillation token the logits
@@ -82,6 +86,9 @@ class VisionTransformer(nn.Module):
         self.checkpointing = False
         self.quantization: Quantization | None = None  # of the blocks' linear layers
         self.method: MethodConfig | None = None  # that was put into it
+        self.qat: QAT | None = None  # that it is trained through
+        self.description: Model | None = None  # as it was asked for
+        self.classes: tuple[str, ...] = ()  # names of the head's rows
         self.shared = nn.Module()  # what a method gives to several blocks at once
         self.patch_embed = PatchEmbed(architecture)
         for kind, count in architecture.places.only(PARAMETERS).runs:
@@ -109,9 +116,12 @@ class VisionTransformer(nn.Module):
         x = self.positions.joined(special, patches, self.get("pos_embed"))
         return Tokens(self.norm_pre(x), self.architecture.places)
 
-    def between(self, tokens: Tokens, start: int, stop: int) -> Tokens:
-        """What enters block ``start`` to what enters block ``stop``; past the last, only the tokens that are read."""
-        read = [None] * (len(self.blocks) - 1) + [self.architecture.kinds_read]
+    def between(self, tokens: Tokens, start: int, stop: int, whole: bool = False) -> Tokens:
+        """What enters block ``start`` to what enters block ``stop``.
+
+        Past the last there are only the tokens that are read, unless ``whole``.
+        """
+        read = [None] * (len(self.blocks) - 1) + [None if whole else self.architecture.kinds_read]
         for index, (block, queries) in enumerate(zip(self.blocks, read, strict=True)):
             key = next_key()  # a key a block, so that neither recomputing nor leaving out blocks changes a draw
             if start <= index < stop:
@@ -133,9 +143,21 @@ class VisionTransformer(nn.Module):
 
     def vectors(self, tokens: Tokens) -> list[mx.array]:
         """The last block's tokens to what each head reads, ``(batch, dim)``: one vector, two with distillation."""
-        tokens = tokens.holding(self.norm(tokens.x))
+        return self.pooled(tokens.holding(self.norm(tokens.x)))
+
+    def pooled(self, tokens: Tokens) -> list[mx.array]:
+        """The same of tokens behind the final norm."""
         second = [tokens.first("distillation")] if self.architecture.distilled else []
         return [self.fc_norm(self.pool(tokens)), *second]
+
+    def forward_features(self, x: mx.array) -> mx.array:
+        """timm's: normalised images to all tokens behind the final norm, ``(batch, tokens, dim)``."""
+        return self.norm(self.between(self.embed(x), 0, len(self.blocks), whole=True).x)
+
+    def forward_head(self, x: mx.array, pre_logits: bool = False) -> mx.array:
+        """timm's: what ``forward_features`` gave to logits; or to what the head reads, with two heads the mean."""
+        vectors = self.pooled(Tokens(x, self.architecture.places))
+        return sum(vectors) / len(vectors) if pre_logits else self.classify(vectors)
 
     def prefix(self, x: mx.array, end: int) -> mx.array:
         """Images to what enters block ``end``; past the depth, to the heads' vectors ``(batch, heads, dim)``.
@@ -169,6 +191,14 @@ class VisionTransformer(nn.Module):
         if self.architecture.distilled:
             logits = (logits + self.head_dist(self.head_drop(vectors[1]))) / 2
         return logits
+
+    def pixels(self, images: np.ndarray) -> mx.array:
+        """uint8 images ``(batch, h, w, 3)`` as its input, normalised as its weights want them."""
+        return preprocess(mx.array(images), self.base.preprocessing, self.architecture.img_size, mx.float32)
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """See ``Answering``."""
+        return np.array(self(self.pixels(images)).astype(mx.float32))
 
     def __call__(self, x: mx.array) -> mx.array:
         forks.check()

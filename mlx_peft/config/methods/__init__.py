@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -10,6 +11,9 @@ from mlx_peft.config.methods.added import IA3, SSF, VPT, AdaptFormer
 from mlx_peft.config.methods.base import MethodConfig
 from mlx_peft.config.methods.lowrank import AdaLoRA, FacT, LoRA, QALoRA, VeRA
 from mlx_peft.config.methods.selective import BitFit, Full, LayerNorm, Linear
+from mlx_peft.config.words import Words
+from mlx_peft.core.errors import UserError, shown
+from mlx_peft.core.sections import sections, variants
 
 __all__ = [
     "IA3",
@@ -27,9 +31,21 @@ __all__ = [
     "MethodConfig",
     "QALoRA",
     "VeRA",
+    "called",
 ]
 
 Method = Annotated[
     Linear | Full | BitFit | LayerNorm | LoRA | QALoRA | AdaLoRA | VeRA | FacT | IA3 | SSF | AdaptFormer | VPT,
     Field(discriminator="name"),
 ]
+
+
+def called(name: str, options: Mapping[str, Any]) -> MethodConfig:
+    """The method of a name, with its options. Raises UserError where there is no such method or option."""
+    known = variants(sections(Method))
+    if name not in known:
+        raise UserError(
+            f"unknown method {shown(name)}{Words(MethodConfig).of_value(name, known)}; known: {', '.join(known)}"
+        )
+    method: MethodConfig = known[name](**options)
+    return method

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.config.section import Section
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.parameters import decays, last
@@ -14,7 +15,7 @@ from mlx_peft.vit.shapes import Shapes
 from mlx_peft.vit.sites import Blocks, Site, Targets, chosen, sites
 
 
-class MethodConfig(BaseModel):
+class MethodConfig(Section):
     """A method trains its own parameters, and always the head.
 
     Class attributes, which ``mlx-peft ls methods`` prints:
@@ -22,8 +23,6 @@ class MethodConfig(BaseModel):
         in_peft: whether Hugging Face PEFT has the method and reads its adapters.
         unmixed: why the rows of one batch may not each have an adapter of their own; None where they may.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     unmerged: ClassVar[str | None] = None
