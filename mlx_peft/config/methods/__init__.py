@@ -45,7 +45,7 @@ def called(name: str, options: Mapping[str, Any]) -> MethodConfig:
     known = variants(sections(Method))
     if name not in known:
         raise UserError(
-            f"unknown method {shown(name)}{Words(MethodConfig).of_value(name, known)}; known: {', '.join(known)}"
+            f"unknown method {shown(name)}{Words(MethodConfig).of_value(name, list(known))}; known: {', '.join(known)}"
         )
     method: MethodConfig = known[name](**options)
     return method
