@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from mlx_peft.core.errors import UserError
-from mlx_peft.data.checked import Memory
-from mlx_peft.data.dataset import ADVICE, Dataset, EncodedImages, FileImages, Images, Split
-from mlx_peft.data.duplicates import Glances, glance, pixel_hash, same
-from mlx_peft.data.looking import Watch, each, unwatched
-from mlx_peft.data.memory import one_image
-from mlx_peft.data.reading import stored_as
+from mlx_peft.config import schema
+from mlx_peft.data.dataset import Dataset
+from mlx_peft.data.duplicates import Glances, equals, look_alikes
+from mlx_peft.data.looking import Watch, unwatched
+from mlx_peft.data.read_all import all_read
+from mlx_peft.data.seen import there
 from mlx_peft.tasks.task import NONE, Task
-
-
-@dataclass(frozen=True)
-class Look:
-    """One image: its hash, a glance at it, its size, whether it has colour, what its file is; or why it is broken."""
-
-    pixels: bytes | None = None
-    seen: bytes | None = None
-    size: tuple[int, int] = (0, 0)
-    colour: bool = False
-    form: str = ""
-    broken: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +28,18 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """All images of a set, split after split. split: int64 ``(n,)``; label: as the task has it; the pairs are across
-    splits."""
+    """All images of a set, split after split.
+
+    records: LOOKs ``(n,)``; reasons: why an image is broken, by row; split: int64 ``(n,)``; label: as the task has it;
+    the pairs are across splits.
+    """
 
     dataset: Dataset
-    looks: Sequence[Look]
+    records: np.ndarray
+    reasons: Mapping[int, str]
     split: np.ndarray
     label: np.ndarray
+    copies: int
     exact: Sequence[Pair]
     near: Sequence[Pair]
     relabelled: Sequence[Pair]
@@ -71,7 +62,7 @@ class Survey:
     @property
     def broken(self) -> list[int]:
         """The rows that cannot be read."""
-        return [row for row, look in enumerate(self.looks) if look.broken]
+        return sorted(self.reasons)
 
     @property
     def sound(self) -> bool:
@@ -80,9 +71,8 @@ class Survey:
 
     def report(self, named: int | None = None) -> dict[str, Any]:
         """The findings, ready for JSON; of broken images and pairs at most so many are named, all are counted."""
-        whole = [look for look in self.looks if not look.broken]
-        sides = np.array([look.size for look in whole]).reshape(-1, 2)
-        copies = len(whole) - len({look.pixels for look in whole})
+        whole = there(self.records)
+        sides, colour = self.records["size"][whole].astype(np.int64), int(self.records["colour"][whole].sum())
 
         def pairs(found: Sequence[Pair]) -> dict[str, Any]:
             listed = [[self.named(pair.later), self.named(pair.earlier)] for pair in found[:named]]
@@ -97,14 +87,14 @@ class Survey:
             },
             "height": _spread(sides[:, 0]),
             "width": _spread(sides[:, 1]),
-            "different_sizes": len(np.unique(sides, axis=0)),
-            "channels": {"grey": sum(not look.colour for look in whole), "colour": sum(look.colour for look in whole)},
-            "files": dict(Counter(look.form for look in whole).most_common()),
+            "different_sizes": len(np.unique(sides[:, 0] << 32 | sides[:, 1])),
+            "channels": {"grey": len(sides) - colour, "colour": colour},
+            "files": _files(self.records["form"][whole]),
             "broken": {
                 "count": len(self.broken),
-                "images": [{**self.named(row), "reason": self.looks[row].broken} for row in self.broken[:named]],
+                "images": [{**self.named(row), "reason": self.reasons[row]} for row in self.broken[:named]],
             },
-            "copies": copies,
+            "copies": self.copies,
             "equal_across_splits": pairs(self.exact),
             "equal_with_another_label": pairs(self.relabelled),
             "near_across_splits": pairs(self.near),
@@ -118,69 +108,63 @@ class Survey:
         return found if (none := task.rows_of_none(label)) is None else found | {NONE: len(none)}
 
 
-def survey(dataset: Dataset, threads: int, memory: Memory | None = None, watch: Watch = unwatched) -> Survey:
-    """Reads every image once, whatever is remembered. None is kept, and none that is broken ends it.
-
-    memory: of the images that can be read; is made anew.
-    """
-    splits = list(dataset.splits.values())
-    encoded = [isinstance(split.images, FileImages | EncodedImages) for split in splits]
-    marks = [split.images.marks() for split in splits if isinstance(split.images, FileImages | EncodedImages)]
-    looks = [look for split in splits for look in _looks(split, threads, watch)]
-    number = np.repeat(np.arange(len(splits)), [split.size for split in splits])
-    label = np.concatenate([split.labels for split in splits])
-    pixels, seen = [look.pixels for look in looks], [look.seen for look in looks]
-    if memory is not None and marks:
-        whole = np.array([not look.broken for look in looks])[np.repeat(encoded, [split.size for split in splits])]
-        memory.keep(np.concatenate(marks)[whole])
-    copies, groups = same(pixels), same(seen)
-    exact = _across(copies, np.arange(len(copies)), number)
-    known = {pair.later for pair in exact}
-    near = _across(groups, Glances([seen[rows[0]] or b"" for rows in groups]).firsts(), number)
-    return Survey(
-        dataset,
-        looks,
-        number,
-        label,
-        exact,
-        [pair for pair in near if pair.later not in known],
-        list(_relabelled(copies, label, dataset.task)),
-    )
+def survey(dataset: Dataset, threads: int, config: schema.Data | None = None, watch: Watch = unwatched) -> Survey:
+    """Reads every image once: see ``all_read``, also for the configuration."""
+    with all_read(dataset, threads, config, watch) as looks:
+        sizes = [split.size for split in dataset.splits.values()]
+        split = np.repeat(np.arange(len(sizes)), sizes)
+        label = np.concatenate([split.labels for split in dataset.splits.values()])
+        equal, alike = equals(looks.records), _first_alike(looks.records)
+        exact = np.flatnonzero(split > split[equal])
+        near = np.setdiff1d(np.flatnonzero(split > split[alike]), exact)
+        if looks.before:
+            note = f"{looks.before:,} images were read by an earlier check, which was broken off, and have not changed"
+            dataset = replace(dataset, notes=(*dataset.notes, note))
+        return Survey(
+            dataset,
+            looks.records,
+            looks.broken,
+            split,
+            label,
+            int((equal != np.arange(len(equal))).sum()),
+            _pairs(exact, equal),
+            _pairs(near, alike),
+            list(_relabelled(equal, label, dataset.task)),
+        )
 
 
-def _looks(split: Split, threads: int, watch: Watch) -> Iterator[Look]:
-    rows, what = range(split.size), f"reading the images of {split.name}"
-    return each(lambda row: _look(split.images, row), rows, threads, what, watch)
+def _first_alike(records: np.ndarray) -> np.ndarray:
+    """Of each image the first that it resembles, or the first that is like the first that it resembles, int64 ``(n,)``;
+    itself where there is none."""
+    same, first = look_alikes(records), np.arange(len(records))
+    rows = np.flatnonzero(same >= 0)
+    different = rows[same[rows] == rows]
+    first[different] = different[Glances(records, different).firsts()]
+    first[rows] = first[same[rows]]
+    return first
 
 
-def _look(images: Images, row: int) -> Look:
-    with one_image():
-        try:
-            image = images.read(row)
-        except UserError as error:
-            return Look(broken=str(error).removesuffix(ADVICE))
-        colour = not (np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 0], image[..., 2]))
-        form = "array" if not isinstance(images, FileImages | EncodedImages) else stored_as(images.encoded(row))
-        return Look(pixel_hash(image), glance(image), (image.shape[0], image.shape[1]), colour, form)
+def _pairs(later: np.ndarray, earlier: np.ndarray) -> list[Pair]:
+    """Of images that have a partner in an earlier split, with the first such one. Rows are numbered split after split:
+    so where the first partner is not in an earlier split, none is."""
+    return list(map(Pair, later.tolist(), earlier[later].tolist()))
 
 
-def _across(groups: Sequence[np.ndarray], first: np.ndarray, split: np.ndarray) -> list[Pair]:
-    """Each image of a split that has a partner in an earlier one, with the first such partner.
-
-    groups: rows that are alike, in the order of their first ones; first: int64 ``(groups,)``, the first group that each
-    one resembles. Rows are numbered split after split: so where the first partner is not in an earlier split, none is.
-    """
-    found = []
-    for rows, partner in zip(groups, (groups[place][0] for place in first.tolist()), strict=True):
-        found += [Pair(row, int(partner)) for row in rows[split[rows] > split[partner]].tolist()]
-    return sorted(found, key=lambda pair: pair.later)
-
-
-def _relabelled(groups: Sequence[np.ndarray], label: np.ndarray, task: Task) -> Iterator[Pair]:
+def _relabelled(equal: np.ndarray, label: np.ndarray, task: Task) -> Iterator[Pair]:
     """Equal images whose labels differ."""
-    for rows in groups:
-        for row in rows[task.differ(label[rows], label[rows[0]])].tolist():
-            yield Pair(row, int(rows[0]))
+    copies = np.flatnonzero(equal != np.arange(len(equal)))
+    copies = copies[np.argsort(equal[copies], kind="stable")]
+    for rows in np.split(copies, np.flatnonzero(np.diff(equal[copies])) + 1) if len(copies) else ():
+        first = int(equal[rows[0]])
+        for row in rows[task.differ(label[rows], label[first])].tolist():
+            yield Pair(row, first)
+
+
+def _files(forms: np.ndarray) -> dict[str, int]:
+    """How many files there are of each form, the commonest first."""
+    names, first, counts = np.unique(forms, return_index=True, return_counts=True)
+    order = np.lexsort((first, -counts))
+    return {name.decode(): count for name, count in zip(names[order].tolist(), counts[order].tolist(), strict=True)}
 
 
 def _spread(sides: np.ndarray) -> dict[str, int]:

@@ -1,87 +1,68 @@
-"""Images that are the same, or nearly: hashes of pixels and of what is seen, and what belongs together by them."""
+"""Images that are the same, or nearly: what belongs together by what is seen in them."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import combinations, pairwise
 
 import numpy as np
-from PIL import Image
-from scipy.fft import dctn
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+
+from mlx_peft.data.seen import content, first_equal, there
 
 NEAR = 6
 """The perceptual hashes of near-duplicates may differ in so many bits of 64: strong recompression, half the size and a
 change of brightness change no more. Crops of more than a hundredth of the side, and mirror images, differ in more."""
 
-FLAT = 2.0
-"""Images whose grey levels deviate less than this have nothing to see: only equal pixels make them duplicates."""
-
 CORRELATED = 0.98
 """The least correlation of the small images of near-duplicates."""
 
-_SIDE, _LOW, _THUMB = 32, 8, 16
-_BITS = 64
-_COMPARED, _FEW = 512, 64
-"""With how many others whose key is the same by chance an image is compared at most, in all, so that time grows no
-faster than the images; and how many that share a key are compared with each other pair by pair."""
+_BITS, _LEVELS = 64, 256
+_CHANCE, _FEW = 16, 64
+"""So many images may share a key by chance; and up to so many that share one are compared with each other pair by
+pair."""
 _ROWS, _PAIRS = 64, 2**20
 """So many images are compared at once with all that may resemble them at first, then twice as many each time, up to so
 many pairs."""
+_HASHES, _IMAGES = 2**15, 2**11
+"""Of so many hashes, and of so many small images, those that may be near are compared at a time: they fit into a
+processor's cache."""
 
 
-def pixel_hash(image: np.ndarray) -> bytes:
-    """16 bytes that equal images share, and no others."""
-    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.digest()
-
-
-def glance(image: np.ndarray) -> bytes | None:
-    """264 bytes of what is seen in a uint8 ``(height, width, 3)`` image: a hash, and the image small; None if flat.
-
-    The hash, 64 bits: the signs, about their median, of the 8 x 8 lowest frequencies of the grey image at 32 x 32
-    (pHash, Zauner 2010). The small image: 16 x 16 grey levels.
-    """
-    grey = Image.fromarray(np.ascontiguousarray(image)).convert("L")
-    small = grey.resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    levels = np.asarray(small, np.float64)
-    if levels.std() < FLAT:
-        return None
-    low = dctn(levels, norm="ortho")[:_LOW, :_LOW].ravel()
-    thumbnail = np.asarray(small.reduce(_SIDE // _THUMB))
-    return np.packbits(low > np.median(low[1:])).tobytes() + thumbnail.tobytes()
+Key = tuple[tuple[int, int], ...]
+"""Some bands of a hash's bits, each from one bit to before another: 32 bits at most."""
 
 
 class Glances:
-    """Different glances, to be compared. Two resemble each other where their hashes differ in at most NEAR bits and
-    their small images correlate by CORRELATED or more: the hash alone takes any two pullovers of Fashion-MNIST for the
-    same.
+    """What is seen in images, to be compared. Two resemble each other where their hashes differ in at most NEAR bits
+    and their small images correlate by CORRELATED or more: the hash alone takes any two pullovers of Fashion-MNIST for
+    the same.
 
     Of NEAR + k bands of a hash's bits at least k agree in two that are near, so only those that share k of them, a key,
     are compared: and of these only as many as are needed, which is few where all are alike. See ``keys`` for k.
     """
 
-    def __init__(self, glances: Sequence[bytes]) -> None:
-        table = np.frombuffer(b"".join(glances), np.uint8).reshape(len(glances), 8 + _THUMB**2)
-        self._hashes = np.ascontiguousarray(table[:, :8]).view(">u8").astype(np.uint64).ravel()
-        self._levels = table[:, 8:]
-        self._keys = keys(len(glances))
+    def __init__(self, records: np.ndarray, rows: np.ndarray) -> None:
+        """Of those rows of RECORDs, ``(n,)``; more fields may come behind."""
+        self._rows, self._levels = rows, records["levels"]
+        self._hashes = records["hash"][rows]
+        self._keys = keys(len(rows))
 
     def __len__(self) -> int:
         return len(self._hashes)
 
     def clusters(self) -> np.ndarray:
         """A number for each, int64 ``(n,)``, which it shares with those it resembles, and theirs."""
-        number = np.arange(len(self))
+        number, found = np.arange(len(self)), [np.empty((0, 2), np.int64)]
         for key in range(len(self._keys)):
             pairs, many = self._sharing(key)
-            found = [pairs, *(links for members in many for links in self._links(members, number, key))]
-            if any(map(len, found)):
-                number = components(np.concatenate([_chains(number), *found]), len(self))
-        return number
+            found.append(pairs)
+            if many or sum(map(len, found)) > len(self):
+                number, found = _joined(number, found), []
+                for members in many:
+                    found += self._links(members, number, key)
+        return _joined(number, found)
 
     def firsts(self) -> np.ndarray:
         """The first that each resembles, int64 ``(n,)``; itself where there is none before it."""
@@ -107,25 +88,32 @@ class Glances:
     def _sharing(self, key: int) -> tuple[np.ndarray, list[np.ndarray]]:
         """Of those that agree in a key: the pairs that resemble each other where they are few, int64 ``(m, 2)``, the
         earlier one first; and the indices, ascending, where they are many."""
-        bits = self._hashes & self._keys[key]
-        order = np.argsort(bits, kind="stable")
-        bits, hashes = bits[order], self._hashes[order]
-        starts = np.flatnonzero(np.concatenate([[True], bits[1:] != bits[:-1]])) if len(bits) else np.empty(0, np.int64)
+        if not len(self):
+            return np.empty((0, 2), np.int64), []
+        bits, order = _sorted(self._hashes, self._keys[key])
+        starts = np.flatnonzero(np.append(True, bits[1:] != bits[:-1]))
         sizes = np.diff(starts, append=len(bits))
         many = [order[starts[run] : starts[run] + sizes[run]] for run in np.flatnonzero(sizes > _FEW)]
-        # How many of the same key come after each.
-        after = np.repeat(np.where(sizes > _FEW, 0, starts + sizes - 1), sizes) - np.arange(len(bits))
-        here, found = np.arange(len(bits)), [np.empty((0, 2), np.int64)]
-        for apart in range(1, _FEW):
-            here = here[after[here] >= apart]
-            if not len(here):
-                break
-            near = here[_ones(hashes[here] ^ hashes[here + apart]) <= NEAR]
-            found.append(np.stack([order[near], order[near + apart]], axis=1))
-        pairs = np.concatenate(found)
-        levels = self._levels
-        parts = np.array_split(pairs, -(-len(pairs) // _PAIRS) or 1)
-        return np.concatenate([part[resemble(levels[part[:, 0]], levels[part[:, 1]])] for part in parts]), many
+        return self._resembling(order[_near(self._hashes[order], starts, sizes)], key), many
+
+    def _resembling(self, pairs: np.ndarray, key: int) -> np.ndarray:
+        """Those of the pairs whose small images correlate too, but for those that an earlier key has found."""
+        apart = self._hashes[pairs[:, 0]] ^ self._hashes[pairs[:, 1]]
+        pairs = pairs[self._new(apart, key)]
+        one, other = self._rows[pairs].T
+        alike = [
+            resemble(self._levels[one[at : at + _IMAGES]], self._levels[other[at : at + _IMAGES]])
+            for at in range(0, len(pairs), _IMAGES)
+        ]
+        found: np.ndarray = pairs[np.concatenate([np.empty(0, bool), *alike])]
+        return found
+
+    def _new(self, apart: np.ndarray, key: int) -> np.ndarray:
+        """Whether no earlier key agrees, by the bits that differ: uint64 and bool of any shape."""
+        new = np.ones(apart.shape, bool)
+        for earlier in self._keys[:key]:
+            new &= apart & np.uint64(mask(earlier)) != 0
+        return new
 
     def _links(self, members: np.ndarray, number: np.ndarray, key: int) -> Iterator[np.ndarray]:
         """Pairs of indices that join what belongs together among members, given what is joined already.
@@ -151,28 +139,62 @@ class Glances:
     def _alike(self, rows: np.ndarray, columns: np.ndarray, key: int) -> np.ndarray:
         """Whether they resemble each other, bool ``(rows, columns)``; False where an earlier key agrees too."""
         apart = self._hashes[rows, None] ^ self._hashes[None, columns]
-        alike = _ones(apart) <= NEAR
-        for earlier in self._keys[:key]:
-            alike &= apart & earlier != 0
+        alike: np.ndarray = (_ones(apart) <= NEAR) & self._new(apart, key)
         here, there = np.flatnonzero(alike.any(1)), np.flatnonzero(alike.any(0))
         if len(here):
-            alike[np.ix_(here, there)] &= correlated(self._levels[rows[here]], self._levels[columns[there]])
+            one, other = self._rows[rows[here]], self._rows[columns[there]]
+            alike[np.ix_(here, there)] &= correlated(self._levels[one], self._levels[other])
         return alike
 
 
-def keys(count: int) -> list[np.uint64]:
-    """Masks of a hash's bits, at least one of which is whole in two hashes of which NEAR bits differ at most.
+def keys(count: int) -> list[Key]:
+    """Keys, at least one of which is the same in two hashes of which NEAR bits differ at most.
 
-    The bits are cut into NEAR + k bands; each mask is k of them. A larger k makes more masks to sort by, and fewer
-    hashes share one by chance: it is the least with which those are few among so many.
+    The bits are cut into NEAR + k bands; each key is k of them. A larger k makes more keys to sort by, and fewer of
+    ``count`` hashes share one by chance: it is the least with which those are few.
     """
     for chosen in range(1, NEAR):
-        edges = np.linspace(0, _BITS, NEAR + chosen + 1).astype(int)
-        bands = [(1 << int(high)) - (1 << int(low)) for low, high in pairwise(edges)]
-        masks = [sum(some) for some in combinations(bands, chosen)]
-        if sum(count / 2 ** mask.bit_count() for mask in masks) <= _COMPARED:
+        edges = np.linspace(0, _BITS, NEAR + chosen + 1).astype(int).tolist()
+        found = list(combinations(pairwise(edges), chosen))
+        if all(count / 2 ** mask(key).bit_count() <= _CHANCE for key in found):
             break
-    return [np.uint64(mask) for mask in masks]
+    return found
+
+
+def mask(key: Key) -> int:
+    """The bits of a key, where they are in a hash."""
+    return sum((1 << high) - (1 << low) for low, high in key)
+
+
+def _sorted(hashes: np.ndarray, key: Key) -> tuple[np.ndarray, np.ndarray]:
+    """A key's bits of all hashes, sorted, uint64; and the indices of the hashes, int64, ascending where bits are equal.
+
+    Bits and index share a word, since words alone are sorted several times as fast as what an index stands beside.
+    """
+    bits = np.zeros_like(hashes)
+    for low, high in key:
+        bits = bits << np.uint64(high - low) | hashes >> np.uint64(low) & np.uint64((1 << high - low) - 1)
+    words = bits << np.uint64(32) | np.arange(len(hashes), dtype=np.uint64)
+    words.sort()
+    return words >> np.uint64(32), (words & np.uint64(2**32 - 1)).astype(np.int64)
+
+
+def _near(hashes: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Of runs of hashes, of at most _FEW, the pairs that differ in few bits: their places, int64 ``(m, 2)``.
+
+    Runs of one size stand beside each other, a run a column: so no comparison is made in vain, and many at once.
+    """
+    found = [np.empty((0, 2), np.int64)]
+    for size in range(2, min(int(sizes.max()), _FEW) + 1):
+        alike = starts[sizes == size]
+        for some in np.array_split(alike, -(-len(alike) * size // _HASHES)) if len(alike) else ():
+            place = some + np.arange(size)[:, None]
+            block = hashes[place]
+            for apart in range(1, size):
+                near = np.flatnonzero(_ones(block[apart:] ^ block[:-apart]) <= NEAR)
+                if len(near):
+                    found.append(np.stack([place[:-apart].ravel()[near], place[apart:].ravel()[near]], axis=1))
+    return np.concatenate(found)
 
 
 def correlated(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -202,7 +224,7 @@ def _sums(levels: np.ndarray) -> Sums:
 
 
 def _enough(products: np.ndarray, one: Sums, other: Sums, times: Callable[..., np.ndarray]) -> np.ndarray:
-    shared = _THUMB**2 * products - times(one[0], other[0])
+    shared = _LEVELS * products - times(one[0], other[0])
     enough: np.ndarray = (shared >= CORRELATED * np.sqrt(times(one[1], other[1]))) & (shared > 0)
     return enough
 
@@ -217,6 +239,13 @@ def _chains(numbers: np.ndarray) -> np.ndarray:
     order = np.argsort(numbers, kind="stable")
     same_as_next = np.flatnonzero(np.diff(numbers[order]) == 0)
     return np.stack([order[same_as_next], order[same_as_next + 1]], axis=1)
+
+
+def _joined(number: np.ndarray, links: list[np.ndarray]) -> np.ndarray:
+    """The numbers, int64 ``(n,)``, with those made equal that links, int64 ``(m, 2)`` each, join."""
+    if not any(map(len, links)):
+        return number
+    return components(np.concatenate([_chains(number), *links]), len(number))
 
 
 def components(links: np.ndarray, size: int) -> np.ndarray:
@@ -236,22 +265,28 @@ def _ones(words: np.ndarray) -> np.ndarray:
 _COUNTS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
 
 
-def clusters(pixels: Sequence[bytes | None], glances: Sequence[bytes | None]) -> np.ndarray:
+def clusters(records: np.ndarray) -> np.ndarray:
     """A number for each image, int64 ``(n,)``, which it shares with its duplicates and near-duplicates, and theirs.
 
-    pixels, glances: the pixel hash and the glance of each image, None where there is none.
+    records: what is seen in each, ``(n,)``, RECORDs behind which more fields may come.
     """
-    groups = same(glances)
-    links = [np.stack([rows[:-1], rows[1:]], axis=1) for rows in (*same(pixels), *groups) if len(rows) > 1]
-    firsts = np.array([rows[0] for rows in groups], np.int64)
-    links.append(firsts[_chains(Glances([glances[row] or b"" for row in firsts]).clusters())])
-    return components(np.concatenate(links), len(pixels))
+    equal, alike = equals(records), look_alikes(records)
+    rows = np.flatnonzero(alike >= 0)
+    links = [np.stack([np.arange(len(records)), equal], axis=1), np.stack([rows, alike[rows]], axis=1)]
+    different = rows[alike[rows] == rows]
+    links.append(different[_chains(Glances(records, different).clusters())])
+    return components(np.concatenate(links), len(records))
 
 
-def same(hashes: Sequence[bytes | None]) -> list[np.ndarray]:
-    """The indices of each hash, in order; images without one are in none."""
-    rows: dict[bytes, list[int]] = {}
-    for index, value in enumerate(hashes):
-        if value is not None:
-            rows.setdefault(value, []).append(index)
-    return [np.array(found, np.int64) for found in rows.values()]
+def equals(records: np.ndarray) -> np.ndarray:
+    """Of each image the first with the same pixels, int64 ``(n,)``; itself, of one that cannot be read."""
+    first, rows, pixels = np.arange(len(records)), np.flatnonzero(there(records)), content(records)[0]
+    first[rows] = first_equal(pixels, rows, np.ascontiguousarray(pixels[rows, :8]).view(np.uint64).ravel())
+    return first
+
+
+def look_alikes(records: np.ndarray) -> np.ndarray:
+    """Of each image the first in which the same is seen, int64 ``(n,)``; -1 of one in which nothing is."""
+    first, rows = np.full(len(records), -1), np.flatnonzero(records["glanced"])
+    first[rows] = first_equal(content(records)[1], rows, records["hash"][rows])
+    return first

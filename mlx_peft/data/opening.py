@@ -140,5 +140,4 @@ def _grouped(train: Split, entry: Entry, config: schema.Data, *, tolerant: bool,
     if train.groups is not None:
         raise UserError("data.split.group_by: duplicates, but the set has groups of its own; leave it out")
 
-    pixels, seen = zip(*looked_at(train.images, config, tolerant=tolerant, watch=watch), strict=True)
-    return replace(train, groups=clusters(pixels, seen))
+    return replace(train, groups=clusters(looked_at(train.images, config, tolerant=tolerant, watch=watch)))

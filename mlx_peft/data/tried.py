@@ -6,22 +6,21 @@ What was found of an image before, and has not changed, is remembered: see ``dat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
-from mlx_peft.data.checked import SEEN, WHOLE, Memory, seen_of, seen_record
+from mlx_peft.data.checked import SEEN, WHOLE, Memory
 from mlx_peft.data.dataset import ADVICE, EncodedImages, FileImages, Images, Split
-from mlx_peft.data.duplicates import glance, pixel_hash
 from mlx_peft.data.entry import Entry, Found
 from mlx_peft.data.leftout import with_notes
 from mlx_peft.data.lists import left_out
 from mlx_peft.data.looking import Watch, each, unwatched
 from mlx_peft.data.memory import one_image
 from mlx_peft.data.names import EXAMPLES
+from mlx_peft.data.seen import RECORD, seen, there
 from mlx_peft.data.strangers import kind_in
 
 CHECKED = 50_000
@@ -29,9 +28,6 @@ CHECKED = 50_000
 training. Larger ones are checked as they are read, whatever the configuration says, and so are sets whose published
 size was found, unless broken images are to be skipped: `data check` reads all.
 """
-
-Seen = tuple[bytes | None, bytes | None]
-"""The pixel hash and the glance of an image; None where there is none."""
 
 
 def readable(found: Found, entry: Entry, config: schema.Data, watch: Watch = unwatched) -> tuple[Found, list[int]]:
@@ -54,7 +50,7 @@ def readable(found: Found, entry: Entry, config: schema.Data, watch: Watch = unw
         images = split.images
         assert isinstance(images, FileImages | EncodedImages)
         marks = images.marks()
-        reasons = _reasons(split, np.flatnonzero(~memory.find(marks)[0]), config.threads, watch)
+        reasons = _reasons(split, np.flatnonzero(~memory.find(marks)), config.threads, watch)
         rows = np.setdiff1d(np.arange(split.size), np.array([*reasons], np.int64))
         whole.append(marks[rows])
         if reasons and config.unreadable == "refuse":
@@ -115,38 +111,42 @@ def _refusal(reasons: list[str], split: str) -> str:
     return "\n  ".join(lines) + ADVICE.replace("; ", "\n")
 
 
-def looked_at(images: Images, config: schema.Data, *, tolerant: bool, watch: Watch = unwatched) -> list[Seen]:
-    """What is seen in each image; in those that were looked at before, and have not changed, from memory.
+def looked_at(images: Images, config: schema.Data, *, tolerant: bool, watch: Watch = unwatched) -> np.ndarray:
+    """What is seen in each image, RECORDs ``(n,)``; in those that were looked at before, and have not changed, from
+    memory.
 
-    Raises UserError at an image that cannot be read; if `tolerant`, nothing is seen in it.
+    Raises UserError at an image that cannot be read; if `tolerant`, its record is of zeros.
     """
+    records = np.zeros(len(images), RECORD)
     if not isinstance(images, FileImages | EncodedImages):
-        return _look(images, range(len(images)), config.threads, tolerant, watch)
+        _look(images, np.arange(len(images)), records, config.threads, tolerant, watch)
+        return records
     if tolerant:
         images = replace(images, unreadable=None)  # what was remembered of the others stays
     memory, marks = Memory.of(config, SEEN), images.marks()
-    known, records = memory.find(marks)
-    found: list[Seen] = [(None, None)] * len(marks)
-    for row, record in zip(np.flatnonzero(known).tolist(), records, strict=True):
-        found[row] = seen_of(record)
-    unknown = np.flatnonzero(~known).tolist()
-    for row, seen in zip(unknown, _look(images, unknown, config.threads, tolerant, watch), strict=True):
-        found[row] = seen
-    kept = [(row, seen_record(pixels, view)) for row, (pixels, view) in enumerate(found) if pixels is not None]
-    if unknown and kept:
-        memory.keep(marks[[row for row, _ in kept]], np.stack([record for _, record in kept]))
-    return found
+    unknown = np.flatnonzero(~memory.find(marks, records))
+    _look(images, unknown, records, config.threads, tolerant, watch)
+    read = there(records)
+    if len(unknown) and read.any():
+        memory.keep(marks, records, read)
+    return records
 
 
-def _look(images: Images, rows: Sequence[int], threads: int, tolerant: bool, watch: Watch) -> list[Seen]:
-    def look(row: int) -> Seen:
+def _look(images: Images, rows: np.ndarray, records: np.ndarray, threads: int, tolerant: bool, watch: Watch) -> None:
+    """Puts what is seen in the images of those rows into their records."""
+
+    nothing: np.void = np.zeros(1, RECORD)[0]
+
+    def look(row: int) -> np.void:
         with one_image():
             try:
-                image = images.read(row)
+                return seen(images.read(row))
             except UserError:
                 if not tolerant:
                     raise
-                return None, None
-            return pixel_hash(image), glance(image)
+                return nothing
 
-    return list(each(look, rows, threads, "looking for near-duplicates", watch))
+    for row, record in zip(
+        rows.tolist(), each(look, rows.tolist(), threads, "looking for near-duplicates", watch), strict=True
+    ):
+        records[row] = record

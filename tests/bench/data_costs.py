@@ -47,13 +47,14 @@ def opening(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def frames(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
-    from mlx_peft.data.duplicates import clusters, glance, pixel_hash
+    from mlx_peft.data.duplicates import clusters
+    from mlx_peft.data.seen import RECORD, seen
 
     rng = np.random.default_rng(0)
     picture = smooth(rng, 64).astype(float)
     images = [np.clip(picture + rng.normal(0, 8, picture.shape), 0, 255).astype(np.uint8) for _ in range(FRAMES)]
-    pixels, seen = [pixel_hash(image) for image in images], [glance(image) for image in images]
-    yield f"{FRAMES:,} frames that are all alike: clustered", lambda: clusters(pixels, seen)
+    records = np.array([seen(image) for image in images], RECORD)
+    yield f"{FRAMES:,} frames that are all alike: clustered", lambda: clusters(records)
 
 
 def batch(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -90,16 +90,18 @@ def imagenet(folder: Path, times: int) -> Steps:
 def duplicates(folder: Path, times: int) -> Steps:
     """Glances that resemble each other by chance alone, and one in ten that is another's near-duplicate."""
     from mlx_peft.data.duplicates import clusters
+    from mlx_peft.data.seen import RECORD
 
     count, rng = 10_000 * times, np.random.default_rng(0)
-    hashes = rng.integers(0, 2**64, count, np.uint64)
-    levels = rng.integers(0, 256, (count, 256), np.uint8)
+    records = np.zeros(count, RECORD)
+    records["hash"] = rng.integers(0, 2**64, count, np.uint64)
+    records["levels"] = rng.integers(0, 256, (count, 256), np.uint8)
+    records["glanced"] = True
     copies = np.arange(0, count, 10)
-    hashes[copies] = hashes[copies - 1] ^ np.uint64(1)
-    levels[copies] = levels[copies - 1]
-    seen = [one.tobytes() + level.tobytes() for one, level in zip(hashes.astype(">u8"), levels, strict=True)]
-    pixels = [number.to_bytes(16, "little") for number in range(count)]
-    yield f"near-duplicates, {count:,} images", lambda: clusters(pixels, seen)
+    records[copies] = records[copies - 1]
+    records["hash"][copies] ^= np.uint64(1)
+    records.view(np.uint8).reshape(count, RECORD.itemsize)[:, :16] = rng.integers(0, 256, (count, 16), np.uint8)
+    yield f"near-duplicates, {count:,} images", lambda: clusters(records)
 
 
 def splits(folder: Path, times: int) -> Steps:

@@ -17,6 +17,7 @@ from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import cached, checked, dataset, open_dataset
 from mlx_peft.data.checked import LIMIT, SEEN, WHOLE, Memory
+from mlx_peft.data.seen import RECORD
 
 COUNT = 12
 
@@ -254,15 +255,24 @@ def test_all_memories_together_stay_within_a_limit(root: Path, monkeypatch: pyte
     assert LIMIT >= 8 * 10**7
 
 
-def test_a_memory_finds_what_it_kept_and_nothing_else(tmp_path: Path) -> None:
-    records = np.arange(3 * 281, dtype=np.int64).astype(np.uint8).reshape(3, 281)
+def test_a_memory_finds_what_it_kept_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two records at a time, one of which is left out."""
+    monkeypatch.setattr(checked, "BLOCK", 2)
+    rng = np.random.default_rng(0)
+    kept = marks(7, 2**64 - 1, 3, 11, 5)
+    records = np.frombuffer(rng.bytes(5 * RECORD.itemsize), RECORD)
     config = data(tmp_path / "images")
-    Memory.of(config, SEEN).keep(marks(7, 2**64 - 1, 3), records)
-    known, found = Memory.of(config, SEEN).find(marks(3, 4, 2**64 - 1, 7, 0))
-    assert known.tolist() == [True, False, True, True, False]
-    assert np.array_equal(found, records[[2, 1, 0]])
-    assert not Memory.of(config, WHOLE).find(marks(3))[0].any()
-    assert Memory.of(data(tmp_path / "other"), SEEN).find(marks())[0].size == 0
+    Memory.of(config, SEEN).keep(kept, records, kept != 11)
+    found = np.zeros(7, RECORD)
+    known = Memory.of(config, SEEN).find(marks(3, 4, 2**64 - 1, 7, 0, 11, 3), found)
+    assert known.tolist() == [True, False, True, True, False, False, True]
+    assert found[known].tobytes() == records[[2, 1, 0, 2]].tobytes()
+    assert not Memory.of(config, WHOLE).find(marks(3)).any()
+    assert Memory.of(data(tmp_path / "other"), SEEN).find(marks()).size == 0
+
+
+def test_what_is_seen_in_all_of_imagenet_is_remembered() -> None:
+    assert 1_281_167 * (8 + RECORD.itemsize) < LIMIT
 
 
 WRITER = """

@@ -12,7 +12,9 @@ from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
 from mlx_peft.data import duplicates
-from mlx_peft.data.duplicates import CORRELATED, NEAR, Glances, clusters, correlated, glance, pixel_hash
+from mlx_peft.data.duplicates import CORRELATED, NEAR, Glances, clusters, correlated
+from mlx_peft.data.seen import RECORD, glance, pixel_hash
+from mlx_peft.data.seen import seen as record
 
 
 def picture(seed: int, side: int = 96) -> Image.Image:
@@ -33,8 +35,21 @@ def seen(image: Image.Image) -> bytes:
     return found
 
 
+def glances(found: list[bytes]) -> Glances:
+    """Of images with these glances, and with different pixels."""
+    records = np.zeros(len(found), RECORD)
+    records["glanced"] = True
+    table = records.view(np.uint8).reshape(len(found), RECORD.itemsize)
+    table[:, 17:] = np.frombuffer(b"".join(found), np.uint8).reshape(len(found), 264)
+    return Glances(records, np.arange(len(found)))
+
+
+def clustered(images: list[np.ndarray]) -> list[int]:
+    return clusters(np.array([record(image) for image in images], RECORD)).tolist()
+
+
 def resemble(one: bytes, other: bytes) -> bool:
-    found = Glances([one, other])
+    found = glances([one, other])
     near = found.firsts().tolist() == [0, 0]
     assert near == (len(set(found.clusters().tolist())) == 1)
     return near
@@ -58,7 +73,7 @@ def test_an_edited_image_stays_near(edit: str) -> None:
 
 
 def test_different_images_are_far() -> None:
-    different = Glances([seen(picture(seed)) for seed in range(50)])
+    different = glances([seen(picture(seed)) for seed in range(50)])
     assert different.firsts().tolist() == list(range(50))
     assert len(set(different.clusters().tolist())) == 50
 
@@ -71,15 +86,15 @@ def test_a_silhouette_that_is_filled_differently_is_another_image() -> None:
     draw = np.array(patterned)
     for top in range(20, 86, 8):
         draw[top : top + 4, 28:68] = 40
-    glances = [seen(plain), seen(Image.fromarray(draw))]
-    assert (int.from_bytes(glances[0][:8], "big") ^ int.from_bytes(glances[1][:8], "big")).bit_count() <= NEAR
-    assert not resemble(*glances)
+    both = [seen(plain), seen(Image.fromarray(draw))]
+    assert (int.from_bytes(both[0][:8], "big") ^ int.from_bytes(both[1][:8], "big")).bit_count() <= NEAR
+    assert not resemble(*both)
 
 
 def test_a_flat_image_resembles_nothing() -> None:
     assert glance(np.full((20, 20, 3), 7, np.uint8)) is None
     flat = [np.full((20, 20, 3), level, np.uint8) for level in (7, 7, 9)]
-    numbers = clusters([pixel_hash(image) for image in flat], [glance(image) for image in flat])
+    numbers = clustered(flat)
     assert numbers[0] == numbers[1] != numbers[2]
 
 
@@ -105,30 +120,57 @@ def near_by_definition(one: bytes, other: bytes) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("rows", "pairs", "few", "chance"),
-    [(64, 2**20, 1, 512), (2, 2**20, 1, 512), (64, 10, 1, 512), (64, 10, 64, 512), (2, 10, 2, 0.02)],
+    ("rows", "pairs", "few", "chance", "block"),
+    [
+        (64, 2**20, 1, 16, 2**15),
+        (2, 2**20, 1, 16, 2**15),
+        (64, 10, 1, 16, 2**15),
+        (64, 10, 64, 16, 3),
+        (2, 10, 2, 1e-3, 7),
+    ],
     ids=["whole", "blocks", "few pairs", "pair by pair", "two bands a key"],
 )
 @pytest.mark.parametrize("counting", ["numpy", "table"])
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**32), size=st.integers(1, 36))
 def test_clusters_and_first_partners_are_those_of_every_pair_compared(
-    counting: str, rows: int, pairs: int, few: int, chance: float, seed: int, size: int
+    counting: str, rows: int, pairs: int, few: int, chance: float, block: int, seed: int, size: int
 ) -> None:
-    glances = random_glances(seed, size)
-    near = np.array([[a == b or near_by_definition(a, b) for a in glances] for b in glances], bool)
-    near = near.reshape(len(glances), len(glances))
+    different = random_glances(seed, size)
+    near = np.array([[a == b or near_by_definition(a, b) for a in different] for b in different], bool)
+    near = near.reshape(len(different), len(different))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "_ROWS", rows)
-        patch.setattr(duplicates, "_PAIRS", pairs)
-        patch.setattr(duplicates, "_FEW", few)
-        patch.setattr(duplicates, "_COMPARED", chance)
+        for name, value in {"_ROWS": rows, "_PAIRS": pairs, "_FEW": few, "_CHANCE": chance}.items():
+            patch.setattr(duplicates, name, value)
+        patch.setattr(duplicates, "_HASHES", block)
+        patch.setattr(duplicates, "_IMAGES", block)
         if counting == "table" and hasattr(np, "bitwise_count"):
             patch.delattr(np, "bitwise_count")
-        found = Glances(glances)
+        found = glances(different)
         number, first = found.clusters(), found.firsts()
     assert first.tolist() == near.argmax(1).tolist()
     _, expected = connected_components(near, directed=False)
+    assert len(set(zip(number.tolist(), expected.tolist(), strict=True))) == len(set(number)) == len(set(expected))
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.booleans()), max_size=24))
+def test_images_with_equal_pixels_or_an_equal_view_belong_together(images: list[tuple[int, int, bool]]) -> None:
+    """Of any pixels and views: equal pixels, equal views that are there, and nothing else, where no two views are near.
+    Pixels that are all zeros are of images that cannot be read, which are alone but for their views."""
+    records = np.zeros(len(images), RECORD)
+    views = [picture(seed) for seed in range(3)]
+    for row, (pixels, view, glanced) in enumerate(images):
+        records[row] = record(np.asarray(views[view]))
+        records[row]["pixels"] = bytes([pixels] * 16)
+        records[row]["glanced"] = glanced
+    number = clusters(records)
+    joined = np.zeros((len(images), len(images)), bool)
+    for a, (pixels, view, glanced) in enumerate(images):
+        for b, other in enumerate(images):
+            same_view = view == other[1] and glanced and other[2]
+            joined[a, b] = a == b or same_view or (pixels == other[0] != 0)
+    _, expected = connected_components(joined, directed=False)
     assert len(set(zip(number.tolist(), expected.tolist(), strict=True))) == len(set(number)) == len(set(expected))
 
 
@@ -155,7 +197,7 @@ def test_frames_that_are_all_alike_are_not_all_compared_with_all(monkeypatch: py
     monkeypatch.setattr(Glances, "_alike", counted)
     rng, frame = np.random.default_rng(0), seen(picture(0))
     levels = np.frombuffer(frame[8:], np.uint8)
-    alike = Glances([frame[:8] + bytes(np.clip(levels + rng.normal(0, 2, 256), 0, 255).astype(np.uint8))
+    alike = glances([frame[:8] + bytes(np.clip(levels + rng.normal(0, 2, 256), 0, 255).astype(np.uint8))
                      for _ in range(2000)])  # fmt: skip
     assert len(set(getattr(alike, what)().tolist())) == 1
     assert sum(compared) <= 2 * duplicates._ROWS * len(alike)
@@ -167,12 +209,28 @@ def test_an_image_is_compared_with_few_that_resemble_it_by_chance(monkeypatch: p
     compared = []
     counted = duplicates._ones
     monkeypatch.setattr(duplicates, "_ones", lambda words: compared.append(words.size) or counted(words))
-    monkeypatch.setattr(duplicates, "_COMPARED", 16, raising=False)
+    monkeypatch.setattr(duplicates, "_CHANCE", 1)
     for count in (2_000, 8_000):
         compared.clear()
-        different = Glances([*np.random.default_rng(0).integers(0, 256, (count, 264), np.uint8)])
+        different = glances([*np.random.default_rng(0).integers(0, 256, (count, 264), np.uint8)])
         assert len(set(getattr(different, what)().tolist())) == count
-        assert sum(compared) <= 16 * count
+        assert sum(compared) <= len(different._keys) * count
+
+
+def test_a_pair_is_compared_once_however_many_keys_it_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hashes that differ in a bit share 21 of 28 keys; their small images were correlated 21 times."""
+    compared = []
+    counted = duplicates.resemble
+    monkeypatch.setattr(duplicates, "resemble", lambda one, other: compared.append(len(one)) or counted(one, other))
+    monkeypatch.setattr(duplicates, "_CHANCE", 1)
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 256, (1_000, 264), np.uint8)
+    table[1::2] = table[::2]
+    table[1::2, 0] ^= 1
+    found = glances([*table])
+    assert len(found._keys) == 28
+    assert len(set(found.clusters().tolist())) == 500
+    assert sum(compared) == 500
 
 
 def test_clusters_join_through_a_third_image() -> None:
@@ -181,13 +239,13 @@ def test_clusters_join_through_a_third_image() -> None:
     second = first.point(lambda level: int(level * 0.8))
     third = second.point(lambda level: int(level * 0.8))
     images = [np.asarray(image) for image in (first, second, third, picture(2), picture(2), picture(3))]
-    numbers = clusters([pixel_hash(image) for image in images], [glance(image) for image in images]).tolist()
+    numbers = clustered(images)
     assert numbers[0] == numbers[1] == numbers[2]
     assert numbers[3] == numbers[4]
     assert len(set(numbers)) == 3
 
 
 def test_nothing_has_no_clusters_and_the_unreadable_are_alone() -> None:
-    assert clusters([], []).size == 0
-    assert Glances([]).firsts().size == 0
-    assert len(set(clusters([None, None], [None, None]).tolist())) == 2
+    assert clusters(np.zeros(0, RECORD)).size == 0
+    assert glances([]).firsts().size == 0
+    assert len(set(clusters(np.zeros(2, RECORD)).tolist())) == 2

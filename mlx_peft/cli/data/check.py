@@ -44,13 +44,12 @@ def check(
     from mlx_peft.core.writing import write_whole
     from mlx_peft.data import find
     from mlx_peft.data.check import survey
-    from mlx_peft.data.checked import WHOLE, Memory
     from mlx_peft.data.opening import open_entry
     from mlx_peft.data.sheet import contact_sheet
 
     with watch() as progress:
         dataset = open_entry(find(config.name), config, decode=False, watch=progress.opening)
-        found = survey(dataset, config.threads, Memory.of(config, WHOLE), progress.opening)
+        found = survey(dataset, config.threads, config, progress.opening)
     if as_json:
         echo_json(found.report())
     else:
