@@ -8,30 +8,14 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from data.class_trees import opened, save, tree
 from PIL import Image
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
-from mlx_peft.data import Dataset, find, open_dataset, tried
+from mlx_peft.data import find, open_dataset, tried
 from mlx_peft.data.check import survey
 from mlx_peft.data.opening import open_entry
-
-
-def save(path: Path, colour: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (12, 10), (colour, 128, 255 - colour)).save(path)
-    return path
-
-
-def tree(root: Path, *classes: str, count: int = 4, suffix: str = "jpg") -> Path:
-    for name in classes:
-        for number in range(count):
-            save(root / name / f"{number}.{suffix}", 40 * number)
-    return root
-
-
-def opened(root: Path, val: float = 0.25, test: float = 0.0, **data: object) -> Dataset:
-    return open_dataset(schema.Data(name="folder", root=root, split=schema.Split(val=val, test=test), **data))
 
 
 def test_one_tree_is_split(tmp_path: Path) -> None:
@@ -210,77 +194,6 @@ def test_a_broken_image_of_a_large_set_is_refused_by_name_when_it_is_read(
     images = opened(tmp_path, val=0).train.images
     with pytest.raises(UserError, match=r"ant/broken\.png: not a readable image.*data\.unreadable: skip"):
         images.read(list(images.identifiers).index("ant/broken.png"))
-
-
-def missing(root: Path) -> None:
-    root.rmdir()
-
-
-def empty(root: Path) -> None:
-    pass
-
-
-def loose_images(root: Path) -> None:
-    save(root / "0.jpg")
-
-
-def an_empty_class(root: Path) -> None:
-    tree(root, "ant", "cat")
-    (root / "dog").mkdir()
-
-
-def a_class_of_broken_images(root: Path) -> None:
-    tree(root, "ant", "cat")
-    (root / "dog").mkdir()
-    (root / "dog" / "0.jpg").write_bytes(b"")
-
-
-def a_validation_split_with_one_more(root: Path) -> None:
-    tree(root / "train", "ant", "cat")
-    tree(root / "val", "ant", "cat", "dog", "elk")
-
-
-def two_validation_folders(root: Path) -> None:
-    for name in ("train", "val", "validation"):
-        tree(root / name, "ant", "cat")
-
-
-def two_folders_of_a_word_each(root: Path) -> None:
-    for name in ("Train", "val", "Valid"):
-        tree(root / name, "ant", "cat")
-
-
-def no_training_split(root: Path) -> None:
-    tree(root / "Test", "ant", "cat")
-    tree(root / "dev", "ant", "cat")
-
-
-def a_training_split_that_leads_out(root: Path) -> None:
-    tree(root / "test", "ant", "cat")
-    (root / "train").symlink_to(tree(root.parent / "elsewhere", "ant", "cat"))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (missing, r"data\.root: .*images is not a folder"),
-        (empty, r"images: no class folders"),
-        (loose_images, r"images: no class folders"),
-        (an_empty_class, r"images/dog: no images in this class folder"),
-        (a_class_of_broken_images, r"images: no readable images of class 'dog' in train"),
-        (a_validation_split_with_one_more, r"images/val: has classes 'dog', 'elk', which train does not"),
-        (two_validation_folders, r"images: both val and validation are there"),
-        (two_folders_of_a_word_each, r"images: both Valid and val are there"),
-        (no_training_split, r"images: Test, dev are splits and not classes, and there is no train/CLASS/IMAGE\.jpg"),
-        (a_training_split_that_leads_out, r"(?s)images: test are splits .*left out, links to folders .*: 1 \(train\)"),
-    ],
-)
-def test_a_folder_that_cannot_be_right_is_refused(tmp_path: Path, damage: object, message: str) -> None:
-    root = tmp_path / "images"
-    root.mkdir()
-    damage(root)  # type: ignore[operator]
-    with pytest.raises(UserError, match=message):
-        opened(root, unreadable="skip")
 
 
 def test_the_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

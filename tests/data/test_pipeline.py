@@ -2,82 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from pathlib import Path
-
 import numpy as np
 import pytest
-from hanging import HUNG
-from PIL import Image
+from data.pipelines import AUGMENTS, BICUBIC, BILINEAR, CLASSES, content, data, train
 
 from mlx_peft.config import schema
-from mlx_peft.core.errors import UserError
 from mlx_peft.data import (
-    ArrayImages,
-    Batch,
     Split,
     eval_batches,
     eval_features,
     eval_image,
-    open_dataset,
     resize,
     steps_per_epoch,
     train_batches,
     train_features,
 )
-from mlx_peft.data.pipeline import PREFETCH
 from mlx_peft.vit.architecture import Preprocessing
-
-BICUBIC = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-BILINEAR = BICUBIC.model_copy(update={"interpolation": "bilinear"})
-AUGMENTS = {
-    "none": schema.Augment(),
-    "flip": schema.Augment(flip=True),
-    "padded": schema.Augment(crop="padded", flip=True),
-    "random_resized": schema.Augment(crop="random_resized", flip=True),
-    "randaugment": schema.Augment(crop="padded", flip=True, randaugment=schema.RandAugment(), mixup=0.8, cutmix=1.0),
-    "jitter": schema.Augment(
-        flip=True,
-        color_jitter=schema.ColorJitter(hue=0.1),
-        erasing=schema.Erasing(probability=0.7, fill="noise"),
-        repeats=3,
-    ),
-}
-CLASSES = 3
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    """37 JPEGs and PNGs of different sizes."""
-    root = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for number in range(37):
-        path = root / "ab"[number % 2] / f"{number}.{'png' if number % 5 == 0 else 'jpg'}"
-        path.parent.mkdir(exist_ok=True)
-        small = rng.integers(0, 256, (8, 9, 3), np.uint8)
-        size = (50 + number, 70 - number)
-        Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(path)
-    return open_dataset(schema.Data(name="folder", root=root, split=schema.Split(val=0))).train
-
-
-@pytest.fixture(scope="module")
-def arrays() -> Split:
-    pixels = np.random.default_rng(1).integers(0, 256, (37, 12, 10, 3), np.uint8)
-    return Split("train", ArrayImages.whole(pixels, "train"), np.arange(37) % 3)
-
-
-def data(augment: str = "none", batch_size: int = 8, threads: int = 2) -> schema.Data:
-    return schema.Data(name="folder", batch_size=batch_size, threads=threads, augment=AUGMENTS[augment])
-
-
-def train(split: Split, config: schema.Data, preprocessing: Preprocessing = BICUBIC, **where: int) -> list[Batch]:
-    where = {"seed": 0, "epoch": 0, "num_classes": CLASSES} | where
-    return list(train_batches(split, config, preprocessing, 32, **where))
-
-
-def content(batches: list[Batch]) -> list[bytes]:
-    return [batch.images.tobytes() + batch.targets.tobytes() for batch in batches]
 
 
 @pytest.mark.parametrize("preprocessing", [BILINEAR, BICUBIC], ids=["bilinear", "bicubic"])
@@ -222,75 +162,6 @@ def test_the_faster_library_changes_no_pixel(files: Split, monkeypatch: pytest.M
     monkeypatch.setattr(resize, "_cykooz", lambda: None)
     slow = [train(files, config, recipe)[0].images for recipe in (BILINEAR, BICUBIC)]
     assert all(np.array_equal(*both) for both in zip(fast, slow, strict=True))
-
-
-def workers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("mlx-peft-data")]
-
-
-def all_end() -> bool:
-    """Whether the threads end, once each has done what it is doing."""
-    for thread in workers():
-        thread.join(timeout=HUNG)
-    return not workers()
-
-
-def test_threads_are_gone_when_the_consumer_stops_early(files: Split) -> None:
-    batches = train_batches(files, data(batch_size=2, threads=4), BICUBIC, 32, seed=0, epoch=0)
-    next(batches)
-    assert workers()
-    batches.close()  # type: ignore[attr-defined]
-    assert all_end()
-
-
-def test_an_iterator_that_was_left_behind_waits_for_no_thread(files: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The garbage collector closes it in any thread, in one too that cannot wait for others."""
-    batches = train_batches(files, data(batch_size=2), BICUBIC, 32, seed=0, epoch=0)
-    next(batches)
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "join", lambda *_: pytest.fail("waited for a thread"))
-        batches.close()  # type: ignore[attr-defined]
-    assert all_end()
-
-
-def test_threads_are_gone_when_the_consumer_raises(files: Split) -> None:
-    def consume() -> None:
-        for _batch in train_batches(files, data(batch_size=2), BICUBIC, 32, seed=0, epoch=0):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        consume()
-    assert all_end()
-
-
-def test_a_broken_image_ends_the_epoch_by_name_and_leaves_no_threads(tmp_path: Path) -> None:
-    for number in range(6):
-        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
-        Image.new("RGB", (9, 9)).save(tmp_path / "ab"[number % 2] / f"{number}.png")
-    split = open_dataset(schema.Data(name="folder", root=tmp_path, split=schema.Split(val=0))).train
-    whole = (tmp_path / "b" / "3.png").read_bytes()
-    (tmp_path / "b" / "3.png").write_bytes(whole[: len(whole) // 2])  # damaged after it was checked
-    with pytest.raises(UserError, match=r"b/3\.png: not a readable image"):
-        train(split, data(batch_size=2))
-    assert all_end()
-
-
-def test_no_more_than_a_few_batches_are_prepared_ahead(arrays: Split) -> None:
-    read = []
-
-    class Counted(ArrayImages):
-        def read(self, index: int) -> np.ndarray:
-            read.append(index)
-            return super().read(index)
-
-    images = Counted(arrays.images.pixels, "train", arrays.images.rows)  # type: ignore[attr-defined]
-    batches = train_batches(Split("train", images, arrays.labels), data(batch_size=4), BICUBIC, 32, seed=0, epoch=0)
-    next(batches)
-    while len(read) < 4 * (1 + PREFETCH):
-        time.sleep(0.01)
-    time.sleep(0.1)  # for one more, which should not come
-    assert len(read) == 4 * (1 + PREFETCH)
-    batches.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("start", [0, 2, 4, 5])

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = sorted(path for package in ("mlx_peft", "torch_ref", "convert") for path in (ROOT / package).rglob("*.py"))
+MODULES = sorted(
+    path for folder in ("mlx_peft", "torch_ref", "convert", "tests") for path in (ROOT / folder).rglob("*.py")
+)
 
 LONGEST_MODULE = 300
 LONGEST_FUNCTION = 60
