@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mlx_peft.core import reach
 from mlx_peft.core.errors import UserError
 
 LOGIN = "log in with: hf auth login, or set HF_TOKEN"
@@ -25,6 +26,8 @@ HERE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 def download(repository: str, filename: str) -> Path:
     """A file of a hub repository, from the cache or fetched into it. ``HF_HUB_OFFLINE`` is respected.
 
+    Where the hub cannot be reached, which is known in seconds, the cache alone is asked.
+
     Raises:
         UserError: where it cannot be had, saying what would help.
     """
@@ -34,18 +37,26 @@ def download(repository: str, filename: str) -> Path:
         f"it is not in the cache ({constants.HF_HUB_CACHE}) either: download it where there is a network (hf download "
         f"{repository} {filename}) and copy the cache, or name the file in model.weights"
     )
-    with explained(repository, f"{filename} of {repository}", advice):
-        path = hf_hub_download(repository, filename)
+    silent = reach.silence()
+    with explained(repository, f"{filename} of {repository}", advice, silent):
+        path = hf_hub_download(repository, filename, local_files_only=silent is not None)
     return Path(path)
 
 
+def must_answer(what: str) -> None:
+    """Raises UserError, in seconds, where the hub cannot be reached; ``what`` is asked for."""
+    if (silent := reach.silence()) is not None:
+        raise UserError(f"{what}: {silent}")
+
+
 @contextmanager
-def explained(repository: str, what: str, advice: str = "") -> Iterator[None]:
+def explained(repository: str, what: str, advice: str = "", silent: str | None = None) -> Iterator[None]:
     """Turns the hub's errors into a UserError that says what would help.
 
     Args:
         what: is asked for, at the head of the message.
         advice: for when the hub cannot be reached.
+        silent: why it cannot be, where that is known: the block asks the cache alone.
     """
     from huggingface_hub import constants, errors
 
@@ -61,7 +72,8 @@ def explained(repository: str, what: str, advice: str = "") -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise UserError(f"{what}: the repository has no such branch, tag or commit") from error
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:  # the second is of the cache
-        reason = "HF_HUB_OFFLINE is set, and this needs the hub" if constants.HF_HUB_OFFLINE else _failed(error)
+        offline = "HF_HUB_OFFLINE is set, and this needs the hub" if constants.HF_HUB_OFFLINE else None
+        reason = offline or silent or _failed(error)
         raise UserError(f"{what}: {reason}{f'; {advice}' if advice else ''}") from error
     except errors.EntryNotFoundError as error:
         raise UserError(f"{what}: no such file in {page}") from error

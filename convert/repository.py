@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convert.files import listed
-from convert.hub import LOGIN, explained
+from convert.hub import LOGIN, explained, must_answer
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.writing import new_folder
 
@@ -64,6 +64,7 @@ def upload(
     if get_token() is None:
         raise UserError(f"{what}: writing to the hub needs a login: {LOGIN}")
     api = HfApi()
+    must_answer(what)
     with explained(repository, what):
         there = _there(api, repository, revision)
         if there is None:
@@ -125,6 +126,7 @@ def fetch(repository: str, out: Path, check: Callable[[Path], None], *, revision
 
     api = HfApi()
     what = f"{checked_name(repository)}{f' at {revision}' if revision else ''}"
+    must_answer(what)
     with explained(repository, what):
         found = api.model_info(repository, revision=revision, files_metadata=True)
     files = _allowed(found.siblings or (), what)

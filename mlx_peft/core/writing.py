@@ -127,13 +127,27 @@ def new_folder(target: Path, replaceable: Collection[str] = ()) -> Iterator[Path
 
 
 @contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """The folder and those around it, made where they are missing; what is empty of these goes again with an error."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):  # one that holds something, and so all around it, stays
+            for one in missing:
+                one.rmdir()
+        raise
+
+
+@contextmanager
 def staging(target: Path) -> Iterator[Path]:
     """An empty folder, hidden beside ``target``, for what is to be moved there; at the end it vanishes with its rest.
 
-    Parents of ``target`` are made. Raises UserError for what the disk refuses, in the block too.
+    Parents of ``target`` are made, and go again with an error. Raises UserError for what the disk refuses, in the block
+    too.
     """
-    with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(target), made(target.parent):
         _remove_abandoned(target.parent)
         folder, lock = _claimed(target)
         with lock:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.own import unfollowed
+from mlx_peft.core.writing import made
 
 ATTEMPTS = 3
 TIMEOUT = 30
@@ -61,27 +62,32 @@ def fetch(remote: Remote, folder: Path) -> Path:
     part = folder / f"{remote.name}{PART}"
     print(f"downloading {remote.url} ({remote.megabytes}) to {target}", file=sys.stderr)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                _continue(remote, part)
-                break
-            except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-                if attempt == ATTEMPTS:
-                    raise UserError(
-                        f"{remote.url}: cannot be fetched ({getattr(error, 'reason', error)}); try again, "
-                        f"which continues, or put {remote.name} into {folder} by hand"
-                    ) from error
-        _verify(remote, part)
-        os.replace(part, target)
+        with made(folder):
+            for attempt in range(1, ATTEMPTS + 1):
+                done = _size(part)
+                try:
+                    _continue(remote, part)
+                    break
+                except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+                    if attempt == ATTEMPTS or _size(part) == done:  # nothing came: it would not the next moment
+                        raise UserError(
+                            f"{remote.url}: cannot be fetched ({getattr(error, 'reason', error)}); try again, "
+                            f"which continues, or put {remote.name} into {folder} by hand"
+                        ) from error
+            _verify(remote, part)
+            os.replace(part, target)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
     return target
 
 
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
 def _continue(remote: Remote, part: Path) -> None:
     """Appends to the part what it lacks; starts afresh where the server cannot continue."""
-    done = part.stat().st_size if part.exists() else 0
+    done = _size(part)
     if done == remote.size:
         return
     if done > (remote.size or MAX_BYTES):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +16,11 @@ from huggingface_hub import constants, errors
 
 from convert.base import Base, load_base
 from convert.hub import download
-from mlx_peft.config.schema import Model
+from convert.repository import fetch, upload
+from mlx_peft.config.schema import Data, Model
+from mlx_peft.core import reach
 from mlx_peft.core.errors import UserError
+from mlx_peft.data.sets.parquet import Repository, read_hub
 
 NAME = "vit_base_patch16_clip_224.openai"
 RESPONSE = SimpleNamespace(headers={}, request=None)
@@ -22,6 +28,85 @@ RESPONSE = SimpleNamespace(headers={}, request=None)
 Changes = Callable[[tuple[str, ...]], list[str]]
 
 
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that can be reached, whatever becomes of what it is asked."""
+    monkeypatch.setattr(reach, "silence", lambda: None)
+
+
+@contextmanager
+def port(backlog: int | None) -> Iterator[str]:
+    """The address of a port of this machine that takes connections and answers none, or, for None, refuses them."""
+    with socket.create_server(("127.0.0.1", 0), backlog=backlog or 1) as listening:
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        if backlog is None:
+            listening.close()
+        yield address
+
+
+UNREACHABLE = [
+    pytest.param(8, "no answer within 0.2 s|timed out", id="silent"),
+    pytest.param(None, "refused", id="refusing"),
+]
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None], str]]:
+    """Has the hub be such a port, with an empty cache, and little patience; each wait of its client's is an error."""
+
+    def wait(seconds: float) -> None:
+        raise AssertionError(f"waits for {seconds} s")
+
+    monkeypatch.setattr(reach, "PATIENCE", 0.2)
+    monkeypatch.setattr(time, "sleep", wait)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "s" * 34)
+    with ExitStack() as stack:
+
+        def at(backlog: int | None) -> str:
+            address = stack.enter_context(port(backlog))
+            monkeypatch.setattr(constants, "ENDPOINT", address)
+            return address
+
+        yield at
+
+
+@pytest.mark.parametrize(("backlog", "reason"), UNREACHABLE)
+def test_a_hub_that_cannot_be_reached_is_told_at_once(
+    backlog: int | None, reason: str, alone: Callable[[int | None], str], tmp_path: Path
+) -> None:
+    """Whatever is asked for: one question, which has seconds, and none of the client's own tries."""
+    address = alone(backlog)
+    asked: list[Callable[[], object]] = [
+        lambda: download("timm/x", "m"),
+        lambda: fetch("jane/x", tmp_path / "new" / "out", lambda folder: None),
+        lambda: upload("jane/x", {"a.json": b"{}"}),
+        lambda: read_hub(Repository("jane/x", None, None), Data(name="hf:jane/x", download=True)),
+    ]
+    for ask in asked:
+        with pytest.raises(UserError, match=f"the hub at {address} cannot be reached: .*({reason})"):
+            ask()
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_the_cache_has_is_taken_where_the_hub_cannot_be_reached(
+    alone: Callable[[int | None], str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache" / "models--timm--x"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    (folder / "snapshots" / ("0" * 40) / "m").write_text("weights")
+    alone(None)
+    assert download("timm/x", "m").read_text() == "weights"
+
+
+def test_nobody_waits_longer_than_five_seconds() -> None:
+    assert reach.PATIENCE < 5
+
+
+@pytest.mark.usefixtures("answering")
 def test_a_timm_name_is_loaded_from_its_repository(
     tiny: Callable[..., Base],
     saved: Callable[..., str],
@@ -31,7 +116,7 @@ def test_a_timm_name_is_loaded_from_its_repository(
     old = tiny(NAME)
     asked = []
 
-    def fetch(repository: str, filename: str) -> str:
+    def fetch(repository: str, filename: str, **_: object) -> str:
         asked.append((repository, filename))
         return saved(old.tensors)
 
@@ -44,6 +129,7 @@ def test_a_timm_name_is_loaded_from_its_repository(
     np.testing.assert_array_equal(base.tensors["norm.weight"], old.tensors["norm.weight"])
 
 
+@pytest.mark.usefixtures("answering")
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -61,7 +147,7 @@ def test_a_timm_name_is_loaded_from_its_repository(
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_an_error_of_the_hub_becomes_advice(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: str) -> str:
+    def fail(*_: str, **__: object) -> str:
         raise error
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)

@@ -99,19 +99,21 @@ class TestWhatPullRefuses:
     def test_a_connection_that_breaks_leaves_nothing(self, hub, command, files, tmp_path):
         hub.put("jane/digits", files)
         hub.cut = "GET .*/resolve/.*/adapter_model"
-        assert "adapter_model.safetensors of jane/digits" in failed(command("pull", "jane/digits", "got"))
+        assert "adapter_model.safetensors of jane/digits" in failed(command("pull", "jane/digits", "new/place/got"))
         assert not left(tmp_path)
         hub.cut = None
         done(command("pull", "jane/digits", "got"))
 
     def test_a_hub_that_cannot_be_reached(self, hub, command, files, tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nothing listens
-        assert "jane/digits: the hub at http://127.0.0.1:9 failed: " in failed(command("pull", "jane/digits", "got"))
+        assert "jane/digits: the hub at http://127.0.0.1:9 cannot be reached: " in failed(
+            command("pull", "jane/digits", "got")
+        )
         assert not left(tmp_path)
 
     def test_a_hub_that_falls_silent_after_its_list(self, hub, command, files, tmp_path):
         hub.put("jane/digits", files)
-        hub.silent = "HEAD"
+        hub.silent = "HEAD .*/resolve/"
         said = failed(command("pull", "jane/digits", "got"))
         assert f"adapter_config.json of jane/digits: the hub at {hub.address} failed: " in said
         assert not left(tmp_path)

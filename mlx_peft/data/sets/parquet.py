@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mlx_peft.config import schema
+from mlx_peft.core import reach
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import counted
 from mlx_peft.data.arrow import Table
@@ -70,17 +71,19 @@ def read_hub(repository: Repository, config: schema.Data) -> Found:
     patterns = [f"{folder}*.parquet"] + ([f"*/{folder}*.parquet"] if folder else [])
     if config.download:
         print(f"fetching {repository.repo} from the hub into its cache, if it is not there", file=sys.stderr)
+    silent = reach.silence() if config.download else None
     try:
         path = snapshot_download(
             repository.repo,
             repo_type="dataset",
             revision=repository.revision,
             allow_patterns=patterns,
-            local_files_only=not config.download,
+            local_files_only=not config.download or silent is not None,
         )
     except Exception as error:  # of the hub's client, of the network, of the disk
         advice = "try again" if config.download else "set data.download: true to fetch it"
-        raise UserError(f"{config.name} cannot be had ({str(error).partition(chr(10))[0]}); {advice}") from error
+        reason = silent or str(error).partition("\n")[0]
+        raise UserError(f"{config.name} cannot be had ({reason}); {advice}") from error
     return _read(Path(path), config, repository.subset)
 
 
