@@ -18,7 +18,7 @@ def silence() -> str | None:
     which no timeout of a client's does: it is for one part each.
     """
     from huggingface_hub import constants
-    from huggingface_hub.utils import get_session  # with its proxies and certificates
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # with its proxies and certificates
 
     address = constants.ENDPOINT
     if constants.HF_HUB_OFFLINE or address in _answered:

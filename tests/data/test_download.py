@@ -110,6 +110,22 @@ def test_the_wrong_content_is_refused_and_removed(server: str, tmp_path: Path) -
 def test_a_file_that_the_server_does_not_have_is_named(server: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"missing\.gz: cannot be fetched \(Not Found\)"):
         fetch(remote(f"{server}/missing.gz"), tmp_path)
+    assert len(Handler.ranges) <= 1, "what sent nothing is not asked again at once"
+
+
+def test_no_empty_folder_is_left(server: str, tmp_path: Path) -> None:
+    for wanted in (
+        remote(f"{server}/missing.gz"),
+        remote(f"{server}/set.gz", b"other"),
+        remote("http://127.0.0.1:9/a"),
+    ):
+        with pytest.raises(UserError):
+            fetch(wanted, tmp_path / "new" / "data")
+        assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError):
+        fetch(remote(f"{server}/missing.gz"), tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir(), "one that was there stays"
 
 
 def test_a_place_that_cannot_be_written_is_named(server: str, tmp_path: Path) -> None:

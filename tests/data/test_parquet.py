@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from mlx_peft.core import reach
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset, find
 
@@ -72,6 +73,7 @@ def test_a_set_of_the_hub_is_that_folder_in_the_hub_s_cache(
         asked.append((repo, options))
         return str(hub_folder)
 
+    monkeypatch.setattr(reach, "silence", lambda: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     dataset = opened_as("hf:someone/animals@v1", hub_folder / "unused", download=True)
     assert dataset.name == "hf:someone/animals@v1"
