@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from convert.checkpoint import Checkpoint
 from convert.files import exact, listed
 from convert.fit import fit
+from convert.head import OWN, Head, Wanted, decide
 from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.timm.read import from_folder, from_hub
@@ -47,6 +48,7 @@ class Base:
         quantization: how the linear layers of the blocks are, or are to be, quantised; None: not at all.
         notes: what was replaced, resized or left out, for a person.
         task: what the head answers.
+        head: which head it has: the weights' own, or a new one, and why.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Base:
     notes: tuple[str, ...]
     quantization: Quantization | None = None
     task: Task = USUAL
+    head: Head = OWN
 
     @property
     def packed(self) -> bool:
@@ -81,23 +84,29 @@ class Found:
 
 def load_base(
     model: Model,
-    num_classes: int,
+    num_classes: int | None,
     seed: int,
     quantize: Quantization | None = None,
     must_meet: Callable[[Found], None] | None = None,
+    *,
+    classes: Sequence[str] = (),
+    task: Task | None = None,
 ) -> Base:
     """Finds a model's weights and fits them.
 
     Args:
         model: the experiment's ``model``.
-        num_classes: width of the head.
+        num_classes: width of the head; None: the weights' own, which is kept unless ``model.head`` is ``new``.
         seed: of whatever the weights do not have.
         quantize: the experiment's ``quantize``.
         must_meet: raises UserError where what is found is not what it has to be; None where anything will do. It is
             asked before weights are downloaded or drawn, and again when their digest is known, before they are fitted.
+        classes: the names of what the head is to answer, which decide whether the weights' is kept; none: unknown.
+        task: what it is to answer; None: what the weights' does.
 
     Raises:
-        UserError: where the model or its weights are unknown, unreadable, or do not fit, or cannot be quantised so.
+        UserError: where the model or its weights are unknown, unreadable, or do not fit, or cannot be quantised so, and
+            where their head cannot be kept.
     """
     if must_meet is not None and not model.is_local:
         must_meet(Found(model.weights, architecture_of(model), quantize, None))
@@ -109,25 +118,15 @@ def load_base(
     preprocessing = _normalisation(checkpoint, model)
     notes = [*checkpoint.notes, *_border(architecture, checkpoint.architecture)]
     tensors = checkpoint.tensors
+    head, num_classes = decide(model, Wanted(num_classes, tuple(classes), task), checkpoint, architecture)
     if tensors is None:
-        needed = {"weights": weights(architecture, num_classes)}
-        memory.require(needed, f"the model {model.name} ({architecture.dimensions})")
-        tensors = initial_state(architecture, num_classes, seed)
+        tensors = _drawn(model.name, architecture, num_classes, seed)
     digest = _sha256(tensors)
     if must_meet is not None:
         must_meet(Found(checkpoint.source, architecture, quantization, digest))
     if checkpoint.tensors is not None:
-        tensors, fitted = fit(
-            tensors,
-            architecture,
-            num_classes,
-            seed=seed,
-            resampling=checkpoint.resampling,
-            asked={*model.args, *(() if model.image_size is None else ("img_size",))},
-            quantization=checkpoint.quantization,
-            what=f"the weights of {checkpoint.source} and the model {model.name}",
-        )
-        notes += fitted
+        tensors, fitted = _fitted(checkpoint, model, architecture, num_classes, head, seed)
+        notes += [*fitted, head.note]
     return Base(
         name=checkpoint.name,
         source=checkpoint.source,
@@ -137,7 +136,8 @@ def load_base(
         sha256=digest,
         notes=tuple(notes),
         quantization=quantization,
-        task=checkpoint.task,
+        task=task or checkpoint.task,
+        head=head,
     )
 
 
@@ -166,6 +166,7 @@ def whole(checkpoint: Checkpoint, image_size: int | None = None, args: Mapping[s
         found,
         architecture,
         classes,
+        head=OWN if classes else Head(kept=False, reason="none"),
         seed=0,
         resampling=checkpoint.resampling,
         asked=changes.keys(),
@@ -181,9 +182,32 @@ def whole(checkpoint: Checkpoint, image_size: int | None = None, args: Mapping[s
         notes=(
             *checkpoint.notes,
             *_border(architecture, checkpoint.architecture),
-            *(note for note in notes if not note.startswith("head")),
+            *notes,
         ),
         task=checkpoint.task,
+    )
+
+
+def _drawn(name: str, architecture: Architecture, num_classes: int, seed: int) -> Tensors:
+    """All weights, from a seed. Raises UserError where there is no memory for them."""
+    memory.require({"weights": weights(architecture, num_classes)}, f"the model {name} ({architecture.dimensions})")
+    return initial_state(architecture, num_classes, seed)
+
+
+def _fitted(
+    checkpoint: Checkpoint, model: Model, architecture: Architecture, num_classes: int, head: Head, seed: int
+) -> tuple[Tensors, list[str]]:
+    """A checkpoint's tensors made the model's, and what was changed. Raises UserError where they do not fit."""
+    return fit(
+        checkpoint.tensors or {},
+        architecture,
+        num_classes,
+        head=head,
+        seed=seed,
+        resampling=checkpoint.resampling,
+        asked={*model.args, *(() if model.image_size is None else ("img_size",))},
+        quantization=checkpoint.quantization,
+        what=f"the weights of {checkpoint.source} and the model {model.name}",
     )
 
 

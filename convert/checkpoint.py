@@ -27,6 +27,7 @@ class Checkpoint:
         layout: whose names and shapes the tensors had.
         described: whether the source says itself what its architecture is, rather than its name or its shapes.
         task: what the head answers.
+        imagenet_1k: whether the head's rows are known to be ImageNet-1k's classes in their usual order.
     """
 
     name: str
@@ -41,3 +42,4 @@ class Checkpoint:
     layout: str = "timm"
     described: bool = False
     task: Task = USUAL
+    imagenet_1k: bool = False

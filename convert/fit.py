@@ -14,6 +14,7 @@ import numpy as np
 
 from convert.canonical import PATCHES
 from convert.files import listed
+from convert.head import Head
 from mlx_peft.adaptation.footprint import count
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.core import memory
@@ -22,9 +23,10 @@ from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.text import counted
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.initial import initial_head
+from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.registry import Resampling
 from mlx_peft.vit.resample import resize_patches, resize_positions
-from mlx_peft.vit.shapes import Shapes, heads, shapes
+from mlx_peft.vit.shapes import Shapes, shapes
 
 LONGEST_CLASS = 1000
 """A class's name has at most so many characters; ImageNet's longest, with all its synonyms, has 130."""
@@ -38,6 +40,7 @@ def fit(
     architecture: Architecture,
     num_classes: int,
     *,
+    head: Head,
     seed: int,
     resampling: Resampling,
     asked: Collection[str],
@@ -46,10 +49,11 @@ def fit(
 ) -> tuple[Tensors, list[str]]:
     """The tensors of ``shapes(architecture, num_classes)``, from a checkpoint's.
 
-    The position grid is resized, and a head of another width replaced by a fresh one. Fewer blocks or other patches
-    than the checkpoint's are made from it where the user asked for them, and are a misfit otherwise.
+    The position grid is resized. Fewer blocks or other patches than the checkpoint's are made from it where the user
+    asked for them, and are a misfit otherwise.
 
     Args:
+        head: whether the checkpoint's is kept, or a new one drawn.
         asked: the fields of the architecture that the user changed.
         what: the checkpoint and the model, for an error.
         quantization: how the checkpoint is quantised; None: not at all.
@@ -65,7 +69,7 @@ def fit(
     fitting.resize_patches()
     fitting.resize_positions()
     wanted = shapes(architecture, num_classes)
-    fresh = fitting.replace_heads(num_classes, wanted)
+    fitting.settle_heads(head, wanted)
 
     words: set[str] = set()
     if quantization is not None:
@@ -74,9 +78,8 @@ def fit(
     _must_match(fitting.tensors, wanted, words, what)
     memory.require({"weights": 4 * count(wanted)}, what)
     result = fitting.tensors | {name: make() for name, make in fitting.later.items()}
-    if fresh:
-        drawn = initial_head(architecture, num_classes, seed)
-        result |= {name: tensor for name, tensor in drawn.items() if name.partition(".")[0] in fresh}
+    if not head.kept:
+        result |= initial_head(architecture, num_classes, seed)
     return result, fitting.notes
 
 
@@ -141,19 +144,15 @@ class _Fitting:
         length = (len(positions), prefix + grid**2, positions.shape[2])
         self._put_off("pos_embed", length, partial(resize_positions, positions, prefix, grid, self.resampling))
 
-    def replace_heads(self, num_classes: int, wanted: Shapes) -> list[str]:
-        """The heads of another width than ``num_classes``, which are drawn anew; their names."""
-        fresh = []
-        for head in heads(self.architecture):
-            old = self.tensors.get(f"{head}.weight")
-            if old is not None and old.shape[:1] == (num_classes,):
-                self.notes.append(f"{head}: kept, the weights have one for {counted(num_classes, 'class')} too")
-                continue
-            having = "none" if old is None else f"one for {old.shape[0] if old.shape else 'nothing'}"
-            self.notes.append(f"{head}: a new one for {counted(num_classes, 'class')}, the weights have {having}")
-            self.tensors |= {name: _unwritten(shape) for name, shape in wanted.items() if name.startswith(f"{head}.")}
-            fresh.append(head)
-        return fresh
+    def settle_heads(self, head: Head, wanted: Shapes) -> None:
+        """Makes room for new heads, or puts the rows of those that are kept in their order."""
+        every = {name: shape for name, shape in wanted.items() if is_head(name)}
+        if not head.kept:
+            kept = {name: tensor for name, tensor in self.tensors.items() if name not in every}
+            self.tensors = kept | {name: _unwritten(shape) for name, shape in every.items()}
+        elif head.order is not None:
+            self.tensors |= {name: self.tensors[name][list(head.order)] for name, shape in every.items()
+                             if name in self.tensors and self.tensors[name].shape == shape}  # fmt: skip
 
     def _put_off(self, name: str, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> None:
         self.tensors[name], self.later[name] = _unwritten(shape), make

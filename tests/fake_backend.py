@@ -164,10 +164,6 @@ def peak_memory() -> int:
     return 1000
 
 
-def device_peak() -> None:
-    return None
-
-
 def synchronize() -> None:
     pass
 

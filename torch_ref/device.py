@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-
 import torch
 
 from mlx_peft.core.border import Device
@@ -40,12 +37,6 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def device_peak() -> int | None:
-    """Bytes of the accelerator's memory that were in use at once; None on the CPU."""
+def peak_memory() -> int | None:
+    """Bytes that arrays held at once, at most, since a model or trainer was built last; None where nobody counts."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-
-
-def peak_memory() -> int:
-    """Bytes at the peak: of the device since a model was built last, of the process on a CPU."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return device_peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

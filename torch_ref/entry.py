@@ -6,7 +6,7 @@ from convert.base import Base
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Precision
-from torch_ref.device import computing, device_peak, peak_memory, synchronize, version
+from torch_ref.device import computing, peak_memory, synchronize, version
 from torch_ref.measured import multiply, resizing, saved_bytes
 from torch_ref.model import Model
 from torch_ref.trainer import Trainer
@@ -15,7 +15,6 @@ __all__ = [
     "build_model",
     "build_trainer",
     "computing",
-    "device_peak",
     "multiply",
     "peak_memory",
     "resizing",

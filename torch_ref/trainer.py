@@ -108,5 +108,5 @@ class Trainer:
         self.update.load_state({name: torch.from_numpy(a.copy()) for name, a in state.items()})
         self.step = int(state["step"])
 
-    def peak_memory(self) -> int:
+    def peak_memory(self) -> int | None:
         return peak_memory()

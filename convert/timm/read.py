@@ -20,7 +20,7 @@ from mlx_peft.vit.registry import altered, find, tags
 
 
 def from_hub(name: str) -> Checkpoint:
-    """timm's published weights, downloaded once and kept in the hub's cache."""
+    """timm's published weights, downloaded once and kept in the hub's cache. Heads of 1,000 rows are ImageNet-1k's."""
     entry = find(name)
     if entry.hub_id is None or entry.hub_filename is None:
         others = [tag for tag in tags(name.partition(".")[0]) if tag != entry.tag]
@@ -33,7 +33,7 @@ def from_hub(name: str) -> Checkpoint:
     notes = (f"{entry.name}: {entry.note}", *notes) if entry.note else notes
     return Checkpoint(
         entry.name, entry.hub_id, entry.architecture, entry.preprocessing, entry.resampling, tensors, notes,
-        described=True,
+        described=True, imagenet_1k=entry.num_classes == 1000,
     )  # fmt: skip
 
 

@@ -86,8 +86,7 @@ def convert(
         notes, files = _exported(target, to, out, job, proof)
     else:
         notes, files = _written(found, job, to, target, out, proof)
-    classes = len(tensors.get("head.weight", ()))
-    opened = target.opened.format(out=out, name=found.base.name, classes=classes, architecture=_architecture(out))
+    opened = target.opened.format(out=out, name=found.base.name, architecture=_architecture(out))
     return Converted(found, to, opened, files, proof, (*found.asked.notes, *notes))
 
 

@@ -27,7 +27,6 @@ from mlx_peft.protocols import model as protocols
 from mlx_peft.tasks.task import Task
 from mlx_peft.training.run import RunFolder
 from mlx_peft.vit.architecture import Preprocessing
-from mlx_peft.vit.parameters import HEADS
 
 
 @dataclass(frozen=True)
@@ -152,9 +151,10 @@ def base_of(adapter: Adapter, recipe: Recipe, place: Path) -> Base:
         held = {name: tensor.shape for name, tensor in adapter.tensors.items()}
         must_hold(held, wanted, f"{place} does not fit {recipe.model.name}")
 
-    base = load_base(recipe.model, adapter.num_classes, recipe.seed, recipe.quantize, must_meet)
+    headless = recipe.model.model_copy(update={"head": "new"})  # its head is the adapter's
+    base = load_base(headless, adapter.num_classes, recipe.seed, recipe.quantize, must_meet)
     must_answer(adapter.num_classes, adapter.task, place)
-    notes = tuple(note for note in base.notes if note.partition(":")[0] not in HEADS)  # the head is the adapter's
+    notes = tuple(note for note in base.notes if note != base.head.note)
     preprocessing = adapter.preprocessing or base.preprocessing
     return replace(base, task=adapter.task, notes=notes, preprocessing=preprocessing)
 
@@ -174,7 +174,7 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
     args = {} if checkpoint.layout == "timm" else {field: found[field] for field in DECISIVE}
     model = validated(Model, str(path), {"name": checkpoint.name, "weights": str(path), "args": args})
     recipe = Recipe(model, Linear(), backend=backend or "mlx")
-    base = load_base(model, count, recipe.seed)
+    base = load_base(model.model_copy(update={"head": "keep"}), count, recipe.seed)
     recipe.check_room(base, count, 1)
     built = recipe.build(base, count)
     adapter = Adapter(

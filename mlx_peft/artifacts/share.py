@@ -241,6 +241,6 @@ def opened(folder: Path, name: str) -> None:
     elif is_model(folder):
         found = from_folder(folder, None, str(folder))
         classes = len((found.tensors or {}).get("head.weight", ()))  # config.json only claims a number
-        load_base(Model(name=found.name, weights=str(folder)), classes, 0)
+        load_base(Model(name=found.name, weights=str(folder), head="keep" if classes else None), classes, 0)
     else:
         raise UserError(f"{name} holds neither an adapter ({peft.CONFIG}) nor a model in timm's layout ({timm.CONFIG})")

@@ -172,7 +172,7 @@ TARGETS: dict[str, Target | Runtime] = {
         'model.load_state_dict(safetensors.torch.load_file("{out}/model.safetensors"))',
         needs_head=True,
     ),
-    "mlx": Target(_mlx, None, 'mlx_peft.create_model("{name}", weights="{out}", num_classes={classes})'),
+    "mlx": Target(_mlx, None, 'mlx_peft.create_model("{name}", weights="{out}")'),
     "peft": Target(_peft, "peft", 'peft.PeftModel.from_pretrained(model, "{out}")', ("float32",), whole=False),
     "onnx": Runtime("onnx", 'onnxruntime.InferenceSession("{out}")'),
     "coreml": Runtime("coreml", 'MLModel(contentsOf: URL(fileURLWithPath: "{out}"))', ("float16",)),

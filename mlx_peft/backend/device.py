@@ -38,11 +38,6 @@ def synchronize() -> None:
     mx.synchronize()
 
 
-def device_peak() -> int | None:
-    """Bytes of the accelerator's memory that were in use at once; None on the CPU."""
-    return mx.get_peak_memory() if mx.default_device().type == mx.gpu else None
-
-
-def peak_memory() -> int:
-    """Bytes at the peak since a model or trainer was built last: the device's, or on a CPU as it counts them."""
+def peak_memory() -> int | None:
+    """Bytes that arrays held at once, at most, since a model or trainer was built last; None where nobody counts."""
     return mx.get_peak_memory()

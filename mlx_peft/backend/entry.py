@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from convert.base import Base
-from mlx_peft.backend.device import computing, device_peak, peak_memory, synchronize, version
+from mlx_peft.backend.device import computing, peak_memory, synchronize, version
 from mlx_peft.backend.measured import multiply, resizing, saved_bytes
 from mlx_peft.backend.model import Model
 from mlx_peft.backend.trainer import Trainer
@@ -15,7 +15,6 @@ __all__ = [
     "build_model",
     "build_trainer",
     "computing",
-    "device_peak",
     "multiply",
     "peak_memory",
     "resizing",

@@ -147,5 +147,5 @@ class Trainer:
         self.slots = tree_map_with_path(found, self.slots)
         self.step = int(state["step"])
 
-    def peak_memory(self) -> int:
+    def peak_memory(self) -> int | None:
         return peak_memory()

@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import numpy as np
 from convert.base import load_base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.memory import process_peak
 from mlx_peft.protocols.loading import BACKENDS, PEERS, load_contender
 from mlx_peft.protocols.measured import Contender
 from mlx_peft.vit.architecture import Architecture
@@ -58,8 +58,10 @@ class Timing:
     """Of the fastest step."""
     saved_bytes: int | None
     """Activations that autograd keeps; torch only."""
-    peak_bytes: int
-    """Of the accelerator's memory where there is one, of the process otherwise."""
+    arrays_bytes: int | None
+    """The most that the framework's arrays held at once; None where it does not count them, as torch on a CPU."""
+    process_bytes: int
+    """The most that the whole process held of the machine's memory."""
 
 
 def products(architecture: Architecture, batch: int) -> list[tuple[int, int, int, int, int]]:
@@ -128,11 +130,10 @@ def work(contender: str, settings: Settings) -> None:
 
     for _ in range(settings.warmup):
         step()
-    peak_unit = 1 if sys.platform == "darwin" else 1024
     reply("ready")
     for _ in sys.stdin:
         reply(seconds(step))
-    peak = backend.device_peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * peak_unit
+    arrays, process = backend.peak_memory(), process_peak()
 
     def all_products() -> float | None:
         total = 0.0
@@ -149,7 +150,8 @@ def work(contender: str, settings: Settings) -> None:
             "version": backend.version(),
             "products_seconds": all_products(),
             "saved_bytes": backend.saved_bytes(trainer, images, targets),
-            "peak_bytes": peak,
+            "arrays_bytes": arrays,
+            "process_bytes": process,
         }
     )
 
@@ -210,7 +212,8 @@ def timing(name: str, settings: Settings, seconds: list[float], figures: dict[st
         products_seconds=needed,
         products_share=needed / min(seconds) if needed else None,
         saved_bytes=figures["saved_bytes"],
-        peak_bytes=figures["peak_bytes"],
+        arrays_bytes=figures["arrays_bytes"],
+        process_bytes=figures["process_bytes"],
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from mlx_peft.config.augment import Augment as Augment  # as names of the schema too
 from mlx_peft.config.augment import ColorJitter as ColorJitter
@@ -44,6 +44,10 @@ class Model(Section):
     args: dict[Name, Argument | None] = Field(
         default_factory=dict, description="fields of the architecture to change, such as depth"
     )
+    head: Literal["new", "keep"] | None = Field(
+        None,
+        description="a new classifier, or the weights' own; null: theirs where its classes are known to be the data's",
+    )
     drop_path: Share = Field(0.0, description="stochastic depth of the last block; linear from 0")
     head_dropout: Share = Field(0.0, description="dropout before the head")
 
@@ -51,6 +55,11 @@ class Model(Section):
     def is_local(self) -> bool:
         """Whether the weights are a file or a folder of this machine; else they mean the same on any."""
         return self.weights not in ("timm", "none") and not self.weights.startswith("package:")
+
+    @model_serializer(mode="wrap")
+    def _written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files and hashes of before there was a choice of heads stay as they were: without it, where none is made."""
+        return {name: value for name, value in dump(self).items() if name != "head" or value is not None}
 
 
 class Split(Section):

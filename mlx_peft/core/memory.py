@@ -43,6 +43,24 @@ def require(parts: Mapping[str, int], what: str, own: int | None = None, advice:
         )
 
 
+def process_peak() -> int:
+    """The most bytes of the machine's memory that this process ever held at once."""
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux's ru_maxrss begins with that of the process that started this one.
+    match = re.search(r"^VmHWM:\s*(\d+) kB", control_groups.text(control_groups.PROC / "self" / "status"), re.MULTILINE)
+    return 1024 * (int(match[1]) if match else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def peak_facts(arrays: int | None, process: int) -> dict[str, int | None]:
+    """The section ``memory`` of a ``result.json``, in bytes, so that what is compared is of one kind.
+
+    ``arrays_bytes`` is what a framework's arrays held at once, None where it does not count them; ``process_bytes``
+    what the whole process did; ``peak_bytes`` the first of them that there is.
+    """
+    return {"peak_bytes": process if arrays is None else arrays, "arrays_bytes": arrays, "process_bytes": process}
+
+
 def gib(size: int) -> str:
     """Bytes for a person: ``3.2 GiB``, of small sizes ``120 MiB``."""
     if size < 2**30:

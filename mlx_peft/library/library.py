@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
@@ -39,37 +39,52 @@ class Library(ByHand[AnyNetwork]):
         classes: Sequence[str] = (),
         multi_label: bool = False,
         args: Mapping[str, Any] | None = None,
+        head: Literal["new", "keep"] | None = None,
     ) -> AnyNetwork:
         """A ViT by its timm name.
 
         Args:
             name: ``vit_small_patch16_224``, with or without a tag.
             weights: ``timm`` (the hub), ``none`` (random), or a file or folder.
-            num_classes: width of the head; None: as many as there are names, or 1,000.
+            num_classes: width of the head; None: as many as there are names, and where there are none the weights' own
+                head, or a new one of 1,000.
             image_size: pixels; the architecture's own where None, otherwise the position grid is resized.
             seed: of whatever is drawn.
             quantize: the linear layers of the blocks in so few bits; None: as the weights are.
             classes: their names, in the order of the head's rows.
             multi_label: whether an image may have several of them.
             args: fields of the architecture to change, such as ``depth``.
+            head: ``keep`` begins with the weights' own classifier, ``new`` with a new one; None: theirs where neither
+                ``num_classes`` nor ``classes`` is given, or where its classes are known to be these, else a new one.
 
         Warns:
-            UserWarning: the patches do not cover an image of ``image_size``.
+            UserWarning: the patches do not cover an image of ``image_size``, or a head of as many classes is replaced.
 
         Raises:
-            UserError: the name is unknown, or the weights do not fit it or cannot be quantised so.
+            UserError: the name is unknown, or the weights do not fit it or cannot be quantised so, or
+                their head cannot be kept.
         """
-        options = {"name": name, "weights": str(weights), "image_size": image_size, "args": dict(args or {})}
-        description = validated(Model, name, options)
-        rows = num_classes or len(classes) or 1000
+        options = {
+            "name": name,
+            "weights": str(weights),
+            "image_size": image_size,
+            "args": dict(args or {}),
+            "head": head,
+        }
+        asked = validated(Model, name, options)
+        rows = num_classes or len(classes) or None
         if classes and len(classes) != rows:
             raise UserError(f"num_classes is {rows}, and classes has {len(classes)} names: leave num_classes out")
-        base = replace(load_base(description, rows, seed, quantize), task=classification(multi_label))
+        base = load_base(asked, rows, seed, quantize, classes=classes, task=classification(multi_label))
         if (border := base.architecture.border_note) is not None and border in base.notes:
             warnings.warn(border, stacklevel=2)
-        model = self.framework.build(base.architecture, rows)
+        if base.head.doubtful:
+            doubt = f"{base.head.note}: head='keep' keeps it, head='new' says that a new one is meant"
+            warnings.warn(doubt, stacklevel=2)
+        model = self.framework.build(base.architecture, len(base.tensors["head.weight"]))
         self.framework.fill(model, base)
-        model.description, model.base, model.classes = description, base.without_tensors(), tuple(classes)
+        model.description = asked.model_copy(update={"head": None})  # an adapter has a head of its own
+        model.base, model.classes = base.without_tensors(), tuple(classes)
         return model
 
     def add_adapter(

@@ -35,8 +35,9 @@ class Contender(Protocol):
         """Waits until everything that was asked for is computed."""
         ...
 
-    def device_peak(self) -> int | None:
-        """Bytes of the accelerator's memory that were in use at once; None on the CPU."""
+    def peak_memory(self) -> int | None:
+        """Bytes that arrays held at once, at most, since a model or a trainer was built last; None where nobody counts,
+        as PyTorch on a CPU."""
         ...
 
     def saved_bytes(self, trainer: Any, images: np.ndarray, targets: np.ndarray) -> int | None:
@@ -51,10 +52,6 @@ class Contender(Protocol):
 
 class Measured(Contender, Protocol):
     """What more is measured of a backend of ours."""
-
-    def peak_memory(self) -> int:
-        """Bytes at the peak since a model or a trainer was built last: the device's, or the process's on a CPU."""
-        ...
 
     def resizing(self, images: np.ndarray, preprocessing: Preprocessing, size: int) -> Callable[[], None]:
         """What makes a batch of uint8 images a model's input and waits for it."""

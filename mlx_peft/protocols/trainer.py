@@ -74,6 +74,6 @@ class Trainer(Protocol):
         """
         ...
 
-    def peak_memory(self) -> int:
-        """Bytes at the peak since it was built: the device's, or the process's on a CPU."""
+    def peak_memory(self) -> int | None:
+        """Bytes that arrays held at once, at most, since it was built; None where nobody counts (PyTorch on a CPU)."""
         ...

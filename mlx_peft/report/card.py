@@ -27,7 +27,7 @@ OPTIONS = ("backend", "seed", "quantize", "qat", "method", "train")
 """In these sections of an experiment nothing names a place or a person."""
 
 PUBLISHED: dict[str, Any] = dict.fromkeys(OPTIONS, True) | {
-    "model": {"name", "weights", "image_size", "args", "drop_path", "head_dropout"},
+    "model": {"name", "weights", "image_size", "args", "head", "drop_path", "head_dropout"},
     "data": {
         *("name", "variant", "columns", "batch_size", "split", "augment", "sampling", "class_weights", "unreadable"),
     },

@@ -61,7 +61,8 @@ def steps(settings: bench.Settings, timings: Sequence[bench.Timing]) -> str:
         return UNMEASURED if count is None else f"{count / 2**20:,.0f}"
 
     numbers = [
-        "images/s", "fastest step, ms", "matrix products", "saved activations, MiB", "peak memory, MiB",
+        "images/s", "fastest step, ms", "matrix products", "saved activations, MiB", "peak of arrays, MiB",
+        "peak of the process, MiB",
         *(f"time / {timing.name}'s" for timing in timings),
     ]  # fmt: skip
     rows = [
@@ -72,7 +73,8 @@ def steps(settings: bench.Settings, timings: Sequence[bench.Timing]) -> str:
             f"{1000 * min(timing.seconds):.0f}",
             UNMEASURED if timing.products_share is None else f"{timing.products_share:.0%}",
             mebibytes(timing.saved_bytes),
-            mebibytes(timing.peak_bytes),
+            mebibytes(timing.arrays_bytes),
+            mebibytes(timing.process_bytes),
             *(f"{bench.ratio(timing, other):.2f}" for other in timings),
         ]
         for timing in timings

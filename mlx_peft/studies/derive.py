@@ -15,6 +15,7 @@ from mlx_peft.artifacts.simulate import simulate_run
 from mlx_peft.config.step import Step
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import canonical
+from mlx_peft.core.memory import peak_facts, process_peak
 from mlx_peft.core.sums import SUMS
 from mlx_peft.protocols.loading import load_backend
 from mlx_peft.tasks.metrics import Metrics
@@ -33,13 +34,13 @@ class Made:
     Attributes:
         metrics: by split.
         stored_bytes: of the model's file; None where nothing but a simulation was made.
-        peak_bytes: the device's, or the process's on a CPU; None likewise.
+        arrays_bytes: the most that the backend's arrays held at once; None likewise, and where nobody counts.
         report: what else is known of it.
     """
 
     metrics: dict[str, Metrics]
     stored_bytes: int | None = None
-    peak_bytes: int | None = None
+    arrays_bytes: int | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
 
@@ -129,7 +130,7 @@ def derive(run: Path, step: Step, out: Path) -> dict[str, Any]:
         "step": step.model_dump(mode="json", exclude_none=True),
         "metrics": {"val": None, "test": None} | outcome.metrics,
         "stored": stored and {"base_bytes": stored, "adapter_bytes": 0, "total_bytes": stored},
-        "memory": {"peak_bytes": outcome.peak_bytes},
+        "memory": peak_facts(outcome.arrays_bytes, process_peak()),
         "report": outcome.report,
         "splits": parent["splits"],
         "notes": parent.get("notes", []),  # a run of before they were kept has none

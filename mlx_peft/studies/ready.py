@@ -66,7 +66,7 @@ def check(planned: Sequence[suite.Planned], out: Path, watch: Watch = unwatched)
             check_trackers(experiment.track)
             check_data(experiment, dataset)
             device = load_backend(experiment.backend).computing()
-            architecture, quantization = opened.model(experiment, len(dataset.classes))
+            architecture, quantization = opened.model(experiment, dataset)
             check_method(experiment, architecture, quantization)
             check_training(
                 experiment,
@@ -109,7 +109,7 @@ class Opened:
         self._watch = watch
         self._datasets: dict[str, Dataset | UserError] = {}
         self._models: dict[
-            tuple[str, Quantization | None, int], tuple[Architecture, Quantization | None] | UserError
+            tuple[str, Quantization | None, tuple[str, ...], str], tuple[Architecture, Quantization | None] | UserError
         ] = {}
 
     def dataset(self, data: Data) -> Dataset:
@@ -117,13 +117,13 @@ class Opened:
         alike = data.model_copy(update={"batch_size": 1, "augment": Augment(), "threads": 1})
         return once(self._datasets, alike.model_dump_json(), lambda: open_dataset(data, self._watch))
 
-    def model(self, experiment: Experiment, num_classes: int) -> tuple[Architecture, Quantization | None]:
+    def model(self, experiment: Experiment, dataset: Dataset) -> tuple[Architecture, Quantization | None]:
         """Of the weights, which are read, so that what is missing or does not fit is known."""
-        model, quantize = experiment.model, experiment.quantize
-        key = (model.model_dump_json(), quantize, num_classes)
+        model, quantize, classes = experiment.model, experiment.quantize, dataset.classes
+        key = (model.model_dump_json(), quantize, classes, dataset.task.name)
 
         def read() -> tuple[Architecture, Quantization | None]:
-            base = load_base(model, num_classes, 0, quantize)
+            base = load_base(model, len(classes), 0, quantize, classes=classes, task=dataset.task)
             return base.architecture, base.quantization
 
         return once(self._models, key, read)

@@ -73,7 +73,9 @@ class Position:
     """For each adapter, which of its triplets are not masked; empty before the first step, and where no ranks are
     dealt out."""
     peak_bytes: Count = 0
-    """The largest peak of memory of any process that worked on the run."""
+    """The largest peak of any process that worked on the run: of arrays where they are counted, else of the process."""
+    process_bytes: Count = 0
+    """The largest peak of any such process as a whole."""
     changes: list[Change] = field(default_factory=list)
     """What was changed on the way, in order."""
 

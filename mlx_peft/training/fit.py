@@ -14,6 +14,7 @@ import numpy as np
 from convert.files import listed
 from mlx_peft.config.schema import Experiment, Train
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.memory import process_peak
 from mlx_peft.data import Batch
 from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.training.allocation import Kept, RankAllocator, allocator, ranks
@@ -212,7 +213,7 @@ class Loop:
                 loss=loss,
                 lr=step.lr,
                 images_per_second=speed,
-                peak_bytes=self.trainer.peak_memory(),
+                peak_bytes=self.peak(),
                 logged=logged,
             )
         )
@@ -268,11 +269,17 @@ class Loop:
         self.must_be_finite()
         here, folder = self.position, self.folder
         here.metrics_bytes, here.metrics_sha256 = self.metrics.sync()
-        here.peak_bytes = max(here.peak_bytes, self.trainer.peak_memory())
+        here.peak_bytes = max(here.peak_bytes, self.peak())
+        here.process_bytes = max(here.process_bytes, process_peak())
         save_checkpoint(
             folder.last, self.trainer.state(), previous=folder.previous, position=asdict(here), **self.facts
         )
         self.clock = time.perf_counter()
+
+    def peak(self) -> int:
+        """Bytes at the peak so far: of arrays where they are counted, else of the process."""
+        arrays = self.trainer.peak_memory()
+        return process_peak() if arrays is None else arrays
 
     def must_be_finite(self) -> None:
         """Raises Diverged where a parameter that is trained is not finite: nothing can be made of it any more."""

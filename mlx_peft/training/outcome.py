@@ -8,6 +8,7 @@ from typing import Any
 from convert.adapters.peft import Adapter
 from convert.base import Base
 from convert.stored import model_bytes
+from mlx_peft.core.memory import peak_facts, process_peak
 from mlx_peft.data import Dataset
 from mlx_peft.data.leftout import unread_notes
 from mlx_peft.protocols.trainer import Trainer
@@ -27,7 +28,7 @@ def adapter(run: Prepared) -> Adapter:
         method=experiment.method,
         tensors=run.trainer.model.adapter(),
         classes=run.dataset.classes,
-        model=experiment.model,
+        model=experiment.model.model_copy(update={"head": None}),  # it has a head of its own
         architecture=base.architecture,
         preprocessing=as_evaluated(run.dataset, base.preprocessing),
         base_sha256=base.sha256,
@@ -57,6 +58,7 @@ def result(run: Prepared, position: Position, test: Evaluation | None, folder: R
         "method": experiment.method.name,
         "dataset": dataset.name,
         "seed": experiment.seed,
+        "head": {"initial": "kept" if run.base.head.kept else "new", "reason": run.base.head.reason},
         "metrics": {"val": position.best or None, "test": test.metrics if test else None},
         "details": {"test": test.details(dataset.classes) if test else None},
         **costs(run.trainer, dataset.task, position, folder),
@@ -80,6 +82,7 @@ def storage(base: Base, num_classes: int, folder: RunFolder) -> dict[str, int]:
 def costs(trainer: Trainer, task: Task, position: Position, folder: RunFolder) -> dict[str, Any]:
     """What was selected, and what it took: parameters, bytes, seconds of training (evaluation is not in them)."""
     parameters = trainer.model.parameters
+    arrays, process = trainer.peak_memory(), max(position.process_bytes, process_peak())
     return {
         "selected": {
             "epoch": position.best_epoch,
@@ -98,5 +101,5 @@ def costs(trainer: Trainer, task: Task, position: Position, folder: RunFolder) -
             "epoch_seconds": position.train_seconds / position.epoch,
             "images_per_second": position.images_trained / position.train_seconds,
         },
-        "memory": {"peak_bytes": max(position.peak_bytes, trainer.peak_memory())},
+        "memory": peak_facts(None if arrays is None else max(position.peak_bytes, arrays), process),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from convert.base import Base, load_base
@@ -59,8 +59,14 @@ def prepare(experiment: Experiment, progress: Progress) -> Prepared:
     whole = cached(open_dataset(experiment.data, progress.opening), experiment.data)
     dataset = whole.without_test()
     check_data(experiment, dataset)
-    base = load_base(experiment.model, len(dataset.classes), experiment.seed, experiment.quantize)
-    base = replace(base, task=dataset.task)
+    base = load_base(
+        experiment.model,
+        len(dataset.classes),
+        experiment.seed,
+        experiment.quantize,
+        classes=dataset.classes,
+        task=dataset.task,
+    )
     check_method(experiment, base.architecture, base.quantization)
     check_training(
         experiment,

@@ -34,9 +34,9 @@ def preview(experiment: Experiment, count: int, epoch: int = 0, watch: Watch = u
     """
     model = experiment.model
     if model.weights == "timm":
-        model = model.model_copy(update={"weights": "none"})
+        model = model.model_copy(update={"weights": "none", "head": None})
     dataset = cached(open_dataset(experiment.data, watch), experiment.data)
-    base = load_base(model, len(dataset.classes), experiment.seed)
+    base = load_base(model, len(dataset.classes), experiment.seed, classes=dataset.classes, task=dataset.task)
     size, interpolation = base.architecture.img_size, FILTERS[base.preprocessing.interpolation]
 
     def shown() -> Iterator[Shown]:

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from convert.base import Base
-from mlx_peft.backend.entry import device_peak, multiply, saved_bytes, synchronize, version
+from mlx_peft.backend.entry import multiply, peak_memory, saved_bytes, synchronize, version
 from mlx_peft.config.schema import Experiment
 
 sys.path.insert(0, os.environ["MLX_VIT_TUNE"])
@@ -24,7 +24,7 @@ from mlx_vit import FastViTModel
 from mlx_vit.trainer import cross_entropy_loss
 from mlx_vit.vit import VisionTransformer, ViTConfig
 
-__all__ = ["Loop", "build_trainer", "device_peak", "multiply", "saved_bytes", "synchronize", "version"]
+__all__ = ["Loop", "build_trainer", "multiply", "peak_memory", "saved_bytes", "synchronize", "version"]
 
 
 class Loop:

@@ -23,7 +23,8 @@ from torch_ref.tools import peer
 experiment = load(locate(sys.argv[1]), sys.argv[2:])
 data, epochs = experiment.data, experiment.train.epochs
 dataset = open_dataset(data)
-base = load_base(experiment.model, len(dataset.classes), experiment.seed)
+classes = dataset.classes
+base = load_base(experiment.model, len(classes), experiment.seed, classes=classes, task=dataset.task)
 trainer = peer.build_trainer(experiment, len(dataset.classes), base)
 size, per_epoch = base.architecture.img_size, steps_per_epoch(dataset.train, data.batch_size)
 step, seconds = 0, 0.0

@@ -46,7 +46,7 @@ def test_random_weights_are_those_of_the_seed() -> None:
 
 def test_a_file_comes_back_as_it_was(tiny: Tiny, saved: Saved, changes: Changes) -> None:
     old = tiny(NAME)
-    base = load_base(model(saved(old.tensors)), 5, seed=0)
+    base = load_base(model(saved(old.tensors)), None, seed=0)
     assert changes(base.notes) == []
     assert base.tensors.keys() == old.tensors.keys()
     for name, tensor in old.tensors.items():
@@ -58,8 +58,7 @@ def test_a_file_comes_back_as_it_was(tiny: Tiny, saved: Saved, changes: Changes)
 def test_a_head_of_another_width_is_replaced_and_said(name: str, tiny: Tiny, saved: Saved) -> None:
     old = tiny(name)
     base = load_base(model(saved(old.tensors), name), 9, seed=2)
-    heads = ["head", "head_dist"] if base.architecture.distilled else ["head"]
-    assert base.notes == tuple(f"{head}: a new one for 9 classes, the weights have one for 5" for head in heads)
+    assert base.notes == ("head: a new one for 9 classes, the weights have one for 5",)
     for key, tensor in initial_head(base.architecture, 9, seed=2).items():
         np.testing.assert_array_equal(base.tensors[key], tensor)
 
@@ -91,7 +90,7 @@ def test_the_position_grid_is_resized_as_timm_does(
     name: str, patch: int, tiny: Tiny, saved: Saved, changes: Changes
 ) -> None:
     old = tiny(name, image_size=6 * patch)
-    base = load_base(model(saved(old.tensors), f"{name}.{find(name).tag}", image_size=4 * patch), 5, seed=0)
+    base = load_base(model(saved(old.tensors), f"{name}.{find(name).tag}", image_size=4 * patch), None, seed=0)
     assert changes(base.notes) == ["pos_embed: 6 x 6 resized to 4 x 4"]
     theirs = timm.create_model(name, img_size=4 * patch, num_classes=5, **SIZES)
     settings = find(name).resampling
@@ -107,7 +106,7 @@ def test_the_position_grid_is_resized_as_timm_does(
 
 def test_patches_are_resized_only_where_asked(tiny: Tiny, saved: Saved, changes: Changes) -> None:
     path = saved(tiny(NAME).tensors)
-    base = load_base(model(path, image_size=32, patch_size=8), 5, seed=0)
+    base = load_base(model(path, image_size=32, patch_size=8), None, seed=0)
     assert changes(base.notes) == ["patch_embed: 16 pixel patches resized to 8"]
     assert base.tensors["patch_embed.proj.weight"].shape == (24, 3, 8, 8)
     with pytest.raises(UserError, match=r"of another shape: patch_embed\.proj\.weight \(24, 3, 16, 16\), not"):
@@ -118,7 +117,7 @@ def test_blocks_are_left_out_only_where_asked(tiny: Tiny, saved: Saved, changes:
     path = saved(tiny("vit_tiny_patch16_224", depth=14).tensors)
     sizes = {"embed_dim": 24, "num_heads": 3}
     asked = Model(name="vit_tiny_patch16_224", weights=path, image_size=64, args=sizes | {"depth": 2})
-    base = load_base(asked, 5, seed=0)
+    base = load_base(asked, None, seed=0)
     assert changes(base.notes) == ["blocks: those of the weights past the first 2 are left out"]
     assert base.tensors.keys() == shapes(base.architecture, 5).keys()
     with pytest.raises(UserError, match=r"left over: blocks\.\*\.attn\.proj\.bias \(2 blocks\)"):
@@ -129,7 +128,7 @@ def test_older_names_are_understood(tiny: Tiny, saved: Saved) -> None:
     old = tiny("deit3_small_patch16_224").tensors
     renamed = {name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): t for name, t in old.items()}
     renamed["patch_embed.proj.weight"] = renamed["patch_embed.proj.weight"].reshape(24, -1)
-    base = load_base(model(saved(renamed), "deit3_small_patch16_224"), 5, seed=0)
+    base = load_base(model(saved(renamed), "deit3_small_patch16_224"), None, seed=0)
     for name, tensor in old.items():
         np.testing.assert_array_equal(base.tensors[name], tensor)
 
@@ -139,10 +138,9 @@ def test_a_representation_layer_goes_with_the_heads_behind_it(name: str, tiny: T
     old = tiny(name)
     layer = {"pre_logits.fc.weight": np.ones((24, 24), np.float32), "pre_logits.fc.bias": np.ones(24, np.float32)}
     base = load_base(model(saved(old.tensors | layer), name), 5, seed=2)
-    heads = ["head", "head_dist"] if base.architecture.distilled else ["head"]
     assert base.notes == (
         "pre_logits: the hidden layer before the head, and the head behind it, are left out",
-        *(f"{head}: a new one for 5 classes, the weights have none" for head in heads),
+        "head: a new one for 5 classes, the weights have none",
     )
     expected = old.tensors | initial_head(base.architecture, 5, seed=2)
     assert base.tensors.keys() == expected.keys()
@@ -170,7 +168,7 @@ def test_dinov2s_own_names_are_understood_as_timm_does(name: str, tiny: Tiny, sa
     if name.startswith("vit_giant"):
         old = {key.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): tensor for key, tensor in old.items()}
     old["mask_token"] = np.zeros((1, 24), np.float32)
-    base = load_base(model(saved(old), name, 56), 5, seed=0)
+    base = load_base(model(saved(old), name, 56), None, seed=0)
     theirs = timm.create_model(name, img_size=56, num_classes=5, **SIZES)
     state = checkpoint_filter_fn({key: torch.from_numpy(tensor) for key, tensor in old.items()}, theirs)
     assert state.keys() == base.tensors.keys()
@@ -181,7 +179,7 @@ def test_dinov2s_own_names_are_understood_as_timm_does(name: str, tiny: Tiny, sa
 def test_attention_pooling_that_is_not_used_is_left_out(tiny: Tiny, saved: Saved, changes: Changes) -> None:
     pooled = tiny("vit_base_patch16_siglip_224").tensors
     gap = "vit_base_patch16_siglip_gap_224.webli"
-    base = load_base(model(saved(pooled), gap, fc_norm=False, final_norm=True), 5, seed=0)
+    base = load_base(model(saved(pooled), gap, fc_norm=False, final_norm=True), None, seed=0)
     assert changes(base.notes) == ["attn_pool: the weights' attention pooling is left out, global_pool is avg"]
 
 

@@ -121,7 +121,7 @@ def test_a_timm_name_is_loaded_from_its_repository(
         return saved(old.tensors)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
-    base = load_base(Model(name=NAME, image_size=64, args={"depth": 3, "embed_dim": 24, "num_heads": 3}), 5, seed=0)
+    base = load_base(Model(name=NAME, image_size=64, args={"depth": 3, "embed_dim": 24, "num_heads": 3}), None, seed=0)
     assert asked == [(f"timm/{NAME}", "model.safetensors")]
     assert base.source == f"timm/{NAME}"
     (note,) = changes(base.notes)

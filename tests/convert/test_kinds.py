@@ -58,7 +58,7 @@ def test_weights_are_read_by_what_is_in_the_file(made: str, tiny: Callable[..., 
         path = tmp_path / f"weights{suffix}"
         path.write_bytes(content)
         model = Model(name=f"{NAME}.augreg_in21k", weights=str(path), image_size=32, args=base_args(base))
-        found = load_base(model, 5, seed=0).tensors
+        found = load_base(model, None, seed=0).tensors
         assert found.keys() == base.tensors.keys()
         for name, tensor in base.tensors.items():
             np.testing.assert_array_equal(found[name], tensor)

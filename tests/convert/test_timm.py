@@ -53,7 +53,7 @@ def test_timm_opens_the_folder_and_it_comes_back_as_it_was(
     assert {key: data[key] for key in recipe} == recipe
     assert data["input_size"] == [3, 64, 64]
 
-    again = load_base(Model(name=name, weights=str(tmp_path / "model")), 5, seed=0)
+    again = load_base(Model(name=name, weights=str(tmp_path / "model")), None, seed=0)
     assert again.architecture == base.architecture.model_copy(update={"fc_norm": again.architecture.fc_norm})
     assert again.architecture.norm_after_pool == base.architecture.norm_after_pool
     assert (again.name, again.preprocessing, changes(again.notes)) == (base.name, base.preprocessing, [])
@@ -75,7 +75,7 @@ def test_a_folder_that_timm_saved_is_read(tmp_path: Path) -> None:
     timm.models.save_for_hf(
         model, str(tmp_path), model_args={**sizes, "act_layer": "quick_gelu"}, safe_serialization=True
     )
-    base = load_base(Model(name="deit_tiny_patch16_224", weights=str(tmp_path)), 5, seed=0)
+    base = load_base(Model(name="deit_tiny_patch16_224", weights=str(tmp_path)), None, seed=0)
     assert (base.architecture.depth, base.architecture.img_size, base.architecture.act_layer) == (2, 64, "quick_gelu")
     for key, tensor in model.state_dict().items():
         np.testing.assert_array_equal(base.tensors[key], tensor.numpy())

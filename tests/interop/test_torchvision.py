@@ -39,7 +39,7 @@ def tiny() -> torch.nn.Module:
 
 
 def loaded(path: Path, name: str = "vit_base_patch16_224") -> Base:
-    return load_base(Model(name=name, weights=str(path), args=WIDTHS), 5, seed=0)
+    return load_base(Model(name=name, weights=str(path), args=WIDTHS), None, seed=0)
 
 
 @pytest.fixture(autouse=True)

@@ -98,7 +98,7 @@ def loaded(folder: Path) -> Base:
     checkpoint = open_path(folder, Asked())
     assert checkpoint.layout == "transformers" and checkpoint.tensors is not None
     classes = len(checkpoint.tensors.get("head.weight", ()))
-    base = load_base(Model(name=checkpoint.name, weights=str(folder), args=architecture(checkpoint)), classes, seed=0)
+    base = load_base(Model(name=checkpoint.name, weights=str(folder), args=architecture(checkpoint)), None, seed=0)
     if not classes:
         tensors = {key: tensor for key, tensor in base.tensors.items() if not key.startswith("head")}
         return Base(**{**vars(base), "tensors": tensors})

@@ -51,7 +51,8 @@ def test_the_result_has_the_promised_fields(engine: SimpleNamespace) -> None:
         "selected": {"epoch", "by"},
         "parameters": {"adapter", "head", "trainable", "total", "trainable_percent", "stored_bytes"},
         "time": {"train_seconds", "epoch_seconds", "images_per_second"},
-        "memory": {"peak_bytes"},
+        "memory": {"peak_bytes", "arrays_bytes", "process_bytes"},
+        "head": {"initial", "reason"},
         "stored": {"base_bytes", "adapter_bytes", "total_bytes"},
         "splits": {"train", "val", "test"},
         "environment": set(result["environment"]),
@@ -176,7 +177,7 @@ def test_a_run_that_stops_during_the_test_goes_on_to_the_same_end(engine: Simple
 def test_what_is_refused_is_refused_before_there_is_a_folder(
     engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise UserError("no such thing")
 
     monkeypatch.setattr(prepare, part, refuse)

@@ -15,13 +15,13 @@ from convert.adapters.targeting import named_out
 from convert.base import Base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.tasks.single_label import SINGLE_LABEL
-from torch_ref.device import device, device_peak, synchronize, version
+from torch_ref.device import device, peak_memory, synchronize, version
 from torch_ref.losses import cross_entropy
 from torch_ref.measured import kept_bytes
 from torch_ref.models.preprocess import preprocess
 from torch_ref.parameters import to_numpy
 
-__all__ = ["Peer", "build_trainer", "device_peak", "multiply", "saved_bytes", "synchronize", "version"]
+__all__ = ["Peer", "build_trainer", "multiply", "peak_memory", "saved_bytes", "synchronize", "version"]
 
 
 class Peer:
