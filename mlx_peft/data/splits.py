@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.text import counted
 from mlx_peft.data.dataset import Dataset, Split
 from mlx_peft.data.names import spelled
 from mlx_peft.data.order import rows_of_each
@@ -39,27 +38,28 @@ def hold_out(
     trained on would take the place of one in test that can no longer be read.
     """
     shares = {"test": config.test if test is None else 0.0, "val": config.val if val is None else 0.0}
-    held: dict[str, list[int]] = {part: [] for part in shares}
-    kept: list[int] = []
-    for units in _by_class(train, config.seed):
-        images = sum(map(len, units))
+    parts: dict[str, list[np.ndarray]] = {part: [] for part in (*shares, "train")}
+    for rows, sizes in _by_class(train, config.seed):
+        free = np.ones(len(sizes), bool)
         for part, share in shares.items():
-            count = 0 if share == 0 else max(1, int(share * images + 0.5))
-            taken = _taken(units, count)
-            held[part] += [row for index in taken for row in units[index]]
-            units = [unit for index, unit in enumerate(units) if index not in taken]
-        kept += [row for unit in units for row in unit]
+            count = max(1, int(share * len(rows) + 0.5)) if share else 0
+            units, chosen = np.flatnonzero(free), np.zeros(len(sizes), bool)
+            chosen[units[_taken(sizes[units].tolist(), count)]] = True
+            free &= ~chosen
+            parts[part].append(rows[np.repeat(chosen, sizes)])
+        parts["train"].append(rows[np.repeat(free, sizes)])
+    all_rows = {part: np.sort(np.concatenate([np.empty(0, np.int64), *found])) for part, found in parts.items()}
     for part, share in shares.items():
-        if share and not held[part]:
+        if share and not len(all_rows[part]):
             what, more = ("an image", "") if train.groups is None else ("a group", ", or data.columns.group to none")
             raise UserError(
                 f"data.split.{part} is {share}, but no class of {name} has {what} to spare "
-                f"({counted(train.size, 'image')} in {counted(len(classes), 'class')}); set it to 0{more}"
+                f"({train.size} images in {len(classes)} classes); set it to 0{more}"
             )
-    left = {part: np.array(sorted({*rows} - {*broken}), np.int64) for part, rows in {**held, "train": kept}.items()}
-    if empty := [part for part, rows in {**held, "train": kept}.items() if rows and not left[part].size]:
+    left = {part: rows[~np.isin(rows, np.array([*broken], np.int64))] for part, rows in all_rows.items()}
+    if empty := [part for part, rows in all_rows.items() if len(rows) and not len(left[part])]:
         raise UserError(f"{name}: no readable images in {empty[0]}")
-    carved = {part: train.take(left[part], part) if rows else None for part, rows in held.items()}
+    carved = {part: train.take(left[part], part) if len(all_rows[part]) else None for part in shares}
     return Dataset(
         name=name,
         classes=classes,
@@ -69,37 +69,57 @@ def hold_out(
     )
 
 
-def _by_class(train: Split, seed: int) -> Iterator[list[list[int]]]:
-    """Of each class, or what the task has in its place, the rows of what moves together, ranked."""
+def _by_class(train: Split, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each class, or what the task has in its place, the rows by rank, int64 ``(n,)``, what moves together side by
+    side; and how many rows each of these units has, int64 ``(units,)``."""
     identifiers, labels = train.images.identifiers, train.task.strata(train.labels)
     if train.groups is None:
         for alike in rows_of_each(labels):
-            yield [[row] for row in sorted(alike.tolist(), key=lambda row: _rank(seed, identifiers[row]))]
+            ranked = sorted(alike.tolist(), key=lambda row: _rank(seed, spelled(identifiers[row])))
+            yield np.array(ranked, np.int64), np.ones(len(ranked), np.int64)
         return
-    members: dict[object, list[int]] = {}
-    for row, group in enumerate(train.groups.tolist()):
-        members.setdefault(group, []).append(row)
-    units: list[list[list[int]]] = [[] for _ in range(int(labels.max()) + 1)]
-    for rows in members.values():
-        units[np.bincount(labels[rows]).argmax()].append(rows)
-    for found in units:
-        yield sorted(found, key=lambda rows: _rank(seed, min(spelled(identifiers[row]) for row in rows)))
+    codes: dict[object, int] = {}
+    group = np.array([codes.setdefault(name, len(codes)) for name in train.groups.tolist()], np.int64)
+    first = _firsts(identifiers, group.tolist(), len(codes))
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    for units in rows_of_each(_commonest(group, labels)):
+        ranked = sorted(units.tolist(), key=lambda unit: _rank(seed, first[unit]))
+        rows = [members[unit] for unit in ranked]
+        yield np.concatenate([np.empty(0, np.int64), *rows]), np.array([*map(len, rows)], np.int64)
 
 
-def _taken(units: list[list[int]], count: int) -> set[int]:
+def _firsts(identifiers: Sequence[str], group: Sequence[int], groups: int) -> list[str]:
+    """Of each group the first of its identifiers, in one spelling, by the alphabet."""
+    first: list[str | None] = [None] * groups
+    for identifier, number in zip(identifiers, group, strict=True):
+        name, before = spelled(identifier), first[number]
+        if before is None or name < before:
+            first[number] = name
+    return [name or "" for name in first]
+
+
+def _commonest(group: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of each group the label that most of its images have, the smallest of several, int64 ``(groups,)``."""
+    pairs, counts = np.unique(group * (int(labels.max()) + 1) + labels, return_counts=True)
+    number, label = np.divmod(pairs, int(labels.max()) + 1)
+    order = np.lexsort((label, -counts, number))
+    return np.asarray(label[order[np.flatnonzero(np.diff(number[order], prepend=-1))]])
+
+
+def _taken(sizes: Sequence[int], count: int) -> list[int]:
     """The first units that make up at most `count` rows together; one at least if any is wanted; never the last."""
-    taken: set[int] = set()
+    taken: list[int] = []
     rows = 0
-    for index, unit in enumerate(units):
-        if rows + len(unit) <= count and len(taken) < len(units) - 1:
-            taken.add(index)
-            rows += len(unit)
-            if rows == count:
-                break
-    if count and not taken and len(units) > 1:
-        taken.add(min(range(len(units)), key=lambda index: len(units[index])))
+    for index, size in enumerate(sizes):
+        if rows == count:
+            break
+        if rows + size <= count and len(taken) < len(sizes) - 1:
+            taken.append(index)
+            rows += size
+    if count and not taken and len(sizes) > 1:
+        taken.append(min(range(len(sizes)), key=sizes.__getitem__))
     return taken
 
 
-def _rank(seed: int, identifier: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0{spelled(identifier)}".encode("utf-8", "surrogateescape")).digest()
+def _rank(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()
