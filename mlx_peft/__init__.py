@@ -38,6 +38,8 @@ if TYPE_CHECKING:
         VeRA,
     )
     from mlx_peft.config.quantization import QAT, Quantization
+    from mlx_peft.config.schema import Data, Experiment, Train
+    from mlx_peft.notebook.mlx import evaluate, load
 
 __all__ = [
     "IA3",
@@ -47,6 +49,8 @@ __all__ = [
     "AdaLoRA",
     "AdaptFormer",
     "BitFit",
+    "Data",
+    "Experiment",
     "FacT",
     "Full",
     "LayerNorm",
@@ -54,9 +58,12 @@ __all__ = [
     "LoRA",
     "QALoRA",
     "Quantization",
+    "Train",
     "VeRA",
     "add_adapter",
     "create_model",
+    "evaluate",
+    "load",
     "load_adapter",
     "merge",
     "optimizer",
@@ -69,11 +76,19 @@ __all__ = [
     "unmerge",
 ]
 
-_HOMES = {"QAT": "mlx_peft.config.quantization", "Quantization": "mlx_peft.config.quantization"}
-"""Of what is configured; the other names in capitals are methods."""
+_HOMES = {
+    **dict.fromkeys(("QAT", "Quantization"), "mlx_peft.config.quantization"),
+    **dict.fromkeys(("Data", "Experiment", "Train"), "mlx_peft.config.schema"),
+    **dict.fromkeys(("evaluate", "load"), "mlx_peft.notebook.mlx"),
+}
+"""The other names in capitals are methods, and the other names the library's."""
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from mlx_peft.core.version import VERSION
+
+        return VERSION
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

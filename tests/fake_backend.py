@@ -45,6 +45,7 @@ class FakeModel:
     """A head on ``dim`` features of an image's mean colour, so that its adapter is that of a linear probe."""
 
     prefix: Prefix | None = None
+    network: Any = None
 
     def __init__(self, base: Base, num_classes: int) -> None:
         self.base = base

@@ -23,7 +23,7 @@ __all__ = [
     "unmerge",
 ]
 
-_library = Library(
+LIBRARY = Library(
     Framework(
         build=VisionTransformer,
         fill=fill,
@@ -42,15 +42,15 @@ _library = Library(
     )
 )
 
-create_model = _library.create_model
-add_adapter = _library.add_adapter
-remove_adapter = _library.remove_adapter
-save_adapter = _library.save_adapter
-load_adapter = _library.load_adapter
-merge = _library.merge
-unmerge = _library.unmerge
-state_dict = _library.state_dict
-summary = _library.summary
-prepare = _library.prepare
-optimizer = _library.optimizer
-training_step = _library.training_step
+create_model = LIBRARY.create_model
+add_adapter = LIBRARY.add_adapter
+remove_adapter = LIBRARY.remove_adapter
+save_adapter = LIBRARY.save_adapter
+load_adapter = LIBRARY.load_adapter
+merge = LIBRARY.merge
+unmerge = LIBRARY.unmerge
+state_dict = LIBRARY.state_dict
+summary = LIBRARY.summary
+prepare = LIBRARY.prepare
+optimizer = LIBRARY.optimizer
+training_step = LIBRARY.training_step

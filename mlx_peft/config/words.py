@@ -85,6 +85,18 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 """Keys, in lower case; of several of ours the first is meant that there is."""
 
+NEEDLESS = {
+    "modules_to_save": "the head is trained and saved always",
+    "bias": "whether biases are trained is the method's own: bitfit and full do",
+    "task_type": "what a head answers is known from the data",
+    "peft_type": "the method's name says it",
+    "inference_mode": "a model is used as it is trained",
+    "fan_in_fan_out": "all layers are stored alike",
+    "layers_pattern": "blocks are known by their numbers",
+    "exclude_modules": "only what targets names is adapted",
+}
+"""Keys of peft's that say what needs no saying here, in lower case, and why."""
+
 VALUES = {
     "query": "q",
     "key": "k",
@@ -140,6 +152,8 @@ class Words(Hints):
 
     def of_key(self, place: Place, known: Sequence[str]) -> str:
         section, wrong = place[:-1], str(place[-1])
+        if reason := NEEDLESS.get(wrong.lower()):
+            return f": {reason}; leave it out"
         for name in (*KEYS.get(wrong.lower(), ()), wrong):
             if name in known:
                 return _did_you_mean(name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
-from convert.base import load_base
+from convert.base import Base, load_base
 from convert.fit import must_hold
 from mlx_peft.adaptation.adapter import adapter_shapes
 from mlx_peft.config.methods import MethodConfig, called
@@ -71,11 +71,11 @@ class Library(ByHand[AnyNetwork]):
             "args": dict(args or {}),
             "head": head,
         }
-        asked = validated(Model, name, options)
-        rows = num_classes or len(classes) or None
-        if classes and len(classes) != rows:
-            raise UserError(f"num_classes is {rows}, and classes has {len(classes)} names: leave num_classes out")
-        base = load_base(asked, rows, seed, quantize, classes=classes, task=classification(multi_label))
+        asked, names = validated(Model, name, options), tuple(map(str, classes))
+        rows = num_classes or len(names) or None
+        if names and len(names) != rows:
+            raise UserError(f"num_classes is {rows}, and classes has {len(names)} names: leave num_classes out")
+        base = load_base(asked, rows, seed, quantize, classes=names, task=classification(multi_label))
         if (border := base.architecture.border_note) is not None and border in base.notes:
             warnings.warn(border, stacklevel=2)
         if base.head.doubtful:
@@ -83,9 +83,15 @@ class Library(ByHand[AnyNetwork]):
             warnings.warn(doubt, stacklevel=2)
         model = self.framework.build(base.architecture, len(base.tensors["head.weight"]))
         self.framework.fill(model, base)
-        model.description = asked.model_copy(update={"head": None})  # an adapter has a head of its own
-        model.base, model.classes = base.without_tensors(), tuple(classes)
+        self.adopt(model, asked.model_copy(update={"head": None}), base, names)  # an adapter has a head of its own
         return model
+
+    def adopt(
+        self, model: AnyNetwork, description: Model, base: Base, classes: Sequence[str] = (), qat: QAT | None = None
+    ) -> None:
+        """Keeps with a model what is known of it, whoever has built it, with a method in it or without."""
+        model.description, model.base, model.classes = description, base.without_tensors(), tuple(classes)
+        model.qat, model.adapter_names = qat, () if model.method is None else tuple(self.framework.stored(model))
 
     def add_adapter(
         self,
@@ -173,7 +179,7 @@ class Library(ByHand[AnyNetwork]):
             Adapter(
                 method=model.method,
                 tensors=tensors,
-                classes=tuple(classes) or model.classes,
+                classes=tuple(map(str, classes)) or model.classes,
                 model=model.description,
                 architecture=base.architecture,
                 preprocessing=base.preprocessing,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from typing import cast
+from typing import Any, cast
 
 from mlx_peft.core.errors import UserError
+from mlx_peft.library.library import Library
 from mlx_peft.protocols.backend import Backend
 from mlx_peft.protocols.measured import Contender
 from mlx_peft.protocols.tools import Exporter, Foreign, Loaders
 
 BACKENDS = {"mlx": "mlx_peft.backend.entry", "torch": "torch_ref.entry"}
 """The modules of the backends, by the name that an experiment gives."""
+LIBRARIES = {"mlx": "mlx_peft.backend.library", "torch": "torch_ref.library"}
+"""The modules of their libraries."""
 EXPORTERS = {"onnx": "torch_ref.tools.export.onnx", "coreml": "torch_ref.tools.export.coreml"}
 """The modules that export a model, by the kind of file that they write."""
 PEERS = {"peft": "torch_ref.tools.peer"}
@@ -29,6 +32,12 @@ def load_backend(name: str) -> Backend:
         return cast(Backend, importlib.import_module(BACKENDS[name]))
     except ImportError as error:
         raise UserError(f"the {name} backend cannot be loaded ({error}); install it with: {INSTALL[name]}") from error
+
+
+def load_library(name: str) -> Library[Any]:
+    """The library of a backend. Raises UserError where its framework is not installed."""
+    load_backend(name)
+    return cast(Library[Any], importlib.import_module(LIBRARIES[name]).LIBRARY)
 
 
 def load_exporter(kind: str) -> Exporter:

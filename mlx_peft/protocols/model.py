@@ -14,10 +14,24 @@ import numpy as np
 from mlx_peft.adaptation.prefix import Prefix
 from mlx_peft.codes.quantizers import Quantizer
 from mlx_peft.core.border import Parameters, Tensors
+from mlx_peft.library.framework import Network
 
 
-class Model(Protocol):
+class Answering(Protocol):
+    """What answers."""
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Evaluation mode: float32 ``(batch, classes)``."""
+        ...
+
+
+class Model(Answering, Protocol):
     """A base with a method in it; its weights are what they were when it was built, until an adapter is loaded."""
+
+    @property
+    def network(self) -> Network:
+        """The framework's own module, for whoever trains or asks it by hand."""
+        ...
 
     @property
     def parameters(self) -> Parameters:
@@ -31,10 +45,6 @@ class Model(Protocol):
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """What the prefix makes of images: float32 ``(batch, *prefix.shape)``."""
-        ...
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Evaluation mode: float32 ``(batch, classes)``."""
         ...
 
     def adapter(self) -> Tensors:

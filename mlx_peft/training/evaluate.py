@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from mlx_peft.data import Batch
-from mlx_peft.protocols.model import Model
+from mlx_peft.protocols.model import Answering, Model
 from mlx_peft.tasks.logits import finite
 from mlx_peft.tasks.metrics import SHOWN, Answers, Evaluation, Metrics
 from mlx_peft.tasks.task import Task
@@ -17,7 +17,7 @@ def evaluate(model: Model, batches: Iterable[Batch], task: Task, num_classes: in
     return measured(answers(model, batches), task, num_classes)
 
 
-def answers(model: Model, batches: Iterable[Batch]) -> Iterator[Answers]:
+def answers(model: Answering, batches: Iterable[Batch]) -> Iterator[Answers]:
     """What a model says of each batch's images. Raises UserError where a logit is not finite.
 
     Rows that fill a batch up are left out.

@@ -1,0 +1,10 @@
+"""Whole runs in a notebook on MLX."""
+
+from __future__ import annotations
+
+from mlx_peft.notebook.notebook import Notebook
+
+_notebook = Notebook("mlx")
+
+load = _notebook.load
+evaluate = _notebook.evaluate

@@ -1,0 +1,122 @@
+"""What a notebook opens and measures by one call, bound to a backend."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mlx_peft.artifacts.examine import evaluate_run
+from mlx_peft.artifacts.load import Loaded, load_model, load_run
+from mlx_peft.artifacts.place import is_model
+from mlx_peft.config.schema import Model
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.packaged import packaged
+from mlx_peft.core.problems import validated
+from mlx_peft.data import eval_batches
+from mlx_peft.notebook import images
+from mlx_peft.protocols.loading import load_library
+from mlx_peft.tasks.metrics import Metrics
+from mlx_peft.training.evaluate import evaluate
+
+SHIPPED = "package:"
+
+
+class Notebook:
+    """The functions of a backend's notebook that need more than a model: files, data sets, runs."""
+
+    def __init__(self, backend: Literal["mlx", "torch"]) -> None:
+        self.backend = backend
+
+    def load(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        adapter: str | None = None,
+        model: str | None = None,
+        weights: str | None = None,
+    ) -> Any:
+        """A model, from whatever there is of it: a module as ``create_model`` returns, with its classes' names.
+
+        Args:
+            source: a finished run or an adapter's folder, which come with the adapter in place; a whole model's folder,
+                timm's or transformers'; a file of weights; a name of timm's, whose weights are fetched; or
+                ``package:NAME``, which is shipped.
+            adapter: which one, in a folder of several.
+            model: timm's name of the model, for a file of weights, and for an adapter that does not say it, as PEFT's.
+            weights: where an adapter's are, if they are not timm's.
+
+        Warns:
+            UserWarning: for what was found that should be known, such as a file without a digest.
+
+        Raises:
+            UserError: there is no such thing, or it is damaged, or an adapter's base is not found.
+        """
+        name, path = str(source), Path(os.path.expanduser(source))
+        if name.startswith(SHIPPED):
+            shipped = {folder.name: folder for folder in packaged("models").iterdir()}
+            if (wanted := name.removeprefix(SHIPPED)) not in shipped:
+                raise UserError(f"there is no model {wanted!r} in this package; it has {', '.join(sorted(shipped))}")
+            found = self._without_method(load_model(shipped[wanted], self.backend), ())
+            found.description = found.description.model_copy(update={"weights": name})
+            return found
+        if path.is_dir() and adapter is None and is_model(path):
+            loaded = load_model(path, self.backend)
+            return self._without_method(loaded, loaded.notes)
+        if path.is_dir():
+            options = {"name": model, "weights": weights or "timm"}
+            named = None if model is None else validated(Model, "model", options)
+            loaded = load_run(path, self.backend, name=adapter, precision="float32", model=named)
+            return self._adopted(loaded, loaded.notes)
+        library = load_library(self.backend)
+        if path.exists():
+            if model is None:
+                raise UserError(f"{path} is a file of weights: say of which model, by timm's name, model=")
+            return library.create_model(model, weights=str(path))
+        return library.create_model(name)
+
+    def evaluate(self, model: Any, data: Any = None, split: Literal["val", "test"] | None = None) -> Metrics:
+        """How good a model is, by names: ``loss``, ``count`` of images, ``top1``, ... as a run's ``result.json``.
+
+        Args:
+            model: a model, or a finished run's folder.
+            data: a folder of images, the name of a data set, ``Data(...)``, or two arrays, images and labels; None: the
+                run's own.
+            split: None: ``test`` where there is one, or else all images.
+
+        Raises:
+            UserError: there is no such split, or its classes are not the model's.
+        """
+        if isinstance(model, str | os.PathLike):
+            if data is None:
+                return evaluate_run(Path(model), split or "test", self.backend)
+            model = self.load(model)
+        if data is None:
+            raise UserError("a model knows no images: say which, data=")
+        config = images.section(data)
+        if split is None and config.split.test == 0:
+            config = config.model_copy(update={"split": config.split.model_copy(update={"val": 0.0})})
+        opened = images.dataset(data, config, model)
+        images.must_fit(opened, model)
+        name = split or ("test" if opened.test is not None else "train")
+        if name not in opened.splits:
+            raise UserError(f"{opened.name} has no {name} split; it has {', '.join(opened.splits)}")
+        split_seen = images.seen(opened.splits[name], model)
+        batches = eval_batches(split_seen, config, model.base.preprocessing, model.architecture.img_size)
+        return evaluate(model, batches, opened.task, len(opened.classes))
+
+    def _adopted(self, loaded: Loaded, notes: Sequence[str]) -> Any:
+        """The module of what was opened, with what the library keeps with one."""
+        for note in notes:
+            warnings.warn(note, stacklevel=4)
+        network, recipe = loaded.model.network, loaded.recipe
+        load_library(self.backend).adopt(network, recipe.model, loaded.base, loaded.adapter.classes, recipe.qat)
+        return network
+
+    def _without_method(self, loaded: Loaded, notes: Sequence[str]) -> Any:
+        """The same of a whole model, in which a method alone would have frozen what is there."""
+        network = self._adopted(loaded, notes)
+        load_library(self.backend).remove_adapter(network)
+        return network
