@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import io
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.writing import disk_errors
+from mlx_peft.core.writing import disk_errors, write_whole
 from mlx_peft.training.run import Record
 
 
@@ -45,12 +46,16 @@ def tag_of(name: str) -> str | None:
     return TAGS.get(name, name if "/" in name else None)
 
 
+EVENTS, VERSION = "events.out.tfevents.", "brain.Event:2"
+"""TensorBoard knows its files by the beginning of their names, and by the form that the first event says."""
+
+
 class TensorBoard:
     """Scalars in an event file of the run's folder, written with TensorBoard's own encoder and no other framework.
 
     A resumed run starts a new file with its whole history, marked as a restart: TensorBoard then forgets what it read
-    in the older files (they stay, since one that is watching would lose its place), and no step is shown twice or
-    missing. The file's name, unlike TensorBoard's own, does not hold the host's.
+    in the older files. These stay, since one that is watching would lose its place, but without their points, so that
+    whoever reads all files has each step once. The file's name, unlike TensorBoard's own, does not hold the host's.
     """
 
     package = "tensorboard"
@@ -61,14 +66,19 @@ class TensorBoard:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._event, self._scalar = Event, scalar_pb
-        self._path = folder / f"events.out.tfevents.{time.time_ns()}"
+        older = sorted(folder.glob(f"{EVENTS}*"))
+        self._path = folder / f"{EVENTS}{time.time_ns()}"
         with disk_errors(self._path):
             self._file = open(self._path, "xb")  # noqa: SIM115
             self._writer = RecordWriter(self._file)
-            self._write(file_version="brain.Event:2")
+            self._write(file_version=VERSION)
             self._write(session_log=SessionLog(status=SessionLog.START))
         for record in history:
             self.log(record)
+        empty = io.BytesIO()
+        RecordWriter(empty).write(Event(wall_time=time.time(), file_version=VERSION).SerializeToString())
+        for path in older:
+            write_whole(path, empty.getvalue())
 
     def log(self, record: Record) -> None:
         with disk_errors(self._path):

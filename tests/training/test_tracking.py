@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
@@ -29,6 +30,16 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
         tag: [(event.step, float(make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
         for tag in events.Tags()["tensors"]
     }
+
+
+def points(folder: Path) -> list[tuple[str, int]]:
+    """Tag and step of every point in every event file, as whoever reads the files themselves finds them."""
+    return [
+        (value.tag, event.step)
+        for path in sorted(folder.glob("events.out.tfevents.*"))
+        for event in EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+    ]
 
 
 def expected(records: list[dict[str, float]]) -> dict[str, list[tuple[int, float]]]:
@@ -61,8 +72,12 @@ def test_after_a_resume_no_step_is_there_twice_and_none_is_missing(
         with pytest.raises(KeyboardInterrupt):
             train(experiment, engine.out)
     assert [step for step, _ in scalars(engine.out)["train/loss"]] == [1, 2, 4, 6]
+    before = set(engine.out.glob("events.*"))
     train(experiment, engine.out, resume=True)
-    assert scalars(engine.out) == expected(read_metrics(engine.out / "metrics.jsonl"))
+    assert before < set(engine.out.glob("events.*")), "a file that is watched stays"
+    shown = expected(read_metrics(engine.out / "metrics.jsonl"))
+    assert scalars(engine.out) == shown
+    assert sorted(points(engine.out)) == sorted((tag, step) for tag, some in shown.items() for step, _ in some)
 
 
 def test_a_tensorboard_that_is_watching_forgets_what_was_undone(tmp_path: Path) -> None:
