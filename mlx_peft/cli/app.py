@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from mlx_peft.cli import (
     bench,
     cat,
+    complete,
     config,
     convert,
     cp,
@@ -71,6 +72,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     train, sweep, eval, predict, merge, quantize, simulate, convert, info, push, pull, parity, report, ls, cat, cp,
+    complete,
 )  # fmt: skip
 for module in COMMANDS:
     app.command(cls=Answering)(getattr(module, module.__name__.rpartition(".")[2]))

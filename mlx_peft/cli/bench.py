@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mlx_peft.cli import completing
 from mlx_peft.cli.common import AsJson, echo, echo_json
 from mlx_peft.cli.mistakes import Answering, AnsweringGroup
 
@@ -16,7 +17,9 @@ app = typer.Typer(cls=AnsweringGroup, invoke_without_command=True)
 @app.callback()
 def bench(
     ctx: typer.Context,
-    model: Annotated[str, typer.Option(metavar="NAME", help="The model to time.")] = "vit_small_patch16_224",
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="The model to time.", autocompletion=completing.models)
+    ] = "vit_small_patch16_224",
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 8,
     rank: Annotated[int, typer.Option(min=1, help="LoRA's rank, on qkv, proj, fc1 and fc2.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Steps of each contender, in turn.")] = 9,

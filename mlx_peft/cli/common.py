@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mlx_peft.cli import completing
 from mlx_peft.cli.output import reader_gone
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import to_json
@@ -20,11 +21,22 @@ if TYPE_CHECKING:
 BackendName = Literal["mlx", "torch"]
 
 Config = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="A YAML file, or a recipe's name: see `ls recipes`.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="CONFIG",
+        help="A YAML file, or a recipe's name: see `ls recipes`.",
+        show_default=False,
+        autocompletion=completing.recipes,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Values over CONFIG's: method.rank=16.", show_default=False),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Values over CONFIG's: method.rank=16.",
+        show_default=False,
+        autocompletion=completing.overrides,
+    ),
 ]
 Backend = Annotated[
     BackendName | None,
@@ -44,7 +56,13 @@ AdapterName = Annotated[
 ]
 ModelName = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME", help="The model of an adapter that names none.", show_default=False),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="The model of an adapter that names none.",
+        show_default=False,
+        autocompletion=completing.models,
+    ),
 ]
 Weights = Annotated[
     str, typer.Option("--weights", metavar="WEIGHTS", help="Of --model: timm, or a file or folder.", show_default=True)
@@ -101,6 +119,30 @@ def backend_of(ctx: typer.Context, chosen: BackendName | None) -> BackendName:
     return chosen or ctx.obj
 
 
+def files_in(folder: Path) -> dict[str, int]:
+    """The files that were written into a folder, with their bytes."""
+    return {str(file): file.stat().st_size for file in sorted(folder.iterdir())}
+
+
+def echo_files(folder: Path) -> None:
+    """The same for a person, a line each."""
+    for file, size in files_in(folder).items():
+        echo(f"{file}  {size:,} bytes")
+
+
+def written_facts(out: Path, written: Written) -> dict[str, Any]:
+    """What ``--json`` says of a model's folder."""
+    quantization = written.quantization
+    return {
+        "out": str(out),
+        "quantization": None if quantization is None else quantization.model_dump(mode="json"),
+        "sqnr": written.sqnr,
+        "logits_change": written.logits,
+        "in_timm": written.in_timm,
+        "files": files_in(out),
+    }
+
+
 def echo_written(out: Path, written: Written) -> None:
     """The files of a model's folder, and what quantising it changed."""
     from mlx_peft.config.quantization import described
@@ -115,8 +157,7 @@ def echo_written(out: Path, written: Written) -> None:
             f"quantised to {described(written.quantization)}; on noise images the logits change by "
             f"{100 * written.logits:.2f} %"
         )
-    for file in sorted(out.iterdir()):
-        echo(f"{file}  {file.stat().st_size:,} bytes")
+    echo_files(out)
 
 
 def check_picture(option: str, path: Path) -> None:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import typer
 
-from mlx_peft.cli.common import Backend, Config, Overrides, echo, echo_file, echo_json, read_experiment
+from mlx_peft.cli.common import AsJson, Backend, Config, Overrides, echo, echo_file, echo_json, read_experiment
 from mlx_peft.cli.mistakes import Answering
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show, check or explain configurations.")
 
 
 @app.command(cls=Answering)
-def show(ctx: typer.Context, config: Config, overrides: Overrides = None, backend: Backend = None) -> None:
+def show(
+    ctx: typer.Context, config: Config, overrides: Overrides = None, backend: Backend = None, as_json: AsJson = False
+) -> None:
     """Show an experiment with every default written out."""
     experiment = read_experiment(ctx, config, overrides, backend)
 
     from mlx_peft.config.files import dump
 
-    echo_file(dump(experiment))
+    if as_json:
+        echo_json(experiment.model_dump(mode="json"))
+    else:
+        echo_file(dump(experiment))
 
 
 @app.command(cls=Answering)
-def validate(ctx: typer.Context, config: Config, overrides: Overrides = None) -> None:
+def validate(ctx: typer.Context, config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check an experiment without its data, and without downloading; all that is wrong is said at once."""
     experiment = read_experiment(ctx, config, overrides)
 
@@ -30,7 +35,10 @@ def validate(ctx: typer.Context, config: Config, overrides: Overrides = None) ->
 
     architecture = architecture_of(experiment.model)
     check_method(experiment, architecture, experiment.quantize)
-    echo(f"{config}: valid")
+    if as_json:
+        echo_json({"config": config, "valid": True, "experiment": experiment.model_dump(mode="json")})
+    else:
+        echo(f"{config}: valid")
 
 
 @app.command(cls=Answering)

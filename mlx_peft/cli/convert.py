@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mlx_peft.cli import completing
 from mlx_peft.cli.common import AdapterName, AsJson, Backend, Weights, backend_of, echo, echo_json
 
 if TYPE_CHECKING:
@@ -28,7 +29,13 @@ Format = Annotated[
 ]
 ModelOfSource = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME", help="The model, where SOURCE does not say it.", show_default=False),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="The model, where SOURCE does not say it.",
+        show_default=False,
+        autocompletion=completing.models,
+    ),
 ]
 Fields = Annotated[
     list[str] | None,

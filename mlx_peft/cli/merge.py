@@ -9,6 +9,7 @@ import typer
 
 from mlx_peft.cli.common import (
     AdapterName,
+    AsJson,
     Backend,
     ImageSize,
     ModelName,
@@ -17,7 +18,9 @@ from mlx_peft.cli.common import (
     backend_of,
     base_of,
     echo,
+    echo_json,
     echo_written,
+    written_facts,
 )
 
 
@@ -36,6 +39,7 @@ def merge(
         bool, typer.Option("--requantize", help="Over a quantised base: quantise what was merged again; lossy.")
     ] = False,
     backend: Backend = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a run as a plain model, a folder that timm opens."""
     from mlx_peft.artifacts.merge import merge_run
@@ -44,6 +48,9 @@ def merge(
         run, out, backend_of(ctx, backend), name=adapter, model=base_of(model, weights, image_size),
         dequantize=dequantize, requantize=requantize,
     )  # fmt: skip
+    if as_json:
+        echo_json(written_facts(out, written))
+        return
     echo_written(out, written)
     if written.quantization is None and written.in_timm:
         echo(f'open it with: timm.create_model("local-dir:{out}")')

@@ -8,16 +8,29 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mlx_peft.cli import completing
 from mlx_peft.cli.common import AsJson, echo, echo_json
 from mlx_peft.core.text import counted
 
 
 def parity(
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only this model; all if left out.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Only this model; all if left out.",
+            show_default=False,
+            autocompletion=completing.models,
+        ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only this method; all if left out.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Only this method; all if left out.",
+            show_default=False,
+            autocompletion=completing.methods,
+        ),
     ] = None,
     bits: Annotated[
         int | None,

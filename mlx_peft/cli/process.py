@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mlx_peft.cli.completing import asked
 from mlx_peft.cli.output import check_output, reader_gone, tolerant
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.signals import SUPERVISORS, end, handled
@@ -23,6 +24,10 @@ def run(program: str, backend: str) -> None:
     with prepared():
         from mlx_peft.cli.app import app
 
+        if asked(program):
+            from typer.completion import completion_init  # type: ignore[attr-defined]
+
+            completion_init()
         try:
             app(prog_name=program, obj=backend)
         except SystemExit as done:

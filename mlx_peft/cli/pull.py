@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_peft.cli.common import echo
+from mlx_peft.cli.common import AsJson, echo, echo_files, echo_json, files_in
 
 
 def pull(
@@ -16,6 +16,7 @@ def pull(
     revision: Annotated[
         str | None, typer.Option(metavar="REVISION", help="A branch, a tag or a commit.", show_default="main")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch an adapter or a model from the Hugging Face hub.
 
@@ -24,6 +25,8 @@ def pull(
     from mlx_peft.artifacts import share
 
     commit = share.pull(repository, out, revision)
-    for file in sorted(out.iterdir()):
-        echo(f"{file}  {file.stat().st_size:,} bytes")
+    if as_json:
+        echo_json({"repository": repository, "commit": commit, "out": str(out), "files": files_in(out)})
+        return
+    echo_files(out)
     echo(f"commit {commit}")

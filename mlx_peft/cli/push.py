@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_peft.cli.common import AdapterName, Backend, backend_of, echo, echo_file
+from mlx_peft.cli.common import AdapterName, AsJson, Backend, backend_of, echo, echo_file, echo_json
 from mlx_peft.core.text import printable
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def push(
     adapter: AdapterName = None,
     backend: Backend = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the card; send nothing.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Send an adapter or a model to the Hugging Face hub, with a card.
 
@@ -48,10 +49,15 @@ def push(
         text = card(parcel, repository, commands(parcel, repository))
         for note in parcel.notes:
             echo(note, err=True)
-        if dry_run:
+        files: dict[str, Path | bytes] = {**parcel.files, "README.md": text.encode()}
+        address = None if dry_run else upload(repository, files, private=private, revision=revision)
+        if as_json:
+            facts = {"repository": repository, "kind": parcel.kind, "files": sorted(files), "notes": [*parcel.notes]}
+            echo_json({**facts, "commit": address, "card": text})
+        elif address is None:
             echo_file(text)
-            return
-        echo(upload(repository, {**parcel.files, "README.md": text.encode()}, private=private, revision=revision))
+        else:
+            echo(address)
 
 
 def commands(parcel: Parcel, repository: str) -> str:

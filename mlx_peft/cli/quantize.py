@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from mlx_peft.cli.common import AdapterName, Backend, ImageSize, ModelName, Weights, backend_of, base_of, echo_written
+from mlx_peft.cli.common import (
+    AdapterName,
+    AsJson,
+    Backend,
+    ImageSize,
+    ModelName,
+    Weights,
+    backend_of,
+    base_of,
+    echo_json,
+    echo_written,
+    written_facts,
+)
 
 
 def quantize(
@@ -28,6 +40,7 @@ def quantize(
     weights: Weights = "timm",
     image_size: ImageSize = None,
     backend: Backend = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a model, or a run merged first, in few bits a weight."""
     from mlx_peft.artifacts.merge import quantize_model
@@ -41,4 +54,7 @@ def quantize(
         name=adapter,
         model=base_of(model, weights, image_size),
     )
-    echo_written(out, written)
+    if as_json:
+        echo_json(written_facts(out, written))
+    else:
+        echo_written(out, written)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlx_peft.cli import completing
 from mlx_peft.cli.common import AsJson, Backend, Overrides, echo_json, reading
 from mlx_peft.cli.output import kept_elsewhere, said_beside
 from mlx_peft.cli.report import show
@@ -28,7 +29,12 @@ def sweep(
     ctx: typer.Context,
     suite: Annotated[
         str,
-        typer.Argument(metavar="SUITE", help="A YAML file, or a suite's name: see `ls suites`.", show_default=False),
+        typer.Argument(
+            metavar="SUITE",
+            help="A YAML file, or a suite's name: see `ls suites`.",
+            show_default=False,
+            autocompletion=completing.suites,
+        ),
     ],
     overrides: Overrides = None,
     backend: Backend = None,

@@ -55,6 +55,14 @@ def taken(images: Any, layout: str = "NHWC") -> tuple[list[One], bool]:
     return _rows(array, layout)
 
 
+def files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Files as they are named, and of a folder all image files at any depth, sorted.
+
+    Raises UserError where a folder has no images.
+    """
+    return [one for one in taken(list(paths))[0] if isinstance(one, Path)]
+
+
 def seen(image: One, preprocessing: Preprocessing, size: int) -> np.ndarray:
     """An image as the model sees it, uint8 ``(size, size, 3)``: by the recipe of its weights, see ``eval_image``.
 

@@ -269,7 +269,7 @@ def test_predict_prints_the_likeliest_first(command: Any, monkeypatch: pytest.Mo
     loaded = SimpleNamespace(notes=(), task=SINGLE_LABEL)
     results = [{"image": "a.png", "predictions": guesses}, {"image": "long.png", "predictions": guesses}]
     monkeypatch.setattr("mlx_peft.artifacts.load.load_run", lambda run, backend, name, model: loaded)
-    monkeypatch.setattr("mlx_peft.artifacts.predict.predict", lambda loaded, images, top: results)
+    monkeypatch.setattr("mlx_peft.artifacts.predict.predict", lambda *_: results)
     assert command("predict", "run", "a.png", "long.png", "--top", 2).stdout.splitlines() == [
         "a.png      75.0 %  cat",
         "           25.0 %  dog",

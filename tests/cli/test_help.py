@@ -25,6 +25,7 @@ COMMANDS = (
     "ls",
     "cat",
     "cp",
+    "complete",
     "data",
     "bench",
     "config",

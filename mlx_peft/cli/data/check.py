@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlx_peft.cli import completing
 from mlx_peft.cli.common import AsJson, Overrides, check_picture, echo, echo_json
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import counted, printable
@@ -16,7 +17,15 @@ from mlx_peft.core.text import counted, printable
 if TYPE_CHECKING:
     from mlx_peft.config.schema import Data
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name: see `ls datasets`.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="A data set's name: see `ls datasets`.",
+        show_default=False,
+        autocompletion=completing.datasets,
+    ),
+]
 TABLE = 60
 """Of more classes than these only the extremes are printed; --json has all."""
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_peft.cli.common import Config, Overrides, check_picture, echo, read_experiment
+from mlx_peft.cli.common import AsJson, Config, Overrides, check_picture, echo, echo_json, read_experiment
 
 
 def preview(
@@ -17,6 +17,7 @@ def preview(
     out: Annotated[Path, typer.Option(metavar="FILE.png", help="Where to draw it.")] = Path("preview.png"),
     count: Annotated[int, typer.Option(min=1, max=400, help="How many images to draw.")] = 24,
     epoch: Annotated[int, typer.Option(min=1, help="Of which epoch.")] = 1,
+    as_json: AsJson = False,
 ) -> None:
     """Draw the images that CONFIG trains on, as the model is shown them."""
     check_picture("--out", out)
@@ -29,4 +30,8 @@ def preview(
     with watch() as progress:
         shown = preview(experiment, count, epoch - 1, progress.opening)
     draw(shown, out)
-    echo(out)
+    if as_json:
+        images = [{"classes": image.classes, "weight": image.weight} for image in shown]
+        echo_json({"file": str(out), "epoch": epoch, "images": images})
+    else:
+        echo(out)
