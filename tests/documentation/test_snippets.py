@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch  # before MLX, or it gets the wrong BLAS
 import yaml
+from comparing import relative
 from documentation.conftest import ARGS, SIZE, run
 from documentation.snippets import SNIPPETS, Snippet
 
@@ -153,29 +155,63 @@ def choices(text: str) -> list[str]:
     return lines if len(lines) > 1 and len({*keys}) == 1 else [text]
 
 
-INSTEAD = {'"vit_small_patch16_224.augreg_in21k", weights="timm"': '"deit_tiny_patch16_224.fb_in1k", weights="merged/"'}
+NAME = "deit_tiny_patch16_224.fb_in1k"
+INSTEAD = {f'mp.create_model("{NAME}", ': f'mp.create_model("{NAME}", image_size={SIZE}, args={ARGS}, '}
 """In a program, what has a small model here."""
 
+NOTEBOOK = "In a notebook"
+BACKENDS = 1e-4
+"""What the losses of a loop, and the logits of what it trained, may differ by from backend to backend."""
+PEFT = 1e-5
+"""Relative, float32: the same model in two implementations."""
 
-@pytest.mark.parametrize("snippet", of_language("python"))
-def test_a_program_runs(snippet, world, monkeypatch):
-    """In each backend, where it names one in a comment; timm's own models are small ones of the same names."""
+
+@pytest.fixture
+def small_timm(monkeypatch):
+    """timm's own models are small ones of the same names."""
     import timm
 
-    create = timm.create_model
-    small = {**ARGS, "img_size": SIZE}
+    create, small = timm.create_model, {**ARGS, "img_size": SIZE}
     monkeypatch.setattr(
         timm, "create_model", lambda name, **options: create(name, **options, **({} if ":" in name else small))
     )
-    text = snippet.text
+
+
+def executed(snippet: Snippet, world: Path) -> list[dict]:
+    """The names that a program leaves, in each backend, where it names another in a comment."""
+    text, found = snippet.text, []
     for before, after in INSTEAD.items():
         text = text.replace(before, after)
-    images = np.zeros((2, SIZE, SIZE, 3), np.uint8)
     for program in programs(text):
-        given = {"images": images, "names": [f"class {number}" for number in range(10)]}
+        images, labels = np.zeros((2, SIZE, SIZE, 3), np.uint8), np.arange(2)
+        given = {"images": images, "labels": labels, "names": [f"class {number}" for number in range(10)]}
         exec(compile(program, str(snippet), "exec"), given)
         assert given["model"] is not None
         shutil.rmtree(world / "adapter", ignore_errors=True)
+        found.append(given)
+    return found
+
+
+@pytest.mark.parametrize("snippet", [param for param in of_language("python") if param.values[0].heading != NOTEBOOK])
+def test_a_program_runs(snippet, world, small_timm):
+    executed(snippet, world)
+
+
+def test_the_notebook_gives_the_same_in_both_backends_and_in_peft(world, small_timm):
+    (snippet,) = (one for one in SNIPPETS if one.language == "python" and one.heading == NOTEBOOK)
+    assert len(snippet.text.splitlines()) <= 22 and snippet.page == "README.md"
+    ours, theirs = executed(snippet, world)
+    assert {ours["mp"].__name__, theirs["mp"].__name__} == {"mlx_peft", "torch_ref"}
+    assert np.isfinite(ours["losses"]).all() and ours["losses"][-1] < ours["losses"][0]
+    np.testing.assert_allclose(ours["losses"], theirs["losses"], atol=BACKENDS)
+    assert ours["answer"].name == theirs["answer"].name and ours["answer"].name in ours["again"].classes
+    for given in (ours, theirs):
+        x = np.array(given["mp"].prepare(given["again"], given["images"][:8]), copy=True)
+        with torch.no_grad():
+            logits = given["theirs"](torch.from_numpy(x).permute(0, 3, 1, 2)).numpy()
+        again = given["again"].predict(given["images"][:8])
+        assert relative(np.stack([one.logits for one in again]), logits) <= PEFT
+        np.testing.assert_array_equal(again.probabilities, given["model"].predict(given["images"][:8]).probabilities)
 
 
 def programs(text: str) -> list[str]:
