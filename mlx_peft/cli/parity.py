@@ -12,26 +12,23 @@ from mlx_peft.cli import completing
 from mlx_peft.cli.common import AsJson, echo, echo_json
 from mlx_peft.core.text import counted
 
+OnlyModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Only this model; all if left out.", show_default=False, autocompletion=completing.models
+    ),
+]
+OnlyMethod = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Only this method; all if left out.", show_default=False, autocompletion=completing.methods
+    ),
+]
+
 
 def parity(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Only this model; all if left out.",
-            show_default=False,
-            autocompletion=completing.models,
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Only this method; all if left out.",
-            show_default=False,
-            autocompletion=completing.methods,
-        ),
-    ] = None,
+    model: OnlyModel = None,
+    method: OnlyMethod = None,
     bits: Annotated[
         int | None,
         typer.Option(metavar="N", help="Only over bases quantised to so many bits.", show_default=False),
