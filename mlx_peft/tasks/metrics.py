@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +46,35 @@ def listed(values: np.ndarray) -> list[float | None]:
     return [None if value != value else value for value in values.tolist()]
 
 
-def column(parts: Sequence[np.ndarray], label: int) -> np.ndarray:
-    """What all images have of a class, ``(n,)``: they stay in parts, since a whole would be a second copy."""
-    return np.concatenate([part[:, label] for part in parts])
+BLOCK = 2**22
+"""So many numbers are held in one array."""
+
+
+class Columns:
+    """Numbers of all images and classes, each held once, batch after batch, and given back class by class.
+
+    A class's lie side by side, in blocks of images: so a column costs no walk through all batches, and no second copy.
+    """
+
+    def __init__(self, dtype: type) -> None:
+        self._dtype = dtype
+        self._blocks: list[np.ndarray] = []
+        self._filled = 0
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return self._filled
+
+    def add(self, rows: np.ndarray) -> None:
+        """Some more images, ``(n, classes)``."""
+        images = max(1, BLOCK // rows.shape[1])
+        while len(rows):
+            if (start := self._filled % images) == 0:
+                self._blocks.append(np.empty((rows.shape[1], images), self._dtype))
+            some, rows = rows[: images - start], rows[images - start :]
+            self._blocks[-1][:, start : start + len(some)] = some.T
+            self._filled += len(some)
+
+    def column(self, label: int) -> np.ndarray:
+        """What all images have of a class, ``(n,)``."""
+        return np.concatenate([block[label] for block in self._blocks])[: self._filled]

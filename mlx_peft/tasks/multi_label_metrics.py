@@ -5,12 +5,12 @@ AUROC and accuracy are those of MedMNIST's own evaluator (Yang et al. 2023): mea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
-from mlx_peft.tasks.metrics import Answers, Evaluation, column
+from mlx_peft.tasks.metrics import Answers, Columns, Evaluation
 
 FIGURES = ("accuracy", "precision", "recall", "f1", "auroc", "map")
 """These figures are measured of each class; ``map`` is the average precision, whose mean is the mAP."""
@@ -22,20 +22,19 @@ def examined(answers: Iterable[Answers]) -> Evaluation:
     Targets are ``(images, classes, 2)``, absent and present, as they are evaluated: 0 or 1. Batch after batch: of an
     image and class five bytes are kept.
     """
-    scores: list[np.ndarray] = []
-    present: list[np.ndarray] = []
-    loss = 0.0
+    scores, present = Columns(np.float32), Columns(np.bool_)
+    loss, classes = 0.0, 0
     for logits, targets in answers:
-        here = targets[..., 1] > 0
+        here, classes = targets[..., 1] > 0, logits.shape[1]
         loss += float((np.logaddexp(0, logits) - logits * here).sum())
-        scores.append(logits.astype(np.float32))
-        present.append(here)
-    found = measure(scores, present)
-    count = sum(map(len, scores))
-    return replace(found, metrics={"loss": loss / (count * scores[0].shape[1]), "count": count} | found.metrics)
+        scores.add(logits)
+        present.add(here)
+    found = measure(scores, present, classes)
+    sums = {"loss": loss / (len(scores) * classes), "count": len(scores)}
+    return replace(found, metrics=sums | found.metrics)
 
 
-def measure(scores: Sequence[np.ndarray], presence: Sequence[np.ndarray]) -> Evaluation:
+def measure(scores: Columns, presence: Columns, classes: int) -> Evaluation:
     """FIGURES of each class and their means.
 
     A class is taken to be there where its probability is above one half. The mean of the accuracies is over all
@@ -43,17 +42,15 @@ def measure(scores: Sequence[np.ndarray], presence: Sequence[np.ndarray]) -> Eva
     accuracy is defined. A class that is never found has precision and F1 0. A confusion matrix there is none.
 
     Args:
-        scores: the logits of all images, in parts, float32 ``(images of a part, classes)``.
-        presence: which classes the images have, bool, in the same parts.
+        scores: the logits of all images, float32. presence: which classes they have, bool.
     """
     from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
-    classes = scores[0].shape[1]
     support = np.zeros(classes, np.int64)
     per_class = {name: np.full(classes, np.nan) for name in FIGURES}
     defined = []
     for label in range(classes):
-        logits, here = column(scores, label), column(presence, label)
+        logits, here = scores.column(label), presence.column(label)
         support[label] = here.sum()
         per_class["accuracy"][label] = ((logits > 0) == here).mean()
         if not 0 < support[label] < len(here):

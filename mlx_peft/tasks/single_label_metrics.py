@@ -3,12 +3,12 @@ images of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
-from mlx_peft.tasks.metrics import Answers, Evaluation, Metrics, column
+from mlx_peft.tasks.metrics import Answers, Columns, Evaluation, Metrics
 
 BINS = 15
 """Confidence is divided into so many bins of equal width, as in Guo et al. 2017."""
@@ -26,7 +26,7 @@ def examined(answers: Iterable[Answers], num_classes: int, auroc: bool = True) -
     ranks = {"top1": 1} | ({"top5": 5} if num_classes > 5 else {})
     hits = dict.fromkeys(ranks, 0)
     loss = 0.0
-    scores: list[np.ndarray] = []
+    scores = Columns(np.float32)
     kept: list[tuple[np.ndarray, ...]] = []
     for logits, targets in answers:
         rows = np.arange(len(targets))
@@ -39,7 +39,7 @@ def examined(answers: Iterable[Answers], num_classes: int, auroc: bool = True) -
         confidence = np.exp(logits[rows, best[:, 0]].astype(np.float32) - normalizers)
         kept.append((normalizers, confidence, best[:, 0].copy(), targets.astype(np.int64)))
         if auroc:
-            scores.append(logits.astype(np.float32))
+            scores.add(logits)
     normalizers, confidence, predicted, targets = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     found = measure(normalizers, confidence, predicted, targets, num_classes, scores if auroc else None)
     count = len(targets)
@@ -53,7 +53,7 @@ def measure(
     predicted: np.ndarray,
     targets: np.ndarray,
     classes: int,
-    scores: Sequence[np.ndarray] | None,
+    scores: Columns | None,
 ) -> Evaluation:
     """Everything but the metrics that are sums over images (``top1``, ``top5``, ``loss``).
 
@@ -67,8 +67,8 @@ def measure(
         normalizers: float64 ``(n,)``, log sum exp of each image's logits; confidence: float64 ``(n,)``, the probability
             of the predicted class.
         predicted, targets: int64 ``(n,)``.
-        scores: the logits of all images in parts, float32 ``(images of a part, classes)``: the AUROC alone needs them.
-            None where it is not asked for, nor the confusion matrix.
+        scores: the logits of all images, float32: the AUROC, which is exact, alone needs them. None where it is not
+            asked for, nor the confusion matrix.
     """
     from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
@@ -88,7 +88,7 @@ def measure(
         per_class["auroc"] = np.full(classes, np.nan)
         for label in present.tolist() if len(present) > 1 else ():
             # Not rounded to float32, in which a sure model's probabilities are all 1.
-            probability = np.exp(column(scores, label) - normalizers)
+            probability = np.exp(scores.column(label) - normalizers)
             per_class["auroc"][label] = roc_auc_score(targets == label, probability)
         if len(present) > 1:
             metrics["auroc"] = float(per_class["auroc"][present].mean())

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.report import drawing, evaluation, preview
-from mlx_peft.tasks.metrics import Evaluation
+from mlx_peft.tasks.metrics import Columns, Evaluation
 from mlx_peft.tasks.single_label_metrics import measure
 from mlx_peft.training.preview import Shown
 
@@ -25,7 +25,9 @@ def found(classes: int, absent: int | None = None) -> Evaluation:
     targets[targets == absent] = 0
     logits = (rng.normal(0, 1, (400, classes)) + 2 * np.eye(classes)[targets]).astype(np.float32)
     normalizers = np.log(np.exp(logits).sum(1))
-    return measure(normalizers, np.exp(logits.max(1) - normalizers), logits.argmax(1), targets, classes, [logits])
+    scores = Columns(np.float32)
+    scores.add(logits)
+    return measure(normalizers, np.exp(logits.max(1) - normalizers), logits.argmax(1), targets, classes, scores)
 
 
 @pytest.mark.parametrize("classes", [3, 120])

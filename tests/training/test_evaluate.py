@@ -13,6 +13,7 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import Batch
+from mlx_peft.tasks import metrics
 from mlx_peft.tasks.metrics import SHOWN, Answers
 from mlx_peft.tasks.multi_label import MULTI_LABEL
 from mlx_peft.tasks.single_label import SINGLE_LABEL
@@ -107,10 +108,13 @@ def peak(work: Callable[[], object]) -> int:
 @pytest.mark.parametrize(
     ("several", "auroc", "most"), [(False, False, 0), (False, True, 4), (True, True, 5)], ids=["plain", "auroc", "both"]
 )
-def test_of_an_image_and_class_no_more_is_kept_than_its_metrics_need(several: bool, auroc: bool, most: int) -> None:
+def test_of_an_image_and_class_no_more_is_kept_than_its_metrics_need(
+    several: bool, auroc: bool, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing at all where the sums over batches say it; a float32 for the AUROC, and where it is one of several
     labels, whether it is there."""
     few, many, classes = 500, 2000, 600
+    monkeypatch.setattr(metrics, "BLOCK", 70 * classes)  # of images, which are no whole number of batches
 
     def work(images: int) -> Callable[[], object]:
         task = MULTI_LABEL if several else SINGLE_LABEL
@@ -139,3 +143,13 @@ def test_of_very_many_classes_there_is_no_matrix_of_all_pairs() -> None:
     found = examined([(logits, np.array([5, 7]))], SINGLE_LABEL, classes)
     assert found.confusion is None
     assert found.metrics["f1"] == 1
+
+
+def test_numbers_held_by_class_come_back_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "BLOCK", 7 * 3)
+    rows = np.random.default_rng(0).normal(0, 1, (50, 3)).astype(np.float32)
+    columns = metrics.Columns(np.float32)
+    for first, last in ((0, 1), (1, 1), (1, 30), (30, 35), (35, 50)):
+        columns.add(rows[first:last])
+    assert len(columns) == 50
+    assert all(np.array_equal(columns.column(label), rows[:, label]) for label in range(3))
