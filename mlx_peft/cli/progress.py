@@ -53,9 +53,12 @@ class Pace:
         self.said = now
         return True
 
-    def line(self, what: str, done: int, total: int) -> str:
-        """``trying the images of train: 1,200 of 9,000, 400 images/s, 20 s left``."""
+    def line(self, what: str, done: int, total: int | None) -> str:
+        """``trying the images of train: 1,200 of 9,000, 400 images/s, 20 s left``; without the last where nobody knows
+        how many there are."""
         rate = done / max(time.monotonic() - self.start, 1e-9)
+        if total is None:
+            return f"{what}: {done:,}, {rate:,.0f} images/s"
         left = f", {seconds((total - done) / rate)} left" if done < total and rate else ""
         return f"{what}: {done:,} of {total:,}, {rate:,.0f} images/s{left}"
 
@@ -69,7 +72,7 @@ class Lines:
     def note(self, text: str) -> None:
         print(printable_lines(text), file=sys.stderr, flush=True)
 
-    def opening(self, what: str, done: int, total: int) -> None:
+    def opening(self, what: str, done: int, total: int | None) -> None:
         if not done:
             self._pace = Pace()
         elif self._pace.due() or (done == total and self._pace.said > self._pace.start):
@@ -101,7 +104,7 @@ class Bars:
     def note(self, text: str) -> None:
         self._bars.console.print(printable_lines(text), markup=False)
 
-    def opening(self, what: str, done: int, total: int) -> None:
+    def opening(self, what: str, done: int, total: int | None) -> None:
         if not done:
             self._pace = Pace()
             self._bars.reset(self._task, total=total, description=what, facts="")

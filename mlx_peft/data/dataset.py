@@ -14,6 +14,7 @@ import numpy as np
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.checked import file_mark, mark
+from mlx_peft.data.looking import CHUNK, Watch, unwatched
 from mlx_peft.data.names import spelled
 from mlx_peft.data.reading import decode_image, file_bytes, read_image
 from mlx_peft.data.strangers import HEAD, head_of, stranger
@@ -107,10 +108,14 @@ class FileImages:
         path = self.root / self.paths[index]
         return _or_skip(read_image, path, head=lambda: head_of(path), unreadable=self.unreadable)
 
-    def marks(self) -> np.ndarray:
+    def marks(self, watch: Watch = unwatched) -> np.ndarray:
         """What tells each file, as it is now, from every other: uint64 ``(n,)``. See ``data.checked``."""
-        root = os.path.abspath(self.root)
-        return np.array([file_mark(f"{root}/{path}") for path in self.paths], np.uint64)
+        root, found = os.path.abspath(self.root), np.empty(len(self.paths), np.uint64)
+        for number, path in enumerate(self.paths):
+            if number % CHUNK == 0:
+                watch("asking for sizes and times", number, len(self.paths))
+            found[number] = file_mark(f"{root}/{path}")
+        return found
 
     def encoded(self, index: int) -> bytes:
         """The bytes of a file. Raises UserError where it cannot be read."""
@@ -148,7 +153,7 @@ class EncodedImages:
         name = f"{self.source}/{self.rows[index]}"
         return _or_skip(decode_image, data, name, head=lambda: data[:HEAD], unreadable=self.unreadable)
 
-    def marks(self) -> np.ndarray:
+    def marks(self, watch: Watch = unwatched) -> np.ndarray:
         """What tells each image, in the table as it is now, from every other: uint64 ``(n,)``."""
         return np.array([mark(self.stamp, row) for row in self.rows.tolist()], np.uint64)
 

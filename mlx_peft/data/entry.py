@@ -11,6 +11,7 @@ from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.core.text import counted, printable
 from mlx_peft.data.dataset import Split
+from mlx_peft.data.looking import Watch
 from mlx_peft.data.names import EXAMPLES
 from mlx_peft.tasks.single_label import SINGLE_LABEL
 from mlx_peft.tasks.task import Task
@@ -51,7 +52,7 @@ class Entry:
     are.
     """
 
-    read: Callable[[schema.Data, Variant], Found]
+    read: Callable[[schema.Data, Variant, Watch], Found]
     description: str
     source: str
     licence: str

@@ -15,6 +15,7 @@ import numpy as np
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import counted, printable
 from mlx_peft.data.dataset import FileImages, Split
+from mlx_peft.data.looking import CHUNK, Watch, unwatched
 from mlx_peft.data.names import EXAMPLES, spelled
 from mlx_peft.data.strangers import HEAD, stranger
 
@@ -108,7 +109,11 @@ def integer(text: str, path: Path, row: int) -> int:
 
 
 def images_in(
-    root: Path, paths: Iterable[str], source: Path, advice: Callable[[Sequence[str]], str] | None = None
+    root: Path,
+    paths: Iterable[str],
+    source: Path,
+    advice: Callable[[Sequence[str]], str] | None = None,
+    watch: Watch = unwatched,
 ) -> tuple[str, ...]:
     """The paths of images below a root, as a list names them, normalised; the same image once only.
 
@@ -119,7 +124,11 @@ def images_in(
     inside, there = _inside(root), _respelled(root)
     found: dict[str, None] = {}
     missing: list[str] = []
-    for text in paths:
+    what = "looking for the listed images"
+    watch(what, 0, None)
+    for number, text in enumerate(paths, 1):
+        if number % CHUNK == 0:
+            watch(what, number, None)
         path = PurePosixPath(text.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or "\0" in text or not path.parts or PureWindowsPath(text).drive:
             raise UserError(f"{source}: {text[:200]!r} is not a path inside {root}; paths are relative to it")
@@ -175,9 +184,9 @@ def labels_of(names: Sequence[str], classes: Sequence[str], source: Path) -> np.
     return np.array([place[name] for name in names], np.int64)
 
 
-def listed_split(name: str, root: Path, paths: Iterable[str], labels: np.ndarray, source: Path) -> Split:
+def listed_split(name: str, root: Path, paths: Iterable[str], labels: np.ndarray, source: Path, watch: Watch) -> Split:
     """A split of the images that a list names. Raises UserError as ``images_in``."""
-    return Split(name, FileImages(root, images_in(root, paths, source)), labels)
+    return Split(name, FileImages(root, images_in(root, paths, source, watch=watch)), labels)
 
 
 def _inside(root: Path) -> Callable[[Path], bool]:

@@ -11,14 +11,15 @@ from mlx_peft.core import cores
 
 Seen = TypeVar("Seen")
 
-Watch = Callable[[str, int, int], object]
-"""Is told what is being done, how many images are done, and of how many: at the beginning, often, and at the end."""
+Watch = Callable[[str, int, int | None], object]
+"""Is told what is being done, how many images are done, and of how many, None where that is not known yet: at the
+beginning, often, and at the end."""
 
 CHUNK, AHEAD = 64, 4
 """Images that are handed to a thread at once; and how many such parts of each thread are under way, or wait."""
 
 
-def unwatched(what: str, done: int, total: int) -> None:
+def unwatched(what: str, done: int, total: int | None) -> None:
     """Says nothing."""
 
 

@@ -46,7 +46,7 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True, watch:
     entry.task.check_options(config)
     split = _shares(config, variant)
     with with_notes(lambda: pointers(config.root)):
-        found = entry.read(config, variant)
+        found = entry.read(config, variant, watch)
     notes = list(found.notes)
     with with_notes(lambda: (*notes, *pointers(config.root))):
         entry.check(found, variant, f"{config.name} in {config.root}")

@@ -48,7 +48,7 @@ def all_read(
     the block, loses nothing; and which images can be read is remembered for all commands. None: nothing is.
     """
     splits = list(dataset.splits.values())
-    marks = [split.images.marks() for split in splits if isinstance(split.images, FileImages | EncodedImages)]
+    marks = [split.images.marks(watch) for split in splits if isinstance(split.images, FileImages | EncodedImages)]
     if config is None or len(marks) < len(
         splits
     ):  # arrays, which nothing tells from others, and which are read at once

@@ -11,6 +11,7 @@ from pathlib import Path
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.leftout import LeftOut
 from mlx_peft.data.litter import files_below, is_litter
+from mlx_peft.data.looking import Watch, unwatched
 from mlx_peft.data.reading import SUFFIXES
 
 
@@ -66,13 +67,14 @@ class Folder:
             notes.litter += map(folder.below, folder.litter)
 
 
-def scan(root: Path, path: str = "") -> Folder:
+def scan(root: Path, path: str = "", watch: Watch = unwatched) -> Folder:
     """Lists a folder below the root (links resolved). Links to folders are not followed, nor links that leave the root.
 
     Raises UserError where a folder cannot be listed.
     """
     top, inside = Folder(path), _inside(root)
-    waiting = [top]
+    waiting, what, found = [top], "listing images", 0
+    watch(what, found, None)
     while waiting:
         folder = waiting.pop()
         place = root / folder.path
@@ -84,6 +86,8 @@ def scan(root: Path, path: str = "") -> Folder:
         for entry in listed:
             _put(entry, folder, inside)
         waiting += folder.folders.values()
+        found += len(folder.images)
+        watch(what, found, None)
     return top
 
 

@@ -49,7 +49,7 @@ def readable(found: Found, entry: Entry, config: schema.Data, watch: Watch = unw
     for name, split in splits.items():
         images = split.images
         assert isinstance(images, FileImages | EncodedImages)
-        marks = images.marks()
+        marks = images.marks(watch)
         reasons = _reasons(split, np.flatnonzero(~memory.find(marks)), config.threads, watch)
         rows = np.setdiff1d(np.arange(split.size), np.array([*reasons], np.int64))
         whole.append(marks[rows])
@@ -123,7 +123,7 @@ def looked_at(images: Images, config: schema.Data, *, tolerant: bool, watch: Wat
         return records
     if tolerant:
         images = replace(images, unreadable=None)  # what was remembered of the others stays
-    memory, marks = Memory.of(config, SEEN), images.marks()
+    memory, marks = Memory.of(config, SEEN), images.marks(watch)
     unknown = np.flatnonzero(~memory.find(marks, records))
     _look(images, unknown, records, config.threads, tolerant, watch)
     read = there(records)

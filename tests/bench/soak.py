@@ -66,16 +66,24 @@ def work(backend: str, steps: int) -> None:
 
 
 def soak(steps: int = STEPS) -> Iterator[str]:
-    """The lines of a table: what each backend has after SETTLED steps, and the most and the last after that."""
+    """The lines of a table: what each backend has after SETTLED steps, and the most and the last after that.
+
+    The two run beside each other, in processes of their own.
+    """
     yield (
-        f"A LoRA on a ViT of one block, {steps:,} steps: a checkpoint every 50 steps, TensorBoard every 10, validation "
-        "every epoch."
+        f"A LoRA on a ViT of one block, {steps:,} steps of each backend in one process: a checkpoint every 50 steps, "
+        "TensorBoard every 10, validation every epoch."
     )
     yield f"\n| backend | steps | what | after {SETTLED:,} steps | most after | at the end |"
     yield "|---|---:|---|---:|---:|---:|"
-    for backend in ("mlx", "torch"):
-        done = subprocess.run([sys.executable, __file__, backend, str(steps)], stdout=subprocess.PIPE, check=True)
-        found = [one for one in map(json.loads, done.stdout.splitlines()) if one["step"] >= min(SETTLED, steps // 2)]
+    commands = {backend: [sys.executable, __file__, backend, str(steps)] for backend in ("mlx", "torch")}
+    running = {name: subprocess.Popen(command, stdout=subprocess.PIPE) for name, command in commands.items()}
+    for backend, process in running.items():
+        output, _ = process.communicate()
+        if process.returncode:
+            yield f"| **{backend}: failed, status {process.returncode}** | | | | | |"
+            continue
+        found = [one for one in map(json.loads, output.splitlines()) if one["step"] >= min(SETTLED, steps // 2)]
         for what in ("resident", "threads", "open files", "mappings"):
             values = [one[what] for one in found]
             shown = [

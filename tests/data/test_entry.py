@@ -46,7 +46,7 @@ STATED = Variant("one", "", {"train": 4, "test": 2})
 
 def opened(found_classes: tuple[str, ...], *splits: Split, **facts: object) -> None:
     found = Found(found_classes, {split.name: split for split in splits})
-    entry = Entry(lambda config, variant: found, "", "", "", variants=(STATED,))
+    entry = Entry(lambda config, variant, watch: found, "", "", "", variants=(STATED,))
     open_entry(replace(entry, **facts), schema.Data(name="made", split=schema.Split(val=0)))  # type: ignore[arg-type]
 
 
@@ -97,7 +97,7 @@ def test_classes_that_a_split_has_no_images_of_are_noted() -> None:
     """Of a published set: the training images of VTAB's SUN397 lack some."""
     sizes = {"train": 4, "test": 2}
     found = Found(CLASSES, {"train": made([0, 1, 0, 5]), "test": made([1, 2], "test")})
-    entry = Entry(lambda config, variant: found, "", "", "", variants=(replace(STATED, sizes=sizes),))
+    entry = Entry(lambda config, variant, watch: found, "", "", "", variants=(replace(STATED, sizes=sizes),))
     config = schema.Data(name="made", split=schema.Split(val=0))
     assert open_entry(entry, config).notes == (
         "no images of 'c', 'd', 'e' in train",
@@ -108,7 +108,7 @@ def test_classes_that_a_split_has_no_images_of_are_noted() -> None:
 def test_a_class_of_one_s_own_without_training_images_is_refused() -> None:
     def own(*splits: Split, **split: float) -> tuple[str, ...]:
         found = Found(CLASSES[:3], {split.name: split for split in splits})
-        entry = Entry(lambda config, variant: found, "", "", "")
+        entry = Entry(lambda config, variant, watch: found, "", "", "")
         return open_entry(entry, schema.Data(name="made", split=schema.Split(**{"val": 0, **split}))).notes
 
     with pytest.raises(UserError, match=r"made in data: there are no images of 'c' in train, and some in val"):

@@ -55,7 +55,7 @@ def test_opening_is_watched_and_looks_at_each_image_once(tmp_path: Path, group_b
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
     config = schema.Data(name="folder", root=tmp_path, split=schema.Split(group_by=group_by))
-    told: list[tuple[str, int, int]] = []
+    told: list[tuple[str, int, int | None]] = []
 
     def opened() -> Dataset:
         told.clear()
@@ -64,8 +64,28 @@ def test_opening_is_watched_and_looks_at_each_image_once(tmp_path: Path, group_b
     opened()
     assert ("trying the images of train", 20, 20) in told
     assert (("looking for near-duplicates", 20, 20) in told) == (group_by is not None)
+    assert ("listing images", 20, None) in told
+    assert ("asking for sizes and times", 0, 20) in told
     opened()
-    assert {total for _, _, total in told} == {0}
+    assert {total for what, _, total in told if what.startswith(("trying", "looking"))} == {0}
+
+
+@pytest.mark.parametrize("name", ["folder", "csv"])
+def test_listing_is_watched_too(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many there are is not known before the end."""
+    monkeypatch.setattr("mlx_peft.data.lists.CHUNK", 2)
+    for number in range(6):
+        path = tmp_path / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+    rows = [f"{'ab'[number % 2]}/{number}.png,{'ab'[number % 2]}" for number in range(6)]
+    (tmp_path / "list.csv").write_text("\n".join(["image,label", *rows]))
+    told: list[tuple[str, int, int | None]] = []
+    open_dataset(schema.Data(name=name, root=tmp_path), lambda *what: told.append(what))
+    listed = [(done, total) for what, done, total in told if what.startswith(("listing", "looking for the"))]
+    assert listed[0] == (0, None)
+    assert listed[-1] == (6, None)
+    assert [done for done, _ in listed] == sorted(done for done, _ in listed)
 
 
 @pytest.fixture
@@ -97,3 +117,13 @@ def test_a_log_has_rate_and_estimate_from_one_second_on(
     assert told(10_000, 1).startswith("trying the images of train: 10,000 of 10,000, ")
     assert told(0, 5) == ""
     assert told(10_000, 0.5) == ""
+
+
+def test_a_log_has_the_rate_of_a_listing_too(
+    clock: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = Lines()
+    lines.opening("listing images", 0, None)
+    clock(2)
+    lines.opening("listing images", 80_000, None)
+    assert capsys.readouterr().err == "listing images: 80,000, 40,000 images/s\n"

@@ -66,7 +66,7 @@ def test_what_was_read_before_an_interrupt_is_not_read_again(config: schema.Data
     found = survey(opened(config), 1, config, lambda what, done, total: told.append(what)).report()
     assert 20 <= len(names) <= 25
     assert "00.png" in names, "it has changed"
-    assert set(told) == {"reading the images that an earlier check did not come to"}
+    assert told[-1] == "reading the images that an earlier check did not come to"
     (note,) = set(found.pop("notes")) - set(expected.pop("notes"))
     assert "images were read by an earlier check, which was broken off" in note
     assert found == expected

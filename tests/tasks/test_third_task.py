@@ -28,6 +28,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.data import REGISTRY, ArrayImages, Split, open_dataset
 from mlx_peft.data.check import survey
 from mlx_peft.data.entry import Entry, Found, Variant
+from mlx_peft.data.looking import Watch
 from mlx_peft.data.sheet import contact_sheet
 from mlx_peft.report import card, evaluation, simulation
 from mlx_peft.report.files import write
@@ -41,7 +42,7 @@ ROUNDING = 1e-4  # of metrics: the same float32 weights, merged or on the other 
 NAME, VALUES = "brightness", ("brightness",)
 
 
-def brightness(config: Data, variant: Variant) -> Found:
+def brightness(config: Data, variant: Variant, watch: Watch) -> Found:
     """Images of one noisy grey each, and how bright they are."""
     rng = np.random.default_rng(0)
     values = rng.uniform(-1, 1, (120, 1)).astype(np.float32)

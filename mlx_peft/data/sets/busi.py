@@ -10,6 +10,7 @@ from mlx_peft.config import schema
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.leftout import LeftOut
 from mlx_peft.data.lists import left_out, locate
+from mlx_peft.data.looking import Watch
 from mlx_peft.data.sets.folder import existing, read_classes
 
 SOURCE = "https://scholar.cu.edu.eg/?q=afahmy/pages/dataset"
@@ -18,14 +19,14 @@ CLASSES = ("benign", "malignant", "normal")
 MASK = re.compile(r"_mask(_\d+)?\.\w+$")
 
 
-def read_busi(config: schema.Data, variant: Variant) -> Found:
+def read_busi(config: schema.Data, variant: Variant, watch: Watch) -> Found:
     """``benign/benign (1).png`` and so on; the masks beside them, ``benign (1)_mask.png``, are left out.
 
     Raises UserError where a class is missing or has masks alone.
     """
     root = locate(existing(config.root), PLACES, CLASSES[1], config.name, SOURCE)
     notes = LeftOut()
-    classes, whole = read_classes("train", root, "", notes)
+    classes, whole = read_classes("train", root, "", notes, watch)
     masks = [path for path in whole.images.identifiers if MASK.search(path)]
     rows = np.array([row for row, path in enumerate(whole.images.identifiers) if not MASK.search(path)], np.int64)
     return Found(

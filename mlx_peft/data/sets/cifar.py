@@ -17,6 +17,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import ArrayImages, Split
 from mlx_peft.data.download import Remote, fetch
 from mlx_peft.data.entry import Entry, Found, Variant
+from mlx_peft.data.looking import Watch
 from mlx_peft.data.pickles import unpickle
 
 SIDE = 32
@@ -51,7 +52,7 @@ class Cifar:
     remote: Remote
 
 
-def read_cifar(cifar: Cifar, config: schema.Data, variant: Variant) -> Found:
+def read_cifar(cifar: Cifar, config: schema.Data, variant: Variant, watch: Watch) -> Found:
     """Finds and reads a set. Raises UserError where it is missing or damaged."""
     found = _find(cifar, config.root)
     notes: tuple[str, ...] = ()

@@ -7,12 +7,13 @@ import numpy as np
 from mlx_peft.config import schema
 from mlx_peft.data.dataset import ArrayImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
+from mlx_peft.data.looking import Watch
 
 _LEVELS = 16
 """This is black in scikit-learn's array, which counts the dark pixels of 4 x 4 blocks."""
 
 
-def read_digits(config: schema.Data, variant: Variant) -> Found:
+def read_digits(config: schema.Data, variant: Variant, watch: Watch) -> Found:
     """Grey levels 0..16 spread over 0..255. The set has no split of its own: all are carved out by `data.split`."""
     from sklearn.datasets import load_digits
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from mlx_peft.config import schema
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.lists import labels_of, listed_split, locate, read_rows
+from mlx_peft.data.looking import Watch
 from mlx_peft.data.sets.folder import existing
 
 SOURCE = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"
@@ -15,7 +16,7 @@ PARTITIONS = 10
 SIZE = 1_880
 
 
-def read_dtd(config: schema.Data, variant: Variant) -> Found:
+def read_dtd(config: schema.Data, variant: Variant, watch: Watch) -> Found:
     """``labels/{train,val,test}N.txt``, lines ``banded/banded_0002.jpg`` below ``images``.
 
     Raises UserError where a list is missing, or names an image or a class that is not there.
@@ -31,6 +32,7 @@ def read_dtd(config: schema.Data, variant: Variant) -> Found:
             (f"images/{path}" for path in paths),
             labels_of([Path(path).parent.name for path in paths], classes, sources[name]),
             sources[name],
+            watch,
         )
         for name, paths in listed.items()
     }

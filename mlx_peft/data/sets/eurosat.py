@@ -6,6 +6,7 @@ from mlx_peft.config import schema
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.leftout import LeftOut
 from mlx_peft.data.lists import locate
+from mlx_peft.data.looking import Watch
 from mlx_peft.data.sets.folder import existing, read_classes
 
 SOURCE = "https://zenodo.org/records/7711810"
@@ -24,11 +25,11 @@ CLASSES = (
 )
 
 
-def read_eurosat(config: schema.Data, variant: Variant) -> Found:
+def read_eurosat(config: schema.Data, variant: Variant, watch: Watch) -> Found:
     """``2750/CLASS/CLASS_1.jpg``. The set has no split of its own. Raises UserError where a class is missing."""
     root = locate(existing(config.root), PLACES, CLASSES[0], config.name, SOURCE)
     notes = LeftOut()
-    classes, train = read_classes("train", root, "", notes)
+    classes, train = read_classes("train", root, "", notes, watch)
     return Found(classes, {"train": train}, notes.notes())
 
 

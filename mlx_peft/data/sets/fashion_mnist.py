@@ -13,6 +13,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import ArrayImages, Split
 from mlx_peft.data.download import Remote, fetch
 from mlx_peft.data.entry import Entry, Found, Variant
+from mlx_peft.data.looking import Watch
 
 CLASSES = (
     "T-shirt/top",
@@ -47,7 +48,7 @@ REMOTES = tuple(
 )
 
 
-def read_fashion_mnist(config: schema.Data, variant: Variant) -> Found:
+def read_fashion_mnist(config: schema.Data, variant: Variant, watch: Watch) -> Found:
     """The official 60,000 training and 10,000 test images.
 
     Raises UserError where a file is missing, damaged or of another size.

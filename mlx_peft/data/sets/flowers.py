@@ -8,6 +8,7 @@ from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.lists import listed_split, locate
+from mlx_peft.data.looking import Watch
 from mlx_peft.data.matlab import read_arrays
 from mlx_peft.data.sets.folder import existing
 
@@ -17,7 +18,7 @@ KEYS = {"train": "trnid", "val": "valid", "test": "tstid"}
 CLASSES = 102
 
 
-def read_flowers(config: schema.Data, variant: Variant) -> Found:
+def read_flowers(config: schema.Data, variant: Variant, watch: Watch) -> Found:
     """``jpg/image_00001.jpg``, ``imagelabels.mat`` (``labels``, 1 to 102), ``setid.mat`` (images from 1, by split).
 
     The files do not name the classes: they are called 1 to 102. Raises UserError where a file is missing or damaged.
@@ -32,7 +33,7 @@ def read_flowers(config: schema.Data, variant: Variant) -> Found:
         if rows.size and not 1 <= rows.min() <= rows.max() <= len(labels):
             raise UserError(f"{source}: {key} names images {rows.min()} to {rows.max()}, not 1 to {len(labels)}")
         paths = (f"jpg/image_{row:05d}.jpg" for row in rows.tolist())
-        splits[name] = listed_split(name, root, paths, labels[rows - 1] - 1, source)
+        splits[name] = listed_split(name, root, paths, labels[rows - 1] - 1, source, watch)
     return Found(tuple(map(str, range(1, CLASSES + 1))), splits)
 
 

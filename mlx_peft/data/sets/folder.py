@@ -27,6 +27,7 @@ from mlx_peft.data.levels import (
     wrapped,
 )
 from mlx_peft.data.lists import printed
+from mlx_peft.data.looking import Watch
 from mlx_peft.data.names import says_nothing, spelled
 from mlx_peft.data.reading import SUFFIXES
 from mlx_peft.data.tree import Folder, scan
@@ -37,7 +38,7 @@ PARTED = (
 )
 
 
-def read_folder(config: schema.Data, variant: Variant) -> Found:
+def read_folder(config: schema.Data, variant: Variant, watch: Watch) -> Found:
     """Class folders: below folders that are called like splits, around such, or alone; see ``data.levels``.
 
     Images lie at any depth of a class folder, but not all of them deeper than in it, unless the variant says which
@@ -49,7 +50,7 @@ def read_folder(config: schema.Data, variant: Variant) -> Found:
     notes = LeftOut()
     everything = LeftOut(loose=notes.loose)
     with with_notes(everything.notes):
-        tree = scan(root)
+        tree = scan(root, watch=watch)
         tree.tell(everything)
         while not (own := split_folders(tree, root)) and (inside := wrapped(tree)) is not None:
             _pass(tree, notes)
@@ -58,7 +59,7 @@ def read_folder(config: schema.Data, variant: Variant) -> Found:
         if tree.path:
             more = [f"the set is taken to be the folder {printable(tree.path)}, since no other holds class folders"]
             root = root / tree.path
-            tree = scan(root)
+            tree = scan(root, watch=watch)
             own = split_folders(tree, root)
         found, beside = _sorted_out(tree, own, root, variant.name, notes)
         more += beside
@@ -177,7 +178,7 @@ def _split(name: str, root: Path, classes: Sequence[str], found: Classes) -> Spl
 
 
 def read_classes(
-    name: str, root: Path, place: str, notes: LeftOut, classes: Sequence[str] = ()
+    name: str, root: Path, place: str, notes: LeftOut, watch: Watch, classes: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], Split]:
     """A split of a set that others have published: class folders in a place below the root, which is what it is.
 
@@ -185,7 +186,7 @@ def read_classes(
     none, or one has no images.
     """
     with with_notes(notes.notes):
-        tree = scan(root, place)
+        tree = scan(root, place, watch)
         _pass(tree, notes)
         for folder in tree.folders.values():
             folder.tell(notes)

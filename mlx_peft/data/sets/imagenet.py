@@ -9,6 +9,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.leftout import LeftOut
 from mlx_peft.data.lists import locate
+from mlx_peft.data.looking import Watch
 from mlx_peft.data.sets.folder import existing, read_classes
 
 SOURCE = "https://image-net.org/download-images"
@@ -20,21 +21,21 @@ OFFICIAL = Variant(
 )
 
 
-def read_imagenet(config: schema.Data, variant: Variant) -> Found:
+def read_imagenet(config: schema.Data, variant: Variant, watch: Watch) -> Found:
     """``train/WNID/*.JPEG`` and ``val/WNID/*.JPEG``; class names are WordNet's identifiers, sorted.
 
     Raises UserError where a folder is missing, and where the images of ``val`` are not sorted into classes.
     """
     root = locate(existing(config.root), PLACES, "train", config.name, SOURCE)
     notes = LeftOut()
-    classes, train = read_classes("train", root, "train", notes)
+    classes, train = read_classes("train", root, "train", notes, watch)
     val = root / "val"
     if not val.is_dir() or not _sorted_into(val, classes):
         raise UserError(
             f"{val}: no class folders; as published the images of val lie in one folder without labels: move each into "
             f"a folder of its class, {val}/{classes[0]}/ILSVRC2012_val_00000001.JPEG"
         )
-    _, test = read_classes("test", root, "val", notes, classes)
+    _, test = read_classes("test", root, "val", notes, watch, classes)
     return Found(classes, {"train": train, "test": test}, notes.notes())
 
 

@@ -14,6 +14,7 @@ from mlx_peft.data.dataset import ArrayImages, Split
 from mlx_peft.data.download import Remote, fetch
 from mlx_peft.data.entry import SPLITS, Entry, Found, Variant
 from mlx_peft.data.lists import locate
+from mlx_peft.data.looking import Watch
 from mlx_peft.data.sets.folder import existing
 from mlx_peft.data.sets.medmnist_sets import MD5, SETS, MedSet
 
@@ -23,7 +24,7 @@ SIDES = (28, 64, 128, 224)
 PLACES = (".", "medmnist")
 
 
-def read_medmnist(name: str, config: schema.Data, variant: Variant) -> Found:
+def read_medmnist(name: str, config: schema.Data, variant: Variant, watch: Watch) -> Found:
     """``NAME.npz`` (28 px) or ``NAME_64.npz``: ``{train,val,test}_{images,labels}``, labels uint8 ``(n, 1)``.
 
     Images are uint8 ``(n, side, side)``, grey, or ``(n, side, side, 3)``. ChestMNIST's labels are ``(n, 14)`` of 0 and

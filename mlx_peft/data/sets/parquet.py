@@ -24,6 +24,7 @@ from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.leftout import unlabelled, with_notes
 from mlx_peft.data.lists import left_out, printed
 from mlx_peft.data.litter import files_below
+from mlx_peft.data.looking import Watch
 from mlx_peft.data.names import plain_split, preferred, spelled
 from mlx_peft.data.sets.folder import existing
 from mlx_peft.data.sets.table import MAX_GROUPS, classes_of, parts_of, split_words
@@ -52,7 +53,7 @@ def hub_entry(name: str) -> Entry:
         )
     repository = Repository(match["repo"], match["subset"], match["revision"])
 
-    def read(config: schema.Data, variant: Variant) -> Found:
+    def read(config: schema.Data, variant: Variant, watch: Watch) -> Found:
         return read_hub(repository, config)
 
     page = f"https://huggingface.co/datasets/{repository.repo}"
@@ -87,7 +88,7 @@ def read_hub(repository: Repository, config: schema.Data) -> Found:
     return _read(Path(path), config, repository.subset)
 
 
-def read_local(config: schema.Data, variant: Variant) -> Found:
+def read_local(config: schema.Data, variant: Variant, watch: Watch) -> Found:
     """The Parquet files below the root: ``train-00000-of-00002.parquet``, ``data/test.parquet``, ``val/0000.parquet``.
 
     Raises UserError where there are none, or where they do not hold images and labels.

@@ -11,6 +11,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import ArrayImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.lists import locate
+from mlx_peft.data.looking import Watch
 from mlx_peft.data.matlab import read_arrays
 from mlx_peft.data.sets.folder import existing
 
@@ -21,7 +22,7 @@ ZERO = 10
 """The label that the files give to the digit 0."""
 
 
-def read_svhn(config: schema.Data, variant: Variant) -> Found:
+def read_svhn(config: schema.Data, variant: Variant, watch: Watch) -> Found:
     """``{train,test}_32x32.mat``: ``X`` uint8 ``(32, 32, 3, n)``, ``y`` ``(n, 1)``, in which 10 stands for the digit 0.
 
     The 531,131 easier images of ``extra_32x32.mat`` are not read. Raises UserError where a file is missing, damaged or

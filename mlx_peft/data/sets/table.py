@@ -20,6 +20,7 @@ from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.leftout import unlabelled, with_notes
 from mlx_peft.data.lists import WHOLE, images_in, read_text
 from mlx_peft.data.litter import is_litter
+from mlx_peft.data.looking import Watch
 from mlx_peft.data.names import plain_split, spelled
 from mlx_peft.data.patterns import Folders, advice, fields, filled
 
@@ -33,7 +34,7 @@ _SEP = re.compile(r"sep=([,;|:\t])\s*\Z", re.IGNORECASE)
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 
 
-def read_table(config: schema.Data, variant: Variant) -> Found:
+def read_table(config: schema.Data, variant: Variant, watch: Watch) -> Found:
     """A file with a heading; paths are relative to the folder it lies in.
 
     `data.root` is the file, or a folder with just one. Cells are parted by commas (``.tsv``: by tabs), or by what the
@@ -51,7 +52,7 @@ def read_table(config: schema.Data, variant: Variant) -> Found:
         names = [names[row] for row in labelled]
         column = table.column["image"]
         listed = [table.cells["image"][row] for row in labelled]
-        paths = images_in(root, listed, path, lambda missing: advice(root, missing, column) if column else "")
+        paths = images_in(root, listed, path, lambda missing: advice(root, missing, column) if column else "", watch)
         classes, labels = classes_of(names)
         groups = None
         if table.column["group"]:

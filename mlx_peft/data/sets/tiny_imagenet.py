@@ -9,6 +9,7 @@ from mlx_peft.data.dataset import Split
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.leftout import LeftOut
 from mlx_peft.data.lists import labels_of, listed_split, locate, read_rows
+from mlx_peft.data.looking import Watch
 from mlx_peft.data.sets.folder import existing, read_classes
 
 SOURCE = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -24,7 +25,7 @@ CARVED = Variant(
 )
 
 
-def read_tiny_imagenet(config: schema.Data, variant: Variant) -> Found:
+def read_tiny_imagenet(config: schema.Data, variant: Variant, watch: Watch) -> Found:
     """``train/WNID/images/*.JPEG``, and ``val/images`` with the labels in ``val/val_annotations.txt``.
 
     Class names are WordNet's identifiers, sorted. The test folder has no labels and is left out. Raises UserError where
@@ -33,21 +34,21 @@ def read_tiny_imagenet(config: schema.Data, variant: Variant) -> Found:
     root = locate(existing(config.root), PLACES, "wnids.txt", config.name, SOURCE)
     classes = tuple(sorted(row[0] for row in read_rows(root / "wnids.txt", 1)))
     notes = LeftOut()
-    _, train = read_classes("train", root, "train", notes, classes)
+    _, train = read_classes("train", root, "train", notes, watch, classes)
     splits = {"train": train}
     if "test" in variant.sizes:
-        splits["test"] = _annotated(root, classes)
+        splits["test"] = _annotated(root, classes, watch)
     kept = ("left out, without labels: the test folder",) if (root / "test").is_dir() else ()
     notes.others = [name for name in notes.others if not name.endswith("_boxes.txt")]
     return Found(classes, splits, notes.notes() + kept)
 
 
-def _annotated(root: Path, classes: tuple[str, ...]) -> Split:
+def _annotated(root: Path, classes: tuple[str, ...], watch: Watch) -> Split:
     """The val folder by its annotations: lines of file, class and a box."""
     source = root / "val" / "val_annotations.txt"
     rows = read_rows(source, 2)
     labels = labels_of([row[1] for row in rows], classes, source)
-    return listed_split("test", root, (f"val/images/{row[0]}" for row in rows), labels, source)
+    return listed_split("test", root, (f"val/images/{row[0]}" for row in rows), labels, source, watch)
 
 
 ENTRIES = {

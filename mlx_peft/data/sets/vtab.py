@@ -14,6 +14,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.data.dataset import Split
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.lists import integer, listed_split, locate, read_rows
+from mlx_peft.data.looking import Watch
 from mlx_peft.data.sets.folder import existing
 
 PREFIX = "vtab-1k:"
@@ -57,7 +58,7 @@ LISTS = {"tune": {"train": "train800", "val": "val200"}, "final": {"train": "tra
 """The lists that each variant reads. Tuning never opens the list of the test."""
 
 
-def read_task(task: str, config: schema.Data, variant: Variant) -> Found:
+def read_task(task: str, config: schema.Data, variant: Variant, watch: Watch) -> Found:
     """``TASK/{train800,val200,train800val200,test}.txt``, lines ``images/test/000000.jpg 3``, relative to the task.
 
     The root is the task's folder, which is called after it, or holds that. The files do not name the classes: they are
@@ -72,7 +73,7 @@ def read_task(task: str, config: schema.Data, variant: Variant) -> Found:
             f"must be called {task}"
         )
     root = locate(root, (*inside, ".") if here else inside, marker, config.name, SOURCE)
-    splits = {name: _split(name, root, root / f"{listed}.txt") for name, listed in LISTS[variant.name].items()}
+    splits = {name: _split(name, root, root / f"{listed}.txt", watch) for name, listed in LISTS[variant.name].items()}
     _not_of_fewer_classes(task, [split for name, split in splits.items() if name != "test"], root)
     return Found(tuple(map(str, range(TASKS[task].classes))), splits)
 
@@ -91,10 +92,10 @@ def _not_of_fewer_classes(task: str, training: list[Split], root: Path) -> None:
         )
 
 
-def _split(name: str, root: Path, source: Path) -> Split:
+def _split(name: str, root: Path, source: Path, watch: Watch) -> Split:
     rows = read_rows(source, 2)
     labels = np.array([integer(row[-1], source, number) for number, row in enumerate(rows)], np.int64)
-    return listed_split(name, root, (" ".join(row[:-1]) for row in rows), labels, source)
+    return listed_split(name, root, (" ".join(row[:-1]) for row in rows), labels, source, watch)
 
 
 def _variants(task: Task) -> tuple[Variant, ...]:
