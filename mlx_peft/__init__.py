@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     )
     from mlx_peft.config.quantization import QAT, Quantization
     from mlx_peft.config.schema import Data, Experiment, Train
-    from mlx_peft.notebook.mlx import evaluate, load
+    from mlx_peft.notebook.mlx import evaluate, fit, load
 
 __all__ = [
     "IA3",
@@ -63,6 +63,7 @@ __all__ = [
     "add_adapter",
     "create_model",
     "evaluate",
+    "fit",
     "load",
     "load_adapter",
     "merge",
@@ -79,7 +80,7 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("QAT", "Quantization"), "mlx_peft.config.quantization"),
     **dict.fromkeys(("Data", "Experiment", "Train"), "mlx_peft.config.schema"),
-    **dict.fromkeys(("evaluate", "load"), "mlx_peft.notebook.mlx"),
+    **dict.fromkeys(("evaluate", "fit", "load"), "mlx_peft.notebook.mlx"),
 }
 """The other names in capitals are methods, and the other names the library's."""
 

@@ -23,6 +23,7 @@ from mlx_peft.library.framework import AnyNetwork
 from mlx_peft.library.named import Named
 from mlx_peft.library.summary import Summary, summarised
 from mlx_peft.tasks.registry import classification
+from mlx_peft.vit.architecture import Preprocessing
 
 
 class Library(ByHand[AnyNetwork]):
@@ -211,14 +212,24 @@ class Library(ByHand[AnyNetwork]):
         must_hold({name: t.shape for name, t in adapter.tensors.items()}, wanted, f"{folder} does not fit the model")
         self._apply(model, adapter.method, qat=adapter.qat)
         try:
-            self.framework.load_adapter(model, adapter.tensors)
+            self.take(model, adapter.tensors, adapter.classes, adapter.preprocessing)
         except ValueError as error:
             self.remove_adapter(model)
             raise UserError(f"{folder} does not fit the model: {error}") from error
-        model.classes = adapter.classes or model.classes
-        preprocessing = adapter.preprocessing or model.base.preprocessing
-        model.base = replace(model.base, task=adapter.task, preprocessing=preprocessing)
+        model.base = replace(model.base, task=adapter.task)
         return adapter
+
+    def take(
+        self, model: AnyNetwork, tensors: Tensors, classes: Sequence[str], preprocessing: Preprocessing | None
+    ) -> None:
+        """Gives a model's adapter other values, and takes over what else was learnt of images and classes.
+
+        Raises:
+            ValueError: names or shapes differ.
+        """
+        self.framework.load_adapter(model, tensors)
+        model.classes = tuple(classes) or model.classes
+        model.base = replace(model.base, preprocessing=preprocessing or model.base.preprocessing)
 
     def state_dict(self, model: AnyNetwork) -> Tensors:
         """Every parameter by name, in timm's layout."""

@@ -16,6 +16,7 @@ from mlx_peft.core.problems import validated
 from mlx_peft.data import ArrayImages, Dataset, Images, Split, cached, given, open_dataset
 from mlx_peft.data.splits import hold_out
 from mlx_peft.library.framework import Network
+from mlx_peft.training.outcome import as_evaluated
 from mlx_peft.vit.architecture import Preprocessing
 
 IN_MEMORY = "images in memory"
@@ -98,6 +99,12 @@ class Seen:
 def seen(split: Split, model: Network) -> Split:
     """A split whose images are seen as ``model.predict`` sees them."""
     return replace(split, images=Seen(split.images, model.base.preprocessing, model.architecture.img_size))
+
+
+def as_trained_on(found: Dataset, model: Network) -> Preprocessing:
+    """How an image must be prepared to look as a data set's do in training: those in memory are seen by the recipe."""
+    preprocessing = model.base.preprocessing
+    return preprocessing if found.name == IN_MEMORY else as_evaluated(found, preprocessing)
 
 
 def must_fit(found: Dataset, model: Network) -> None:

@@ -7,4 +7,5 @@ from mlx_peft.notebook.notebook import Notebook
 _notebook = Notebook("mlx")
 
 load = _notebook.load
+fit = _notebook.fit
 evaluate = _notebook.evaluate

@@ -11,15 +11,20 @@ from typing import Any, Literal
 from mlx_peft.artifacts.examine import evaluate_run
 from mlx_peft.artifacts.load import Loaded, load_model, load_run
 from mlx_peft.artifacts.place import is_model
-from mlx_peft.config.schema import Model
+from mlx_peft.config import files, recipes
+from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.packaged import packaged
 from mlx_peft.core.problems import validated
 from mlx_peft.data import eval_batches
 from mlx_peft.notebook import images
+from mlx_peft.notebook.fitting import Fitted, Telling, fitted
 from mlx_peft.protocols.loading import load_library
 from mlx_peft.tasks.metrics import Metrics
 from mlx_peft.training.evaluate import evaluate
+from mlx_peft.training.progress import Progress, Silent
+from mlx_peft.training.run import RunFolder, read_metrics
+from mlx_peft.training.train import train
 
 SHIPPED = "package:"
 
@@ -76,6 +81,83 @@ class Notebook:
                 raise UserError(f"{path} is a file of weights: say of which model, by timm's name, model=")
             return library.create_model(model, weights=str(path))
         return library.create_model(name)
+
+    def fit(
+        self,
+        what: Any,
+        data: Any = None,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        epochs: int | None = None,
+        lr: float | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+        quiet: bool = False,
+        **options: Any,
+    ) -> Fitted:
+        """Trains by the loop of a run: shuffled batches, a schedule, the epoch selected on a validation split.
+
+        Args:
+            what: a model, whose adapter is trained further where it stands; or an experiment: ``Experiment(...)``, a
+                file, or a recipe's name, which becomes a run in the folder ``out``.
+            data: what a model is trained on, as ``evaluate`` takes it; a tenth is held out where there is no validation
+                split. None for an experiment, which names its own.
+            out: the run's folder.
+            epochs, lr, batch_size, seed: as in an experiment; None: its default. An experiment has its own.
+            quiet: whether nothing is printed.
+            options: the other keys of an experiment's ``train``: ``label_smoothing=0.1``.
+
+        Raises:
+            UserError: the experiment is not a valid one, or its images, classes or weights are not there or do not fit.
+            KeyboardInterrupt: a person stopped it; a model has what was trained until then.
+        """
+        if isinstance(what, Experiment | str | os.PathLike):
+            given = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "data": data, **options}
+            if said := [name for name, value in given.items() if value is not None]:
+                raise UserError(f"an experiment says itself what {said[0]} is: change it there")
+            if out is None:
+                raise UserError("an experiment becomes a run: say in which folder, out=")
+            return self._run(what, Path(out), Silent() if quiet else Telling(notes=True))
+        if out is not None:
+            raise UserError(
+                "a model is trained where it stands, without a folder: leave out= out, and save its adapter"
+            )
+        if what.method is None:
+            raise UserError("the model has no method: add one with add_adapter; 'full' trains all there is")
+        library, optimizer = (
+            load_library(self.backend),
+            {} if lr is None else {"optimizer": {"name": "adamw", "lr": lr}},
+        )
+        config = images.section(data)
+        config = config if batch_size is None else config.model_copy(update={"batch_size": batch_size})
+        experiment = Experiment(
+            backend=self.backend,
+            seed=seed,
+            model=what.description,
+            method=what.method,
+            quantize=what.quantization,
+            qat=what.qat,
+            data=config,
+            train={**({} if epochs is None else {"epochs": epochs}), **optimizer, **options},
+        )
+        dataset = images.dataset(data, config, what)
+        images.must_fit(dataset, what)
+        preprocessing = images.as_trained_on(dataset, what)
+        return fitted(
+            experiment,
+            library.framework.stored(what),
+            what.base.sha256,
+            dataset,
+            lambda tensors: library.take(what, tensors, dataset.classes, preprocessing),
+            Silent() if quiet else Telling(),
+        )
+
+    def _run(self, what: Any, out: Path, progress: Progress) -> Fitted:
+        """An experiment as a run in a folder of its own."""
+        experiment = what if isinstance(what, Experiment) else files.load(recipes.locate(str(what)))
+        result = train(experiment.model_copy(update={"backend": self.backend}), out, progress=progress)
+        metrics, history = result["metrics"], read_metrics(RunFolder(out).metrics)
+        return Fitted(metrics["val"], metrics["test"], result["selected"]["epoch"], history, out)
 
     def evaluate(self, model: Any, data: Any = None, split: Literal["val", "test"] | None = None) -> Metrics:
         """How good a model is, by names: ``loss``, ``count`` of images, ``top1``, ... as a run's ``result.json``.

@@ -52,11 +52,14 @@ class Prepared:
         return {"run_id": self.run_id, "base_sha256": self.base.sha256, "splits": self.splits}
 
 
-def prepare(experiment: Experiment, progress: Progress) -> Prepared:
-    """Opens the data, finds the weights, and builds the trainer. Raises UserError for all that is wrong with them."""
+def prepare(experiment: Experiment, progress: Progress, *, dataset: Dataset | None = None) -> Prepared:
+    """Opens the data, finds the weights, and builds the trainer. Raises UserError for all that is wrong with them.
+
+    ``dataset`` is one that is open already, in the place of the one that the experiment names.
+    """
     check_trackers(experiment.track)
     backend = load_backend(experiment.backend)
-    whole = cached(open_dataset(experiment.data, progress.opening), experiment.data)
+    whole = dataset or cached(open_dataset(experiment.data, progress.opening), experiment.data)
     dataset = whole.without_test()
     check_data(experiment, dataset)
     base = load_base(
