@@ -187,7 +187,8 @@ def executed(snippet: Snippet, world: Path) -> list[dict]:
         given = {"images": images, "labels": labels, "names": [f"class {number}" for number in range(10)]}
         exec(compile(program, str(snippet), "exec"), given)
         assert given["model"] is not None
-        shutil.rmtree(world / "adapter", ignore_errors=True)
+        for folder in ("adapter", "runs/again"):
+            shutil.rmtree(world / folder, ignore_errors=True)
         found.append(given)
     return found
 
