@@ -15,6 +15,7 @@ from convert.checkpoint import Checkpoint
 from convert.files import exact, listed
 from convert.fit import fit
 from convert.head import OWN, Head, Wanted, decide
+from convert.known import remember
 from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.timm.read import from_folder, from_hub
@@ -82,6 +83,32 @@ class Found:
     sha256: str | None
 
 
+Opener = Callable[[Model], Checkpoint]
+"""What finds the weights that an experiment names. Raises UserError where there are none."""
+
+
+def open_weights(model: Model) -> Checkpoint:
+    """The weights of the hub, of this package, or of a file or folder; or none yet, where they are to be drawn.
+
+    Raises:
+        UserError: where they are unknown, missing or damaged.
+    """
+    if model.weights == "timm":
+        return from_hub(model.name)
+    if model.weights == "none":
+        entry = find(model.name)
+        return Checkpoint(model.name, "random", entry.architecture, entry.preprocessing, entry.resampling)
+    if model.weights.startswith("package:"):
+        return _shipped(model)
+    path = Path(os.path.expanduser(model.weights))
+    if path.exists() or path.suffix:
+        return open_path(path, Asked(model.name, model.args))
+    raise UserError(
+        f"model.weights: {model.weights!r} is neither a file nor a folder{suggest(model.weights, ['timm', 'none'])} "
+        "(timm, none, package:NAME, a file or a folder)"
+    )
+
+
 def load_base(
     model: Model,
     num_classes: int | None,
@@ -91,6 +118,7 @@ def load_base(
     *,
     classes: Sequence[str] = (),
     task: Task | None = None,
+    opener: Opener = open_weights,
 ) -> Base:
     """Finds a model's weights and fits them.
 
@@ -103,6 +131,7 @@ def load_base(
             asked before weights are downloaded or drawn, and again when their digest is known, before they are fitted.
         classes: the names of what the head is to answer, which decide whether the weights' is kept; none: unknown.
         task: what it is to answer; None: what the weights' does.
+        opener: what finds the weights.
 
     Raises:
         UserError: where the model or its weights are unknown, unreadable, or do not fit, or cannot be quantised so, and
@@ -110,18 +139,18 @@ def load_base(
     """
     if must_meet is not None and not model.is_local:
         must_meet(Found(model.weights, architecture_of(model), quantize, None))
-    checkpoint = _open(model)
+    checkpoint = opener(model)
     architecture = _wanted(model, checkpoint.architecture)
     quantization = _agreed(quantize, checkpoint)
     if quantization is not None:
         quantization.sites(architecture)
     preprocessing = _normalisation(checkpoint, model)
     notes = [*checkpoint.notes, *_border(architecture, checkpoint.architecture)]
-    tensors = checkpoint.tensors
     head, num_classes = decide(model, Wanted(num_classes, tuple(classes), task), checkpoint, architecture)
+    tensors = checkpoint.tensors
     if tensors is None:
         tensors = _drawn(model.name, architecture, num_classes, seed)
-    digest = _sha256(tensors)
+    digest = _known(model, checkpoint.sha256 or digest_of(tensors))
     if must_meet is not None:
         must_meet(Found(checkpoint.source, architecture, quantization, digest))
     if checkpoint.tensors is not None:
@@ -139,6 +168,13 @@ def load_base(
         task=task or checkpoint.task,
         head=head,
     )
+
+
+def _known(model: Model, digest: str) -> str:
+    """The digest itself. Where the weights are a file or a folder, it is noted that they have it."""
+    if model.is_local:
+        remember(Path(os.path.expanduser(model.weights)), digest)
+    return digest
 
 
 def whole(checkpoint: Checkpoint, image_size: int | None = None, args: Mapping[str, Any] | None = None) -> Base:
@@ -217,31 +253,14 @@ def _border(wanted: Architecture, found: Architecture) -> list[str]:
     return [] if sizes[0] == sizes[1] or wanted.border_note is None else [wanted.border_note]
 
 
-def architecture_of(model: Model) -> Architecture:
+def architecture_of(model: Model, opener: Opener = open_weights) -> Architecture:
     """What the model will be, as far as it is known without a download.
 
     Raises:
         UserError: as ``load_base``.
     """
-    known = find(model.name).architecture if model.weights == "timm" else _open(model).architecture
+    known = find(model.name).architecture if model.weights == "timm" else opener(model).architecture
     return _wanted(model, known)
-
-
-def _open(model: Model) -> Checkpoint:
-    if model.weights == "timm":
-        return from_hub(model.name)
-    if model.weights == "none":
-        entry = find(model.name)
-        return Checkpoint(model.name, "random", entry.architecture, entry.preprocessing, entry.resampling)
-    if model.weights.startswith("package:"):
-        return _shipped(model)
-    path = Path(os.path.expanduser(model.weights))
-    if path.exists() or path.suffix:
-        return open_path(path, Asked(model.name, model.args))
-    raise UserError(
-        f"model.weights: {model.weights!r} is neither a file nor a folder{suggest(model.weights, ['timm', 'none'])} "
-        "(timm, none, package:NAME, a file or a folder)"
-    )
 
 
 def _shipped(model: Model) -> Checkpoint:
@@ -285,7 +304,8 @@ def _agreed(quantize: Quantization | None, checkpoint: Checkpoint) -> Quantizati
     return found or quantize
 
 
-def _sha256(tensors: Tensors) -> str:
+def digest_of(tensors: Tensors) -> str:
+    """What tells weights from all others, as they were found: heads are left out, and nothing is resized yet."""
     digest = hashlib.sha256()
     for name in sorted(name for name in tensors if not is_head(name)):
         tensor = exact(tensors[name])

@@ -28,6 +28,8 @@ class Checkpoint:
         described: whether the source says itself what its architecture is, rather than its name or its shapes.
         task: what the head answers.
         imagenet_1k: whether the head's rows are known to be ImageNet-1k's classes in their usual order.
+        sha256: their digest where it is not that of the tensors: of what was computed, which a backend rounds as it
+            does, it is the digest of what it was computed from.
     """
 
     name: str
@@ -43,3 +45,4 @@ class Checkpoint:
     described: bool = False
     task: Task = USUAL
     imagenet_1k: bool = False
+    sha256: str | None = None

@@ -49,6 +49,14 @@ def must_answer(what: str) -> None:
         raise UserError(f"{what}: {silent}")
 
 
+def cached(repository: str, filename: str) -> Path | None:
+    """A file of a hub repository where it is in the cache; None where it is not. The hub is not asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, filename)
+    return Path(found) if isinstance(found, str) else None
+
+
 @contextmanager
 def explained(repository: str, what: str, advice: str = "", silent: str | None = None) -> Iterator[None]:
     """Turns the hub's errors into a UserError that says what would help.

@@ -52,10 +52,10 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> None:
     """The data set in the place of any, for the real backends."""
     from fake_backend import make_dataset
 
-    from mlx_peft.artifacts import examine
+    from mlx_peft.artifacts import images
     from mlx_peft.training import prepare
 
-    for module in (prepare, examine):
+    for module in (prepare, images):
         monkeypatch.setattr(module, "open_dataset", lambda config, watch=None: make_dataset())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from convert.base import Base, load_base
 from mlx_peft.adaptation.prefix import Prefix
-from mlx_peft.artifacts import examine
+from mlx_peft.artifacts import images
 from mlx_peft.codes.quantizers import Quantizer
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT
@@ -223,5 +223,5 @@ def install(patch: Any, dataset: Dataset) -> None:
     """Puts this backend in the place of both, and ``dataset`` in the place of any."""
     for name in loading.BACKENDS:
         patch.setitem(loading.BACKENDS, name, "fake_backend")
-    for module in (prepare, examine):
+    for module in (prepare, images):
         patch.setattr(module, "open_dataset", lambda config, watch=None: dataset)

@@ -53,6 +53,11 @@ class Regression(Task):
     def strata(self, labels: np.ndarray) -> np.ndarray:
         return np.zeros(len(labels), np.int64)
 
+    def relabelled(self, labels: np.ndarray, rows: np.ndarray, classes: int) -> np.ndarray:
+        found = np.zeros((len(labels), classes), labels.dtype)
+        found[:, rows] = labels
+        return found
+
     def written(self, label: np.ndarray) -> str:
         return " ".join(f"{value:.9g}" for value in label.tolist())
 

@@ -19,10 +19,11 @@ from convert.layouts.layout import Asked
 from convert.open import open_path
 from convert.problem import written
 from convert.pth import describe_pth
-from mlx_peft.artifacts.place import adapter_in, find_adapter
+from mlx_peft.artifacts.place import find_adapter
 from mlx_peft.config.quantization import described
 from mlx_peft.core.errors import UserError
 from mlx_peft.training.run import RunFolder
+from mlx_peft.training.whereabouts import adapter_in
 from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.shapes import shapes
 

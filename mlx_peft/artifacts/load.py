@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from convert.adapters.peft import WEIGHTS, Adapter, read_adapter
-from convert.base import Base, Found, load_base
+from convert.base import Base, load_base
 from convert.files import without_digest
-from convert.fit import must_hold
 from convert.layouts.layout import Asked
 from convert.layouts.naming import DECISIVE
 from convert.open import open_path
 from convert.problem import must_answer
 from convert.timm import config as timm
-from mlx_peft.adaptation.adapter import adapter_shapes
-from mlx_peft.artifacts.place import find_adapter, find_weights
+from mlx_peft.artifacts.place import find_adapter
 from mlx_peft.artifacts.recipe import Recipe
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization
@@ -25,7 +24,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.core.problems import validated
 from mlx_peft.protocols import model as protocols
 from mlx_peft.tasks.task import Task
-from mlx_peft.training.run import RunFolder
+from mlx_peft.training.bases import adapter_base, opener, run_of
 from mlx_peft.vit.architecture import Preprocessing
 
 
@@ -76,25 +75,37 @@ def load_run(
     name: str | None = None,
     precision: Precision | None = None,
     model: Model | None = None,
+    weights: str | None = None,
 ) -> Loaded:
     """Opens a finished run, an adapter's folder, or the one called ``name`` of a folder that holds several of either.
 
     ``backend`` and ``precision`` are the run's own unless given; an adapter without a run has the defaults. ``model``
-    is for an adapter that names none, as those that PEFT wrote; to one that does, it may say where the weights are now.
-    Raises UserError where there is no adapter, and where the base it finds is not the one it was trained on.
+    is for an adapter that names none, as those that PEFT wrote. ``weights`` says where its weights are now; otherwise
+    they are found by their digest. Raises UserError where there is no adapter, and where its base is not found.
     """
     place = find_adapter(path, name)
     adapter = read_adapter(place)
     recipe = recipe_of(adapter, place, model)
     recipe = replace(recipe, backend=backend or recipe.backend, precision=precision or recipe.precision)
-    base = base_of(adapter, recipe, place)
+    base = adapter_base(
+        adapter, place, recipe.model, method=recipe.method, quantize=recipe.quantize, qat=recipe.qat, seed=recipe.seed,
+        opener=opener(recipe.backend), weights=weights or (None if model is None else model.weights),
+    )  # fmt: skip
     recipe.check_room(base, adapter.num_classes, 1)
     built = recipe.build(base, adapter.num_classes)
     try:
         built.load_adapter(adapter.tensors)
     except ValueError as error:
         raise UserError(f"{place} does not fit {base.name}: {error}") from error
-    return Loaded(built, adapter, base, recipe, without_digest(place / WEIGHTS))
+    notes = (*without_digest(place / WEIGHTS), *elsewhere(recipe.model, base))
+    return Loaded(built, adapter, base, recipe, notes)
+
+
+def elsewhere(model: Model, base: Base) -> tuple[str, ...]:
+    """A note where the weights were found in another place than the one that is written down."""
+    if not model.is_local or os.path.abspath(os.path.expanduser(model.weights)) == os.path.abspath(base.source):
+        return ()
+    return (f"the weights are taken from {base.source}",)
 
 
 def recipe_of(adapter: Adapter, place: Path, model: Model | None) -> Recipe:
@@ -102,9 +113,8 @@ def recipe_of(adapter: Adapter, place: Path, model: Model | None) -> Recipe:
 
     Raises UserError where neither names a model, or the two name different ones.
     """
-    run = RunFolder(place.parent)
-    if place == run.adapter and run.config.exists():
-        recipe = Recipe.of(run.read_config())
+    if (run := run_of(place)) is not None:
+        recipe = Recipe.of(run)
     else:
         if (own := adapter.model or model) is None:
             raise UserError(
@@ -114,8 +124,6 @@ def recipe_of(adapter: Adapter, place: Path, model: Model | None) -> Recipe:
             )
         if not adapter.num_classes:
             raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
-        if model is None and own.is_local:
-            own = own.model_copy(update={"weights": str(find_weights(own, place))})
         recipe = Recipe(own, adapter.method, adapter.quantize, adapter.qat)
     if model is not None and adapter.model is not None:
         if model.name != adapter.model.name:
@@ -127,36 +135,7 @@ def recipe_of(adapter: Adapter, place: Path, model: Model | None) -> Recipe:
                 f"{place} says itself at which image size it was trained: leave the image size out",
                 arguments=("image_size",),
             )
-        moved = recipe.model.model_copy(update={"weights": model.weights})  # the hash says if they are the same
-        recipe = replace(recipe, model=moved)
     return recipe
-
-
-def base_of(adapter: Adapter, recipe: Recipe, place: Path) -> Base:
-    """The base that an adapter was trained on, with its task and its preprocessing.
-
-    Raises UserError where the weights that are found are others, and where the adapter's tensors are not those of the
-    recipe's method on such a model: what a file claims is compared with what it holds before anything of the claimed
-    size is made.
-    """
-
-    def must_meet(found: Found) -> None:
-        if found.sha256 is not None and adapter.base_sha256 not in (None, found.sha256):
-            raise UserError(
-                f"{place} is an adapter for another base: it was trained on weights {str(adapter.base_sha256)[:12]} "
-                f"({adapter.source}), and {found.source} has {found.sha256[:12]}"
-            )
-        codes = found.quantization or adapter.quantize if found.sha256 is None else found.quantization
-        wanted = adapter_shapes(recipe.method, found.architecture, adapter.num_classes, codes, recipe.qat)
-        held = {name: tensor.shape for name, tensor in adapter.tensors.items()}
-        must_hold(held, wanted, f"{place} does not fit {recipe.model.name}")
-
-    headless = recipe.model.model_copy(update={"head": "new"})  # its head is the adapter's
-    base = load_base(headless, adapter.num_classes, recipe.seed, recipe.quantize, must_meet)
-    must_answer(adapter.num_classes, adapter.task, place)
-    notes = tuple(note for note in base.notes if note != base.head.note)
-    preprocessing = adapter.preprocessing or base.preprocessing
-    return replace(base, task=adapter.task, notes=notes, preprocessing=preprocessing)
 
 
 def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Loaded:

@@ -88,6 +88,7 @@ def merge_run(
     *,
     name: str | None = None,
     model: Model | None = None,
+    weights: str | None = None,
     dequantize: bool = False,
     requantize: bool = False,
 ) -> Written:
@@ -96,7 +97,7 @@ def merge_run(
     timm opens it where it has words for the model and nothing is quantised. What was trained through codes is written
     in these. A quantised base stays quantised where the method adds nothing to its codes. Otherwise it must be said
     what the sum becomes: with ``dequantize`` a plain model, which is exact, with ``requantize`` one that is quantised
-    again as its base was, which moves the logits.
+    again as its base was, which moves the logits. ``weights`` says where those of the base are now.
 
     Raises UserError where the method cannot be merged, and where ``out`` is there and not empty.
     """
@@ -105,7 +106,7 @@ def merge_run(
         raise UserError(
             "dequantize and requantize exclude each other: choose one", arguments=("dequantize", "requantize")
         )
-    loaded = load_run(path, backend, name=name, precision="float32", model=model)
+    loaded = load_run(path, backend, name=name, precision="float32", model=model, weights=weights)
     if loaded.codes is None and (dequantize or requantize):
         which = "dequantize" if dequantize else "requantize"
         raise UserError(f"the base of {path} is not quantised: leave {which} out", arguments=(which,))
@@ -139,6 +140,7 @@ def quantize_model(
     *,
     name: str | None = None,
     model: Model | None = None,
+    weights: str | None = None,
 ) -> Written:
     """Quantises a model's folder, or a run or adapter that is merged first, and writes it as a folder.
 
@@ -149,7 +151,7 @@ def quantize_model(
     if is_model(path):
         loaded = load_model(path, backend)
     else:
-        loaded = load_run(path, backend, name=name, precision="float32", model=model)
+        loaded = load_run(path, backend, name=name, precision="float32", model=model, weights=weights)
     if loaded.base.quantization is not None:
         raise UserError(
             f"{path} is quantised already, to {described(loaded.base.quantization)}: merge it into a plain model, or "

@@ -1,15 +1,14 @@
-"""Where an adapter, a model and their weights lie on disk."""
+"""Where an adapter and a model lie on disk."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.training.run import RunFolder
 from mlx_peft.training.stop import again
+from mlx_peft.training.whereabouts import ADAPTER_FILE, adapter_in
 
-ADAPTER_FILE = "adapter_config.json"
 MODEL_FILE = "config.json"
 
 
@@ -34,30 +33,6 @@ def find_adapter(path: Path, name: str | None) -> Path:
     raise UserError(f"{path} has no adapter {name!r}; it has {names}{suggest(name, several)}")
 
 
-def adapter_in(folder: Path) -> Path | None:
-    """The folder itself where it is an adapter, its ``adapter/`` where it is a run with one."""
-    places = (folder, RunFolder(folder).adapter)
-    return next((place for place in places if (place / ADAPTER_FILE).exists()), None)
-
-
 def is_model(path: Path) -> bool:
     """Whether a folder holds a whole model in timm's layout."""
     return (path / MODEL_FILE).is_file() and adapter_in(path) is None
-
-
-def find_weights(model: Model, place: Path) -> Path:
-    """Where the local weights of an adapter are, which says the file's own name, or as earlier ones the whole path.
-
-    They are looked for beside the adapter, beside its folder, and here; their digest says whether they are the ones.
-    Raises UserError where they are in none of these.
-    """
-    named = Path(model.weights)
-    beside = [folder / named.name for folder in (place, place.parent, Path())]
-    places = [named, *beside] if named.is_absolute() else [*beside, named]
-    if found := next((one for one in places if one.exists()), None):
-        return found
-    raise UserError(
-        f"{place} was trained on {model.weights}, which is not there: put it beside the adapter, or say where those "
-        f"weights are, of the model {model.name}",
-        arguments=("model", "weights"),
-    )

@@ -19,7 +19,7 @@ from convert.problem import task_of
 from convert.timm import config as timm
 from convert.timm.read import from_folder
 from mlx_peft.artifacts.merge import merge_run, must_be_new
-from mlx_peft.artifacts.place import adapter_in, find_adapter, is_model
+from mlx_peft.artifacts.place import find_adapter, is_model
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.core.errors import UserError
@@ -27,6 +27,7 @@ from mlx_peft.core.sums import SUMS, write_with_sums
 from mlx_peft.core.writing import disk_errors, staging
 from mlx_peft.tasks.task import Task
 from mlx_peft.training.run import RunFolder
+from mlx_peft.training.whereabouts import adapter_in
 
 IMAGES = {
     *("mean", "std", "interpolation", "crop_pct", "crop_mode", "test_crop_pct", "input_size", "test_input_size"),
@@ -87,7 +88,12 @@ class Parcel:
 
 @contextmanager
 def packed(
-    path: Path, backend: Literal["mlx", "torch"] | None = None, *, name: str | None = None, merged: bool = False
+    path: Path,
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    name: str | None = None,
+    merged: bool = False,
+    weights: str | None = None,
 ) -> Iterator[Parcel]:
     """What a run, an adapter or a model's folder amounts to, as files that exist until the block is over.
 
@@ -96,6 +102,7 @@ def packed(
         backend: what merges.
         name: of one of several adapters.
         merged: send the run's model, merged, in place of its adapter.
+        weights: where those of its base are now, for merging.
 
     Raises:
         UserError: where there is nothing whole to send, or the method cannot be merged.
@@ -115,7 +122,7 @@ def packed(
     with _temporary() as folder:
         if merged:
             out = folder / "model"
-            merge_run(path, out, backend, name=name)
+            merge_run(path, out, backend, name=name, weights=weights)
             parcel = replace(_model(out), adapter=adapter, model=adapter.model)
         else:
             parcel = _adapter(place, adapter, adapter.source != found.source, folder / "adapter")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from mlx_peft.artifacts.examine import must_fit, own_split, run_data
+from mlx_peft.artifacts.images import fitted, run_images
 from mlx_peft.artifacts.load import Loaded, load_run
 from mlx_peft.codes.calibration import Choice, Errors, Plan, Ranges, choices, plan
-from mlx_peft.config.schema import Experiment
+from mlx_peft.config.schema import Data, Experiment
 from mlx_peft.config.simulation import FLOAT, Simulation
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
@@ -91,19 +92,25 @@ def simulate_run(
     split: Literal["val", "test"] = "test",
     backend: Literal["mlx", "torch"] | None = None,
     note: Callable[[str], object] = lambda text: None,
+    *,
+    weights: str | None = None,
+    overrides: Iterable[str] = (),
 ) -> Report:
     """Merges a finished run in float32, quantises it in simulation, and evaluates it on one of its splits.
 
     Nothing is written, and nothing but images of the training split is calibrated on. What is in codes, or was trained
-    through them, is turned into the weights that they stand for first. ``note`` is told what is being done.
+    through them, is turned into the weights that they stand for first. ``note`` is told what is being done, ``weights``
+    says where those of its base are now, and ``overrides`` where its images are.
 
     Raises UserError where there is no such run or split, its method cannot be merged, or a calibration does not suit
     the model.
     """
-    run, experiment, dataset = run_data(path)
-    wanted, train = own_split(run, dataset, split), own_split(run, dataset, "train")
-    loaded = load_run(path, backend, precision="float32")
-    must_fit(dataset, loaded, "the run")
+    images, experiment = run_images(path, overrides)
+    if not images.own:
+        raise UserError(f"{images.data.root} has other images than the run: it is calibrated and measured on its own")
+    dataset, loaded = images.dataset, load_run(path, backend, precision="float32", weights=weights)
+    wanted, _ = fitted(images.split(split), images, loaded, "the run")
+    train = images.split("train")
     for simulation in simulations:
         simulation.check(loaded.base.architecture)
     try:
@@ -111,17 +118,7 @@ def simulate_run(
     except UserError as error:
         raise UserError(f"quantisation is simulated on merged weights: {error}") from None
 
-    def evaluated(model: Model) -> tuple[Metrics, list[np.ndarray]]:
-        batches = eval_batches(wanted, experiment.data, loaded.preprocessing, loaded.image_size)
-        kept: list[np.ndarray] = []
-
-        def seen() -> Iterator[Answers]:
-            for logits, targets in answers(model, batches):
-                kept.append(logits.astype(np.float32))
-                yield logits, targets
-
-        return measured(seen(), dataset.task, len(loaded.classes)), kept
-
+    evaluated = partial(_evaluated, loaded=loaded, split=wanted, data=experiment.data)
     measuring = f"evaluating on {counted(wanted.size, f'{split} image')}"
     note(f"{measuring}: float32")
     before, expected = evaluated(loaded.model)
@@ -145,6 +142,18 @@ def simulate_run(
     for text in unread_notes(dataset.unread):
         note(text)
     return Report(str(path), split, loaded.recipe.backend, dataset.task, before, tuple(after))
+
+
+def _evaluated(model: Model, loaded: Loaded, split: Split, data: Data) -> tuple[Metrics, list[np.ndarray]]:
+    """The metrics of a model in the place of the one that was loaded, and its logits."""
+    kept: list[np.ndarray] = []
+
+    def seen() -> Iterator[Answers]:
+        for logits, targets in answers(model, eval_batches(split, data, loaded.preprocessing, loaded.image_size)):
+            kept.append(logits.astype(np.float32))
+            yield logits, targets
+
+    return measured(seen(), loaded.task, len(loaded.classes)), kept
 
 
 def compared(logits: Sequence[np.ndarray], expected: Sequence[np.ndarray], task: Task) -> tuple[float, float]:

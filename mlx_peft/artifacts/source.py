@@ -23,11 +23,12 @@ from convert.layouts.processor import CONFIG as PROCESSOR
 from convert.open import open_path
 from convert.timm.read import from_hub
 from mlx_peft.artifacts.load import load_run
-from mlx_peft.artifacts.place import adapter_in, find_adapter
+from mlx_peft.artifacts.place import find_adapter
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import Command, UserError, suggest
 from mlx_peft.protocols.loading import load_foreign
 from mlx_peft.training.run import RunFolder
+from mlx_peft.training.whereabouts import adapter_in
 from mlx_peft.vit.registry import altered, names
 
 Logits = Callable[[np.ndarray], np.ndarray]
@@ -64,7 +65,7 @@ def open_source(
     source: str,
     *,
     model: str | None = None,
-    weights: str = "timm",
+    weights: str | None = None,
     args: Mapping[str, Any] | None = None,
     image_size: int | None = None,
     part: str | None = None,
@@ -76,7 +77,7 @@ def open_source(
     Args:
         source: a path, a name of timm's, or a repository of the hub.
         model, args: the model's name and fields of its architecture, for a source that does not say them.
-        weights: of the base of an adapter that names none.
+        weights: where those of the base of a run or an adapter are now, if the user says so.
         image_size: pixels that it is to have, or of an adapter that names no model, that it has; its own where None.
         part: which model is meant, in a file of several.
         adapter: which adapter is meant, in a folder of several.
@@ -96,9 +97,9 @@ def open_source(
                 "a run or an adapter of ours says its own image size; with another's, name the model too",
                 arguments=("image_size", "model"),
             )
-        named = None if model is None else Model(name=model, weights=weights, image_size=image_size)
-        return _run(path, named, adapter, backend)
-    if adapter is not None or weights != "timm":
+        named = None if model is None else Model(name=model, weights=weights or "timm", image_size=image_size)
+        return _run(path, named, adapter, backend, weights)
+    if adapter is not None or weights is not None:
         raise UserError(
             f"an adapter's name or its weights were given, and {source} is no adapter", arguments=("adapter", "weights")
         )
@@ -182,9 +183,11 @@ def _opener(checkpoint: Checkpoint, path: Path) -> str | None:
     return OPENERS.get(checkpoint.layout)
 
 
-def _run(path: Path, named: Model | None, adapter: str | None, backend: Literal["mlx", "torch"]) -> Source:
+def _run(
+    path: Path, named: Model | None, adapter: str | None, backend: Literal["mlx", "torch"], weights: str | None
+) -> Source:
     """A run or an adapter, merged; what it computes unmerged is the reference, and what PEFT computes with it."""
-    loaded = load_run(path, backend, name=adapter, precision="float32", model=named)
+    loaded = load_run(path, backend, name=adapter, precision="float32", model=named, weights=weights)
     quantized = loaded.base.quantization is not None
     tensors = loaded.model.merged(dequantize=quantized)
     base = replace(loaded.base, tensors=tensors, quantization=None)

@@ -65,7 +65,13 @@ ModelName = Annotated[
     ),
 ]
 Weights = Annotated[
-    str, typer.Option("--weights", metavar="WEIGHTS", help="Of --model: timm, or a file or folder.", show_default=True)
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="WEIGHTS",
+        help="Where a run's weights are now, if they are not found; or those of --model.",
+        show_default=False,
+    ),
 ]
 
 ImageSize = Annotated[
@@ -76,19 +82,17 @@ ImageSize = Annotated[
 ]
 
 
-def base_of(name: str | None, weights: str, image_size: int | None = None) -> Model | None:
-    """The model that ``--model`` and what goes with it name, or None.
+def base_of(name: str | None, weights: str | None, image_size: int | None = None) -> Model | None:
+    """The model that ``--model`` and what goes with it name, or None: of an adapter that names none itself.
 
     Raises UserError for what goes with it alone, and for what can be no name.
     """
     from mlx_peft.config.schema import Model
     from mlx_peft.core.problems import validated
 
-    if name is None and weights != "timm":
-        raise UserError("--weights needs --model: the name of the model that has them")
     if name is None and image_size is not None:
         raise UserError("--image-size needs --model: the name of the model that the adapter belongs to")
-    values = {"name": name, "weights": weights, "image_size": image_size}
+    values = {"name": name, "weights": weights or "timm", "image_size": image_size}
     return None if name is None else validated(Model, "--model", values)
 
 

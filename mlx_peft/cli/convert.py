@@ -64,7 +64,7 @@ def convert(
     out: Out,
     to: Format,
     model: ModelOfSource = None,
-    weights: Weights = "timm",
+    weights: Weights = None,
     args: Fields = None,
     image_size: ImageSize = None,
     part: Part = None,

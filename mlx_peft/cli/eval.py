@@ -7,17 +7,29 @@ from typing import Annotated, Literal
 
 import typer
 
-from mlx_peft.cli.common import AsJson, Backend, RunArgument, backend_of, echo, echo_json
+from mlx_peft.cli.common import AsJson, Backend, RunArgument, Weights, backend_of, echo, echo_json
 
 
 def eval(
     ctx: typer.Context,
     run: RunArgument,
-    split: Annotated[Literal["val", "test"], typer.Option(metavar="val|test", help="Images to evaluate on.")] = "test",
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Where its images are now, data.root=FOLDER, or others of the same classes.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["train", "val", "test"] | None,
+        typer.Option(metavar="train|val|test", help="Images to evaluate on.", show_default="test"),
+    ] = None,
     model: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="A model to evaluate on the run's images.", show_default=False),
     ] = None,
+    weights: Weights = None,
     backend: Backend = None,
     out: Annotated[
         Path | None,
@@ -25,23 +37,32 @@ def eval(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a run, or a model, on images it was not trained on."""
+    """Evaluate a run, or a model, on the run's images or on others of the same classes.
+
+    Of another folder or data set, classes are found by their names; without a test split of its own, all its images are
+    taken.
+    """
     from mlx_peft.artifacts.examine import examine_splits
     from mlx_peft.cli.progress import watch
     from mlx_peft.report import evaluation
     from mlx_peft.report.summary import metrics_line
 
     with watch() as progress:
-        splits, loaded = examine_splits(run, [split], backend_of(ctx, backend), model=model, watch=progress.opening)
-    for note in loaded.notes:
+        done = examine_splits(
+            run, [split], backend_of(ctx, backend), model=model, weights=weights, overrides=images or (),
+            watch=progress.opening,
+        )  # fmt: skip
+    for note in done.loaded.notes:
         echo(f"note: {note}", err=True)
-    found = splits[split]
-    details = found.details(loaded.classes)
+    (name, found), *_ = done.found.items()
+    details = found.details(done.loaded.classes)
     if as_json:
-        facts = {"run": str(run), **({"model": str(model)} if model else {}), "split": split}
-        echo_json({**facts, "metrics": found.metrics, **details})
+        shown = done.splits[name]
+        facts = {"run": str(run), **({"model": str(model)} if model else {}), "split": name}
+        images_of = {"own_images": done.images.own, "sha256": shown.sha256}
+        echo_json({**facts, **images_of, "metrics": found.metrics, **details})
     else:
-        echo(metrics_line(split, found.metrics))
+        echo(metrics_line(name, found.metrics))
     if out:  # after all is said: a full disk does not take back what was measured
-        for path in evaluation.write(out, split, found.metrics, details, found.confusion):
+        for path in evaluation.write(out, name, found.metrics, details, found.confusion):
             echo(path, err=as_json)

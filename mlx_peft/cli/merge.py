@@ -30,7 +30,7 @@ def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)],
     adapter: AdapterName = None,
     model: ModelName = None,
-    weights: Weights = "timm",
+    weights: Weights = None,
     image_size: ImageSize = None,
     dequantize: Annotated[
         bool, typer.Option("--dequantize", help="Over a quantised base: write a plain model; exact.")
@@ -45,7 +45,7 @@ def merge(
     from mlx_peft.artifacts.merge import merge_run
 
     written = merge_run(
-        run, out, backend_of(ctx, backend), name=adapter, model=base_of(model, weights, image_size),
+        run, out, backend_of(ctx, backend), name=adapter, model=base_of(model, weights, image_size), weights=weights,
         dequantize=dequantize, requantize=requantize,
     )  # fmt: skip
     if as_json:

@@ -33,7 +33,7 @@ def predict(
     adapter: AdapterName = None,
     top: Annotated[int, typer.Option(min=1, metavar="K", help="How many classes to show for each image.")] = 1,
     model: ModelName = None,
-    weights: Weights = "timm",
+    weights: Weights = None,
     image_size: ImageSize = None,
     backend: Backend = None,
     as_json: AsJson = False,
@@ -55,7 +55,8 @@ def predict(
     if is_model(run):
         loaded = load.load_model(run, computing)
     else:
-        loaded = load.load_run(run, computing, name=adapter, model=base_of(model, weights, image_size))
+        base = base_of(model, weights, image_size)
+        loaded = load.load_run(run, computing, name=adapter, model=base, weights=weights)
     for note in loaded.notes:
         echo(f"note: {note}", err=True)
     with watch() as progress:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_peft.cli.common import AdapterName, AsJson, Backend, backend_of, echo, echo_file, echo_json
+from mlx_peft.cli.common import AdapterName, AsJson, Backend, Weights, backend_of, echo, echo_file, echo_json
 from mlx_peft.core.text import printable
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def push(
         str | None, typer.Option(metavar="BRANCH", help="The branch to write to.", show_default="main")
     ] = None,
     adapter: AdapterName = None,
+    weights: Weights = None,
     backend: Backend = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the card; send nothing.")] = False,
     as_json: AsJson = False,
@@ -45,7 +46,7 @@ def push(
     from mlx_peft.report.card import card
 
     checked_name(repository)
-    with packed(source, backend_of(ctx, backend), name=adapter, merged=merged) as parcel:
+    with packed(source, backend_of(ctx, backend), name=adapter, merged=merged, weights=weights) as parcel:
         text = card(parcel, repository, commands(parcel, repository))
         for note in parcel.notes:
             echo(note, err=True)

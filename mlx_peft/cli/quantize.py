@@ -37,7 +37,7 @@ def quantize(
     group_size: Annotated[int, typer.Option(metavar="32|64|128", help="Inputs that share a scale and a bias.")] = 64,
     adapter: AdapterName = None,
     model: ModelName = None,
-    weights: Weights = "timm",
+    weights: Weights = None,
     image_size: ImageSize = None,
     backend: Backend = None,
     as_json: AsJson = False,
@@ -53,6 +53,7 @@ def quantize(
         backend_of(ctx, backend),
         name=adapter,
         model=base_of(model, weights, image_size),
+        weights=weights,
     )
     if as_json:
         echo_json(written_facts(out, written))

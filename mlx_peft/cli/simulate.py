@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mlx_peft.cli.common import AsJson, Backend, RunArgument, backend_of, echo, echo_json
+from mlx_peft.cli.common import AsJson, Backend, RunArgument, Weights, backend_of, echo, echo_json
 
 
 def simulate(
@@ -14,7 +14,11 @@ def simulate(
     run: RunArgument,
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="wNaN", help="Bits of weights, activations: w8a8, if left out.", show_default=False),
+        typer.Argument(
+            metavar="wNaN",
+            help="Bits of weights, activations: w8a8, if left out. Or data.root=FOLDER, where its images are now.",
+            show_default=False,
+        ),
     ] = None,
     calibration: Annotated[
         list[str] | None,
@@ -35,6 +39,7 @@ def simulate(
     images: Annotated[int, typer.Option(metavar="N", help="Training images to calibrate on.")] = 32,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the choice of these images.")] = 0,
     split: Annotated[Literal["val", "test"], typer.Option(metavar="val|test", help="Images to evaluate on.")] = "test",
+    weights: Weights = None,
     backend: Backend = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
@@ -43,15 +48,19 @@ def simulate(
     from mlx_peft.config.simulation import from_options
     from mlx_peft.report.simulation import document, lines
 
+    overrides = [one for one in settings or [] if "=" in one]
     simulations = from_options(
-        settings or ["w8a8"],
+        [one for one in settings or [] if "=" not in one] or ["w8a8"],
         calibration or ["repq"],
         percentile=percentile,
         softmax=softmax,
         images=images,
         seed=seed,
     )
-    report = simulate_run(run, simulations, split, backend_of(ctx, backend), note=lambda text: echo(text, err=True))
+    report = simulate_run(
+        run, simulations, split, backend_of(ctx, backend), note=lambda text: echo(text, err=True), weights=weights,
+        overrides=overrides,
+    )  # fmt: skip
     if as_json:
         echo_json(document(report))
     else:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlx_peft.cli import mistakes
-from mlx_peft.cli.common import AsJson, Backend, Config, Overrides, echo, echo_json, read_experiment
+from mlx_peft.cli.common import AsJson, Backend, Overrides, Weights, echo, echo_json, read_experiment
+from mlx_peft.core.errors import UserError
 
 if TYPE_CHECKING:
     from mlx_peft.config.schema import Experiment
@@ -16,19 +17,33 @@ if TYPE_CHECKING:
 
 def train(
     ctx: typer.Context,
-    config: Config,
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A YAML file, or a recipe's name: see `ls recipes`; with --resume, a run.",
+            show_default=False,
+        ),
+    ],
     overrides: Overrides = None,
     backend: Backend = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Folder of the run; runs/CONFIG/METHOD-BACKEND-SEED if left out."),
+        typer.Option(metavar="RUN", help="Folder of the run; runs/CONFIG/METHOD-BACKEND-SEED-CHANGES if left out."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was interrupted, or is to have more epochs.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")] = False,
+    weights: Weights = None,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a model as CONFIG says."""
-    experiment = read_experiment(ctx, config, overrides, backend)
-    run = out or default_run(config, experiment)
+    if resume and overwrite:
+        raise UserError("--resume goes on with a run and --overwrite replaces it: choose one")
+    source, run = again(config, out, resume)
+    experiment = read_experiment(ctx, source, overrides, backend)
+    run = run or default_run(config, experiment, overrides)
 
     from mlx_peft.cli.output import kept_elsewhere, said_beside
     from mlx_peft.cli.progress import watch
@@ -41,7 +56,10 @@ def train(
         with watch() as progress:
             progress.note(f"{experiment.method.name} on {experiment.data.name} with {experiment.backend}, in {run}")
             try:
-                result = train(experiment, run, resume=resume, progress=progress)
+                result = train(
+                    experiment, run, resume=resume, overwrite=overwrite, weights=weights, beside=beside(source),
+                    progress=progress,
+                )  # fmt: skip
             except Interrupted as stopped:
                 progress.note(f"{stopped}; {mistakes.help_line(stopped.command, ctx)}")
                 raise typer.Exit(130) from None
@@ -54,6 +72,33 @@ def train(
             echo("\n".join([summary(result), *(f"{name:<8} {place}" for name, place in places.items() if place)]))
 
 
-def default_run(config: str, experiment: Experiment) -> Path:
-    """``runs/quickstart/lora-mlx-0``."""
-    return Path("runs") / Path(config).stem / f"{experiment.method.name}-{experiment.backend}-{experiment.seed}"
+def again(config: str, out: Path | None, resume: bool) -> tuple[str, Path | None]:
+    """The file of the experiment, and the folder of its run: CONFIG may be the folder of a run that goes on."""
+    run = Path(config)
+    own = run / "config.yaml"
+    if not own.is_file():
+        return config, out
+    if not resume:
+        raise UserError(
+            f"{run} is a run, not a configuration: to go on with it, say --resume; to train another like it, name {own}"
+        )
+    if out is not None and out.absolute() != run.absolute():
+        raise UserError(f"{run} goes on in its own folder: leave --out out")
+    return str(own), run
+
+
+def beside(config: str) -> Path | None:
+    """The folder of a configuration's file, to which its paths may be relative; None of a recipe."""
+    path = Path(config)
+    return path.parent if path.is_file() else None
+
+
+def default_run(config: str, experiment: Experiment, overrides: list[str] | None) -> Path:
+    """``runs/quickstart/lora-mlx-0``, and behind it what of the outcome the command line changed: ``-rank=16``."""
+    from mlx_peft.config import files, naming
+    from mlx_peft.training.run import FREE, flatten
+
+    told = {*FREE, "method.name", "backend", "seed"} - {"data.root"}
+    changes = naming.changes(flatten(files.override(overrides or []).values), told)
+    name = f"{experiment.method.name}-{experiment.backend}-{experiment.seed}"
+    return Path("runs") / Path(config).stem / "-".join(filter(None, (name, changes)))

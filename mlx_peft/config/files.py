@@ -20,6 +20,9 @@ from mlx_peft.core.sections import Place
 
 MAX_FILES = 64
 COMMAND_LINE = "command line"
+FOUND = "found"
+"""A run's ``config.yaml`` has a section of this name, which says where the run found what it names. It is passed
+over."""
 
 
 def load(
@@ -117,6 +120,7 @@ def _collect(path: Path, inside: tuple[Path, ...], documents: list[Document]) ->
         circle = " -> ".join(file.name for file in (*inside[inside.index(resolved) :], resolved))
         raise UserError(f"{path}: the base files form a cycle: {circle}")
     document = yaml_io.parse(text(path), str(path))
+    document.values.pop(FOUND, None)
     bases = document.values.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):

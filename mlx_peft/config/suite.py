@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError
 
 from mlx_peft.config import files, problems, recipes, yaml_io
+from mlx_peft.config.naming import label, short
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.section import Section
 from mlx_peft.config.step import FolderName, Step
@@ -175,7 +176,7 @@ def _expanded(suite: Suite, document: Document, path: str) -> list[tuple[str, li
         points = [[(key, value, (*axes_at, "axes", key, i)) for i, value in enumerate(axes[key])] for key in axes]
         for point, seed in itertools.product(itertools.product(*points), seeds):
             parts = [run.name] if run else []
-            parts += [f"{_short(key, axes)}={_label(value)}" for key, value, _ in point]
+            parts += [f"{short(key, axes)}={label(value)}" for key, value, _ in point]
             parts += [f"seed={seed}"] if len(seeds) > 1 else []
             ordered = sorted(point, key=lambda item: item[0].count("."))
             changes = [Change(key, value, _below(document, place)) for key, value, place in ordered]
@@ -217,19 +218,3 @@ def _without(document: Document, place: Place) -> Document:
 
     where = {key: source for key, source in document.where.items() if key[: len(place)] != place}
     return Document(cut(document.values, place), where)
-
-
-def _short(key: str, keys: Iterable[str]) -> str:
-    """The last name of a key, or the whole of it where another key ends alike."""
-    last = key.rpartition(".")[2]
-    return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
-
-
-def _label(value: Any) -> str:
-    """A value as a part of a folder's name."""
-    if isinstance(value, dict) and isinstance(value.get("name"), str):
-        value = value["name"]
-    if isinstance(value, list):
-        return ",".join(map(_label, value))
-    text = value if isinstance(value, str) else json.dumps(value)
-    return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "none"

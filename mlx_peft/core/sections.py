@@ -68,7 +68,7 @@ def sections(annotation: Any) -> list[type]:
 def fields(section: type) -> Mapping[str, Any]:
     """The annotation of each key of a section."""
     if issubclass(section, BaseModel):
-        return {name: field.annotation for name, field in section.model_fields.items()}
+        return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
     return get_type_hints(section, include_extras=True)
 
 

@@ -65,6 +65,11 @@ class MultiLabel(Task):
         found: np.ndarray = labels.sum(axis=1, dtype=np.int64)
         return found
 
+    def relabelled(self, labels: np.ndarray, rows: np.ndarray, classes: int) -> np.ndarray:
+        found = np.zeros((len(labels), classes), labels.dtype)
+        found[:, rows] = labels
+        return found
+
     def written(self, label: np.ndarray) -> str:
         """A figure for each class: ``0100``."""
         return (label + ord("0")).astype(np.uint8).tobytes().decode()

@@ -60,6 +60,10 @@ class SingleLabel(Task):
         """The class."""
         return labels
 
+    def relabelled(self, labels: np.ndarray, rows: np.ndarray, classes: int) -> np.ndarray:
+        found: np.ndarray = rows[labels]
+        return found
+
     def written(self, label: np.ndarray) -> str:
         """``3``"""
         return str(label)

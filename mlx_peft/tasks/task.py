@@ -72,6 +72,10 @@ class Task(ABC):
     def strata(self, labels: np.ndarray) -> np.ndarray:
         """What held-out images are spread over evenly: int64 ``(n,)``, 0 or more."""
 
+    @abstractmethod
+    def relabelled(self, labels: np.ndarray, rows: np.ndarray, classes: int) -> np.ndarray:
+        """The same labels where class ``n`` has become ``rows[n]`` of so many classes."""
+
     def differ(self, labels: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Whether each row says something else than ``label``, a row itself: bool ``(n,)``."""
         differing: np.ndarray = (labels != label).reshape(len(labels), -1).any(axis=1)

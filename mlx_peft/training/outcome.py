@@ -15,6 +15,7 @@ from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.tasks.metrics import Evaluation
 from mlx_peft.tasks.task import Task
 from mlx_peft.training import unreadable
+from mlx_peft.training.bases import adapter_of
 from mlx_peft.training.checkpoint import Position
 from mlx_peft.training.prepare import Prepared
 from mlx_peft.training.run import RunFolder, changed_id
@@ -25,7 +26,7 @@ def adapter(run: Prepared) -> Adapter:
     """What was trained, with all that is needed to use it again."""
     experiment, base = run.experiment, run.base
     return Adapter(
-        method=experiment.method,
+        method=experiment.method.model_copy(update={"start": None}),  # its tensors are others by now
         tensors=run.trainer.model.adapter(),
         classes=run.dataset.classes,
         model=experiment.model.model_copy(update={"head": None}),  # it has a head of its own
@@ -68,8 +69,19 @@ def result(run: Prepared, position: Position, test: Evaluation | None, folder: R
         "notes": [*run.whole.notes, *unread_notes(run.whole.unread)],
         **unreadable.facts(run.whole.unread),
         **({"changes": changes} if changes else {}),
+        **beginning(run),
         "environment": run.environment,
     }
+
+
+def beginning(run: Prepared) -> dict[str, Any]:
+    """What was trained before and the run began with, if anything was: its optimiser was new all the same."""
+    begun: dict[str, Any] = {}
+    if run.start is not None:
+        begun["adapter"] = {"path": str(run.experiment.method.start), "sha256": run.start.sha256}
+    if adapter_of(run.here.model) is not None:
+        begun["weights"] = {"path": run.experiment.model.weights, "sha256": run.base.sha256}
+    return {"began_with": begun | {"optimizer": "new"}} if begun else {}
 
 
 def storage(base: Base, num_classes: int, folder: RunFolder) -> dict[str, int]:

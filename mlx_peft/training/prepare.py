@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from convert.base import Base, load_base
+from convert.base import Base, Found, load_base
 from mlx_peft.adaptation.room import check_training
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
@@ -16,11 +16,16 @@ from mlx_peft.data import Dataset, Split, cached, open_dataset, steps_per_epoch
 from mlx_peft.protocols.loading import load_backend
 from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.training.allocation import allocator
+from mlx_peft.training.bases import opener
+from mlx_peft.training.here import Here
+from mlx_peft.training.places import Start, remembered
 from mlx_peft.training.prefix import Cache, planned
 from mlx_peft.training.progress import Progress
 from mlx_peft.training.run import environment, run_id
+from mlx_peft.training.start import started
 from mlx_peft.training.tracking import check_trackers
 from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.registry import find
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Prepared:
         splits: size and hash of each.
         run_id: the hash of what decides the outcome.
         environment: the contents of ``env.json``.
+        here: the experiment with its weights and images where they were found.
+        start: the adapter that the run began with.
     """
 
     experiment: Experiment
@@ -45,6 +52,8 @@ class Prepared:
     splits: dict[str, dict[str, Any] | None]
     run_id: str
     environment: dict[str, Any]
+    here: Experiment
+    start: Start | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -52,24 +61,22 @@ class Prepared:
         return {"run_id": self.run_id, "base_sha256": self.base.sha256, "splits": self.splits}
 
 
-def prepare(experiment: Experiment, progress: Progress, *, dataset: Dataset | None = None) -> Prepared:
+def prepare(
+    experiment: Experiment, progress: Progress, here: Here | None = None, *, dataset: Dataset | None = None
+) -> Prepared:
     """Opens the data, finds the weights, and builds the trainer. Raises UserError for all that is wrong with them.
 
-    ``dataset`` is one that is open already, in the place of the one that the experiment names.
+    ``here`` says where they lie; as they are written where None. ``dataset`` is one that is open already, in the place
+    of the one that the experiment names.
     """
+    here = here or Here(experiment)
     check_trackers(experiment.track)
     backend = load_backend(experiment.backend)
-    whole = dataset or cached(open_dataset(experiment.data, progress.opening), experiment.data)
+    with remembered(here.experiment.data, here.found):
+        whole = dataset or cached(open_dataset(here.experiment.data, progress.opening), experiment.data)
     dataset = whole.without_test()
     check_data(experiment, dataset)
-    base = load_base(
-        experiment.model,
-        len(dataset.classes),
-        experiment.seed,
-        experiment.quantize,
-        classes=dataset.classes,
-        task=dataset.task,
-    )
+    base = base_here(here, experiment, dataset)
     check_method(experiment, base.architecture, base.quantization)
     check_training(
         experiment,
@@ -80,8 +87,9 @@ def prepare(experiment: Experiment, progress: Progress, *, dataset: Dataset | No
         device=backend.computing(),
     )
     trainer = backend.build_trainer(experiment, len(dataset.classes), base)
+    start, notes = started(trainer.model, here, base, dataset)
     base = base.without_tensors()  # the model has its own
-    for note in (*dataset.notes, *base.notes):
+    for note in (*dataset.notes, *base.notes, *notes):
         progress.note(note)
     splits = describe_splits(whole)
     return Prepared(
@@ -94,7 +102,37 @@ def prepare(experiment: Experiment, progress: Progress, *, dataset: Dataset | No
         splits=splits,
         run_id=run_id(experiment, splits),
         environment=environment(backend.version()),
+        here=here.experiment,
+        start=start,
     )
+
+
+def base_here(here: Here, experiment: Experiment, dataset: Dataset) -> Base:
+    """The base, from where it lies now. Raises UserError where it is not the one that the run began on."""
+    written = experiment.model
+
+    def must_meet(found: Found) -> None:
+        if found.sha256 not in (None, here.base_sha256):
+            raise UserError(
+                f"the run cannot go on with other weights than its own: it began on {str(here.base_sha256)[:12]} "
+                f"({written.weights}), and {found.source} has {str(found.sha256)[:12]}",
+                arguments=("weights",),
+            )
+
+    meets = None if here.base_sha256 is None else must_meet
+    base = load_base(
+        here.experiment.model,
+        len(dataset.classes),
+        experiment.seed,
+        experiment.quantize,
+        meets,
+        classes=dataset.classes,
+        task=dataset.task,
+        opener=opener(experiment.backend),
+    )
+    if here.experiment.model.is_local and not written.is_local:
+        return replace(base, source=find(written.name).hub_id or written.weights)
+    return base
 
 
 def check_data(experiment: Experiment, dataset: Dataset) -> None:

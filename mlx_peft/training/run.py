@@ -29,9 +29,12 @@ FREE = (
 )
 """These settings may differ when a run is continued: they decide neither the parameters nor the metrics."""
 
-CHANGEABLE = ("train.optimizer.lr", "train.clip_norm", "train.precision", "data.unreadable")
-"""These settings may be changed when an unfinished run is continued, as its own messages advise it: the result says
-from which step on, and the run has another id."""
+LONGER = ("train.epochs", "train.early_stopping")
+"""These settings say how long a run is."""
+
+CHANGEABLE = (*("train.optimizer.lr", "train.clip_norm", "train.precision", "data.unreadable"), *LONGER)
+"""These settings may be changed when a run is continued, of a finished one together with one of ``LONGER``: the result
+says from which step on, and the run has another id."""
 
 Record = dict[str, float]
 """One line of ``metrics.jsonl``: numbers by their names."""
@@ -119,21 +122,25 @@ class RunFolder:
     def check(self, experiment: Experiment, *, resume: bool, changeable: Collection[str] = ()) -> None:
         """Raises UserError where ``experiment`` may not be run here. Writes nothing.
 
-        ``changeable`` are keys that may differ from those of an unfinished run.
+        ``changeable`` are keys that may differ from those of an unfinished run, and of a finished one that is to be
+        longer.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: a run needs a folder")
-        if self.config.exists():
-            if not resume:
-                if self.result.exists():
-                    raise UserError(
-                        f"{self.path} already holds a finished run: choose another folder", arguments=("out",)
-                    )
+        if self.config.exists() and resume:
+            before = self.read_config()
+            ended = self.result.exists() and not longer(before, experiment)
+            check_same(before, experiment, self.config, () if ended else changeable)
+        elif self.config.exists():
+            if self.result.exists():
                 raise UserError(
-                    f"{self.path} already holds an unfinished run: continue it, or choose another folder",
-                    arguments=("resume", "out"),
+                    f"{self.path} already holds a finished run: choose another folder, or replace it",
+                    arguments=("out", "overwrite"),
                 )
-            check_same(self.read_config(), experiment, self.config, () if self.result.exists() else changeable)
+            raise UserError(
+                f"{self.path} already holds an unfinished run: continue it, choose another folder, or replace it",
+                arguments=("resume", "out", "overwrite"),
+            )
         elif self.path.exists() and any(
             not entry.name.startswith(".") and entry.name != SUMS for entry in self.path.iterdir()
         ):
@@ -198,6 +205,12 @@ def check_same(old: Experiment, new: Experiment, where: Path, changeable: Collec
         raise UserError(
             f"the run cannot be continued with another configuration than its own, {where}:\n" + "\n".join(lines)
         )
+
+
+def longer(before: Experiment, now: Experiment) -> bool:
+    """Whether an experiment asks for more epochs, or for another end, than a run was made with."""
+    waits = before.train.early_stopping != now.train.early_stopping
+    return now.train.epochs > before.train.epochs or (waits and now.train.epochs == before.train.epochs)
 
 
 def run_id(experiment: Experiment, splits: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 def again(folder: RunFolder, *overrides: str) -> Command:
     """The command that goes on with a run from its last checkpoint, with values over its configuration."""
-    return Command("to go on", ("train", str(folder.config), *overrides), {"out": str(folder.path), "resume": True})
+    return Command("to go on", ("train", str(folder.path), *overrides), {"resume": True})
 
 
 class Interrupted(Exception):

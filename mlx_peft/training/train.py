@@ -6,46 +6,66 @@ from pathlib import Path
 from typing import Any
 
 from convert.adapters.peft import write_adapter
-from mlx_peft.config.files import dump
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.sums import write_with_sums
 from mlx_peft.data import eval_batches
 from mlx_peft.data.leftout import unread_notes
 from mlx_peft.tasks.metrics import Evaluation
-from mlx_peft.training import outcome, unreadable
+from mlx_peft.training import outcome
 from mlx_peft.training.checkpoint import Position
 from mlx_peft.training.evaluate import answers, examined
 from mlx_peft.training.feed import Feed, feed
 from mlx_peft.training.fit import fit
+from mlx_peft.training.here import located
 from mlx_peft.training.prefix import cached_feed
 from mlx_peft.training.prepare import Prepared, prepare
 from mlx_peft.training.progress import Progress, Silent
 from mlx_peft.training.resume import best
-from mlx_peft.training.run import CHANGEABLE, RunFolder, json_bytes
+from mlx_peft.training.run import CHANGEABLE, RunFolder, json_bytes, longer
 from mlx_peft.training.stop import Interrupted, Stopped, StopSignal, resumable
+from mlx_peft.training.taken import begin, check_replaceable, replace, set_aside
 
 
 def train(
-    experiment: Experiment, out: Path, *, resume: bool = False, progress: Progress | None = None
+    experiment: Experiment,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    weights: str | None = None,
+    beside: Path | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Trains, evaluates and saves an experiment in the folder ``out``; returns the contents of its ``result.json``.
 
     ``resume`` goes on from the folder's checkpoint, starts where there is none yet, and returns the result of a run
-    that is finished. The epoch is selected on the validation split, or is the last one where there is none; the test
-    split is read once, after that. Raises UserError, before ``out`` is touched, for all that can be known before
-    training; Interrupted, with a checkpoint written, on SIGINT, SIGTERM and SIGHUP.
+    that is finished; where a finished one is to have more epochs, what it was is kept in ``epochs-N`` and it goes on.
+    ``overwrite`` puts the run in the place of another, once all of it was prepared. ``weights`` says where those of a
+    run that goes on are now, and ``beside`` a folder that paths of the experiment may be relative to. The epoch is
+    selected on the validation split, or is the last one where there is none; the test split is read once, after that.
+
+    Raises UserError, before ``out`` is touched, for all that can be known before training; Interrupted, with a
+    checkpoint written, on SIGINT, SIGTERM and SIGHUP.
     """
     progress = progress or Silent()
     folder = RunFolder(out)
-    folder.check(experiment, resume=resume, changeable=CHANGEABLE)
-    if (finished := folder.read_result()) is not None:
+    if overwrite and folder.config.exists():
+        check_replaceable(folder)
+    else:
+        folder.check(experiment, resume=resume, changeable=CHANGEABLE)
+    finished = folder.read_result() if resume else None
+    if finished is not None and not longer(folder.read_config(), experiment):
         for path in (folder.metrics, folder.environment):
             folder.check_sum(path)
         progress.note(f"{out} is finished: nothing is left to do")
         return finished
-    run = prepare(experiment, progress)
+    run = prepare(experiment, progress, located(experiment, folder, resume=resume, weights=weights, beside=beside))
+    if overwrite:
+        replace(folder, run, progress)
     with folder.locked(), resumable(), StopSignal().listening() as stop:
-        folder.check(experiment, resume=resume, changeable=CHANGEABLE)
+        folder.check(experiment, resume=resume or overwrite, changeable=CHANGEABLE)
+        if finished is not None:
+            set_aside(folder)
         begin(run, folder, progress)
         position = fit(
             run.trainer, experiment, batches(run, stop), folder, identity=run.identity, progress=progress, stop=stop
@@ -59,14 +79,6 @@ def train(
     for note in (*notes, *unread_notes(run.whole.unread)):
         progress.note(note)
     return result
-
-
-def begin(run: Prepared, folder: RunFolder, progress: Progress) -> None:
-    """Writes what a run is, and where: its configuration, its environment, the images that could not be read."""
-    texts = {folder.config: dump(run.experiment).encode(), folder.environment: json_bytes(run.environment)}
-    write_with_sums(folder.path, {path.name: content for path, content in texts.items()})
-    if run.whole.unread is not None:
-        unreadable.write_down(run.whole.unread, folder.path, progress.note)
 
 
 def batches(run: Prepared, stop: StopSignal) -> Feed:

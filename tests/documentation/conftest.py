@@ -78,6 +78,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("prepared")
     for number, name in enumerate(("bird", "cat", "dog") * 8):
         picture(place / "photos" / name / f"{number}.png", number)
+    shutil.copytree(place / "photos", place / "other")
+    rows = [f"{path.relative_to(place)},{path.parent.name}" for path in sorted((place / "photos").glob("*/*"))]
+    (place / "list.csv").write_text("\n".join(["image,label", *rows]))
     for name in ("cat.jpg", "image.jpg"):
         picture(place / name, 100)
     experiment(place)

@@ -39,9 +39,10 @@ BENCH = "--model vit_tiny_patch16_224 --batch-size 1 --rounds 1"
 MORE = {
     "mlx-peft train vit-small-lora-cifar100": f"{SMALL} {FOLDER}",
     "mlx-peft train vit-small-lora-folder data.root=photos": SMALL,
-    "mlx-peft train vit-small-lora-folder data.root=photos method.rank=32 'method.targets=[q, v, fc1]'": (
-        f"{SMALL} --out runs/second"
-    ),
+    "mlx-peft train vit-small-lora-folder data.root=photos method.rank=32 'method.targets=[q, v, fc1]'": SMALL,
+    "mlx-peft train runs/mine --resume train.epochs=20": "train.epochs=3",
+    "mlx-peft train runs/mine --resume train.optimizer.lr=1e-4 train.epochs=20": "train.epochs=5",
+    "mlx-peft eval runs/mine --weights dinov2.safetensors data.root=photos": "--weights timm",
     "mlx-peft train RECIPE data.name=NAME data.root=FOLDER data.variant=VARIANT": SMALL,
     "mlx-peft train vit-base-lora-vtab-1k-cifar data.root=vtab-1k": f"{SMALL} {FOLDER}",
     "mlx-peft sweep quickstart-methods": "train.epochs=1",

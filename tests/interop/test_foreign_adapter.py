@@ -65,7 +65,7 @@ def test_the_command_asks_for_the_model_and_takes_it(foreign, tmp_path):
     done = CliRunner().invoke(app, named, obj="torch")
     assert json.loads(done.stdout)[0]["predictions"][0]["class"] in {"0", "1", "2"}
     alone = CliRunner().invoke(app, [*predict, "--weights", "here"], obj="torch")
-    assert alone.exit_code == 2 and "--weights needs --model" in alone.stderr
+    assert alone.exit_code == 2 and "does not say which model it belongs to" in alone.stderr
 
 
 @pytest.fixture(scope="module")

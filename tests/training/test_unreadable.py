@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_peft.artifacts import examine
+from mlx_peft.artifacts import examine, images
 from mlx_peft.config.schema import Experiment
 from mlx_peft.data import open_dataset, tried
 from mlx_peft.training import prepare
@@ -31,7 +31,7 @@ def large(engine: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:02}.png")
     monkeypatch.setattr(tried, "CHECKED", 0)
-    for module in (prepare, examine):
+    for module in (prepare, images):
         monkeypatch.setattr(module, "open_dataset", open_dataset)
     split = {"val": 0.2, "test": 0.2}
     return changed(engine.experiment(), name="folder", root=str(tmp_path / "images"), split=split)
@@ -76,9 +76,9 @@ def test_a_run_goes_on_and_says_what_it_could_not_read(large: Experiment, engine
     for split in ("val", "test"):
         assert result["metrics"][split]["count"] == result["splits"][split]["size"] - 1
     assert len((engine.out / "unreadable.jsonl").read_text().splitlines()) == 3
-    metrics, loaded = examine.examine_splits(engine.out, ["test"])
-    assert metrics["test"].metrics == result["metrics"]["test"]
-    assert any("unreadable in test: 1" in note for note in loaded.notes)
+    done = examine.examine_splits(engine.out, ["test"])
+    assert done.found["test"].metrics == result["metrics"]["test"]
+    assert any("unreadable in test: 1" in note for note in done.loaded.notes)
 
 
 @pytest.mark.parametrize("unreadable", ["refuse", "skip"])

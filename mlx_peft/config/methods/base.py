@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.section import Section
+from mlx_peft.core.bounds import UserPath
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.parameters import decays, last
@@ -25,6 +26,9 @@ class MethodConfig(Section):
     """
 
     name: str
+    start: UserPath | None = Field(
+        None, alias="from", repr=False, description="a finished run, or an adapter, whose tensors training begins with"
+    )
     unmerged: ClassVar[str | None] = None
     in_peft: ClassVar[bool] = False
     unmixed: ClassVar[str | None] = None
@@ -36,6 +40,13 @@ class MethodConfig(Section):
     """Last names of tensors that it keeps frozen beside what it trains: an adapter is not whole without them."""
     undecayed: ClassVar[tuple[str, ...]] = ()
     """Last names of its tensors that weight decay leaves alone, although they have several axes."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """By the name that a user writes; where there is none, files and hashes are those of before there was any."""
+        values: dict[str, Any] = dump(self)
+        start = values.pop("start", None)
+        return values if start is None else values | {"from": start}
 
     @property
     def merges(self) -> bool:

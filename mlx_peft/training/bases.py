@@ -1,0 +1,170 @@
+"""What an adapter is put on, and a run as weights to start from: its base with what it trained merged into it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from convert.adapters.peft import Adapter, read_adapter
+from convert.base import Base, Found, Opener, load_base, open_weights
+from convert.checkpoint import Checkpoint
+from convert.fit import must_hold
+from convert.problem import must_answer
+from mlx_peft.adaptation.adapter import adapter_shapes
+from mlx_peft.adaptation.room import check_answering
+from mlx_peft.config.methods import MethodConfig
+from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.config.schema import Experiment, Model
+from mlx_peft.core.errors import UserError
+from mlx_peft.protocols.loading import load_backend
+from mlx_peft.training.places import candidates, read_found
+from mlx_peft.training.run import RunFolder
+from mlx_peft.training.whereabouts import adapter_in, find_weights, given, merged_digest
+from mlx_peft.vit.registry import find
+
+BackendName = Literal["mlx", "torch"]
+
+
+def opener(backend: BackendName) -> Opener:
+    """What finds the weights that an experiment names: those of a run or an adapter are merged by the backend."""
+
+    def opened(model: Model) -> Checkpoint:
+        place = adapter_of(model)
+        return open_weights(model) if place is None else merged(place, model, backend)
+
+    return opened
+
+
+def adapter_of(model: Model) -> Path | None:
+    """The adapter that a model names as its weights; None where they are something else.
+
+    Raises UserError where they are a run that is not finished.
+    """
+    path = Path(os.path.expanduser(model.weights))
+    if not model.is_local or not path.is_dir():
+        return None
+    place = adapter_in(path)
+    if place is None and RunFolder(path).config.exists():
+        raise UserError(f"model.weights: {path} is a run that is not finished: continue it first")
+    return place
+
+
+def merged(place: Path, model: Model, backend: BackendName) -> Checkpoint:
+    """An adapter merged into its base, as weights; codes are written out, as the plain weights they stand for.
+
+    Args:
+        place: the adapter's folder.
+        model: names it as its weights; it must be of the same architecture.
+
+    Raises:
+        UserError: where the base is not found, or the method cannot be merged.
+    """
+    adapter, run = read_adapter(place), run_of(place)
+    own = adapter.model if run is None else run.model
+    if own is None:
+        raise UserError(f"model.weights: {place} does not say which model it belongs to: merge it into a folder first")
+    if own.name.partition(".")[0] != model.name.partition(".")[0]:
+        raise UserError(f"model.name is {model.name!r}, and {place} was trained on {own.name!r}")
+    if not adapter.method.merges:
+        raise UserError(
+            f"model.weights: {place} cannot be merged into plain weights ({adapter.method.name}: "
+            f"{adapter.method.unmerged}); to go on from what it trained, name it in method.from"
+        )
+    base = adapter_base(
+        adapter, place, own, method=adapter.method, quantize=adapter.quantize, qat=adapter.qat,
+        seed=0 if run is None else run.seed, opener=opener(backend),
+    )  # fmt: skip
+    entry = load_backend(backend)
+    check_answering(
+        base.name,
+        base.architecture,
+        base.quantization,
+        num_classes=adapter.num_classes,
+        images=1,
+        precision="float32",
+        device=entry.computing(),
+    )
+    built = entry.build_model(base, adapter.num_classes, adapter.method, qat=adapter.qat)
+    try:
+        built.load_adapter(adapter.tensors)
+    except ValueError as error:
+        raise UserError(f"{place} does not fit {base.name}: {error}") from error
+    digest = merged_digest(adapter)
+    return Checkpoint(
+        name=base.name,
+        source=model.weights,
+        architecture=base.architecture,
+        preprocessing=base.preprocessing,
+        resampling=find(base.name).resampling,
+        tensors=built.merged(dequantize=base.quantization is not None or adapter.qat is not None),
+        notes=(
+            f"model.weights: {model.weights}, {adapter.method.name} merged into its base ({digest[:12]}); the "
+            "optimiser is new",
+        ),
+        classes=adapter.classes,
+        described=True,
+        task=base.task,
+        sha256=digest,
+    )
+
+
+def adapter_base(
+    adapter: Adapter,
+    place: Path,
+    model: Model,
+    *,
+    method: MethodConfig,
+    quantize: Quantization | None,
+    qat: QAT | None,
+    seed: int,
+    opener: Opener,
+    weights: str | None = None,
+) -> Base:
+    """The base that an adapter was trained on, with its task and its preprocessing.
+
+    Args:
+        place: the adapter's folder.
+        model: as the run, the adapter or its user names it.
+        method, quantize, qat, seed: of the run, or what the adapter says.
+        weights: where they are now, if the user says so; else they are looked for.
+
+    Raises:
+        UserError: where the weights that are found are others, and where the adapter's tensors are not those of the
+            method on such a model: what a file claims is compared with what it holds before anything of the claimed
+            size is made.
+    """
+
+    def must_meet(found: Found) -> None:
+        if found.sha256 is not None and adapter.base_sha256 not in (None, found.sha256):
+            raise UserError(
+                f"{place} is an adapter for another base: it was trained on weights {str(adapter.base_sha256)[:12]} "
+                f"({adapter.source}), and {found.source} has {found.sha256[:12]}"
+            )
+        codes = found.quantization or adapter.quantize if found.sha256 is None else found.quantization
+        wanted = adapter_shapes(method, found.architecture, adapter.num_classes, codes, qat)
+        held = {name: tensor.shape for name, tensor in adapter.tensors.items()}
+        must_hold(held, wanted, f"{place} does not fit {model.name}")
+
+    here = given(model, weights) if weights is not None else _found(model, adapter, place)
+    headless = here.model_copy(update={"head": "new"})  # its head is the adapter's
+    base = load_base(headless, adapter.num_classes, seed, quantize, must_meet, opener=opener)
+    must_answer(adapter.num_classes, adapter.task, place)
+    notes = tuple(note for note in base.notes if note != base.head.note)
+    return replace(base, task=adapter.task, notes=notes, preprocessing=adapter.preprocessing or base.preprocessing)
+
+
+def _found(model: Model, adapter: Adapter, place: Path) -> Model:
+    """The model with its weights where they are now."""
+    run = RunFolder(place.parent)
+    alone = run_of(place) is None
+    found = None if alone else read_found(run)
+    places = candidates(model.weights, place if alone else run.path, found, "weights")
+    return find_weights(model, adapter.base_sha256, places, str(place))
+
+
+def run_of(place: Path) -> Experiment | None:
+    """The experiment that trained an adapter; None of an adapter that lies in no run."""
+    run = RunFolder(place.parent)
+    return run.read_config() if place == run.adapter and run.config.exists() else None

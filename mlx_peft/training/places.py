@@ -1,0 +1,116 @@
+"""Where a run found what its configuration names, and where that may be now that one of them was moved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from mlx_peft.config import files, yaml_io
+from mlx_peft.config.schema import Data, Experiment
+from mlx_peft.config.section import Section
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.problems import validated
+from mlx_peft.training.run import RunFolder
+
+COMMENT = (
+    "# Where the run found these, and when it looked: no part of the experiment, and nobody needs to keep it right."
+)
+
+
+class Start(Section):
+    """An adapter whose tensors a run began with."""
+
+    adapter: str
+    sha256: str
+
+
+class Found(Section):
+    """What ``config.yaml`` says under ``found``: whole paths on the machine that trained, which decide nothing."""
+
+    run: str
+    home: str
+    data: str
+    weights: str | None = None
+    """None where they are the hub's, or this package's, or drawn."""
+    base_sha256: str
+    """What tells the weights from all others, wherever they lie: see ``convert.base.digest_of``."""
+    start: Start | None = None
+
+    @classmethod
+    def now(cls, run: Path, here: Experiment, base_sha256: str, start: Start | None) -> Found:
+        """Of an experiment whose paths are those that were opened."""
+        weights = os.path.abspath(os.path.expanduser(here.model.weights)) if here.model.is_local else None
+        return cls(
+            run=os.path.abspath(run),
+            home=os.path.expanduser("~"),
+            data=os.path.abspath(here.data.root),
+            weights=weights,
+            base_sha256=base_sha256,
+            start=start,
+        )
+
+
+def written(experiment: Experiment, found: Found) -> str:
+    """The text of a run's ``config.yaml``: what the user wrote, every default with it, and what it was resolved to."""
+    section = yaml_io.write({files.FOUND: found.model_dump(mode="json", exclude_none=True)})
+    return f"{files.dump(experiment)}{COMMENT}\n{section}"
+
+
+def read_found(run: RunFolder) -> Found | None:
+    """What a run found; None of one that does not say so. Raises UserError where ``config.yaml`` is damaged."""
+    if not run.config.exists():
+        return None
+    run.check_sum(run.config)
+    section = yaml_io.parse(files.text(run.config), str(run.config)).values.get(files.FOUND)
+    return None if section is None else validated(Found, f"{run.config}: {files.FOUND}", section)
+
+
+def candidates(named: str, run: Path, found: Found | None, what: Literal["data", "weights"]) -> list[Path]:
+    """Where a path may lead now, likeliest first, whether or not anything is there; each place once.
+
+    Seen from the run as it was when it trained, which is right where both were moved together; where it was found;
+    likewise in the home folder of whoever asks; as it was written, from here and from the run; beside the run.
+
+    Args:
+        named: the path as it was written.
+        run: the folder of the run, or of an adapter without one, as it is now.
+        found: what it found; None where it does not say so.
+        what: the path is of.
+    """
+    path = Path(os.path.expanduser(named))
+    places: list[Path] = []
+    recorded = None if found is None else {"data": found.data, "weights": found.weights}[what]
+    if found is not None and recorded is not None:
+        places += [Path(os.path.normpath(run / os.path.relpath(recorded, found.run))), Path(recorded)]
+        if Path(recorded).is_relative_to(found.home):
+            places.append(Path.home() / Path(recorded).relative_to(found.home))
+    places += [path, run / path, run.parent / path, run / path.name, run.parent / path.name]
+    return list({os.path.abspath(place): place for place in places}.values())
+
+
+def data_here(data: Data, run: RunFolder, found: Found | None) -> Data:
+    """A run's images as they lie now; as it was written where nothing is to be seen of them."""
+    places = candidates(str(data.root), run.path, found, "data")
+    there = next((place for place in places if place.exists()), data.root)
+    return data.model_copy(update={"root": there})
+
+
+@contextmanager
+def remembered(data: Data, found: Found | None) -> Iterator[None]:
+    """Says of images that the block does not find where they were when the run trained, and how they are named."""
+    try:
+        yield
+    except UserError as error:
+        if found is None or data.root.exists():
+            raise
+        raise UserError(
+            f"{error}\nthe run found its images in {found.data}: say where they are now, data.root=FOLDER"
+        ) from error
+
+
+def beside(path: Path, folder: Path | None) -> Path:
+    """A path as it was written, or where nothing is there, as it would be from a folder."""
+    return path if folder is None or path.exists() or not (folder / path).exists() else folder / path
