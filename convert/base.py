@@ -12,21 +12,18 @@ from typing import Any
 import numpy as np
 
 from convert.checkpoint import Checkpoint
-from convert.files import exact, listed
+from convert.files import exact
 from convert.fit import fit
 from convert.head import OWN, Head, Wanted, decide
 from convert.known import remember
-from convert.layouts.layout import Asked
-from convert.open import open_path
-from convert.timm.read import from_folder, from_hub
+from convert.weights import Opener, open_weights
 from mlx_peft.adaptation.footprint import weights
 from mlx_peft.codes import affine
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Model
 from mlx_peft.core import memory
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError, suggest
-from mlx_peft.core.packaged import packaged
+from mlx_peft.core.errors import UserError
 from mlx_peft.tasks.registry import USUAL
 from mlx_peft.tasks.task import Task
 from mlx_peft.vit.architecture import Architecture, Preprocessing
@@ -81,32 +78,6 @@ class Found:
     architecture: Architecture
     quantization: Quantization | None
     sha256: str | None
-
-
-Opener = Callable[[Model], Checkpoint]
-"""What finds the weights that an experiment names. Raises UserError where there are none."""
-
-
-def open_weights(model: Model) -> Checkpoint:
-    """The weights of the hub, of this package, or of a file or folder; or none yet, where they are to be drawn.
-
-    Raises:
-        UserError: where they are unknown, missing or damaged.
-    """
-    if model.weights == "timm":
-        return from_hub(model.name)
-    if model.weights == "none":
-        entry = find(model.name)
-        return Checkpoint(model.name, "random", entry.architecture, entry.preprocessing, entry.resampling)
-    if model.weights.startswith("package:"):
-        return _shipped(model)
-    path = Path(os.path.expanduser(model.weights))
-    if path.exists() or path.suffix:
-        return open_path(path, Asked(model.name, model.args))
-    raise UserError(
-        f"model.weights: {model.weights!r} is neither a file nor a folder{suggest(model.weights, ['timm', 'none'])} "
-        "(timm, none, package:NAME, a file or a folder)"
-    )
 
 
 def load_base(
@@ -261,17 +232,6 @@ def architecture_of(model: Model, opener: Opener = open_weights) -> Architecture
     """
     known = find(model.name).architecture if model.weights == "timm" else opener(model).architecture
     return _wanted(model, known)
-
-
-def _shipped(model: Model) -> Checkpoint:
-    name, folder = model.weights.removeprefix("package:"), packaged("models")
-    known = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    if name not in known:
-        raise UserError(
-            f"model.weights: there is no model {name!r} in this package{suggest(name, known)} "
-            f"({listed(known) or 'none'})"
-        )
-    return from_folder(folder / name, model.name, model.weights)
 
 
 def _wanted(model: Model, architecture: Architecture) -> Architecture:

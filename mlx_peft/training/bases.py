@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from convert.adapters.peft import Adapter, read_adapter
-from convert.base import Base, Found, Opener, load_base, open_weights
+from convert.base import Base, Found, load_base
 from convert.checkpoint import Checkpoint
 from convert.fit import must_hold
 from convert.problem import must_answer
+from convert.weights import Opener, open_weights
 from mlx_peft.adaptation.adapter import adapter_shapes
 from mlx_peft.adaptation.room import check_answering
 from mlx_peft.config.methods import MethodConfig

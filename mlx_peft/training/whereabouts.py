@@ -9,9 +9,10 @@ from pathlib import Path
 
 from convert import hub, known
 from convert.adapters.peft import Adapter, read_adapter
-from convert.base import digest_of, open_weights
+from convert.base import digest_of
 from convert.files import exact
 from convert.kinds import SUFFIXES
+from convert.weights import open_weights
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import canonical

@@ -35,9 +35,7 @@ RESULT = {
 }
 
 
-def fake_train(
-    experiment: Experiment, out: Path, *, resume: bool, progress: Progress, **options: Any
-) -> dict[str, Any]:
+def fake_train(experiment: Experiment, out: Path, *, resume: bool, progress: Progress, **_: Any) -> dict[str, Any]:
     """Stands for the engine: the command's part alone is under test."""
     progress.start(0, 10, 1)
     for step in (5, 6):
@@ -251,11 +249,9 @@ def test_eval_predict_and_merge_pass_the_programs_backend_on(command: Any, monke
     def examine(run: Path, splits: list[str | None], backend: str, **options: Any) -> Any:
         asked.append((*splits, backend))
         found = Evaluation(metrics, np.eye(2, dtype=int), {"recall": np.array([1, np.nan])}, {})
-        named = dict.fromkeys([split or "test" for split in splits], found)
-        loaded, own = SimpleNamespace(classes=("a", "b"), notes=()), SimpleNamespace(own=True)
-        return SimpleNamespace(
-            images=own, splits=dict.fromkeys(named, SimpleNamespace(sha256="ab")), found=named, loaded=loaded
-        )
+        name, loaded = splits[0] or "test", SimpleNamespace(classes=("a", "b"), notes=())
+        measured = {"splits": {name: SimpleNamespace(sha256="ab")}, "found": {name: found}}
+        return SimpleNamespace(images=SimpleNamespace(own=True), loaded=loaded, **measured)
 
     monkeypatch.setattr("mlx_peft.artifacts.examine.examine_splits", examine)
     done = command("eval", "run", "--split", "val", obj="torch")
