@@ -115,15 +115,20 @@ def _preprocessing(architecture: Architecture, name: str | None, path: Path) -> 
     return next((one.preprocessing for one in fitting.values()), None)
 
 
+def must_fit(architecture: Architecture) -> None:
+    """Raises UserError for a model that torchvision's class is not: what differs is listed."""
+    free = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio"}
+    if odd := differing(architecture, Architecture(), free):
+        raise UserError(f"torchvision's VisionTransformer has no {', '.join(odd)}")
+
+
 def pack(architecture: Architecture, tensors: Tensors) -> Tensors:
     """timm's tensors as ``torchvision.models.VisionTransformer`` has them.
 
     Raises:
-        UserError: for a model that torchvision's class is not: what differs is listed.
+        UserError: as ``must_fit``.
     """
-    free = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio"}
-    if odd := differing(architecture, Architecture(), free):
-        raise UserError(f"torchvision's VisionTransformer has no {', '.join(odd)}")
+    must_fit(architecture)
     return from_timm(tensors, PAIRS)
 
 

@@ -93,9 +93,21 @@ def pack(
     Of its classes, the first is taken that is the same model; with a head, one that classifies images if there is one.
 
     Raises:
-        UserError: where no class is, with what the nearest one differs in.
+        UserError: as ``class_for``.
     """
     prepared = processor.write(preprocessing, architecture.img_size)
+    name, config = class_for(architecture, tensors)
+    labels = list(classes) or [f"LABEL_{index}" for index in range(len(tensors.get("head.weight", ())))]
+    config = whole_config(config, name, VARIANTS[name], labels) | written(task)
+    return config, prepared, _to_theirs(tensors, VARIANTS[name], architecture)
+
+
+def class_for(architecture: Architecture, tensors: Tensors) -> tuple[str, dict[str, Any]]:
+    """The class of transformers that a model is, and the configuration that makes it one.
+
+    Raises:
+        UserError: where no class is, with what the nearest one differs in.
+    """
     faults: list[tuple[int, str]] = []
     for name in WRITTEN:
         variant = VARIANTS[name]
@@ -110,9 +122,7 @@ def pack(
         if variant.head is names.PROJECTION and tensors["head.bias"].any():
             odd.append("a bias of the head")
         if not odd:
-            labels = list(classes) or [f"LABEL_{index}" for index in range(len(tensors.get("head.weight", ())))]
-            config = whole_config(config, name, variant, labels) | written(task)
-            return config, prepared, _to_theirs(tensors, variant, architecture)
+            return name, config
         faults.append((len(odd), f"{name} has no {', '.join(odd)}"))
     raise UserError(f"transformers has no class for this model: the nearest, {min(faults)[1]}")
 

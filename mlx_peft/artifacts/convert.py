@@ -12,7 +12,7 @@ import numpy as np
 from convert.base import Base
 from convert.files import read_json
 from convert.layouts.transformers import CONFIG
-from mlx_peft.artifacts.merge import must_be_new
+from mlx_peft.artifacts.ahead import must_be_new, must_have_room
 from mlx_peft.artifacts.proof import Proof, base_model, judge, prove_result, prove_source
 from mlx_peft.artifacts.source import Source, open_source
 from mlx_peft.artifacts.targets import TARGETS, Job, Runtime, Target
@@ -72,10 +72,10 @@ def convert(
         raise UserError(f"only the format mlx holds quantised weights, not {to}", arguments=("bits", "to"))
     if dtype is not None and dtype not in target.dtypes:
         raise UserError(f"the format {to} has {', '.join(target.dtypes)}, not {dtype}", arguments=("dtype",))
-    if isinstance(target, Runtime):
-        target.must_be_name_of(out)
+    target.ready(out)
     found = open_source(source, backend=backend, **asked)
     target.check(found)
+    must_have_room(out, found.asked.tensors, target.width(dtype, quantization))
     proof = Proof() if verify else None
     if proof is not None:
         prove_source(found, proof)

@@ -112,7 +112,7 @@ def export_model(
         notes.append(f"the codes, {described(base.quantization)}, are written as the float32 weights they stand for")
     if (reading := chosen.reading(base.task)) is not None:
         notes.append(reading)
-    names = _names(classes, len(tensors["head.weight"]))
+    names = class_names(classes, len(tensors["head.weight"]))
     exporter = load_exporter(kind)
     with staging(out) as folder:
         new = folder / out.name
@@ -130,7 +130,9 @@ def export_model(
     return Exported(kind, files, difference, proof, tuple(notes))
 
 
-def _names(classes: Sequence[str], count: int) -> list[str]:
+def class_names(classes: Sequence[str], count: int) -> list[str]:
+    """The names of a head's rows, their numbers where there are none. Raises UserError where two are alike, or they are
+    not as many as the rows."""
     names = list(classes) or [str(index) for index in range(count)]
     if len(names) != count:
         raise UserError(f"the model has {counted(count, 'class')}, and was given {counted(len(names), 'name')}")

@@ -11,8 +11,9 @@ import numpy as np
 from convert.base import Base
 from convert.timm.config import timm_arguments
 from convert.timm.write import write_model
+from mlx_peft.artifacts.ahead import must_be_new, must_have_room, must_merge
 from mlx_peft.artifacts.load import Loaded, load_model, load_run
-from mlx_peft.artifacts.place import is_model
+from mlx_peft.artifacts.place import find_adapter, is_model
 from mlx_peft.codes import affine
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Model
@@ -106,7 +107,9 @@ def merge_run(
         raise UserError(
             "dequantize and requantize exclude each other: choose one", arguments=("dequantize", "requantize")
         )
+    must_merge(find_adapter(path, name))
     loaded = load_run(path, backend, name=name, precision="float32", model=model, weights=weights)
+    must_have_room(out, loaded.base.tensors)
     if loaded.codes is None and (dequantize or requantize):
         which = "dequantize" if dequantize else "requantize"
         raise UserError(f"the base of {path} is not quantised: leave {which} out", arguments=(which,))
@@ -151,6 +154,7 @@ def quantize_model(
     if is_model(path):
         loaded = load_model(path, backend)
     else:
+        must_merge(find_adapter(path, name))
         loaded = load_run(path, backend, name=name, precision="float32", model=model, weights=weights)
     if loaded.base.quantization is not None:
         raise UserError(
@@ -166,9 +170,3 @@ def quantize_model(
         )
     quantization.sites(loaded.base.architecture)
     return requantized(loaded, out, quantization)
-
-
-def must_be_new(out: Path) -> None:
-    """Raises UserError where ``out`` is there and not empty."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is already there: choose another folder")

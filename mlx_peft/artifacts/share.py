@@ -18,7 +18,8 @@ from convert.places import without_places
 from convert.problem import task_of
 from convert.timm import config as timm
 from convert.timm.read import from_folder
-from mlx_peft.artifacts.merge import merge_run, must_be_new
+from mlx_peft.artifacts.ahead import must_be_new
+from mlx_peft.artifacts.merge import merge_run
 from mlx_peft.artifacts.place import find_adapter, is_model
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment, Model

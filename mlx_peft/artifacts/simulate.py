@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from mlx_peft.artifacts.ahead import must_merge
 from mlx_peft.artifacts.images import fitted, run_images
 from mlx_peft.artifacts.load import Loaded, load_run
 from mlx_peft.codes.calibration import Choice, Errors, Plan, Ranges, choices, plan
@@ -25,6 +27,7 @@ from mlx_peft.protocols.model import Model
 from mlx_peft.tasks.metrics import Answers, Metrics
 from mlx_peft.tasks.task import Task
 from mlx_peft.training.evaluate import answers, measured
+from mlx_peft.training.run import RunFolder
 
 RECORDED = 8
 """Calibration takes so many images at a time. It looks at their operands one after another, and keeps none."""
@@ -105,6 +108,8 @@ def simulate_run(
     Raises UserError where there is no such run or split, its method cannot be merged, or a calibration does not suit
     the model.
     """
+    with _merging():
+        must_merge(RunFolder(path).adapter)
     images, experiment = run_images(path, overrides)
     if not images.own:
         raise UserError(f"{images.data.root} has other images than the run: it is calibrated and measured on its own")
@@ -113,10 +118,8 @@ def simulate_run(
     train = images.split("train")
     for simulation in simulations:
         simulation.check(loaded.base.architecture)
-    try:
+    with _merging():
         tensors = loaded.model.merged(dequantize=True)
-    except UserError as error:
-        raise UserError(f"quantisation is simulated on merged weights: {error}") from None
 
     evaluated = partial(_evaluated, loaded=loaded, split=wanted, data=experiment.data)
     measuring = f"evaluating on {counted(wanted.size, f'{split} image')}"
@@ -142,6 +145,15 @@ def simulate_run(
     for text in unread_notes(dataset.unread):
         note(text)
     return Report(str(path), split, loaded.recipe.backend, dataset.task, before, tuple(after))
+
+
+@contextmanager
+def _merging() -> Iterator[None]:
+    """Has a refusal of the block say what the merging is for."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"quantisation is simulated on merged weights: {error}") from None
 
 
 def _evaluated(model: Model, loaded: Loaded, split: Split, data: Data) -> tuple[Metrics, list[np.ndarray]]:

@@ -22,6 +22,7 @@ from convert.layouts.layout import Asked
 from convert.layouts.processor import CONFIG as PROCESSOR
 from convert.open import open_path
 from convert.timm.read import from_hub
+from mlx_peft.artifacts.ahead import must_merge
 from mlx_peft.artifacts.load import load_run
 from mlx_peft.artifacts.place import find_adapter
 from mlx_peft.config.schema import Model
@@ -187,6 +188,7 @@ def _run(
     path: Path, named: Model | None, adapter: str | None, backend: Literal["mlx", "torch"], weights: str | None
 ) -> Source:
     """A run or an adapter, merged; what it computes unmerged is the reference, and what PEFT computes with it."""
+    must_merge(find_adapter(path, adapter))
     loaded = load_run(path, backend, name=adapter, precision="float32", model=named, weights=weights)
     quantized = loaded.base.quantization is not None
     tensors = loaded.model.merged(dequantize=quantized)

@@ -11,15 +11,17 @@ import numpy as np
 from convert.adapters.peft import FORMATS, read_adapter, write_adapter
 from convert.base import Base
 from convert.files import write_json, write_safetensors
-from convert.layouts import torchvision, transformers
+from convert.layouts import processor, torchvision, transformers
 from convert.layouts.processor import CONFIG as PROCESSOR
 from convert.timm.config import timm_arguments
 from convert.timm.write import write_model
-from mlx_peft.artifacts.export import RUNTIMES, Exported, export_model
+from mlx_peft.artifacts.ahead import method_in
+from mlx_peft.artifacts.export import RUNTIMES, Exported, class_names, export_model
 from mlx_peft.artifacts.source import Source
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.writing import new_folder
+from mlx_peft.protocols.loading import must_have_exporter
 
 WEIGHTS = "model.safetensors"
 
@@ -48,6 +50,7 @@ class Target:
     """A format that a checkpoint has.
 
     Attributes:
+        fits: raises UserError where the format cannot hold a model that was found.
         write: writes a job to a path that is not there, and returns notes for a person. Raises UserError where the
             format cannot hold the model.
         opener: how its own library opens what was written: a name in ``torch_ref.tools.foreign``; None: it is ours.
@@ -57,6 +60,7 @@ class Target:
         needs_head: whether there is no such file without a classifier.
     """
 
+    fits: Callable[[Source], None]
     write: Callable[[Path, Job], list[str]]
     opener: str | None
     opened: str
@@ -64,13 +68,21 @@ class Target:
     whole: bool = True
     needs_head: bool = False
 
+    def ready(self, out: Path) -> None:
+        """Raises UserError where nothing of the format can be written at ``out``, whatever the source is."""
+
+    def width(self, dtype: str | None, quantization: Quantization | None) -> int:
+        """The fewest bytes that a number takes in the file; 0 where it is an adapter, or most of them are codes."""
+        return 0 if quantization is not None or not self.whole else {"float32": 4}.get(dtype or "float32", 2)
+
     def check(self, found: Source) -> None:
-        """Raises UserError where the source is not what the format is for, before any work."""
+        """Raises UserError where the source is not what the format is for, or cannot be held by it, before any work."""
         if not self.whole and found.adapter is None:
             raise UserError(
                 "the format peft holds an adapter: name a run or an adapter, not a whole model", arguments=("to",)
             )
         must_have_head(found, self.needs_head)
+        self.fits(found)
 
 
 @dataclass(frozen=True)
@@ -84,10 +96,16 @@ class Runtime:
     def check(self, found: Source) -> None:
         """Raises UserError where the source is not what the format is for, before any work."""
         must_have_head(found, True)
+        class_names(found.classes, len(found.base.tensors["head.weight"]))
 
-    def must_be_name_of(self, out: Path) -> None:
-        """Raises UserError at a name that such a file does not have."""
+    def ready(self, out: Path) -> None:
+        """Raises UserError at a name that such a file does not have, and where what writes it is not installed."""
         RUNTIMES[self.kind].must_be_name_of(out)
+        must_have_exporter(self.kind)
+
+    def width(self, dtype: str | None, quantization: Quantization | None) -> int:
+        """The fewest bytes that a number takes in the file."""
+        return 2 if self.dtypes == ("float16",) else 4
 
     def export(self, out: Path, job: Job, verify: bool) -> Exported:
         """Writes a job to ``out``. Raises UserError where that cannot be, or its proof fails."""
@@ -103,15 +121,43 @@ def must_have_head(found: Source, needed: bool) -> None:
         )
 
 
-def _timm(out: Path, job: Job) -> list[str]:
+def _anything(found: Source) -> None:
+    """Of a format that holds every model."""
+
+
+def _fits_timm(found: Source) -> None:
     try:
-        timm_arguments(job.base.architecture, job.base.name.partition(".")[0])
+        timm_arguments(found.asked.architecture, found.asked.name.partition(".")[0])
     except UserError as error:
         raise UserError(
             f"{error}: the format mlx holds it; or give the fields timm's own values, and how much that changes the "
             "logits is printed",
             arguments=("to", "args"),
         ) from error
+
+
+def _fits_transformers(found: Source) -> None:
+    base = found.asked
+    transformers.class_for(base.architecture, base.tensors)
+    processor.write(base.preprocessing, base.architecture.img_size)
+
+
+def _fits_torchvision(found: Source) -> None:
+    torchvision.must_fit(found.asked.architecture)
+
+
+def _fits_peft(found: Source) -> None:
+    assert found.adapter is not None
+    kind = method_in(found.adapter)
+    if kind is not None and FORMATS[kind].from_peft is None:
+        raise UserError(
+            f"Hugging Face PEFT has no method {kind.model_fields['name'].default!r}: convert the run to a whole model, "
+            "such as timm's",
+            arguments=("to",),
+        )
+
+
+def _timm(out: Path, job: Job) -> list[str]:
     write_model(out, base=job.base, tensors=job.tensors, classes=job.classes, dtype=job.dtype)
     return []
 
@@ -153,27 +199,25 @@ def _torchvision(out: Path, job: Job) -> list[str]:
 
 def _peft(out: Path, job: Job) -> list[str]:
     assert job.adapter is not None
-    adapter = read_adapter(job.adapter)
-    if FORMATS[type(adapter.method)].from_peft is None:
-        raise UserError(
-            f"Hugging Face PEFT has no method {adapter.method.name!r}: convert the run to a whole model, such as "
-            "timm's",
-            arguments=("to",),
-        )
-    return write_adapter(out, adapter)
+    return write_adapter(out, read_adapter(job.adapter))
 
 
 TARGETS: dict[str, Target | Runtime] = {
-    "timm": Target(_timm, "timm folder", 'timm.create_model("local-dir:{out}", pretrained=True)'),
-    "transformers": Target(_transformers, "transformers", 'transformers.{architecture}.from_pretrained("{out}")'),
+    "timm": Target(_fits_timm, _timm, "timm folder", 'timm.create_model("local-dir:{out}", pretrained=True)'),
+    "transformers": Target(
+        _fits_transformers, _transformers, "transformers", 'transformers.{architecture}.from_pretrained("{out}")'
+    ),
     "torchvision": Target(
+        _fits_torchvision,
         _torchvision,
         "torchvision",
         'model.load_state_dict(safetensors.torch.load_file("{out}/model.safetensors"))',
         needs_head=True,
     ),
-    "mlx": Target(_mlx, None, 'mlx_peft.create_model("{name}", weights="{out}")'),
-    "peft": Target(_peft, "peft", 'peft.PeftModel.from_pretrained(model, "{out}")', ("float32",), whole=False),
+    "mlx": Target(_anything, _mlx, None, 'mlx_peft.create_model("{name}", weights="{out}")'),
+    "peft": Target(
+        _fits_peft, _peft, "peft", 'peft.PeftModel.from_pretrained(model, "{out}")', ("float32",), whole=False
+    ),
     "onnx": Runtime("onnx", 'onnxruntime.InferenceSession("{out}")'),
     "coreml": Runtime("coreml", 'MLModel(contentsOf: URL(fileURLWithPath: "{out}"))', ("float16",)),
 }

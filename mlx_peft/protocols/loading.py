@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any, cast
 
 from mlx_peft.core.errors import UserError
@@ -17,6 +18,8 @@ LIBRARIES = {"mlx": "mlx_peft.backend.library", "torch": "torch_ref.library"}
 """The modules of their libraries."""
 EXPORTERS = {"onnx": "torch_ref.tools.export.onnx", "coreml": "torch_ref.tools.export.coreml"}
 """The modules that export a model, by the kind of file that they write."""
+EXPORTS_NEED = {"onnx": ("torch", "onnx", "onnxruntime", "onnxscript"), "coreml": ("torch", "coremltools")}
+"""The packages that these modules import."""
 PEERS = {"peft": "torch_ref.tools.peer"}
 """The modules of other libraries that are timed beside the backends."""
 FOREIGN = "torch_ref.tools.foreign"
@@ -38,6 +41,12 @@ def load_library(name: str) -> Library[Any]:
     """The library of a backend. Raises UserError where its framework is not installed."""
     load_backend(name)
     return cast(Library[Any], importlib.import_module(LIBRARIES[name]).LIBRARY)
+
+
+def must_have_exporter(kind: str) -> None:
+    """Raises UserError where packages that a kind of file needs are not installed. None of them is loaded."""
+    if missing := [name for name in EXPORTS_NEED[kind] if importlib.util.find_spec(name) is None]:
+        raise UserError(f"exporting to {kind} needs packages that are missing ({', '.join(missing)}): {INSTALL_EXPORT}")
 
 
 def load_exporter(kind: str) -> Exporter:

@@ -51,8 +51,7 @@ class Method(ABC, Generic[Config]):
         Raises UserError, and changes nothing, where no plain layer computes the same: under a method that says why
         (``kind.unmerged``), and over a quantised base, but for a method that merges into codes (``kind.over_codes``).
         """
-        if self.kind.unmerged is not None:
-            raise UserError(f"method {self.name} cannot be merged: {self.kind.unmerged}")
+        self.kind.must_merge()
         replaced = unwrap(model, self.kind.over_codes)
         if replaced:
             replaced["shared"] = model.shared

@@ -53,6 +53,12 @@ class MethodConfig(Section):
         """Whether what it trains folds into a plain model with the same logits."""
         return self.unmerged is None
 
+    @classmethod
+    def must_merge(cls) -> None:
+        """Raises UserError, which says why, where what it trains folds into no plain model."""
+        if cls.unmerged is not None:
+            raise UserError(f"method {cls.model_fields['name'].default} cannot be merged: {cls.unmerged}")
+
     @property
     def dropped(self) -> float:
         """With which probability an input of its update, which is a weight's, is dropped in training."""
