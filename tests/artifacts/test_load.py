@@ -176,10 +176,14 @@ def test_no_images_have_no_predictions(run: Path) -> None:
     assert predict(load_run(run), []) == []
 
 
-def test_a_broken_image_is_refused_by_name(run: Path, images: list[Path]) -> None:
+def test_a_broken_image_is_named_and_the_others_are_answered(run: Path, images: list[Path]) -> None:
+    whole = predict(load_run(run), images)
     images[2].write_bytes(b"not an image")
+    found = predict(load_run(run), images)
+    assert found[2]["image"] == str(images[2]) and "2.png" in found[2]["error"]
+    assert found[:2] == whole[:2] and found[3:] == whole[3:]
     with pytest.raises(UserError, match=r"2\.png"):
-        predict(load_run(run), images)
+        predict(load_run(run), [images[2]])
 
 
 def test_a_merged_model_holds_the_trained_head(run: Path, tmp_path: Path) -> None:
