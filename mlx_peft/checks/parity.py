@@ -3,101 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, product
-from typing import NamedTuple, get_args
+from typing import Any
 
 import numpy as np
 
 from convert.base import Base, load_base
-from mlx_peft.config.methods import Linear, Method
-from mlx_peft.config.quantization import from_options, is_scale
+from mlx_peft.checks.matrix import BATCH, CLASSES, Combination
+from mlx_peft.config.methods import Linear
+from mlx_peft.config.quantization import is_scale
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.protocols.backend import Backend
 from mlx_peft.protocols.loading import load_backend
 from mlx_peft.protocols.model import Model
 from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.training.allocation import allocator
-
-BATCH, CLASSES, STEPS = 2, 10, 20
-
-MODELS: dict[str, dict[str, object]] = {
-    "vit_tiny_patch16_224": {},
-    "deit_small_patch16_224": {},
-    "deit_tiny_distilled_patch16_224": {},
-    "vit_base_patch16_224": {"args": {"depth": 2}},
-    "vit_small_patch14_dinov2": {"image_size": 112},
-    "vit_small_patch14_reg4_dinov2": {"image_size": 112},
-    "vit_base_patch16_siglip_224": {"args": {"depth": 2}},
-}
-"""The models that are compared, some cut in depth or image size so that a run stays short."""
-
-
-GROUP_SIZE = 64
-"""Quantised cells have groups of so many inputs: the largest number that divides the width of every model."""
-
-
-class Row(NamedTuple):
-    """A method in the matrix: its options, and a learning rate under which its loss does not explode.
-
-    Where it does (full fine-tuning at 1e-3), Adam magnifies rounding, and losses drift apart though gradients agree.
-    """
-
-    options: dict[str, object]
-    lr: float = 1e-3
-    steps: int | None = None
-    """Of the trajectory; STEPS where None. A method that deals out ranks needs more to go through all of its phases."""
-    qat: dict[str, object] | None = None
-    """Codes that are trained through. Then there is no trajectory: a code is a step function of its weight, so that
-    weights which differ by a rounding fall now and then on either side of a step, and the losses drift apart."""
-    roundings: int = 8
-    """That a gradient in half precision may be off by: see ``checks.precision``. More behind a ReLU, where a rounding
-    decides on which side of zero a small value falls: the share of such values goes with the round-off, the error with
-    its root, so that float16 has more roundings of its own (measured: 37 of them; bfloat16 9)."""
-
-
-METHODS: dict[str, Row] = {
-    "lora": Row({"rank": 8, "targets": ["qkv", "proj", "fc1", "fc2"]}),
-    "lora-qv": Row({"rank": 8, "rslora": True, "targets": ["q", "v"]}),
-    "lora-dora": Row({"rank": 8, "dora": True, "targets": ["qkv", "fc2"]}),
-    "lora-pissa": Row({"rank": 8, "init": "pissa", "lora_plus": 4, "targets": ["v", "proj"]}),
-    "lora-blocks": Row({"rank": 4, "targets": "all-linear", "blocks": "last 2", "rank_pattern": {"qkv": 8}}),
-    "adalora": Row(
-        {"init_rank": 8, "target_rank": 4, "t_init": 10, "t_final": 15, "delta_t": 3, "targets": ["q", "v", "fc1"]},
-        steps=60,
-    ),
-    "qalora": Row({"rank": 8, "targets": ["qkv", "fc2"]}),
-    "qalora-avg": Row({"rank": 8, "pool": "avg", "targets": ["q", "v", "fc1"]}),
-    "vera": Row({"rank": 64, "targets": ["q", "v", "fc1"]}),
-    "fact": Row({"rank": 8}),
-    "ia3": Row({}),
-    "ssf": Row({}),
-    "adaptformer": Row({"dropout": 0}, roundings=48),  # each backend draws its own
-    "vpt": Row({}),
-    "vpt-deep": Row({"deep": True}),
-    "bitfit": Row({}),
-    "layernorm": Row({}),
-    "linear": Row({}),
-    "lora-qat": Row({"rank": 8, "targets": "all-linear"}, qat={"bits": 4}),
-    "lora-lsq": Row({"rank": 8, "targets": ["q", "v"]}, qat={"bits": 4, "scales": "learned"}),
-    "full-qat": Row({}, lr=3e-5, qat={"bits": 4}),
-    "full": Row({}, lr=3e-5),
-    "full-blocks": Row({"blocks": "last 2"}, lr=3e-5),
-}
-"""The rows of the matrix; a name up to the first hyphen is the method's."""
-
-QUANTIZED_MODELS = ("vit_tiny_patch16_224", "vit_small_patch14_dinov2")
-QUANTIZED_METHODS = ("lora", "lora-dora", "adalora", "vera", "qalora", "qalora-avg")
-"""These rows are also compared over quantised bases, or only over them."""
-
-OVER_CODES = {kind.model_fields["name"].default for kind in get_args(get_args(Method)[0]) if kind.over_codes}
-PLAIN_METHODS = tuple(name for name in METHODS if name.partition("-")[0] not in OVER_CODES)
-
-BITS = (8, 4, 3, 2)
-"""A weight in those bases has so many bits."""
 
 LOGITS, GRADIENTS, TRAJECTORY = 1e-5, 1e-4, 1e-4
 """The largest relative errors in float32 are a few hundred roundings (1.2e-7 each) in logits; gradients and losses
@@ -111,6 +33,8 @@ class Cell:
     model: str
     method: str
     bits: int | None
+    cut: Mapping[str, Any]
+    """What makes the model smaller than the one of its name."""
     logits: float
     loss: float
     gradients: float
@@ -137,22 +61,6 @@ def relative(a: np.ndarray | float, b: np.ndarray | float) -> float:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     error = float(np.linalg.norm(a - b) / max(np.linalg.norm(b), np.finfo(np.float64).tiny))
     return math.inf if math.isnan(error) else error
-
-
-def experiment(model: str, method: str, bits: int | None = None, seed: int = 0) -> Experiment:
-    """The experiment of a cell: random weights, so that nothing is downloaded."""
-    options = {"name": method.partition("-")[0], **METHODS[method].options}
-    return Experiment.model_validate(
-        {
-            "seed": seed,
-            "model": {"name": model, "weights": "none", **MODELS.get(model, {})},
-            "method": options,
-            "quantize": bits and {"bits": bits, "group_size": GROUP_SIZE},
-            "qat": METHODS[method].qat,
-            "data": {"name": "digits", "batch_size": BATCH},
-            "train": {"schedule": {"name": "constant"}, "clip_norm": 1.0, "label_smoothing": 0.1},
-        }
-    )
 
 
 def batch(size: int, seed: int, count: int = BATCH) -> tuple[np.ndarray, np.ndarray]:
@@ -187,33 +95,29 @@ def merged_logits(backend: Backend, model: Model, config: Experiment, base: Base
 
 
 def trajectory(
-    trainers: tuple[Trainer, Trainer], config: Experiment, row: Row, size: int, seed: int
+    trainers: tuple[Trainer, Trainer], compared: Combination, config: Experiment, size: int, seed: int
 ) -> tuple[float, int | None]:
     """Both through the row's steps: the largest error of a loss, and after how many steps the masks differ."""
-    steps = STEPS if row.steps is None else row.steps
-    dealers = [allocator(config.method, steps) for _ in trainers]
+    dealers = [allocator(config.method, compared.steps) for _ in trainers]
     for trainer, dealer in zip(trainers, dealers, strict=True):
         if dealer:
             dealer.start(trainer, {})
     error, differ = 0.0, 0
-    for t in range(1, steps + 1):
+    for t in range(1, compared.steps + 1):
         images, targets = batch(size, seed + t - 1)
         losses, kept = [], []
         for trainer, dealer in zip(trainers, dealers, strict=True):
             observe = dealer is not None and dealer.observes(t)
-            losses.append(float(trainer.train_step(images, targets, row.lr, observe=observe)))
+            losses.append(float(trainer.train_step(images, targets, compared.row.lr, observe=observe)))
             kept.append(dealer.after(trainer, t) if dealer else None)
         error = max(error, relative(*losses))
         differ += kept[0] != kept[1]
     return error, differ if dealers[0] else None
 
 
-def compare(
-    ours: Backend, reference: Backend, model: str, method: str, bits: int | None = None, seed: int = 0,
-    steps: bool = True,
-) -> Cell:  # fmt: skip
+def compare(ours: Backend, reference: Backend, compared: Combination, seed: int = 0, steps: bool = True) -> Cell:
     """Takes both through logits, gradients, the merge and, with ``steps``, a trajectory."""
-    config = experiment(model, method, bits, seed)
+    config = compared.experiment(seed)
     base = load_base(config.model, CLASSES, seed, config.quantize)
     a, b = (backend.build_trainer(config, CLASSES, base) for backend in (ours, reference))
     images, targets = batch(base.architecture.img_size, seed)
@@ -230,47 +134,23 @@ def compare(
     errors = {name: relative(gradients_a[name], gradients_b[name]) for name in gradients_b}
     worst = max(errors, key=lambda name: errors[name])
     drift, masks = None, None
-    if steps and config.qat is None:
-        drift, masks = trajectory((a, b), config, METHODS[method], base.architecture.img_size, seed)
+    if steps and compared.steps:
+        drift, masks = trajectory((a, b), compared, config, base.architecture.img_size, seed)
     return Cell(
-        model=model, method=method, bits=bits, logits=logits, loss=relative(loss_a, loss_b), gradients=errors[worst],
-        worst=worst, trajectory=drift, masks=masks, merged=merged,
+        model=compared.model, method=compared.method, bits=compared.bits, cut=compared.cut, logits=logits,
+        loss=relative(loss_a, loss_b), gradients=errors[worst], worst=worst, trajectory=drift, masks=masks,
+        merged=merged,
     )  # fmt: skip
 
 
-def cells(
-    models: Iterable[str],
-    methods: Iterable[str],
-    bits: Iterable[int | None] = (None,),
-    seed: int = 0,
-    steps: bool = True,
-) -> Iterator[Cell]:
-    """Compares the backends on every triple. Torch is loaded first: see ``backend.blas``."""
-    reference, ours = load_backend("torch"), load_backend("mlx")
-    for model, method, width in product(models, methods, bits):
-        yield compare(ours, reference, model, method, width, seed, steps)
+def cells(chosen: Iterable[Combination], seed: int = 0, steps: bool = True) -> Iterator[Cell]:
+    """Compares the backends on each. Torch is loaded first: see ``backend.blas``.
 
-
-def run(
-    model: str | None = None, method: str | None = None, bits: int | None = None, steps: bool = True
-) -> Iterator[Cell]:
-    """The matrix, or the part of it that a model's name, a method's and the bits of the base select.
-
-    Over plain bases every model meets every method; over quantised ones, what is not named is what QUANTIZED_MODELS and
-    QUANTIZED_METHODS name. Without ``steps`` no trajectory is run, which is most of the time that a cell takes.
+    Without ``steps`` no trajectory is run, which is most of the time that a cell takes.
     """
-    if method is not None and method not in METHODS:
-        raise UserError(f"no method {method!r} in the parity matrix{suggest(method, METHODS)}")
-    if bits is not None:
-        from_options(bits, GROUP_SIZE)
-        methods = [method] if method else QUANTIZED_METHODS
-        return cells([model] if model else QUANTIZED_MODELS, methods, [bits], steps=steps)
-    models = [name for name in QUANTIZED_MODELS if model in (None, name)]
-    methods = [name for name in QUANTIZED_METHODS if method in (None, name)]
-    float_methods = [name for name in PLAIN_METHODS if method in (None, name)]
-    return chain(
-        cells([model] if model else MODELS, float_methods, steps=steps), cells(models, methods, BITS, steps=steps)
-    )
+    reference, ours = load_backend("torch"), load_backend("mlx")
+    for compared in chosen:
+        yield compare(ours, reference, compared, seed, steps)
 
 
 def summary(results: list[Cell]) -> dict[str, object]:

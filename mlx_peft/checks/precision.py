@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from itertools import product
 
 from convert.base import load_base
-from mlx_peft.checks import parity
-from mlx_peft.checks.parity import CLASSES, METHODS, PLAIN_METHODS, batch, experiment, perturbed, relative
+from mlx_peft.checks import matrix
+from mlx_peft.checks.matrix import CLASSES, METHODS, PLAIN_METHODS, Combination
+from mlx_peft.checks.parity import batch, perturbed, relative
 from mlx_peft.config.schema import Experiment
-from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.protocols.loading import load_backend
 
 ROUND_OFF = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
@@ -74,19 +74,15 @@ class HalfCell:
         return close and self.gradients <= allowed(METHODS[self.method].roundings, self.precision, self.depth)
 
 
-def in_precision(config: Experiment, model: str, precision: str) -> Experiment:
-    """The experiment on the narrow model, in a precision."""
-    narrow = config.model.model_copy(update=MODELS.get(model, {"args": NARROW}))
-    train = config.train.model_copy(update={"precision": precision})
-    return config.model_copy(update={"model": narrow, "train": train})
+def in_precision(config: Experiment, precision: str) -> Experiment:
+    """The experiment in a precision."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
 
 
-def compare(
-    model: str, method: str, bits: int | None, precisions: Iterable[str], rows: int = ROWS, seed: int = 0
-) -> Iterator[HalfCell]:
+def compare(compared: Combination, precisions: Iterable[str], rows: int = ROWS, seed: int = 0) -> Iterator[HalfCell]:
     """Both backends in each precision, against torch in float32. Torch is loaded first: see ``backend.blas``."""
     backends = {name: load_backend(name) for name in ("torch", "mlx")}
-    single = in_precision(experiment(model, method, bits, seed), model, "float32")
+    single = compared.experiment(seed)
     base = load_base(single.model, CLASSES, seed, single.quantize)
     architecture = base.architecture
     tokens = len(architecture.places)
@@ -96,36 +92,52 @@ def compare(
     exact.model.load_adapter(start)
     expected, (loss, gradients) = exact.model.logits(images), exact.loss_and_gradients(images, targets)
     for precision, (name, backend) in product(precisions, backends.items()):
-        trainer = backend.build_trainer(in_precision(single, model, precision), CLASSES, base)
+        trainer = backend.build_trainer(in_precision(single, precision), CLASSES, base)
         trainer.model.load_adapter(start)
         logits = relative(trainer.model.logits(images), expected)
         found_loss, found = trainer.loss_and_gradients(images, targets, LOSS_SCALE[precision])
         errors = {key: relative(found[key], gradients[key]) for key in gradients}
         worst = max(errors, key=lambda key: errors[key])
         yield HalfCell(
-            model=model, method=method, bits=bits, precision=precision, backend=name, depth=architecture.depth,
-            rows=len(images) * tokens, logits=logits, loss=relative(found_loss, loss), gradients=errors[worst],
-            worst=worst,
+            model=compared.model, method=compared.method, bits=compared.bits, precision=precision, backend=name,
+            depth=architecture.depth, rows=len(images) * tokens, logits=logits, loss=relative(found_loss, loss),
+            gradients=errors[worst], worst=worst,
         )  # fmt: skip
 
 
-def pairs(model: str | None = None, method: str | None = None, bits: int | None = None) -> list[tuple[str, str]]:
-    """Every method on one model and every model under full fine-tuning, or what the names select of all."""
-    if method is not None and method not in METHODS:
-        raise UserError(f"no method {method!r} in the parity matrix{suggest(method, METHODS)}")
+def each_once(model: str | None = None, method: str | None = None, bits: int | None = None) -> list[Combination]:
+    """Every method once on FIRST, or what the names select. Raises UserError as ``matrix.check``."""
+    matrix.check(method, bits)
+    usual = PLAIN_METHODS if bits is None else matrix.QUANTIZED_METHODS
+    return combinations([model or FIRST], [method] if method else usual, bits)
+
+
+def whole(model: str | None = None, method: str | None = None, bits: int | None = None) -> list[Combination]:
+    """Every method on one model and every model under full fine-tuning, or what the names select of all.
+
+    Raises UserError as ``matrix.check``.
+    """
+    if bits is not None and model is None:
+        return each_once(model, method, bits)
+    matrix.check(method, bits)
     if model or method:
-        return list(product([model] if model else MODELS, [method] if method else PLAIN_METHODS))
-    if bits is not None:
-        return [(FIRST, name) for name in parity.QUANTIZED_METHODS]
-    return [*((FIRST, name) for name in PLAIN_METHODS), *((name, "full") for name in MODELS if name != FIRST)]
+        return combinations([model] if model else MODELS, [method] if method else PLAIN_METHODS, bits)
+    others = [name for name in MODELS if name != FIRST]
+    return [*combinations([FIRST], PLAIN_METHODS), *combinations(others, ["full"])]
 
 
-def run(
-    precision: str, model: str | None = None, method: str | None = None, bits: int | None = None
-) -> Iterator[HalfCell]:
-    """The cells of ``pairs``, in one half precision."""
-    for each, name in pairs(model, method, bits):
-        yield from compare(each, name, bits, [precision])
+def combinations(models: Iterable[str], methods: Iterable[str], bits: int | None = None) -> list[Combination]:
+    """Each model under each method, the models narrow."""
+    return [
+        Combination(model, method, bits, {**matrix.MODELS.get(model, {}), **MODELS.get(model, {"args": NARROW})})
+        for model, method in product(models, methods)
+    ]
+
+
+def cells(chosen: Iterable[Combination], precision: str) -> Iterator[HalfCell]:
+    """Two of each combination, one for each backend, in one half precision."""
+    for compared in chosen:
+        yield from compare(compared, [precision])
 
 
 def summary(results: list[HalfCell]) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -164,10 +165,10 @@ def echo_written(out: Path, written: Written) -> None:
     echo_files(out)
 
 
-def check_picture(option: str, path: Path) -> None:
-    """Before any work: that a picture can be written there. Raises UserError at another suffix or a missing folder."""
-    if path.suffix.lower() != ".png":
-        raise UserError(f"{option}: {path} should end in .png")
+def check_file(option: str, path: Path, suffixes: Sequence[str] = (".png",)) -> None:
+    """Before any work: that such a file can be written there. Raises UserError at another suffix, without a folder."""
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"{option}: {path} should end in {' or '.join(suffixes)}")
     if path.is_dir():
         raise UserError(f"{option}: {path} is a folder")
     if not path.parent.is_dir():

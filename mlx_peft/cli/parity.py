@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from types import ModuleType
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from mlx_peft.cli import completing
-from mlx_peft.cli.common import AsJson, echo, echo_json
-from mlx_peft.core.text import counted
+from mlx_peft.cli.common import AsJson, check_file, echo, echo_json
+
+if TYPE_CHECKING:
+    from mlx_peft.report.checks import Table
 
 OnlyModel = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Only this model; all if left out.", show_default=False, autocompletion=completing.models
+        metavar="NAME", help="Only this model, at its own size.", show_default=False, autocompletion=completing.models
     ),
 ]
 OnlyMethod = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME", help="Only this method; all if left out.", show_default=False, autocompletion=completing.methods
-    ),
+    typer.Option(metavar="NAME", help="Only this method.", show_default=False, autocompletion=completing.methods),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Also write it here: as JSON (.json) or a table (.md).", show_default=False),
 ]
 
 
@@ -43,38 +48,58 @@ def parity(
     steps: Annotated[
         bool, typer.Option(help="Also compare the losses of optimiser steps, which takes longest.")
     ] = True,
+    everything: Annotated[
+        bool, typer.Option("--all", help="The whole matrix: every model, and bases in few bits.")
+    ] = False,
+    out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare the backends' logits, gradients and steps.
 
-    With a half precision: what it costs in each of them.
+    Every method once, on a small model, takes a minute or two; the whole matrix hours. With a half precision: what it
+    costs in each backend.
     """
-    from mlx_peft.checks import parity
-    from mlx_peft.checks import precision as half
-    from mlx_peft.report import blocks, checks
+    if out is not None:
+        check_file("--out", out, (".json", ".md"))
 
-    matrix: ModuleType
-    cells: Iterator[Any]
-    as_row: Any
+    from mlx_peft.checks import matrix, parity
+    from mlx_peft.checks import precision as half
+    from mlx_peft.core.json_io import to_json
+    from mlx_peft.core.writing import write_whole
+    from mlx_peft.report import checks
+
+    started = time.monotonic()
     if precision == "float32":
-        matrix, columns, as_row = parity, checks.CELLS, checks.cell
-        cells = parity.run(model, method, bits, steps)
+        chosen = (matrix.whole if everything else matrix.each_once)(model, method, bits)
+        table, results = checks.MATRIX, shown(parity.cells(chosen, steps=steps), len(chosen), checks.MATRIX, as_json)
+        report = parity.summary(results)
     else:
-        matrix, columns, as_row = half, checks.HALF_CELLS, checks.half_cell
-        cells = half.run(precision, model, method, bits)
-    results = []
-    for cell in cells:
-        results.append(cell)
-        if not as_json:
-            if len(results) == 1:
-                echo(columns.head())
-            echo(blocks.row(as_row(cell)))
-    report = matrix.summary(results)
+        chosen = (half.whole if everything else half.each_once)(model, method, bits)
+        table, results = checks.HALVES, shown(half.cells(chosen, precision), 2 * len(chosen), checks.HALVES, as_json)
+        report = half.summary(results)
+    verdict = checks.verdict(results, time.monotonic() - started)
     if as_json:
         echo_json(report)
-    elif report["passed"]:
-        echo(f"\nthe backends agree in {'all ' * (len(results) > 1)}{counted(len(results), 'cell')}")
     else:
-        echo(f"\nthe backends differ in {sum(not cell.passed for cell in results)} of {counted(len(results), 'cell')}")
+        echo(f"\n{verdict}")
+    if out is not None:
+        text = to_json(report) if out.suffix == ".json" else f"{table.whole(results)}\n\n{verdict}"
+        write_whole(out, f"{text}\n".encode())
+        echo(out, err=True)
     if not report["passed"]:
         raise typer.Exit(1)
+
+
+def shown(cells: Iterator[Any], number: int, table: Table, quiet: bool) -> list[Any]:
+    """So many cells, each said as soon as it is there, unless all is to be quiet on standard output."""
+    from mlx_peft.cli.progress import watch
+
+    results: list[Any] = []
+    with watch() as progress:
+        progress.comparing(0, number)
+        for cell in cells:
+            if not quiet:
+                echo(table.row(cell) if results else f"{table.columns.head()}\n{table.row(cell)}")
+            results.append(cell)
+            progress.comparing(len(results), number)
+    return results

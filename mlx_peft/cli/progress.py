@@ -30,7 +30,8 @@ def watch() -> Iterator[Lines | Bars]:
         TextColumn("{task.fields[facts]}"),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=console, transient=True) as bars:
+    # What is printed meanwhile stands above the bars, unless it goes to a file.
+    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bars:
         yield Bars(bars)
 
 
@@ -53,14 +54,18 @@ class Pace:
         self.said = now
         return True
 
+    def left(self, done: int, total: int) -> str:
+        """``, 20 s left``; nothing where that cannot be known, and at the end."""
+        elapsed = time.monotonic() - self.start
+        return f", {seconds(elapsed / done * (total - done))} left" if 0 < done < total else ""
+
     def line(self, what: str, done: int, total: int | None) -> str:
         """``trying the images of train: 1,200 of 9,000, 400 images/s, 20 s left``; without the last where nobody knows
         how many there are."""
         rate = done / max(time.monotonic() - self.start, 1e-9)
         if total is None:
             return f"{what}: {done:,}, {rate:,.0f} images/s"
-        left = f", {seconds((total - done) / rate)} left" if done < total and rate else ""
-        return f"{what}: {done:,} of {total:,}, {rate:,.0f} images/s{left}"
+        return f"{what}: {done:,} of {total:,}, {rate:,.0f} images/s{self.left(done, total)}"
 
 
 class Lines:
@@ -77,6 +82,12 @@ class Lines:
             self._pace = Pace()
         elif self._pace.due() or (done == total and self._pace.said > self._pace.start):
             self.note(self._pace.line(what, done, total))
+
+    def comparing(self, done: int, total: int) -> None:
+        if not done:
+            self._pace = Pace()
+        elif self._pace.due():
+            self.note(f"{done:,} of {total:,} cells{self._pace.left(done, total)}")
 
     def start(self, step: int, steps: int, epochs: int) -> None:
         done = f", {step} of them done" if step else ""
@@ -110,6 +121,9 @@ class Bars:
             self._bars.reset(self._task, total=total, description=what, facts="")
         rate = done / max(time.monotonic() - self._pace.start, 1e-9)
         self._bars.update(self._task, completed=done, facts=f"{rate:,.0f} images/s")
+
+    def comparing(self, done: int, total: int) -> None:
+        self._bars.update(self._task, total=total, completed=done, description="comparing", facts="cells")
 
     def start(self, step: int, steps: int, epochs: int) -> None:
         self._bars.reset(self._task, total=steps, completed=step, description=f"epoch 1/{epochs}", facts="")

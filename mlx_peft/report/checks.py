@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from mlx_peft.checks import bench, bench_data
 from mlx_peft.checks.parity import Cell
 from mlx_peft.checks.precision import HalfCell
 from mlx_peft.core.text import counted
-from mlx_peft.report.blocks import Columns
+from mlx_peft.report.blocks import Columns, row
+from mlx_peft.report.format import seconds
 
 UNMEASURED = "-"
 
-_MATRIX = ("logits", "loss", "gradients")
-CELLS = Columns(
-    ("model", "method", "bits", "logits", "merged logits", "loss", "gradients", "worst gradient", "trajectory", ""),
-    numeric=("bits", "merged logits", "trajectory", *_MATRIX),
-)
-"""The parity matrix in float32, whose rows ``cell`` makes."""
 
-HALF_CELLS = Columns(
-    ("model", "method", "bits", "precision", "backend", "rows", "logits", "loss", "gradients", "worst gradient", ""),
-    numeric=("bits", "rows", *_MATRIX),
-)
-"""The parity matrix in a half precision, whose rows ``half_cell`` makes."""
+@dataclass(frozen=True)
+class Table:
+    """A parity matrix as Markdown: its columns, and what makes a row of a cell."""
+
+    columns: Columns
+    cells: Callable[[Any], list[str]]
+
+    def row(self, found: Any) -> str:
+        """One cell's line."""
+        return row(self.cells(found))
+
+    def whole(self, found: Iterable[Any]) -> str:
+        return self.columns.table(map(self.cells, found))
 
 
-def cell(found: Cell) -> list[str]:
-    """A row of CELLS."""
+def _cell(found: Cell) -> list[str]:
     verdict = _verdict(found.passed)
     if found.masks is not None:
         masks = f"differ after {counted(found.masks, 'step')}" if found.masks else "equal at every step"
@@ -42,8 +46,7 @@ def cell(found: Cell) -> list[str]:
     ]  # fmt: skip
 
 
-def half_cell(found: HalfCell) -> list[str]:
-    """A row of HALF_CELLS."""
+def _half_cell(found: HalfCell) -> list[str]:
     return [
         found.model, found.method, str(found.bits or 32), found.precision, found.backend, str(found.rows),
         f"{found.logits:.1e}", f"{found.loss:.1e}", f"{found.gradients:.1e}", found.worst, _verdict(found.passed),
@@ -52,6 +55,42 @@ def half_cell(found: HalfCell) -> list[str]:
 
 def _verdict(passed: bool) -> str:
     return "ok" if passed else "**differs**"
+
+
+_FIGURES = ("logits", "loss", "gradients")
+MATRIX = Table(
+    Columns(
+        ("model", "method", "bits", "logits", "merged logits", "loss", "gradients", "worst gradient", "trajectory", ""),
+        numeric=("bits", "merged logits", "trajectory", *_FIGURES),
+    ),
+    _cell,
+)
+"""In float32."""
+
+HALVES = Table(
+    Columns(
+        ("model", "method", "bits", "precision", "backend", "rows", *_FIGURES, "worst gradient", ""),
+        numeric=("bits", "rows", *_FIGURES),
+    ),
+    _half_cell,
+)
+"""In a half precision."""
+
+
+def verdict(found: Sequence[Cell] | Sequence[HalfCell], taken: float) -> str:
+    """Whether the backends agree, in how many cells, where they do so least, and how many seconds that took."""
+    differing = sum(not cell.passed for cell in found)
+    said = f"differ in {differing} of" if differing else f"agree in{' all' * (len(found) > 1)}"
+    worst = [max((figures(cell)[name], cell.model, cell.method) for cell in found) for name in _FIGURES]
+    largest = ", ".join(
+        f"{name} {size:.1e} ({model}, {method})" for name, (size, model, method) in zip(_FIGURES, worst, strict=True)
+    )
+    return f"the backends {said} {counted(len(found), 'cell')}, in {seconds(taken)}; largest errors: {largest}"
+
+
+def figures(cell: Cell | HalfCell) -> dict[str, float]:
+    """What every cell has, by name."""
+    return dict(zip(_FIGURES, (cell.logits, cell.loss, cell.gradients), strict=True))
 
 
 def steps(settings: bench.Settings, timings: Sequence[bench.Timing]) -> str:

@@ -52,6 +52,7 @@ MORE = {
     ),
     "mlx-peft convert vit/ large/ --to timm --image-size 384": "--image-size 32",
     "mlx-peft parity": "--model vit_tiny_patch16_224 --method linear --no-steps",
+    "mlx-peft parity --all": "--model vit_tiny_patch16_224 --method linear --no-steps",
     "mlx-peft parity --precision bfloat16": "--model vit_tiny_patch16_224 --method linear --no-steps",
     "mlx-peft bench": BENCH,
     "mlx-peft bench data IMAGES": f"--image-size {SIZE} --batch-size 4 --rounds 1 --no-steps",

@@ -1,23 +1,29 @@
 """``mlx-peft parity`` and ``mlx-peft bench``: what they print, and their exit status."""
 
 import json
+import re
 
 import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 from typer.testing import CliRunner
 
-from mlx_peft.checks import bench, parity
+from mlx_peft.checks import bench, matrix, parity
+from mlx_peft.cli import progress
 from mlx_peft.cli.app import app
 from mlx_peft.vit.architecture import Architecture
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """One small cell."""
-    args = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
-    monkeypatch.setattr(parity, "MODELS", {"vit_tiny_patch16_224": {"image_size": 32, "args": args}})
-    monkeypatch.setattr(parity, "QUANTIZED_MODELS", ())
-    monkeypatch.setattr(parity, "STEPS", 3)
+    """Models of two narrow blocks, three steps, and few rows of the matrix."""
+    args = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
+    cut = {"image_size": 32, "args": args}
+    monkeypatch.setattr(matrix, "CUT", cut)
+    monkeypatch.setattr(matrix, "MODELS", {"vit_tiny_patch16_224": cut, "deit_tiny_distilled_patch16_224": cut})
+    monkeypatch.setattr(matrix, "QUANTIZED_MODELS", ("vit_tiny_patch16_224",))
+    monkeypatch.setattr(matrix, "QUANTIZED_METHODS", ("lora",))
+    monkeypatch.setattr(matrix, "BITS", (3,))
+    monkeypatch.setattr(matrix, "STEPS", 3)
 
 
 def test_parity_prints_json_alone(small):
@@ -29,22 +35,43 @@ def test_parity_prints_json_alone(small):
     assert 0 < report["max_gradients"] <= parity.GRADIENTS
 
 
-def test_parity_over_quantised_bases_alone(small, monkeypatch):
-    args = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
-    monkeypatch.setitem(parity.MODELS, "vit_tiny_patch16_224", {"image_size": 32, "args": args})
-    monkeypatch.setattr(parity, "QUANTIZED_MODELS", ("vit_tiny_patch16_224",))
-    monkeypatch.setattr(parity, "QUANTIZED_METHODS", ("lora",))
+def test_parity_over_quantised_bases_alone(small):
     done = CliRunner().invoke(app, ["parity", "--bits", "3", "--json"])
     assert [(c["method"], c["bits"]) for c in json.loads(done.stdout)["cells"]] == [("lora", 3)]
     wrong = CliRunner().invoke(app, ["parity", "--bits", "7"])
     assert wrong.exit_code == 2 and "not 7" in wrong.stderr
 
 
+def test_parity_of_everything_goes_on_to_every_model_and_codes(small, tmp_path):
+    file = tmp_path / "parity.json"
+    done = CliRunner().invoke(app, ["parity", "--all", "--method", "lora", "--no-steps", "--out", str(file)])
+    assert done.exit_code == 0, done.output
+    assert [(c["model"], c["bits"]) for c in json.loads(file.read_text())["cells"]] == [
+        ("vit_tiny_patch16_224", None), ("deit_tiny_distilled_patch16_224", None), ("vit_tiny_patch16_224", 3)
+    ]  # fmt: skip
+    assert "agree in all 3 cells, in " in done.stdout
+
+
+def test_parity_writes_the_table_that_it_prints(small, tmp_path):
+    file = tmp_path / "parity.md"
+    done = CliRunner().invoke(app, ["parity", "--method", "linear", "--out", str(file)])
+    assert file.read_text() == done.stdout
+    assert "largest errors: logits" in done.stdout
+    wrong = CliRunner().invoke(app, ["parity", "--out", str(tmp_path / "parity.txt")])
+    assert wrong.exit_code == 2 and ".json or .md" in wrong.stderr
+
+
+def test_a_log_says_how_many_cells_there_are_still_to_come(small, monkeypatch):
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    done = CliRunner().invoke(app, ["parity", "--all", "--method", "linear", "--no-steps"])
+    assert re.match(r"1 of 2 cells, [\d.]+ s left$", done.stderr.splitlines()[0])
+
+
 def test_parity_ends_with_status_1_past_a_tolerance(small, monkeypatch):
     monkeypatch.setattr(parity, "GRADIENTS", 0.0)
     done = CliRunner().invoke(app, ["parity", "--method", "linear"])
     assert done.exit_code == 1
-    assert "differ in 1 of 1 cells" in done.stdout
+    assert "differ in 1 of 1 cell, " in done.stdout
 
 
 def test_products_of_a_step_are_counted_by_hand():

@@ -7,10 +7,9 @@ whole matrix, which is slow, is compiled.
 import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 
-from mlx_peft.checks import parity
+from mlx_peft.checks import matrix, parity
+from mlx_peft.checks.matrix import Combination
 from mlx_peft.config.methods import Method
-
-SHORT = "vit_tiny_patch16_224"
 
 COMPILED = ("lora", "adalora")
 """A step that is compiled as one, and one that hands out scores besides."""
@@ -19,68 +18,76 @@ FULLY = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_small_p
 """Models that go through a trajectory under every method."""
 
 
-def check(model, method, bits=None, steps=True):
-    (cell,) = parity.cells([model], [method], [bits], steps=steps)
+def check(compared, steps=True):
+    (cell,) = parity.cells([compared], steps=steps)
     assert cell.logits <= parity.LOGITS
     assert cell.merged is None or cell.merged <= parity.LOGITS
     assert cell.loss <= parity.LOGITS
     assert cell.gradients <= parity.GRADIENTS, cell.worst
-    assert (cell.trajectory is not None) == (steps and parity.METHODS[method].qat is None)
+    assert (cell.trajectory is not None) == (steps and compared.row.qat is None)
     assert cell.trajectory is None or cell.trajectory <= parity.TRAJECTORY
     assert not cell.masks
     return cell
 
 
-@pytest.mark.parametrize("method", parity.PLAIN_METHODS)
-def test_backends_agree_under_every_method(method, monkeypatch):
-    """On one model, cut to three blocks and sixteen patches: what a method does, it does in every block and row."""
-    monkeypatch.setitem(parity.MODELS, SHORT, {"image_size": 64, "args": {"depth": 3}})
-    check(SHORT, method)
+@pytest.mark.parametrize("compared", matrix.each_once(), ids=lambda compared: compared.method)
+def test_backends_agree_under_every_method(compared):
+    """As ``mlx-peft parity`` without more compares them."""
+    check(compared)
 
 
-@pytest.mark.parametrize("model", parity.MODELS)
-def test_backends_agree_on_every_model(model):
+@pytest.mark.parametrize("compared", matrix.combinations(matrix.MODELS, ["lora"]), ids=lambda compared: compared.model)
+def test_backends_agree_on_every_model(compared):
     """Steps of whole models, which take longest, are compared in the matrix below."""
-    check(model, "lora", steps=False)
+    check(compared, steps=False)
 
 
 @pytest.mark.parametrize("method", COMPILED)
-def test_backends_agree_when_mlx_compiles(method, monkeypatch, compiled):
-    monkeypatch.setitem(parity.MODELS, SHORT, {"image_size": 64, "args": {"depth": 3}})
-    check(SHORT, method)
+def test_backends_agree_when_mlx_compiles(method, compiled):
+    check(*matrix.each_once(method=method))
 
 
-@pytest.mark.parametrize("bits", parity.BITS)
-@pytest.mark.parametrize("method", parity.QUANTIZED_METHODS)
-def test_backends_agree_over_quantised_bases(method, bits, monkeypatch):
-    monkeypatch.setitem(parity.MODELS, SHORT, {"image_size": 64, "args": {"depth": 2}})
-    check(SHORT, method, bits)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize("bits", parity.BITS)
-@pytest.mark.parametrize("method", parity.QUANTIZED_METHODS)
-@pytest.mark.parametrize("model", parity.QUANTIZED_MODELS)
-def test_backends_agree_in_the_whole_quantised_matrix(model, method, bits):
-    """Steps over codes are compared on the small model, above."""
-    check(model, method, bits, steps=False)
+@pytest.mark.parametrize("bits", matrix.BITS)
+@pytest.mark.parametrize("method", matrix.QUANTIZED_METHODS)
+def test_backends_agree_over_quantised_bases(method, bits):
+    check(Combination(matrix.SMALL, method, bits, {"image_size": 64, "args": {"depth": 2}}))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize("model", parity.MODELS)
-@pytest.mark.parametrize("method", parity.PLAIN_METHODS)
-def test_backends_agree_in_the_whole_matrix(model, method):
-    check(model, method, steps=model in FULLY)
+@pytest.mark.parametrize("compared", matrix.whole(), ids=lambda c: f"{c.model}-{c.method}-{c.bits or 32}")
+def test_backends_agree_in_the_whole_matrix(compared):
+    """As ``mlx-peft parity --all``. Steps over codes are compared on the small model, above."""
+    check(compared, steps=compared.bits is None and compared.model in FULLY)
 
 
 def test_every_method_has_a_row():
     every = {kind.model_fields["name"].default for kind in Method.__origin__.__args__}
-    assert {row.partition("-")[0] for row in parity.METHODS} == every
+    assert {row.partition("-")[0] for row in matrix.METHODS} == every
 
 
-def test_only_what_cannot_be_merged_has_no_merged_logits(monkeypatch):
-    monkeypatch.setitem(parity.MODELS, SHORT, {"image_size": 32, "args": {"depth": 2}})
-    cells = parity.cells([SHORT], ["vpt", "ia3"])
+def test_the_whole_matrix_has_every_method_on_every_model_and_the_small_one_every_method_once():
+    whole = {(c.model, c.method, c.bits) for c in matrix.whole()}
+    plain = {(model, method, None) for model in matrix.MODELS for method in matrix.PLAIN_METHODS}
+    over_codes = {
+        (model, method, bits)
+        for model in matrix.QUANTIZED_MODELS
+        for method in matrix.QUANTIZED_METHODS
+        for bits in matrix.BITS
+    }
+    assert whole == plain | over_codes
+    assert [c.method for c in matrix.each_once()] == [*matrix.METHODS]
+    assert {(c.model, *c.cut) for c in matrix.each_once()} == {(matrix.SMALL, *matrix.CUT)}
+
+
+@pytest.mark.parametrize("choose", [matrix.whole, matrix.each_once])
+def test_names_select_of_a_matrix(choose):
+    assert {c.method for c in choose(method="vera")} == {"vera"}
+    assert {c.model for c in choose(model="vit_small_patch14_dinov2")} == {"vit_small_patch14_dinov2"}
+    assert {(c.method, c.bits) for c in choose(bits=3)} == {(method, 3) for method in matrix.QUANTIZED_METHODS}
+
+
+def test_only_what_cannot_be_merged_has_no_merged_logits():
+    small = {"image_size": 32, "args": {"depth": 2}}
+    cells = parity.cells([Combination(matrix.SMALL, method, cut=small) for method in ("vpt", "ia3")])
     assert [cell.merged is None for cell in cells] == [True, False]

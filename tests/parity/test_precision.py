@@ -9,7 +9,7 @@ import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 from typer.testing import CliRunner
 
 from mlx_peft.checks import precision
-from mlx_peft.checks.parity import METHODS, QUANTIZED_METHODS
+from mlx_peft.checks.matrix import METHODS, QUANTIZED_METHODS
 from mlx_peft.cli.app import app
 
 SUMMED_OVER_ROWS = ("layernorm", "bitfit", "full", "ssf", "linear")
@@ -20,7 +20,8 @@ SOME_ROWS = 1000
 
 
 def check(model, method, which, rows=precision.ROWS, bits=None):
-    cells = list(precision.compare(model, method, bits, [which], rows))
+    (compared,) = precision.combinations([model], [method], bits)
+    cells = list(precision.compare(compared, [which], rows))
     assert [cell.backend for cell in cells] == ["torch", "mlx"]
     for cell in cells:
         assert cell.rows >= rows
@@ -38,7 +39,7 @@ def test_half_precision_is_near_float32_under_what_sums_over_rows(method, which)
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("which", precision.ROUND_OFF)
-@pytest.mark.parametrize(("model", "method"), precision.pairs())
+@pytest.mark.parametrize(("model", "method"), [(one.model, one.method) for one in precision.whole()])
 def test_half_precision_is_near_float32_in_the_whole_matrix(model, method, which):
     check(model, method, which)
 

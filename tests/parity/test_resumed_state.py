@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from convert.base import Base, load_base
-from mlx_peft.checks.parity import METHODS, OVER_CODES, PLAIN_METHODS
+from mlx_peft.checks.matrix import METHODS, OVER_CODES, PLAIN_METHODS
 from mlx_peft.config.schema import Experiment
 from mlx_peft.protocols.loading import load_backend
 from mlx_peft.protocols.trainer import Trainer

@@ -16,7 +16,7 @@ from convert.base import load_base
 from mlx_peft.artifacts.examine import evaluate_run
 from mlx_peft.artifacts.load import load_run
 from mlx_peft.artifacts.predict import predict
-from mlx_peft.checks.parity import OVER_CODES
+from mlx_peft.checks.matrix import OVER_CODES
 from mlx_peft.protocols.loading import load_backend
 from mlx_peft.training.checkpoint import load_checkpoint
 from mlx_peft.training.run import RunFolder, read_metrics

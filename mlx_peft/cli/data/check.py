@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlx_peft.cli import completing
-from mlx_peft.cli.common import AsJson, Overrides, check_picture, echo, echo_json
+from mlx_peft.cli.common import AsJson, Overrides, check_file, echo, echo_json
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import counted, printable
 
@@ -47,7 +47,7 @@ def check(
     where an image is broken or in two splits; near-duplicates are candidates for your own eyes.
     """
     config = data_section(name, overrides or [])
-    check_picture("--sheet", sheet)
+    check_file("--sheet", sheet)
 
     from mlx_peft.cli.progress import watch
     from mlx_peft.core.writing import write_whole

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_peft.cli.common import AsJson, Config, Overrides, check_picture, echo, echo_json, read_experiment
+from mlx_peft.cli.common import AsJson, Config, Overrides, check_file, echo, echo_json, read_experiment
 
 
 def preview(
@@ -20,7 +20,7 @@ def preview(
     as_json: AsJson = False,
 ) -> None:
     """Draw the images that CONFIG trains on, as the model is shown them."""
-    check_picture("--out", out)
+    check_file("--out", out)
     experiment = read_experiment(ctx, config, overrides)
 
     from mlx_peft.cli.progress import watch
