@@ -29,7 +29,7 @@ from mlx_peft.cli import (
     sweep,
     train,
 )
-from mlx_peft.cli.mistakes import Answering
+from mlx_peft.cli.mistakes import GROUP, Answering
 from mlx_peft.core.errors import UserError, shortened
 from mlx_peft.core.text import printable_lines
 
@@ -68,7 +68,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["--help", "-h"]},
+    context_settings={"help_option_names": ["--help", "-h"], **GROUP},
 )
 COMMANDS = (
     train, sweep, eval, predict, merge, quantize, simulate, convert, info, push, pull, parity, report, ls, cat, cp,

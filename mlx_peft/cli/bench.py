@@ -9,9 +9,9 @@ import typer
 
 from mlx_peft.cli import completing
 from mlx_peft.cli.common import AsJson, echo, echo_json
-from mlx_peft.cli.mistakes import Answering, AnsweringGroup
+from mlx_peft.cli.mistakes import GROUP, Answering, AnsweringGroup
 
-app = typer.Typer(cls=AnsweringGroup, invoke_without_command=True)
+app = typer.Typer(cls=AnsweringGroup, invoke_without_command=True, context_settings=GROUP)
 
 
 @app.callback()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import typer
 
 from mlx_peft.cli.common import AsJson, Backend, Config, Overrides, echo, echo_file, echo_json, read_experiment
-from mlx_peft.cli.mistakes import Answering
+from mlx_peft.cli.mistakes import GROUP, Answering
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show, check or explain configurations.")
+app = typer.Typer(
+    no_args_is_help=True, context_settings=GROUP, rich_markup_mode=None, help="Show, check or explain configurations."
+)
 
 
 @app.command(cls=Answering)

@@ -14,6 +14,10 @@ from typer.core import TyperCommand, TyperGroup
 
 from mlx_peft.core.errors import Command, UserError
 
+GROUP = {"default_map": {"help": False}}
+"""Settings of a command that has commands of its own. That help was not asked for is said, since typer would load
+pydantic, which takes longer than all else of a help, to make that of nothing."""
+
 
 class Answering(TyperCommand):
     """A command that shows its own options beside what is wrong."""

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from itertools import combinations, pairwise
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from mlx_peft.data.seen import content, first_equal, there
 
@@ -250,6 +248,9 @@ def _joined(number: np.ndarray, links: list[np.ndarray]) -> np.ndarray:
 
 def components(links: np.ndarray, size: int) -> np.ndarray:
     """A number for each of `size` indices, int64, equal where links, int64 ``(m, 2)``, join them."""
+    from scipy.sparse import coo_matrix  # a third of a second that only pairs are worth
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_matrix((np.ones(len(links), bool), (links[:, 0], links[:, 1])), (size, size))
     numbers: np.ndarray = connected_components(graph, directed=False)[1].astype(np.int64)
     return numbers

@@ -10,12 +10,14 @@ from __future__ import annotations
 import threading
 from functools import cache, lru_cache
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from mlx_peft.vit.resampling import pillow_weights
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 BITS = 15
 """A weight has so many bits: the largest is less than 2^15."""
@@ -83,13 +85,15 @@ def _product(source: int, target: int, interpolation: str, image: np.ndarray) ->
 
 
 @lru_cache(maxsize=256)
-def _matrix(source: int, target: int, interpolation: str) -> tuple[sparse.csr_matrix, int]:
+def _matrix(source: int, target: int, interpolation: str) -> tuple[csr_matrix, int]:
     """Weights as whole numbers, and how many of their bits are after the point."""
+    from scipy.sparse import csr_matrix  # needed only where cykooz.resizer is missing
+
     largest = pillow_weights(source, target, interpolation).max()
     bits = next(
         bits for bits in range(MOST_BITS + 1) if bits == MOST_BITS or round(largest * 2 ** (bits + 1)) >= 2**BITS
     )
-    return sparse.csr_matrix(pillow_weights(source, target, interpolation, bits).astype(np.int32)), bits
+    return csr_matrix(pillow_weights(source, target, interpolation, bits).astype(np.int32)), bits
 
 
 @cache

@@ -6,7 +6,6 @@ import hashlib
 
 import numpy as np
 from PIL import Image
-from scipy.fft import dctn
 
 FLAT = 2.0
 """Images whose grey levels deviate less than this have nothing to see: only equal pixels make them duplicates."""
@@ -48,6 +47,8 @@ def glance(image: np.ndarray) -> bytes | None:
     levels = np.asarray(small, np.float64)
     if levels.std() < FLAT:
         return None
+    from scipy.fft import dctn  # a third of a second that only a comparison is worth
+
     low = dctn(levels, norm="ortho")[:_LOW, :_LOW].ravel()
     thumbnail = np.asarray(small.reduce(_SIDE // _THUMB))
     return np.packbits(low > np.median(low[1:])).tobytes() + thumbnail.tobytes()

@@ -5,8 +5,13 @@ from __future__ import annotations
 import typer
 
 from mlx_peft.cli.data import check, preview
-from mlx_peft.cli.mistakes import Answering
+from mlx_peft.cli.mistakes import GROUP, Answering
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look a data set through before training on it.")
+app = typer.Typer(
+    no_args_is_help=True,
+    context_settings=GROUP,
+    rich_markup_mode=None,
+    help="Look a data set through before training on it.",
+)
 app.command(cls=Answering)(check.check)
 app.command(cls=Answering)(preview.preview)
