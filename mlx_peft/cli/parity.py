@@ -11,6 +11,7 @@ import typer
 
 from mlx_peft.cli import completing
 from mlx_peft.cli.common import AsJson, check_file, echo, echo_json
+from mlx_peft.core import threads
 
 if TYPE_CHECKING:
     from mlx_peft.report.checks import Table
@@ -68,6 +69,7 @@ def parity(
     from mlx_peft.core.writing import write_whole
     from mlx_peft.report import checks
 
+    threads.at_most(1)  # two libraries multiply here, small matrices in turn, and would be in each other's way
     started = time.monotonic()
     if precision == "float32":
         chosen = (matrix.whole if everything else matrix.each_once)(model, method, bits)

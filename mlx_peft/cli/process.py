@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from mlx_peft.cli.completing import asked
 from mlx_peft.cli.output import check_output, reader_gone, tolerant
+from mlx_peft.core import threads
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.signals import SUPERVISORS, end, handled
 
@@ -39,7 +40,8 @@ def run(program: str, backend: str) -> None:
 @contextmanager
 def prepared() -> Iterator[None]:
     """Lets the block print any text to whatever is there, and lets SIGTERM and SIGHUP end it as an error would: nothing
-    is left half-made."""
+    is left half-made. Settles with how many threads it computes."""
+    threads.settle()
     with tolerant(), handled(end, SUPERVISORS):
         yield
 

@@ -9,6 +9,7 @@ import typer
 
 from mlx_peft.cli import mistakes
 from mlx_peft.cli.common import AsJson, Backend, Overrides, Weights, echo, echo_json, read_experiment
+from mlx_peft.core import threads
 from mlx_peft.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def train(
     from mlx_peft.report.summary import summary
     from mlx_peft.training.stop import Interrupted
     from mlx_peft.training.train import train
+    from mlx_peft.training.work import threads_worth
 
+    threads.at_most(threads_worth(experiment))
     with said_beside(run / "config.yaml"):
         with watch() as progress:
             progress.note(f"{experiment.method.name} on {experiment.data.name} with {experiment.backend}, in {run}")

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from mlx_peft.cli.output import said_beside
 from mlx_peft.cli.process import prepared
+from mlx_peft.core import threads
 from mlx_peft.core.errors import UserError
 
 
@@ -33,6 +34,7 @@ def obey(replies: TextIO) -> None:
         from mlx_peft.studies.sweep import INTERRUPTED, USER_ERROR
         from mlx_peft.training.stop import Interrupted
         from mlx_peft.training.train import train
+        from mlx_peft.training.work import threads_worth
 
         order = json.loads(sys.stdin.readline())
         threading.Thread(target=stop_with_parent, daemon=True).start()
@@ -42,7 +44,9 @@ def obey(replies: TextIO) -> None:
                 if "step" in order:
                     derive(Path(order["of"]), Step.model_validate(order["step"]), out)
                 else:
-                    train(Experiment.model_validate(order["experiment"]), out, resume=True, progress=progress)
+                    experiment = Experiment.model_validate(order["experiment"])
+                    threads.at_most(threads_worth(experiment))
+                    train(experiment, out, resume=True, progress=progress)
                     ranks.write(out)
             except UserError as error:
                 json.dump({"error": _answer(error)}, replies)

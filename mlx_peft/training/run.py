@@ -17,6 +17,7 @@ from typing import Any
 
 from mlx_peft.config.files import load
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core import threads
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import canonical, to_json
 from mlx_peft.core.own import unfollowed
@@ -226,9 +227,9 @@ def changed_id(run_id: str, changes: Sequence[Mapping[str, Any]]) -> str:
 
 
 def environment(framework: str) -> dict[str, str]:
-    """Versions and platform; nothing that names a person or a machine."""
+    """Versions, platform and threads; nothing that names a person or a machine."""
     facts = {"python": platform.python_version(), "system": platform.platform(), "machine": platform.machine()}
-    facts |= {"cpus": str(os.cpu_count()), "framework": framework}
+    facts |= {"cpus": str(os.cpu_count()), **threads.facts(), "framework": framework}
     for package in ("mlx-peft", "numpy", "pillow", "safetensors", "simplejpeg"):
         try:
             facts[package] = version(package)

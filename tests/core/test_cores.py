@@ -33,3 +33,27 @@ def test_no_more_than_affinity_and_quota_allow(
     monkeypatch.setattr(control_groups, "CGROUPS", tmp_path / "groups")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     assert cores.free() == expected
+
+
+@pytest.mark.parametrize(
+    ("siblings", "allowed", "expected"),
+    [
+        (("0,2", "1,3", "0,2", "1,3"), {0, 1, 2, 3}, 2),
+        (("0", "1", "2", "3"), {0, 1, 2, 3}, 4),
+        (("0,2", "1,3", "0,2", "1,3"), {0, 1}, 2),
+        (("0,2", "1,3", "0,2", "1,3"), {0, 2}, 1),
+        ((), {0, 1, 2}, 3),
+    ],
+    ids=["two of each core", "one of each core", "one of each allowed", "a core's two", "not told"],
+)
+def test_processors_that_are_one_core_count_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, siblings: tuple[str, ...], allowed: set[int], expected: int
+) -> None:
+    for number, text in enumerate(siblings):
+        path = tmp_path / f"cpu{number}" / "topology" / "thread_siblings_list"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{text}\n")
+    monkeypatch.setattr(cores, "PROCESSORS", tmp_path)
+    monkeypatch.setattr(cores, "_quotas", list)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: allowed, raising=False)
+    assert cores.whole() == expected
