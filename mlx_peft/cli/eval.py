@@ -37,7 +37,7 @@ def eval(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a run, or a model, on the run's images or on others of the same classes.
+    """Evaluate a run, or a model, on its images or on others.
 
     Of another folder or data set, classes are found by their names; without a test split of its own, all its images are
     taken.
