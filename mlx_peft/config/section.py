@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,11 @@ class _InWords(ModelMetaclass):
     """
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            options = ", ".join([*list(inspect.signature(cls).parameters)[:4], "..."])
+            raise UserError(f"{cls.__name__}: options are given by their names: {options}")
         try:
-            return super().__call__(*args, **kwargs)
+            return super().__call__(**kwargs)
         except ValidationError as error:
             from mlx_peft.config.problems import in_a_line  # which stands on all sections there are
 
@@ -37,6 +41,9 @@ class Section(BaseModel, metaclass=_InWords):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise UserError(f"{type(self).__name__} stays as it was made: make another one, with {name}={value!r}")
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """What is not at its default: ``LoRA(rank=16)``."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mlx_peft.core.errors import UserError
-from mlx_peft.library.library import Library
 from mlx_peft.protocols.backend import Backend
 from mlx_peft.protocols.measured import Contender
 from mlx_peft.protocols.tools import Exporter, Foreign, Loaders
+
+if TYPE_CHECKING:  # most that is loaded here asks for no library
+    from mlx_peft.library.library import Library
 
 BACKENDS = {"mlx": "mlx_peft.backend.entry", "torch": "torch_ref.entry"}
 """The modules of the backends, by the name that an experiment gives."""
@@ -40,7 +42,7 @@ def load_backend(name: str) -> Backend:
 def load_library(name: str) -> Library[Any]:
     """The library of a backend. Raises UserError where its framework is not installed."""
     load_backend(name)
-    return cast(Library[Any], importlib.import_module(LIBRARIES[name]).LIBRARY)
+    return cast("Library[Any]", importlib.import_module(LIBRARIES[name]).LIBRARY)
 
 
 def must_have_exporter(kind: str) -> None:

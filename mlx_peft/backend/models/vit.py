@@ -152,6 +152,7 @@ class VisionTransformer(Answering, nn.Module):
 
     def forward_features(self, x: mx.array) -> mx.array:
         """timm's: normalised images to all tokens behind the final norm, ``(batch, tokens, dim)``."""
+        forks.check()
         return self.norm(self.between(self.embed(x), 0, len(self.blocks), whole=True).x)
 
     def forward_head(self, x: mx.array, pre_logits: bool = False) -> mx.array:
