@@ -117,6 +117,8 @@ class Library(ByHand[AnyNetwork]):
             method = called(method, options)
         elif options:
             raise UserError(f"{method!r} has its options already, and {', '.join(options)} was given too")
+        if method.start is not None:
+            raise UserError(f"method.from is for runs: to go on from {method.start}, load it into the model")
         method.check_new(model.architecture)
         self._apply(model, method, seed, qat)
 

@@ -22,8 +22,8 @@ from mlx_peft.vit.architecture import Preprocessing
 IN_MEMORY = "images in memory"
 
 
-def section(data: Any) -> Data:
-    """What a notebook names its images by, as the ``data`` of an experiment.
+def section(data: Any, batch_size: int | None = None, val: float | None = None) -> Data:
+    """What a notebook names its images by, as the ``data`` of an experiment, with what it says besides.
 
     Args:
         data: ``Data``, or its keys and values; a folder of images, a folder for each class; the name of a data set; or
@@ -32,6 +32,13 @@ def section(data: Any) -> Data:
     Raises:
         UserError: it is none of these.
     """
+    named = _named(data)
+    sizes = {} if batch_size is None else {"batch_size": batch_size}
+    shares = {} if val is None else {"split": {**named.split.model_dump(), "val": val}}
+    return validated(Data, "data", {**{key: getattr(named, key) for key in named.model_fields_set}, **sizes, **shares})
+
+
+def _named(data: Any) -> Data:
     if isinstance(data, Data):
         return data
     if isinstance(data, Mapping):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from mlx_peft.artifacts.examine import evaluate_run
 from mlx_peft.artifacts.load import Loaded, load_model, load_run
 from mlx_peft.artifacts.place import is_model
 from mlx_peft.config import files, recipes
-from mlx_peft.config.schema import Experiment, Model
+from mlx_peft.config.schema import Data, Experiment, Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.packaged import packaged
 from mlx_peft.core.problems import validated
@@ -51,7 +51,7 @@ class Notebook:
                 ``package:NAME``, which is shipped.
             adapter: which one, in a folder of several.
             model: timm's name of the model, for a file of weights, and for an adapter that does not say it, as PEFT's.
-            weights: where an adapter's are, if they are not timm's.
+            weights: where those of an adapter's base are now; None: they are found by their digest.
 
         Warns:
             UserWarning: for what was found that should be known, such as a file without a digest.
@@ -73,7 +73,7 @@ class Notebook:
         if path.is_dir():
             options = {"name": model, "weights": weights or "timm"}
             named = None if model is None else validated(Model, "model", options)
-            loaded = load_run(path, self.backend, name=adapter, precision="float32", model=named)
+            loaded = load_run(path, self.backend, name=adapter, precision="float32", model=named, weights=weights)
             return self._adopted(loaded, loaded.notes)
         library = load_library(self.backend)
         if path.exists():
@@ -91,6 +91,7 @@ class Notebook:
         epochs: int | None = None,
         lr: float | None = None,
         batch_size: int | None = None,
+        val: float | None = None,
         seed: int = 0,
         quiet: bool = False,
         **options: Any,
@@ -100,10 +101,11 @@ class Notebook:
         Args:
             what: a model, whose adapter is trained further where it stands; or an experiment: ``Experiment(...)``, a
                 file, or a recipe's name, which becomes a run in the folder ``out``.
-            data: what a model is trained on, as ``evaluate`` takes it; a tenth is held out where there is no validation
-                split. None for an experiment, which names its own.
+            data: what a model is trained on, as ``evaluate`` takes it. None for an experiment, which names its own.
             out: the run's folder.
             epochs, lr, batch_size, seed: as in an experiment; None: its default. An experiment has its own.
+            val: the share of the images that is held out to select the epoch by, where they have no such split; 0:
+                none, and the last epoch counts; None: as ``data`` says, or a tenth.
             quiet: whether nothing is printed.
             options: the other keys of an experiment's ``train``: ``label_smoothing=0.1``.
 
@@ -112,7 +114,7 @@ class Notebook:
             KeyboardInterrupt: a person stopped it; a model has what was trained until then.
         """
         if isinstance(what, Experiment | str | os.PathLike):
-            given = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "data": data, **options}
+            given = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "val": val, "data": data, **options}
             if said := [name for name, value in given.items() if value is not None]:
                 raise UserError(f"an experiment says itself what {said[0]} is: change it there")
             if out is None:
@@ -122,34 +124,37 @@ class Notebook:
             raise UserError(
                 "a model is trained where it stands, without a folder: leave out= out, and save its adapter"
             )
-        if what.method is None:
+        given = {} if epochs is None else {"epochs": epochs}
+        given |= {} if lr is None else {"optimizer": {"name": "adamw", "lr": lr}}
+        config = images.section(data, batch_size, val)
+        return self._in_place(what, data, config, seed, given | options, Silent() if quiet else Telling())
+
+    def _in_place(
+        self, model: Any, data: Any, config: Data, seed: int, options: Mapping[str, Any], progress: Progress
+    ) -> Fitted:
+        """A model trained further where it stands; ``options`` are those of an experiment's ``train``."""
+        if model.method is None:
             raise UserError("the model has no method: add one with add_adapter; 'full' trains all there is")
-        library, optimizer = (
-            load_library(self.backend),
-            {} if lr is None else {"optimizer": {"name": "adamw", "lr": lr}},
-        )
-        config = images.section(data)
-        config = config if batch_size is None else config.model_copy(update={"batch_size": batch_size})
         experiment = Experiment(
             backend=self.backend,
             seed=seed,
-            model=what.description,
-            method=what.method,
-            quantize=what.quantization,
-            qat=what.qat,
+            model=model.description,
+            method=model.method,
+            quantize=model.quantization,
+            qat=model.qat,
             data=config,
-            train={**({} if epochs is None else {"epochs": epochs}), **optimizer, **options},
+            train=options,
         )
-        dataset = images.dataset(data, config, what)
-        images.must_fit(dataset, what)
-        preprocessing = images.as_trained_on(dataset, what)
+        dataset = images.dataset(data, config, model)
+        images.must_fit(dataset, model)
+        preprocessing, library = images.as_trained_on(dataset, model), load_library(self.backend)
         return fitted(
             experiment,
-            library.framework.stored(what),
-            what.base.sha256,
+            library.framework.stored(model),
+            model.base.sha256,
             dataset,
-            lambda tensors: library.take(what, tensors, dataset.classes, preprocessing),
-            Silent() if quiet else Telling(),
+            lambda tensors: library.take(model, tensors, dataset.classes, preprocessing),
+            progress,
         )
 
     def _run(self, what: Any, out: Path, progress: Progress) -> Fitted:
@@ -193,8 +198,11 @@ class Notebook:
         """The module of what was opened, with what the library keeps with one."""
         for note in notes:
             warnings.warn(note, stacklevel=4)
-        network, recipe = loaded.model.network, loaded.recipe
-        load_library(self.backend).adopt(network, recipe.model, loaded.base, loaded.adapter.classes, recipe.qat)
+        network, recipe, model = loaded.model.network, loaded.recipe, loaded.recipe.model
+        if model.is_local:  # where its weights were found
+            model = model.model_copy(update={"weights": loaded.base.source})
+        network.method = loaded.adapter.method
+        load_library(self.backend).adopt(network, model, loaded.base, loaded.adapter.classes, recipe.qat)
         return network
 
     def _without_method(self, loaded: Loaded, notes: Sequence[str]) -> Any:
