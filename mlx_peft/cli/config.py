@@ -33,9 +33,10 @@ def validate(ctx: typer.Context, config: Config, overrides: Overrides = None, as
     experiment = read_experiment(ctx, config, overrides)
 
     from convert.base import architecture_of
+    from mlx_peft.training.bases import described
     from mlx_peft.training.prepare import check_method
 
-    architecture = architecture_of(experiment.model)
+    architecture = architecture_of(experiment.model, described)
     check_method(experiment, architecture, experiment.quantize)
     if as_json:
         echo_json({"config": config, "valid": True, "experiment": experiment.model_dump(mode="json")})

@@ -19,6 +19,7 @@ from mlx_peft.data.looking import Watch, unwatched
 from mlx_peft.protocols.loading import load_backend
 from mlx_peft.studies.derive import check_folder as check_step
 from mlx_peft.studies.derive import step_id
+from mlx_peft.training.bases import opener
 from mlx_peft.training.prepare import check_data, check_method, describe_splits
 from mlx_peft.training.run import RunFolder, flatten, run_id
 from mlx_peft.training.tracking import check_trackers
@@ -123,7 +124,8 @@ class Opened:
         key = (model.model_dump_json(), quantize, classes, dataset.task.name)
 
         def read() -> tuple[Architecture, Quantization | None]:
-            base = load_base(model, len(classes), 0, quantize, classes=classes, task=dataset.task)
+            merging = opener(experiment.backend)
+            base = load_base(model, len(classes), 0, quantize, classes=classes, task=dataset.task, opener=merging)
             return base.architecture, base.quantization
 
         return once(self._models, key, read)

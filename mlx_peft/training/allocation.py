@@ -107,6 +107,15 @@ ALLOCATORS: Mapping[type[MethodConfig], Callable[[Any, int], RankAllocator]] = {
 """By a method's configuration, what makes its allocator, from that and from the number of the run's steps."""
 
 
+def check_longer(method: MethodConfig, epochs: int, wanted: int) -> None:
+    """Raises UserError where a run deals out ranks over its epochs, and is to have others than it was begun with."""
+    if wanted != epochs and type(method) in ALLOCATORS:
+        raise UserError(
+            f"train.epochs: {method.name} deals out its ranks over the {epochs} epochs that the run was begun with, so "
+            f"it cannot have {wanted}: begin another run, with method.from"
+        )
+
+
 def allocator(method: MethodConfig, steps: int) -> RankAllocator | None:
     """What deals out the method's ranks in a run of so many steps; None where they stay as they are.
 

@@ -38,6 +38,20 @@ def opener(backend: BackendName) -> Opener:
     return opened
 
 
+def described(model: Model) -> Checkpoint:
+    """The same without the tensors of a run or an adapter: what is known of it before anything is merged."""
+    place = adapter_of(model)
+    if place is None:
+        return open_weights(model)
+    adapter = read_adapter(place)
+    if adapter.architecture is None:
+        raise UserError(f"model.weights: {place} does not say which model it belongs to: merge it into a folder first")
+    return Checkpoint(
+        model.name, model.weights, adapter.architecture, adapter.preprocessing, find(model.name).resampling,
+        classes=adapter.classes, described=True, task=adapter.task,
+    )  # fmt: skip
+
+
 def adapter_of(model: Model) -> Path | None:
     """The adapter that a model names as its weights; None where they are something else.
 

@@ -69,7 +69,8 @@ def located(
     if model.is_local:
         path = places.beside(Path(os.path.expanduser(model.weights)), beside)
         model = model.model_copy(update={"weights": str(path)}) if path != Path(model.weights) else model
-    return Here(experiment.model_copy(update={"model": model, "data": data}))
+    here = experiment.model_copy(update={"model": model, "data": data})
+    return Here(_started(here, None if (start := here.method.start) is None else places.beside(start, beside)))
 
 
 def _again(experiment: Experiment, folder: RunFolder, weights: str | None) -> Here:
@@ -82,4 +83,13 @@ def _again(experiment: Experiment, folder: RunFolder, weights: str | None) -> He
     else:
         there = places.candidates(experiment.model.weights, folder.path, found, "weights")
         model = find_weights(experiment.model, None if found is None else found.base_sha256, there, str(folder.path))
-    return Here(experiment.model_copy(update={"model": model, "data": data}), found, folder.last.exists())
+    here = experiment.model_copy(update={"model": model, "data": data})
+    start = here.method.start
+    if start is not None and not start.exists() and found is not None and found.start is not None:
+        start = Path(found.start.adapter)
+    return Here(_started(here, start), found, folder.last.exists())
+
+
+def _started(experiment: Experiment, start: Path | None) -> Experiment:
+    """With the adapter that it begins with in another place."""
+    return experiment.model_copy(update={"method": experiment.method.model_copy(update={"start": start})})

@@ -14,6 +14,7 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.data import cached, open_dataset, train_batches
 from mlx_peft.data.looking import Watch, unwatched
 from mlx_peft.data.recipe import FILTERS
+from mlx_peft.training.bases import described
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,9 @@ def preview(experiment: Experiment, count: int, epoch: int = 0, watch: Watch = u
     if model.weights == "timm":
         model = model.model_copy(update={"weights": "none", "head": None})
     dataset = cached(open_dataset(experiment.data, watch), experiment.data)
-    base = load_base(model, len(dataset.classes), experiment.seed, classes=dataset.classes, task=dataset.task)
+    base = load_base(
+        model, len(dataset.classes), experiment.seed, classes=dataset.classes, task=dataset.task, opener=described
+    )
     size, interpolation = base.architecture.img_size, FILTERS[base.preprocessing.interpolation]
 
     def shown() -> Iterator[Shown]:

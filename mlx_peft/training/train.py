@@ -12,6 +12,7 @@ from mlx_peft.data import eval_batches
 from mlx_peft.data.leftout import unread_notes
 from mlx_peft.tasks.metrics import Evaluation
 from mlx_peft.training import outcome
+from mlx_peft.training.allocation import check_longer
 from mlx_peft.training.checkpoint import Position
 from mlx_peft.training.evaluate import answers, examined
 from mlx_peft.training.feed import Feed, feed
@@ -54,6 +55,8 @@ def train(
     else:
         folder.check(experiment, resume=resume, changeable=CHANGEABLE)
     finished = folder.read_result() if resume else None
+    if resume and folder.config.exists():
+        check_longer(experiment.method, folder.read_config().train.epochs, experiment.train.epochs)
     if finished is not None and not longer(folder.read_config(), experiment):
         for path in (folder.metrics, folder.environment):
             folder.check_sum(path)
