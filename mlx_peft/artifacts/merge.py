@@ -13,7 +13,7 @@ from convert.timm.config import timm_arguments
 from convert.timm.write import write_model
 from mlx_peft.artifacts.ahead import must_be_new, must_have_room, must_merge
 from mlx_peft.artifacts.load import Loaded, load_model, load_run
-from mlx_peft.artifacts.place import find_adapter, is_model
+from mlx_peft.artifacts.place import find_adapter, is_model, must_not_name
 from mlx_peft.codes import affine
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Model
@@ -152,6 +152,7 @@ def quantize_model(
     """
     must_be_new(out)
     if is_model(path):
+        must_not_name(path, weights)
         loaded = load_model(path, backend)
     else:
         must_merge(find_adapter(path, name))

@@ -36,3 +36,9 @@ def find_adapter(path: Path, name: str | None) -> Path:
 def is_model(path: Path) -> bool:
     """Whether a folder holds a whole model in timm's layout."""
     return (path / MODEL_FILE).is_file() and adapter_in(path) is None
+
+
+def must_not_name(path: Path, weights: str | None) -> None:
+    """Raises UserError where weights are named for a whole model, which has its own."""
+    if weights is not None:
+        raise UserError(f"{path} is a whole model, with weights of its own: leave them out", arguments=("weights",))

@@ -43,7 +43,7 @@ def predict(
     One that cannot be read is left out and named, and the exit status is then 1; 2 where none can be read.
     """
     from mlx_peft.artifacts import load
-    from mlx_peft.artifacts.place import is_model
+    from mlx_peft.artifacts.place import is_model, must_not_name
     from mlx_peft.artifacts.predict import predict as answer
     from mlx_peft.cli.progress import watch
     from mlx_peft.data.dataset import FileImages
@@ -53,6 +53,7 @@ def predict(
     paths = files(images)
     computing = backend_of(ctx, backend)
     if is_model(run):
+        must_not_name(run, weights)
         loaded = load.load_model(run, computing)
     else:
         base = base_of(model, weights, image_size)

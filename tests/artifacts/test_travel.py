@@ -16,9 +16,10 @@ from convert.adapters.peft import read_adapter
 from convert.base import load_base
 from mlx_peft.artifacts.examine import evaluate_run, examine_splits
 from mlx_peft.artifacts.load import load_run
-from mlx_peft.artifacts.merge import merge_run
+from mlx_peft.artifacts.merge import merge_run, quantize_model
 from mlx_peft.artifacts.predict import predict
 from mlx_peft.config.files import load
+from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.training.progress import Silent, StepEvent
@@ -187,6 +188,12 @@ def test_other_weights_are_refused_with_both_digests(trained: Trained, moved: Pa
     shutil.copy(other, "base.safetensors")
     with pytest.raises(UserError, match=rf"trained on weights {digest[:12]} [\s\S]*base\.safetensors has \w{{12}}"):
         load_run(moved / "got" / "done")
+
+
+def test_a_whole_model_has_weights_of_its_own(trained: Trained, tmp_path: Path) -> None:
+    merge_run(trained.home / "runs" / "done", tmp_path / "merged")
+    with pytest.raises(UserError, match="is a whole model, with weights of its own"):
+        quantize_model(tmp_path / "merged", tmp_path / "small", Quantization(bits=4, group_size=32), weights="b")
 
 
 def test_images_that_are_gone_are_told_with_where_they_were(moved: Path) -> None:
