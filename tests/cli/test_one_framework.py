@@ -6,7 +6,8 @@ import sys
 import pytest
 from hanging import HUNG
 
-OVERRIDES = ["model.weights=none", "train.epochs=1", "data.batch_size=256", "method.targets=[qkv]"]
+SMALL = "model.args={patch_size: 8, embed_dim: 24, depth: 1, num_heads: 3}"
+OVERRIDES = ["model.weights=none", SMALL, "train.epochs=1", "data.batch_size=256", "method.targets=[qkv]"]
 SCRIPT = """
 import sys
 class Missing:

@@ -25,6 +25,7 @@ from doors import Place, kinds
 from typer.main import get_command
 
 from mlx_peft.core import memory
+from mlx_peft.report import evaluation
 
 SEED = 20_000
 SECONDS, AT_MOST = 10, 300
@@ -42,6 +43,9 @@ UNWANTED = ("Traceback", "errors.pydantic.dev", "this needs more memory than the
 
 CHECKED = {0, 1, 2}
 """Of ``data check``, which answers 1 for a set that is not sound."""
+
+DRAWN = {"run, result"}
+"""Where what is drawn was changed. Elsewhere pictures are empty, as they would take most of the time."""
 
 LONGEST_OUTPUT = 200_000
 """Characters: a report of a small run has hundreds."""
@@ -61,6 +65,13 @@ def reset_peak() -> None:
         reset.write_text("5")
 
 
+draw = evaluation.png
+
+
+def undrawn(figure: object, dpi: int) -> bytes:
+    return b""
+
+
 def case(place: Place, number: int) -> dict[str, Any]:
     """What came of a case: its kind, status and fault, if it has one, and how much memory it took."""
     rng = np.random.default_rng([SEED, number])
@@ -69,6 +80,7 @@ def case(place: Place, number: int) -> dict[str, Any]:
     kind = list(table)[number % len(table)]
     path, change, door = table[kind]
     change(path, rng)
+    evaluation.png = draw if kind in DRAWN else undrawn
     reset_peak()
     before = peak_mib()
     answer = door()
@@ -86,6 +98,7 @@ def case(place: Place, number: int) -> dict[str, Any]:
 def main(backend: str, first: int, last: int, folder: Path) -> None:
     warnings.simplefilter("ignore")
     typer.testing._get_command = cache(get_command)  # else it makes every command of the program anew for each case
+    evaluation.png = undrawn
     place = Place(folder, backend)
     memory.available = lambda: MACHINE  # type: ignore[assignment]
     limit_addresses()

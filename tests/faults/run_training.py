@@ -25,7 +25,8 @@ EXPERIMENT = {
     },
     "data": {
         "name": "digits",
-        "batch_size": 128,
+        "batch_size": 32,
+        "split": {"val": 0.2, "test": 0.6},
         "augment": {"crop": "padded", "randaugment": {}, "erasing": {}, "mixup": 0.8, "cutmix": 1.0, "repeats": 2},
     },
     "train": {"epochs": 4, "log_every": 1, "checkpoint_every": 3, "clip_norm": 1.0},
@@ -90,10 +91,12 @@ def die_after(steps: int, event: int) -> None:
 if __name__ == "__main__":
     backend, method, place, lives, seed = sys.argv[1:]
     if backend == "torch":  # once here, and not in each life; MLX takes no time, and a Mac would not let it be forked
-        import torch  # noqa: F401
+        import torch._dynamo  # noqa: F401 - which the first optimiser imports, and takes as long as torch itself
     import sklearn.datasets
     import sklearn.metrics  # noqa: F401
 
+    if int(lives) < 3:
+        EXPERIMENT["train"]["epochs"] = 2  # of which so few lives leave some steps
     chance, out = random.Random(int(seed)), Path(place)
     assert not life(training(backend, method, out / "whole"))
     for _ in range(int(lives)):

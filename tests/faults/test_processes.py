@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hanging import HUNG
@@ -15,14 +17,14 @@ from mlx_peft.backend.blas import LEAST, check_address_space
 from mlx_peft.core.errors import UserError
 
 FORKED = """
-import multiprocessing, os, sys
+import json, multiprocessing, os, sys, traceback
 import numpy as np
 from convert.base import load_base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.protocols.loading import load_backend
 
-name, before, after, how = sys.argv[1:]
+name, combinations = sys.argv[1], json.loads(sys.argv[2])
 model = {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32}
 model["args"] = {"patch_size": 4, "embed_dim": 192, "depth": 1, "num_heads": 3}
 experiment = Experiment.model_validate(
@@ -35,48 +37,72 @@ def make():
     return backend.build_trainer(experiment, 10, load_base(experiment.model, 10, 0))
 
 USES = {
-    "nothing": lambda trainer: None,
-    "predict": lambda trainer: trainer.model.logits(images),
-    "train": lambda trainer: float(trainer.train_step(images, targets, 1e-3)),
-    "make": lambda trainer: make().model.logits(images),
+    "nothing": lambda: None,
+    "predict": lambda: trainer.model.logits(images),
+    "train": lambda: float(trainer.train_step(images, targets, 1e-3)),
+    "make": lambda: make().model.logits(images),
 }
-trainer = make() if before != "nothing" else None
-USES[before](trainer)
 
-def child():
+def child(after, told):
     try:
-        USES[after](trainer)
+        USES[after]()
         os._exit(0)
     except UserError as error:
-        print(error, flush=True)
+        os.write(told, str(error).encode())
         os._exit(2)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
 
-if how == "fork":
-    if not (process := os.fork()):
-        child()
-    sys.exit(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
-process = multiprocessing.get_context("fork").Process(target=child)
-process.start()
-process.join()
-sys.exit(process.exitcode)
+used, trainer = "nothing", None
+for before, after, how in combinations:
+    if before != used:
+        trainer, used = trainer or make(), before
+        USES[before]()
+    heard, told = os.pipe()
+    if how == "fork":
+        if not (process := os.fork()):
+            child(after, told)
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    else:
+        process = multiprocessing.get_context("fork").Process(target=child, args=(after, told))
+        process.start()
+        process.join()
+        status = process.exitcode
+    os.close(told)
+    print(json.dumps([status, os.read(heard, 10_000).decode()]), flush=True)
 """
 COMBINATIONS = [
+    ("nothing", "make", "fork"),
     *[("predict", after, "fork") for after in ("nothing", "predict", "train", "make")],
-    *[("train", "predict", "multiprocessing"), ("train", "train", "fork"), ("nothing", "make", "fork")],
+    *[("train", "predict", "multiprocessing"), ("train", "train", "fork")],
 ]
+"""What a process did before it was forked, what the new one does, and how: in this order, in one process."""
 
 
-@pytest.mark.parametrize("backend", ["mlx", "torch"])
-@pytest.mark.parametrize(("before", "after", "how"), COMBINATIONS)
-def test_a_forked_process_computes_or_is_told_why_not(backend: str, before: str, after: str, how: str) -> None:
+@pytest.fixture(scope="module", params=["mlx", "torch"])
+def forked(request: pytest.FixtureRequest) -> tuple[str, dict[tuple[str, ...], list[Any]]]:
+    """A backend, and of each combination the status of the new process, and what it was told."""
     threads = os.environ | {"OMP_NUM_THREADS": "2"}  # with one thread torch has none that a fork could lack
     done = subprocess.run(
-        [sys.executable, "-c", FORKED, backend, before, after, how],
+        [sys.executable, "-c", FORKED, request.param, json.dumps(COMBINATIONS)],
         capture_output=True, text=True, timeout=HUNG, env=threads,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return request.param, dict(zip(COMBINATIONS, found, strict=True))
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+def test_a_forked_process_computes_or_is_told_why_not(
+    forked: tuple[str, dict[tuple[str, ...], list[Any]]], combination: tuple[str, str, str]
+) -> None:
+    backend, ended = forked
+    before, after, _ = combination
+    status, said = ended[combination]
     refused = backend == "mlx" and before != "nothing" and after != "nothing"
-    assert done.returncode == (2 if refused else 0), done.stderr
-    assert ("forked from one that has computed with MLX" in done.stdout) == refused
+    assert status == (2 if refused else 0)
+    assert ("forked from one that has computed with MLX" in said) == refused
 
 
 def test_little_address_space_is_said_before_mlx_is_loaded(tmp_path: Path) -> None:

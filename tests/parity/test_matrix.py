@@ -4,12 +4,20 @@ A cell is compared with MLX's operations one by one: ``test_compiled.py`` has th
 whole matrix, which is slow, is compiled.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 
 from mlx_peft.checks import matrix, parity
 from mlx_peft.checks.matrix import Combination
 from mlx_peft.config.methods import Method
+
+NARROW = {"patch_size": 8, "embed_dim": 128, "num_heads": 4}
+"""What the small model is cut to in the quick cells, besides its depth: two groups of codes wide, sixteen patches."""
+
+FEW = 8
+"""Steps of a quick cell's trajectory; the slow ones have all."""
 
 COMPILED = ("lora", "adalora")
 """A step that is compiled as one, and one that hands out scores besides."""
@@ -31,9 +39,10 @@ def check(compared, steps=True):
 
 
 @pytest.mark.parametrize("compared", matrix.each_once(), ids=lambda compared: compared.method)
-def test_backends_agree_under_every_method(compared):
-    """As ``mlx-peft parity`` without more compares them."""
-    check(compared)
+def test_backends_agree_under_every_method(compared, monkeypatch):
+    """What ``mlx-peft parity`` without more compares, on a narrower model."""
+    monkeypatch.setattr(matrix, "STEPS", FEW)
+    check(replace(compared, cut={"image_size": 32, "args": {"depth": 3, **NARROW}}))
 
 
 @pytest.mark.parametrize("compared", matrix.combinations(matrix.MODELS, ["lora"]), ids=lambda compared: compared.model)
@@ -49,8 +58,9 @@ def test_backends_agree_when_mlx_compiles(method, compiled):
 
 @pytest.mark.parametrize("bits", matrix.BITS)
 @pytest.mark.parametrize("method", matrix.QUANTIZED_METHODS)
-def test_backends_agree_over_quantised_bases(method, bits):
-    check(Combination(matrix.SMALL, method, bits, {"image_size": 64, "args": {"depth": 2}}))
+def test_backends_agree_over_quantised_bases(method, bits, monkeypatch):
+    monkeypatch.setattr(matrix, "STEPS", FEW)
+    check(Combination(matrix.SMALL, method, bits, {"image_size": 32, "args": {"depth": 2, **NARROW}}))
 
 
 @pytest.mark.slow
