@@ -60,7 +60,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[Laye
             f"{path}: LayerNorm tuning here is of every norm, or of every norm in some blocks, but the adapter has "
             f"nothing for {listed(lacking) or 'any block'}"
         )
-    return LayerNorm(blocks=None if outside else tuple(blocks)), tensors
+    return LayerNorm.model_validate({"blocks": None if outside else tuple(blocks)}), tensors
 
 
 def _by_own_names(packed: Tensors) -> tuple[Tensors, list[str]]:

@@ -37,7 +37,7 @@ def quantization_of(entry: Any, path: Path) -> Quantization:
     try:
         if mode != "affine":
             raise ValueError
-        return Quantization(**fields)
+        return Quantization.model_validate(fields)
     except ValueError as error:  # pydantic's is one
         raise UserError(
             f"{path}: quantization: only MLX's affine mode is supported, bits and group_size alike in all layers, "

@@ -15,6 +15,7 @@ from convert.canonical import canonical
 from convert.fit import LARGEST_GRID
 from convert.layouts.recognise import recognise
 from convert.layouts.transformers_names import as_on_disk
+from convert.timm.config import quantization_of
 from convert.timm.write import write_model
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
@@ -140,3 +141,9 @@ def test_two_tensors_that_would_get_one_name_are_refused(
     with pytest.raises(UserError, match="are both called") as refused:
         rename(np.ones(4, np.float32))
     assert " and ".join(names) in str(refused.value)
+
+
+@pytest.mark.parametrize("entry", [{"bits": 7, "group_size": 64}, {"bits": 4, "mode": "mxfp4"}, {"group_size": 64}, 4])
+def test_codes_of_another_kind_are_refused_with_the_files_name(entry: object) -> None:
+    with pytest.raises(UserError, match=r"config\.json: quantization: only MLX's affine mode"):
+        quantization_of(entry, Path("config.json"))

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mlx_peft.artifacts.load import load_run
 from mlx_peft.artifacts.merge import merge_run
+from mlx_peft.artifacts.predict import predict
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.training.train import train
@@ -69,6 +70,15 @@ def test_what_is_loaded_can_be_trained_and_saved(mp, run, digits, tmp_path):
     mp.training_step(again, mp.optimizer(again))(digits, [0, 1, 2, 3])
     mp.save_adapter(again, tmp_path / "further")
     assert mp.load(tmp_path / "further").classes == again.classes
+
+
+def test_the_command_line_says_the_same(mp, run, digits, tmp_path):
+    file = tmp_path / "a.png"
+    Image.fromarray(digits[0, :20]).save(file)
+    backend = {module: name for name, module in MODULES.items()}[mp]
+    (theirs,) = predict(load_run(run, backend), [file], 3)
+    ours = [{"class": name, "probability": pytest.approx(p)} for name, p in mp.load(run).predict(file).top(3)]
+    assert theirs["predictions"] == ours
 
 
 def test_a_shipped_model_and_a_file_of_weights_are_models(mp, run, tmp_path):
