@@ -19,7 +19,7 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the runs lie.", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Also write table.md, table.csv and curves.png here.", show_default=False),
+        typer.Option(metavar="DIR", help="Also write table.md, table.csv and the curves here.", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -51,13 +51,14 @@ def report(
 
 
 def show(runs: Sequence[FinishedRun], damaged: Sequence[Damaged] = ()) -> None:
-    """The table, as suits standard output: drawn on a terminal, in Markdown elsewhere."""
+    """The tables, as suits standard output: drawn on a terminal, in Markdown elsewhere."""
     from rich.console import Console
 
     from mlx_peft.report import tables
 
     console = Console()
     if console.is_terminal:
-        console.print(tables.table(runs))
+        for rows in tables.sections(runs):
+            console.print(tables.drawn(rows))
     else:
         echo_file(tables.markdown(runs, damaged))

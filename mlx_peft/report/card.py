@@ -12,8 +12,9 @@ from mlx_peft.config import yaml_io
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import markdown, printable, printable_lines
+from mlx_peft.report import peaks
 from mlx_peft.report.blocks import Columns, code, fenced
-from mlx_peft.report.format import count, percent, seconds, size
+from mlx_peft.report.format import count, percent, seconds
 from mlx_peft.vit.architecture import Preprocessing
 from mlx_peft.vit.registry import Entry, find
 
@@ -204,7 +205,7 @@ def _training(parcel: Parcel) -> str:
             f"({parameters['trainable_percent']:.2f} %)",
             "of these without the head": count(parameters["adapter"]),
             "training": f"{seconds(time['train_seconds'])}, {time['images_per_second']:,.0f} images a second",
-            "peak memory": size(parcel.result["memory"]["peak_bytes"]),
+            "peak memory": peaks.words(parcel.result),
             "run": code(parcel.result["run_id"]),
             "versions": ", ".join(
                 [

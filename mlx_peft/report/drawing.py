@@ -1,4 +1,4 @@
-"""What the pictures share: text that fits where it stands, and their bytes."""
+"""What the pictures share: text that fits where it stands, colours, and their bytes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlx_peft.core.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+# Okabe and Ito's palette, told apart with any colour vision; the order repeats with other dashes and marks.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", ":", "-.")
+MARKS = ("o", "s", "^", "D")
+
+
+def style(index: int) -> dict[str, Any]:
+    """How the line of a number is drawn, so that it is told from the others."""
+    turn = index // len(COLOURS) % len(DASHES)
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[turn], "marker": MARKS[turn]}
 
 
 def width(line: str, points: float) -> float:
@@ -37,6 +49,23 @@ def fitted(line: str, inches: float, points: float) -> str:
         else:
             too_long = middle
     return f"{line[:fits]}…"
+
+
+def pictures(figure: Figure, dpi: int) -> dict[str, bytes]:
+    """A figure for the screen and for a paper, by the ending of the file's name."""
+    found = {".png": png(figure, dpi)}
+    figure.set_layout_engine("none")  # all stands where it was put for the first
+    return found | {".pdf": pdf(figure, dpi)}
+
+
+def pdf(figure: Figure, dpi: int) -> bytes:
+    """A figure as PDF, its letters as letters, what is an image in it with so many dots an inch."""
+    from matplotlib import rc_context
+
+    file = io.BytesIO()
+    with _any_script(), rc_context({"pdf.fonttype": 42}):
+        figure.savefig(file, dpi=dpi, format="pdf", metadata={"Creator": None, "Producer": None, "CreationDate": None})
+    return file.getvalue()
 
 
 def png(figure: Figure, dpi: int) -> bytes:

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,8 +14,13 @@ from mlx_peft.core.json_io import to_json
 from mlx_peft.core.text import counted, csv_cell
 from mlx_peft.core.writing import disk_errors, write_together
 from mlx_peft.report.details import BARS, checked
-from mlx_peft.report.drawing import fitted, png, width
+from mlx_peft.report.drawing import fitted, pictures, width
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 200
+"""Dots an inch of a picture for the screen."""
 MOST_LABELLED = 40
 """The confusion matrix names its classes where there are at most so many."""
 MOST_COUNTED = 12
@@ -25,8 +30,8 @@ LABEL = 1.5
 BLUE, GREY = "#0072B2", "#999999"
 
 
-def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> bytes:
-    """A heat map as PNG, 200 dots an inch: of each true class, the share that was taken for each class.
+def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+    """A heat map: of each true class, the share that was taken for each class.
 
     A row whose class has no image is left white. Long names are cut: the figure grows with the longest, up to LABEL.
     """
@@ -57,12 +62,13 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
     bar = figure.colorbar(image, ax=axes, label="share of the true class (%)", shrink=0.8)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
-    return png(figure, 200)
+    return figure
 
 
-def draw_reliability(reliability: Mapping[str, Sequence[float | None]], ece: float) -> bytes:
-    """A reliability diagram (Guo et al. 2017) as PNG, 200 dots an inch: accuracy by confidence, and images."""
+def draw_reliability(reliability: Mapping[str, Sequence[float | None]], ece: float) -> Figure:
+    """A reliability diagram (Guo et al. 2017): accuracy by confidence, and how many images, on a logarithmic scale."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator, StrMethodFormatter
 
     count, confidence, accuracy = (
         np.array([np.nan if value is None else value for value in reliability[name]], float)
@@ -81,16 +87,20 @@ def draw_reliability(reliability: Mapping[str, Sequence[float | None]], ece: flo
     axes.set_title(f"expected calibration error {100 * ece:.2f} %", fontsize=9)
     figure.legend(frameon=False, fontsize=7.5, loc="outside lower center", ncols=3, handlelength=1.4, columnspacing=1.2)
     below.bar(lower, count, width, align="edge", color=GREY, edgecolor="white")
+    below.set_yscale("log")
+    below.set_ylim(0.5, 2 * max(1, np.nanmax(count)))  # a single image has a bar too
+    below.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    below.yaxis.set_minor_locator(NullLocator())
     below.set_ylabel("images")
     below.set_xlabel("probability of the predicted class (%)")
     for part in (axes, below):
         part.spines[["top", "right"]].set_visible(False)
         part.tick_params(labelsize=8)
-    return png(figure, 200)
+    return figure
 
 
-def draw_classes(per_class: Mapping[str, Sequence[float | None]], classes: Sequence[str]) -> bytes:
-    """Each class's AUROC and average precision as PNG, 200 dots an inch, with the number of images that have it.
+def draw_classes(per_class: Mapping[str, Sequence[float | None]], classes: Sequence[str]) -> Figure:
+    """Each class's AUROC and average precision, with the number of images that have it.
 
     A class that all images have, or none, has no bars.
     """
@@ -113,30 +123,34 @@ def draw_classes(per_class: Mapping[str, Sequence[float | None]], classes: Seque
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     figure.legend(frameon=False, fontsize=7.5, loc="outside lower center", ncols=2)
-    return png(figure, 200)
+    return figure
 
 
 def write(
     folder: Path, split: str, metrics: Mapping[str, float], details: Mapping[str, Any], confusion: np.ndarray | None
 ) -> list[Path]:
-    """Writes ``SPLIT.json`` and the pictures of what there is in it.
+    """Writes ``SPLIT.json`` and the pictures of what there is in it, each as PNG and as PDF.
 
-    ``SPLIT-reliability.png``, or, where each class has answers of its own, ``SPLIT-classes.png``; ``SPLIT-confusion``
-    as CSV and PNG. Returns them. Raises UserError where they cannot be written; then none of them is changed.
+    ``SPLIT-reliability``, or, where each class has answers of its own, ``SPLIT-classes``; ``SPLIT-confusion``, and its
+    numbers as CSV. Returns them. Raises UserError where they cannot be written; then none of them is changed.
     """
     classes, places = details["classes"], {}
 
     def add(ending: str, content: bytes) -> None:
         places[folder / f"{split}{ending}"] = content
 
+    def draw(what: str, figure: Figure) -> None:
+        for ending, content in pictures(figure, DPI).items():
+            add(f"-{what}{ending}", content)
+
     add(".json", f"{to_json({'split': split, 'metrics': metrics, **details})}\n".encode())
     if details["reliability"]:
-        add("-reliability.png", draw_reliability(details["reliability"], metrics["ece"]))
+        draw("reliability", draw_reliability(details["reliability"], metrics["ece"]))
     elif details["per_class"].keys() >= {*BARS}:
-        add("-classes.png", draw_classes(details["per_class"], classes))
+        draw("classes", draw_classes(details["per_class"], classes))
     if confusion is not None:
         add("-confusion.csv", _as_csv(confusion, classes).encode())
-        add("-confusion.png", draw_confusion(confusion.tolist(), classes))
+        draw("confusion", draw_confusion(confusion.tolist(), classes))
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_together(places)

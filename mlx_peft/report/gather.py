@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mlx_peft.core.errors import UserError, shortened
 from mlx_peft.core.problems import in_a_line
+from mlx_peft.report.order import in_order
+from mlx_peft.report.peaks import told_apart
 from mlx_peft.tasks.registry import leading_metrics
-from mlx_peft.training.run import RunFolder
+from mlx_peft.training.run import RunFolder, configuration_id
 
 LARGEST = 2**28
 """A file that is read has at most so many bytes: a result with the confusion of a thousand classes has a hundredth."""
@@ -68,16 +70,20 @@ class _Stored(_Part):
 
 class _Memory(_Part):
     peak_bytes: Count | None = None
+    arrays_bytes: Count | None = None
+    process_bytes: Count | None = None
 
 
 class _Selected(_Part):
     epoch: Count | None = None
+    by: Text | None = None
 
 
 class Result(_Part):
     """What of a ``result.json`` is shown. It says what a run is by nothing but its identity."""
 
     run_id: Text
+    configuration_id: Text | None = None
     method: Text | None = None
     model: Text | None = None
     dataset: Text | None = None
@@ -93,11 +99,16 @@ class Result(_Part):
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run: its path from where it was looked for, its ``result.json``, its ``metrics.jsonl``."""
+    """A finished run: its path from where it was looked for, its ``result.json``, its ``metrics.jsonl``.
+
+    Attributes:
+        configuration: what it has in common with runs of other seeds, and with nothing else; None where it is unknown.
+    """
 
     name: str
     result: dict[str, Any]
     metrics: tuple[dict[str, float], ...]
+    configuration: str | None = None
 
     def value(self, dotted: str) -> Any:
         """The value at ``metrics.test.top1`` of the result; None where it is not there."""
@@ -121,7 +132,7 @@ class Damaged:
 
 @dataclass(frozen=True)
 class Gathered:
-    """The runs below a folder, the folder itself included, in the order of their paths.
+    """The runs below a folder, the folder itself included: in the order of their suite, or else of their paths.
 
     Attributes:
         damaged: finished, and left out: a file of theirs cannot be read, or is not what a run writes.
@@ -139,10 +150,10 @@ def gathered(folder: Path) -> Gathered:
         raise UserError(f"{folder} is not a folder")
     runs: list[FinishedRun] = []
     damaged: list[Damaged] = []
-    for path in sorted(folder.rglob("result.json")):
-        name = _name(path.parent, folder)
+    for path in in_order([path.parent for path in folder.rglob("result.json")], folder):
+        name = _name(path, folder)
         try:
-            runs += [run] if (run := read_run(path.parent, name)) else []
+            runs += [run] if (run := read_run(path, name)) else []
         except UserError as error:
             damaged.append(Damaged(name, str(error)))
     if not runs:
@@ -165,7 +176,19 @@ def read_run(folder: Path, name: str) -> FinishedRun | None:
         Result.model_validate(result)
     except ValidationError as error:
         raise UserError(f"result.json is not a run's: {in_a_line(error, Result)}") from None
-    return FinishedRun(name, result, tuple(_records(log)) if log.exists() else ())
+    records = tuple(_records(log)) if log.exists() else ()
+    return FinishedRun(name, told_apart(result), records, _configuration(result, RunFolder(folder)))
+
+
+def _configuration(result: dict[str, Any], folder: RunFolder) -> str | None:
+    """What a result says; of one of before it did, what its ``config.yaml`` says. None where that cannot be read."""
+    found: str | None = result.get("configuration_id")
+    if found is not None or not folder.config.exists() or result.get("changes"):
+        return found
+    try:
+        return configuration_id(folder.read_config(), result.get("splits") or {})
+    except UserError:
+        return None
 
 
 def _records(log: Path) -> list[dict[str, float]]:

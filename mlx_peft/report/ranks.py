@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlx_peft.core.writing import write_whole
-from mlx_peft.report.drawing import png
+from mlx_peft.core.writing import write_together
+from mlx_peft.report.drawing import pictures
 from mlx_peft.training.run import read_metrics
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 200
+"""Dots an inch of the picture for the screen."""
 PREFIX = "rank/"
 ADAPTER = re.compile(r"blocks\.(\d+)\.(?:attn|mlp)\.(.+)")
 COLUMNS = ("qkv", "qkv/q", "qkv/k", "qkv/v", "proj", "fc1", "fc1_g", "fc1_x", "fc2")
@@ -26,8 +32,8 @@ def last_ranks(records: Iterable[Mapping[str, float]]) -> dict[str, int]:
     return found
 
 
-def draw(ranks: Mapping[str, int]) -> bytes | None:
-    """The figure as PNG, 200 dots an inch; None where there are no ranks."""
+def draw(ranks: Mapping[str, int]) -> Figure | None:
+    """The figure; None where there are no ranks."""
     cells = {(int(match[1]), match[2]): rank for name, rank in ranks.items() if (match := ADAPTER.fullmatch(name))}
     if not cells:
         return None
@@ -56,11 +62,11 @@ def draw(ranks: Mapping[str, int]) -> bytes | None:
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
-    return png(figure, 200)
+    return figure
 
 
 def write(run: Path) -> Path | None:
-    """Draws the final ranks of a run into its folder, as ``ranks.png``; None where it dealt none out.
+    """Draws the final ranks of a run into its folder, as ``ranks.png`` and ``ranks.pdf``; None where it dealt none out.
 
     Raises UserError where its metrics cannot be read or the figure cannot be written.
     """
@@ -68,5 +74,5 @@ def write(run: Path) -> Path | None:
     figure = draw(last_ranks(read_metrics(metrics))) if metrics.exists() else None
     if figure is None:
         return None
-    write_whole(out, figure)
+    write_together({out.with_suffix(ending): content for ending, content in pictures(figure, DPI).items()})
     return out

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlx_peft.core.text import counted
-from mlx_peft.report.format import count, percent, seconds, size
+from mlx_peft.report import peaks
+from mlx_peft.report.format import count, percent, seconds
 from mlx_peft.tasks.registry import figures
 
 
@@ -19,7 +20,7 @@ def summary(result: Mapping[str, Any]) -> str:
         f"trained  {count(parameters['trainable'])} of {counted(parameters['total'], 'parameter')} "
         f"({parameters['trainable_percent']:.2f} %; {count(parameters['head'])} in the head)",
         f"time     {seconds(time['train_seconds'])}, {time['images_per_second']:,.0f} images/s, "
-        f"peak memory {size(result['memory']['peak_bytes'])}",
+        f"peak memory {peaks.words(result)}",
     ])  # fmt: skip
 
 

@@ -124,6 +124,7 @@ def derive(run: Path, step: Step, out: Path) -> dict[str, Any]:
     stored = outcome.stored_bytes
     result = {
         "run_id": identity,
+        **({"configuration_id": step_id(of, step)} if (of := parent.get("configuration_id")) else {}),
         "status": "finished",
         **{key: parent[key] for key in ("backend", "model", "method", "dataset", "seed")},
         "of": parent["run_id"],

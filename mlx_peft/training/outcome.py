@@ -18,7 +18,7 @@ from mlx_peft.training import unreadable
 from mlx_peft.training.bases import adapter_of
 from mlx_peft.training.checkpoint import Position
 from mlx_peft.training.prepare import Prepared
-from mlx_peft.training.run import RunFolder, changed_id
+from mlx_peft.training.run import RunFolder, changed_id, configuration_id
 from mlx_peft.vit.architecture import Preprocessing
 
 
@@ -53,6 +53,7 @@ def result(run: Prepared, position: Position, test: Evaluation | None, folder: R
     changes = [asdict(change) for change in position.changes]
     return {
         "run_id": changed_id(run.run_id, changes),
+        "configuration_id": changed_id(configuration_id(experiment, run.splits), changes),
         "status": "finished",
         "backend": experiment.backend,
         "model": run.base.name,

@@ -220,6 +220,12 @@ def run_id(experiment: Experiment, splits: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def configuration_id(experiment: Experiment, splits: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits: equal for experiments that differ in their seed alone, on equal data."""
+    settings = {key: value for key, value in binding(experiment).items() if key != "seed"}
+    return hashlib.sha256(canonical([settings, splits]).encode()).hexdigest()[:12]
+
+
 def changed_id(run_id: str, changes: Sequence[Mapping[str, Any]]) -> str:
     """The id of a run in which something was changed on the way: that of no run in one piece."""
     text = canonical([run_id, *changes])

@@ -63,7 +63,7 @@ def test_train_says_where_it_runs_how_it_goes_and_what_came_of_it(command: Any, 
         "val      top-1 97.50 %, loss 0.1000 on 180 images",
         "test     top-1 97.22 %, loss 0.1000 on 360 images",
         "trained  41,482 of 490,000 parameters (8.47 %; 970 in the head)",
-        "time     21.5 s, 590 images/s, peak memory 312.0 MB",
+        "time     21.5 s, 590 images/s, peak memory 312.0 MB of arrays",
         "adapter  runs/quickstart/lora-mlx-0/adapter",
     ]
 

@@ -70,11 +70,11 @@ def suite(command: Any) -> Path:
 
 TABLE = """All runs: model vit, data set digits, backend mlx, seed 0.
 
-| run         | method | val top-1 (%) | trained | without head | seconds | s/epoch | images/s | peak memory (MB) |
-| ----------- | ------ | ------------: | ------: | -----------: | ------: | ------: | -------: | ---------------: |
-| linear      | linear |         50.00 |     970 |            0 |     2.0 |     2.0 |      700 |               15 |
-| lora-rank=2 | lora   |         60.00 |     972 |            2 |     2.0 |     2.0 |      700 |               15 |
-| lora-rank=4 | lora   |         70.00 |     974 |            4 |     2.0 |     2.0 |      700 |               15 |
+| run         | method | val top-1 (%) | trained | without head | seconds | s/epoch | images/s | peak of arrays (MB) |
+| ----------- | ------ | ------------: | ------: | -----------: | ------: | ------: | -------: | ------------------: |
+| linear      | linear |         50.00 |     970 |            0 |     2.0 |     2.0 |      700 |                  15 |
+| lora-rank=2 | lora   |         60.00 |     972 |            2 |     2.0 |     2.0 |      700 |                  15 |
+| lora-rank=4 | lora   |         70.00 |     974 |            4 |     2.0 |     2.0 |      700 |                  15 |
 """
 
 

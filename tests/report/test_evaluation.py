@@ -36,7 +36,8 @@ def test_everything_is_written_and_reads_back(tmp_path: Path, classes: int) -> N
     some = found(classes, absent=1)
     paths = evaluation.write(tmp_path / "new", "val", some.metrics, some.details(names), some.confusion)
     assert sorted(path.name for path in paths) == [
-        "val-confusion.csv", "val-confusion.png", "val-reliability.png", "val.json"
+        "val-confusion.csv", "val-confusion.pdf", "val-confusion.png", "val-reliability.pdf", "val-reliability.png",
+        "val.json",
     ]  # fmt: skip
     with open(tmp_path / "new" / "val-confusion.csv", newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
@@ -47,6 +48,8 @@ def test_everything_is_written_and_reads_back(tmp_path: Path, classes: int) -> N
     assert document["metrics"] == some.metrics
     assert document["per_class"]["recall"][1] is None
     for path in paths:
+        if path.suffix == ".pdf":
+            assert path.read_bytes().startswith(b"%PDF-")
         if path.suffix == ".png":
             pixels = np.asarray(Image.open(path).convert("RGB"))
             assert min(pixels.shape[:2]) > 400
@@ -80,7 +83,7 @@ def test_long_names_leave_the_confusion_matrix_its_room(tmp_path: Path, classes:
     sizes = {}
     for kind, names in (("long", [f"{n} {LONG}" for n in range(classes)]), ("short", list(map(str, range(classes))))):
         path = tmp_path / f"{kind}.png"
-        path.write_bytes(evaluation.draw_confusion(confusion, names))
+        path.write_bytes(drawing.png(evaluation.draw_confusion(confusion, names), 200))
         sizes[kind] = blue(path)
     assert sizes["long"] > 0.8 * sizes["short"]
 
@@ -100,7 +103,7 @@ def test_text_is_cut_to_the_width_that_there_is(name: str) -> None:
 @pytest.mark.filterwarnings("error")
 def test_letters_that_the_font_lacks_are_drawn_without_a_word(tmp_path: Path) -> None:
     names = ["\N{CJK UNIFIED IDEOGRAPH-732B}" * 30, "\N{CJK UNIFIED IDEOGRAPH-72AC}"]
-    (tmp_path / "confusion.png").write_bytes(evaluation.draw_confusion([[1, 2], [3, 4]], names))
+    assert drawing.pictures(evaluation.draw_confusion([[1, 2], [3, 4]], names), 200).keys() == {".png", ".pdf"}
     preview.draw([Shown(np.zeros((8, 8, 3), np.uint8), dict.fromkeys(names, 0.5), 1.0)], tmp_path / "preview.png")
 
 
@@ -113,6 +116,14 @@ def test_captions_stay_above_their_own_image(tmp_path: Path, side: int) -> None:
     for column in range(5):
         edge = round(column * pitch)
         assert (pixels[:, max(0, edge - 2) : edge + 2] == 255).all(), "white between the columns, and at the edges"
+
+
+def test_a_bin_of_one_image_is_seen_beside_one_of_thousands() -> None:
+    reliability = {"count": [1, 0, 9000], "confidence": [0.2, None, 0.9], "accuracy": [1.0, None, 0.9]}
+    _, below = evaluation.draw_reliability(reliability, 0.1).axes
+    assert below.get_yscale() == "log"
+    lowest, highest = below.get_ylim()
+    assert 0 < lowest < 1 and highest > 9000
 
 
 def test_a_run_gets_the_pictures_of_its_test_split(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import markdown
-from mlx_peft.report import curves, files, gather, tables
+from mlx_peft.report import files, gather, tables
 from mlx_peft.report.format import count, decimal, percent, seconds, size
 
 VALUES = {
@@ -42,8 +42,9 @@ def finish(folder: Path, method: str, top1: float | None, **more: Any) -> None:
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     folder = tmp_path / "runs"
-    finish(folder / "lora", "lora", 0.97222, memory={"peak_bytes": 312_400_000})
-    finish(folder / "deep" / "linear", "linear", None, seed=1)
+    finish(folder / "lora", "lora", 0.97222, memory={"peak_bytes": 312_400_000}, selected={"by": "val.top1"})
+    memory = {"peak_bytes": 400_000_000, "arrays_bytes": None, "process_bytes": 400_000_000}
+    finish(folder / "deep" / "linear", "linear", None, seed=1, memory=memory, selected={"by": "last epoch"})
     return folder
 
 
@@ -82,27 +83,27 @@ def test_names_are_obeyed_by_nothing_that_shows_them(tmp_path: Path) -> None:
     finish(tmp_path / "a" / "[bold]x", "=cmd()", 0.5, dataset="\x1b[31mred|b", model="$x", seed=-1)
     found = gather.gathered(tmp_path / "a")
     console = Console(file=io.StringIO(), width=300, force_terminal=True, color_system="truecolor")
-    console.print(tables.table(found.finished))
+    console.print(tables.drawn(tables.each(found.finished)))
     assert "[bold]x" in console.file.getvalue()  # type: ignore[attr-defined]
     assert r"\x1b[31mred|b" in console.file.getvalue()  # type: ignore[attr-defined]
     assert r" \x1b\[31mred\|b " in tables.markdown(found.finished)
     (row,) = csv.DictReader(tables.to_csv(found.finished).splitlines())
     assert (row["method"], row["seed"], row["dataset"]) == ("'=cmd()", "-1", r"\x1b[31mred|b")
-    assert files.write(found.finished, tmp_path / "out")[-1].name == "curves.png"
+    assert files.write(found.finished, tmp_path / "out")[-1].name == "curves.pdf"
 
 
 def test_the_table_says_what_was_measured_and_dashes_what_was_not(runs: Path) -> None:
     assert tables.markdown(gather.gathered(runs).finished).splitlines() == [
         "All runs: model vit_tiny_patch16_224, data set digits, backend mlx.",
         "",
-        "| run         | method | seed | test top-1 (%) | val top-1 (%) | trained | without head | seconds | images/s "
-        "| peak memory (MB) |",
-        "| ----------- | ------ | ---: | -------------: | ------------: | ------: | -----------: | ------: | -------: "
-        "| ---------------: |",
-        "| deep/linear | linear |    1 |              – |         50.00 |  41,482 |       40,512 |    21.5 |      590 "
-        "|                – |",
-        "| lora        | lora   |    0 |          97.22 |         50.00 |  41,482 |       40,512 |    21.5 |      590 "
-        "|              312 |",
+        "| run         | method | seed | selection  | test top-1 (%) | val top-1 (%) "
+        "| trained | without head | seconds | images/s | peak of process (MB) | peak of arrays (MB) |",
+        "| ----------- | ------ | ---: | ---------- | -------------: | ------------: "
+        "| ------: | -----------: | ------: | -------: | -------------------: | ------------------: |",
+        "| deep/linear | linear |    1 | last epoch |              – |         50.00 "
+        "|  41,482 |       40,512 |    21.5 |      590 |                  400 |                   – |",
+        "| lora        | lora   |    0 | validation |          97.22 |         50.00 "
+        "|  41,482 |       40,512 |    21.5 |      590 |                    – |                 312 |",
     ]
 
 
@@ -115,7 +116,7 @@ def test_one_run_keeps_every_column(runs: Path) -> None:
 def test_the_terminal_shows_the_same_cells(runs: Path) -> None:
     found = gather.gathered(runs).finished
     console = Console(width=200, file=io.StringIO())
-    console.print(tables.table(found))
+    console.print(tables.drawn(tables.each(found)))
     text = console.file.getvalue()
     for line in tables.markdown(found).splitlines()[4:]:
         assert all(cell.strip() in text for cell in line.strip("|").split("|"))
@@ -135,18 +136,19 @@ def test_a_bar_in_a_name_does_not_break_the_table(tmp_path: Path) -> None:
 
 def test_a_report_is_written_with_its_figure(runs: Path, tmp_path: Path) -> None:
     written = files.write(gather.gathered(runs).finished, tmp_path / "out" / "report")
-    assert [path.name for path in written] == ["table.md", "table.csv", "curves.png"]
-    with Image.open(written[-1]) as figure:
+    assert [path.name for path in written] == ["table.md", "table.csv", "curves.png", "curves.pdf"]
+    assert written[-1].read_bytes().startswith(b"%PDF-")
+    with Image.open(written[-2]) as figure:
         assert figure.width > 1000
         assert len(figure.convert("RGB").getcolors(figure.width * figure.height) or []) > 10
 
 
 def test_the_same_runs_give_the_same_figure(runs: Path, tmp_path: Path) -> None:
-    first, second = (files.write(gather.gathered(runs).finished, tmp_path / name)[-1] for name in "ab")
-    assert first.read_bytes() == second.read_bytes()
+    first, second = (files.write(gather.gathered(runs).finished, tmp_path / name)[-2:] for name in "ab")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-def test_without_validation_there_is_no_figure(tmp_path: Path) -> None:
+def test_without_an_epoch_there_is_no_figure(tmp_path: Path) -> None:
     finish(tmp_path / "run", "lora", 0.5)
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "loss": 1.0}\n')
     assert [path.name for path in files.write(gather.gathered(tmp_path).finished, tmp_path / "out")] == [
@@ -173,19 +175,3 @@ def test_numbers_are_written_for_a_person() -> None:
         "1.2 GB",
         "–",
     ]
-
-
-def test_of_more_runs_than_can_be_told_apart_the_best_are_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
-) -> None:
-    """Beyond that a legend leaves no room for the curves, and the time to draw it grows with the runs."""
-    figures: list[Any] = []
-    monkeypatch.setattr(curves, "png", lambda figure, dpi: figures.append(figure) or b"")
-    values = {f"run{n:02}": n / 100 for n in range(curves.DRAWN + 5)}
-    records = {name: ({"step": 1, "epoch": 1, "val_top1": value},) for name, value in values.items()}
-    curves.draw([gather.FinishedRun(name, {}, record) for name, record in records.items()])
-    (axes,) = figures[0].axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [f"run{n:02}" for n in range(5, 25)]
-    assert axes.get_title() == "the best 20 of 25 runs"
-    figures[0].savefig(tmp_path / "curves.png")
-    assert not recwarn.list

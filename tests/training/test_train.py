@@ -41,7 +41,18 @@ def test_the_result_has_the_promised_fields(engine: SimpleNamespace) -> None:
     result = train(engine.experiment(), engine.out)
     assert {key: set(value) if isinstance(value, dict) else None for key, value in result.items()} == {
         **dict.fromkeys(
-            ("run_id", "status", "backend", "model", "method", "dataset", "seed", "cached_features", "notes")
+            (
+                "run_id",
+                "configuration_id",
+                "status",
+                "backend",
+                "model",
+                "method",
+                "dataset",
+                "seed",
+                "cached_features",
+                "notes",
+            )
         ),
         "metrics": {"val", "test"},
         "details": {"test"},
