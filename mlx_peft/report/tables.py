@@ -125,7 +125,8 @@ def shared(runs: Sequence[FinishedRun]) -> tuple[str, list[Column]]:
     if len(runs) == 1:
         return "", filled
     values = {column: [run.value(column.key) for run in runs] for column in filled}
-    common = [column for column in filled if column.key in SHARED and len(set(map(str, values[column]))) == 1]
+    told = [column for column in filled if column.key in SHARED and values[column][0] is not None]
+    common = [column for column in told if len(set(map(str, values[column]))) == 1]
     line = ", ".join(f"{column.heading} {column.text(values[column][0])}" for column in common)
     measured = [column for column in filled if any(value is not None for value in values[column])]
     return line, [column for column in measured if column not in common]

@@ -105,6 +105,14 @@ def test_a_recipe_is_valid_and_names_what_exists(name: str) -> None:
     assert recipes.description(name)
 
 
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_has_images_to_choose_the_epoch_by(name: str) -> None:
+    data = files.load(recipes.find(name)).data
+    variant = REGISTRY[data.name].variant(data.name, data.variant)
+    shares = {"val": data.split.val} if variant.shares is None else variant.shares
+    assert variant.sizes.get("val") or shares.get("val")
+
+
 @pytest.mark.parametrize("name", [name for name in recipes.names() if "-lora-" in name and "dinov2" not in name])
 def test_a_recipe_is_what_its_name_says(name: str) -> None:
     model, data = name.split("-lora-")

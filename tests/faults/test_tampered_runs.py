@@ -136,7 +136,7 @@ def test_every_change_is_shown_as_what_it_is_or_named_and_left_out(runs: Path) -
         assert "whole" in [run.name for run in found.finished]
         assert len(found.finished) + len(found.damaged) == 2
         if number % 10 == 0:
-            console.print(tables.table(found.finished))
+            console.print(tables.drawn(tables.each(found.finished)))
         tables.markdown(found.finished, found.damaged).encode()
         tables.to_csv(found.finished).encode()
         vtab.by_configuration(found.finished)
