@@ -25,7 +25,12 @@ TOP1 = {"lora": (0.90, 0.94, 0.95), "linear": (0.70, 0.75, 0.71)}
 
 
 def run(name: str, seed: int, top1: float, configuration: str | None, epochs: int = 3, **record: float) -> FinishedRun:
-    result = {"seed": seed, "method": "lora", "metrics": {"val": {"top1": top1, "loss": 1 - top1}, "test": None}}
+    result = {
+        "seed": seed,
+        "method": "lora",
+        "backend": "mlx",
+        "metrics": {"val": {"top1": top1, "loss": 1 - top1}, "test": None},
+    }
     records = ({"step": n, "epoch": n, "val_top1": top1 - 0.1 / n, "val_loss": 2 / n, "train_loss": 1 / n} | record
                for n in range(1, epochs + 1))  # fmt: skip
     return FinishedRun(name, result, tuple(records), configuration)
