@@ -96,3 +96,18 @@ def test_every_command_is_listed() -> None:
     listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()]
     assert listed == list(COMMANDS)
     assert "..." not in done.stdout.partition("Commands:")[2]
+
+
+PREPARED = """
+import sys
+import mlx_peft.cli.progress, mlx_peft.report.ranks, mlx_peft.report.evaluation, mlx_peft.training.train
+from mlx_peft.config.schema import Data
+from mlx_peft.data import open_dataset
+open_dataset(Data(name="digits"))
+print(*sorted({"scipy", "sklearn", "matplotlib", "pandas", "huggingface_hub", "tensorboard"} & set(sys.modules)))
+"""
+
+
+def test_a_first_step_waits_for_no_library_that_measures_draws_or_downloads() -> None:
+    done = subprocess.run([sys.executable, "-c", PREPARED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
