@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import typer.testing
 from hypothesis import settings
@@ -45,6 +46,13 @@ def commands_made_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.testing, "_get_command", cache(get_command), raising=False)
         yield
+
+
+@pytest.fixture
+def batch() -> tuple[np.ndarray, np.ndarray]:
+    """Four images and their labels, of five classes, for a small model of either backend."""
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8), np.array([0, 1, 2, 4], np.int32)
 
 
 @pytest.fixture

@@ -56,12 +56,6 @@ def build(request):
     return make
 
 
-@pytest.fixture
-def batch():
-    random = np.random.default_rng(0)
-    return random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8), np.array([0, 1, 2, 4], np.int32)
-
-
 def moved(tensors: dict[str, np.ndarray], size: float = 0.05) -> dict[str, np.ndarray]:
     """Away from the start, where B is zero and hides most mistakes."""
     random = np.random.default_rng(1)

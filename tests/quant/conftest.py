@@ -55,9 +55,3 @@ def build(backend):
         return trainer
 
     return make
-
-
-@pytest.fixture
-def batch():
-    random = np.random.default_rng(0)
-    return random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8), np.array([0, 1, 2, 4], np.int32)
