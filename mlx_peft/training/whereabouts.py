@@ -22,7 +22,7 @@ from mlx_peft.vit.registry import find
 
 ADAPTER_FILE = "adapter_config.json"
 MOST_TRIED = 8
-"""So many files of weights of any name are looked into in a folder."""
+"""So many files of weights of any name, and so many runs, are looked into in a folder."""
 
 
 def adapter_in(folder: Path) -> Path | None:
@@ -124,7 +124,7 @@ def _at(model: Model, place: Path) -> Model:
 
 
 def _elsewhere(model: Model, digest: str | None, places: Sequence[Path]) -> Iterator[Path]:
-    """Where weights of the digest were read before; the hub's; and files of any name where others were looked for."""
+    """Where weights of the digest were read before; the hub's; and files and runs of any name where the others may lie."""
     if digest is None:
         return
     yield from known.places_of(digest)
@@ -132,8 +132,9 @@ def _elsewhere(model: Model, digest: str | None, places: Sequence[Path]) -> Iter
         yield file
     for folder in dict.fromkeys(place.parent for place in places):
         if folder.is_dir():
-            files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
-            yield from files[:MOST_TRIED]
+            entries = sorted(folder.iterdir())
+            yield from [file for file in entries if file.suffix in SUFFIXES and file.is_file()][:MOST_TRIED]
+            yield from [run for run in entries if run.is_dir() and adapter_in(run) is not None][:MOST_TRIED]
 
 
 def _from_hub(model: Model) -> Path | None:

@@ -144,6 +144,18 @@ def test_a_base_that_was_merged_has_the_same_digest_whichever_backend_merges(ear
     assert len(digests) == 1
 
 
+def test_a_run_on_a_run_finds_it_beside_itself_under_any_name(
+    earlier: Earlier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(earlier.run, tmp_path / "base")
+    result = train(on(Earlier(tmp_path / "base", earlier.experiment)), tmp_path / "new")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "base").rename(tmp_path / "there" / "first")
+    (tmp_path / "new").rename(tmp_path / "there" / "second")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert evaluate_run(tmp_path / "there" / "second") == result["metrics"]["test"]
+
+
 def test_a_run_on_a_run_that_was_changed_is_refused(earlier: Earlier, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     shutil.copytree(earlier.run, tmp_path / "base")
