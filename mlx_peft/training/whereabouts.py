@@ -124,7 +124,7 @@ def _at(model: Model, place: Path) -> Model:
 
 
 def _elsewhere(model: Model, digest: str | None, places: Sequence[Path]) -> Iterator[Path]:
-    """Where weights of the digest were read before; the hub's; and files and runs of any name where the others may lie."""
+    """Where weights of the digest were read before; the hub's; and files and runs of any name beside the others."""
     if digest is None:
         return
     yield from known.places_of(digest)
