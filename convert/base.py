@@ -108,7 +108,7 @@ def load_base(
         UserError: where the model or its weights are unknown, unreadable, or do not fit, or cannot be quantised so, and
             where their head cannot be kept.
     """
-    if must_meet is not None and not model.is_local:
+    if must_meet is not None and not model.is_local and (model.weights == "timm" or not model.is_fetched):
         must_meet(Found(model.weights, architecture_of(model), quantize, None))
     checkpoint = opener(model)
     architecture = _wanted(model, checkpoint.architecture)
@@ -230,7 +230,7 @@ def architecture_of(model: Model, opener: Opener = open_weights) -> Architecture
     Raises:
         UserError: as ``load_base``.
     """
-    known = find(model.name).architecture if model.weights == "timm" else opener(model).architecture
+    known = find(model.name).architecture if model.is_fetched else opener(model).architecture
     return _wanted(model, known)
 
 

@@ -8,12 +8,15 @@ from pathlib import Path
 
 from convert.checkpoint import Checkpoint
 from convert.files import listed
+from convert.kinds import SUFFIXES
 from convert.layouts.layout import Asked
-from convert.open import open_path
+from convert.layouts.naming import must_agree
+from convert.named import open_named, timm_name
 from convert.timm.read import from_folder, from_hub
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.core.packaged import packaged
+from mlx_peft.core.sought import sought
 from mlx_peft.vit.registry import find
 
 Opener = Callable[[Model], Checkpoint]
@@ -33,13 +36,18 @@ def open_weights(model: Model) -> Checkpoint:
         return Checkpoint(model.name, "random", entry.architecture, entry.preprocessing, entry.resampling)
     if model.weights.startswith("package:"):
         return _shipped(model)
-    path = Path(os.path.expanduser(model.weights))
-    if path.exists() or path.suffix:
-        return open_path(path, Asked(model.name, model.args))
-    raise UserError(
-        f"model.weights: {model.weights!r} is neither a file nor a folder{suggest(model.weights, ['timm', 'none'])} "
-        "(timm, none, package:NAME, a file or a folder)"
-    )
+    path, asked = Path(os.path.expanduser(model.weights)), Asked(model.name, model.args)
+    with sought(path, "model.weights"):
+        if model.is_local and not path.exists() and path.suffix not in SUFFIXES:
+            raise UserError(
+                f"model.weights: {model.weights!r} is neither a file nor a folder"
+                f"{suggest(model.weights, ['timm', 'none'])} (timm, none, package:NAME, OWNER/NAME of the hub, a "
+                "file or a folder)"
+            )
+        _, checkpoint = open_named(model.weights, path, asked)
+    if timm_name(model.weights) is not None:
+        must_agree(model.name, checkpoint.architecture, model.weights, model.args)
+    return checkpoint
 
 
 def _shipped(model: Model) -> Checkpoint:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
@@ -15,22 +14,17 @@ import numpy as np
 from convert.adapters.peft import FORMATS
 from convert.base import Base, whole
 from convert.checkpoint import Checkpoint
-from convert.hub import download
-from convert.kinds import SUFFIXES
-from convert.layouts import transformers
 from convert.layouts.layout import Asked
-from convert.layouts.processor import CONFIG as PROCESSOR
-from convert.open import open_path
-from convert.timm.read import from_hub
+from convert.named import open_named
 from mlx_peft.artifacts.ahead import must_merge
 from mlx_peft.artifacts.load import load_run
 from mlx_peft.artifacts.place import find_adapter
 from mlx_peft.config.schema import Model
-from mlx_peft.core.errors import Command, UserError, suggest
+from mlx_peft.core.errors import UserError
 from mlx_peft.protocols.loading import load_foreign
 from mlx_peft.training.run import RunFolder
 from mlx_peft.training.whereabouts import adapter_in
-from mlx_peft.vit.registry import altered, names
+from mlx_peft.vit.registry import altered
 
 Logits = Callable[[np.ndarray], np.ndarray]
 """A function from uint8 images ``(batch, size, size, 3)`` to float32 logits ``(batch, classes)``."""
@@ -105,7 +99,7 @@ def open_source(
             f"an adapter's name or its weights were given, and {source} is no adapter", arguments=("adapter", "weights")
         )
     args = args or {}
-    path, found = _checkpoint(source, path, Asked(model, args), part)
+    path, found = open_named(source, path, Asked(model, args), part)
     checkpoint = _at_its_grid(found, args)
     base = whole(checkpoint, args={} if checkpoint.described else args)
     changes = {key: value for key, value in args.items() if getattr(base.architecture, key, None) != value}
@@ -126,26 +120,6 @@ def foreign(opener: str, path: Path, base: Base) -> Logits:
     return logits
 
 
-def _checkpoint(source: str, path: Path, asked: Asked, part: str | None) -> tuple[Path, Checkpoint]:
-    """A checkpoint, and where its files are: a repository's in the cache; as it was named where timm itself has it."""
-    if path.exists() or path.suffix in SUFFIXES:
-        return path, open_path(path, asked, part)
-    name = source.removeprefix("timm/")
-    if "/" not in name and name.partition(".")[0] in names():
-        return path, from_hub(name)
-    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        try:
-            repository = _repository(source)
-        except UserError as error:
-            raise UserError(f"{source}: no such file or folder here, and of the hub: {error}") from error
-        return repository, open_path(repository, asked, part)
-    raise UserError(
-        f"{source!r} is neither a file or folder nor a model of timm's{suggest(name, names())}; a repository of the "
-        "hub is named OWNER/REPOSITORY",
-        command=Command("see", ("ls", "models")),
-    )
-
-
 def _at_its_grid(checkpoint: Checkpoint, args: Mapping[str, Any]) -> Checkpoint:
     """A file of timm's tensors at the image size of its position grid: its name's is only what is usual.
 
@@ -162,18 +136,6 @@ def _at_its_grid(checkpoint: Checkpoint, args: Mapping[str, Any]) -> Checkpoint:
         return checkpoint  # as usual, or what does not fit will be said
     size = altered(usual, {"img_size": side * usual.patch_size}, f"{checkpoint.source}: pos_embed").img_size
     return replace(checkpoint, architecture=checkpoint.architecture.model_copy(update={"img_size": size}))
-
-
-def _repository(name: str) -> Path:
-    """What the cache has of a hub's repository: its folder, in transformers' or timm's layout, or its weights alone."""
-    weights = download(name, transformers.WEIGHTS)
-    try:
-        folder = download(name, transformers.CONFIG).parent
-    except UserError:  # mlx-image's have none
-        return weights
-    with suppress(UserError):  # timm's have none, and of transformers' it will be said that it is missing
-        download(name, PROCESSOR)
-    return folder
 
 
 def _opener(checkpoint: Checkpoint, path: Path) -> str | None:

@@ -108,14 +108,14 @@ def read_experiment(
 
 def reading(ctx: typer.Context, overrides: list[str] | None, backend: BackendName | None) -> dict[str, Any]:
     """What a command line says of how a file is to be read: the arguments of ``files.load``."""
+    from convert.named import known
     from mlx_peft.data import find
-    from mlx_peft.vit import registry
 
     chosen = [f"backend={backend}"] if backend else []
     return {
         "overrides": [*(overrides or []), *chosen],
         "defaults": {"backend": ctx.obj},
-        "checks": {"model.name": registry.find, "data.name": find},
+        "checks": {"model.name": known, "data.name": find},
     }
 
 

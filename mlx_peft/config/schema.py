@@ -15,6 +15,7 @@ from mlx_peft.config.methods import Method
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.rates import Rates
 from mlx_peft.config.section import Section
+from mlx_peft.config.weights import on_hub
 from mlx_peft.core.bounds import (
     LARGEST,
     BatchSize,
@@ -38,7 +39,8 @@ Argument = bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float
 class Model(Section):
     name: Name = Field(description="a timm name, with or without a tag: vit_small_patch16_224.augreg_in21k_ft_in1k")
     weights: Annotated[str, AfterValidator(usable)] = Field(
-        "timm", description="timm (the hub), none (random), package:NAME (shipped), or a file or folder"
+        "timm",
+        description="timm, none (random), package:NAME (shipped), OWNER/NAME (of the hub), or a file or folder",
     )
     image_size: int | None = Field(None, ge=1, le=MOST_PIXELS, description="pixels; null: the architecture's own")
     args: dict[Name, Argument | None] = Field(
@@ -54,7 +56,13 @@ class Model(Section):
     @property
     def is_local(self) -> bool:
         """Whether the weights are a file or a folder of this machine; else they mean the same on any."""
-        return self.weights not in ("timm", "none") and not self.weights.startswith("package:")
+        usual = self.weights in ("timm", "none") or self.weights.startswith("package:")
+        return not usual and not on_hub(self.weights)
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether the weights are the hub's, which takes a download."""
+        return self.weights == "timm" or (self.weights != "none" and on_hub(self.weights))
 
     @model_serializer(mode="wrap")
     def _written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -76,4 +76,5 @@ def with_notes(notes: Callable[[], Iterable[str]]) -> Iterator[None]:
     except UserError as error:
         text = str(error)
         more = [note for note in notes() if note not in text]
-        raise UserError("\n  note: ".join([text, *more])) from error
+        noted = "\n  note: ".join([text, *more])
+        raise UserError(noted, arguments=error.arguments, command=error.command) from error

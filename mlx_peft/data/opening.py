@@ -8,6 +8,7 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.sought import sought
 from mlx_peft.core.text import counted
 from mlx_peft.data.dataset import Dataset, Split
 from mlx_peft.data.depth import shallow
@@ -45,7 +46,7 @@ def open_entry(entry: Entry, config: schema.Data, *, decode: bool = True, watch:
         raise UserError(f"data.columns: {config.name} is no table; leave it out")
     entry.task.check_options(config)
     split = _shares(config, variant)
-    with with_notes(lambda: pointers(config.root)):
+    with sought(config.root, "data.root"), with_notes(lambda: pointers(config.root)):
         found = entry.read(config, variant, watch)
     notes = list(found.notes)
     with with_notes(lambda: (*notes, *pointers(config.root))):

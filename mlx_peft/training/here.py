@@ -21,11 +21,13 @@ class Here:
         experiment: with the paths of now.
         found: what the run found before; None where it has not begun, or does not say so.
         begun: whether there is a checkpoint to go on from.
+        beside: the folder of the file that the experiment was read from, where its paths were looked for too.
     """
 
     experiment: Experiment
     found: places.Found | None = None
     begun: bool = False
+    beside: Path | None = None
 
     @property
     def base_sha256(self) -> str | None:
@@ -70,7 +72,9 @@ def located(
         path = places.beside(Path(os.path.expanduser(model.weights)), beside)
         model = model.model_copy(update={"weights": str(path)}) if path != Path(model.weights) else model
     here = experiment.model_copy(update={"model": model, "data": data})
-    return Here(_started(here, None if (start := here.method.start) is None else places.beside(start, beside)))
+    return Here(
+        _started(here, None if (start := here.method.start) is None else places.beside(start, beside)), beside=beside
+    )
 
 
 def _again(experiment: Experiment, folder: RunFolder, weights: str | None) -> Here:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from convert.base import Base, Found, load_base
@@ -11,6 +13,7 @@ from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.bounds import MOST_STEPS
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.sought import sought_beside
 from mlx_peft.core.text import counted
 from mlx_peft.data import Dataset, Split, cached, open_dataset, steps_per_epoch
 from mlx_peft.protocols.loading import load_backend
@@ -72,7 +75,8 @@ def prepare(
     here = here or Here(experiment)
     check_trackers(experiment.track)
     backend = load_backend(experiment.backend)
-    with remembered(here.experiment.data, here.found):
+    root = here.experiment.data.root
+    with remembered(here.experiment.data, here.found), sought_beside(root, here.beside):
         whole = dataset or cached(open_dataset(here.experiment.data, progress.opening), experiment.data)
     dataset = whole.without_test()
     check_data(experiment, dataset)
@@ -120,16 +124,17 @@ def base_here(here: Here, experiment: Experiment, dataset: Dataset) -> Base:
             )
 
     meets = None if here.base_sha256 is None else must_meet
-    base = load_base(
-        here.experiment.model,
-        len(dataset.classes),
-        experiment.seed,
-        experiment.quantize,
-        meets,
-        classes=dataset.classes,
-        task=dataset.task,
-        opener=opener(experiment.backend),
-    )
+    with sought_beside(Path(os.path.expanduser(here.experiment.model.weights)), here.beside):
+        base = load_base(
+            here.experiment.model,
+            len(dataset.classes),
+            experiment.seed,
+            experiment.quantize,
+            meets,
+            classes=dataset.classes,
+            task=dataset.task,
+            opener=opener(experiment.backend),
+        )
     if here.experiment.model.is_local and not written.is_local:
         return replace(base, source=find(written.name).hub_id or written.weights)
     return base

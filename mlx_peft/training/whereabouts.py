@@ -43,7 +43,7 @@ def find_weights(model: Model, digest: str | None, places: Sequence[Path], what:
     Raises:
         UserError: where they are nowhere, with the digest of whatever is in their place.
     """
-    if model.is_local:
+    if model.is_local or (model.is_fetched and model.weights != "timm"):  # which may have been a folder's name
         there = [place for place in places if place.exists()]
     elif model.weights == "timm" and digest is not None and _from_hub(model) is None:
         there = []
