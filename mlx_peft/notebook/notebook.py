@@ -47,10 +47,10 @@ class Notebook:
 
         Args:
             source: a finished run or an adapter's folder, which come with the adapter in place; a whole model's folder,
-                timm's or transformers'; a file of weights; a name of timm's, whose weights are fetched; or
-                ``package:NAME``, which is shipped.
+                timm's or transformers'; a file of weights or a repository of the hub, with ``model``; a name of timm's,
+                whose weights are fetched; or ``package:NAME``, which is shipped.
             adapter: which one, in a folder of several.
-            model: timm's name of the model, for a file of weights, and for an adapter that does not say it, as PEFT's.
+            model: timm's name of the model, for what does not say it itself, as an adapter of PEFT's does not.
             weights: where those of an adapter's base are now; None: they are found by their digest.
 
         Warns:
@@ -76,10 +76,10 @@ class Notebook:
             loaded = load_run(path, self.backend, name=adapter, precision="float32", model=named, weights=weights)
             return self._adopted(loaded, loaded.notes)
         library = load_library(self.backend)
+        if model is not None:
+            return library.create_model(model, weights=name)
         if path.exists():
-            if model is None:
-                raise UserError(f"{path} is a file of weights: say of which model, by timm's name, model=")
-            return library.create_model(model, weights=str(path))
+            raise UserError(f"{path} is a file of weights: say of which model, by timm's name, model=")
         return library.create_model(name)
 
     def fit(

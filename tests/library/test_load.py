@@ -88,6 +88,8 @@ def test_a_shipped_model_and_a_file_of_weights_are_models(mp, run, tmp_path):
     weights = shutil.copy(run.parent / "merged" / "model.safetensors", tmp_path / "own.safetensors")
     with pytest.raises(UserError, match=r"file of weights: say of which model"):
         mp.load(weights)
+    args = {"image_size": 28, "args": {"patch_size": 7, "embed_dim": 96, "depth": 4, "num_heads": 4}}
+    assert mp.create_model("vit_tiny_patch16_224", weights=weights, **args).head.weight.shape[0] == 10
 
 
 def test_an_adapter_of_pefts_says_no_model(mp, run, digits, tmp_path):
