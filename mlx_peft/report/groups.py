@@ -76,7 +76,9 @@ def _common(runs: Sequence[FinishedRun]) -> str:
     if len(runs) == 1:
         return runs[0].name
     left = {_without_seed(run.name, run.value("seed")) for run in runs}
-    return left.pop() if len(left) == 1 and "" not in left else _listed(runs)
+    if len(left) > 1:
+        return _listed(runs)
+    return left.pop() or str(runs[0].value("method") or _listed(runs))  # seeds alone: by what was trained
 
 
 def _without_seed(name: str, seed: object) -> str:

@@ -56,7 +56,7 @@ def test_the_mean_and_the_sample_s_deviation_are_numpy_s() -> None:
         (("lora-mlx-10", "lora-mlx-11"), "lora-mlx"),
         (("rank=1-seed=1", "rank=1-seed=2"), "rank=1"),
         (("s0/lora", "s1/lora"), "lora"),
-        (("seed=0", "seed=1"), "seed=0 and 1 more"),
+        (("seed=0", "seed=1"), "lora"),
         (("mine", "yours"), "mine and 1 more"),
     ],
 )
