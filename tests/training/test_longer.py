@@ -68,7 +68,7 @@ def test_what_a_run_was_is_kept_whole_beside_it(engine: SimpleNamespace, tmp_pat
     for name, tensor in read_adapter(kept.adapter).tensors.items():
         np.testing.assert_array_equal(tensor, adapter[name])
     assert evaluate_run(kept.path) == before["metrics"]["test"]
-    assert [run.name for run in gathered(engine.out.parent).finished] == ["run/epochs-3", "run"]
+    assert {run.name for run in gathered(engine.out.parent).finished} == {"run/epochs-3", "run"}
     train(longer(short, 6), engine.out, resume=True)
     assert {path.name for path in engine.out.glob("epochs-*")} == {"epochs-3", "epochs-5"}
 
