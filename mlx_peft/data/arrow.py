@@ -70,7 +70,9 @@ class Table:
                 )
         self.size = sum(rows)
         if self.size > MAX_ROWS:
-            raise UserError(f"{files[0]}: {self.size:,} rows, with the files beside it; at most {MAX_ROWS:,} are read")
+            raise UserError(
+                f"{files[0]} and the files beside it have {self.size:,} rows; at most {MAX_ROWS:,} are read"
+            )
 
     @property
     def columns(self) -> list[str]:
@@ -178,7 +180,7 @@ class Table:
             end = file.read(8)
         if MAX_FOOTER < int.from_bytes(end[:4], "little") < size and end.endswith(b"PAR1"):
             most = f"{MAX_FOOTER // 2**20} MiB"
-            raise UserError(f"{path}: needs more than {most}, the most that is read, to say what is in it")
+            raise UserError(f"{path} needs more than {most} to say what is in it, the most that is read")
         return parquet.ParquetFile(path, read_dictionary=list(dictionaries), buffer_size=2**20, pre_buffer=False)
 
     def _leaves(self, column: str, below: str, most: int) -> list[tuple[Path, str]]:
@@ -193,7 +195,7 @@ class Table:
                     raise UserError(f"{path}: {column!r} has no text, number or image for each row")
                 total = sizes[leaf] if below or most > MAX_CELLS else total + sizes[leaf]
                 if not 0 <= total <= most:
-                    raise UserError(f"{path}: {total:,} bytes of {column!r} unpacked; at most {most:,} are read")
+                    raise UserError(f"{path}: {column!r} has {total:,} bytes unpacked; at most {most:,} are read")
         return [(path, leaf) for path in self.files]
 
     @staticmethod

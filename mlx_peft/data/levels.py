@@ -49,7 +49,7 @@ def split_folders(tree: Folder, root: Path) -> dict[str, Folder]:
     for splits in chosen.values():
         for names in splits.values():
             if len(names) > 1:
-                raise UserError(f"{where}: both {' and '.join(names)} are there; keep one")
+                raise UserError(f"{where}: {' and '.join(names)} are folders for the same split; keep one")
         return {split: folders[splits[split][0]] for split in SPLITS if split in splits}
     named = _by_split(tree)
     for splits in (*several.values(), *([named] if len(named) > 1 else [])):

@@ -49,7 +49,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     if len(data) > MAX_TEXT:
-        raise UserError(f"{path}: larger than {MAX_TEXT // 2**20} MiB, the most that is read as a list")
+        raise UserError(f"{path} is larger than {MAX_TEXT // 2**20} MiB, the most that is read as a list")
     if data and (kind := stranger(data[:HEAD])):
         raise UserError(f"{path}: it is {kind}")
     encoding = _encoding(data)
@@ -105,7 +105,9 @@ def integer(text: str, path: Path, row: int) -> int:
     if WHOLE.fullmatch(text):
         return int(text)
     number, _ = next(islice(_lines(path), row, None))
-    raise UserError(f"{path}: line {number}: the label {text[:80]!r} is not a whole number of at most 18 digits")
+    raise UserError(
+        f"{path}: line {number}: the label should be a whole number of at most 18 digits, not {text[:80]!r}"
+    )
 
 
 def images_in(
@@ -147,7 +149,7 @@ def images_in(
         found[name] = None
     if missing:
         more = advice(missing) if advice is not None else ""
-        raise UserError(f"{source}: {missing[0]!r} is listed, and is missing ({root / missing[0]}){more}")
+        raise UserError(f"{source}: {missing[0]!r} is listed, and there is no {root / missing[0]}{more}")
     return tuple(found)
 
 

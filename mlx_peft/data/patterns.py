@@ -23,7 +23,10 @@ def fields(pattern: str | None, heading: Sequence[str], where: object) -> tuple[
     found = FIELD.findall(pattern)
     for name in found:
         if spelled(name) not in named:
-            raise UserError(f"data.columns.image: {pattern!r} names {name!r}, not in {where}{suggest(name, heading)}")
+            raise UserError(
+                f"data.columns.image: {pattern!r} names the column {name!r}, which {where} does not have"
+                f"{suggest(name, heading)}"
+            )
     return tuple(named[spelled(name)] for name in found)
 
 

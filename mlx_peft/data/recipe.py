@@ -30,7 +30,7 @@ def eval_image(source: Path | str | np.ndarray, preprocessing: Preprocessing, im
     if not 0 < width * height <= limits().pixels:
         named = "" if isinstance(source, np.ndarray) else f"{source}: "
         raise UserError(
-            f"{named}{image.width} x {image.height} pixels would become {width} x {height}, not 1 to "
+            f"{named}{image.width} x {image.height} pixels would become {width} x {height}, and should become 1 to "
             f"{limits().pixels:,} in all: too narrow; crop it"
         )
     image = image.resize((width, height), FILTERS[preprocessing.interpolation])

@@ -58,7 +58,7 @@ def hold_out(
             )
     left = {part: rows[~np.isin(rows, np.array([*broken], np.int64))] for part, rows in all_rows.items()}
     if empty := [part for part, rows in all_rows.items() if len(rows) and not len(left[part])]:
-        raise UserError(f"{name}: no readable images in {empty[0]}")
+        raise UserError(f"{name}: no image of {empty[0]} can be read")
     carved = {part: train.take(left[part], part) if len(all_rows[part]) else None for part in shares}
     return Dataset(
         name=name,

@@ -68,9 +68,9 @@ def readable(found: Found, entry: Entry, config: schema.Data, watch: Watch = unw
     notes += [f"{count} of the unreadable files: each is {kind}" for kind, count in kinds.most_common()]
     with with_notes(lambda: notes):
         for label in np.setdiff1d(splits["train"].labels, good["train"].labels) if "train" in good else ():
-            raise UserError(f"{config.root}: no readable images of class {found.classes[label]!r} in train")
+            raise UserError(f"{config.root}: no image of class {found.classes[label]!r} in train can be read")
         if empty := [name for name, split in good.items() if not split.size]:
-            raise UserError(f"{config.root}: no readable images in {empty[0]}")
+            raise UserError(f"{config.root}: no image of {empty[0]} can be read")
     return replace(found, splits={**found.splits, **left}, notes=(*found.notes, *notes)), rows_broken
 
 

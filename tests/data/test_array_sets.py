@@ -60,11 +60,14 @@ def test_torchvision_reads_the_same_numbers(svhn: Path, opened_as: Open, monkeyp
     ("content", "message"),
     [
         ({"X": np.zeros((32, 32, 3, 2), np.uint8)}, "no array 'y'; there is 'X'"),
-        ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.ones((1, 2))}, r"X uint8 .* and y \(1, 2\) are not"),
-        ({"X": np.zeros((2, 3, 32, 32), np.uint8), "y": np.ones((2, 1))}, "are not uint8"),
-        ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.zeros((2, 1))}, "labels 0 to 0, not 1 to 10"),
-        ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.full((2, 1), 11)}, "labels 11 to 11, not 1 to 10"),
-        ({"X": np.zeros((32, 32, 3, 2), np.float64), "y": np.ones((2, 1))}, "X float64 .* are not uint8"),
+        ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.ones((1, 2))}, r"they are uint8 .* and \(1, 2\)"),
+        ({"X": np.zeros((2, 3, 32, 32), np.uint8), "y": np.ones((2, 1))}, "X should be uint8"),
+        ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.zeros((2, 1))}, "labels should be 1 to 10, and are 0 to 0"),
+        (
+            {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.full((2, 1), 11)},
+            "labels should be 1 to 10, and are 11 to 11",
+        ),
+        ({"X": np.zeros((32, 32, 3, 2), np.float64), "y": np.ones((2, 1))}, "they are float64 "),
     ],
 )
 def test_a_matlab_file_that_is_not_svhn_is_refused(

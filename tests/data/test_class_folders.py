@@ -99,7 +99,7 @@ def test_half_of_tiny_imagenet_is_refused(tiny: Path, opened_as: Open) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("val_9999.JPEG\tn00000001\t0\t0\t7\t7", r"val_9999\.JPEG' is listed, and is missing"),
+        ("val_9999.JPEG\tn00000001\t0\t0\t7\t7", r"val_9999\.JPEG' is listed, and there is no"),
         ("val_1.JPEG\tn99999999\t0\t0\t7\t7", r"'n99999999' is none of the 200 classes"),
         ("../../etc/passwd\tn00000001", r"is not a path inside"),
         ("val_1.JPEG", r"line 401 has 1 column, not 2"),
@@ -158,7 +158,7 @@ def test_opening_a_published_set_decodes_nothing_unless_broken_images_are_to_be_
 def test_imagenet_with_a_flat_val_folder_says_what_to_do(tmp_path: Path, save: Save, opened_as: Open) -> None:
     save(tmp_path / "train" / "n00000000" / "a.JPEG")
     save(tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG")
-    with pytest.raises(UserError, match=r"val: no class folders; as published .* move each into a folder of its class"):
+    with pytest.raises(UserError, match=r"val holds no class folders; as published .* move each into a folder"):
         opened_as("imagenet-1k", tmp_path)
 
 

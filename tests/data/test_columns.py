@@ -152,12 +152,15 @@ def test_identifiers_become_paths_by_a_pattern(images: Path, opened_as: Open) ->
     table(images, "id_code,diagnosis", lambda n: f"{n},{n % 2}")
     with pytest.raises(
         UserError,
-        match=r"'0' is listed, and is missing .*; there is scans/0\.png: set data\.columns\.image: 'scans/\{id_",
+        match=r"'0' is listed, and there is no .*; there is scans/0\.png: set data\.columns\.image: 'scans/\{id_",
     ):
         opened_as("csv", images)
     dataset = opened_as("csv", images, columns={"image": "scans/{id_code}.png"}, split=NONE_HELD)
     assert dataset.train.images.identifiers == tuple(f"scans/{n}.png" for n in range(ROWS))
-    with pytest.raises(UserError, match=r"data\.columns\.image: .* names 'id-code', not in .*; did you mean 'id_code'"):
+    with pytest.raises(
+        UserError,
+        match=r"data\.columns\.image: .* names the column 'id-code', which .* does not have; did you mean 'id_code'",
+    ):
         opened_as("csv", images, columns={"image": "scans/{id-code}.png"})
     table(images, "folder,name,label", lambda n: f"scans,{n},{n % 2}")
     assert opened_as("csv", images, columns={"image": "{folder}/{name}.png"}, split=NONE_HELD).train.size == ROWS
@@ -191,7 +194,7 @@ def test_images_that_lie_elsewhere_are_found_for_the_message(images: Path, opene
     with pytest.raises(UserError, match=r"there is scans/0\.png: set data\.columns\.image: 'scans/\{filename\}'"):
         opened_as("csv", images)
     table(images, "filename,label", lambda n: f"scans/{n}.JPG,{n % 2}")
-    with pytest.raises(UserError, match=r"'scans/0\.JPG' is listed, and is missing .*; there is scans/0\.png$"):
+    with pytest.raises(UserError, match=r"'scans/0\.JPG' is listed, and there is no .*; there is scans/0\.png$"):
         opened_as("csv", images)
 
 

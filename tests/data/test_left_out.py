@@ -122,7 +122,9 @@ def test_what_is_called_an_image_and_is_none_is_named(tmp_path: Path, content: b
     assert dataset.notes[0] == "left out, unreadable: 3 (ant/0.png, ant/1.png, ant/2.png)"
     assert dataset.notes[1].startswith("3 of the unreadable files: each is ")
     (tmp_path / "ant" / "3.png").write_bytes(content)
-    with pytest.raises(UserError, match=rf"(?s)no readable images of class 'ant'.*unreadable: 4 .*4 of .*{kind}"):
+    with pytest.raises(
+        UserError, match=rf"(?s)no image of class 'ant' in train can be read.*unreadable: 4 .*4 of .*{kind}"
+    ):
         opened(tmp_path, unreadable="skip")
 
 

@@ -132,7 +132,10 @@ def test_a_class_whose_images_all_lie_deeper_is_noted(tmp_path: Path) -> None:
         (("train", "test", "bus"), r"test, train are splits and not classes"),
         (("train", "test1"), r"test1, train are splits and not classes"),
         (("train_1", "train_2", "val"), r"train_1, train_2, val are splits and not classes"),
-        (("train1/ant", "train2/ant", "train/bee", "training/bee"), r"both train and training are there; keep one"),
+        (
+            ("train1/ant", "train2/ant", "train/bee", "training/bee"),
+            r"train and training are folders for the same split; keep one",
+        ),
         (
             ("seg_test/a", "seg_test/b", "pred"),
             r"seg_test is called like a split, and no folder beside it is called like train",

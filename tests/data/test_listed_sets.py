@@ -126,10 +126,13 @@ def test_the_pets_are_read_whatever_their_files_are(pets: Path, opened_as: Open)
 def test_a_class_of_two_breeds_is_refused(pets: Path, opened_as: Open) -> None:
     source = pets / "annotations" / "test.txt"
     source.write_text(source.read_text().replace(f"{BREEDS[4]}_3 5 ", f"{BREEDS[4]}_3 4 "))
-    with pytest.raises(UserError, match=rf"test\.txt: class 4 is '{BREEDS[3]}' and '{BREEDS[4]}'"):
+    with pytest.raises(UserError, match=rf"test\.txt: class 4 has two names, '{BREEDS[3]}' and '{BREEDS[4]}'"):
         opened_as("oxford-iiit-pet", pets)
     source.write_text("# image class\nAbyssinian_1 99999999999999999999 1 1\n")
-    with pytest.raises(UserError, match=r"test\.txt: line 2: the label '99999999999999999999' is not a whole number"):
+    with pytest.raises(
+        UserError,
+        match=r"test\.txt: line 2: the label should be a whole number of at most 18 digits, not '99999999999999999999'",
+    ):
         opened_as("oxford-iiit-pet", pets)
 
 
@@ -164,7 +167,7 @@ def test_the_flowers_are_labelled_by_matlab_s_files(flowers: Path, opened_as: Op
         (
             "setid.mat",
             {"trnid": [[400]], "valid": [[2]], "tstid": [[3]]},
-            "trnid names images 400 to 400, not 1 to 306",
+            "trnid should name images 1 to 306, and names 400 to 400",
         ),
         ("setid.mat", {"trnid": [[1.5]], "valid": [[2]], "tstid": [[3]]}, "'trnid' does not hold whole numbers"),
         ("setid.mat", {"trnid": "rm -r", "valid": [[2]], "tstid": [[3]]}, "'trnid' is char .*, not an array of whole"),
@@ -257,10 +260,14 @@ def test_a_label_beyond_the_classes_is_refused(eurosat_task: Path, opened_as: Op
     with pytest.raises(UserError, match=r"vtab-1k:eurosat in .*: val labels 0 to 10, not 0 to 9"):
         opened_as("vtab-1k:eurosat", eurosat_task, {"train": 20, "val": 5})
     source.write_text("images/train800val200/000001.jpg four\n")
-    with pytest.raises(UserError, match=r"val200\.txt: line \d+: the label 'four' is not a whole number"):
+    with pytest.raises(
+        UserError, match=r"val200\.txt: line \d+: the label should be a whole number of at most 18 digits, not 'four'"
+    ):
         opened_as("vtab-1k:eurosat", eurosat_task)
     source.write_text("images/val/0.png 99999999999999999999\n")
-    with pytest.raises(UserError, match=r"val200\.txt: line 1: the label '99999999999999999999' is not a whole number"):
+    with pytest.raises(
+        UserError, match=r"val200\.txt: line 1: the label should be a whole number of at most 18 digits, not '9{20}'"
+    ):
         opened_as("vtab-1k:eurosat", eurosat_task)
 
 

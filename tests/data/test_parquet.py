@@ -88,7 +88,9 @@ def test_a_set_of_the_hub_is_that_folder_in_the_hub_s_cache(
 
 
 def test_nothing_is_fetched_unless_it_is_asked_for(tmp_path: Path, opened_as: Open) -> None:
-    with pytest.raises(UserError, match=r"hf:someone/animals-of-nowhere cannot be had .*; set data\.download: true"):
+    with pytest.raises(
+        UserError, match=r"hf:someone/animals-of-nowhere could not be fetched .*; set data\.download: true"
+    ):
         opened_as("hf:someone/animals-of-nowhere", tmp_path)
 
 
@@ -206,7 +208,7 @@ def test_several_subsets_are_not_mixed(tmp_path: Path, opened_as: Open, monkeypa
     write(tmp_path / "small" / "train-00000-of-00001.parquet", [0, 1, 2])
     write(tmp_path / "large" / "train" / "0000.parquet", [0, 1, 2, 0, 1])
     write(tmp_path / "large" / "test" / "0000.parquet", [2, 1])
-    with pytest.raises(UserError, match=r"several subsets, large, small: name one, hf:OWNER/NAME:SUBSET"):
+    with pytest.raises(UserError, match=r"has several subsets, large, small: name one, hf:OWNER/NAME:SUBSET"):
         opened_as("parquet", tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **options: str(tmp_path))
     dataset = opened_as("hf:someone/animals:large", tmp_path, split={"val": 0})
@@ -228,7 +230,7 @@ def test_files_of_two_words_for_a_split_are_not_mixed(tmp_path: Path, opened_as:
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1", b"not parquet at all"])
 def test_a_file_that_is_not_parquet_is_refused_by_name(tmp_path: Path, opened_as: Open, content: bytes) -> None:
     (tmp_path / "train.parquet").write_bytes(content)
-    with pytest.raises(UserError, match=r"train\.parquet: not a readable Parquet file"):
+    with pytest.raises(UserError, match=r"train\.parquet is not a readable Parquet file"):
         opened_as("parquet", tmp_path)
 
 

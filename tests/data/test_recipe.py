@@ -65,7 +65,9 @@ def test_an_image_too_narrow_for_the_recipe_is_refused_by_name(
     """The longest file that is read at all would become an image of 400 MB, or of no pixels."""
     preprocessing = Preprocessing(mean=MEAN, std=STD, crop_pct=0.9, crop_mode=crop_mode)
     Image.new("RGB", size).save(tmp_path / "image.png")
-    message = rf"image\.png: {size[0]} x {size[1]} pixels would become ({becomes}), not 1 to 89,478,485 in all"
+    message = (
+        rf"image\.png: {size[0]} x {size[1]} pixels would become ({becomes}), and should become 1 to 89,478,485 in all"
+    )
     with pytest.raises(UserError, match=message):
         eval_image(tmp_path / "image.png", preprocessing, side)
     split = Split("train", FileImages(tmp_path, ("image.png",)), np.zeros(1, np.int64))

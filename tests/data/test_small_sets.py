@@ -93,12 +93,16 @@ def test_fashion_mnist_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("train-images-idx3-ubyte", idx(np.zeros((40, 28, 27), np.uint8)), "not an IDX file of uint8 "),
-        ("train-images-idx3-ubyte", idx(np.zeros((40, 28, 28), np.uint8))[:-9], r"31367 bytes where .* needs 31376"),
+        ("train-images-idx3-ubyte", idx(np.zeros((40, 28, 27), np.uint8)), "should be an IDX file of uint8 "),
+        ("train-images-idx3-ubyte", idx(np.zeros((40, 28, 28), np.uint8))[:-9], r"has 31367 bytes; .* needs 31376"),
         ("train-images-idx3-ubyte", idx(np.zeros((40, 28, 28), np.uint8)) + b"x", "more than 31376 bytes"),
-        ("train-images-idx3-ubyte", b"", "not an IDX file"),
+        ("train-images-idx3-ubyte", b"", "should be an IDX file"),
         ("t10k-labels-idx1-ubyte.gz", b"\x1f\x8b nothing", "cannot be read"),
-        ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.full(20, 10, np.uint8)), mtime=0), "label 10, not 0 to 9"),
+        (
+            "t10k-labels-idx1-ubyte.gz",
+            gzip.compress(idx(np.full(20, 10, np.uint8)), mtime=0),
+            "labels should be 0 to 9; there is 10",
+        ),
         ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.zeros(20, np.uint8)), mtime=0)[:-12], "cannot be read"),
     ],
 )

@@ -52,7 +52,7 @@ def test_rows_that_are_broken_are_missing_and_no_other_changes_its_split(broken:
     lost = {split.images.identifiers[row] for row in broken}
     left = {name: [one for one in part.images.identifiers if one not in lost] for name, part in whole.splits.items()}
     if not all(left.values()):
-        with pytest.raises(UserError, match=r"no readable images in (train|val|test)"):
+        with pytest.raises(UserError, match=r"no image of (train|val|test) can be read"):
             hold_out("made", CLASSES, split, shares, broken=broken)
         return
     found = hold_out("made", CLASSES, split, shares, broken=broken)

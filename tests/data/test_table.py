@@ -89,7 +89,7 @@ def test_own_splits_are_used_and_must_not_part_a_group(images: Path, opened_as: 
         ("path,label\nscans/1.png,\n", "row 1 has no 'label'"),
         ("path,label,patient\nscans/1.png,a, \n", r"row 1 has no 'patient': .*set data\.columns\.group: none"),
         ("path,path\nscans/1.png,a\n", "two columns have the same name"),
-        ("path,label\nscans/99.png,a\n", r"'scans/99\.png' is listed, and is missing"),
+        ("path,label\nscans/99.png,a\n", r"'scans/99\.png' is listed, and there is no"),
         ("path,label\nscans/1.png,a\n./scans/1.png,a\n", r"'scans/1\.png' is listed twice"),
         ("path,label\n../outside.png,a\n", r"'\.\./outside\.png' is not a path inside"),
         ("path,label\n/etc/passwd,a\n", "'/etc/passwd' is not a path inside"),
@@ -193,7 +193,7 @@ def test_a_table_takes_little_more_memory_than_its_text(
     (tmp_path / "labels.csv").write_text(text)
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match="'x' is listed, and is missing"):
+        with pytest.raises(UserError, match="'x' is listed, and there is no"):
             opened_as("csv", tmp_path)
         assert tracemalloc.get_traced_memory()[1] < TIMES * len(text)
     finally:
@@ -204,7 +204,7 @@ def test_a_table_is_bounded(images: Path, opened_as: Open, monkeypatch: pytest.M
     table(images, "path,label,group", lambda n: f"scans/{n}.png,{n % 2},{'g' * max(1, n)}")
     with monkeypatch.context() as patched:
         patched.setattr(tables, "MAX_ROWS", 23)
-        with pytest.raises(UserError, match=r"labels\.csv: more than 23 rows"):
+        with pytest.raises(UserError, match=r"labels\.csv has more than 23 rows"):
             opened_as("csv", images)
     monkeypatch.setattr(tables, "MAX_GROUPS", 23 * 24 - 1)
     with pytest.raises(UserError, match=r"labels\.csv: a group's name of 23 characters is too long for 24 rows"):

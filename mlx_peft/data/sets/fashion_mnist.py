@@ -82,7 +82,10 @@ def _read_split(folder: Path, name: str, prefix: str) -> Split:
     pixels = read_idx(folder / f"{prefix}-images-idx3-ubyte", (size, SIDE, SIDE))
     labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte", (size,))
     if labels.max() >= len(CLASSES):
-        raise UserError(f"{folder / f'{prefix}-labels-idx1-ubyte'}: label {labels.max()}, not 0 to {len(CLASSES) - 1}")
+        raise UserError(
+            f"{folder / f'{prefix}-labels-idx1-ubyte'}: labels should be 0 to {len(CLASSES) - 1}; there is "
+            f"{labels.max()}"
+        )
     return Split(name, ArrayImages.whole(pixels, name), labels.astype(np.int64))
 
 
@@ -104,10 +107,10 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if not data.startswith(header):
-        raise UserError(f"{path}: not an IDX file of uint8 {shape}")
+        raise UserError(f"{path} should be an IDX file of uint8 {shape}, and does not begin like one")
     if len(data) != expected:
         more = "more than " if len(data) > expected else ""
-        raise UserError(f"{path}: {more}{min(len(data), expected)} bytes where {shape} needs {expected}")
+        raise UserError(f"{path} has {more}{min(len(data), expected)} bytes; {shape} needs {expected}")
     return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape)
 
 

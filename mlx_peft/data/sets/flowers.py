@@ -31,7 +31,9 @@ def read_flowers(config: schema.Data, variant: Variant, watch: Watch) -> Found:
     for name, key in KEYS.items():
         rows = ids[key].ravel().astype(np.int64)
         if rows.size and not 1 <= rows.min() <= rows.max() <= len(labels):
-            raise UserError(f"{source}: {key} names images {rows.min()} to {rows.max()}, not 1 to {len(labels)}")
+            raise UserError(
+                f"{source}: {key} should name images 1 to {len(labels)}, and names {rows.min()} to {rows.max()}"
+            )
         paths = (f"jpg/image_{row:05d}.jpg" for row in rows.tolist())
         splits[name] = listed_split(name, root, paths, labels[rows - 1] - 1, source, watch)
     return Found(tuple(map(str, range(1, CLASSES + 1))), splits)

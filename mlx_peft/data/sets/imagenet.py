@@ -32,8 +32,8 @@ def read_imagenet(config: schema.Data, variant: Variant, watch: Watch) -> Found:
     val = root / "val"
     if not val.is_dir() or not _sorted_into(val, classes):
         raise UserError(
-            f"{val}: no class folders; as published the images of val lie in one folder without labels: move each into "
-            f"a folder of its class, {val}/{classes[0]}/ILSVRC2012_val_00000001.JPEG"
+            f"{val} holds no class folders; as published the images of val lie in one folder without labels: move each "
+            f"into a folder of its class, {val}/{classes[0]}/ILSVRC2012_val_00000001.JPEG"
         )
     _, test = read_classes("test", root, "val", notes, watch, classes)
     return Found(classes, {"train": train, "test": test}, notes.notes())

@@ -84,7 +84,7 @@ def read_hub(repository: Repository, config: schema.Data) -> Found:
     except Exception as error:  # of the hub's client, of the network, of the disk
         advice = "try again" if config.download else "set data.download: true to fetch it"
         reason = silent or str(error).partition("\n")[0]
-        raise UserError(f"{config.name} cannot be had ({reason}); {advice}") from error
+        raise UserError(f"{config.name} could not be fetched ({reason}); {advice}") from error
     return _read(Path(path), config, repository.subset)
 
 
@@ -153,7 +153,7 @@ def _files(root: Path, config: schema.Data, subset: str | None) -> tuple[dict[st
         others += [inside.as_posix() for left in files.values() for inside in left]
     if len(subsets := {_subset_of(inside) for files in found.values() for inside in files}) > 1:
         raise UserError(
-            f"{config.name}: several subsets, {', '.join(printed(sorted(subsets)[:5]))}: name one, "
+            f"{config.name} has several subsets, {', '.join(printed(sorted(subsets)[:5]))}: name one, "
             "hf:OWNER/NAME:SUBSET, or set data.root to its folder"
         )
     return {split: [root / inside for inside in files] for split, files in found.items()}, others
@@ -200,7 +200,7 @@ class _Table:
             raise
         except Exception as error:  # Arrow's readers raise almost anything on damaged bytes
             text = str(error.__cause__ or error).partition("\n")[0]
-            raise UserError(f"{where}: not a readable Parquet file ({text or type(error).__name__})") from error
+            raise UserError(f"{where} is not a readable Parquet file ({text or type(error).__name__})") from error
         self._where = f"{where}: {used['image']}"
 
     def words(self) -> list[str]:
@@ -252,7 +252,7 @@ def _labels(tables: dict[str, _Table]) -> tuple[tuple[str, ...], dict[str, np.nd
 
 def _numbers(values: list[Any], rows: np.ndarray, split: str) -> np.ndarray:
     if not all(isinstance(number, int) for number in values):
-        raise UserError(f"{split}: the labels are not whole numbers")
+        raise UserError(f"{split}: the labels should be whole numbers, since the file names its classes")
     numbers: np.ndarray = np.array([*values, -1], np.int64)[rows]
     return numbers
 

@@ -39,7 +39,7 @@ def _split(name: str, root: Path, source: Path, names: dict[int, str], watch: Wa
     for row, label in zip(rows, labels, strict=True):
         breed = row[0].rpartition("_")[0]
         if names.setdefault(label, breed) != breed:
-            raise UserError(f"{source}: class {label + 1} is {names[label]!r} and {breed!r}")
+            raise UserError(f"{source}: class {label + 1} has two names, {names[label]!r} and {breed!r}")
     return listed_split(name, root, (f"images/{row[0]}.jpg" for row in rows), np.array(labels, np.int64), source, watch)
 
 

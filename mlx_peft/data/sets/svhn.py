@@ -37,11 +37,12 @@ def _split(name: str, path: Path) -> Split:
     pixels, labels = arrays["X"], arrays["y"]
     if pixels.dtype != np.uint8 or pixels.shape[:3] != (SIDE, SIDE, 3) or labels.shape != (pixels.shape[-1], 1):
         raise UserError(
-            f"{path}: X {pixels.dtype} {pixels.shape} and y {labels.shape} are not uint8 (32, 32, 3, n) and (n, 1)"
+            f"{path}: X should be uint8 (32, 32, 3, n) and y (n, 1); they are {pixels.dtype} {pixels.shape} and "
+            f"{labels.shape}"
         )
     numbers = labels[:, 0].astype(np.int64)
     if numbers.size and not 1 <= numbers.min() <= numbers.max() <= ZERO:
-        raise UserError(f"{path}: labels {numbers.min()} to {numbers.max()}, not 1 to {ZERO}")
+        raise UserError(f"{path}: labels should be 1 to {ZERO}, and are {numbers.min()} to {numbers.max()}")
     return Split(name, ArrayImages.whole(np.ascontiguousarray(pixels.transpose(3, 0, 1, 2)), name), numbers % ZERO)
 
 

@@ -150,7 +150,7 @@ def _read(path: Path, root: Path, wanted: schema.Columns) -> _Table:
                 found = counted(len(row), "cell")
                 raise UserError(f"{path}: row {number} has {found}, not {len(heading)} as the heading")
             if number > MAX_ROWS:
-                raise UserError(f"{path}: more than {MAX_ROWS:,} rows, the most that are read of a table")
+                raise UserError(f"{path} has more than {MAX_ROWS:,} rows, the most that are read of a table")
             for what, at in place.items():
                 cells[what].append(row[at] if what == "image" else shared.setdefault(row[at], row[at]))
             if images is not None:
