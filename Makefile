@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 # A process for each core, and one thread in each: the tests' arrays are small, and two BLAS libraries that each take
 # every core slow each other down.
+# Tests start hundreds of processes: each would compile every module again where Python keeps nothing of it.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help

@@ -22,6 +22,22 @@ os.environ["MLX_DISABLE_COMPILE"] = "1"
 the time that the tests would take. What is computed does not depend on it, as ``parity/test_compiled.py`` shows."""
 
 
+LONGEST = 80
+"""Letters of a parameter in a test's name."""
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A test has a name that a person can write: a long text in it is known by its length."""
+    return f"{argname} of {len(val)}" if isinstance(val, str | bytes) and len(val) > LONGEST else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test has the same name in every process that collects it: no address, and no array written out."""
+    for item in items:
+        if " at 0x" in item.nodeid or len(item.nodeid) > 8 * LONGEST:
+            raise pytest.UsageError(f"give the parameters of this test short ids: {item.nodeid[: 4 * LONGEST]}")
+
+
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """MLX compiles, here and in processes that are started from here, as it does for whoever uses it."""

@@ -104,7 +104,6 @@ def test_grey_is_one_channel_thrice(picture):
         (object(), "images should be|is no image"),
         (None, "images should be|is no image"),
     ],
-    ids=str,
 )
 def test_what_is_no_image_is_told(image, message):
     with pytest.raises(UserError, match=message):

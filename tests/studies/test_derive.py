@@ -142,7 +142,6 @@ def test_a_step_is_one_thing(keys: dict[str, Any]) -> None:
         (experiment({"name": "lora"}, quantize=FOUR), {"quantize": FOUR}, "in codes already"),
         (experiment({"name": "lora"}, qat=FOUR), {"quantize": FOUR}, "in codes already"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_made_of_a_run_is_said_before_any_run_starts(
     config: Experiment, step: dict[str, Any], message: str, tmp_path: Path
