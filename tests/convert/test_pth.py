@@ -150,8 +150,10 @@ def test_a_module_compiled_to_a_script_says_what_to_do(tmp_path: Path) -> None:
 
 
 def collision(count: int) -> bytes:
-    """A pickled dictionary whose keys are tuples of -1 and -2, which have the same hash. It is put together from pickles
-    of its keys: to make it would take as long as to read it."""
+    """A pickled dictionary whose keys are tuples of -1 and -2, which have the same hash.
+
+    It is put together from pickles of its keys: to make the dictionary would take as long as to read it.
+    """
     keys = [tuple(-1 - (index >> bit & 1) for bit in range(16)) for index in range(count)]
     return b"\x80\x02}(" + b"".join(pickle.dumps(key, protocol=2)[2:-1] + b"N" for key in keys) + b"u."
 
