@@ -8,6 +8,7 @@ import torch
 from mlx_peft.config.rates import Rates
 from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.core.errors import UserError
+from mlx_peft.library.standing import Standing
 from torch_ref import methods
 from torch_ref.losses import LOSSES
 from torch_ref.models.stochastic import randomness
@@ -26,11 +27,13 @@ class AdamW(torch.optim.AdamW):
         parameters: what is trained, by name.
         config: learning rate and all else.
         rates: which of them decay, and how fast each learns beside ``lr``.
+        standing: of the network that they are in.
     """
 
-    def __init__(self, parameters: Arrays, config: AdamWConfig, rates: Rates):
+    def __init__(self, parameters: Arrays, config: AdamWConfig, rates: Rates, standing: Standing):
         super().__init__(grouped(config, parameters, rates), config.lr, config.betas, config.eps, fused=True)
-        self.names = parameters.keys()
+        self.names, self.standing = parameters.keys(), standing
+        self.register_step_pre_hook(lambda *_: standing.must_last())
         self.lr = config.lr
 
     @property
@@ -47,7 +50,7 @@ class AdamW(torch.optim.AdamW):
 
 def optimizer(model: VisionTransformer, config: AdamWConfig) -> AdamW:
     """The optimiser of what is trained in a model as it stands."""
-    return AdamW(trained(model), config, Rates(model.method, model.qat))
+    return AdamW(trained(model), config, Rates(model.method, model.qat), model.standing)
 
 
 def step(
@@ -69,8 +72,9 @@ def step(
         seed: of what is dropped.
 
     Raises:
-        UserError: the optimiser is that of other parameters.
+        UserError: the optimiser is that of other parameters, or of another model.
     """
+    optimizer.standing.must_be(model.standing)
     if strangers := sorted(trained(model).keys() - optimizer.names):
         raise UserError(f"the optimiser was made before {strangers[0]} was trained: make it after add_adapter")
     model.train()

@@ -17,6 +17,7 @@ from mlx_peft.backend.training import grouped
 from mlx_peft.config.rates import Rates
 from mlx_peft.config.schema import AdamW as AdamWConfig
 from mlx_peft.core.errors import UserError
+from mlx_peft.library.standing import Standing
 
 
 class AdamW(Optimizer):
@@ -30,12 +31,13 @@ class AdamW(Optimizer):
         parameters: what is trained, by name.
         config: learning rate and all else.
         rates: which of them decay, and how fast each learns beside ``lr``.
+        standing: of the network that they are in.
     """
 
-    def __init__(self, parameters: Arrays, config: AdamWConfig, rates: Rates):
+    def __init__(self, parameters: Arrays, config: AdamWConfig, rates: Rates, standing: Standing):
         super().__init__()
         self.groups = grouped(config, parameters, rates)
-        self.names = parameters.keys()
+        self.names, self.standing = parameters.keys(), standing
         for group in self.groups:
             group.optimizer.init({name: parameters[name] for name in group.names})
         self.lr = config.lr
@@ -80,6 +82,7 @@ class AdamW(Optimizer):
 
         Raises UserError where a gradient is that of a parameter which was not there when the optimiser was made.
         """
+        self.standing.must_last()
         found, there = dict(tree_flatten(gradients)), dict(tree_flatten(parameters))
         if strangers := sorted(found.keys() - self.names):
             raise UserError(f"the optimiser was made before {strangers[0]} was trained: make it after add_adapter")
@@ -92,7 +95,7 @@ class AdamW(Optimizer):
 
 def optimizer(model: VisionTransformer, config: AdamWConfig) -> AdamW:
     """The optimiser of what is trained in a model as it stands."""
-    return AdamW(trained(model), config, Rates(model.method, model.qat))
+    return AdamW(trained(model), config, Rates(model.method, model.qat), model.standing)
 
 
 def step(
@@ -114,13 +117,14 @@ def step(
         seed: of what is dropped.
 
     Raises:
-        UserError: the optimiser is that of other parameters.
+        UserError: the optimiser is that of other parameters, or of another model.
     """
 
     def loss(x: mx.array, y: mx.array) -> mx.array:
         penalty = 0.0 if model.method is None else methods.penalty(model, model.method)
         return LOSSES[model.base.task.name](model(x), y, mx.array(weight, mx.float32), smoothing) + penalty
 
+    optimizer.standing.must_be(model.standing)
     model.train()
     with randomness(seed):
         value, gradients = nn.value_and_grad(model, loss)(model.pixels(images), mx.array(targets))

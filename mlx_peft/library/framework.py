@@ -13,6 +13,7 @@ from mlx_peft.config.methods import Method, MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import AdamW, Model
 from mlx_peft.core.border import Parameters, Tensors
+from mlx_peft.library.standing import Standing
 from mlx_peft.vit.architecture import Architecture
 
 
@@ -22,6 +23,8 @@ class Network(Protocol):
     architecture: Architecture
     quantization: Quantization | None
     method: Method | None
+    standing: Standing
+    """What its optimisers hold too, until a method is put in or taken out."""
     head: Any
     """The classifier, whose weight is ``(classes, width)``."""
     description: Model | None

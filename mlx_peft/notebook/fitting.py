@@ -83,7 +83,8 @@ def fitted(
         start: the adapter as it is.
         base_sha256: of the base below it.
         dataset: what it is trained on.
-        take: is given the adapter that was selected; the last one that there was where training is broken off.
+        take: is given the adapter that was selected; the last one that there was where a person broke training
+            off; none where it failed.
 
     Raises:
         UserError: as a run; and where the base is not found as it was.
@@ -97,11 +98,12 @@ def fitted(
     run.trainer.model.load_adapter(start)
     with TemporaryDirectory(prefix="mlx-peft-") as place:
         try:
-            return _fitted(run, RunFolder(Path(place)), progress)
+            found = _fitted(run, RunFolder(Path(place)), progress)
         except Interrupted as error:
-            raise KeyboardInterrupt(str(error)) from None
-        finally:
             take(run.trainer.model.adapter())
+            raise KeyboardInterrupt(str(error)) from None
+    take(run.trainer.model.adapter())
+    return found
 
 
 def _fitted(run: Prepared, folder: RunFolder, progress: Progress) -> Fitted:

@@ -23,6 +23,12 @@ SAME = 1e-6
 BACKENDS = 1e-4
 """Of a loss: what the backends' roundings have grown to after a few steps at a high rate."""
 STEPS, LR = 5, 1e-2
+CHANGED = r"made before add_adapter or remove_adapter .*: make it after add_adapter"
+APPLIED = {
+    MODULES["mlx"]: lambda model, optimizer: optimizer.update(model, model.trainable_parameters()),
+    MODULES["torch"]: lambda model, optimizer: optimizer.step(),
+}
+"""How an optimiser of the framework's kind is used in a loop that has its own gradients."""
 METHODS = [
     ("lora", {"rank": 4, "lora_plus": 4.0, "dropout": 0.1}),
     ("adalora", {"init_rank": 4, "target_rank": 2}),
@@ -169,8 +175,47 @@ def test_an_optimiser_made_before_the_adapter_is_refused(mp, images, labels):
     model = create(mp)
     step = mp.training_step(model, mp.optimizer(model))
     mp.add_adapter(model, "lora")
-    with pytest.raises(UserError, match=r"made before blocks.* make it after add_adapter"):
+    with pytest.raises(UserError, match=CHANGED):
         step(images, labels)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_an_optimiser_of_an_adapter_that_was_taken_out_is_refused(mp, images, labels, method):
+    """The names are those of before, and the tensors are not."""
+    model = create(mp)
+    mp.add_adapter(model, method)
+    optimizer = mp.optimizer(model)
+    step = mp.training_step(model, optimizer)
+    step(images, labels)
+    mp.remove_adapter(model)
+    with pytest.raises(UserError, match=CHANGED):
+        step(images, labels)
+    mp.add_adapter(model, method, seed=1)
+    before = mp.state_dict(model)
+    with pytest.raises(UserError, match=CHANGED):
+        step(images, labels)
+    with pytest.raises(UserError, match=CHANGED):
+        APPLIED[mp](model, optimizer)
+    after = mp.state_dict(model)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    mp.training_step(model, mp.optimizer(model))(images, labels)
+
+
+def test_an_optimiser_of_another_model_is_refused(mp, images, labels):
+    one, other = create(mp), create(mp)
+    for model in (one, other):
+        mp.add_adapter(model, "lora")
+    with pytest.raises(UserError, match="the optimiser is that of another model"):
+        mp.training_step(one, mp.optimizer(other))(images, labels)
+
+
+def test_an_adapter_that_is_put_back_after_merging_is_trained_on(mp, images, labels):
+    model = create(mp)
+    mp.add_adapter(model, "lora")
+    step = mp.training_step(model, mp.optimizer(model, lr=LR))
+    first = step(images, labels)
+    mp.unmerge(model, mp.merge(model))
+    assert step(images, labels) < first
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,15 @@ def test_what_was_trained_until_it_was_stopped_stays(mp, colours, monkeypatch):
     assert any(not np.array_equal(before[name], after[name]) for name in before)
 
 
+def test_training_that_fails_leaves_a_model_as_it_was(mp, colours):
+    model = adapted(mp)
+    before = mp.state_dict(model)
+    with pytest.raises(UserError, match="training diverged"):
+        mp.fit(model, colours, **OPTIONS | {"epochs": 30, "lr": 1e37})
+    after = mp.state_dict(model)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
 def test_an_experiment_becomes_a_run(mp, tmp_path):
     experiment = Experiment.model_validate({
         "model": {"name": "vit_tiny_patch16_224", "weights": "package:quickstart"},

@@ -14,6 +14,7 @@ from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import Model
 from mlx_peft.library.answering import Answering
+from mlx_peft.library.standing import Standing
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.places import PARAMETERS, PATCH, Kinds, Places
 from torch_ref.models.attention import ATTENTIONS
@@ -83,6 +84,7 @@ class VisionTransformer(Answering, nn.Module):
         self.checkpointing = False
         self.quantization: Quantization | None = None  # of the blocks' linear layers
         self.method: MethodConfig | None = None  # that was put into it
+        self.standing = Standing()
         self.qat: QAT | None = None  # that it is trained through
         self.description: Model | None = None  # as it was asked for
         self.classes: tuple[str, ...] = ()  # names of the head's rows

@@ -89,7 +89,7 @@ def apply(model: VisionTransformer, method: MethodConfig, seed: int, qat: QAT | 
             model[name].unfreeze()
     if qat is not None:
         rounding.apply(model, qat)
-    model.method = method
+    model.method, model.standing = method, model.standing.end()
 
 
 def merge(model: VisionTransformer, dequantize: bool = False) -> dict[str, nn.Module]:
@@ -118,7 +118,7 @@ def remove(model: VisionTransformer) -> None:
     wrapped = rounding.unrounded(model)
     wrapped |= {path: layer.base_layer for path, layer in model.named_modules() if isinstance(layer, Adapted)}
     unmerge(model, wrapped | {"shared": nn.Module()})
-    model.method = None
+    model.method, model.standing = None, model.standing.end()
     model.unfreeze()
     for layer in quantized.layers(model).values():
         layer.freeze()
