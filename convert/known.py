@@ -47,7 +47,7 @@ def places_of(digest: str) -> list[Path]:
     with suppress(OSError, RuntimeError):
         names = sorted(file.stem for file in own_folder(KIND, None).glob("*.json"))[:MOST]
         entries = [entry for name in names if (entry := _read(name)).get("sha256") == digest]
-        return [path for entry in entries if (path := Path(entry.get("path", ""))).exists()]
+        return [path for entry in entries if os.path.exists(path := Path(entry.get("path", "")))]
     return []
 
 

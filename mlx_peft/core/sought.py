@@ -41,7 +41,7 @@ def sought_beside(path: Path, folder: Path | None) -> Iterator[None]:
 
 def _is_there(path: Path, error: UserError) -> bool:
     """Whether the error is about something else."""
-    return path.is_absolute() or path.exists() or str(path) not in str(error)
+    return path.is_absolute() or os.path.exists(path) or str(path) not in str(error)
 
 
 def _with_note(error: UserError, note: str) -> UserError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -28,14 +29,49 @@ from mlx_peft.vit.registry import find
 BackendName = Literal["mlx", "torch"]
 
 
-def opener(backend: BackendName) -> Opener:
-    """What finds the weights that an experiment names: those of a run or an adapter are merged by the backend."""
+def opener(backend: BackendName, entered: frozenset[str] = frozenset()) -> Opener:
+    """What finds the weights that an experiment names: those of a run or an adapter are merged by the backend.
+
+    ``entered`` are the adapters, by their whole paths, whose bases these weights are: none of them can be its own.
+    """
 
     def opened(model: Model) -> Checkpoint:
         place = adapter_of(model)
-        return open_weights(model) if place is None else merged(place, model, backend)
+        if place is None:
+            return open_weights(model)
+        if (path := os.path.realpath(place)) in entered:
+            raise _circular(place)
+        return merged(place, model, backend, entered | {path})
 
     return opened
+
+
+def _circular(place: Path) -> UserError:
+    return UserError(
+        f"{place} stands on itself: the base that it names is that adapter again, or stands on it; say where the "
+        "weights are that it was trained on",
+        arguments=("weights",),
+    )
+
+
+def chain(model: Model) -> Iterator[str]:
+    """Where the local weights of a model lie; where those are an adapter's, where its base lies too, and so on.
+
+    Raises UserError where a base is not found, or an adapter stands on itself.
+    """
+    entered: set[str] = set()
+    while model.is_local:
+        yield model.weights
+        if (place := adapter_of(model)) is None:
+            return
+        if (path := os.path.realpath(place)) in entered:
+            raise _circular(place)
+        entered.add(path)
+        adapter, run = read_adapter(place), run_of(place)
+        own = adapter.model if run is None else run.model
+        if own is None:
+            return
+        model = _found(own, adapter, place)
 
 
 def described(model: Model) -> Checkpoint:
@@ -58,20 +94,21 @@ def adapter_of(model: Model) -> Path | None:
     Raises UserError where they are a run that is not finished.
     """
     path = Path(os.path.expanduser(model.weights))
-    if not model.is_local or not path.is_dir():
+    if not model.is_local or not os.path.isdir(path):
         return None
     place = adapter_in(path)
-    if place is None and RunFolder(path).config.exists():
+    if place is None and os.path.exists(RunFolder(path).config):
         raise UserError(f"model.weights: {path} is a run that is not finished: continue it first")
     return place
 
 
-def merged(place: Path, model: Model, backend: BackendName) -> Checkpoint:
+def merged(place: Path, model: Model, backend: BackendName, entered: frozenset[str] = frozenset()) -> Checkpoint:
     """An adapter merged into its base, as weights; codes are written out, as the plain weights they stand for.
 
     Args:
         place: the adapter's folder.
         model: names it as its weights; it must be of the same architecture.
+        entered: see ``opener``.
 
     Raises:
         UserError: where the base is not found, or the method cannot be merged.
@@ -89,7 +126,7 @@ def merged(place: Path, model: Model, backend: BackendName) -> Checkpoint:
         )
     base = adapter_base(
         adapter, place, own, method=adapter.method, quantize=adapter.quantize, qat=adapter.qat,
-        seed=0 if run is None else run.seed, opener=opener(backend),
+        seed=0 if run is None else run.seed, opener=opener(backend, entered),
     )  # fmt: skip
     entry = load_backend(backend)
     check_answering(

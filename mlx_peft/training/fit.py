@@ -22,7 +22,7 @@ from mlx_peft.training.checkpoint import Position, save_checkpoint
 from mlx_peft.training.evaluate import evaluate
 from mlx_peft.training.feed import Feed
 from mlx_peft.training.progress import EpochEvent, Progress, StepEvent
-from mlx_peft.training.resume import VERSION, Diverged, diverged, newest, take_up
+from mlx_peft.training.resume import VERSION, Diverged, diverged, ended, newest, take_up
 from mlx_peft.training.run import MetricsFile, Record, RunFolder, binding, read_metrics
 from mlx_peft.training.schedule import learning_rate
 from mlx_peft.training.stop import Interrupted, Stopped, StopSignal
@@ -109,9 +109,7 @@ class Loop:
 
     @property
     def finished(self) -> bool:
-        patience = self.train.early_stopping
-        stale = patience is not None and self.position.epochs_without_improvement >= patience
-        return stale or self.position.epoch >= self.train.epochs
+        return ended(self.position, self.train) is not None
 
     def run(self) -> None:
         self.progress.start(self.position.step, self.steps, self.train.epochs)

@@ -89,7 +89,7 @@ def _again(experiment: Experiment, folder: RunFolder, weights: str | None) -> He
         model = find_weights(experiment.model, None if found is None else found.base_sha256, there, str(folder.path))
     here = experiment.model_copy(update={"model": model, "data": data})
     start = here.method.start
-    if start is not None and not start.exists() and found is not None and found.start is not None:
+    if start is not None and not os.path.exists(start) and found is not None and found.start is not None:
         start = Path(found.start.adapter)
     return Here(_started(here, start), found, folder.last.exists())
 

@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
 
 from mlx_peft.config import files, yaml_io
 from mlx_peft.config.schema import Data, Experiment
 from mlx_peft.config.section import Section
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.problems import validated
 from mlx_peft.training.run import RunFolder
 
@@ -20,20 +22,29 @@ COMMENT = (
 )
 
 
+def _whole(path: str) -> str:
+    if not os.path.isabs(path):
+        raise ValueError(f"should be a whole path, from the root on, not {shown(path)}")
+    return path
+
+
+Whole = Annotated[str, AfterValidator(_whole)]
+
+
 class Start(Section):
     """An adapter whose tensors a run began with."""
 
-    adapter: str
+    adapter: Whole
     sha256: str
 
 
 class Found(Section):
     """What ``config.yaml`` says under ``found``: whole paths on the machine that trained, which decide nothing."""
 
-    run: str
+    run: Whole
     home: str
-    data: str
-    weights: str | None = None
+    data: Whole
+    weights: Whole | None = None
     """None where they are the hub's, or this package's, or drawn."""
     base_sha256: str
     """What tells the weights from all others, wherever they lie: see ``convert.base.digest_of``."""
@@ -86,7 +97,7 @@ def candidates(named: str, run: Path, found: Found | None, what: Literal["data",
     if found is not None and recorded is not None:
         places += [Path(os.path.normpath(run / os.path.relpath(recorded, found.run))), Path(recorded)]
         if Path(recorded).is_relative_to(found.home):
-            places.append(Path.home() / Path(recorded).relative_to(found.home))
+            places.append(Path(os.path.expanduser("~")) / Path(recorded).relative_to(found.home))
     places += [path, run / path, run.parent / path, run / path.name, run.parent / path.name]
     return list({os.path.abspath(place): place for place in places}.values())
 
@@ -94,7 +105,7 @@ def candidates(named: str, run: Path, found: Found | None, what: Literal["data",
 def data_here(data: Data, run: RunFolder, found: Found | None) -> Data:
     """A run's images as they lie now; as it was written where nothing is to be seen of them."""
     places = candidates(str(data.root), run.path, found, "data")
-    there = next((place for place in places if place.exists()), data.root)
+    there = next((place for place in places if os.path.exists(place)), data.root)
     return data.model_copy(update={"root": there})
 
 
@@ -104,7 +115,7 @@ def remembered(data: Data, found: Found | None) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if found is None or data.root.exists():
+        if found is None or os.path.exists(data.root):
             raise
         raise UserError(
             f"{error}\nthe run found its images in {found.data}: say where they are now, data.root=FOLDER"
@@ -113,4 +124,4 @@ def remembered(data: Data, found: Found | None) -> Iterator[None]:
 
 def beside(path: Path, folder: Path | None) -> Path:
     """A path as it was written, or where nothing is there, as it would be from a folder."""
-    return path if folder is None or path.exists() or not (folder / path).exists() else folder / path
+    return path if folder is None or os.path.exists(path) or not os.path.exists(folder / path) else folder / path

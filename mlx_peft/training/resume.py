@@ -134,6 +134,29 @@ def check_fits(found: Found, epochs: int, steps: int) -> None:
         raise UserError(f"{found.path} does not fit the run: it says that {'; '.join(wrong)}")
 
 
+def ended(position: Position, train: Train) -> str | None:
+    """Why a run trains no further, in words; None where it does."""
+    waited, patience = position.epochs_without_improvement, train.early_stopping
+    if patience is not None and waited >= patience:
+        return f"it stopped early, after {counted(waited, 'epoch')} without improvement"
+    if position.epoch >= train.epochs:
+        return f"it has had all of its {counted(train.epochs, 'epoch')}"
+    return None
+
+
+def must_go_on(folder: RunFolder, train: Train) -> None:
+    """Raises UserError where a finished run that is to be longer would end where it is."""
+    found = newest(folder, lambda _: None)  # what is to be noted is noted when it goes on
+    if found is None or (reason := ended(found.facts.position, train)) is None:
+        return
+    if train.early_stopping is None or found.facts.position.epochs_without_improvement < train.early_stopping:
+        raise UserError(f"{folder.path} would not be longer: {reason}; raise train.epochs")
+    raise UserError(
+        f"{folder.path} would not be longer: {reason}, and train.early_stopping is {train.early_stopping}; raise that "
+        f"above {found.facts.position.epochs_without_improvement} too, or set it to null"
+    )
+
+
 def accept(found: Found, identity: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Change]:
     """What differs between a run and its checkpoint and may: see ``CHANGEABLE``.
 

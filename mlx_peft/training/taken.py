@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mlx_peft.config.files import load
@@ -12,16 +13,32 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.core.sums import SUMS, write_with_sums
 from mlx_peft.core.writing import disk_errors, new_folder
 from mlx_peft.training import unreadable
+from mlx_peft.training.bases import chain
 from mlx_peft.training.places import Found, read_found, written
 from mlx_peft.training.prepare import Prepared
 from mlx_peft.training.progress import Progress
 from mlx_peft.training.run import RunFolder, json_bytes
 
-OWN = re.compile(
-    r"config\.yaml|metrics\.jsonl|result\.json|env\.json|SHA256SUMS\.txt|unreadable\.jsonl|output-lost\.txt|ranks\.png"
-    r"|adapter|checkpoint|evaluation|epochs-\d+(-\d+)?|events\.out\.tfevents\..*|\..*"
-)
-"""The names of all that a run has in its folder, and of what is hidden."""
+Names = Mapping[str, "Names | None"]
+"""Patterns of names: of files with None, of folders with what may be in them."""
+
+EPOCHS = r"epochs-\d+(-\d+)?"
+ADAPTER: Names = {r"adapter_config\.json|adapter_model\.safetensors|SHA256SUMS\.txt": None}
+KEPT: Names = {
+    r"config\.yaml|metrics\.jsonl|result\.json|env\.json|SHA256SUMS\.txt": None,
+    "adapter": ADAPTER,
+}
+OWN: Names = {
+    **KEPT,
+    r"unreadable\.jsonl|output-lost\.txt|ranks\.(png|pdf)|events\.out\.tfevents\..*": None,
+    "checkpoint": {r"(last|previous|best|previous-best)\.safetensors": None},
+    "evaluation": {r"\w+\.json|\w+-(reliability|classes|confusion)\.(png|pdf)|\w+-confusion\.csv": None},
+    EPOCHS: KEPT,
+}
+"""All that a run has in its folder."""
+
+HIDDEN = re.compile(rf"\.lock|\..+\.tmp|\.DS_Store|\.(adapter|{EPOCHS})\..+\.partial")
+"""What is hidden there and may go: a run's lock, what a killed process left half-written, and a Mac's own."""
 
 
 def begin(run: Prepared, folder: RunFolder, progress: Progress, place: RunFolder | None = None) -> None:
@@ -58,26 +75,49 @@ def check_replaceable(folder: RunFolder) -> None:
         raise UserError(
             f"{folder.path} is not replaced: {folder.config.name} there is no run's ({error})", arguments=("out",)
         ) from None
-    strange = sorted(entry.name for entry in folder.path.iterdir() if not OWN.fullmatch(entry.name))
-    if strange:
+    with disk_errors(folder.path):
+        others = list(strange(folder.path, OWN))
+    if others:
+        names = ", ".join(str(path.relative_to(folder.path)) for path in others[:5])
         raise UserError(
-            f"{folder.path} is not replaced: besides a run it holds {', '.join(strange[:5])}; move that elsewhere, "
-            "or choose another folder",
+            f"{folder.path} is not replaced: besides a run it holds {names}; move that elsewhere, or choose another "
+            "folder",
             arguments=("out",),
         )
 
 
+def strange(folder: Path, own: Names) -> Iterator[Path]:
+    """What is in a folder, or in the folders in it, and is none of its own."""
+    for entry in sorted(folder.iterdir()):
+        if HIDDEN.fullmatch(entry.name):
+            continue
+        inside = [inside for name, inside in own.items() if re.fullmatch(name, entry.name)]
+        if not inside or entry.is_dir() != (inside[0] is not None):
+            yield entry
+        elif inside[0] is not None:
+            yield from strange(entry, inside[0])
+
+
 def check_apart(folder: RunFolder, run: Prepared) -> None:
     """Raises UserError where the run to be replaced holds what the new one is made of."""
-    needed = {"data.root": str(run.here.data.root)}
-    needed |= {"model.weights": run.here.model.weights} if run.here.model.is_local else {}
-    needed |= {"method.from": run.start.adapter} if run.start else {}
-    for key, path in needed.items():
-        if Path(os.path.abspath(os.path.expanduser(path))).is_relative_to(os.path.abspath(folder.path)):
+    needed = [("data.root is", str(run.here.data.root))]
+    weights = list(chain(run.here.model))
+    needed += [("model.weights is", path) for path in weights[:1]]
+    needed += [("model.weights stands on", path) for path in weights[1:]]
+    needed += [("method.from is", run.start.adapter)] if run.start else []
+    for what, path in needed:
+        if lies_in(path, folder.path):
             raise UserError(
-                f"{folder.path} is not replaced: {key} is {path}, which lies in it; choose another folder",
+                f"{folder.path} is not replaced: {what} {path}, which lies in it; choose another folder",
                 arguments=("out",),
             )
+
+
+def lies_in(path: str, folder: Path) -> bool:
+    """Whether a path, or what it leads to by links, lies in a folder."""
+    whole = os.path.abspath(os.path.expanduser(path))
+    ways = ((whole, os.path.abspath(folder)), (os.path.realpath(whole), os.path.realpath(folder)))
+    return any(Path(place).is_relative_to(around) for place, around in ways)
 
 
 def set_aside(folder: RunFolder) -> None:

@@ -21,7 +21,7 @@ from mlx_peft.training.here import located
 from mlx_peft.training.prefix import cached_feed
 from mlx_peft.training.prepare import Prepared, prepare
 from mlx_peft.training.progress import Progress, Silent
-from mlx_peft.training.resume import best
+from mlx_peft.training.resume import best, must_go_on
 from mlx_peft.training.run import CHANGEABLE, RunFolder, json_bytes, longer
 from mlx_peft.training.stop import Interrupted, Stopped, StopSignal, resumable
 from mlx_peft.training.taken import begin, check_replaceable, replace, set_aside
@@ -62,6 +62,8 @@ def train(
             folder.check_sum(path)
         progress.note(f"{out} is finished: nothing is left to do")
         return finished
+    if finished is not None:
+        must_go_on(folder, experiment.train)
     run = prepare(experiment, progress, located(experiment, folder, resume=resume, weights=weights, beside=beside))
     if overwrite:
         replace(folder, run, progress)

@@ -14,6 +14,7 @@ from convert.files import exact
 from convert.kinds import SUFFIXES
 from convert.weights import open_weights
 from mlx_peft.config.schema import Model
+from mlx_peft.config.section import Section
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import canonical
 from mlx_peft.training.run import RunFolder
@@ -28,7 +29,7 @@ MOST_TRIED = 8
 def adapter_in(folder: Path) -> Path | None:
     """The folder itself where it is an adapter, its ``adapter/`` where it is a run with one."""
     places = (folder, RunFolder(folder).adapter)
-    return next((place for place in places if (place / ADAPTER_FILE).exists()), None)
+    return next((place for place in places if os.path.exists(place / ADAPTER_FILE)), None)
 
 
 def find_weights(model: Model, digest: str | None, places: Sequence[Path], what: str) -> Model:
@@ -44,7 +45,7 @@ def find_weights(model: Model, digest: str | None, places: Sequence[Path], what:
         UserError: where they are nowhere, with the digest of whatever is in their place.
     """
     if model.is_local or (model.is_fetched and model.weights != "timm"):  # which may have been a folder's name
-        there = [place for place in places if place.exists()]
+        there = [place for place in places if os.path.exists(place)]
     elif model.weights == "timm" and digest is not None and _from_hub(model) is None:
         there = []
     else:
@@ -103,13 +104,14 @@ def weights_digest(path: Path, model: Model) -> str | None:
 def merged_digest(adapter: Adapter) -> str:
     """What tells an adapter merged into its base from all other weights, its head left out.
 
-    It is made of what is merged, since two backends that merge round differently.
+    It is made of what is merged, since two backends that merge round differently. Options at their defaults are left
+    out, so that one which is new changes no digest.
     """
+    options: list[Section | None] = [adapter.method, adapter.quantize, adapter.qat]
     facts = [
         adapter.base_sha256,
-        adapter.method.model_dump(mode="json"),
-        adapter.quantize and adapter.quantize.model_dump(mode="json"),
-        adapter.qat and adapter.qat.model_dump(mode="json"),
+        adapter.method.name,
+        *(None if section is None else section.model_dump(mode="json", exclude_defaults=True) for section in options),
     ]
     digest = hashlib.sha256(canonical(facts).encode())
     for name in sorted(name for name in adapter.tensors if not is_head(name)):
@@ -131,10 +133,17 @@ def _elsewhere(model: Model, digest: str | None, places: Sequence[Path]) -> Iter
     if (file := _from_hub(model)) is not None:
         yield file
     for folder in dict.fromkeys(place.parent for place in places):
-        if folder.is_dir():
-            entries = sorted(folder.iterdir())
-            yield from [file for file in entries if file.suffix in SUFFIXES and file.is_file()][:MOST_TRIED]
-            yield from [run for run in entries if run.is_dir() and adapter_in(run) is not None][:MOST_TRIED]
+        entries = _entries(folder)
+        yield from [file for file in entries if file.suffix in SUFFIXES and os.path.isfile(file)][:MOST_TRIED]
+        yield from [run for run in entries if os.path.isdir(run) and adapter_in(run) is not None][:MOST_TRIED]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where there is none, or it may not be looked at."""
+    try:
+        return sorted(folder.iterdir())
+    except (OSError, ValueError):
+        return []
 
 
 def _from_hub(model: Model) -> Path | None:

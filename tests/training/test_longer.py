@@ -128,6 +128,27 @@ def test_a_run_that_stopped_early_waits_longer(engine: SimpleNamespace, monkeypa
     assert losses(engine.out)[-1]["epoch"] == 4
 
 
+def test_a_run_that_would_end_where_it_is_stays_as_it_was(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlx_peft.training.fit.evaluate", lambda *_: {"top1": 0.5, "loss": 1.0, "count": 21})
+    experiment = engine.experiment(epochs=6, early_stopping=1)
+    train(experiment, engine.out)
+    before = contents(engine.out)
+    early = (
+        r"it stopped early, after 1 epoch without improvement, and train\.early_stopping is 1; raise that above 1 too"
+    )
+    with pytest.raises(UserError, match=early):
+        train(longer(experiment, 40), engine.out, resume=True)
+    other = engine.out.with_name("other")
+    train(engine.experiment(), other)
+    with pytest.raises(UserError, match=r"it has had all of its 3 epochs; raise train\.epochs$"):
+        train(longer(engine.experiment(), 3, early_stopping=9), other, resume=True)
+    assert contents(engine.out) == before and not list(other.glob("epochs-*"))
+    train(longer(experiment, 7, early_stopping=3), engine.out, resume=True)
+    assert losses(engine.out)[-1]["epoch"] == 4
+
+
 def test_ranks_that_were_dealt_out_allow_no_other_length(engine: SimpleNamespace) -> None:
     experiment = engine.experiment()
     adalora = Experiment.model_validate(experiment.model_dump() | {"method": {"name": "adalora", "t_final": 1}})
