@@ -201,12 +201,16 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
 
 
 def shareable(adapter: Adapter) -> Adapter:
-    """The adapter as it is written: of a place on this machine, only the last part of its name is left."""
+    """The adapter as it is written: of a place on this machine, only the last part of its name is left.
+
+    Which other adapter its training began with is the run's to say: its tensors are others by now.
+    """
     model, source = adapter.model, without_places(adapter.source)
     if model is not None and model.is_local:
         model = model.model_copy(update={"weights": last_part(model.weights)})
         source = model.weights
-    return replace(adapter, model=model, source=source)
+    method = adapter.method.model_copy(update={"start": None})
+    return replace(adapter, method=method, model=model, source=source)
 
 
 def _apart(tensors: Tensors) -> tuple[Tensors, Tensors]:

@@ -23,6 +23,7 @@ from mlx_peft.artifacts.merge import merge_run
 from mlx_peft.artifacts.place import find_adapter, is_model
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment, Model
+from mlx_peft.config.weights import SUFFIXES
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.sums import SUMS, write_with_sums
 from mlx_peft.core.writing import disk_errors, staging
@@ -86,6 +87,12 @@ class Parcel:
         """What the head answers."""
         return task_of(self.config, Path(timm.CONFIG)) if self.adapter is None else self.adapter.task
 
+    @property
+    def base_is_run(self) -> bool:
+        """Whether the weights below the adapter are those of another run, as far as its result says so."""
+        begun = (self.result or {}).get("began_with")
+        return isinstance(begun, dict) and "weights" in begun
+
 
 @contextmanager
 def packed(
@@ -129,7 +136,7 @@ def packed(
             parcel = _adapter(place, adapter, adapter.source != found.source, folder / "adapter")
             parcel = _without_places(parcel, peft.CONFIG, folder)
         parcel = replace(_without_facts(parcel, folder), result=result, experiment=experiment)
-        yield _with_sums(parcel, folder)
+        yield _with_sums(replace(parcel, notes=(*_needed(parcel), *parcel.notes)), folder)
 
 
 def _temporary() -> AbstractContextManager[Path]:
@@ -163,18 +170,22 @@ def _model(folder: Path) -> Parcel:
 
 def _adapter(place: Path, adapter: Adapter, named_places: bool, new: Path) -> Parcel:
     """Of an adapter that we wrote, a copy that names no place on this machine."""
-    notes = []
     if adapter.model is not None or (named_places and METADATA in describe_safetensors(place / peft.WEIGHTS)[1]):
         write_adapter(new, adapter)
         place = new
-    if adapter.model is not None and adapter.model.is_local:
-        file = adapter.model.weights
-        notes.append(f"its base is a file of yours, {file}: who is to use it needs that file too")
     files = {file: place / file for file in (peft.CONFIG, peft.WEIGHTS)}
     return Parcel(
-        "adapter", files, adapter, adapter.model, adapter.classes, adapter.num_classes, adapter.quantize,
-        notes=tuple(notes),
+        "adapter", files, adapter, adapter.model, adapter.classes, adapter.num_classes, adapter.quantize
     )  # fmt: skip
+
+
+def _needed(parcel: Parcel) -> list[str]:
+    """What whoever uses it needs too: a base that nobody else has."""
+    model = parcel.model
+    if parcel.kind == "model" or model is None or not model.is_local:
+        return []
+    what = "run" if parcel.base_is_run else "file" if model.weights.endswith(SUFFIXES) else "file or folder"
+    return [f"its base is a {what} of yours, {model.weights}: who is to use it needs that {what} too"]
 
 
 def _without_places(parcel: Parcel, file: str, folder: Path) -> Parcel:

@@ -10,6 +10,7 @@ from convert.places import last_part
 from mlx_peft.artifacts.share import Parcel
 from mlx_peft.config import yaml_io
 from mlx_peft.config.schema import Experiment
+from mlx_peft.config.weights import SUFFIXES
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import markdown, printable, printable_lines
 from mlx_peft.report import peaks
@@ -25,7 +26,10 @@ UNKNOWN = "No metrics are known: this was sent without the run that trained it."
 
 
 OPTIONS = ("backend", "seed", "quantize", "qat", "method", "train")
-"""In these sections of an experiment nothing names a place or a person."""
+"""In these sections of an experiment nothing names a place or a person, but for ``PLACES``."""
+
+PLACES = {"method": {"start"}}
+"""These fields in them are paths, as pydantic's ``exclude``."""
 
 PUBLISHED: dict[str, Any] = dict.fromkeys(OPTIONS, True) | {
     "model": {"name", "weights", "image_size", "args", "head", "drop_path", "head_dropout"},
@@ -179,6 +183,8 @@ def _snippet(parcel: Parcel, repository: str) -> str | None:
     model = parcel.model
     if _library(parcel) != "peft" or model is None or not (model.is_local or model.weights == "timm"):
         return None
+    if model.is_local and (parcel.base_is_run or not model.weights.endswith(SUFFIXES)):
+        return None  # timm opens a file of weights, and no folder
     if any(isinstance(value, str) or not key.isidentifier() for key, value in model.args.items()):
         return None  # in timm, what is a text here is a class
     options = {"img_size": model.image_size, **model.args}
@@ -218,13 +224,14 @@ def _training(parcel: Parcel) -> str:
     if parcel.experiment is not None:
         return text + fenced("yaml", printable_lines(yaml_io.write(published(parcel.experiment))))
     assert parcel.adapter is not None
-    method = printable_lines(yaml_io.write({"method": parcel.adapter.method.model_dump(mode="json")}))
+    options = parcel.adapter.method.model_dump(mode="json", exclude=PLACES["method"])
+    method = printable_lines(yaml_io.write({"method": options}))
     return f"{text}The method, as it is written in an experiment:\n\n{fenced('yaml', method)}"
 
 
 def published(experiment: Experiment) -> dict[str, Any]:
     """What of an experiment is published, of local weights the last part of their name: it is one all the same."""
-    found = experiment.model_dump(mode="json", include=PUBLISHED)
+    found = experiment.model_dump(mode="json", include=PUBLISHED, exclude=PLACES)
     if experiment.model.is_local:
         found["model"]["weights"] = last_part(experiment.model.weights)
     return found
@@ -235,7 +242,8 @@ def _base(parcel: Parcel) -> str:
     lines = []
     if parcel.model is not None:
         source = f"[`{hub}`](https://huggingface.co/{hub})" if hub else code(parcel.model.weights)
-        lines.append(f"- Base: {code(_name(parcel))}, weights {source}")
+        run = " (a run, which is needed too)" if parcel.base_is_run and parcel.kind == "adapter" else ""
+        lines.append(f"- Base: {code(_name(parcel))}, weights {source}{run}")
     if adapter is not None and adapter.base_sha256:
         lines.append(f"- SHA-256 over the base's tensors without the head: {code(adapter.base_sha256)}")
     if entry and entry.license and (hub or parcel.model is None):

@@ -228,6 +228,18 @@ def test_peft_and_timm_run_its_snippet_to_the_same_logits(run, experiment, tmp_p
     assert relative(logits, expected) <= LOGITS
 
 
+def test_over_a_run_there_is_no_snippet_and_the_run_is_named_as_needed(run, experiment, tmp_path):
+    """Merged, its weights are in no file that timm could open."""
+    model = experiment.model.model_copy(update={"weights": str(run)})
+    train(experiment.model_copy(update={"model": model}), tmp_path / "second")
+    with packed(tmp_path / "second", "torch") as parcel:
+        text = card(parcel, NAME)
+        assert parcel.notes[0] == "its base is a run of yours, mine: who is to use it needs that run too"
+    assert "import peft" not in text and "(a run, which is needed too)" in text
+    with packed(tmp_path / "second" / "adapter", "torch") as parcel:
+        assert "import peft" not in card(parcel, NAME)
+
+
 def test_what_is_sent_of_an_adapter_that_peft_wrote_is_what_peft_wrote(run, tmp_path):
     adapter = read_adapter(run / "adapter")
     write_adapter(tmp_path / "foreign", replace(adapter, model=None, classes=()))

@@ -8,12 +8,14 @@ import re
 import shutil
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import BaseModel
 from safetensors.numpy import load_file, save_file
 
 from convert.adapters.peft import METADATA, read_adapter, write_adapter
@@ -22,7 +24,9 @@ from convert.places import last_part, without_places
 from mlx_peft.artifacts.share import packed
 from mlx_peft.cli.push import commands
 from mlx_peft.config.schema import Experiment, Model
-from mlx_peft.report.card import card
+from mlx_peft.core.sums import SUMS
+from mlx_peft.report.card import PLACES, PUBLISHED, card
+from mlx_peft.training.run import RunFolder
 from mlx_peft.training.train import train
 
 USER, HOST, FOLDER = "zoe-user-5e1f", "zoes-host-9c2d", "zoes-folder-77ab"
@@ -56,8 +60,56 @@ def mine(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Pa
     save_file(dict(load_base(Model.model_validate(values["model"]), 10, seed=0).tensors), folder / "base.safetensors")
     values["model"] |= {"weights": str(folder / "base.safetensors")}
     values["data"] |= {"root": str(folder / "data"), "cache": {"folder": str(folder / "cache")}}
+    train(Experiment.model_validate(values), folder / "first")
+    values["method"] |= {"from": str(folder / "first")}
     train(Experiment.model_validate(values), folder / "run")
     return folder / "run"
+
+
+def user_paths(section: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    """The fields of a section, and of those below it, that hold a path on the user's machine."""
+    for name, field in section.model_fields.items():
+        for inner in types_in(field.annotation):
+            if inner is Path:
+                yield (name,)
+            elif isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from ((name, *rest) for rest in user_paths(inner))
+
+
+def types_in(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for inner in get_args(annotation):
+        yield from types_in(inner)
+
+
+def test_the_run_that_is_pushed_names_every_path_there_is(mine: Path) -> None:
+    """Otherwise a new field is not looked for in what is pushed."""
+    for path in {*user_paths(Experiment)}:
+        value: Any = RunFolder(mine).read_config()
+        for name in path:
+            value = getattr(value, name)
+        assert isinstance(value, Path) and value.is_relative_to(mine.parent), path
+
+
+def test_no_field_that_is_published_is_a_path() -> None:
+    for first, *rest in {*user_paths(Experiment)}:
+        published = PUBLISHED.get(first, ())
+        assert rest[0] in PLACES.get(first, ()) if published is True else rest[0] not in published, (first, *rest)
+
+
+def test_an_adapter_that_says_what_its_training_began_with_says_it_to_nobody(mine: Path, tmp_path: Path) -> None:
+    """As another program may have written one."""
+    write_adapter(tmp_path / "theirs", read_adapter(mine / "adapter"))
+    path = tmp_path / "theirs" / "adapter_model.safetensors"
+    described = json.loads(_metadata(path)[METADATA])
+    described["method"]["from"] = str(mine.parent / "first")
+    save_file(load_file(path), path, {METADATA: json.dumps(described)})
+    (tmp_path / "theirs" / SUMS).unlink()
+    assert read_adapter(tmp_path / "theirs").method.start is not None
+    with packed(tmp_path / "theirs") as parcel:
+        must_name_no_place("README.md", card(parcel, "jane/digits", commands(parcel, "jane/digits")).encode())
+        for name, file in parcel.files.items():
+            must_name_no_place(name, file.read_bytes())
 
 
 def must_name_no_place(name: str, content: bytes) -> None:
