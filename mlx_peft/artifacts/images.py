@@ -25,7 +25,7 @@ from mlx_peft.training.places import data_here, read_found, remembered
 from mlx_peft.training.run import FREE, RunFolder, differences, flatten
 
 SplitName = Literal["train", "val", "test"]
-KEPT = ("batch_size", "threads", "unreadable", "download", "cache")
+KEPT = ("batch_size", "threads", "unreadable", "cache")
 """These settings of a run's data hold for any other data set too."""
 
 
@@ -76,7 +76,8 @@ def run_images(path: Path, overrides: Iterable[str] = (), watch: Watch = unwatch
     """A finished run's images opened again, and its experiment.
 
     ``overrides`` say where they are now, or name others: ``data.root=photos``. Of another set, or another folder that
-    holds other images, no split is held out that it does not have itself.
+    holds other images, no split is held out that it does not have itself. Nothing is fetched, and decoded images are
+    kept in the user's own folder for caches, unless ``overrides`` say otherwise.
 
     Raises UserError where there is no such run, or its images are not found.
     """
@@ -84,7 +85,7 @@ def run_images(path: Path, overrides: Iterable[str] = (), watch: Watch = unwatch
     if not run.config.exists():
         raise UserError(f"{path} is not a run (config.yaml is missing): only a run knows its data")
     find_adapter(path, None)
-    experiment, given = run.read_config(), list(overrides)
+    experiment, given = _harmless(run.read_config()), list(overrides)
     if not given:
         found = read_found(run)
         data = data_here(experiment.data, run, found)
@@ -97,6 +98,13 @@ def run_images(path: Path, overrides: Iterable[str] = (), watch: Watch = unwatch
     shares = any(one.startswith("data.split") for one in given)
     data = data if shares else data.model_copy(update={"split": _nothing_held_out(data)})
     return Images(run, data, opened(data, watch), own=False), experiment
+
+
+def _harmless(experiment: Experiment) -> Experiment:
+    """A run's experiment without what it says of fetching and of where is written: it may be somebody else's."""
+    data = experiment.data
+    cache = data.cache.model_copy(update={"folder": None})
+    return experiment.model_copy(update={"data": data.model_copy(update={"download": False, "cache": cache})})
 
 
 def opened(data: Data, watch: Watch) -> Dataset:
