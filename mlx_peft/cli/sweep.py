@@ -57,7 +57,7 @@ def sweep(
     planned = load(recipes.locate(suite, "suite"), **reading(ctx, overrides, backend))
     out = out or Path("runs") / Path(suite).stem
     with watch() as progress:
-        runs = ready.check(planned, out, progress.opening)
+        runs = ready.check(planned, out, progress.opening, recipes.folder_of(suite))
     note = Lines().note
     outcomes: dict[str, Outcome] = {}
     with said_beside(out / "sweep.json"):

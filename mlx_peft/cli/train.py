@@ -48,6 +48,7 @@ def train(
 
     from mlx_peft.cli.output import kept_elsewhere, said_beside
     from mlx_peft.cli.progress import watch
+    from mlx_peft.config import recipes
     from mlx_peft.report import evaluation, ranks
     from mlx_peft.report.summary import summary
     from mlx_peft.training.stop import Interrupted
@@ -60,8 +61,8 @@ def train(
             progress.note(f"{experiment.method.name} on {experiment.data.name} with {experiment.backend}, in {run}")
             try:
                 result = train(
-                    experiment, run, resume=resume, overwrite=overwrite, weights=weights, beside=beside(source),
-                    progress=progress,
+                    experiment, run, resume=resume, overwrite=overwrite, weights=weights,
+                    beside=recipes.folder_of(source), progress=progress,
                 )  # fmt: skip
             except Interrupted as stopped:
                 progress.note(f"{stopped}; {mistakes.help_line(stopped.command, ctx)}")
@@ -88,12 +89,6 @@ def again(config: str, out: Path | None, resume: bool) -> tuple[str, Path | None
     if out is not None and out.absolute() != run.absolute():
         raise UserError(f"{run} goes on in its own folder: leave --out out")
     return str(own), run
-
-
-def beside(config: str) -> Path | None:
-    """The folder of a configuration's file, to which its paths may be relative; None of a recipe."""
-    path = Path(config)
-    return path.parent if path.is_file() else None
 
 
 def default_run(config: str, experiment: Experiment, overrides: list[str] | None) -> Path:

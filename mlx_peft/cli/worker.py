@@ -46,7 +46,8 @@ def obey(replies: TextIO) -> None:
                 else:
                     experiment = Experiment.model_validate(order["experiment"])
                     threads.at_most(threads_worth(experiment))
-                    train(experiment, out, resume=True, progress=progress)
+                    beside = None if order["beside"] is None else Path(order["beside"])
+                    train(experiment, out, resume=True, beside=beside, progress=progress)
                     ranks.write(out)
             except UserError as error:
                 json.dump({"error": _answer(error)}, replies)

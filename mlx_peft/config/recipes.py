@@ -42,6 +42,12 @@ def locate(config: str, kind: Kind = "recipe", *, beside: Path = Path()) -> Path
     return find(config, kind)
 
 
+def folder_of(config: str) -> Path | None:
+    """The folder of CONFIG's or SUITE's file, to which its paths may be relative; None of what is shipped."""
+    path = Path(config)
+    return path.parent if path.is_file() else None
+
+
 def description(name: str, kind: Kind = "recipe") -> str:
     """The comment that a recipe or a suite begins with."""
     return find(name, kind).read_text("utf-8").partition("\n")[0].removeprefix("#").strip()

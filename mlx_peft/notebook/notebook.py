@@ -159,8 +159,10 @@ class Notebook:
 
     def _run(self, what: Any, out: Path, progress: Progress) -> Fitted:
         """An experiment as a run in a folder of its own."""
+        beside = None if isinstance(what, Experiment) else recipes.folder_of(str(what))
         experiment = what if isinstance(what, Experiment) else files.load(recipes.locate(str(what)))
-        result = train(experiment.model_copy(update={"backend": self.backend}), out, progress=progress)
+        experiment = experiment.model_copy(update={"backend": self.backend})
+        result = train(experiment, out, beside=beside, progress=progress)
         metrics, history = result["metrics"], read_metrics(RunFolder(out).metrics)
         return Fitted(metrics["val"], metrics["test"], result["selected"]["epoch"], history, out)
 

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from convert.base import load_base
+from convert.base import Base, load_base
 from mlx_peft.adaptation.room import check_training
 from mlx_peft.config import suite
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.config.schema import Augment, Data, Experiment
+from mlx_peft.config.schema import Augment, Experiment
 from mlx_peft.config.step import Step
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.sought import sought_beside
 from mlx_peft.data import Dataset, open_dataset
 from mlx_peft.data.looking import Watch, unwatched
 from mlx_peft.protocols.loading import load_backend
 from mlx_peft.studies.derive import check_folder as check_step
 from mlx_peft.studies.derive import step_id
 from mlx_peft.training.bases import opener
+from mlx_peft.training.here import Here, located
+from mlx_peft.training.places import remembered
 from mlx_peft.training.prepare import check_data, check_method, describe_splits
 from mlx_peft.training.run import RunFolder, flatten, run_id
+from mlx_peft.training.start import beginning
 from mlx_peft.training.tracking import check_trackers
-from mlx_peft.vit.architecture import Architecture
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -35,6 +39,7 @@ class SuiteRun:
 
     Attributes:
         step: what is made of the run ``of`` in place of a run of its own; None: a run.
+        beside: a folder that paths of the experiment may be relative to.
     """
 
     name: str
@@ -43,14 +48,18 @@ class SuiteRun:
     folder: RunFolder
     step: Step | None = None
     of: SuiteRun | None = None
+    beside: Path | None = None
 
 
-def check(planned: Sequence[suite.Planned], out: Path, watch: Watch = unwatched) -> list[SuiteRun]:
+def check(
+    planned: Sequence[suite.Planned], out: Path, watch: Watch = unwatched, beside: Path | None = None
+) -> list[SuiteRun]:
     """The runs of a suite with their identities and their folders below ``out``. Writes nothing.
 
-    A finished run with the identity of one of them is that one, whatever its folder in ``out`` is called. Raises
-    UserError that names the runs and what is wrong with each: no such data or weights, a method that does not fit the
-    model, a folder that holds another run, two runs that are the same experiment.
+    A finished run with the identity of one of them is that one, whatever its folder in ``out`` is called. ``beside`` is
+    a folder that paths may be relative to, the suite's. Raises UserError that names the runs and what is wrong with
+    each: no such data or weights, a method that does not fit the model, an adapter to begin with that does not fit the
+    method, a folder that holds another run, two runs that are the same experiment.
     """
     opened = Opened(watch)
     finished = finished_folders(out)
@@ -63,11 +72,13 @@ def check(planned: Sequence[suite.Planned], out: Path, watch: Watch = unwatched)
         if run.step is not None and run.of in wrong:
             continue
         try:
-            dataset = opened.dataset(experiment.data)
+            here = located(experiment, RunFolder(out / (run.of or name)), resume=True, beside=beside)
+            dataset = opened.dataset(here)
             check_trackers(experiment.track)
             check_data(experiment, dataset)
             device = load_backend(experiment.backend).computing()
-            architecture, quantization = opened.model(experiment, dataset)
+            base = opened.base(here, dataset)
+            architecture, quantization = base.architecture, base.quantization
             check_method(experiment, architecture, quantization)
             check_training(
                 experiment,
@@ -87,7 +98,9 @@ def check(planned: Sequence[suite.Planned], out: Path, watch: Watch = unwatched)
                 raise UserError(f"is the same experiment as {twin}")
             folder = finished.get(identity, RunFolder(out / name))
             check_folder(folder, experiment, splits)
-            runs.append(SuiteRun(name, experiment, identity, folder))
+            if not folder.last.exists() and not folder.result.exists():  # else its values are there
+                beginning(here, base, dataset)
+            runs.append(SuiteRun(name, experiment, identity, folder, beside=beside))
         except UserError as error:
             wrong[name] = [str(error).replace("\n", "\n  ")]
             mending |= dict.fromkeys(error.arguments)
@@ -109,26 +122,29 @@ class Opened:
     def __init__(self, watch: Watch = unwatched) -> None:
         self._watch = watch
         self._datasets: dict[str, Dataset | UserError] = {}
-        self._models: dict[
-            tuple[str, Quantization | None, tuple[str, ...], str], tuple[Architecture, Quantization | None] | UserError
-        ] = {}
+        self._bases: dict[tuple[str, Quantization | None, tuple[str, ...], str, int], Base | UserError] = {}
 
-    def dataset(self, data: Data) -> Dataset:
+    def dataset(self, here: Here) -> Dataset:
         """The splits, which depend neither on batches nor on augmentation."""
+        data = here.experiment.data
         alike = data.model_copy(update={"batch_size": 1, "augment": Augment(), "threads": 1})
-        return once(self._datasets, alike.model_dump_json(), lambda: open_dataset(data, self._watch))
+        with remembered(data, here.found), sought_beside(data.root, here.beside):
+            return once(self._datasets, alike.model_dump_json(), lambda: open_dataset(data, self._watch))
 
-    def model(self, experiment: Experiment, dataset: Dataset) -> tuple[Architecture, Quantization | None]:
-        """Of the weights, which are read, so that what is missing or does not fit is known."""
-        model, quantize, classes = experiment.model, experiment.quantize, dataset.classes
-        key = (model.model_dump_json(), quantize, classes, dataset.task.name)
+    def base(self, here: Here, dataset: Dataset) -> Base:
+        """What the weights are, which are read, so that what is missing or does not fit is known."""
+        experiment, classes = here.experiment, dataset.classes
+        model, quantize = experiment.model, experiment.quantize
+        seed = 0 if experiment.method.start is None else experiment.seed  # an adapter fits what was drawn from its own
+        key = (model.model_dump_json(), quantize, classes, dataset.task.name, seed)
 
-        def read() -> tuple[Architecture, Quantization | None]:
+        def read() -> Base:
             merging = opener(experiment.backend)
-            base = load_base(model, len(classes), 0, quantize, classes=classes, task=dataset.task, opener=merging)
-            return base.architecture, base.quantization
+            base = load_base(model, len(classes), seed, quantize, classes=classes, task=dataset.task, opener=merging)
+            return base.without_tensors()
 
-        return once(self._models, key, read)
+        with sought_beside(Path(os.path.expanduser(model.weights)), here.beside):
+            return once(self._bases, key, read)
 
 
 def once(memory: dict[Key, Value | UserError], key: Key, make: Callable[[], Value]) -> Value:

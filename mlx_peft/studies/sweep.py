@@ -36,10 +36,11 @@ def run(
 ) -> Generator[Outcome, None, None]:
     """Makes the runs that are not finished, and says of each what became of it.
 
-    ``worker`` is a command that reads an order in one line of JSON: ``{"experiment": ..., "out": ...}`` to train,
-    resuming what it finds in the folder, or ``{"step": ..., "of": ..., "out": ...}`` to make something of the run in a
-    folder. Where its input ends, this process is gone, and it stops. It writes ``{"error": ...}`` before it ends with
-    ``USER_ERROR``, and ends with ``INTERRUPTED`` where it was asked to stop; its standard error is this process's.
+    ``worker`` is a command that reads an order in one line of JSON: ``{"experiment": ..., "beside": ..., "out": ...}``
+    to train, resuming what it finds in the folder, or ``{"step": ..., "of": ..., "out": ...}`` to make something of the
+    run in a folder. Where its input ends, this process is gone, and it stops. It writes ``{"error": ...}`` before it
+    ends with ``USER_ERROR``, and ends with ``INTERRUPTED`` where it was asked to stop; its standard error is this
+    process's.
     SIGINT, SIGTERM and SIGHUP are handed on to it and end the sweep.
     Raises UserError where another sweep works in ``out``.
     """
@@ -65,6 +66,7 @@ def work(run: SuiteRun, worker: Sequence[str], relay: Relay) -> Outcome:
     order: dict[str, Any] = {"out": str(run.folder.path)}
     if run.step is None or run.of is None:
         order["experiment"] = run.experiment.model_dump(mode="json")
+        order["beside"] = None if run.beside is None else str(run.beside)
     else:
         order |= {"step": run.step.model_dump(mode="json"), "of": str(run.of.folder.path)}
     # In a session of its own: from a terminal, Ctrl-C would reach both, and the relay's would be the second one, which

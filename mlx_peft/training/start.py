@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from convert.adapters.peft import Adapter, read_adapter
@@ -23,20 +24,46 @@ from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.registry import find
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """An adapter that fits: what it was, the values that a model takes from it, and notes for a person."""
+
+    start: Start
+    tensors: Tensors
+    notes: tuple[str, ...]
+
+
 def started(model: Model, here: Here, base: Base, dataset: Dataset) -> tuple[Start | None, tuple[str, ...]]:
     """Gives a new model the values of the adapter that ``method.from`` names; returns what it was, and notes.
 
     A run that goes on has its values in its checkpoint, and the adapter need not be there any more.
 
     Raises:
-        UserError: where there is no such adapter, it was trained on another base, or its tensors are not the method's.
+        UserError: as ``beginning``.
+    """
+    if here.begun and here.experiment.method.start is not None:
+        return here.start, ()
+    found = beginning(here, base, dataset)
+    if found is None:
+        return None, ()
+    model.load_adapter(model.adapter() | found.tensors)
+    return found.start, found.notes
+
+
+def beginning(here: Here, base: Base, dataset: Dataset) -> Beginning | None:
+    """The adapter that ``method.from`` names, read and compared with its base and its data; None where it names none.
+
+    Args:
+        base: with its tensors, or without.
+
+    Raises:
+        UserError: where there is no such adapter, it was trained on another base, its tensors are not the method's, or
+            its head cannot be kept and is to be.
     """
     experiment = here.experiment
-    if experiment.method.start is None:
-        return None, ()
-    if here.begun:
-        return here.start, ()
     path = experiment.method.start
+    if path is None:
+        return None
     place = adapter_in(path)
     if place is None:
         raise UserError(f"method.from: {path} holds no adapter: name a finished run, or the folder of an adapter")
@@ -50,12 +77,12 @@ def started(model: Model, here: Here, base: Base, dataset: Dataset) -> tuple[Sta
     check_fits(adapter, place, experiment, base)
     own = {name: tensor for name, tensor in adapter.tensors.items() if not is_head(name)}
     head, note = head_of(adapter, place, experiment, base, dataset)
-    model.load_adapter(model.adapter() | own | head)
     differing = options(adapter, experiment)
-    return start, (
+    notes = (
         f"method.from: {len(own)} tensors of {place} ({start.sha256[:12]}); {note}; the optimiser is new",
         *([f"method.from: it was trained with {differing}"] if differing else []),
     )
+    return Beginning(start, own | head, notes)
 
 
 def check_fits(adapter: Adapter, place: Path, experiment: Experiment, base: Base) -> None:

@@ -123,6 +123,20 @@ def test_an_experiment_becomes_a_run(mp, tmp_path):
         mp.fit(tmp_path / "my.yaml")
 
 
+def test_paths_in_a_file_may_be_relative_to_it(mp, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(20):
+        file = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (number % 2 * 200, number, 0)).save(file)
+    (tmp_path / "my.yaml").write_text(
+        "model: {name: vit_tiny_patch16_224, weights: none, image_size: 8, "
+        "args: {patch_size: 4, embed_dim: 8, depth: 1, num_heads: 1}}\n"
+        "method: {name: linear}\ndata: {name: folder, root: photos}\ntrain: {epochs: 1}\n"
+    )
+    assert mp.fit(tmp_path / "my.yaml", out=tmp_path / "run", quiet=True).folder == tmp_path / "run"
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

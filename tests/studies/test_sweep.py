@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +31,7 @@ out.mkdir(parents=True, exist_ok=True)
 with open(out / "starts", "a") as starts:
     starts.write("started\\n")
 (out / "order.json").write_text(json.dumps(order["experiment"]))
+(out / "beside.json").write_text(json.dumps(order["beside"]))
 if epochs == 2:
     json.dump({"error": "the loss is nan"}, sys.stdout)
     sys.exit(2)
@@ -55,27 +55,6 @@ if epochs == 5:
 """.replace("HUNG", str(HUNG))
 """Stands for a training run: what becomes of it, its epochs say."""
 COMMAND = (sys.executable, "-I", "-S", "-c", WORKER)
-
-
-@pytest.fixture
-def dataset(engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
-    """Puts a data set in the place of any; returns the list of the configurations that it was opened for."""
-
-    def put(**splits: bool) -> list[Any]:
-        opened: list[Any] = []
-        found = engine.dataset(**splits)
-        engine.install(found)
-        monkeypatch.setattr(ready, "open_dataset", lambda data, watch: opened.append(data) or found)
-        return opened
-
-    put()
-    return put
-
-
-@pytest.fixture
-def plan(engine: SimpleNamespace, dataset: Any) -> Callable[..., list[Planned]]:
-    """Runs by name, each with its epochs."""
-    return lambda **epochs: [Planned(name, engine.experiment(epochs=number)) for name, number in epochs.items()]
 
 
 def changed(experiment: Experiment, **changes: Any) -> Experiment:
@@ -180,7 +159,7 @@ def test_all_that_is_wrong_is_said_before_anything_starts(plan: Any, dataset: An
         ready.check(planned, tmp_path)
     message = str(caught.value)
     assert [line.split(":")[0] for line in message.splitlines()] == [
-        "nothing was started", "  weights", "  method", "  data", "  again",
+        "nothing was started", "  weights", "    note", "  method", "  data", "  again",
     ]  # fmt: skip
     assert "nowhere.safetensors" in message
     assert "rank 100 is above the width" in message
@@ -209,12 +188,13 @@ def test_what_is_wrong_with_every_run_is_said_once(plan: Any, tmp_path: Path, mo
 
 
 def test_runs_are_made_in_order_and_each_is_told_its_experiment(plan: Any, tmp_path: Path) -> None:
-    runs, notes = ready.check(plan(b=1, a=6), tmp_path / "sweep"), []
+    runs, notes = ready.check(plan(b=1, a=6), tmp_path / "sweep", beside=tmp_path), []
     assert outcomes(runs, tmp_path / "sweep", notes) == {"b": ("finished", None), "a": ("finished", None)}
     assert notes == ["[1/2] b", "[2/2] a"]
     for run in runs:
         order = json.loads((run.folder.path / "order.json").read_text())
         assert Experiment.model_validate(order) == run.experiment
+        assert json.loads((run.folder.path / "beside.json").read_text()) == str(tmp_path)
 
 
 def test_a_run_that_fails_does_not_end_the_others_and_is_tried_again(plan: Any, tmp_path: Path) -> None:
