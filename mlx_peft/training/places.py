@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, PlainSerializer
 
 from mlx_peft.config import files, yaml_io
 from mlx_peft.config.schema import Data, Experiment
@@ -22,13 +22,25 @@ COMMENT = (
 )
 
 
+HOME = "~"
+"""So a path begins in the file that lies in the home folder: a run is given to others, and its name is the user's."""
+
+
 def _whole(path: str) -> str:
-    if not os.path.isabs(path):
+    whole = os.path.expanduser(path) if path == HOME or path.startswith(f"{HOME}/") else path
+    if not os.path.isabs(whole):
         raise ValueError(f"should be a whole path, from the root on, not {shown(path)}")
-    return path
+    return whole
 
 
-Whole = Annotated[str, AfterValidator(_whole)]
+def _without_home(path: str) -> str:
+    homes = [os.path.expanduser(HOME), os.path.realpath(os.path.expanduser(HOME))]
+    within = [home for home in homes if os.path.dirname(home) != home and Path(path).is_relative_to(home)]
+    return os.path.join(HOME, *Path(path).relative_to(within[0]).parts) if within else path
+
+
+Whole = Annotated[str, AfterValidator(_whole), PlainSerializer(_without_home)]
+"""A path from the root on; in the file, of one in the home folder, from there on."""
 
 
 class Start(Section):
@@ -39,10 +51,11 @@ class Start(Section):
 
 
 class Found(Section):
-    """What ``config.yaml`` says under ``found``: whole paths on the machine that trained, which decide nothing."""
+    """What ``config.yaml`` says under ``found``: paths on the machine that trained, which decide nothing."""
 
     run: Whole
-    home: str
+    home: str | None = None
+    """The home folder, as earlier versions wrote it, and whole paths with it."""
     data: Whole
     weights: Whole | None = None
     """None where they are the hub's, or this package's, or drawn."""
@@ -56,7 +69,6 @@ class Found(Section):
         weights = os.path.abspath(os.path.expanduser(here.model.weights)) if here.model.is_local else None
         return cls(
             run=os.path.abspath(run),
-            home=os.path.expanduser("~"),
             data=os.path.abspath(here.data.root),
             weights=weights,
             base_sha256=base_sha256,
@@ -96,8 +108,8 @@ def candidates(named: str, run: Path, found: Found | None, what: Literal["data",
     recorded = None if found is None else {"data": found.data, "weights": found.weights}[what]
     if found is not None and recorded is not None:
         places += [Path(os.path.normpath(run / os.path.relpath(recorded, found.run))), Path(recorded)]
-        if Path(recorded).is_relative_to(found.home):
-            places.append(Path(os.path.expanduser("~")) / Path(recorded).relative_to(found.home))
+        if found.home is not None and Path(recorded).is_relative_to(found.home):
+            places.append(Path(os.path.expanduser(HOME)) / Path(recorded).relative_to(found.home))
     places += [path, run / path, run.parent / path, run / path.name, run.parent / path.name]
     return list({os.path.abspath(place): place for place in places}.values())
 

@@ -19,7 +19,7 @@ from mlx_peft.artifacts.load import load_run
 from mlx_peft.config.methods import Linear, LoRA
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.core.errors import UserError
-from mlx_peft.training.places import Found, read_found
+from mlx_peft.training.places import Found, Start, candidates, read_found
 from mlx_peft.training.run import RunFolder
 from mlx_peft.training.train import train
 from mlx_peft.training.whereabouts import merged_digest
@@ -74,6 +74,47 @@ def test_a_place_that_may_not_be_looked_at_does_not_end_the_search(
     longer = experiment.model_copy(update={"train": experiment.train.model_copy(update={"epochs": 2}), "model": model})
     result = train(longer, tmp_path / "there" / "run", resume=True)
     assert result["model"] == expected["model"]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_run_in_the_home_folder_does_not_say_whose_it_is(
+    engine: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    """Its base is found all the same: in the home folder of whoever asks, though the run itself was moved elsewhere."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    zoe, home = tmp_path / "zoe-5e1f", tmp_path / "link"
+    zoe.mkdir()
+    home.symlink_to(zoe)
+    monkeypatch.setenv("HOME", str(home if linked else zoe))
+    monkeypatch.chdir(zoe)
+    experiment = engine.experiment(epochs=1)
+    train(experiment, Path("models/base"))
+    model = experiment.model.model_copy(update={"weights": "models/base"})
+    method = experiment.method.model_copy(update={"start": Path("models/base")})
+    train(experiment.model_copy(update={"model": model}), Path("runs/mine"))
+    config = (zoe / "runs" / "mine" / "config.yaml").read_text()
+    assert "zoe-5e1f" not in config and "run: ~/runs/mine" in config and "weights: ~/models/base" in config
+    found = Found.now(
+        zoe, experiment.model_copy(update={"method": method}), "0" * 64, Start(adapter=str(zoe), sha256="")
+    )
+    assert "zoe-5e1f" not in json.dumps(found.model_dump(mode="json"))
+    shutil.rmtree(tmp_path / "caches")
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("HOME", str(tmp_path / "jane"))
+    (tmp_path / "jane").mkdir()
+    (zoe / "models").rename(tmp_path / "jane" / "models")
+    (tmp_path / "got" / "here").mkdir(parents=True)
+    (zoe / "runs" / "mine").rename(tmp_path / "got" / "here" / "mine")
+    assert load_run(tmp_path / "got" / "here" / "mine").base.source == str(tmp_path / "jane" / "models" / "base")
+
+
+def test_what_earlier_versions_found_is_looked_for_in_the_home_folder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = Found(run="/home/zoe/runs/a", home="/home/zoe", data="/home/zoe/photos", base_sha256="")
+    assert str(tmp_path / "photos") in candidates("photos", Path("/got/a"), found, "data")
+    assert Found(run="~/a", data="~", base_sha256="").data == str(tmp_path)
 
 
 @pytest.mark.parametrize("path", ["", "images"])
