@@ -21,6 +21,7 @@ from mlx_peft.core.text import counted
 from mlx_peft.data import Dataset, Split, cached, find, open_dataset
 from mlx_peft.data.looking import Watch, unwatched
 from mlx_peft.data.names import spelled
+from mlx_peft.tasks.task import Task
 from mlx_peft.training.places import data_here, read_found, remembered
 from mlx_peft.training.run import FREE, RunFolder, differences, flatten
 
@@ -148,17 +149,31 @@ def fitted(split: Split, images: Images, loaded: Loaded, what: str) -> tuple[Spl
 
     Raises UserError where the model does not know a class, or was trained on another problem.
     """
-    dataset = images.dataset
-    if dataset.task != loaded.task:
-        raise UserError(
-            f"an image of {dataset.name} {dataset.task.image}, and to {what} an image {loaded.task.image} ({KEY})"
-        )
-    theirs, ours = [*map(spelled, dataset.classes)], [*map(spelled, loaded.classes)]
+    return labelled(split, images.dataset, loaded.classes, loaded.task, what, ordered=images.own)
+
+
+def labelled(
+    split: Split, dataset: Dataset, classes: Sequence[str], task: Task, what: str, *, ordered: bool = False
+) -> tuple[Split, tuple[str, ...]]:
+    """A split of a data set with the labels of a model's classes, by their names; and notes.
+
+    Args:
+        classes: the model's, in the order of its head's rows.
+        task: what the head answers.
+        what: the model is, for an error.
+        ordered: whether the data set's classes are to be the same, in the same order.
+
+    Raises:
+        UserError: the model does not know a class, or was trained on another problem.
+    """
+    if dataset.task != task:
+        raise UserError(f"an image of {dataset.name} {dataset.task.image}, and to {what} an image {task.image} ({KEY})")
+    theirs, ours = [*map(spelled, dataset.classes)], [*map(spelled, classes)]
     if theirs == ours:
         return split, ()
     places = {name: row for row, name in enumerate(ours)}
     unknown = [name for name in theirs if name not in places]
-    if unknown or images.own or len(places) < len(ours) or len({*theirs}) < len(theirs):
+    if unknown or ordered or len(places) < len(ours) or len({*theirs}) < len(theirs):
         few = f", such as {unknown[0]!r}" if unknown else ""
         raise UserError(f"the classes of {dataset.name} are not those that {what} was trained on{few}")
     rows = np.array([places[name] for name in theirs])

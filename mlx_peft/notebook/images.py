@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mlx_peft.artifacts.images import labelled
 from mlx_peft.config.schema import Data
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.problems import validated
@@ -112,6 +113,17 @@ def as_trained_on(found: Dataset, model: Network) -> Preprocessing:
     """How an image must be prepared to look as a data set's do in training: those in memory are seen by the recipe."""
     preprocessing = model.base.preprocessing
     return preprocessing if found.name == IN_MEMORY else as_evaluated(found, preprocessing)
+
+
+def labelled_for(model: Network, found: Dataset, split: Split) -> tuple[Split, tuple[str, ...]]:
+    """A split of a data set with the labels that a model's classes have, by their names; and notes.
+
+    Raises UserError where the model does not know a class, or answers something else.
+    """
+    if model.classes:
+        return labelled(split, found, model.classes, model.base.task, "the model")
+    must_fit(found, model)
+    return split, ()
 
 
 def must_fit(found: Dataset, model: Network) -> None:

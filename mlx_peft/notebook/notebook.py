@@ -175,8 +175,12 @@ class Notebook:
                 run's own.
             split: None: ``test`` where there is one, or else all images.
 
+        Warns:
+            UserWarning: there are no images of some of the model's classes.
+
         Raises:
-            UserError: there is no such split, or its classes are not the model's.
+            UserError: there is no such split, or the model does not know one of its classes; classes are compared by
+                their names, or where the model's have none, by their number.
         """
         if isinstance(model, str | os.PathLike):
             if data is None:
@@ -188,13 +192,15 @@ class Notebook:
         if split is None and config.split.test == 0:
             config = config.model_copy(update={"split": config.split.model_copy(update={"val": 0.0})})
         opened = images.dataset(data, config, model)
-        images.must_fit(opened, model)
         name = split or ("test" if opened.test is not None else "train")
         if name not in opened.splits:
             raise UserError(f"{opened.name} has no {name} split; it has {', '.join(opened.splits)}")
-        split_seen = images.seen(opened.splits[name], model)
+        labelled, notes = images.labelled_for(model, opened, opened.splits[name])
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        split_seen = images.seen(labelled, model)
         batches = eval_batches(split_seen, config, model.base.preprocessing, model.architecture.img_size)
-        return evaluate(model, batches, opened.task, len(opened.classes))
+        return evaluate(model, batches, opened.task, model.head.weight.shape[0])
 
     def _adopted(self, loaded: Loaded, notes: Sequence[str]) -> Any:
         """The module of what was opened, with what the library keeps with one."""

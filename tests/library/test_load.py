@@ -141,6 +141,25 @@ def test_arrays_folders_and_files_are_measured_alike(mp, images, labels, tmp_pat
     assert mp.evaluate(model, tmp_path)["top1"] == pytest.approx(right)
 
 
+def test_classes_are_compared_by_their_names(mp, images, labels, tmp_path):
+    """A folder's are in alphabetical order; the model has others, in another order, and one of which there are none."""
+    model = create(mp, classes=("zebra", "fox", "dog", "cat", "bird"))
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        file = tmp_path / CLASSES[label] / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(file)
+    with pytest.warns(UserWarning, match="no images of 1 class, such as 'zebra'"):
+        found = mp.evaluate(model, tmp_path)
+    rows = np.array([model.classes.index(CLASSES[label]) for label in labels])
+    logits = model.logits(images).astype(float)
+    expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(rows)), rows]
+    assert found["loss"] == pytest.approx(expected.mean(), rel=1e-4)
+    assert found["top1"] == pytest.approx((logits.argmax(1) == rows).mean())
+    unnamed = create(mp, classes=(), num_classes=5)
+    with pytest.raises(UserError, match="has 4 classes, and the model's head has 5 rows"):
+        mp.evaluate(unnamed, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -148,7 +167,7 @@ def test_arrays_folders_and_files_are_measured_alike(mp, images, labels, tmp_pat
         (3, r"two arrays, \(images, labels\), not int"),
         ("no_such_set", "data.name"),
         ({"nme": "digits"}, "nme"),
-        ("digits", r"digits has 10 classes, and the model's head has 4 rows"),
+        ("digits", r"the classes of digits are not those that the model was trained on, such as '0'"),
     ],
 )
 def test_images_that_are_none_are_told(mp, data, message):
