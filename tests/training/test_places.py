@@ -90,13 +90,10 @@ def test_a_run_in_the_home_folder_does_not_say_whose_it_is(
     experiment = engine.experiment(epochs=1)
     train(experiment, Path("models/base"))
     model = experiment.model.model_copy(update={"weights": "models/base"})
-    method = experiment.method.model_copy(update={"start": Path("models/base")})
     train(experiment.model_copy(update={"model": model}), Path("runs/mine"))
     config = (zoe / "runs" / "mine" / "config.yaml").read_text()
     assert "zoe-5e1f" not in config and "run: ~/runs/mine" in config and "weights: ~/models/base" in config
-    found = Found.now(
-        zoe, experiment.model_copy(update={"method": method}), "0" * 64, Start(adapter=str(zoe), sha256="")
-    )
+    found = Found.now(zoe, experiment, "0" * 64, Start(adapter=str(zoe / "models"), sha256=""))
     assert "zoe-5e1f" not in json.dumps(found.model_dump(mode="json"))
     shutil.rmtree(tmp_path / "caches")
     monkeypatch.chdir("/")
@@ -113,7 +110,7 @@ def test_what_earlier_versions_found_is_looked_for_in_the_home_folder_too(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     found = Found(run="/home/zoe/runs/a", home="/home/zoe", data="/home/zoe/photos", base_sha256="")
-    assert str(tmp_path / "photos") in candidates("photos", Path("/got/a"), found, "data")
+    assert tmp_path / "photos" in candidates("photos", Path("/got/a"), found, "data")
     assert Found(run="~/a", data="~", base_sha256="").data == str(tmp_path)
 
 
