@@ -13,6 +13,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.data import Dataset
 from mlx_peft.tasks.metrics import Metrics
 from mlx_peft.tasks.registry import leading
+from mlx_peft.training.checkpoint import Position
 from mlx_peft.training.fit import fit
 from mlx_peft.training.prepare import Prepared, prepare
 from mlx_peft.training.progress import EpochEvent, Progress, Silent
@@ -109,8 +110,9 @@ def fitted(
 def _fitted(run: Prepared, folder: RunFolder, progress: Progress) -> Fitted:
     with StopSignal().listening() as stop:
         position = fit(
-            run.trainer, run.experiment, batches(run, stop), folder, identity=run.identity, progress=progress, stop=stop
-        )
+            run.trainer, run.experiment, batches(run, stop), folder, Position(),
+            identity=run.identity, progress=progress, stop=stop,
+        )  # fmt: skip
         if run.dataset.val is not None:
             run.trainer.model.load_adapter(best(folder, position))
         test = tested(run, position, folder, progress, stop)

@@ -22,7 +22,7 @@ from mlx_peft.training.checkpoint import Position, save_checkpoint
 from mlx_peft.training.evaluate import evaluate
 from mlx_peft.training.feed import Feed
 from mlx_peft.training.progress import EpochEvent, Progress, StepEvent
-from mlx_peft.training.resume import VERSION, Diverged, diverged, ended, newest, take_up
+from mlx_peft.training.resume import VERSION, Diverged, diverged, ended
 from mlx_peft.training.run import MetricsFile, Record, RunFolder, binding, read_metrics
 from mlx_peft.training.schedule import learning_rate
 from mlx_peft.training.stop import Interrupted, Stopped, StopSignal
@@ -34,24 +34,22 @@ def fit(
     experiment: Experiment,
     feed: Feed,
     folder: RunFolder,
+    position: Position,
     *,
     identity: dict[str, Any],
     progress: Progress,
     stop: StopSignal,
 ) -> Position:
-    """Trains to the last epoch, or until early stopping, from where the folder's checkpoint stands, if it has one.
+    """Trains to the last epoch, or until early stopping, from a position on that ``resume.stands`` has given.
 
     Leaves the selected parameters in ``folder.best`` where there is a validation split; without one the last ones,
     which the model then holds, are selected. Where ranks are dealt out, an epoch before they are down to the budget
     is neither selected nor held against the run. ``identity`` is what must be the same after a resume.
 
-    Raises UserError on a loss, logits or parameters that are not finite, on a full disk, and where no checkpoint fits;
-    Interrupted where ``stop`` is requested. Whatever ends it, a checkpoint of where it stood is written first, unless
-    its parameters are not finite.
+    Raises UserError on a loss, logits or parameters that are not finite, and on a full disk; Interrupted where ``stop``
+    is requested. Whatever ends it, a checkpoint of where it stood is written first, unless its parameters are not
+    finite.
     """
-    position = Position()
-    if (found := newest(folder, progress.note)) is not None:
-        position = take_up(found, trainer, experiment, feed.steps, identity, progress)
     steps = position.step + (experiment.train.epochs - position.epoch) * feed.steps - position.batch
     dealer = allocator(experiment.method, steps)
     if dealer:

@@ -185,6 +185,22 @@ def _lost(split: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool
     return before.get(digest) == now.get(digest) or (before.get(size) or 0) > (now.get(size) or math.inf)
 
 
+def stands(
+    folder: RunFolder,
+    trainer: Trainer,
+    experiment: Experiment,
+    steps: int,
+    identity: Mapping[str, Any],
+    progress: Progress,
+) -> Position:
+    """Where a run is, which the trainer is set to: at its newest checkpoint, or at the beginning. Writes nothing.
+
+    Raises UserError where its checkpoints are damaged, or fit neither the experiment nor ``identity``.
+    """
+    found = newest(folder, progress.note)
+    return Position() if found is None else take_up(found, trainer, experiment, steps, identity, progress)
+
+
 def take_up(
     found: Found, trainer: Trainer, experiment: Experiment, steps: int, identity: Mapping[str, Any], progress: Progress
 ) -> Position:

@@ -21,7 +21,7 @@ from mlx_peft.training.here import located
 from mlx_peft.training.prefix import cached_feed
 from mlx_peft.training.prepare import Prepared, prepare
 from mlx_peft.training.progress import Progress, Silent
-from mlx_peft.training.resume import best, must_go_on
+from mlx_peft.training.resume import best, must_go_on, stands
 from mlx_peft.training.run import CHANGEABLE, RunFolder, json_bytes, longer
 from mlx_peft.training.stop import Interrupted, Stopped, StopSignal, resumable
 from mlx_peft.training.taken import begin, check_replaceable, replace, set_aside
@@ -69,11 +69,13 @@ def train(
         replace(folder, run, progress)
     with folder.locked(), resumable(), StopSignal().listening() as stop:
         folder.check(experiment, resume=resume or overwrite, changeable=CHANGEABLE)
-        if finished is not None:
+        images = batches(run, stop)
+        position = stands(folder, run.trainer, experiment, images.steps, run.identity, progress)
+        if finished is not None:  # nothing that a run may not go on with is found from here on
             set_aside(folder)
         begin(run, folder, progress)
         position = fit(
-            run.trainer, experiment, batches(run, stop), folder, identity=run.identity, progress=progress, stop=stop
+            run.trainer, experiment, images, folder, position, identity=run.identity, progress=progress, stop=stop
         )
         if run.dataset.val is not None:
             run.trainer.model.load_adapter(best(folder, position))

@@ -11,6 +11,7 @@ from mlx_peft.training.checkpoint import Position
 from mlx_peft.training.feed import Feed
 from mlx_peft.training.fit import fit
 from mlx_peft.training.progress import EpochEvent, Silent, StepEvent
+from mlx_peft.training.resume import stands
 from mlx_peft.training.run import RunFolder, read_metrics
 from mlx_peft.training.stop import StopSignal
 
@@ -47,13 +48,16 @@ def start(
     feed: Feed | None = None,
     identity: dict[str, Any] = IDENTITY,
 ) -> Position:
+    trainer, progress = trainer or engine.trainer(), watcher or Silent()
+    feed = feed or engine.feed(experiment, engine.dataset())
     return fit(
-        trainer or engine.trainer(),
+        trainer,
         experiment,
-        feed or engine.feed(experiment, engine.dataset()),
+        feed,
         folder,
+        stands(folder, trainer, experiment, feed.steps, identity, progress),
         identity=identity,
-        progress=watcher or Silent(),
+        progress=progress,
         stop=stop or StopSignal(),
     )
 

@@ -18,6 +18,7 @@ from mlx_peft.training.allocation import RankAllocator, allocator, ranks
 from mlx_peft.training.checkpoint import load_checkpoint
 from mlx_peft.training.fit import fit
 from mlx_peft.training.progress import Silent, StepEvent
+from mlx_peft.training.resume import stands
 from mlx_peft.training.run import RunFolder, read_metrics
 from mlx_peft.training.stop import Interrupted, StopSignal
 from mlx_peft.training.train import train
@@ -151,11 +152,10 @@ def make_trainer(engine: SimpleNamespace) -> Any:
 
 def run(engine: SimpleNamespace, folder: Path, experiment: Experiment, trainer: Any, progress: Any = None) -> Any:
     folder.mkdir(exist_ok=True)
+    feed, place, progress = engine.feed(experiment, engine.dataset()), RunFolder(folder), progress or Silent()
+    position = stands(place, trainer, experiment, feed.steps, {}, progress)
     with StopSignal().listening() as stop:
-        return fit(
-            trainer, experiment, engine.feed(experiment, engine.dataset()), RunFolder(folder),
-            identity={}, progress=progress or Silent(), stop=stop,
-        )  # fmt: skip
+        return fit(trainer, experiment, feed, place, position, identity={}, progress=progress, stop=stop)
 
 
 def dealt(folder: Path) -> list[dict[str, float]]:
