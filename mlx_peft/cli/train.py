@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_peft.cli import mistakes
+from mlx_peft.cli import completing, mistakes
 from mlx_peft.cli.common import AsJson, Backend, Overrides, Weights, echo, echo_json, read_experiment
 from mlx_peft.core import threads
 from mlx_peft.core.errors import UserError
@@ -24,6 +24,7 @@ def train(
             metavar="CONFIG",
             help="A YAML file, or a recipe's name: see `ls recipes`; with --resume, a run.",
             show_default=False,
+            autocompletion=completing.recipes,
         ),
     ],
     overrides: Overrides = None,
