@@ -85,14 +85,14 @@ def given(model: Model, weights: str | None) -> Model:
 
 
 def weights_digest(path: Path, model: Model) -> str | None:
-    """The digest of the weights at a path, a run or an adapter included; None where there are none of the model."""
+    """The digest of the weights at a path, a run or an adapter included; None where none of the model can be read."""
     try:
         if (place := adapter_in(path)) is not None:
             return merged_digest(read_adapter(place))
         if (digest := known.digest_at(path)) is not None:
             return digest
         checkpoint = open_weights(_at(model, path))
-    except UserError:
+    except (UserError, OSError):  # a folder that may not be looked into, among others
         return None
     if checkpoint.tensors is None:
         return None

@@ -54,8 +54,13 @@ def rewritten(run: Path, **found: str) -> None:
     (run / "SHA256SUMS.txt").unlink()
 
 
+@pytest.mark.parametrize("place", ["closed/home/base", "closed"])
 def test_a_place_that_may_not_be_looked_at_does_not_end_the_search(
-    engine: SimpleNamespace, tmp_path: Path, forbidden: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+    engine: SimpleNamespace,
+    tmp_path: Path,
+    forbidden: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     train(engine.experiment(epochs=1), tmp_path / "base")
@@ -66,9 +71,9 @@ def test_a_place_that_may_not_be_looked_at_does_not_end_the_search(
     (tmp_path / "there").mkdir()
     for name in ("base", "run"):
         (tmp_path / name).rename(tmp_path / "there" / name)
-    closed = tmp_path / "closed"
-    rewritten(tmp_path / "there" / "run", weights=f"{closed}/home/base", data=f"{closed}/home/images")
-    forbidden(closed)
+    (tmp_path / "closed").mkdir()
+    rewritten(tmp_path / "there" / "run", weights=str(tmp_path / place), data=str(tmp_path / place))
+    forbidden(tmp_path / "closed")
     loaded = load_run(tmp_path / "there" / "run")
     assert loaded.base.source == str(tmp_path / "there" / "base")
     longer = experiment.model_copy(update={"train": experiment.train.model_copy(update={"epochs": 2}), "model": model})
