@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
+from mlx_peft.config import weights
 from mlx_peft.core.errors import UserError
 
 Kind = Literal["safetensors", "torch", "npz"]
@@ -16,11 +17,8 @@ NAMES: dict[Kind, str] = {
     "torch": "a pickle, such as PyTorch writes",
     "npz": "an archive of NumPy's arrays",
 }
-SUFFIXES: dict[str, Kind] = {
-    ".safetensors": "safetensors",
-    **dict.fromkeys((".pth", ".pt", ".bin", ".tar", ".ckpt"), "torch"),
-    ".npz": "npz",
-}
+OWN_SUFFIX: dict[str, Kind] = {".safetensors": "safetensors", ".npz": "npz"}
+SUFFIXES: dict[str, Kind] = {suffix: OWN_SUFFIX.get(suffix, "torch") for suffix in weights.SUFFIXES}
 """A file's suffix says what a damaged one was meant to be."""
 
 ZIP = b"PK\x03\x04"

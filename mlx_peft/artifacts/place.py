@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from convert.adapters.peft import CONFIG
 from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.training.run import RunFolder
 from mlx_peft.training.stop import again
-from mlx_peft.training.whereabouts import ADAPTER_FILE, adapter_in
+from mlx_peft.training.whereabouts import adapter_in
 
 MODEL_FILE = "config.json"
 
@@ -26,7 +27,7 @@ def find_adapter(path: Path, name: str | None) -> Path:
             raise UserError(f"{path} is one run, not a folder of adapters: leave the name {name!r} out")
         raise UserError(f"{path} is a run that is not finished: continue it first", command=again(RunFolder(path)))
     if not several:
-        raise UserError(f"{path} holds no adapter ({ADAPTER_FILE} is missing)")
+        raise UserError(f"{path} holds no adapter ({CONFIG} is missing)")
     names = ", ".join(several)
     if name is None:
         raise UserError(f"{path} holds several adapters; choose one by its name: {names}", arguments=("adapter",))

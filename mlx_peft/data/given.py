@@ -73,6 +73,11 @@ def seen(image: One, preprocessing: Preprocessing, size: int) -> np.ndarray:
     return eval_image(image, preprocessing, size)
 
 
+def stacked(images: Sequence[One], preprocessing: Preprocessing, size: int) -> np.ndarray:
+    """Some images as the model sees them, uint8 ``(images, size, size, 3)``: see ``seen``."""
+    return np.stack([seen(image, preprocessing, size) for image in images])
+
+
 def batches(images: Sequence[One], size: int) -> Iterator[Sequence[One]]:
     """So many at a time."""
     return (images[first : first + size] for first in range(0, len(images), size))

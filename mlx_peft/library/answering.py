@@ -63,8 +63,7 @@ class Answering:
         sources, alone = given.taken(images, layout)
         answers: list[Prediction] = []
         for part in given.batches(sources, batch_size):
-            size = self.base.architecture.img_size
-            pixels = np.stack([given.seen(source, self.base.preprocessing, size) for source in part])
+            pixels = given.stacked(part, self.base.preprocessing, self.base.architecture.img_size)
             for source, row in zip(part, self.logits(pixels), strict=True):
                 file = None if isinstance(source, np.ndarray) else str(source)
                 logits = finite(row, "the model" if file is None else f"the model for {file}")

@@ -37,8 +37,7 @@ class ByHand(Generic[AnyNetwork]):
         sources, _ = given.taken(images, layout)
         if not sources:
             raise UserError("there are no images to prepare")
-        size = model.architecture.img_size
-        return np.stack([given.seen(source, model.base.preprocessing, size) for source in sources])
+        return given.stacked(sources, model.base.preprocessing, model.architecture.img_size)
 
     def optimizer(
         self,

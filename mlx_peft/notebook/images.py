@@ -64,15 +64,14 @@ def dataset(data: Any, config: Data, model: Network) -> Dataset:
     if config.name != IN_MEMORY:
         return cached(open_dataset(config), config)
     images, labels = data
-    size, task = model.architecture.img_size, model.base.task
-    rows = model.head.weight.shape[0]
+    task, rows = model.base.task, model.head.weight.shape[0]
     sources, _ = given.taken(images)
     answers = np.asarray(labels)
     if len(answers) != len(sources):
         raise UserError(f"there are {len(sources)} images and {len(answers)} labels")
     if (fault := task.fault(answers, rows) if sources else "there are no images") is not None:
         raise UserError(fault)
-    pixels = np.stack([given.seen(source, model.base.preprocessing, size) for source in sources])
+    pixels = given.stacked(sources, model.base.preprocessing, model.architecture.img_size)
     answers = answers.astype(np.int64 if answers.ndim == 1 else np.uint8)
     train = Split("train", ArrayImages.whole(pixels, IN_MEMORY), answers, task=task)
     return hold_out(IN_MEMORY, model.classes or tuple(map(str, range(rows))), train, config.split)

@@ -1,4 +1,7 @@
-"""Names turned into code: the one table of what is loaded by its name, so that nothing above imports a framework."""
+"""Names turned into code: the table of what is loaded by its name, so that nothing above imports a framework.
+
+Only the two packages that a notebook imports, ``mlx_peft`` and ``torch_ref``, say themselves where their names are.
+"""
 
 from __future__ import annotations
 

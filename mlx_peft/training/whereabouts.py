@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from convert import hub, known
-from convert.adapters.peft import Adapter, read_adapter
+from convert.adapters.peft import CONFIG, Adapter, read_adapter
 from convert.base import digest_of
 from convert.files import exact
 from convert.kinds import SUFFIXES
@@ -21,7 +21,6 @@ from mlx_peft.training.run import RunFolder
 from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.registry import find
 
-ADAPTER_FILE = "adapter_config.json"
 MOST_TRIED = 8
 """So many files of weights of any name, and so many runs, are looked into in a folder."""
 
@@ -29,7 +28,7 @@ MOST_TRIED = 8
 def adapter_in(folder: Path) -> Path | None:
     """The folder itself where it is an adapter, its ``adapter/`` where it is a run with one."""
     places = (folder, RunFolder(folder).adapter)
-    return next((place for place in places if os.path.exists(place / ADAPTER_FILE)), None)
+    return next((place for place in places if os.path.exists(place / CONFIG)), None)
 
 
 def find_weights(model: Model, digest: str | None, places: Sequence[Path], what: str) -> Model:

@@ -1,4 +1,4 @@
-"""What is loaded by its name stands in one table."""
+"""What is loaded by its name stands in one table, but for the names of the two packages that a notebook imports."""
 
 from __future__ import annotations
 
