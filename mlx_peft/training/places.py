@@ -77,8 +77,16 @@ class Found(Section):
 
 
 def written(experiment: Experiment, found: Found) -> str:
-    """The text of a run's ``config.yaml``: what the user wrote, every default with it, and what it was resolved to."""
+    """The text of a run's ``config.yaml``: what the user wrote, every default with it, and what it was resolved to.
+
+    Paths that are no UTF-8 cannot be written in YAML: what was found is left out then.
+    """
     section = yaml_io.write({files.FOUND: found.model_dump(mode="json", exclude_none=True)})
+    paths = (found.run, found.data, found.weights or "", found.start.adapter if found.start else "")
+    try:
+        "".join(paths).encode()
+    except UnicodeEncodeError:
+        return files.dump(experiment)
     return f"{files.dump(experiment)}{COMMENT}\n{section}"
 
 

@@ -88,13 +88,13 @@ def weights_digest(path: Path, model: Model) -> str | None:
     try:
         if (place := adapter_in(path)) is not None:
             return merged_digest(read_adapter(place))
-        if (digest := known.digest_at(path)) is not None:
+        if (digest := known.digest_at(path)) is not None and not os.path.isdir(path):
             return digest
-        checkpoint = open_weights(_at(model, path))
+        checkpoint = open_weights(_at(model, path))  # a folder says of what model it is, which may be another one
     except (UserError, OSError):  # a folder that may not be looked into, among others
         return None
-    if checkpoint.tensors is None:
-        return None
+    if digest is not None or checkpoint.tensors is None:
+        return digest
     digest = digest_of(checkpoint.tensors)
     known.remember(path, digest)
     return digest

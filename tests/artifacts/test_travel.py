@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from convert import known
 from convert.adapters.peft import read_adapter
 from convert.base import load_base
 from mlx_peft.artifacts.examine import evaluate_run, examine_splits
@@ -25,6 +26,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.training.progress import Silent, StepEvent
 from mlx_peft.training.run import RunFolder, run_id
 from mlx_peft.training.train import train
+from mlx_peft.training.whereabouts import weights_digest
 
 CLASSES = ("blue", "green", "red")
 MODEL = {
@@ -188,6 +190,19 @@ def test_other_weights_are_refused_with_both_digests(trained: Trained, moved: Pa
     shutil.copy(other, "base.safetensors")
     with pytest.raises(UserError, match=rf"trained on weights {digest[:12]} [\s\S]*base\.safetensors has \w{{12}}"):
         load_run(moved / "got" / "done")
+
+
+def test_a_folder_of_another_model_s_name_is_passed_by_though_it_was_read_before(moved: Path) -> None:
+    """Two names may stand for one shape, and the same numbers be in both: a run's model is the one that it names."""
+    run = moved / "got" / "done"
+    adapter = read_adapter(run / "adapter")
+    folder = moved / "weights" / "another"
+    merge_run(run, folder, weights=str(moved / "weights" / "backbone.safetensors"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architecture": "deit_tiny_patch16_224"}))
+    known.remember(folder, str(adapter.base_sha256))
+    assert known.digest_at(folder) == adapter.base_sha256
+    assert weights_digest(folder, adapter.model) is None
 
 
 def test_a_whole_model_has_weights_of_its_own(trained: Trained, tmp_path: Path) -> None:

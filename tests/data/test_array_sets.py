@@ -297,5 +297,4 @@ def test_an_array_too_large_for_memory_is_mapped_with_the_same_content(
     image = RNG.integers(0, 256, (5, 28, 28), np.uint8)
     np.savez_compressed(tmp_path / "a.npz", images=image)
     found = archives.read_npz(tmp_path / "a.npz", {"images": (-1, 28, 28)})["images"]
-    assert isinstance(found, np.memmap)
-    assert np.array_equal(found, image)
+    assert isinstance(found, np.memmap) and np.array_equal(found, image)

@@ -65,11 +65,11 @@ def reset_peak() -> None:
         reset.write_text("5")
 
 
-draw = evaluation.png
+draw = evaluation.pictures
 
 
-def undrawn(figure: object, dpi: int) -> bytes:
-    return b""
+def undrawn(figure: object, dpi: int) -> dict[str, bytes]:
+    return {}
 
 
 def case(place: Place, number: int) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def case(place: Place, number: int) -> dict[str, Any]:
     kind = list(table)[number % len(table)]
     path, change, door = table[kind]
     change(path, rng)
-    evaluation.png = draw if kind in DRAWN else undrawn
+    evaluation.pictures = draw if kind in DRAWN else undrawn
     reset_peak()
     before = peak_mib()
     answer = door()
@@ -98,7 +98,7 @@ def case(place: Place, number: int) -> dict[str, Any]:
 def main(backend: str, first: int, last: int, folder: Path) -> None:
     warnings.simplefilter("ignore")
     typer.testing._get_command = cache(get_command)  # else it makes every command of the program anew for each case
-    evaluation.png = undrawn
+    evaluation.pictures = undrawn
     place = Place(folder, backend)
     memory.available = lambda: MACHINE  # type: ignore[assignment]
     limit_addresses()

@@ -186,5 +186,5 @@ def test_what_cannot_be_is_refused_before_training(build, changes, message):
 
 
 def test_a_budget_above_the_ranks_is_refused():
-    with pytest.raises(ValueError, match="target_rank 9 is a budget above the initial rank 8"):
+    with pytest.raises(UserError, match="target_rank 9 is a budget above the initial rank 8"):
         AdaLoRA(init_rank=8, target_rank=9)

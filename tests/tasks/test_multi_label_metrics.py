@@ -130,7 +130,7 @@ def test_an_evaluation_is_drawn_class_by_class(tmp_path: Path) -> None:
     found = run(logits, present)
     details = found.details(("a", "$b$", "c", "d", "e", "f"))
     paths = evaluation.write(tmp_path / "new", "test", found.metrics, details, found.confusion)
-    assert [path.name for path in paths] == ["test.json", "test-classes.png"]
+    assert [path.name for path in paths] == ["test.json", "test-classes.png", "test-classes.pdf"]
     pixels = np.asarray(Image.open(paths[1]).convert("RGB"))
     assert min(pixels.shape[:2]) > 400
     assert len(np.unique(pixels)) > 20

@@ -46,7 +46,7 @@ def test_a_run_stopped_by_a_signal_says_how_to_go_on_and_ends_as_if_it_never_sto
     assert signal.signal(number, before) is signal.SIG_DFL
     # One step is under way when the loss of the step before is read: it is finished too.
     assert caught.value.step in (at, at + 1)
-    assert caught.value.command.words == ("train", str(parts.config)) and caught.value.command.options["resume"]
+    assert caught.value.command.words == ("train", str(parts.path)) and caught.value.command.options["resume"]
     watcher = Watcher()
     found = start(engine, parts, experiment, watcher=watcher)
     assert watcher.notes == [f"going on after step {caught.value.step}"]
