@@ -36,6 +36,10 @@ class AdamW(torch.optim.AdamW):
         self.register_step_pre_hook(lambda *_: standing.must_last())
         self.lr = config.lr
 
+    def __repr__(self) -> str:
+        """A line: its groups have a name for each parameter."""
+        return f"AdamW(lr={self.lr:g}, {len(self.names)} parameters)"
+
     @property
     def lr(self) -> float:
         """The learning rate, which may be set between any two steps."""

@@ -42,6 +42,10 @@ class AdamW(Optimizer):
             group.optimizer.init({name: parameters[name] for name in group.names})
         self.lr = config.lr
 
+    def __repr__(self) -> str:
+        """A line: its groups have a name for each parameter."""
+        return f"AdamW(lr={self.lr:g}, {len(self.names)} parameters)"
+
     @property
     def lr(self) -> float:
         """The learning rate, which may be set between any two steps."""

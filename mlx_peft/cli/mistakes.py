@@ -7,6 +7,7 @@ knows which of its own options set them.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -22,6 +23,10 @@ pydantic, which takes longer than all else of a help, to make that of nothing.""
 class Answering(TyperCommand):
     """A command that shows its own options beside what is wrong."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        must_not_be_empty(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -32,11 +37,28 @@ class Answering(TyperCommand):
 class AnsweringGroup(TyperGroup):
     """The same, of a command that has commands of its own."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        must_not_be_empty(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except UserError as error:
             raise UserError(answer(error, ctx)) from error
+
+
+def must_not_be_empty(args: Sequence[str]) -> None:
+    """Raises UserError where a word of a command line is empty, as that of a shell's variable that is not set.
+
+    As a path it would be the working directory.
+    """
+    for number, word in enumerate(args):
+        if not word:
+            where = f", behind {args[number - 1]}" if number else ""
+            raise UserError(f"an argument is empty{where}: a name or a path is wanted; '.' is this folder")
+        if word.startswith("--") and word.find("=") == len(word) - 1:
+            raise UserError(f"{word} has nothing behind it: a name or a path is wanted; '.' is this folder")
 
 
 def answer(error: UserError, ctx: typer.Context) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mlx_peft.core.problems import Hints
 from mlx_peft.core.sections import Place, dotted, fields, sections
@@ -133,15 +134,15 @@ VALUES = {
 }
 """Values that stand for one of those that there are."""
 
-OPTIONS = {
-    "dora": "lora with method.dora=true",
-    "rslora": "lora with method.rslora=true",
-    "pissa": "lora with method.init=pissa",
-    "loraplus": "lora with method.lora_plus=16",
-    "lora+": "lora with method.lora_plus=16",
-    "vpt-deep": "vpt with method.deep=true",
+OPTIONS: dict[str, tuple[str, str, Any]] = {
+    "dora": ("lora", "dora", True),
+    "rslora": ("lora", "rslora", True),
+    "pissa": ("lora", "init", "pissa"),
+    "loraplus": ("lora", "lora_plus", 16),
+    "lora+": ("lora", "lora_plus", 16),
+    "vpt-deep": ("vpt", "deep", True),
 }
-"""Methods by the names that people know, which are options of another here."""
+"""Methods by the names that people know, which are options of another here: the method, the option and its value."""
 
 
 class Words(Hints):
@@ -167,9 +168,13 @@ class Words(Hints):
 
     def of_value(self, wrong: str, known: Sequence[str]) -> str:
         if option := OPTIONS.get(wrong.lower()):
-            return f": it is {option}"
+            return f": it is {self.of_option(*option)}"
         other = VALUES.get(wrong.lower(), wrong)
         return _did_you_mean(other) if other in known else super().of_value(wrong, known)
+
+    def of_option(self, method: str, key: str, value: Any) -> str:
+        """A method with one option, as a file and a command line have it."""
+        return f"{method} with method.{key}={str(value).lower()}"
 
     def _elsewhere(self, section: Place, name: str) -> list[str]:
         """Where there is such a key: in the section's own sections, or else anywhere, as near the top as it is.
@@ -183,6 +188,13 @@ class Words(Hints):
         below = [path for path in there if path[: len(section)] == section] or there
         top = min(map(len, below), default=0)
         return [dotted(path) for path in below if len(path) == top]
+
+
+class PythonWords(Words):
+    """The same, for what is called in Python."""
+
+    def of_option(self, method: str, key: str, value: Any) -> str:
+        return f"{method!r}, {key}={value!r}"
 
 
 def paths(root: type) -> Iterator[Place]:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mlx_peft.core.errors import UserError, shown
+from mlx_peft.core.paths import given_path
 from mlx_peft.data import pillow
 from mlx_peft.data.litter import files_below
 from mlx_peft.data.reading import SUFFIXES
@@ -41,7 +42,7 @@ def taken(images: Any, layout: str = "NHWC") -> tuple[list[One], bool]:
     if isinstance(images, list | tuple):
         return [one for entry in images for one in taken(entry, layout)[0]], False
     if isinstance(images, str | os.PathLike):
-        path = Path(os.path.expanduser(images))
+        path = given_path(images, "an image")
         return ([path], True) if not path.is_dir() else (_in_folder(path), False)
     if isinstance(images, Image.Image):
         try:

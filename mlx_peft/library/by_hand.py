@@ -10,8 +10,8 @@ import numpy as np
 
 from mlx_peft.config.schema import AdamW, Data
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.problems import validated
 from mlx_peft.data import given
+from mlx_peft.library.asked import must_be_model
 from mlx_peft.library.framework import AnyNetwork, Framework
 
 
@@ -34,6 +34,7 @@ class ByHand(Generic[AnyNetwork]):
         return self.framework.prepare(model, self._pixels(model, images, layout))
 
     def _pixels(self, model: AnyNetwork, images: Any, layout: str) -> np.ndarray:
+        must_be_model(model)
         sources, _ = given.taken(images, layout)
         if not sources:
             raise UserError("there are no images to prepare")
@@ -46,6 +47,7 @@ class ByHand(Generic[AnyNetwork]):
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        **options: Any,
     ) -> Any:
         """AdamW of what is trained, the same in both backends, used as the framework's own: ``update`` or ``step``.
 
@@ -54,10 +56,11 @@ class ByHand(Generic[AnyNetwork]):
         be set between steps: ``optimizer.lr = 1e-4``. Make it after ``add_adapter``.
 
         Raises:
-            UserError: a number is out of its range.
+            UserError: a number is out of its range, or an option is none of these.
         """
-        options = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
-        return self.framework.optimizer(model, validated(AdamW, "optimizer", options))
+        must_be_model(model)
+        given = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
+        return self.framework.optimizer(model, AdamW(**given, **options))
 
     def training_step(
         self, model: AnyNetwork, optimizer: Any, label_smoothing: float = 0.0, seed: int = 0, layout: str = "NHWC"
@@ -76,6 +79,7 @@ class ByHand(Generic[AnyNetwork]):
         Raises:
             UserError: when it is called: images or labels are not such, or the optimiser is that of other parameters.
         """
+        must_be_model(model)
         numbers = itertools.count(seed << 32)
 
         def step(images: Any, labels: Any) -> float:

@@ -8,22 +8,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from convert.adapters.peft import Adapter, read_adapter, write_adapter
+from convert.adapters.peft import CONFIG, Adapter, read_adapter, write_adapter
 from convert.base import Base, load_base
 from convert.fit import must_hold
 from mlx_peft.adaptation.adapter import adapter_shapes
-from mlx_peft.config.methods import MethodConfig, called
+from mlx_peft.config.methods import Method, MethodConfig, called
 from mlx_peft.config.quantization import QAT, Quantization, described
 from mlx_peft.config.schema import Model
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.paths import given_path
 from mlx_peft.core.problems import validated
+from mlx_peft.library import asked as asking
 from mlx_peft.library.by_hand import ByHand
 from mlx_peft.library.framework import AnyNetwork
 from mlx_peft.library.named import Named
 from mlx_peft.library.summary import Summary, summarised
+from mlx_peft.library.theirs import method_of
 from mlx_peft.tasks.registry import classification
 from mlx_peft.vit.architecture import Preprocessing
+
+RUNS = "adapter"
+"""The folder of its adapter in a run's."""
 
 
 class Library(ByHand[AnyNetwork]):
@@ -37,7 +43,7 @@ class Library(ByHand[AnyNetwork]):
         image_size: int | None = None,
         seed: int = 0,
         quantize: Quantization | None = None,
-        classes: Sequence[str] = (),
+        classes: Sequence[str] | None = None,
         multi_label: bool = False,
         args: Mapping[str, Any] | None = None,
         head: Literal["new", "keep"] | None = None,
@@ -52,7 +58,7 @@ class Library(ByHand[AnyNetwork]):
             image_size: pixels; the architecture's own where None, otherwise the position grid is resized.
             seed: of whatever is drawn.
             quantize: the linear layers of the blocks in so few bits; None: as the weights are.
-            classes: their names, in the order of the head's rows.
+            classes: their names, each another, in the order of the head's rows.
             multi_label: whether an image may have several of them.
             args: fields of the architecture to change, such as ``depth``.
             head: ``keep`` begins with the weights' own classifier, ``new`` with a new one; None: theirs where neither
@@ -63,7 +69,7 @@ class Library(ByHand[AnyNetwork]):
 
         Raises:
             UserError: the name is unknown, or the weights do not fit it or cannot be quantised so, or
-                their head cannot be kept.
+                their head cannot be kept; ``classes`` are no names, or not ``num_classes``.
         """
         options = {
             "name": name,
@@ -72,10 +78,8 @@ class Library(ByHand[AnyNetwork]):
             "args": dict(args or {}),
             "head": head,
         }
-        asked, names = validated(Model, name, options), tuple(map(str, classes))
-        rows = num_classes or len(names) or None
-        if names and len(names) != rows:
-            raise UserError(f"num_classes is {rows}, and classes has {len(names)} names: leave num_classes out")
+        names = () if classes is None else asking.class_names(classes)
+        rows, asked = asking.rows(num_classes, names), validated(Model, str(name), options)
         base = load_base(asked, rows, seed, quantize, classes=names, task=classification(multi_label))
         if (border := base.architecture.border_note) is not None and border in base.notes:
             warnings.warn(border, stacklevel=2)
@@ -97,7 +101,7 @@ class Library(ByHand[AnyNetwork]):
     def add_adapter(
         self,
         model: AnyNetwork,
-        method: MethodConfig | str = "lora",
+        method: Any = "lora",
         seed: int = 0,
         qat: QAT | None = None,
         **options: Any,
@@ -105,7 +109,8 @@ class Library(ByHand[AnyNetwork]):
         """Puts a method in place: its parameters and the head can be trained from here, and nothing else.
 
         Args:
-            method: ``LoRA(rank=8)``; or its name, ``"lora"``, with its options behind: ``rank=8``.
+            method: ``LoRA(rank=8)``; or its name, ``"lora"``, with its options behind: ``rank=8``; or PEFT's own
+                ``LoraConfig(r=8)``, which means what it means there.
             seed: of what the method draws.
             qat: the codes that the blocks' linear layers are trained through, and merged into; None: none.
 
@@ -113,10 +118,12 @@ class Library(ByHand[AnyNetwork]):
             UserError: there is no such method or option, a target matches no layer, the method cannot be trained so, or
                 the model has a method already.
         """
+        asking.must_be_model(model)
         if isinstance(method, str):
             method = called(method, options)
         elif options:
             raise UserError(f"{method!r} has its options already, and {', '.join(options)} was given too")
+        method = method_of(method)
         if method.start is not None:
             raise UserError(f"method.from is for runs: to go on from {method.start}, load it into the model")
         method.check_new(model.architecture)
@@ -132,6 +139,7 @@ class Library(ByHand[AnyNetwork]):
         The head, and the parameters that a method of the model's own trains (full, BitFit, LayerNorm), keep their
         values.
         """
+        asking.must_be_model(model)
         whole = model.method is None or set(model.adapter_names) <= self.framework.stored(model).keys()
         selected = () if model.method is None else model.method.selected(model.architecture)
         self.framework.remove(model)
@@ -148,41 +156,59 @@ class Library(ByHand[AnyNetwork]):
         Raises:
             UserError: the mathematics does not allow it; nothing is changed then.
         """
+        asking.must_be_model(model)
         return Named(self.framework.merge(model, dequantize), "layers that unmerge puts back")
 
     def unmerge(self, model: AnyNetwork, replaced: dict[str, Any]) -> None:
         """Puts back what ``merge`` replaced, bit for bit."""
+        asking.must_be_model(model)
         self.framework.unmerge(model, replaced)
 
-    def save_adapter(
-        self, model: AnyNetwork, folder: str | Path, classes: Sequence[str] = (), multi_label: bool | None = None
-    ) -> list[str]:
-        """Writes what is trained in PEFT's format, the head and the class names with it. Returns notes for a person.
-
-        Args:
-            classes: names, in the order of the head's rows; none: the model's own.
-            multi_label: whether an image may have several of them; None: as the model has it.
+    def adapter(self, model: AnyNetwork) -> tuple[Method, Tensors]:
+        """The model's method, and what it trains and keeps, by name.
 
         Raises:
-            UserError: the model has no method, or it is merged, or its other weights are not as they were loaded.
+            UserError: the model has no method, or it is merged.
         """
         if model.method is None:
             raise UserError("the model has no method: add one with add_adapter")
         tensors = self.framework.stored(model)
         if missing := [name for name in model.adapter_names if name not in tensors]:
             raise UserError(f"the method is merged into the model, which no longer has {missing[0]}: unmerge it first")
-        base = model.base
+        return model.method, tensors
+
+    def save_adapter(
+        self,
+        model: AnyNetwork,
+        folder: str | Path,
+        classes: Sequence[str] | None = None,
+        multi_label: bool | None = None,
+    ) -> list[str]:
+        """Writes what is trained in PEFT's format, the head and the class names with it. Returns notes for a person.
+
+        Args:
+            classes: names, in the order of the head's rows; None: the model's own.
+            multi_label: whether an image may have several of them; None: as the model has it.
+
+        Raises:
+            UserError: the model has no method, or it is merged, or its other weights are not as they were loaded;
+                ``classes`` are no names.
+        """
+        asking.must_be_model(model)
+        place = given_path(folder, "the adapter's folder")
+        names = model.classes if classes is None else asking.class_names(classes)
+        (method, tensors), base = self.adapter(model), model.base
         if not base.sha256:
             raise UserError(
                 "an earlier method changed the weights below the adapter, so that the adapter is not all that was "
                 "trained: put it on a model as it was created"
             )
         return write_adapter(
-            Path(folder),
+            place,
             Adapter(
-                method=model.method,
+                method=method,
                 tensors=tensors,
-                classes=tuple(map(str, classes)) or model.classes,
+                classes=names,
                 model=model.description,
                 architecture=base.architecture,
                 preprocessing=base.preprocessing,
@@ -195,13 +221,14 @@ class Library(ByHand[AnyNetwork]):
         )
 
     def load_adapter(self, model: AnyNetwork, folder: str | Path) -> Adapter:
-        """Puts a saved adapter into a model that has none yet, and returns what the folder says of it.
+        """Puts a saved adapter, or that of a run, into a model that has none yet; returns what its folder says of it.
 
         Raises:
             UserError: the folder holds no adapter, one for another base, or not all of one; the model has no method
                 then.
         """
-        adapter = read_adapter(Path(folder))
+        asking.must_be_model(model)
+        adapter = read_adapter(_place(given_path(folder, "the adapter's folder")))
         if adapter.base_sha256 not in (None, model.base.sha256):
             raise UserError(f"{folder} was trained on other weights than this model's ({adapter.source})")
         if adapter.base_sha256 is not None and adapter.quantize != model.quantization:
@@ -235,9 +262,19 @@ class Library(ByHand[AnyNetwork]):
 
     def state_dict(self, model: AnyNetwork) -> Tensors:
         """Every parameter by name, in timm's layout."""
+        asking.must_be_model(model)
         return Named(self.framework.every(model), "tensors")
 
     def summary(self, model: AnyNetwork) -> Summary:
         """How many of a model's numbers are trained, and where they are."""
+        asking.must_be_model(model)
         method = None if model.method is None else model.method.name
         return summarised(method, self.framework.sizes(model), self.framework.count(model))
+
+
+def _place(folder: Path) -> Path:
+    """The folder of an adapter, or of a run the one in it. Raises UserError where there is no such folder."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
+    inside = folder / RUNS
+    return inside if not (folder / CONFIG).exists() and (inside / CONFIG).exists() else folder

@@ -16,4 +16,4 @@ class Named(dict[str, Value]):
 
     def __repr__(self) -> str:
         names = ", ".join([*list(self)[:3], *(["..."] if len(self) > 3 else [])])
-        return f"<{len(self)} {self.what}: {names}>"
+        return f"<{len(self)} {self.what}{': ' if self else ''}{names}>"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from mlx_peft.artifacts.images import labelled
 from mlx_peft.config.schema import Data
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.paths import given_path
 from mlx_peft.core.problems import validated
 from mlx_peft.data import ArrayImages, Dataset, Images, Split, cached, given, open_dataset
 from mlx_peft.data.splits import hold_out
@@ -45,7 +45,7 @@ def _named(data: Any) -> Data:
     if isinstance(data, Mapping):
         return validated(Data, "data", data)
     if isinstance(data, str | os.PathLike):
-        path = Path(os.path.expanduser(data))
+        path = given_path(data, "data")
         return Data(name="folder", root=path) if path.is_dir() else validated(Data, "data", {"name": str(data)})
     if isinstance(data, tuple | list) and len(data) == 2:
         return Data(name=IN_MEMORY)

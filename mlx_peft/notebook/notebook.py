@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from convert.named import known
 from mlx_peft.artifacts.examine import evaluate_run
 from mlx_peft.artifacts.load import Loaded, load_model, load_run
 from mlx_peft.artifacts.place import is_model
@@ -15,8 +16,10 @@ from mlx_peft.config import files, recipes
 from mlx_peft.config.schema import Data, Experiment, Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.packaged import packaged
+from mlx_peft.core.paths import given_path
 from mlx_peft.core.problems import validated
 from mlx_peft.data import eval_batches
+from mlx_peft.library.asked import must_be_model
 from mlx_peft.notebook import images
 from mlx_peft.notebook.fitting import Fitted, Telling, fitted
 from mlx_peft.protocols.loading import load_library
@@ -59,7 +62,7 @@ class Notebook:
         Raises:
             UserError: there is no such thing, or it is damaged, or an adapter's base is not found.
         """
-        name, path = str(source), Path(os.path.expanduser(source))
+        path, name = given_path(source, "what is loaded"), str(source)
         if name.startswith(SHIPPED):
             shipped = {folder.name: folder for folder in packaged("models").iterdir()}
             if (wanted := name.removeprefix(SHIPPED)) not in shipped:
@@ -80,6 +83,10 @@ class Notebook:
             return library.create_model(model, weights=name)
         if path.exists():
             raise UserError(f"{path} is a file of weights: say of which model, by timm's name, model=")
+        try:
+            known(name)
+        except UserError as error:
+            raise UserError(f"{path}: no such file or folder here, and as a name: {error}") from None
         return library.create_model(name)
 
     def fit(
@@ -119,7 +126,8 @@ class Notebook:
                 raise UserError(f"an experiment says itself what {said[0]} is: change it there")
             if out is None:
                 raise UserError("an experiment becomes a run: say in which folder, out=")
-            return self._run(what, Path(out), Silent() if quiet else Telling(notes=True))
+            return self._run(what, given_path(out, "out"), Silent() if quiet else Telling(notes=True))
+        must_be_model(what)
         if out is not None:
             raise UserError(
                 "a model is trained where it stands, without a folder: leave out= out, and save its adapter"
@@ -133,13 +141,15 @@ class Notebook:
         self, model: Any, data: Any, config: Data, seed: int, options: Mapping[str, Any], progress: Progress
     ) -> Fitted:
         """A model trained further where it stands; ``options`` are those of an experiment's ``train``."""
+        library = load_library(self.backend)
         if model.method is None:
             raise UserError("the model has no method: add one with add_adapter; 'full' trains all there is")
+        method, start = library.adapter(model)
         experiment = Experiment(
             backend=self.backend,
             seed=seed,
             model=model.description,
-            method=model.method,
+            method=method,
             quantize=model.quantization,
             qat=model.qat,
             data=config,
@@ -147,10 +157,10 @@ class Notebook:
         )
         dataset = images.dataset(data, config, model)
         images.must_fit(dataset, model)
-        preprocessing, library = images.as_trained_on(dataset, model), load_library(self.backend)
+        preprocessing = images.as_trained_on(dataset, model)
         return fitted(
             experiment,
-            library.framework.stored(model),
+            start,
             model.base.sha256,
             dataset,
             lambda tensors: library.take(model, tensors, dataset.classes, preprocessing),
@@ -166,7 +176,14 @@ class Notebook:
         metrics, history = result["metrics"], read_metrics(RunFolder(out).metrics)
         return Fitted(metrics["val"], metrics["test"], result["selected"]["epoch"], history, out)
 
-    def evaluate(self, model: Any, data: Any = None, split: Literal["val", "test"] | None = None) -> Metrics:
+    def evaluate(
+        self,
+        model: Any,
+        data: Any = None,
+        split: Literal["val", "test"] | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> Metrics:
         """How good a model is, by names: ``loss``, ``count`` of images, ``top1``, ... as a run's ``result.json``.
 
         Args:
@@ -174,6 +191,7 @@ class Notebook:
             data: a folder of images, the name of a data set, ``Data(...)``, or two arrays, images and labels; None: the
                 run's own.
             split: None: ``test`` where there is one, or else all images.
+            batch_size: images at once; None: as ``data`` says. A run has its own.
 
         Warns:
             UserWarning: there are no images of some of the model's classes.
@@ -184,11 +202,14 @@ class Notebook:
         """
         if isinstance(model, str | os.PathLike):
             if data is None:
-                return evaluate_run(Path(model), split or "test", self.backend)
+                if batch_size is not None:
+                    raise UserError("a run says itself what batch_size is: leave it out, or say which images, data=")
+                return evaluate_run(given_path(model, "the run"), split or "test", self.backend)
             model = self.load(model)
+        must_be_model(model)
         if data is None:
             raise UserError("a model knows no images: say which, data=")
-        config = images.section(data)
+        config = images.section(data, batch_size)
         if split is None and config.split.test == 0:
             config = config.model_copy(update={"split": config.split.model_copy(update={"val": 0.0})})
         opened = images.dataset(data, config, model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 
 from mlx_peft.config import problems
 from mlx_peft.config.files import load
-from mlx_peft.config.methods import IA3, AdaLoRA, LoRA, MethodConfig, VeRA
+from mlx_peft.config.methods import IA3, AdaLoRA, LoRA, MethodConfig, VeRA, called
 from mlx_peft.config.schema import Data, Experiment
 from mlx_peft.config.words import KEYS, OPTIONS, VALUES, paths
 from mlx_peft.core.errors import UserError
@@ -132,7 +131,7 @@ def test_ours_are_keys_and_values_that_there_are() -> None:
     assert not [name for name in ours if not any(key.endswith(f".{name}") for key in keys)]
     schema = json.dumps(Experiment.model_json_schema())
     assert not [value for value in VALUES.values() if f'"{value}"' not in schema]
-    assert not [text for text in OPTIONS.values() if not re.fullmatch(r"(lora|vpt) with method\.(\w+)=\w+", text)]
+    assert all(called(method, {key: value}) for method, key, value in OPTIONS.values())
 
 
 @pytest.mark.parametrize(

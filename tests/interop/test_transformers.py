@@ -198,7 +198,7 @@ def test_a_repository_of_the_hub_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         asked.append((repository, filename))
         return tmp_path / "cache" / filename
 
-    monkeypatch.setattr("mlx_peft.artifacts.source.download", download)
+    monkeypatch.setattr("convert.named.download", download)
     found = open_source("google/vit-tiny")
     files = ("model.safetensors", "config.json", "preprocessor_config.json")
     assert asked == [("google/vit-tiny", file) for file in files]

@@ -59,7 +59,7 @@ def test_of_several_labels_each_has_a_probability_of_its_own(mp, images):
 
 
 def test_without_names_the_rows_have_numbers(mp, images):
-    assert set(create(mp, classes=(), num_classes=4).predict(images).names) <= {"0", "1", "2", "3"}
+    assert set(create(mp, classes=None, num_classes=4).predict(images).names) <= {"0", "1", "2", "3"}
 
 
 def test_what_is_shown_is_short(mp, model, images, tmp_path):

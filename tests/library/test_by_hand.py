@@ -233,7 +233,7 @@ def test_labels_that_are_none_are_refused(mp, images, wrong, message):
 
 
 def test_a_rate_out_of_range_is_one_sentence(mp):
-    with pytest.raises(UserError, match=r"^optimizer: lr: .* not -1"):
+    with pytest.raises(UserError, match=r"^AdamW: lr: .* not -1"):
         mp.optimizer(create(mp), lr=-1)
 
 

@@ -34,7 +34,7 @@ def test_a_method_is_named_with_its_options_behind(mp):
         ("lora", {"modules_to_save": ["head"]}, r"modules_to_save: .*the head is trained and saved always"),
         ("lora", {"bias": "none", "task_type": None}, r"bias: .*; task_type: "),
         ("ia3", {"feedforward_modules": ["fc2"]}, r"'feedforward'"),
-        ("dora", {}, "it is lora with"),
+        ("dora", {}, r"it is 'lora', dora=True"),
         ("lorra", {}, "did you mean 'lora'"),
         ("lora", {"rank": 0}, "rank: .* not 0"),
         ("lora", {"targets": ["query"]}, "targets.*'q'"),

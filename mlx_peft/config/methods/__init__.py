@@ -11,7 +11,7 @@ from mlx_peft.config.methods.added import IA3, SSF, VPT, AdaptFormer
 from mlx_peft.config.methods.base import MethodConfig
 from mlx_peft.config.methods.lowrank import AdaLoRA, FacT, LoRA, QALoRA, VeRA
 from mlx_peft.config.methods.selective import BitFit, Full, LayerNorm, Linear
-from mlx_peft.config.words import Words
+from mlx_peft.config.words import PythonWords
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.sections import sections, variants
 
@@ -44,8 +44,7 @@ def called(name: str, options: Mapping[str, Any]) -> MethodConfig:
     """The method of a name, with its options. Raises UserError where there is no such method or option."""
     known = variants(sections(Method))
     if name not in known:
-        raise UserError(
-            f"unknown method {shown(name)}{Words(MethodConfig).of_value(name, list(known))}; known: {', '.join(known)}"
-        )
+        meant = PythonWords(MethodConfig).of_value(name, list(known))
+        raise UserError(f"unknown method {shown(name)}{meant}; known: {', '.join(known)}")
     method: MethodConfig = known[name](**options)
     return method
