@@ -15,6 +15,7 @@ LOGIN = "log in with: hf auth login, or set HF_TOKEN"
 REFUSALS = {
     401: f"the hub does not know the token: {LOGIN}",
     403: "the hub does not allow it: is the owner's name right, and may the token write?",
+    404: f"the hub shows nothing of that name; if it is private, {LOGIN}",
     412: "someone else changed the repository meanwhile: try again",
 }
 """What the hub means by a status of HTTP, and what would help."""
@@ -35,7 +36,7 @@ def download(repository: str, filename: str) -> Path:
 
     advice = (
         f"it is not in the cache ({constants.HF_HUB_CACHE}) either: download it where there is a network (hf download "
-        f"{repository} {filename}) and copy the cache, or name the file in model.weights"
+        f"{repository} {filename}) and copy the cache, or name a file or a folder with these weights"
     )
     silent = reach.silence()
     with explained(repository, f"{filename} of {repository}", advice, silent):

@@ -17,7 +17,7 @@ from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.core.packaged import packaged
 from mlx_peft.core.sought import sought
-from mlx_peft.vit.registry import find
+from mlx_peft.vit.registry import find, meant
 
 Opener = Callable[[Model], Checkpoint]
 """What finds the weights that an experiment names. Raises UserError where there are none."""
@@ -39,10 +39,10 @@ def open_weights(model: Model) -> Checkpoint:
     path, asked = Path(os.path.expanduser(model.weights)), Asked(model.name, model.args)
     with sought(path, "model.weights"):
         if model.is_local and not path.exists() and path.suffix not in SUFFIXES:
+            near = suggest(model.weights, ["timm", "none"]) or meant(model.weights)
             raise UserError(
-                f"model.weights: {model.weights!r} is neither a file nor a folder"
-                f"{suggest(model.weights, ['timm', 'none'])} (timm, none, package:NAME, OWNER/NAME of the hub, a "
-                "file or a folder)"
+                f"model.weights: {model.weights!r} is neither a file nor a folder{near} (timm, none, package:NAME, "
+                "OWNER/NAME of the hub, a file or a folder)"
             )
         _, checkpoint = open_named(model.weights, path, asked)
     if timm_name(model.weights) is not None:

@@ -45,7 +45,7 @@ def validate(ctx: typer.Context, config: Config, overrides: Overrides = None, as
 
 
 @app.command(cls=Answering)
-def schema() -> None:
+def schema(as_json: AsJson = False) -> None:
     """Show every key there is, as a JSON Schema: editors complete and check YAML with it."""
     from mlx_peft.config.schema import Experiment
 

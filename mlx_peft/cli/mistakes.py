@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from mlx_peft.core.errors import Command, UserError
+from mlx_peft.core.errors import Command, UserError, shown
 
 GROUP = {"default_map": {"help": False}}
 """Settings of a command that has commands of its own. That help was not asked for is said, since typer would load
@@ -25,7 +25,10 @@ class Answering(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         must_not_be_empty(args)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            raise misread(error, ctx) from error
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -79,6 +82,32 @@ def option(command: Any, argument: str) -> str | None:
     if parameter.param_type_name == "argument":
         return metavar
     return parameter.opts[0] if parameter.is_flag else f"{parameter.opts[0]} {metavar}"
+
+
+BOUNDS = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le")}
+KINDS = {"int_parsing": "a whole number", "int_from_float": "a whole number", "float_parsing": "a number"}
+
+
+def misread(error: typer.BadParameter, ctx: Any) -> Exception:
+    """What an option or an argument cannot be, in a sentence; the error itself where it is not about a value."""
+    from pydantic import ValidationError
+
+    reason, parameter = error.__cause__, error.param
+    if not isinstance(reason, ValidationError) or parameter is None:
+        return error
+    detail = reason.errors(include_url=False)[0]
+    kind, value = detail["type"], shown(detail["input"])
+    name = parameter.metavar if parameter.param_type_name == "argument" else parameter.opts[0]
+    if kind in BOUNDS:
+        words, bound = BOUNDS[kind]
+        text = f"{name} should be {words} {detail['ctx'][bound]}, not {value}"
+    elif kind in KINDS:
+        text = f"{name} should be {KINDS[kind]}, not {value}"
+    elif kind == "value_error":
+        text = f"{name}: {str(detail['ctx']['error']).removesuffix('.')}"
+    else:
+        return error
+    return UserError(f"{text}\n  see: {ctx.command_path} --help")
 
 
 def help_line(command: Command, ctx: typer.Context) -> str:

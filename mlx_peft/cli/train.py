@@ -10,7 +10,7 @@ import typer
 from mlx_peft.cli import completing, mistakes
 from mlx_peft.cli.common import AsJson, Backend, Overrides, Weights, echo, echo_json, read_experiment
 from mlx_peft.core import threads
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, suggest
 
 if TYPE_CHECKING:
     from mlx_peft.config.schema import Experiment
@@ -82,6 +82,8 @@ def again(config: str, out: Path | None, resume: bool) -> tuple[str, Path | None
     run = Path(config)
     own = run / "config.yaml"
     if not own.is_file():
+        if resume:
+            must_be_there(config)
         return config, out
     if not resume:
         raise UserError(
@@ -90,6 +92,19 @@ def again(config: str, out: Path | None, resume: bool) -> tuple[str, Path | None
     if out is not None and out.absolute() != run.absolute():
         raise UserError(f"{run} goes on in its own folder: leave --out out")
     return str(own), run
+
+
+def must_be_there(config: str) -> None:
+    """Raises UserError where a name to go on with is no configuration's: a run was meant, and none is there."""
+    from mlx_peft.config import recipes
+
+    path = Path(config)
+    if path.is_file() or path.suffix in (".yaml", ".yml") or config in recipes.names():
+        return
+    if path.is_dir():
+        raise UserError(f"{path} is a folder that holds no run: it has no config.yaml")
+    runs = [entry.parent.name for entry in path.parent.glob("*/config.yaml")]
+    raise UserError(f"there is no run {path}{suggest(path.name, runs)}")
 
 
 def default_run(config: str, experiment: Experiment, overrides: list[str] | None) -> Path:

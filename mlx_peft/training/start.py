@@ -95,6 +95,8 @@ def check_fits(adapter: Adapter, place: Path, experiment: Experiment, base: Base
     classes = adapter.num_classes
     wanted = adapter_shapes(experiment.method, base.architecture, classes, base.quantization, experiment.qat)
     held = {name: tensor.shape for name, tensor in adapter.tensors.items()}
+    if held != wanted and adapter.method.name == experiment.method.name and (differing := options(adapter, experiment)):
+        raise UserError(f"method.from: {place} does not fit the method here: it was trained with {differing}")
     must_hold(held, wanted, f"method.from: {place}, trained by {adapter.method.name}, does not fit the method here")
 
 

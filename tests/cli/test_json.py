@@ -18,7 +18,7 @@ from mlx_peft.cli.app import app
 from mlx_peft.config.schema import Model
 
 ARGS: dict[str, Any] = {"patch_size": 8, "depth": 2, "embed_dim": 64, "num_heads": 2}
-WITHOUT = {"complete": "a script of the shell", "config schema": "JSON itself"}
+WITHOUT = {"complete": "a script of the shell"}
 """Commands whose answer is no document, or nothing else."""
 
 
@@ -66,6 +66,10 @@ def test_the_documentation_has_each() -> None:
 def document(done: Any, status: int = 0) -> Any:
     assert done.exit_code == status, done.stderr
     return json.loads(done.stdout)
+
+
+def test_a_schema_is_json_with_the_option_and_without(command: Any) -> None:
+    assert document(command("config", "schema", "--json")) == document(command("config", "schema"))
 
 
 def test_a_recipe_is_shown_copied_and_checked(command: Any) -> None:

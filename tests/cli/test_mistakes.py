@@ -60,3 +60,18 @@ def test_every_command_answers():
                 if not command.callback:
                     continue
             assert isinstance(command, (Answering, AnsweringGroup)), command.name
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval", "a", "--split", "foo"], "--split: 'foo' is not one of 'train', 'val', 'test'"),
+        (["complete", "foo"], "bash|zsh|fish: 'foo' is not one of 'bash', 'zsh', 'fish'"),
+        (["predict", "a", "b", "--top", "0"], "--top should be at least 1, not '0'"),
+        (["predict", "a", "b", "--top", "one"], "--top should be a whole number, not 'one'"),
+        (["simulate", "a", "--percentile", "most"], "--percentile should be a number, not 'most'"),
+    ],
+)
+def test_a_value_that_an_option_cannot_have_is_said_in_a_sentence(words, message):
+    done = CliRunner().invoke(app, words, prog_name="mlx-peft")
+    assert done.exit_code == 2 and done.stderr == f"error: {message}\n  see: mlx-peft {words[0]} --help\n"

@@ -92,3 +92,16 @@ def test_a_folder_that_holds_a_run_names_the_ways_out(command: Any) -> None:
     RunFolder(run).config.touch()
     done = command("train", "quickstart", "--out", run)
     assert done.exit_code == 2 and "(--resume, --out RUN, --overwrite)" in done.stderr
+
+
+def test_what_is_to_go_on_and_is_no_run_is_said_to_be_none(command: Any) -> None:
+    (Path("runs") / "mine").mkdir(parents=True)
+    (Path("runs") / "mine" / "config.yaml").touch()
+    for name, message in {
+        "runs": "runs is a folder that holds no run: it has no config.yaml",
+        "nothere": "there is no run nothere",
+        "runs/mne": "there is no run runs/mne; did you mean 'mine'?",
+        "nothere.yaml": "nothere.yaml: no such file",
+    }.items():
+        done = command("train", name, "--resume")
+        assert done.exit_code == 2 and done.stderr == f"error: {message}\n"

@@ -232,6 +232,7 @@ def test_an_unknown_normalisation_is_not_guessed(weights: str, tiny: Tiny, saved
 def test_what_cannot_be_found_is_said(tmp_path: object) -> None:
     for weights, message in {
         "tim": "neither a file nor a folder; did you mean 'timm'",
+        "dinov2_vits14": "did you mean 'vit_small_patch14_dinov2",
         f"{tmp_path}/none.safetensors": "no such file",
         f"{tmp_path}": "config.json: no such file",
         "package:nothing": "there is no model 'nothing' in this package",

@@ -24,6 +24,7 @@ from mlx_peft.data.sets.parquet import Repository, read_hub
 
 NAME = "vit_base_patch16_clip_224.openai"
 RESPONSE = SimpleNamespace(headers={}, request=None)
+MISSING = SimpleNamespace(headers={}, request=None, status_code=404)
 
 Changes = Callable[[tuple[str, ...]], list[str]]
 
@@ -139,6 +140,10 @@ def test_a_timm_name_is_loaded_from_its_repository(
         (
             errors.LocalEntryNotFoundError("no"),
             r"m of timm/x: the hub at https.* failed: .*not in the cache .*hf download timm/x m",
+        ),
+        (
+            errors.HfHubHTTPError("Client error '404 Not Found' for url", response=MISSING),
+            "m of timm/x: the hub shows nothing of that name; if it is private, log in",
         ),
         (errors.HfHubHTTPError("teapot", response=RESPONSE), "m of timm/x: teapot"),
         (OSError(28, "No space left on device"), r"m of timm/x: \[Errno 28\] No space left"),

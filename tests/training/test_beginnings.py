@@ -190,10 +190,13 @@ def test_the_head_of_other_classes_is_new(earlier: Earlier, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": {"rank": 4}}, r"method\.from: .*does not fit the method here.* of another shape: .*lora_A"),
+        (
+            {"method": {"rank": 4}},
+            r"method\.from: .*does not fit .*: it was trained with rank 2 \(now 4\)$",
+        ),
         (
             {"method": {"targets": ["fc1"]}},
-            r"method\.from: .*does not fit the method.* missing or unknown: blocks",
+            r"method\.from: .*does not fit the method.* with targets .* \(now \['fc1'\]\)$",
         ),
         ({"seed": 1}, r"method\.from: .* was trained on weights \w{12} .*random has \w{12}"),
     ],
