@@ -24,7 +24,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.core.problems import validated
 from mlx_peft.protocols import model as protocols
 from mlx_peft.tasks.task import Task
-from mlx_peft.training.bases import adapter_base, opener, run_of
+from mlx_peft.training.bases import adapter_base, base_model, opener, run_of
 from mlx_peft.vit.architecture import Preprocessing
 
 
@@ -87,9 +87,10 @@ def load_run(
     adapter = read_adapter(place)
     recipe = recipe_of(adapter, place, model)
     recipe = replace(recipe, backend=backend or recipe.backend, precision=precision or recipe.precision)
+    named = base_model(recipe.model, adapter, place, weights or (None if model is None else model.weights))
     base = adapter_base(
-        adapter, place, recipe.model, method=recipe.method, quantize=recipe.quantize, qat=recipe.qat, seed=recipe.seed,
-        opener=opener(recipe.backend), weights=weights or (None if model is None else model.weights),
+        adapter, place, named, method=recipe.method, quantize=recipe.quantize, qat=recipe.qat, seed=recipe.seed,
+        opener=opener(recipe.backend),
     )  # fmt: skip
     recipe.check_room(base, adapter.num_classes, 1)
     built = recipe.build(base, adapter.num_classes)

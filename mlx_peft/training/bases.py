@@ -19,7 +19,7 @@ from mlx_peft.adaptation.room import check_answering
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import Experiment, Model
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import Command, UserError
 from mlx_peft.protocols.loading import load_backend
 from mlx_peft.training.places import candidates, read_found
 from mlx_peft.training.run import RunFolder
@@ -71,7 +71,7 @@ def chain(model: Model) -> Iterator[str]:
         own = adapter.model if run is None else run.model
         if own is None:
             return
-        model = _found(own, adapter, place)
+        model = below(own, adapter, place)
 
 
 def described(model: Model) -> Checkpoint:
@@ -125,7 +125,7 @@ def merged(place: Path, model: Model, backend: BackendName, entered: frozenset[s
             f"{adapter.method.unmerged}); to go on from what it trained, name it in method.from"
         )
     base = adapter_base(
-        adapter, place, own, method=adapter.method, quantize=adapter.quantize, qat=adapter.qat,
+        adapter, place, below(own, adapter, place), method=adapter.method, quantize=adapter.quantize, qat=adapter.qat,
         seed=0 if run is None else run.seed, opener=opener(backend, entered),
     )  # fmt: skip
     entry = load_backend(backend)
@@ -172,15 +172,13 @@ def adapter_base(
     qat: QAT | None,
     seed: int,
     opener: Opener,
-    weights: str | None = None,
 ) -> Base:
     """The base that an adapter was trained on, with its task and its preprocessing.
 
     Args:
         place: the adapter's folder.
-        model: as the run, the adapter or its user names it.
+        model: with its weights where they are now: see ``base_model``.
         method, quantize, qat, seed: of the run, or what the adapter says.
-        weights: where they are now, if the user says so; else they are looked for.
 
     Raises:
         UserError: where the weights that are found are others, and where the adapter's tensors are not those of the
@@ -199,16 +197,36 @@ def adapter_base(
         held = {name: tensor.shape for name, tensor in adapter.tensors.items()}
         must_hold(held, wanted, f"{place} does not fit {model.name}")
 
-    here = given(model, weights) if weights is not None else _found(model, adapter, place)
-    headless = here.model_copy(update={"head": "new"})  # its head is the adapter's
+    headless = model.model_copy(update={"head": "new"})  # its head is the adapter's
     base = load_base(headless, adapter.num_classes, seed, quantize, must_meet, opener=opener)
     must_answer(adapter.num_classes, adapter.task, place)
     notes = tuple(note for note in base.notes if note != base.head.note)
     return replace(base, task=adapter.task, notes=notes, preprocessing=adapter.preprocessing or base.preprocessing)
 
 
-def _found(model: Model, adapter: Adapter, place: Path) -> Model:
-    """The model with its weights where they are now."""
+def below(model: Model, adapter: Adapter, place: Path) -> Model:
+    """The base of an adapter that is itself the base of something. Raises UserError where its weights are nowhere.
+
+    A command that is told where weights are looks there for those of its own base, and not for these: what helps is
+    to open the adapter itself with them, after which they are found by their digest.
+    """
+    try:
+        return base_model(model, adapter, place)
+    except UserError as error:
+        if not error.arguments:
+            raise
+        owner = place if run_of(place) is None else place.parent
+        say = Command("say it once, of what stands on them", ("eval", str(owner)), {"weights": "WEIGHTS"})
+        raise UserError(str(error), command=say) from error
+
+
+def base_model(model: Model, adapter: Adapter, place: Path, weights: str | None = None) -> Model:
+    """The base of an adapter with its weights where they are now: where the user says, or else where they are found.
+
+    Raises UserError where they are nowhere.
+    """
+    if weights is not None:
+        return given(model, weights)
     run = RunFolder(place.parent)
     alone = run_of(place) is None
     found = None if alone else read_found(run)

@@ -232,3 +232,23 @@ def test_what_a_run_begins_with_decides_its_outcome_and_nothing_decides_it_as_be
 def test_an_adapter_does_not_say_with_what_it_began(earlier: Earlier, tmp_path: Path) -> None:
     train(after(earlier), tmp_path / "new")
     assert read_adapter(tmp_path / "new" / "adapter").method.start is None
+
+
+def test_what_is_lost_far_below_is_said_once_to_what_stands_on_it(
+    earlier: Earlier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    first, second, third = (tmp_path / "runs" / name for name in ("first", "second", "third"))
+    shutil.copytree(earlier.run, first)
+    for base, run in ((first, second), (second, third)):
+        train(experiment_of(earlier.experiment.backend, {"weights": str(base)}), run)
+    expected = load_run(third).model.logits(IMAGES)
+    shutil.move(first, tmp_path / "kept" / "renamed")
+    shutil.rmtree(tmp_path / "caches")
+    with pytest.raises(UserError, match=r"second/adapter was trained on .*first") as caught:
+        load_run(third)
+    command = caught.value.command
+    assert command is not None and not caught.value.arguments, "weights that are named here are those of third's base"
+    assert (command.words, command.options) == (("eval", str(second)), {"weights": "WEIGHTS"})
+    load_run(second, weights=str(tmp_path / "kept" / "renamed"))
+    np.testing.assert_array_equal(load_run(third).model.logits(IMAGES), expected)
