@@ -155,7 +155,7 @@ def test_classes_are_compared_by_their_names(mp, images, labels, tmp_path):
     expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(rows)), rows]
     assert found["loss"] == pytest.approx(expected.mean(), rel=1e-4)
     assert found["top1"] == pytest.approx((logits.argmax(1) == rows).mean())
-    unnamed = create(mp, classes=(), num_classes=5)
+    unnamed = create(mp, classes=None, num_classes=5)
     with pytest.raises(UserError, match="has 4 classes, and the model's head has 5 rows"):
         mp.evaluate(unnamed, tmp_path)
 
