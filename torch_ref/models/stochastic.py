@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
 
-_active: list[int] = []
+_active: ContextVar[bool] = ContextVar("active", default=False)
 
 
 @contextmanager
@@ -20,16 +21,16 @@ def randomness(seed: int) -> Iterator[None]:
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        _active.append(seed)
+        token = _active.set(True)
         try:
             yield
         finally:
-            _active.pop()
+            _active.reset(token)
 
 
 def keep(x: Tensor, rate: float, shape: tuple[int, ...], training: bool) -> Tensor:
     """x * m / (1 - rate), m ~ Bernoulli(1 - rate) of ``shape``, broadcast over x; x itself where nothing is dropped."""
-    if not rate or not training or not _active:
+    if not rate or not training or not _active.get():
         return x
     mask = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
     return x * mask.div_(1 - rate)

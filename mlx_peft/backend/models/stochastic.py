@@ -7,33 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
-_keys: list[mx.array | None] = []
+_key: ContextVar[mx.array | None] = ContextVar("key", default=None)
 
 
 @contextmanager
 def randomness(seed: int | mx.array | None) -> Iterator[None]:
     """Within it, layers in training mode draw from ``seed``: a number, or a key of ``mx.random``; None: not at all."""
-    _keys.append(mx.random.key(seed) if isinstance(seed, int) else seed)
+    token = _key.set(mx.random.key(seed) if isinstance(seed, int) else seed)
     try:
         yield
     finally:
-        _keys.pop()
+        _key.reset(token)
 
 
 def current_key() -> mx.array | None:
     """What the innermost ``randomness`` draws from next; None outside of any."""
-    return _keys[-1] if _keys else None
+    return _key.get()
 
 
 def next_key() -> mx.array | None:
     """A fresh key of the innermost ``randomness``; None outside of any."""
-    if not _keys or _keys[-1] is None:
+    if (current := _key.get()) is None:
         return None
-    _keys[-1], key = mx.random.split(_keys[-1])
+    following, key = mx.random.split(current)
+    _key.set(following)
     return key
 
 
