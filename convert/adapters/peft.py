@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from typing import Any
 
 from convert.adapters import adalora, ia3, ln_tuning, lora, vera
+from convert.adapters.description import DAMAGE, METADATA, Description, described
 from convert.files import read_json, read_safetensors, write_json, write_safetensors
 from convert.fit import class_names
 from convert.places import last_part, without_places
-from convert.problem import KEY, known, written
+from convert.problem import KEY, written
 from mlx_peft.config.methods import (
     IA3,
     SSF,
@@ -39,8 +38,6 @@ from mlx_peft.config.quantization import QAT, Quantization, is_scale
 from mlx_peft.config.schema import Model
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shown
-from mlx_peft.core.json_io import from_json
-from mlx_peft.core.problems import in_a_line
 from mlx_peft.core.sums import SUMS
 from mlx_peft.core.text import counted, named
 from mlx_peft.core.writing import new_folder
@@ -52,7 +49,6 @@ from mlx_peft.vit.registry import find
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-METADATA = "mlx_peft"
 ROOT = "base_model."
 PREFIX = f"{ROOT}model."
 """The names of the model's tensors start with it; PEFT keeps others beside the model, under ``base_model``."""
@@ -96,23 +92,6 @@ class Adapter:
     def num_classes(self) -> int:
         """Width of the head that was trained; of one that is missing, what the class names say."""
         return len(self.tensors.get("head.weight", self.classes))
-
-
-class Description(BaseModel):
-    """All of an adapter but its tensors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    method: Method
-    classes: tuple[str, ...]
-    model: Model | None
-    architecture: Architecture | None
-    preprocessing: Preprocessing | None
-    base_sha256: str | None
-    source: str
-    quantize: Quantization | None = None
-    qat: QAT | None = None
-    problem_type: Annotated[str, AfterValidator(known)] = USUAL.name
 
 
 @dataclass(frozen=True)
@@ -233,23 +212,14 @@ def read_adapter(folder: Path) -> Adapter:
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in stored.items()}
     if METADATA not in metadata:
         return _from_peft(config, tensors, folder)
+    description = described(metadata, path)
     try:
-        description = Description.model_validate(from_json(metadata[METADATA]))
         own, scales = _apart(tensors)
         tensors = FORMATS[type(description.method)].unpack(description.method, own) | scales
-    except ValidationError as error:
-        faults = in_a_line(error, Description)
-        raise UserError(
-            f"{path}: its metadata is not understood ({faults}); was it written by a later version?"
-        ) from error
     except DAMAGE as error:
         raise UserError(f"{path}: not an adapter of the method its metadata names: {error}") from error
     shared = {name: getattr(description, name) for name in Description.model_fields.keys() - {KEY}}
     return _with_sound_head(Adapter(tensors=tensors, task=TASKS[description.problem_type], **shared), path)
-
-
-DAMAGE = (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, RecursionError)
-"""These errors come of tensors of other shapes, or a configuration of other types, than the method's."""
 
 
 def _with_sound_head(adapter: Adapter, path: Path) -> Adapter:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from convert import repository, tensor_file
 from convert.adapters import peft
-from convert.adapters.peft import METADATA, Adapter, read_adapter, shareable, write_adapter
+from convert.adapters.description import METADATA
+from convert.adapters.peft import Adapter, read_adapter, shareable, write_adapter
 from convert.base import load_base
 from convert.files import describe_safetensors, listed, read_json, write_json
 from convert.places import without_places

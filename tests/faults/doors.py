@@ -16,7 +16,7 @@ from hostile import pick, text
 from PIL import Image
 from typer.testing import CliRunner
 
-from convert.adapters.peft import METADATA
+from convert.adapters.description import METADATA
 from mlx_peft.cli.app import app
 from mlx_peft.config import suite
 from mlx_peft.config.schema import Data

@@ -12,7 +12,8 @@ from by_hand import by_hand
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from convert.adapters.peft import FORMATS, METADATA, Adapter, read_adapter, write_adapter
+from convert.adapters.description import METADATA
+from convert.adapters.peft import FORMATS, Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from convert.files import read_json, read_safetensors, read_tensors
 from convert.layouts.layout import Asked

@@ -18,7 +18,8 @@ from PIL import Image
 from pydantic import BaseModel
 from safetensors.numpy import load_file, save_file
 
-from convert.adapters.peft import METADATA, read_adapter, write_adapter
+from convert.adapters.description import METADATA
+from convert.adapters.peft import read_adapter, write_adapter
 from convert.base import load_base
 from convert.places import last_part, without_places
 from mlx_peft.artifacts.share import packed

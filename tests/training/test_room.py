@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from convert.adapters.peft import METADATA, WEIGHTS
+from convert.adapters.description import METADATA
+from convert.adapters.peft import WEIGHTS
 from convert.base import load_base
 from mlx_peft.adaptation import room
 from mlx_peft.adaptation.prefix import Prefix
