@@ -16,7 +16,6 @@ import torch_ref.parameters as torch_parameters
 from convert.base import load_base
 from mlx_peft.backend import methods as mlx_methods
 from mlx_peft.backend import training as mlx_training
-from mlx_peft.backend.methods import stacked as mlx_stacked
 from mlx_peft.backend.models.vit import VisionTransformer as MlxModel
 from mlx_peft.backend.quant.affine import QuantizedLinear as MlxQuantized
 from mlx_peft.config.methods import Method
@@ -25,7 +24,6 @@ from mlx_peft.config.schema import Model
 from mlx_peft.vit.parameters import is_head
 from torch_ref import methods as torch_methods
 from torch_ref import training as torch_training
-from torch_ref.methods import stacked as torch_stacked
 from torch_ref.models.vit import VisionTransformer as TorchModel
 from torch_ref.quant.affine import QuantizedLinear as TorchQuantized
 
@@ -39,16 +37,13 @@ SIZES = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
 class Mlx:
     """What a test does to models of one backend."""
 
-    methods, parameters, stacked, model = mlx_methods, mlx_parameters, mlx_stacked, MlxModel
+    methods, parameters, model = mlx_methods, mlx_parameters, MlxModel
     Quantized = MlxQuantized
     array, copied = staticmethod(mx.array), staticmethod(mlx_parameters.to_timm)
 
-    def answers(self, model, pixels, rows=None):
-        """Logits; with ``rows``, of a mixed batch."""
-        if rows is None:
-            return np.array(model(mx.array(pixels)))
-        with self.stacked.assigned(mx.array(rows)):
-            return np.array(model(mx.array(pixels)))
+    def answers(self, model, pixels):
+        """Logits."""
+        return np.array(model(mx.array(pixels)))
 
     def half(self, array):
         return mx.array(array).astype(mx.bfloat16)
@@ -75,7 +70,7 @@ class Mlx:
 class Torch:
     """The same."""
 
-    methods, parameters, stacked, model = torch_methods, torch_parameters, torch_stacked, TorchModel
+    methods, parameters, model = torch_methods, torch_parameters, TorchModel
     Quantized = TorchQuantized
     array, copied = staticmethod(torch.from_numpy), staticmethod(torch_parameters.to_numpy)
 
@@ -86,11 +81,8 @@ class Torch:
         return tensor.detach().float().numpy()
 
     @torch.inference_mode()
-    def answers(self, model, pixels, rows=None):
-        if rows is None:
-            return model(torch.from_numpy(pixels)).numpy()
-        with self.stacked.assigned(torch.from_numpy(rows)):
-            return model(torch.from_numpy(pixels)).numpy()
+    def answers(self, model, pixels):
+        return model(torch.from_numpy(pixels)).numpy()
 
     def all(self, layer):
         return dict(layer.named_parameters())

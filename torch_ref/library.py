@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlx_peft.library.framework import Framework
 from mlx_peft.library.library import Library
 from torch_ref import by_hand, methods, parameters
+from torch_ref.bank import Mixer
 from torch_ref.models.vit import VisionTransformer
 from torch_ref.parameters import every, fill, sizes, stored, to_tensors
 
@@ -12,6 +13,7 @@ __all__ = [
     "add_adapter",
     "create_model",
     "load_adapter",
+    "load_adapters",
     "merge",
     "optimizer",
     "prepare",
@@ -39,6 +41,7 @@ LIBRARY = Library(
         prepare=VisionTransformer.pixels,
         optimizer=by_hand.optimizer,
         step=by_hand.step,
+        mixer=Mixer,
     )
 )
 
@@ -47,6 +50,7 @@ add_adapter = LIBRARY.add_adapter
 remove_adapter = LIBRARY.remove_adapter
 save_adapter = LIBRARY.save_adapter
 load_adapter = LIBRARY.load_adapter
+load_adapters = LIBRARY.load_adapters
 merge = LIBRARY.merge
 unmerge = LIBRARY.unmerge
 state_dict = LIBRARY.state_dict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlx_peft.backend import by_hand, methods, parameters
+from mlx_peft.backend.bank import Mixer
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.backend.parameters import every, fill, sizes, stored, to_tensors
 from mlx_peft.library.framework import Framework
@@ -12,6 +13,7 @@ __all__ = [
     "add_adapter",
     "create_model",
     "load_adapter",
+    "load_adapters",
     "merge",
     "optimizer",
     "prepare",
@@ -39,6 +41,7 @@ LIBRARY = Library(
         prepare=VisionTransformer.pixels,
         optimizer=by_hand.optimizer,
         step=by_hand.step,
+        mixer=Mixer,
     )
 )
 
@@ -47,6 +50,7 @@ add_adapter = LIBRARY.add_adapter
 remove_adapter = LIBRARY.remove_adapter
 save_adapter = LIBRARY.save_adapter
 load_adapter = LIBRARY.load_adapter
+load_adapters = LIBRARY.load_adapters
 merge = LIBRARY.merge
 unmerge = LIBRARY.unmerge
 state_dict = LIBRARY.state_dict

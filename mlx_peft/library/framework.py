@@ -13,6 +13,7 @@ from mlx_peft.config.methods import Method, MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import AdamW, Model
 from mlx_peft.core.border import Parameters, Tensors
+from mlx_peft.library.mixer import Mixer
 from mlx_peft.library.standing import Standing
 from mlx_peft.vit.architecture import Architecture
 
@@ -60,6 +61,7 @@ class Framework(Generic[AnyNetwork]):
         count: how many numbers are trained, and how many there are.
         prepare: uint8 images ``(batch, h, w, 3)`` as the network takes them, on its device.
         optimizer: of what is trained.
+        mixer: the same network, which takes adapters' terms at each call.
         step: an update by a batch of uint8 images and their targets; see ``by_hand.step``.
     """
 
@@ -77,3 +79,4 @@ class Framework(Generic[AnyNetwork]):
     prepare: Callable[[AnyNetwork, np.ndarray], Any]
     optimizer: Callable[[AnyNetwork, AdamW], Any]
     step: Callable[[AnyNetwork, Any, np.ndarray, np.ndarray, float, float, int], float]
+    mixer: Callable[[AnyNetwork], Mixer]

@@ -2,25 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from torch import Tensor, nn
-
-
-class Terms(NamedTuple):
-    """What an adapter does to one layer: y = gain * (layer(into * x) + B A x) + shift; float32, None for no change.
-
-    Attributes:
-        into: ``(in,)``.
-        A: ``(r, in)``, B ``(out, r)``, with all factors of theirs.
-        gain: ``(out,)``, shift likewise.
-    """
-
-    into: Tensor | None = None
-    A: Tensor | None = None
-    B: Tensor | None = None
-    gain: Tensor | None = None
-    shift: Tensor | None = None
+from torch import nn
 
 
 class Adapted(nn.Module):
@@ -36,8 +18,4 @@ class Adapted(nn.Module):
 
     def merged(self) -> nn.Module:
         """A plain layer that computes the same. A method that merges has it for each of its layers."""
-        raise NotImplementedError
-
-    def terms(self) -> Terms:
-        """What it computes beside its base, without dropout. A method that mixes has it for each of its layers."""
         raise NotImplementedError

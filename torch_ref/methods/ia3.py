@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mlx_peft.config.methods import IA3
 from mlx_peft.vit.sites import LAYERS, PARTS, Site
-from torch_ref.methods.adapted import Adapted, Terms
+from torch_ref.methods.adapted import Adapted
 from torch_ref.methods.method import Method
 from torch_ref.methods.targets import wrap
 from torch_ref.models.layers import Linear
@@ -62,9 +62,6 @@ class IA3Linear(Adapted):
         if base.bias is not None:
             layer.bias.data = base.bias.data if self.feedforward else (base.bias * l).to(base.bias.dtype)
         return layer
-
-    def terms(self) -> Terms:
-        return Terms(into=self.factors()) if self.feedforward else Terms(gain=self.factors())
 
 
 class IA3Method(Method[IA3]):

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from mlx_peft.adaptation.factors import initial_factors, row_norms
 from mlx_peft.config.methods import LoRA
 from mlx_peft.vit.sites import PARTS, Site
-from torch_ref.methods.adapted import Terms
 from torch_ref.methods.lowrank import LowRankLinear, formed_product
 from torch_ref.methods.method import Method
 from torch_ref.methods.targets import wrap
@@ -146,12 +145,6 @@ class DoRALinear(LoRALinear):
     def formed(self) -> Tensor:
         """c (W + s B A) ``(out, in)``, in float32."""
         return self.scales()[:, None] * super().formed()
-
-    @torch.no_grad()
-    def terms(self) -> Terms:
-        """c V x + b as c (W x + b + s B A x) + (1 - c) b."""
-        c, bias = self.scales(), self.base_layer.bias
-        return super().terms()._replace(gain=c, shift=None if bias is None else (1 - c) * bias)
 
 
 class LoRAMethod(Method[LoRA]):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_ref.methods.adapted import Adapted, Terms
+from torch_ref.methods.adapted import Adapted
 from torch_ref.models.layers import Linear
 from torch_ref.models.stochastic import Dropout
 
@@ -61,11 +61,6 @@ class LowRankLinear(Adapted):
     def merged(self) -> Linear:
         """A plain layer with the formed weight, computed in float32 and kept in the base's dtype."""
         return self.base_layer.with_weight(self.formed())
-
-    @torch.no_grad()
-    def terms(self) -> Terms:
-        A, B = self.factors()
-        return Terms(A=A, B=self.scaling * B)
 
 
 class _FormedProduct(torch.autograd.Function):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mlx_peft.config.methods import SSF
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.initial import normal
-from torch_ref.methods.adapted import Adapted, Terms
+from torch_ref.methods.adapted import Adapted
 from torch_ref.methods.method import Method
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.vit import VisionTransformer
@@ -60,9 +60,6 @@ class ScaledShifted(Adapted):
         layer.weight.copy_(weight * scale)
         layer.bias.copy_(bias * self.ssf_scale + self.ssf_shift)
         return layer
-
-    def terms(self) -> Terms:
-        return Terms(gain=self.ssf_scale, shift=self.ssf_shift)
 
 
 class SSFMethod(Method[SSF]):

@@ -91,6 +91,10 @@ class LayerNorm(nn.Module):
             return F.layer_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
         return _LayerNorm.apply(x, self.weight, self.bias, self.eps)
 
+    def normed(self, x: Tensor) -> Tensor:
+        """x before weight and bias."""
+        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+
 
 class _LayerNorm(torch.autograd.Function):
     """``F.layer_norm`` in the dtype of x with a backward pass in float32: torch's own on a CPU adds up the gradients of
@@ -125,6 +129,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
+
+    def normed(self, x: Tensor) -> Tensor:
+        """x before the weight."""
+        return F.rms_norm(x, x.shape[-1:], eps=self.eps)
 
 
 class LayerScale(nn.Module):

@@ -12,7 +12,7 @@ outside, dQ/dw = 0 and dQ/ds = -n or p. The gradient of s is divided by sqrt(g p
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from mlx_peft.codes.affine import packed
 from mlx_peft.config.quantization import QAT
-from mlx_peft.core.errors import UserError
 from torch_ref.quant.affine import QuantizedLinear, dequantize, quantize
 
 SMALLEST = 1e-7
@@ -105,13 +104,6 @@ class AwareLayer:
     def codes(self) -> tuple[Tensor, Tensor, Tensor]:
         """The words, scales and biases of Q(W), as they are stored."""
         return quantize(self.formed(), self.bits, self.group_size)
-
-    def terms(self) -> NoReturn:
-        """Raises UserError: each adapter's weight is rounded otherwise, so that no part of the products is shared."""
-        raise UserError(
-            "an adapter that is trained through codes cannot be mixed with others in a batch, as its update is part of "
-            "the rounded weight: merge it"
-        )
 
     def merged(self) -> QuantizedLinear:
         """The quantised layer whose product training saw."""

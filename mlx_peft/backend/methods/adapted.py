@@ -2,26 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import mlx.core as mx
 import mlx.nn as nn
-
-
-class Terms(NamedTuple):
-    """What an adapter does to one layer: y = gain * (layer(into * x) + B A x) + shift; float32, None for no change.
-
-    Attributes:
-        into: ``(in,)``.
-        A: ``(r, in)``, B ``(out, r)``, with all factors of theirs.
-        gain: ``(out,)``, shift likewise.
-    """
-
-    into: mx.array | None = None
-    A: mx.array | None = None
-    B: mx.array | None = None
-    gain: mx.array | None = None
-    shift: mx.array | None = None
 
 
 class Adapted(nn.Module):
@@ -37,8 +18,4 @@ class Adapted(nn.Module):
 
     def merged(self) -> nn.Module:
         """A plain layer that computes the same. A method that merges has it for each of its layers."""
-        raise NotImplementedError
-
-    def terms(self) -> Terms:
-        """What it computes beside its base, without dropout. A method that mixes has it for each of its layers."""
         raise NotImplementedError

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from mlx_peft.backend.methods.adapted import Adapted, Terms
+from mlx_peft.backend.methods.adapted import Adapted
 from mlx_peft.backend.methods.method import Method
 from mlx_peft.backend.methods.targets import wrap
 from mlx_peft.backend.models.layers import Linear
@@ -62,9 +62,6 @@ class IA3Linear(Adapted):
             layer.bias = (base.bias * l).astype(base.bias.dtype)
         layer.freeze()
         return layer
-
-    def terms(self) -> Terms:
-        return Terms(into=self.factors()) if self.feedforward else Terms(gain=self.factors())
 
 
 class IA3Method(Method[IA3]):

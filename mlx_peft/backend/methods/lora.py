@@ -22,7 +22,6 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_peft.adaptation.factors import initial_factors, row_norms
-from mlx_peft.backend.methods.adapted import Terms
 from mlx_peft.backend.methods.lowrank import LowRankLinear, formed_product
 from mlx_peft.backend.methods.method import Method
 from mlx_peft.backend.methods.targets import wrap
@@ -146,11 +145,6 @@ class DoRALinear(LoRALinear):
     def formed(self) -> mx.array:
         """c (W + s B A) ``(out, in)``, in float32."""
         return self.scales()[:, None] * super().formed()
-
-    def terms(self) -> Terms:
-        """c V x + b as c (W x + b + s B A x) + (1 - c) b."""
-        c, bias = self.scales(), self.base_layer.get("bias")
-        return super().terms()._replace(gain=c, shift=None if bias is None else (1 - c) * bias)
 
 
 class LoRAMethod(Method[LoRA]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from mlx_peft.backend.methods.adapted import Adapted, Terms
+from mlx_peft.backend.methods.adapted import Adapted
 from mlx_peft.backend.models.layers import Linear
 from mlx_peft.backend.models.stochastic import Dropout
 
@@ -56,10 +56,6 @@ class LowRankLinear(Adapted):
     def merged(self) -> Linear:
         """A plain layer with the formed weight, computed in float32 and kept in the base's dtype."""
         return self.base_layer.with_weight(self.formed())
-
-    def terms(self) -> Terms:
-        A, B = self.factors()
-        return Terms(A=A, B=self.scaling * B)
 
 
 def formed_product(

@@ -10,13 +10,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_peft.backend.methods.adapted import Adapted
 from mlx_peft.backend.methods.importance import Importance
-from mlx_peft.backend.methods.stacked import Stacked
 from mlx_peft.backend.methods.targets import replace, unwrap
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.config.methods import MethodConfig
-from mlx_peft.core.errors import UserError
 
 Config = TypeVar("Config", bound=MethodConfig)
 
@@ -75,21 +72,3 @@ class Method(ABC, Generic[Config]):
     ) -> dict[str, np.ndarray]:
         """Which elements of which parameters are kept, by name, from the triplets that are, by adapter."""
         return {}
-
-    def stack(self, base_layer: nn.Module, layers: Sequence[Adapted | None]) -> Stacked:
-        """One layer for a batch whose rows have adapters of their own: row i that of ``layers[rows[i]]``, or none.
-
-        Which rows those are, ``stacked.assigned`` says at each call. Adapters of several methods at one layer are
-        stacked one on the other, each with None for those that are not its.
-
-        Args:
-            base_layer: what rows without an adapter see: a layer as the model has it, or one that was stacked.
-            layers: what the method made of this layer for each adapter, whatever its rank; None where it has nothing
-                here.
-
-        Raises:
-            UserError: where a batch cannot mix the method's adapters.
-        """
-        if self.kind.unmixed is not None:
-            raise UserError(f"method {self.name}: a batch cannot mix its adapters: {self.kind.unmixed}")
-        return Stacked(base_layer, [None if layer is None else layer.terms() for layer in layers])

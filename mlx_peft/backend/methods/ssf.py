@@ -16,7 +16,7 @@ from copy import deepcopy
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_peft.backend.methods.adapted import Adapted, Terms
+from mlx_peft.backend.methods.adapted import Adapted
 from mlx_peft.backend.methods.method import Method
 from mlx_peft.backend.methods.targets import find, replace
 from mlx_peft.backend.models.vit import VisionTransformer
@@ -58,9 +58,6 @@ class ScaledShifted(Adapted):
         layer.weight = (weight * scale).astype(layer.weight.dtype)
         layer.bias = (bias * self.ssf_scale + self.ssf_shift).astype(layer.bias.dtype)
         return layer
-
-    def terms(self) -> Terms:
-        return Terms(gain=self.ssf_scale, shift=self.ssf_shift)
 
 
 class SSFMethod(Method[SSF]):

@@ -95,8 +95,11 @@ class LayerNorm(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         if self.weight.dtype == self.bias.dtype == x.dtype:
             return mx.fast.layer_norm(x, self.weight, self.bias, self.eps)
-        normed = mx.fast.layer_norm(x, None, None, self.eps)
-        return normed * spread(self.weight, x.shape, x.dtype) + spread(self.bias, x.shape, x.dtype)
+        return self.normed(x) * spread(self.weight, x.shape, x.dtype) + spread(self.bias, x.shape, x.dtype)
+
+    def normed(self, x: mx.array) -> mx.array:
+        """x before weight and bias."""
+        return mx.fast.layer_norm(x, None, None, self.eps)
 
 
 class RMSNorm(nn.Module):
@@ -110,7 +113,11 @@ class RMSNorm(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         if self.weight.dtype == x.dtype:
             return mx.fast.rms_norm(x, self.weight, self.eps)
-        return mx.fast.rms_norm(x, None, self.eps) * spread(self.weight, x.shape, x.dtype)
+        return self.normed(x) * spread(self.weight, x.shape, x.dtype)
+
+    def normed(self, x: mx.array) -> mx.array:
+        """x before the weight."""
+        return mx.fast.rms_norm(x, None, self.eps)
 
 
 class LayerScale(nn.Module):

@@ -12,8 +12,6 @@ outside, dQ/dw = 0 and dQ/ds = -n or p. The gradient of s is divided by sqrt(g p
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -22,7 +20,6 @@ from mlx_peft.backend.models.layers import spread
 from mlx_peft.backend.quant.affine import QuantizedLinear, dequantize, quantize
 from mlx_peft.codes.affine import packed
 from mlx_peft.config.quantization import QAT
-from mlx_peft.core.errors import UserError
 
 SMALLEST = 1e-7
 """A scale is at least this, as in ``affine.quantize``."""
@@ -102,13 +99,6 @@ class AwareLayer:
     def codes(self) -> tuple[mx.array, mx.array, mx.array]:
         """The words, scales and biases of Q(W), as they are stored."""
         return quantize(self.formed(), self.bits, self.group_size)
-
-    def terms(self) -> NoReturn:
-        """Raises UserError: each adapter's weight is rounded otherwise, so that no part of the products is shared."""
-        raise UserError(
-            "an adapter that is trained through codes cannot be mixed with others in a batch, as its update is part of "
-            "the rounded weight: merge it"
-        )
 
     def merged(self) -> QuantizedLinear:
         """The quantised layer whose product training saw."""

@@ -86,9 +86,6 @@ class AdaptFormer(Blockwise):
     unmerged: ClassVar[str | None] = (
         "there is a ReLU between its two layers, so no weight can take them up; keep the adapter beside the model"
     )
-    unmixed: ClassVar[str | None] = (
-        "its bottlenecks stand beside whole blocks, and rows are told apart in single layers"
-    )
     bottleneck: Rank = 64
     scale: Positive = Field(0.1, description="s")
     dropout: Share = Field(0.1, description="on the bottleneck")
@@ -116,7 +113,6 @@ class VPT(Blockwise):
         "its prompts are tokens that every image attends to, so no weight can take them up; keep the adapter beside "
         "the model"
     )
-    unmixed: ClassVar[str | None] = "its prompts are tokens, and the images of a batch must all have equally many"
     undecayed: ClassVar[tuple[str, ...]] = ("prompts",)
     tokens: Rank = 10
     deep: bool = Field(False, description="prompts of its own for every block")

@@ -19,8 +19,6 @@ NORM = re.compile(r"(.*\.)?(norm[12]?|[qk]_norm|norm_pre|fc_norm)\.(weight|bias)
 class Selective(Blockwise):
     """Trains the parameters whose names it selects; restricted to some blocks, none outside of them."""
 
-    unmixed: ClassVar[str | None] = "it trains parameters of the model itself, which all rows of a batch share"
-
     def selects(self, name: str) -> bool:
         """Whether the parameter of this name is the method's kind."""
         raise NotImplementedError
@@ -57,6 +55,7 @@ class Full(Selective):
     """Full fine-tuning: every parameter is trained."""
 
     name: Literal["full"] = "full"
+    unmixed: ClassVar[str | None] = "it trains the weights themselves, which all rows of a batch share"
     rounds: ClassVar[bool] = True
 
     def selects(self, name: str) -> bool:

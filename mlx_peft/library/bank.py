@@ -1,0 +1,228 @@
+"""One backbone with many adapters, and batches in which each image has its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_peft.core.errors import UserError, shown, suggest
+from mlx_peft.core.text import counted, printable
+from mlx_peft.library.entries import Entry, all_in, entered, must_be_name, warn_of
+from mlx_peft.library.framework import Network
+from mlx_peft.library.mixer import Mixer
+from mlx_peft.library.passes import Passes
+from mlx_peft.library.prediction import Prediction, Predictions
+from mlx_peft.tasks.logits import finite
+from mlx_peft.vit.architecture import Preprocessing
+
+
+class Bank:
+    """Adapters of one base, by name. The base is held once; an adapter is read when it is first asked for.
+
+    Switching copies nothing of the base and compiles nothing that was compiled for an adapter of the same form. The
+    terms of one batch's rows stay gathered beside the budget, until the next one has others.
+
+    Args:
+        network: the base, which must have no method; it stays as it is, and may not be trained while the bank is used.
+        mixer: the same network, which takes adapters at each call.
+        budget: bytes that the adapters in memory may have together; None: any number.
+
+    Attributes:
+        refused: why adapters of a folder are not in the bank, by name.
+        active: the adapter of all images of which nothing else is said; None: none.
+    """
+
+    def __init__(self, network: Network, mixer: Mixer, budget: int | None = None) -> None:
+        if network.method is not None:
+            raise UserError(
+                f"the model has the method {network.method.name!r}; a bank needs the base alone: take it out with "
+                "remove_adapter"
+            )
+        self.refused: Mapping[str, str] = {}
+        self.active: str | None = None
+        self._network, self._entries = network, dict[str, Entry]()
+        self._passes = Passes(network, mixer, budget)
+        self._lock = threading.RLock()
+
+    @classmethod
+    def of_folder(cls, network: Network, mixer: Mixer, folder: Path, budget: int | None = None) -> Bank:
+        """A bank of all adapters that have folders in one. Warns of each that is refused.
+
+        Raises UserError where the folder is none, or has no adapter in it.
+        """
+        bank = cls(network, mixer, budget)
+        bank._entries, bank.refused = all_in(folder, network)
+        warn_of(bank.refused)
+        return bank
+
+    # Which there are.
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all adapters, in the order of the alphabet."""
+        return tuple(sorted(self._entries))
+
+    @property
+    def resident(self) -> tuple[str, ...]:
+        """Of those in memory, the least recently used first."""
+        return self._passes.residents.names
+
+    @property
+    def nbytes(self) -> int:
+        """Of the adapters in memory; the base is not counted."""
+        return self._passes.residents.nbytes
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __getitem__(self, name: str) -> Entry:
+        """What is known of an adapter. Raises UserError where there is none of the name."""
+        if name not in self._entries:
+            raise UserError(self._unknown(name))
+        return self._entries[name]
+
+    def __repr__(self) -> str:
+        head = f"Bank({counted(len(self), 'adapter')}, {len(self.resident)} in memory, {self.nbytes:,} bytes)"
+        return "\n".join([head, *(f"  {self._entries[name]}" for name in self.names)])
+
+    def _unknown(self, name: str) -> str:
+        if name in self.refused:
+            return f"the adapter {printable(name)} is refused: {self.refused[name]}"
+        return f"the bank has no adapter {shown(name)}; it has {len(self)}{suggest(name, self._entries)}"
+
+    def add(self, folder: str | Path, name: str | None = None) -> Entry:
+        """Takes an adapter in, or a run's, and reads it; one of the same name is replaced.
+
+        Args:
+            folder: in which it lies, whole; it may itself be a link.
+            name: what it is called; None: the folder's name.
+
+        Raises:
+            UserError: it is damaged, of another base, cannot be mixed, or is larger than the budget; the bank is as it
+                was then.
+        """
+        path = Path(folder)
+        own = path.resolve().name if name is None else name
+        entry = entered(own, path, path, self._network)
+        with self._lock:
+            self._passes.take(self._passes.made(entry))
+            self._entries[own] = entry
+            self.refused = {other: reason for other, reason in self.refused.items() if other != own}
+        return entry
+
+    def remove(self, name: str) -> None:
+        """Lets an adapter go. Raises UserError where there is none of the name."""
+        with self._lock:
+            del self._entries[self[name].name]
+            self._passes.residents.drop(name)
+            if self.active == name:
+                self.active = None
+
+    def set_adapter(self, name: str | None) -> None:
+        """Chooses the adapter of all images of which nothing else is said; None: the base.
+
+        Raises UserError where there is none of the name, or it cannot be read.
+        """
+        with self._lock:
+            if name is not None:
+                self._passes.read(self[name])
+            self.active = name
+
+    # What they answer.
+
+    def predict(
+        self,
+        images: Any,
+        adapters: Sequence[str | None] | str | None = None,
+        top: int = 5,
+        *,
+        layout: str = "NHWC",
+        batch_size: int = 64,
+    ) -> Prediction | np.ndarray | Predictions | list[Prediction | np.ndarray]:
+        """What the adapters say of images: one answer to one image, and as many as there are to all else.
+
+        Args:
+            images: a file, a folder, an image of Pillow's, an array of uint8, or a list of any of these, as in
+                ``predict`` of a model; each is cropped as those were that its adapter was trained on.
+            adapters: a name an image, or one for all; None in a name's place asks the bare base, whose answer is its
+                vector before any head. Without, all images have the active one.
+            top: how many of the likeliest classes a person is shown.
+            layout: NCHW where arrays have their channels first.
+            batch_size: images that are answered at once.
+
+        Raises:
+            UserError: a file cannot be read, or what was given is no image; a logit is not finite; and as ``logits``.
+        """
+        from mlx_peft.data import given  # whoever predicts nothing needs no decoder
+
+        sources, alone = given.taken(images, layout)
+        names = self._names(adapters, len(sources))
+        answers: list[Prediction | np.ndarray] = []
+        for first in range(0, len(sources), batch_size):
+            part = slice(first, first + batch_size)
+            pixels = np.stack(
+                [
+                    given.seen(source, self._recipe(name), self._network.architecture.img_size)
+                    for source, name in zip(sources[part], names[part], strict=True)
+                ]
+            )
+            rows = self.logits(pixels, names[part], batch_size)
+            for source, name, row in zip(sources[part], names[part], rows, strict=True):
+                file = None if isinstance(source, np.ndarray) else str(source)
+                answers.append(row if name is None else self._prediction(row, self[name], top, file))
+        if alone:
+            return answers[0]
+        predictions = [answer for answer in answers if isinstance(answer, Prediction)]
+        return Predictions(predictions) if len(predictions) == len(answers) else answers
+
+    def _recipe(self, name: str | None) -> Preprocessing:
+        usual = self._network.base.preprocessing
+        return usual if name is None else self[name].recipe(usual)
+
+    def _prediction(self, row: np.ndarray, entry: Entry, top: int, file: str | None) -> Prediction:
+        what = f"the adapter {printable(entry.name)}" + ("" if file is None else f" for {file}")
+        return Prediction(finite(row, what), entry.classes, entry.adapter.task, top, file)
+
+    def _names(self, adapters: Sequence[str | None] | str | None, count: int) -> list[str | None]:
+        """A name an image. Raises UserError where there are not as many, or there is no such adapter."""
+        if adapters is None or isinstance(adapters, str):
+            adapters = [self.active if adapters is None else adapters] * count
+        if len(adapters) != count:
+            raise UserError(f"there are {counted(count, 'image')}, and {counted(len(adapters), 'name')} of adapters")
+        for name in {name: None for name in adapters if name is not None}:
+            must_be_name(name)
+            self[name]  # which says so where there is none
+        return list(adapters)
+
+    def logits(
+        self, images: np.ndarray, adapters: Sequence[str | None] | str | None = None, batch_size: int = 64
+    ) -> list[np.ndarray]:
+        """The logits of each image, float32 ``(classes,)`` of its own adapter.
+
+        Args:
+            images: uint8 ``(images, h, w, 3)``, cropped already.
+            adapters: a name an image, or one for all; None in a name's place asks the bare base, whose answer is its
+                vector before any head, float32 ``(dim,)``, of two heads the mean. Without, all have the active one.
+            batch_size: images that are answered at once.
+
+        Raises:
+            UserError: there are not as many names as images, a name is unknown, an adapter cannot be read or alone is
+                larger than the budget.
+        """
+        with self._lock:
+            rows = [None if name is None else self[name] for name in self._names(adapters, len(images))]
+            found: list[np.ndarray] = []
+            for first in range(0, len(images), batch_size):
+                part = slice(first, first + batch_size)
+                found += self._passes.answered(images[part], rows[part])
+        return found

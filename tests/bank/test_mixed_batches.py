@@ -1,0 +1,115 @@
+"""A batch whose images have adapters of their own gives each image what its own adapter alone gives it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from banks import ARGS, CODES, METHODS, OVER_CODES, SAME, SIDES, adapter, alone, base_of, folder_of, network, pixels
+from method_models import KINDS
+
+from convert.adapters.peft import write_adapter
+from mlx_peft.adaptation.terms import TERMS
+from mlx_peft.config.methods import SSF, VPT, BitFit, LayerNorm, LoRA
+
+COUNT = 64
+BASES = {"float": (None, METHODS), "4-bit": (CODES, OVER_CODES)}
+
+
+@pytest.fixture(scope="module", params=BASES)
+def written(request, tmp_path_factory):
+    """64 adapters over one base: its quantisation, the base, their folder, and what is in it."""
+    quantize, methods = BASES[request.param]
+    cases = [method for several in methods.values() for method in several]
+    base, folder = base_of(quantize), tmp_path_factory.mktemp("adapters")
+    return quantize, base, folder, folder_of([cases[i % len(cases)] for i in range(COUNT)], folder, base)
+
+
+@pytest.fixture(params=SIDES)
+def side(request):
+    return request.param
+
+
+def test_every_method_that_is_said_to_mix_is_mixed_here():
+    said = {name for name, kind in KINDS.items() if kind.unmixed is None}
+    assert said == set(OVER_CODES) == {kind.model_fields["name"].default for kind in TERMS}
+
+
+def test_a_shuffled_batch_of_64_adapters_answers_each_image_as_its_own_adapter_does(side, written):
+    quantize, base, folder, adapters = written
+    bank = SIDES[side].load_adapters(network(side, quantize), folder)
+    names = [*adapters, None, *list(adapters)[:3], None]
+    np.random.default_rng(3).shuffle(names)
+    images = pixels(len(names))
+    found = bank.logits(images, names)
+    for row, name in enumerate(names):
+        if name is not None:
+            expected = alone(side, base, adapters[name], images[[row]])[0]
+            assert found[row].dtype == np.float32 and found[row].shape == expected.shape
+            np.testing.assert_allclose(found[row], expected, rtol=0, atol=SAME, err_msg=name)
+    bare = bank.logits(images, None)
+    np.testing.assert_allclose(
+        np.stack([found[row] for row, name in enumerate(names) if name is None]),
+        np.stack([bare[row] for row, name in enumerate(names) if name is None]),
+        rtol=0, atol=SAME,
+    )  # fmt: skip
+
+
+def test_another_adapter_s_answer_is_far_off(side, written):
+    """So that an answer that is near is the adapter's own."""
+    quantize, _, folder, adapters = written
+    bank = SIDES[side].load_adapters(network(side, quantize), folder)
+    names = [name for name in adapters if len(bank[name].classes) == 3]
+    images = pixels(1).repeat(len(names), axis=0)
+    found = np.stack(bank.logits(images, names))
+    off = [np.abs(a - b).max() for at, a in enumerate(found) for b in found[:at]]
+    assert min(off) > 100 * SAME
+
+
+def test_both_backends_answer_alike(written):
+    quantize, _, folder, adapters = written
+    images = pixels(len(adapters))
+    ours, theirs = (
+        SIDES[side].load_adapters(network(side, quantize), folder).logits(images, list(adapters)) for side in SIDES
+    )
+    for name, one, other in zip(adapters, ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=SAME, err_msg=name)
+
+
+SHAPES = {
+    "attention pooling, whose query all images share": {"class_token": False, "global_pool": "map"},
+    "two heads": {"distilled": True},
+    "norms everywhere": {"qk_norm": True, "scale_attn_norm": True, "scale_mlp_norm": True, "pre_norm": True},
+    "root mean square": {"norm_layer": "rmsnorm", "mlp_layer": "swiglu", "init_values": 0.1},
+    "a norm behind the pooling, no biases": {"global_pool": "avg", "qkv_bias": False, "proj_bias": False},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_of_models_of_other_shapes_likewise(side, shape, tmp_path: Path):
+    base = base_of(**SHAPES[shape])
+    methods = [LoRA(rank=2, targets=("q", "fc1")), LoRA(rank=2, targets=("qkv",), dora=True), SSF(), LayerNorm()]
+    methods += [VPT(tokens=2), *([] if "no biases" in shape else [BitFit()])]
+    adapters = folder_of(methods, tmp_path, base)
+    bank = SIDES[side].load_adapters(network(side, **SHAPES[shape]), tmp_path)
+    names = [*reversed(adapters), None, *adapters]
+    images = pixels(len(names))
+    for row, (name, found) in enumerate(zip(names, bank.logits(images, names), strict=True)):
+        if name is not None:
+            expected = alone(side, base, adapters[name], images[[row]])[0]
+            np.testing.assert_allclose(found, expected, rtol=0, atol=SAME, err_msg=name)
+
+
+def test_the_bare_base_answers_with_the_vector_before_any_head(side, tmp_path: Path):
+    base = base_of()
+    own = adapter(base, LoRA(rank=2), 0)
+    write_adapter(tmp_path / "one", own)
+    model, images = network(side), pixels(2)
+    bank = SIDES[side].load_adapters(model, tmp_path)
+    found = np.stack(bank.logits(images, [None, None]))
+    assert found.shape == (2, ARGS["embed_dim"]) and found.dtype == np.float32
+    weight = np.array(model.head.weight.tolist(), np.float32)
+    np.testing.assert_allclose(found @ weight.T, model.logits(images), rtol=0, atol=SAME)  # its own bias is 0
+    mixed = bank.logits(images, ["one", None])
+    np.testing.assert_allclose(mixed[1], found[1], rtol=0, atol=SAME)

@@ -1,0 +1,78 @@
+"""A network that answers each row of a batch with terms of its own: what a bank of adapters asks of this backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import numpy as np
+import torch
+from torch import nn
+
+from mlx_peft.adaptation.forms import Form
+from mlx_peft.adaptation.terms import Array, Entering, Layers, places
+from torch_ref.methods.mixed import Held, MixedBlock, MixedLayer, gathered, mixing
+from torch_ref.methods.targets import find, replace
+from torch_ref.models.preprocess import preprocess
+from torch_ref.models.vit import VisionTransformer
+from torch_ref.parameters import to_numpy
+
+
+class Mixer:
+    """See ``mlx_peft.library.mixer.Mixer``.
+
+    Args:
+        network: without a method; it stays as it is. What is built of it has the very same parameters.
+    """
+
+    compiles = False
+
+    def __init__(self, network: VisionTransformer) -> None:
+        self.network = deepcopy(network, {id(p): p for p in network.parameters()}).eval()
+        self.base, self.architecture = network.base, network.architecture
+        self.device = network.head.weight.device
+        self.plain: dict[str, nn.Module] = {path: find(self.network, path) for path in places(self.architecture)}
+        for path, layer in self.plain.items():
+            replace(self.network, path, MixedLayer(layer, path))
+        for path in (f"blocks.{number}" for number in range(self.architecture.depth)):
+            replace(self.network, path, MixedBlock(find(self.network, path), path))
+        self._last: tuple[list[Held | None], Form, Held] = ([], {}, {})
+
+    def dense(self, path: str) -> Array:
+        """A linear layer's weight, ``(out, in)``; of codes, what they stand for."""
+        return to_numpy(self.plain[path].dense())
+
+    def vector(self, name: str) -> Array | None:
+        """A bias, or a norm's weight, by its name; None where the layer has none."""
+        path, _, last = name.rpartition(".")
+        found = dict(self.plain[path].named_parameters()).get(last)
+        return None if found is None else to_numpy(found)
+
+    def hold(self, layers: Layers) -> Held:
+        """Terms where the network is; what several layers share is held once."""
+        arrays = {id(array): array for terms in layers.values() for array in terms.values()}
+        held = {key: torch.tensor(array, device=self.device) for key, array in arrays.items()}
+        return {path: {name: held[id(array)] for name, array in terms.items()} for path, terms in layers.items()}
+
+    @torch.inference_mode()
+    def vectors(
+        self, images: np.ndarray, rows: Sequence[Held | None], form: Form, prompts: tuple[Entering, ...]
+    ) -> np.ndarray:
+        """What the heads read, float32 ``(batch, heads, dim)``."""
+        pixels = torch.from_numpy(images).to(self.device)
+        pixels = preprocess(pixels, self.base.preprocessing, self.architecture.img_size, torch.float32)
+        with mixing(self._gathered(rows, form), prompts):
+            return to_numpy(self.network.prefix(pixels, self.architecture.depth + 1))
+
+    def _gathered(self, rows: Sequence[Held | None], form: Form) -> Held:
+        """The rows' terms; those of the last batch, where this has the same rows: to copy them takes long."""
+        before, last, terms = self._last
+        if (
+            len(rows) == len(before)
+            and all(one is other for one, other in zip(rows, before, strict=True))
+            and form == last
+        ):
+            return terms
+        terms = gathered(rows, form)
+        self._last = ([*rows], form, terms)
+        return terms

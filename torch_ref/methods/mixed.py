@@ -1,0 +1,154 @@
+"""A network in which each row of a batch has an adapter of its own: its layers ask at each call what the rows have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlx_peft.adaptation.forms import NEUTRAL, Form
+from mlx_peft.adaptation.terms import THIRDS, Entering
+from mlx_peft.vit.places import Kinds
+from torch_ref.models.positions import Positions
+from torch_ref.models.tokens import Tokens
+from torch_ref.models.vit import Block
+
+Held = Mapping[str, Mapping[str, Tensor]]
+"""Terms by the path of a layer or a block and by their names, see ``adaptation.terms``: one adapter's, or with another
+axis before the others those of a batch's rows."""
+
+_rows: ContextVar[tuple[Held, frozenset[str]]] = ContextVar("rows", default=({}, frozenset()))
+
+
+@contextmanager
+def mixing(terms: Held, prompts: Sequence[Entering] = ()) -> Iterator[None]:
+    """Within it, the rows of a batch have these terms; outside of any, none. Each thread has its own.
+
+    Args:
+        terms: of all rows alike, or of each.
+        prompts: at which blocks they enter and leave, in all rows alike.
+    """
+    token = _rows.set((terms, frozenset(at.block for at in prompts if at.leave)))
+    try:
+        yield
+    finally:
+        _rows.reset(token)
+
+
+class MixedLayer(nn.Module):
+    """y = gain * (layer(into * x) + n(x) * weight + (x A + g(x) G) B) + shift, of each row its own.
+
+    The terms are those of ``mlx_peft.adaptation.terms``.
+
+    An input that all images share, one row, gets a row for each. Products are taken in the dtype of x.
+
+    Args:
+        base_layer: a linear layer, the patch projection or a norm; it is kept as ``base_layer``.
+        path: where it stands in the model.
+    """
+
+    def __init__(self, base_layer: nn.Module, path: str):
+        super().__init__()
+        self.base_layer = base_layer
+        self.path = path
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = _rows.get()[0].get(self.path)
+        if own is None:
+            return self.base_layer(x)
+        y = self.base_layer((x * beside(own["into"], x)).to(x.dtype) if "into" in own else x)
+        y = plus(y, x, own)
+        if any(f"B{third}" in own for third in THIRDS):
+            for part, third in zip(y.chunk(len(THIRDS), dim=-1), THIRDS, strict=True):
+                plus(part, x, own, third)
+        if "weight" in own:
+            y = y + self.base_layer.normed(x) * beside(own["weight"], y)
+        if "gain" in own:
+            y = y * beside(own["gain"], y)
+        if "shift" in own:
+            y = y + beside(own["shift"], y)
+        return y.to(x.dtype)
+
+
+class MixedBlock(nn.Module):
+    """A block that the rows' own prompts enter or leave, and beside whose MLP stand the rows' own bottlenecks.
+
+    Args:
+        base_layer: the block; it is kept as ``base_layer``.
+        path: where it stands in the model.
+    """
+
+    def __init__(self, base_layer: Block, path: str):
+        super().__init__()
+        self.base_layer = base_layer
+        self.path = path
+
+    def forward(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
+        terms, left = _rows.get()
+        own, dtype = terms.get(self.path, {}), tokens.x.dtype
+        if "prompts" in own:
+            prompts = own["prompts"].to(dtype)
+            tokens = tokens.inserted("prompt", prompts.expand(tokens.x.shape[0], *prompts.shape[-2:]))
+        if self.path in left and queries is None:
+            queries = tokens.places.without("prompt")
+        if "down" not in own:
+            return self.base_layer(tokens, positions, queries)
+        tokens = self.base_layer.attend(tokens, positions, queries)
+        normed = self.base_layer.norm2(tokens.x)
+        inner = F.relu(normed @ own["down"].to(dtype) + beside(own["down_bias"], normed).to(dtype))
+        outer = inner @ own["up"].to(dtype) + beside(own["up_bias"], normed).to(dtype)
+        return tokens.holding(tokens.x + self.base_layer.feed(normed) + outer)
+
+
+def plus(y: Tensor, x: Tensor, own: Mapping[str, Tensor], ending: str = "") -> Tensor:
+    """y + (x A + g(x) G) B, of the terms with this ending; where rows have A or G, B has rows for the longer."""
+    for name in ("A", "G"):
+        if (A := own.get(name + ending)) is not None:
+            inputs = x if A.shape[-2] == x.shape[-1] else x.reshape(*x.shape[:-1], A.shape[-2], -1).sum(dim=-1)
+            B = own[f"B{ending}"][..., : A.shape[-1], :].to(x.dtype)
+            narrow = inputs @ A.to(x.dtype)
+            if B.ndim == 3:
+                y.baddbmm_(narrow, B)  # in place: y is new, and another copy of it costs as much as the products
+            else:
+                y.view(-1, y.shape[-1]).addmm_(narrow.view(-1, narrow.shape[-1]), B)
+    return y
+
+
+def beside(vectors: Tensor, x: Tensor) -> Tensor:
+    """A vector, or one a row, ``(batch, width)``, with as many axes as x, ``(batch, ..., width)``."""
+    return vectors if vectors.ndim == 1 else vectors.reshape(len(vectors), *(1,) * (x.ndim - 2), -1)
+
+
+def gathered(rows: Sequence[Held | None], form: Form) -> Held:
+    """What ``mixing`` takes for rows that have these terms, or None: of one adapter alone its own, without a copy.
+
+    Whatever is smaller than the form is filled up at its ends with what changes nothing.
+    """
+    if all(row is rows[0] for row in rows):
+        return rows[0] or {}
+    return {
+        path: {
+            name: stacked([None if row is None else row.get(path, {}).get(name) for row in rows], shape, name)
+            for name, shape in shapes.items()
+        }
+        for path, shapes in form.items()
+    }
+
+
+def stacked(arrays: Sequence[Tensor | None], shape: tuple[int, ...], name: str) -> Tensor:
+    """A term of all rows, ``(batch, *shape)``."""
+    fill = NEUTRAL.get(name, 0.0)
+    empty = next(array for array in arrays if array is not None).new_full((), fill).expand(shape)
+    return torch.stack([empty if array is None else filled(array, shape, fill) for array in arrays])
+
+
+def filled(array: Tensor, shape: Sequence[int], fill: float) -> Tensor:
+    """An array of at least its own shape, filled up at the ends of its axes."""
+    missing = [wanted - size for size, wanted in zip(array.shape, shape, strict=True)]
+    if not any(missing):
+        return array
+    return F.pad(array, [side for count in reversed(missing) for side in (0, count)], value=fill)
