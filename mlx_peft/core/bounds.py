@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from mlx_peft.core.errors import LONGEST_NAME, UserError, shown
 
@@ -48,8 +48,16 @@ Name = Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(_without_nu
 """The name of a model, a data set or a column."""
 
 
+def _said(path: Any) -> Any:
+    """The path as it was written, before it becomes one: an empty text would be the working directory."""
+    if path == "":
+        raise ValueError("the path is empty: '.' is this folder")
+    return path
+
+
 def usable(path: str) -> str:
-    """The path itself. Raises ValueError where no file system could have such a one."""
+    """The path itself. Raises ValueError where it is empty, or no file system could have such a one."""
+    _said(path)
     _without_nul(path)
     size, longest = len(os.fsencode(path)), max((len(os.fsencode(part)) for part in path.split("/")), default=0)
     if size > LONGEST_PATH or longest > LONGEST_PART:
@@ -72,5 +80,5 @@ def _expanded(path: Path) -> Path:
     return Path(usable(os.path.expanduser(_without_nul(str(path)))))
 
 
-UserPath = Annotated[Path, AfterValidator(_expanded)]
+UserPath = Annotated[Path, BeforeValidator(_said), AfterValidator(_expanded)]
 """A path as a user writes it."""

@@ -108,6 +108,8 @@ def test_a_method_that_is_none_is_told(mp, method, message):
         (lambda mp, m: mp.load_adapter(m, "nothere"), "there is no folder nothere"),
         (lambda mp, m: mp.save_adapter(m, ""), "the adapter's folder: the path is empty"),
         (lambda mp, m: mp.save_adapter(m, "x", classes="abcd"), "should be a list of names"),
+        (lambda mp, m: mp.Data(name="folder", root=""), "root: the path is empty"),
+        (lambda mp, m: create(mp, weights=""), "weights: the path is empty"),
         (lambda mp, m: mp.fit("quickstart", out=""), "out: the path is empty"),
         (lambda mp, m: mp.summary(3), r"a model is wanted, .* not 3 \(int\)"),
         (lambda mp, m: mp.merge(None), "a model is wanted"),
