@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from functools import cache
@@ -36,6 +37,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if " at 0x" in item.nodeid or len(item.nodeid) > 8 * LONGEST:
             raise pytest.UsageError(f"give the parameters of this test short ids: {item.nodeid[: 4 * LONGEST]}")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: the garbage collector need not look through it again and again,
+    and a forked process copies none of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
