@@ -13,9 +13,9 @@ from convert.adapters.peft import CONFIG, WEIGHTS, Adapter, read_adapter
 from convert.fit import must_hold
 from convert.problem import must_answer
 from mlx_peft.adaptation.adapter import adapter_shapes
-from mlx_peft.config.quantization import described
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.text import named, printable
+from mlx_peft.library.base import must_stand_on
 from mlx_peft.library.framework import Network
 from mlx_peft.vit.architecture import Architecture, Preprocessing
 
@@ -152,14 +152,7 @@ def _must_be_of(adapter: Adapter, network: Network, place: Path) -> None:
             f"{place} was trained through codes: a batch cannot mix it with others, as its update is part of the "
             "rounded weight: merge it"
         )
-    if adapter.base_sha256 is not None:
-        if adapter.base_sha256 != base.sha256:
-            raise UserError(f"{place} was trained on other weights than this model's ({printable(adapter.source)})")
-        if adapter.quantize != network.quantization:
-            raise UserError(
-                f"{place} was trained over a base with quantize: {described(adapter.quantize)}, and this model has "
-                f"quantize: {described(network.quantization)}"
-            )
+    must_stand_on(adapter, network, place)
     if adapter.model is not None and adapter.architecture is not None:  # PEFT says no more than a name
         if fields := _differing(adapter.architecture, network.architecture):
             raise UserError(f"{place} was trained with another model: {', '.join(fields)}")

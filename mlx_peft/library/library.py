@@ -13,7 +13,7 @@ from convert.base import Base, load_base
 from convert.fit import must_hold
 from mlx_peft.adaptation.adapter import adapter_shapes
 from mlx_peft.config.methods import Method, MethodConfig, called
-from mlx_peft.config.quantization import QAT, Quantization, described
+from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import Model
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
@@ -21,6 +21,7 @@ from mlx_peft.core.paths import given_path
 from mlx_peft.core.problems import validated
 from mlx_peft.library import asked as asking
 from mlx_peft.library.bank import Bank
+from mlx_peft.library.base import must_stand_on
 from mlx_peft.library.by_hand import ByHand
 from mlx_peft.library.framework import AnyNetwork
 from mlx_peft.library.named import Named
@@ -158,12 +159,15 @@ class Library(ByHand[AnyNetwork]):
             UserError: the mathematics does not allow it; nothing is changed then.
         """
         asking.must_be_model(model)
-        return Named(self.framework.merge(model, dequantize), "layers that unmerge puts back")
+        replaced = self.framework.merge(model, dequantize)
+        model.standing.merged = model.standing.merged or bool(replaced)
+        return Named(replaced, "layers that unmerge puts back")
 
     def unmerge(self, model: AnyNetwork, replaced: dict[str, Any]) -> None:
         """Puts back what ``merge`` replaced, bit for bit."""
         asking.must_be_model(model)
         self.framework.unmerge(model, replaced)
+        model.standing.merged = False
 
     def adapter(self, model: AnyNetwork) -> tuple[Method, Tensors]:
         """The model's method, and what it trains and keeps, by name.
@@ -230,13 +234,7 @@ class Library(ByHand[AnyNetwork]):
         """
         asking.must_be_model(model)
         adapter = read_adapter(_place(given_path(folder, "the adapter's folder")))
-        if adapter.base_sha256 not in (None, model.base.sha256):
-            raise UserError(f"{folder} was trained on other weights than this model's ({adapter.source})")
-        if adapter.base_sha256 is not None and adapter.quantize != model.quantization:
-            raise UserError(
-                f"{folder} was trained over a base with quantize: {described(adapter.quantize)}, and this model has "
-                f"quantize: {described(model.quantization)}"
-            )
+        must_stand_on(adapter, model, folder)
         classes = model.head.weight.shape[0]
         wanted = adapter_shapes(adapter.method, model.architecture, classes, model.quantization, adapter.qat)
         must_hold({name: t.shape for name, t in adapter.tensors.items()}, wanted, f"{folder} does not fit the model")

@@ -16,6 +16,8 @@ class Standing:
     """
 
     over: bool = False
+    merged: bool = False
+    """Its layers are plain ones, and what is trained lies aside: a step would train the head alone."""
 
     def end(self) -> Standing:
         """Another one, for the network as it is now; whoever holds this one is told."""
@@ -23,12 +25,14 @@ class Standing:
         return Standing()
 
     def must_last(self) -> None:
-        """Raises UserError where the network has been changed since."""
+        """Raises UserError where the network has been changed since, or its method is merged."""
         if self.over:
             raise UserError(
                 "the optimiser was made before add_adapter or remove_adapter changed what is trained: make it after "
                 "add_adapter"
             )
+        if self.merged:
+            raise UserError("the method is merged into the model: unmerge it before it is trained on")
 
     def must_be(self, now: Standing) -> None:
         """Raises UserError where this is not how a network stands now."""

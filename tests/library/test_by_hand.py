@@ -214,7 +214,10 @@ def test_an_adapter_that_is_put_back_after_merging_is_trained_on(mp, images, lab
     mp.add_adapter(model, "lora")
     step = mp.training_step(model, mp.optimizer(model, lr=LR))
     first = step(images, labels)
-    mp.unmerge(model, mp.merge(model))
+    replaced = mp.merge(model)
+    with pytest.raises(UserError, match="the method is merged into the model: unmerge it"):
+        step(images, labels)
+    mp.unmerge(model, replaced)
     assert step(images, labels) < first
 
 

@@ -1,0 +1,27 @@
+"""Whether an adapter was trained on the base that a model has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convert.adapters.peft import Adapter
+from mlx_peft.config.quantization import described
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import printable
+from mlx_peft.library.framework import Network
+
+
+def must_stand_on(adapter: Adapter, network: Network, folder: str | Path) -> None:
+    """Raises UserError where the adapter of a folder was trained on other weights, or over other codes of them.
+
+    One that does not say what it was trained on, as PEFT's do not, is taken.
+    """
+    if adapter.base_sha256 is None:
+        return
+    if adapter.base_sha256 != network.base.sha256:
+        raise UserError(f"{folder} was trained on other weights than this model's ({printable(adapter.source)})")
+    if adapter.quantize != network.quantization:
+        raise UserError(
+            f"{folder} was trained over a base with quantize: {described(adapter.quantize)}, and this model has "
+            f"quantize: {described(network.quantization)}"
+        )
