@@ -8,7 +8,6 @@ With another version of the project first in PYTHONPATH that one is measured.
 
 from __future__ import annotations
 
-import io
 import json
 import resource
 import subprocess
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from growing import parquet
 from PIL import Image
 
 PHOTOGRAPHS, FRAMES, ROWS, EVALUATED, CLASSES = 300, 1_000, 200_000, 10_000, 1_000
@@ -103,29 +103,7 @@ def evaluation(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
 
 def table(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     """Parquet: of two images of 4 kB each row has one."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    from mlx_peft.config import schema
-    from mlx_peft.data import find
-    from mlx_peft.data.opening import open_entry
-
-    images = []
-    for seed in range(2):
-        file = io.BytesIO()
-        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (36, 36, 3), np.uint8)).save(file, "PNG")
-        images.append(file.getvalue())
-    numbers = pa.array(np.arange(ROWS) % 2, pa.int32())
-    columns = {"image": pa.DictionaryArray.from_arrays(numbers, pa.array(images, pa.binary())), "label": numbers}
-    (folder / "set").mkdir()
-    path = folder / "set" / "train.parquet"
-    parquet.write_table(pa.table(columns), path, row_group_size=ROWS, store_schema=False)
-    config = schema.Data(name="parquet", root=folder / "set", cache={"folder": folder / "cache"})
-    size = path.stat().st_size / 1000
-    yield (
-        f"Parquet of {size:,.0f} kB, {ROWS:,} rows of two images: opened first, not decoded",
-        lambda: open_entry(find("parquet"), config, decode=False),
-    )
+    yield from parquet(folder, ROWS // 10_000)
 
 
 CASES = {case.__name__: case for case in (opening, frames, batch, evaluation, table)}
