@@ -65,15 +65,20 @@ ModelName = Annotated[
         autocompletion=completing.models,
     ),
 ]
-Weights = Annotated[
-    str | None,
-    typer.Option(
+
+
+def weights_option(also: str = "") -> Any:
+    return typer.Option(
         "--weights",
         metavar="WEIGHTS",
-        help="Where a run's weights are now, if they are not found; or those of --model.",
+        help=f"Where a run's weights are now, if they are not found{also}.",
         show_default=False,
-    ),
-]
+    )
+
+
+Weights = Annotated[str | None, weights_option()]
+WeightsToo = Annotated[str | None, weights_option("; or those of --model")]
+"""Of a command that may be given the model which an adapter does not name."""
 
 ImageSize = Annotated[
     int | None,

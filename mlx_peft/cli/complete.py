@@ -1,4 +1,4 @@
-"""``complete``: what has a shell complete the commands."""
+"""``complete``: the script by which a shell completes the commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def complete(
         Literal["bash", "zsh", "fish"], typer.Argument(metavar="bash|zsh|fish", help="The shell.", show_default=False)
     ],
 ) -> None:
-    """Print what has a shell complete commands, options and names.
+    """Print the script by which a shell completes the commands.
 
     In bash and zsh: eval "$(mlx-peft complete bash)"; in fish: mlx-peft complete fish | source.
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mlx_peft.cli import completing
-from mlx_peft.cli.common import AdapterName, AsJson, Backend, Weights, backend_of, echo, echo_json
+from mlx_peft.cli.common import AdapterName, AsJson, Backend, WeightsToo, backend_of, echo, echo_json
 
 if TYPE_CHECKING:
     from mlx_peft.artifacts.convert import Converted
@@ -64,7 +64,7 @@ def convert(
     out: Out,
     to: Format,
     model: ModelOfSource = None,
-    weights: Weights = None,
+    weights: WeightsToo = None,
     args: Fields = None,
     image_size: ImageSize = None,
     part: Part = None,

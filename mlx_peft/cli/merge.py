@@ -14,7 +14,7 @@ from mlx_peft.cli.common import (
     ImageSize,
     ModelName,
     RunOrAdapter,
-    Weights,
+    WeightsToo,
     backend_of,
     base_of,
     echo,
@@ -30,7 +30,7 @@ def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)],
     adapter: AdapterName = None,
     model: ModelName = None,
-    weights: Weights = None,
+    weights: WeightsToo = None,
     image_size: ImageSize = None,
     dequantize: Annotated[
         bool, typer.Option("--dequantize", help="Over a quantised base: write a plain model; exact.")

@@ -55,7 +55,7 @@ def resolve(document: Document, checks: Mapping[str, Callable[[str], object]] | 
         # JSON's strict mode takes lists for tuples and text for paths, but neither "8" nor true for a number.
         experiment = Experiment.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        found = problems.explain(error)
+        found = problems.explain(error, Experiment)
     for dotted, check in (checks or {}).items():
         place = tuple(dotted.split("."))
         value = structure.value_at(values, place)

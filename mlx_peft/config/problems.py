@@ -1,16 +1,15 @@
-"""What is wrong with an experiment, in words for the person who wrote it."""
+"""What is wrong with a section, in words for the person who wrote it."""
 
 from __future__ import annotations
 
 from pydantic import ValidationError
 
-from mlx_peft.config.schema import Experiment
 from mlx_peft.config.words import Words
 from mlx_peft.core import problems
 from mlx_peft.core.sections import Place, dotted
 
 
-def explain(error: ValidationError, root: type = Experiment) -> dict[Place, str]:
+def explain(error: ValidationError, root: type) -> dict[Place, str]:
     """One message for each place that is wrong; where others have another word for what was meant, ours is said."""
     return problems.explain(error, root, Words(root))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mlx_peft.config.problems import in_a_line
 from mlx_peft.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ class _InWords(ModelMetaclass):
         try:
             return super().__call__(**kwargs)
         except ValidationError as error:
-            from mlx_peft.config.problems import in_a_line  # which stands on all sections there are
-
             raise UserError(f"{cls.__name__}: {in_a_line(error, cls)}") from None
 
 

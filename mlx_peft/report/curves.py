@@ -70,7 +70,7 @@ def _best(groups: Sequence[Group], key: str) -> list[Group]:
 
 
 def _called(group: Group) -> str:
-    return group.name if len(group.runs) == 1 else f"{group.name} (n = {len(group.runs)})"
+    return group.name if len(group.runs) == 1 else f"{group.name} (n = {len(group.runs)}, mean ± s.d.)"
 
 
 def _panel(axes: Axes, curves: Mapping[int, Curve], *, of: int, share: bool) -> None:

@@ -138,7 +138,7 @@ def names(figure: Figure) -> list[str]:
 
 def test_a_line_is_the_mean_and_its_band_one_deviation_to_each_side(drawn: Any) -> None:
     figure = drawn(seeds())
-    assert names(figure) == ["lora (n = 3)", "linear (n = 3)"]
+    assert names(figure) == ["lora (n = 3, mean ± s.d.)", "linear (n = 3, mean ± s.d.)"]
     assert [axes.get_ylabel() for axes in figure.axes] == ["validation top-1 (%)", "validation loss", "training loss"]
     top1 = figure.axes[0]
     assert [to_hex(line.get_color()) for line in top1.lines] == [colour.lower() for colour in COLOURS[:2]]
