@@ -60,6 +60,9 @@ class FakeModel:
         found: np.ndarray = (images.astype(np.float32).mean((1, 2)) / 128 - 1) @ self.projection.astype(np.float32)
         return found
 
+    def vectors(self, images: np.ndarray) -> np.ndarray:
+        return self.features(images)[:, None]
+
     def logits(self, images: np.ndarray) -> np.ndarray:
         found: np.ndarray = self.features(images) @ self.head["head.weight"].T + self.head["head.bias"]
         return found

@@ -91,6 +91,11 @@ class Model:
         self.network.eval()
         return to_numpy(self.forward(images))
 
+    @torch.inference_mode()
+    def vectors(self, images: np.ndarray) -> np.ndarray:
+        self.network.eval()
+        return to_numpy(self.network.prefix(self.pixels(images), self.base.architecture.depth + 1))
+
     def adapter(self) -> Tensors:
         return to_tensors(stored(self.network))
 

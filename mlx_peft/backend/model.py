@@ -78,6 +78,7 @@ class Model:
         self.frozen, self.trained = frozen(self.network), trained(self.network)
         self._logits = mx.compile(self._evaluate)
         self._features = mx.compile(self._front)
+        self._vectors = mx.compile(self._read)
 
     def put(self, arrays: Arrays) -> None:
         """Sets parameters by name, without a copy; nothing that is compiled is compiled again."""
@@ -109,6 +110,11 @@ class Model:
         with installed(self.network, frozen | trained):
             return self.network.prefix(self.pixels(images), self.prefix.end).astype(mx.float32)
 
+    def _read(self, frozen: Arrays, trained: Arrays, images: mx.array) -> mx.array:
+        self.network.eval()
+        with installed(self.network, frozen | trained):
+            return self.network.prefix(self.pixels(images), self.base.architecture.depth + 1).astype(mx.float32)
+
     # The protocol.
 
     def features(self, images: np.ndarray) -> np.ndarray:
@@ -118,6 +124,10 @@ class Model:
     def logits(self, images: np.ndarray) -> np.ndarray:
         forks.check()
         return np.array(self._logits(self.frozen, self.trained, mx.array(images)))
+
+    def vectors(self, images: np.ndarray) -> np.ndarray:
+        forks.check()
+        return np.array(self._vectors(self.frozen, self.trained, mx.array(images)))
 
     def adapter(self) -> Tensors:
         forks.check()

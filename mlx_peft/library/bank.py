@@ -219,10 +219,23 @@ class Bank:
             UserError: there are not as many names as images, a name is unknown, an adapter cannot be read or alone is
                 larger than the budget.
         """
+        return self._answered(images, adapters, batch_size, headed=True)
+
+    def features(
+        self, images: np.ndarray, adapters: Sequence[str | None] | str | None = None, batch_size: int = 64
+    ) -> np.ndarray:
+        """What each image's adapter makes of it for its head, float32 ``(images, dim)``; where there are two heads,
+        the mean of what they read. Arguments, and what is raised, are those of ``logits``."""
+        found = self._answered(images, adapters, batch_size, headed=False)
+        return np.stack(found) if found else np.empty((0, self._network.architecture.feature_dim), np.float32)
+
+    def _answered(
+        self, images: np.ndarray, adapters: Sequence[str | None] | str | None, batch_size: int, headed: bool
+    ) -> list[np.ndarray]:
         with self._lock:
             rows = [None if name is None else self[name] for name in self._names(adapters, len(images))]
             found: list[np.ndarray] = []
             for first in range(0, len(images), batch_size):
                 part = slice(first, first + batch_size)
-                found += self._passes.answered(images[part], rows[part])
+                found += self._passes.answered(images[part], rows[part], headed)
         return found

@@ -33,8 +33,8 @@ class Passes:
         self._network, self._mixer = network, mixer
         self._forms: dict[tuple[Entering, ...], Form] = {}  # that hold all adapters that were read, by their prompts
 
-    def answered(self, images: np.ndarray, rows: Sequence[Row]) -> list[np.ndarray]:
-        """Each row's logits, or the vector before any head; see ``Bank.logits``."""
+    def answered(self, images: np.ndarray, rows: Sequence[Row], headed: bool = True) -> list[np.ndarray]:
+        """Each row's logits, or the vector before any head; see ``Bank.logits``. Of none ``headed``, that vector."""
         answers: dict[int, np.ndarray] = {}
         for residents in self._beside_one_another(rows):
             groups: dict[tuple[Entering, ...], list[int]] = {}
@@ -45,12 +45,12 @@ class Passes:
                     groups.setdefault(residents[row.name].prompts, []).append(at)
             for prompts, own in groups.items():
                 mine = [None if (row := rows[at]) is None else residents[row.name] for at in own]
-                found = self._pass(images[own], mine, prompts)
+                found = self._pass(images[own], mine, prompts, headed)
                 answers |= dict(zip(own, found, strict=True))
         return [answers[at] for at in range(len(rows))]
 
     def _pass(
-        self, images: np.ndarray, rows: Sequence[Resident | None], prompts: tuple[Entering, ...]
+        self, images: np.ndarray, rows: Sequence[Resident | None], prompts: tuple[Entering, ...], headed: bool
     ) -> list[np.ndarray]:
         """Rows whose prompts are alike, answered at once; the heads, adapter by adapter."""
         held = [None if row is None else row.held for row in rows]
@@ -58,7 +58,8 @@ class Passes:
         answers: dict[int, np.ndarray] = {}
         for resident in {id(row): row for row in rows}.values():
             mine = [at for at, row in enumerate(rows) if row is resident]
-            found = vectors[mine].mean(axis=1) if resident is None else resident.logits(vectors[mine])
+            read = vectors[mine]
+            found = read.mean(axis=1) if resident is None or not headed else resident.logits(read)
             answers |= dict(zip(mine, found, strict=True))
         return [answers[at] for at in range(len(rows))]
 

@@ -8,6 +8,7 @@ from typing import overload
 
 import numpy as np
 
+from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import printable
 from mlx_peft.tasks.task import Task
 
@@ -79,7 +80,15 @@ class Predictions(Sequence[Prediction]):
 
     @property
     def probabilities(self) -> np.ndarray:
-        """float64 ``(images, classes)``."""
+        """float64 ``(images, classes)``.
+
+        Raises UserError where the images were not all asked about the same classes: a column would stand for several.
+        """
+        if len({answer.classes for answer in self}) > 1:
+            raise UserError(
+                "the answers are not all about the same classes, so that there is no array of their probabilities: ask "
+                "each answer, [answer.probabilities for answer in answers]"
+            )
         return np.stack([answer.probabilities for answer in self]) if self else np.empty((0, 0))
 
     @overload

@@ -42,8 +42,9 @@ class Resident:
 
     def logits(self, vectors: np.ndarray) -> np.ndarray:
         """What the heads read, ``(batch, heads, dim)``, to logits, float32 ``(batch, classes)``: two heads' mean."""
-        each = [vectors[:, at] @ weight.T + bias for at, (weight, bias) in enumerate(self.heads)]
-        total: np.ndarray = sum(each[1:], each[0]) / np.float32(len(each))
+        with np.errstate(over="ignore", invalid="ignore"):  # whoever makes answers of them looks
+            each = [vectors[:, at] @ weight.T + bias for at, (weight, bias) in enumerate(self.heads)]
+            total: np.ndarray = sum(each[1:], each[0]) / np.float32(len(each))
         return total
 
 

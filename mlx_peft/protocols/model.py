@@ -47,6 +47,10 @@ class Model(Answering, Protocol):
         """What the prefix makes of images: float32 ``(batch, *prefix.shape)``."""
         ...
 
+    def vectors(self, images: np.ndarray) -> np.ndarray:
+        """What the heads read, evaluation mode: float32 ``(batch, heads, dim)``, of uint8 images alone."""
+        ...
+
     def adapter(self) -> Tensors:
         """What can be trained, the head included, float32, by parameter name: ``blocks.0.attn.qkv.lora_A``."""
         ...

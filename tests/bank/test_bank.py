@@ -193,3 +193,22 @@ def without_metadata(folder: Path) -> None:
 
     file = folder / "adapter_model.safetensors"
     save_file(load_file(file), file)
+
+
+def test_features_are_what_each_adapter_s_head_reads(opened, few):
+    bank, images = opened(), pixels(3)
+    names = [few.names[2], None, few.names[6]]
+    found, logits = bank.features(images, names), bank.logits(images, names)
+    assert found.dtype == np.float32 and found.shape == (3, base_of().architecture.embed_dim)
+    assert np.array_equal(found[1], logits[1])
+    for at in (0, 2):
+        weight, bias = (few.adapters[names[at]].tensors[f"head.{name}"] for name in ("weight", "bias"))
+        np.testing.assert_allclose(found[at] @ weight.T + bias, logits[at], rtol=0, atol=SAME)
+    assert bank.features(images[:0]).shape == (0, found.shape[1])
+
+
+def test_there_is_no_array_of_probabilities_of_different_classes(opened, few):
+    answers = opened().predict(pixels(2), [few.names[0], few.names[1]])
+    with pytest.raises(UserError, match="not all about the same classes"):
+        _ = answers.probabilities
+    assert answers[:1].probabilities.shape == (1, 2)
