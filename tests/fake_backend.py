@@ -20,6 +20,7 @@ from mlx_peft.protocols import loading
 from mlx_peft.training import prepare
 from mlx_peft.training.feed import Feed, feed
 from mlx_peft.vit.architecture import Preprocessing
+from mlx_peft.vit.attention import Explanation
 
 CLASSES = ("red", "green", "blue")
 MODEL = {
@@ -79,6 +80,9 @@ class FakeModel:
         return self.base.tensors | self.head
 
     def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:
+        raise NotImplementedError
+
+    def explain(self, images: np.ndarray, classes: Sequence[int] | None = None) -> Explanation:
         raise NotImplementedError
 
     def simulate(self, quantizers: Mapping[str, Quantizer]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Precision
 from mlx_peft.core.border import Tensors
-from torch_ref import methods
+from mlx_peft.vit.attention import Explanation
+from torch_ref import methods, watched
 from torch_ref.device import DTYPES, device, set_up
 from torch_ref.methods import simulated
 from torch_ref.models.preprocess import preprocess
@@ -113,6 +114,10 @@ class Model:
     def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:
         self.network.eval()
         simulated.record(self.network, self.pixels(images), lambda point, x: observe(point, to_numpy(x)))
+
+    def explain(self, images: np.ndarray, classes: Sequence[int] | None = None) -> Explanation:
+        self.network.eval()
+        return watched.explain(self.network, self.pixels(images), classes)
 
     def simulate(self, quantizers: Mapping[str, Quantizer]) -> None:
         simulated.simulate(self.network, quantizers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -10,7 +10,7 @@ from mlx.utils import tree_unflatten
 
 from convert.base import Base
 from mlx_peft.adaptation.prefix import frozen_prefix
-from mlx_peft.backend import forks, methods
+from mlx_peft.backend import forks, methods, watched
 from mlx_peft.backend.device import DTYPES, set_up
 from mlx_peft.backend.installed import installed
 from mlx_peft.backend.methods import simulated
@@ -33,6 +33,7 @@ from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Precision
 from mlx_peft.core.border import Tensors
+from mlx_peft.vit.attention import Explanation
 
 
 class Model:
@@ -150,6 +151,11 @@ class Model:
         self.network.eval()
         x = self.pixels(mx.array(images))
         simulated.record(self.network, x, lambda point, x: observe(point, np.array(x.astype(mx.float32))))
+
+    def explain(self, images: np.ndarray, classes: Sequence[int] | None = None) -> Explanation:
+        forks.check()
+        self.network.eval()
+        return watched.explain(self.network, self.pixels(mx.array(images)), classes)
 
     def simulate(self, quantizers: Mapping[str, Quantizer]) -> None:
         simulated.simulate(self.network, quantizers)

@@ -6,7 +6,7 @@ their place the float32 features that the model made of them (the dtype tells wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from mlx_peft.adaptation.prefix import Prefix
 from mlx_peft.codes.quantizers import Quantizer
 from mlx_peft.core.border import Parameters, Tensors
 from mlx_peft.library.framework import Network
+from mlx_peft.vit.attention import Explanation
 
 
 class Answering(Protocol):
@@ -72,6 +73,14 @@ class Model(Answering, Protocol):
 
         The points are those of ``config.simulation``; an operand is ``(batch, tokens, dim)`` or, inside attention,
         ``(batch, heads, tokens, ...)``. For a model that is not simulated yet.
+        """
+        ...
+
+    def explain(self, images: np.ndarray, classes: Sequence[int] | None = None) -> Explanation:
+        """What attention takes in each block, evaluation mode, and its gradient; what each reducer leaves.
+
+        It is a program of its own: ``logits`` computes none of it. ``classes`` are those whose logits are
+        differentiated, one an image; None: the likeliest.
         """
         ...
 

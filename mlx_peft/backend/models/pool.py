@@ -26,6 +26,7 @@ class AttentionPool(nn.Module):
         self.latent = mx.zeros((1, 1, dim))
         self.q = Linear(dim, dim)
         self.kv = Linear(dim, 2 * dim)
+        self.attend = attend
         self.proj = Linear(dim, dim)
         self.norm = norm(architecture, dim)
         self.mlp = Mlp(architecture.model_copy(update={"proj_bias": True, "scale_mlp_norm": False}))
@@ -36,5 +37,5 @@ class AttentionPool(nn.Module):
         q = q.reshape(len(q), 1, self.num_heads, self.head_dim).transpose(0, 2, 1, 3)
         kv = self.kv(tokens.x).reshape(batch, length, 2, self.num_heads, self.head_dim).transpose(2, 0, 3, 1, 4)
         q = spread(q, (batch, *q.shape[1:]), tokens.x.dtype)
-        x = self.proj(attend(q, kv[0], kv[1], size_bias(tokens)))
+        x = self.proj(self.attend(q, kv[0], kv[1], size_bias(tokens)))
         return (x + self.mlp(self.norm(x)))[:, 0]
