@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from convert.adapters.block_layers import apart, by_layer, must_ask_no_more, understood
+from convert.adapters.block_layers import by_kind, by_layer, must_ask_no_more, understood
 from convert.adapters.parts import note, parts_of, placed, taken
+from convert.adapters.separate import is_separate, padded, part_of, rows, shared, stacked, together
 from convert.adapters.targeting import target_modules, where
 from convert.files import listed
 from mlx_peft.config.methods import AdaLoRA
@@ -69,7 +70,7 @@ def unpack(method: AdaLoRA, packed: Tensors) -> Tensors:
 
     Raises ValueError where the tensors are not of this method.
     """
-    tensors, layers = apart(packed, MATRICES, "AdaLoRA")
+    tensors, layers = by_kind(packed, MATRICES, "AdaLoRA")
     for layer, held in layers.items():
         A, B, E = (held[kind] for kind in MATRICES)
         parts = parts_of(method.targets, layer)
@@ -115,9 +116,47 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[AdaL
             "blocks": blocks,
         })  # fmt: skip
     try:
-        return method, unpack(method, packed)
+        return method, unpack(method, _joined(packed, layers, method.init_rank))
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def apart(method: AdaLoRA, tensors: Tensors) -> Tensors:
+    """The tensors with q, k and v on layers of their own: parts are such already, a whole qkv is three with one A."""
+    found = {}
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        if is_head(name):
+            found[name] = tensor
+        else:
+            split = rows if kind == "lora_B" else shared
+            shares = split(tensor, layer, parts_of(method.targets, layer))
+            found |= {f"{own}.{kind}": share for own, share in shares.items()}
+    return found
+
+
+def _joined(packed: Tensors, layers: dict[str, Tensors], rank: int) -> Tensors:
+    """q, k and v on layers of their own as PEFT would have their parts: each with ``rank`` triplets, B in its place.
+
+    Raises ValueError where a layer has more.
+    """
+    result = {name: tensor for name, tensor in packed.items() if is_head(name)}
+    for layer, names in together({name: name for name in layers}).items():
+        held = [layers[name] for name in names]
+        if not is_separate(names[0]):
+            result |= {f"{layer}.{kind}": tensor for kind, tensor in held[0].items()}
+            continue
+        if (
+            any(one[kind].ndim != 2 for one in held for kind in MATRICES)
+            or max(len(one["lora_A"]) for one in held) > rank
+        ):
+            raise ValueError(f"the parts of {layer} need a lora_A, a lora_B and a lora_E of at most {rank} triplets")
+        parts = tuple(part_of(name) for name in names)
+        for kind in ("lora_A", "lora_E"):
+            result[f"{layer}.{kind}"] = stacked([padded(one[kind], rank) for one in held], f"{layer}.{kind}")
+        whole = stacked([padded(one["lora_B"].T, rank).T for one in held], f"{layer}.lora_B")
+        result[f"{layer}.lora_B"] = placed(whole, parts)
+    return result
 
 
 def _places(B: np.ndarray, parts: tuple[str, ...], rank: int) -> np.ndarray:

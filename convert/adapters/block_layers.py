@@ -15,10 +15,10 @@ from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shortened
 from mlx_peft.core.problems import reason
 from mlx_peft.vit.parameters import is_head
-from mlx_peft.vit.sites import LAYERS
+from mlx_peft.vit.sites import LAYERS, PARTS
 
-PATH = rf"blocks\.(?:0|[1-9][0-9]{{0,3}})\.(?:attn|mlp)\.(?:{'|'.join(LAYERS)})"
-"""The path of a linear layer in a block, whose number has one spelling."""
+PATH = rf"blocks\.(?:0|[1-9][0-9]{{0,3}})\.(?:attn|mlp)\.(?:{'|'.join((*LAYERS, *PARTS))})"
+"""The path of a linear layer in a block, whose number has one spelling; q, k and v may be layers of their own."""
 
 LAYER = re.compile(rf"({PATH})\.(\w+(?:\.weight)?)")
 """A tensor of a linear layer in a block: the layer's path, and the tensor's name in it."""
@@ -61,7 +61,7 @@ def understood(kind: type[BaseModel], method: str, path: Path) -> Iterator[None]
         raise UserError(f"{path}: its {method} configuration is not understood: {reason(error, kind)}") from error
 
 
-def apart(packed: Tensors, kinds: Collection[str], method: str) -> tuple[Tensors, dict[str, Tensors]]:
+def by_kind(packed: Tensors, kinds: Collection[str], method: str) -> tuple[Tensors, dict[str, Tensors]]:
     """The heads' tensors by name, and those of each layer by their names in it.
 
     Raises ValueError for a tensor that is none of the ``kinds`` of a linear layer in a block, and for a layer that has
@@ -90,10 +90,10 @@ def by_layer(packed: Tensors, kinds: Collection[str], method: str, path: Path) -
     """The tensors of each layer by their names in it, heads left out.
 
     Raises:
-        UserError: as ``apart``, and where there is no such layer.
+        UserError: as ``by_kind``, and where there is no such layer.
     """
     try:
-        _, layers = apart(packed, kinds, method)
+        _, layers = by_kind(packed, kinds, method)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     if not layers:

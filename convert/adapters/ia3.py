@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from convert.adapters.block_layers import apart, by_layer, must_ask_no_more
+from convert.adapters.block_layers import by_kind, by_layer, must_ask_no_more
 from convert.adapters.parts import adapted, gathered, note, others, parts_of, spread
-from convert.adapters.targeting import target_modules, where
+from convert.adapters.separate import fused, is_separate, rows, shared, stacked, together
+from convert.adapters.targeting import target_modules, target_of, where
 from mlx_peft.config.methods import IA3
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.parameters import is_head
-from mlx_peft.vit.sites import LAYERS, PARTS
+from mlx_peft.vit.sites import PARTS
 
 
 def pack(method: IA3, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
@@ -42,7 +43,7 @@ def pack(method: IA3, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
 
 def unpack(method: IA3, packed: Tensors) -> Tensors:
     """What ``pack`` was given, bit for bit. Raises ValueError where the tensors are not of this method."""
-    tensors, layers = apart(packed, {"ia3_l"}, "(IA)^3")
+    tensors, layers = by_kind(packed, {"ia3_l"}, "(IA)^3")
     for layer, held in layers.items():
         name, tensor = f"{layer}.ia3_l", held["ia3_l"]
         if tensor.ndim != 2 or tensor.shape[0 if _feedforward(method, layer) else 1] != 1:
@@ -75,7 +76,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[IA3,
     for layer, tensor in layers.items():
         if tensor.ndim != 2 or 1 not in tensor.shape:
             raise UserError(f"{path}: {layer}.ia3_l should be (out, 1) or (1, in), but is {tensor.shape}")
-        target, inner = LAYERS[layer.rpartition(".")[2]], tensor.shape[0] == 1
+        target, inner = target_of(layer), tensor.shape[0] == 1
         if sides.setdefault(target, inner) != inner:
             raise UserError(f"{path}: {target} is scaled on its input in some places and on its output in others")
     targets, blocks = where(config, layers, path)
@@ -86,14 +87,31 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[IA3,
     feedforward = tuple(target for target in targets if sides.get(target, False))
     method = IA3.model_validate({"targets": targets, "feedforward": feedforward, "blocks": blocks})
     tensors = {name: tensor for name, tensor in packed.items() if is_head(name)}
-    for layer, tensor in layers.items():
-        own = parts_of(targets, layer)
-        tensors[f"{layer}.ia3_l"] = gathered(tensor.ravel(), own, 1) if own else tensor.ravel()
+    for layer, own in together({name: (name, tensor) for name, tensor in layers.items()}).items():
+        if is_separate(own[0][0]):
+            tensors[f"{layer}.ia3_l"] = stacked([tensor for _, tensor in own], f"{layer}.ia3_l").ravel()
+        else:
+            whole = own[0][1].ravel()
+            tensors[f"{layer}.ia3_l"] = gathered(whole, parts, 1) if layer in qkv and parts else whole
     return method, tensors
 
 
+def apart(method: IA3, tensors: Tensors) -> Tensors:
+    """The tensors with q, k and v on layers of their own, each with the factors of its rows, or all of the inputs'."""
+    found = {}
+    for name, tensor in tensors.items():
+        layer = name.rpartition(".")[0]
+        if is_head(name):
+            found[name] = tensor
+        else:
+            parts = parts_of(method.targets, layer)
+            split = shared if _feedforward(method, layer) else rows
+            found |= {f"{own}.ia3_l": share for own, share in split(tensor, layer, parts).items()}
+    return found
+
+
 def _feedforward(method: IA3, layer: str) -> bool:
-    return LAYERS[layer.rpartition(".")[2]] in method.inputs
+    return target_of(fused(layer)) in method.inputs
 
 
 def _adapted(layers: Tensors, path: Path) -> tuple[str, ...]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from convert.adapters.block_layers import apart, by_layer, must_ask_no_more, understood
+from convert.adapters.block_layers import by_kind, by_layer, must_ask_no_more, understood
 from convert.adapters.parts import adapted, note, others, parts_of, picked, placed, spread, taken
+from convert.adapters.separate import fused, is_separate, padded, rows, shared, stacked, together
 from convert.adapters.targeting import pattern, target_modules, where
 from convert.files import listed
 from mlx_peft.config.methods import LoRA
@@ -18,6 +20,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.vit.parameters import is_head
 
 A_NAME, B_NAME, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
+REST = "lora_magnitude_rest"
 
 READ = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_dropout"}
 NO_MATTER = {"eva_config", "megatron_core", "qalora_group_size"}
@@ -48,10 +51,10 @@ def pack(method: LoRA, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
             B = np.concatenate([B, -placed(held["pissa_B"], parts)], axis=1)
         packed |= {f"{layer}.{A_NAME}": A, f"{layer}.{B_NAME}": B}
         if method.dora:
-            packed[f"{layer}.{MAGNITUDE}"] = _woven(held[MAGNITUDE], held.get("lora_magnitude_rest"), parts)
+            packed[f"{layer}.{MAGNITUDE}"] = _woven(held[MAGNITUDE], held.get(REST), parts)
         ranks[layer] = len(A)
-        growth = len(A) // method.rank_of(layer)
-        alphas[layer] = _whole(_alpha(method, layer) * (growth**0.5 if method.rslora else growth))
+        growth = len(A) // method.rank_of(fused(layer))
+        alphas[layer] = _whole(_alpha(method, fused(layer)) * (growth**0.5 if method.rslora else growth))
     rank, rank_pattern = pattern(ranks)
     alpha, alpha_pattern = pattern(alphas)
     return {
@@ -68,9 +71,24 @@ def pack(method: LoRA, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
     }, packed
 
 
+def apart(method: LoRA, tensors: Tensors) -> Tensors:
+    """The tensors with q, k and v on layers of their own: parts are such already, a whole qkv is three with one A.
+
+    The magnitudes of parts that are not adapted are left out: those of rows that stay as they were.
+    """
+    found = {name: tensor for name, tensor in tensors.items() if is_head(name)}
+    for layer, held in _by_layer(tensors).items():
+        parts = parts_of(method.targets, layer)
+        for kind, tensor in held.items():
+            if kind != REST:
+                split = shared if kind.endswith("_A") else rows
+                found |= {f"{own}.{kind}": share for own, share in split(tensor, layer, parts).items()}
+    return found
+
+
 def unpack(method: LoRA, packed: Tensors) -> Tensors:
     """What ``pack`` was given, bit for bit. Raises ValueError where the tensors are not of this method."""
-    tensors, layers = apart(packed, _kinds(method.dora), "LoRA")
+    tensors, layers = by_kind(packed, _kinds(method.dora), "LoRA")
     for layer, held in layers.items():
         A, B, parts = held[A_NAME], held[B_NAME], parts_of(method.targets, layer)
         rank = method.rank_of(layer) * max(len(parts), 1)
@@ -82,7 +100,7 @@ def unpack(method: LoRA, packed: Tensors) -> Tensors:
         if method.dora:
             tensors[f"{layer}.{MAGNITUDE}"] = picked(held[MAGNITUDE], parts) if parts else held[MAGNITUDE]
         if method.dora and parts and others(parts):
-            tensors[f"{layer}.lora_magnitude_rest"] = picked(held[MAGNITUDE], others(parts))
+            tensors[f"{layer}.{REST}"] = picked(held[MAGNITUDE], others(parts))
     return tensors
 
 
@@ -115,18 +133,16 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[LoRA
     layers = _layers(packed, path, dora)
     with understood(LoRA, "LoRA", path):
         targets, blocks = where(config, layers, path)
-        patterns = {
-            field: {
-                key: value
-                for key, value in (config.get(field) or {}).items()
-                if any(of_pattern({key: True}, layer) for layer in layers)
-            }
-            for field in ("rank_pattern", "alpha_pattern")
+        config = config | {
+            field: _fitting(config.get(field) or {}, layers) for field in ("rank_pattern", "alpha_pattern")
         }
+        if any(map(is_separate, layers)):
+            config, layers = _joined(config, layers, path)
         method = LoRA.model_validate({
             "rank": config["r"],
             "alpha": config["lora_alpha"],
-            **patterns,
+            "rank_pattern": config["rank_pattern"],
+            "alpha_pattern": config["alpha_pattern"],
             "dropout": config.get("lora_dropout", 0),
             "rslora": config.get("use_rslora", False),
             "dora": dora,
@@ -134,12 +150,61 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[LoRA
             "blocks": blocks,
         })  # fmt: skip
     for layer, held in layers.items():
-        if (rank := method.rank_of(layer)) != len(held[A_NAME]):
+        rank, count = method.rank_of(layer), max(len(parts_of(targets, layer)), 1)
+        if rank * count != len(held[A_NAME]):
             raise UserError(f"{path}: {layer} has the rank {len(held[A_NAME])}, but its configuration says {rank}")
     tensors = {name: tensor for name, tensor in packed.items() if is_head(name)}
     for layer, held in layers.items():
         tensors |= {f"{layer}.{name.removesuffix('.weight')}": tensor for name, tensor in held.items()}
     return method, tensors
+
+
+def _fitting(given: dict[str, Any], layers: Collection[str]) -> dict[str, Any]:
+    """What of a pattern is for one of the layers."""
+    return {key: value for key, value in given.items() if any(of_pattern({key: True}, layer) for layer in layers)}
+
+
+def _joined(
+    config: dict[str, Any], layers: dict[str, Tensors], path: Path
+) -> tuple[dict[str, Any], dict[str, Tensors]]:
+    """q, k and v on layers of their own as parts of one: their A above each other, their B likewise.
+
+    All have the largest rank and its scaling then: others get zeros for what they lack, and their B the rest of their
+    own scaling. With one rank and one alpha no number changes.
+    """
+    ranks = {layer: of_pattern(config["rank_pattern"], layer) or config["r"] for layer in layers}
+    alphas = {layer: of_pattern(config["alpha_pattern"], layer) or config["lora_alpha"] for layer in layers}
+    for layer, held in layers.items():
+        if len(held[A_NAME]) != ranks[layer]:
+            raise UserError(
+                f"{path}: {layer} has the rank {len(held[A_NAME])}, but its configuration says {ranks[layer]}"
+            )
+    found: dict[str, Tensors] = {}
+    rank_of, alpha_of = {}, {}
+    for layer, names in together({name: name for name in layers}).items():
+        most = max(names, key=lambda name: ranks[name])
+        rank_of[layer], alpha_of[layer] = ranks[most], alphas[most]
+        shares = [leveled(layers[name], ranks[most], ratio(config, ranks, alphas, name, most)) for name in names]
+        found[layer] = {kind: stacked([one[kind] for one in shares], f"{layer}.{kind}") for kind in shares[0]}
+    (rank, rank_pattern), (alpha, alpha_pattern) = pattern(rank_of), pattern(alpha_of)
+    return config | {
+        "r": rank, "rank_pattern": rank_pattern, "lora_alpha": alpha, "alpha_pattern": alpha_pattern,
+    }, found  # fmt: skip
+
+
+def leveled(held: Tensors, rank: int, ratio: float) -> Tensors:
+    """The tensors of a layer with zeros up to a rank, and so many times their scaling."""
+    A, B = held[A_NAME], held[B_NAME]
+    B = B if ratio == 1 else (B * ratio).astype(np.float32)
+    if not np.isfinite(B).all():
+        raise ValueError("the scalings of q, k and v are too far apart for one")
+    return held | {A_NAME: padded(A, rank), B_NAME: padded(B.T, rank).T}
+
+
+def ratio(config: dict[str, Any], ranks: dict[str, int], alphas: dict[str, float], layer: str, other: str) -> float:
+    """How many times the scaling of another layer the scaling of one is."""
+    ranked = ranks[other] / ranks[layer]
+    return alphas[layer] / alphas[other] * (ranked**0.5 if config.get("use_rslora") else ranked)
 
 
 def _kinds(dora: bool) -> set[str]:

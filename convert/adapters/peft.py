@@ -6,13 +6,14 @@ of the safetensors file, which PEFT does not look at.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from convert.adapters import adalora, ia3, ln_tuning, lora, vera
 from convert.adapters.description import DAMAGE, METADATA, Description, described
+from convert.adapters.foreign import translated
 from convert.files import read_json, read_safetensors, write_json, write_safetensors
 from convert.fit import class_names
 from convert.places import last_part, without_places
@@ -68,6 +69,8 @@ class Adapter:
         quantize: how that base was quantised; None where it was not, or it is unknown.
         qat: the codes that it was trained through; None where there were none.
         task: what the head answers.
+        over: the model class of another library whose layers' names its file has; empty: it has timm's.
+        fields: of the architecture, that its head asks for beside.
     """
 
     method: Method
@@ -81,6 +84,8 @@ class Adapter:
     quantize: Quantization | None = None
     qat: QAT | None = None
     task: Task = USUAL
+    over: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """A line: its tensors would be hundreds."""
@@ -102,6 +107,8 @@ class Format:
         peft_type: as ``adapter_config.json`` has it.
         pack: a method and a model's tensors to the method's part of the configuration and the tensors to store.
         unpack: the inverse for the tensors; raises ValueError where they are not the method's.
+        apart: the tensors with q, k and v on layers of their own, which ``pack`` takes too. Raises UserError where that
+            is another adapter.
         from_peft: reads what PEFT wrote; None where PEFT has no such method.
         notes: what of a method PEFT passes over in silence, a sentence each.
     """
@@ -110,6 +117,7 @@ class Format:
     pack: Callable[[Any, Tensors], tuple[dict[str, Any], Tensors]]
     unpack: Callable[[Any, Tensors], Tensors]
     from_peft: Callable[[dict[str, Any], Tensors, Path], tuple[Any, Tensors]] | None = None
+    apart: Callable[[Any, Tensors], Tensors] = lambda method, tensors: tensors
     notes: Callable[[Any], list[str]] = lambda method: []
 
 
@@ -127,10 +135,10 @@ FORMATS: dict[type[MethodConfig], Format] = {
     SSF: _unchanged("SSF"),
     AdaptFormer: _unchanged("ADAPTFORMER"),
     VPT: _unchanged("VPT"),
-    LoRA: Format("LORA", lora.pack, lora.unpack, lora.from_peft, lora.notes),
-    AdaLoRA: Format("ADALORA", adalora.pack, adalora.unpack, adalora.from_peft, adalora.notes),
-    VeRA: Format("VERA", vera.pack, vera.unpack, vera.from_peft, vera.notes),
-    IA3: Format("IA3", ia3.pack, ia3.unpack, ia3.from_peft, ia3.notes),
+    LoRA: Format("LORA", lora.pack, lora.unpack, lora.from_peft, lora.apart, lora.notes),
+    AdaLoRA: Format("ADALORA", adalora.pack, adalora.unpack, adalora.from_peft, adalora.apart, adalora.notes),
+    VeRA: Format("VERA", vera.pack, vera.unpack, vera.from_peft, vera.apart, vera.notes),
+    IA3: Format("IA3", ia3.pack, ia3.unpack, ia3.from_peft, ia3.apart, ia3.notes),
     LayerNorm: Format("LN_TUNING", ln_tuning.pack, ln_tuning.unpack, ln_tuning.from_peft),
 }
 
@@ -150,12 +158,7 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
     own, scales = _apart(adapter.tensors)
     config, tensors = layout.pack(adapter.method, own)
     tensors |= scales
-    hub = adapter.model is not None and adapter.model.weights == "timm"
-    config |= {
-        "peft_type": layout.peft_type,
-        "task_type": None,
-        "base_model_name_or_path": adapter.source if hub or adapter.model is None else adapter.model.name,
-        "inference_mode": True,
+    config |= common(adapter, layout) | {
         "modules_to_save": [head for head in HEADS if f"{head}.weight" in tensors],
     }
     shared = {name: getattr(adapter, name) for name in Description.model_fields.keys() - {KEY}}
@@ -177,6 +180,17 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
             "meets the float base, and gives other logits"
         )
     return [f"{folder}: {note}" for note in notes]
+
+
+def common(adapter: Adapter, layout: Format) -> dict[str, Any]:
+    """What the configurations of all methods say."""
+    hub = adapter.model is not None and adapter.model.weights == "timm"
+    return {
+        "peft_type": layout.peft_type,
+        "task_type": None,
+        "base_model_name_or_path": adapter.source if hub or adapter.model is None else adapter.model.name,
+        "inference_mode": True,
+    }
 
 
 def shareable(adapter: Adapter) -> Adapter:
@@ -245,7 +259,8 @@ def _from_peft(config: dict[str, Any], tensors: Tensors, folder: Path) -> Adapte
             f"{folder / CONFIG}: peft_type {shown(config.get('peft_type'))} is not supported (known: {known})"
         )
     try:
-        method, tensors = reader(config, tensors, folder)
+        found = translated(config, tensors, folder)
+        method, tensors = reader(found.config, found.tensors, folder)
     except DAMAGE as error:
         raise UserError(f"{folder}: its {config['peft_type']} adapter is not understood: {error!r:.300}") from error
     source = str(config.get("base_model_name_or_path") or "unknown")
@@ -262,5 +277,7 @@ def _from_peft(config: dict[str, Any], tensors: Tensors, folder: Path) -> Adapte
         preprocessing=None if entry is None else entry.preprocessing,
         base_sha256=None,
         source=source,
+        over="" if found.naming is None else found.naming.title,
+        fields=found.fields,
     )
     return _with_sound_head(adapter, folder / WEIGHTS)

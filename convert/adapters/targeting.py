@@ -12,7 +12,7 @@ from typing import Any
 from convert.files import listed
 from mlx_peft.core import patterns
 from mlx_peft.core.errors import UserError
-from mlx_peft.vit.sites import LAYERS
+from mlx_peft.vit.sites import LAYERS, PARTS
 
 
 def target_modules(layers: Collection[str], every_block: bool) -> str:
@@ -20,6 +20,12 @@ def target_modules(layers: Collection[str], every_block: bool) -> str:
     names = "|".join(sorted({_name(layer) for layer in layers}))
     blocks = r"\d+" if every_block else f"({'|'.join(map(str, sorted({_block(layer) for layer in layers})))})"
     return rf".*blocks\.{blocks}\..*\.({names})"
+
+
+def target_of(layer: str) -> str:
+    """The target that a layer belongs to: q, k and v, on layers of their own, to the parts of these names."""
+    name = _name(layer)
+    return name if name in PARTS else LAYERS[name]
 
 
 def pattern(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -55,10 +61,10 @@ def where(
             )
     if len(half := by_block[first] & {"fc1_g", "fc1_x"}) == 1:
         raise UserError(f"{path}: it adapts {half.pop()} alone; fc1_g and fc1_x are adapted together, as fc1")
-    found = {LAYERS[name] for name in by_block[first]}
-    targets = tuple(target for target in dict.fromkeys(LAYERS.values()) if target in found)
-    blocks = tuple(sorted(by_block))
-    return targets, None if _are_all(blocks, config, layers, path) else blocks
+    found = {target_of(name) for name in by_block[first]}
+    targets = tuple(target for target in dict.fromkeys((*PARTS, *LAYERS.values())) if target in found)
+    every = are_all(config, layers, partial(in_block, layers), path)
+    return targets, None if every else tuple(sorted(by_block))
 
 
 def named_out(config: Mapping[str, Any], layers: Sequence[str], heads: Sequence[str]) -> dict[str, Any]:
@@ -84,21 +90,34 @@ def named_out(config: Mapping[str, Any], layers: Sequence[str], heads: Sequence[
     return exact
 
 
-def _are_all(blocks: tuple[int, ...], config: dict[str, Any], layers: Collection[str], path: Path) -> bool:
-    """Whether the model has no other blocks: PEFT would have adapted the layers of a further one.
+def are_all(
+    config: Mapping[str, Any], layers: Collection[str], next_to: Callable[[int], Collection[str]], path: Path
+) -> bool:
+    """Whether the model has no blocks but the layers' own: PEFT would have adapted the layers of a further one.
 
     Where only Python's ``re`` knows the expression (``^(?!.*head)``), that is not known, and the blocks are named.
+
+    Args:
+        next_to: the names that PEFT would see of the same layers in another block.
+
+    Raises:
+        UserError: where an expression cannot be used.
     """
-    if config.get("layers_to_transform") not in (None, []) or blocks != tuple(range(len(blocks))):
+    blocks = sorted({_block(layer) for layer in layers if layer.startswith("blocks.")})
+    if config.get("layers_to_transform") not in (None, []) or blocks != list(range(len(blocks))):
         return False
-    further = [re.sub(r"^blocks\.\d+", f"blocks.{len(blocks)}", layer) for layer in layers]
     try:
         target, excluded = (_rule(config.get(field)) for field in ("target_modules", "exclude_modules"))
-        return any(target(layer) and not excluded(layer) for layer in further)
+        return any(target(layer) and not excluded(layer) for layer in next_to(len(blocks)))
     except patterns.UnknownError:
         return False  # which blocks there are, the tensors say
     except ValueError as error:
         raise UserError(f"{path}: target_modules or exclude_modules: {error}") from error
+
+
+def in_block(layers: Collection[str], block: int) -> list[str]:
+    """The same layers in another block."""
+    return [re.sub(r"^blocks\.\d+", f"blocks.{block}", layer) for layer in layers]
 
 
 def _rule(modules: Any) -> Callable[[str], bool]:

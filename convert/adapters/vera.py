@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.adapters.block_layers import apart, by_layer, must_ask_no_more, understood
+from convert.adapters.block_layers import by_kind, by_layer, must_ask_no_more, understood
 from convert.adapters.parts import adapted, gathered, note, parts_of, spread
+from convert.adapters.separate import is_separate, rows, stacked, together
 from convert.adapters.targeting import target_modules, where
 from convert.files import listed
 from mlx_peft.adaptation.projections import projections
 from mlx_peft.config.methods import VeRA
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.sites import PARTS
 
 LAMBDAS = LAMBDA_D, LAMBDA_B = "vera_lambda_d", "vera_lambda_b"
@@ -38,7 +40,8 @@ READ = {"d_initial", "init_weights", "projection_prng_key", "r", "save_projectio
 
 def pack(method: VeRA, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
     """Configuration and tensors for PEFT, the projections always among them."""
-    copies = _copies(method)
+    own = any(is_separate(name.rpartition(".")[0]) for name in tensors)
+    copies = (WHOLE,) if own else _copies(method)
     packed = {name: tensor for name, tensor in tensors.items() if name not in OURS}
     layers = []
     for name in packed:
@@ -65,10 +68,32 @@ def pack(method: VeRA, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
     return config, packed | dict(zip(THEIRS, stacked, strict=True))
 
 
+def apart(method: VeRA, tensors: Tensors) -> Tensors:
+    """The tensors with q, k and v on layers of their own, as which VeRA takes parts of a fused qkv already.
+
+    Raises:
+        UserError: where the whole qkv is adapted, whose rows are rows of B, of which q, k and v would share the first.
+    """
+    if "qkv" in method.targets:
+        raise UserError(
+            "VeRA on a whole qkv has no equal where q, k and v are layers of their own: they would share the rows of "
+            "its projection, and have rows of their own here"
+        )
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        if kind in LAMBDAS:
+            shares = rows(tensor, layer, parts_of(method.targets, layer))
+            found |= {f"{own}.{kind}": share for own, share in shares.items()}
+        else:
+            found[name] = tensor
+    return found
+
+
 def unpack(method: VeRA, packed: Tensors) -> Tensors:
     """What ``pack`` was given, bit for bit. Raises ValueError where the tensors are not of this method."""
     copies = _copies(method)
-    tensors, layers = apart({n: t for n, t in packed.items() if n not in THEIRS}, LAMBDAS, "VeRA")
+    tensors, layers = by_kind({n: t for n, t in packed.items() if n not in THEIRS}, LAMBDAS, "VeRA")
     outputs = {}
     for layer, held in layers.items():
         parts, d, b = parts_of(method.targets, layer), held[LAMBDA_D], held[LAMBDA_B]
@@ -127,7 +152,10 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[VeRA
                 f"{path}: {layer} cannot share the projections A {shared[0].shape} and B {shared[1].shape}: it has "
                 f"{outputs[layer]} outputs and a lambda_d {tensors[LAMBDA_D].shape}, and the rank is {method.rank}"
             )
-    tensors = {name: tensor for name, tensor in packed.items() if name not in THEIRS}
+    tensors = {name: tensor for name, tensor in packed.items() if is_head(name)}
+    for layer, names in together({name: name for name in layers}).items():
+        for kind in LAMBDAS:
+            tensors[f"{layer}.{kind}"] = stacked([layers[name][kind] for name in names], f"{layer}.{kind}")
     return method, tensors | dict(zip(OURS, (shared[0], shared[1][: max(outputs.values())]), strict=True))
 
 
@@ -138,7 +166,8 @@ def _inputs(outputs: dict[str, int], path: Path) -> int:
     """
     by_name = {layer.rpartition(".")[2]: count for layer, count in outputs.items()}
     inner = by_name.get("fc1", by_name.get("fc1_g"))
-    dim = by_name.get("proj", by_name.get("fc2", by_name.get("qkv", 0) // len(PARTS)))
+    own = next((by_name[part] for part in PARTS if part in by_name), by_name.get("qkv", 0) // len(PARTS))
+    dim = by_name.get("proj", by_name.get("fc2", own))
     if not dim or ("fc2" in by_name and inner is None):
         raise UserError(
             f"{path}: its projections were not saved, and {listed(sorted(by_name))} alone do not say how large they "
@@ -157,8 +186,8 @@ def _stacked(A: Matrix, B: Matrix, copies: tuple[str, ...], outputs: dict[str, i
     """PEFT's projections, for layers with so many outputs: A once for each copy, B in each copy's rows and columns."""
     rank = len(A)
     placed = np.zeros((max(outputs.values()), rank * len(copies)), np.float32)
-    for index, rows in enumerate(_rows(copies, outputs)):
-        placed[rows, index * rank : (index + 1) * rank] = B[: rows.stop - rows.start]
+    for index, place in enumerate(_rows(copies, outputs)):
+        placed[place, index * rank : (index + 1) * rank] = B[: place.stop - place.start]
     return np.tile(A, (len(copies), 1)), placed
 
 

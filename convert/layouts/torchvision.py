@@ -27,6 +27,12 @@ PAIRS = [
     *layer("norm", "encoder.ln"),
     *layer("head", "heads.head"),
 ]
+ATTENTION = {
+    "blocks.{i}.attn.qkv": f"{THEIRS}.self_attention",
+    "blocks.{i}.attn.proj": f"{THEIRS}.self_attention.base_layer.out_proj",
+}
+"""The two layers that are one module here, and PEFT's names of their adapters: never one without the other."""
+
 OLD = {"mlp.linear_1": "mlp.0", "mlp.linear_2": "mlp.3"}
 """The published weights were saved under these names; torchvision renames them on loading."""
 

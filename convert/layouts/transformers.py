@@ -116,7 +116,7 @@ def class_for(architecture: Architecture, tensors: Tensors) -> tuple[str, dict[s
         config = config_of(architecture, variant)
         theirs = architecture_of(config, variant, Path(CONFIG))
         free = set()
-        if variant.kind.startswith("dinov2") and variant.head and not architecture.norm_after_pool:
+        if variant.reads_both and not architecture.norm_after_pool:
             free = {"global_pool", "fc_norm"}  # its head reads the class token and the mean: half of it may be zero
         odd = differing(architecture, theirs, free)
         if variant.head is names.PROJECTION and tensors["head.bias"].any():
@@ -161,10 +161,15 @@ def _without_prefix(tensors: Tensors) -> tuple[Tensors, list[str]]:
     return result, notes
 
 
-def _pairs(variant: Variant, architecture: Architecture) -> list[Pair]:
+def pairs_of(variant: Variant, gated: bool) -> list[Pair]:
+    """The names of a class's tower. ``gated``: whether its MLP is a SwiGLU, which a DINOv2's configuration says."""
     if not variant.kind.startswith("dinov2"):
         return variant.pairs
-    return [*variant.pairs, *(names.SWIGLU if architecture.mlp_layer == "swiglu_packed" else names.PLAIN_MLP)]
+    return [*variant.pairs, *(names.SWIGLU if gated else names.PLAIN_MLP)]
+
+
+def _pairs(variant: Variant, architecture: Architecture) -> list[Pair]:
+    return pairs_of(variant, architecture.mlp_layer == "swiglu_packed")
 
 
 def _to_ours(tensors: Tensors, variant: Variant, architecture: Architecture, what: str) -> tuple[Tensors, Architecture]:
@@ -182,20 +187,51 @@ def _to_ours(tensors: Tensors, variant: Variant, architecture: Architecture, wha
             )
         tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
         tensors["pos_embed"] = positions[:, 1:]
-    if variant.head is names.PROJECTION and "head.weight" in tensors:
-        tensors["head.bias"] = np.zeros(len(tensors["head.weight"]), np.float32)
-    if variant.kind.startswith("dinov2") and variant.head and "head.weight" in tensors:
-        head = tensors["head.weight"]
-        if head.ndim != 2 or head.shape[1] != 2 * dim:
-            raise UserError(f"{what}: classifier.weight should have {2 * dim} inputs, not the shape {head.shape}")
-        if not head[:, dim:].any():
-            tensors["head.weight"] = head[:, :dim]
-        elif not head[:, :dim].any():
-            tensors["head.weight"] = head[:, dim:]
-            architecture = altered(architecture, AVERAGE, what)
-        else:
-            architecture = altered(architecture, {"global_pool": "token_avg"}, what)
-    return tensors, architecture
+    tensors, fields = head_to_ours(tensors, variant, what, dim)
+    return tensors, altered(architecture, fields, what) if fields else architecture
+
+
+def head_to_ours(
+    tensors: Tensors, variant: Variant, what: str, dim: int | None = None
+) -> tuple[Tensors, Mapping[str, Any]]:
+    """A class's head as ours, under our names before and after; and the architecture's fields that it asks for.
+
+    A projection is a head without a bias. DINOv2's reads the class token and the mean of the patches: where half of it
+    is zero, it is a head of the other half.
+
+    Args:
+        dim: the model's width; None: whatever the head's is.
+
+    Raises:
+        UserError: where it has another width than DINOv2's.
+    """
+    if "head.weight" not in tensors:
+        return tensors, {}
+    head = tensors["head.weight"]
+    if variant.head is names.PROJECTION:
+        tensors = tensors | {"head.bias": np.zeros(len(head), np.float32)}
+    if not variant.reads_both:
+        return tensors, {}
+    dim = dim or head.shape[-1] // 2
+    if head.ndim != 2 or head.shape[1] != 2 * dim:
+        raise UserError(f"{what}: classifier.weight should have {2 * dim} inputs, not the shape {head.shape}")
+    if not head[:, dim:].any():
+        return tensors | {"head.weight": head[:, :dim]}, {"global_pool": "token"}
+    if not head[:, :dim].any():
+        return tensors | {"head.weight": head[:, dim:]}, AVERAGE
+    return tensors, {"global_pool": "token_avg"}
+
+
+def head_to_theirs(tensors: Tensors, variant: Variant, architecture: Architecture) -> Tensors:
+    """The inverse of ``head_to_ours``, under the class's own names: whatever of the tensors is a head's."""
+    head = {name: tensor for name, tensor in tensors.items() if is_head(name)}
+    if variant.head is names.PROJECTION:
+        del head["head.bias"]
+    if variant.reads_both and architecture.global_pool != "token_avg":
+        dim = architecture.embed_dim
+        before = dim if architecture.global_pool == "avg" else 0
+        head["head.weight"] = np.pad(head["head.weight"], ((0, 0), (before, dim - before)))
+    return from_timm(head, variant.head)
 
 
 def _to_theirs(tensors: Tensors, variant: Variant, architecture: Architecture) -> Tensors:
@@ -207,17 +243,12 @@ def _to_theirs(tensors: Tensors, variant: Variant, architecture: Architecture) -
             tensors[f"attn_pool.in_proj.{kind}"] = np.concatenate(parts)
     if architecture.no_embed_class:
         tensors["pos_embed"] = np.pad(tensors["pos_embed"], ((0, 0), (1, 0), (0, 0)))
-    if variant.head is names.PROJECTION:
-        del tensors["head.bias"]
-    if variant.kind.startswith("dinov2") and variant.head and architecture.global_pool != "token_avg":
-        before = dim if architecture.global_pool == "avg" else 0
-        tensors["head.weight"] = np.pad(tensors["head.weight"], ((0, 0), (before, dim - before)))
     if variant.unused.startswith("norm"):
         tensors |= {"norm.weight": np.ones(dim, np.float32), "norm.bias": np.zeros(dim, np.float32)}
     tower = from_timm({n: t for n, t in tensors.items() if not is_head(n)}, _pairs(variant, architecture))
     if variant.kind == "dinov2_with_registers":
         tower["embeddings.mask_token"] = np.zeros((1, dim), np.float32)
-    head = from_timm({name: tensor for name, tensor in tensors.items() if is_head(name)}, variant.head)
+    head = head_to_theirs(tensors, variant, architecture)
     return {f"{variant.prefix}{name}": tensor for name, tensor in tower.items()} | head
 
 

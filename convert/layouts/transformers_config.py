@@ -72,6 +72,11 @@ class Variant:
     whole: str = ""
 
     @property
+    def reads_both(self) -> bool:
+        """Whether its head reads the class token and the mean of the patches, as DINOv2's do."""
+        return bool(self.head) and self.kind.startswith("dinov2")
+
+    @property
     def prefix(self) -> str:
         """Of the tower's tensors, in a class that holds more."""
         if self.kind in WHOLE.values():

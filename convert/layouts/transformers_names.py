@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
 from convert.files import renamed
-from convert.layouts.renaming import layer, pair
+from convert.layouts.renaming import Pair, layer, pair
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+
+TEXT = r"(text_model|text_projection|logit_scale|logit_bias)(\..*)?"
+"""What CLIP and SigLIP have beside the vision tower."""
 
 LEFT_OUT = {
     r"pooler\.dense\..*": "pooler: the layer behind the class token that only some uses want is left out",
     r"embeddings\.mask_token": "mask_token: left out, it is only used in pretraining",
-    r"(text_model|text_projection|logit_scale|logit_bias)(\..*)?": "the text tower is left out",
+    TEXT: "the text tower is left out",
 }
 """Tensors of these names have no place in a classifier; the note on each."""
 
@@ -98,6 +103,35 @@ SIGLIP = [
 CLASSIFIER = layer("head", "classifier")
 TEACHER = [*layer("head", "cls_classifier"), *layer("head_dist", "distillation_classifier")]
 PROJECTION = pair("head.weight", "visual_projection.weight")
+
+_IN_MEMORY = {
+    "attention.attention.query": "attention.q_proj",
+    "attention.attention.key": "attention.k_proj",
+    "attention.attention.value": "attention.v_proj",
+    "attention.output.dense": "attention.o_proj",
+    "mlp.weights_out": "mlp.down_proj",
+}
+_BERT_IN_MEMORY = {"encoder.layer.": "layers.", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2"}
+_GATES = {"mlp.weights_in": ("mlp.gate_proj", "mlp.up_proj")}
+
+
+def in_memory(pairs: Iterable[Pair]) -> list[Pair]:
+    """The same tensors under the names that version 5 has in memory: those of layers, which adapters go by."""
+    every = list(pairs)
+    bert = any("layernorm_before" in name for one in every for name in one.theirs)
+
+    def renamed_in(name: str) -> str:
+        for old, new in {**_IN_MEMORY, **(_BERT_IN_MEMORY if bert else {})}.items():
+            name = name.replace(old, new)
+        return name
+
+    found = []
+    for one in every:
+        halves = next((gate for gate in _GATES if gate in one.theirs[0]), None)
+        names = (one.theirs[0].replace(halves, gate) for gate in _GATES[halves]) if halves else one.theirs
+        found.append(replace(one, theirs=tuple(map(renamed_in, names))))
+    return found
+
 
 _PARTS = {"q": "attention.query", "k": "attention.key", "v": "attention.value", "o": "output.dense"}
 _RENAMED = [

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
-from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.parameters import is_head, last
 from mlx_peft.vit.shapes import Shapes, shapes
 
 
@@ -31,3 +34,15 @@ def adapter_shapes(
     trained = {*method.selected(architecture), *filter(is_head, own)}
     found = {name: shape for name, shape in own.items() if name in trained}
     return found | method.added(architecture, quantization) | (qat.added(architecture) if qat else {})
+
+
+def required(method: MethodConfig, wanted: Shapes, held: Collection[str]) -> Shapes:
+    """Which of ``adapter_shapes`` a file must have: all that it has, and all that the base does not say itself."""
+    return {name: shape for name, shape in wanted.items() if name in held or last(name) not in method.implied}
+
+
+def completed(method: MethodConfig, tensors: Tensors, fresh: Callable[[], Tensors]) -> Tensors:
+    """An adapter's tensors, and where a file lacks what the base says itself, those of a ``fresh`` adapter on it."""
+    if not method.implied:
+        return tensors
+    return {name: tensor for name, tensor in fresh().items() if last(name) in method.implied} | tensors

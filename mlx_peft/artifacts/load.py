@@ -15,6 +15,7 @@ from convert.layouts.naming import DECISIVE
 from convert.open import open_path
 from convert.problem import must_answer
 from convert.timm import config as timm
+from mlx_peft.adaptation.adapter import completed
 from mlx_peft.artifacts.place import find_adapter
 from mlx_peft.artifacts.recipe import Recipe
 from mlx_peft.config.methods import Linear
@@ -94,6 +95,7 @@ def load_run(
     )  # fmt: skip
     recipe.check_room(base, adapter.num_classes, 1)
     built = recipe.build(base, adapter.num_classes)
+    adapter = replace(adapter, tensors=completed(adapter.method, adapter.tensors, built.adapter))
     try:
         built.load_adapter(adapter.tensors)
     except ValueError as error:

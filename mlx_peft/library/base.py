@@ -14,8 +14,12 @@ from mlx_peft.library.framework import Network
 def must_stand_on(adapter: Adapter, network: Network, folder: str | Path) -> None:
     """Raises UserError where the adapter of a folder was trained on other weights, or over other codes of them.
 
-    One that does not say what it was trained on, as PEFT's do not, is taken.
+    One that does not say what it was trained on, as PEFT's do not, is taken, where its head reads what the model pools.
     """
+    pooled = dict(network.architecture)
+    if odd := {field: value for field, value in adapter.fields.items() if pooled[field] != value}:
+        fields = ", ".join(f"{field}={value!r}" for field, value in odd.items())
+        raise UserError(f"{folder}: its head is of another pooling: create the model with {fields}")
     if adapter.base_sha256 is None:
         return
     if adapter.base_sha256 != network.base.sha256:

@@ -12,7 +12,7 @@ from convert.adapters.looking import look_at_adapter
 from convert.adapters.peft import CONFIG, WEIGHTS, Adapter, read_adapter
 from convert.fit import must_hold
 from convert.problem import must_answer
-from mlx_peft.adaptation.adapter import adapter_shapes
+from mlx_peft.adaptation.adapter import adapter_shapes, required
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.text import named, printable
 from mlx_peft.library.base import must_stand_on
@@ -138,7 +138,7 @@ def read(entry: Entry, network: Network) -> Adapter:
     _must_be_of(adapter, network, entry.place)
     wanted = adapter_shapes(adapter.method, network.architecture, entry.rows, network.quantization)
     held = {name: tensor.shape for name, tensor in adapter.tensors.items()}
-    must_hold(held, wanted, f"{entry.place} does not fit the model")
+    must_hold(held, required(adapter.method, wanted, held), f"{entry.place} does not fit the model")
     return adapter
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from convert.adapters.peft import CONFIG, Adapter, read_adapter, write_adapter
 from convert.base import Base, load_base
 from convert.fit import must_hold
-from mlx_peft.adaptation.adapter import adapter_shapes
+from mlx_peft.adaptation.adapter import adapter_shapes, completed, required
 from mlx_peft.config.methods import Method, MethodConfig, called
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import Model
@@ -237,10 +237,12 @@ class Library(ByHand[AnyNetwork]):
         must_stand_on(adapter, model, folder)
         classes = model.head.weight.shape[0]
         wanted = adapter_shapes(adapter.method, model.architecture, classes, model.quantization, adapter.qat)
-        must_hold({name: t.shape for name, t in adapter.tensors.items()}, wanted, f"{folder} does not fit the model")
+        held = {name: tensor.shape for name, tensor in adapter.tensors.items()}
+        must_hold(held, required(adapter.method, wanted, held), f"{folder} does not fit the model")
         self._apply(model, adapter.method, qat=adapter.qat)
+        tensors = completed(adapter.method, adapter.tensors, lambda: self.framework.stored(model))
         try:
-            self.take(model, adapter.tensors, adapter.classes, adapter.preprocessing)
+            self.take(model, tensors, adapter.classes, adapter.preprocessing)
         except ValueError as error:
             self.remove_adapter(model)
             raise UserError(f"{folder} does not fit the model: {error}") from error

@@ -14,7 +14,7 @@ from convert.checkpoint import Checkpoint
 from convert.fit import must_hold
 from convert.problem import must_answer
 from convert.weights import Opener, open_weights
-from mlx_peft.adaptation.adapter import adapter_shapes
+from mlx_peft.adaptation.adapter import adapter_shapes, required
 from mlx_peft.adaptation.room import check_answering
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
@@ -195,9 +195,9 @@ def adapter_base(
         codes = found.quantization or adapter.quantize if found.sha256 is None else found.quantization
         wanted = adapter_shapes(method, found.architecture, adapter.num_classes, codes, qat)
         held = {name: tensor.shape for name, tensor in adapter.tensors.items()}
-        must_hold(held, wanted, f"{place} does not fit {model.name}")
+        must_hold(held, required(method, wanted, held), f"{place} does not fit {model.name}")
 
-    headless = model.model_copy(update={"head": "new"})  # its head is the adapter's
+    headless = model.model_copy(update={"head": "new", "args": {**adapter.fields, **model.args}})  # it has its own
     base = load_base(headless, adapter.num_classes, seed, quantize, must_meet, opener=opener)
     must_answer(adapter.num_classes, adapter.task, place)
     notes = tuple(note for note in base.notes if note != base.head.note)

@@ -11,7 +11,7 @@ from convert.base import Base
 from convert.checkpoint import Checkpoint
 from convert.fit import must_hold
 from convert.head import Wanted, decide
-from mlx_peft.adaptation.adapter import adapter_shapes
+from mlx_peft.adaptation.adapter import adapter_shapes, required
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
@@ -95,6 +95,7 @@ def check_fits(adapter: Adapter, place: Path, experiment: Experiment, base: Base
     classes = adapter.num_classes
     wanted = adapter_shapes(experiment.method, base.architecture, classes, base.quantization, experiment.qat)
     held = {name: tensor.shape for name, tensor in adapter.tensors.items()}
+    wanted = required(experiment.method, wanted, held)
     if held != wanted and adapter.method.name == experiment.method.name and (differing := options(adapter, experiment)):
         raise UserError(f"method.from: {place} does not fit the method here: it was trained with {differing}")
     must_hold(held, wanted, f"method.from: {place}, trained by {adapter.method.name}, does not fit the method here")

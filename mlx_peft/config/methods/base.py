@@ -38,6 +38,8 @@ class MethodConfig(Section):
     """Whether the weights that it trains can be rounded as they are trained (``qat``)."""
     kept: ClassVar[tuple[str, ...]] = ()
     """Last names of tensors that it keeps frozen beside what it trains: an adapter is not whole without them."""
+    implied: ClassVar[tuple[str, ...]] = ()
+    """Last names of those of them that the base says too: a file of another library's does not have them."""
     undecayed: ClassVar[tuple[str, ...]] = ()
     """Last names of its tensors that weight decay leaves alone, although they have several axes."""
 

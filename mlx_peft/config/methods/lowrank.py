@@ -38,6 +38,7 @@ class LoRA(Targeted):
     in_peft: ClassVar[bool] = True
     rounds: ClassVar[bool] = True
     kept: ClassVar[tuple[str, ...]] = ("pissa_A", "pissa_B", "lora_magnitude_rest")
+    implied: ClassVar[tuple[str, ...]] = ("lora_magnitude_rest",)
     rank: Rank = 8
     alpha: Positive = 16.0
     dropout: Share = Field(0.0, description="on the input of A")

@@ -1,0 +1,70 @@
+"""Adapters written for the models of other libraries: for transformers' classes and torchvision's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from convert.adapters.foreign import written
+from convert.adapters.namings import TORCHVISION, TRANSFORMERS, Naming
+from convert.adapters.peft import CONFIG, FORMATS, PREFIX, ROOT, WEIGHTS, Adapter, common, shareable
+from convert.files import write_json, write_safetensors
+from convert.layouts import torchvision, transformers
+from mlx_peft.config.quantization import is_scale
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.sums import SUMS
+from mlx_peft.core.writing import new_folder
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.parameters import is_head
+
+Choice = Callable[[Architecture, Tensors], Naming]
+"""The naming of the class that a model is, by its architecture and its head. Raises UserError where there is none."""
+
+
+def of_transformers(architecture: Architecture, head: Tensors) -> Naming:
+    """transformers' names of today, version 5's."""
+    name, _ = transformers.class_for(architecture, head)
+    return TRANSFORMERS[name, architecture.mlp_layer == "swiglu_packed"][0]
+
+
+def of_transformers_4(architecture: Architecture, head: Tensors) -> Naming:
+    """The names that version 4 had."""
+    name, _ = transformers.class_for(architecture, head)
+    return TRANSFORMERS[name, architecture.mlp_layer == "swiglu_packed"][1]
+
+
+def of_torchvision(architecture: Architecture, head: Tensors) -> Naming:
+    """torchvision's."""
+    torchvision.must_fit(architecture)
+    return TORCHVISION
+
+
+def write_for(choice: Choice, folder: Path, adapter: Adapter, architecture: Architecture) -> list[str]:
+    """Writes an adapter over another library's model of an architecture, whole.
+
+    Returns:
+        Notes for the user.
+
+    Raises:
+        UserError: where the library has no such model or layer, the method is another adapter there, or the folder
+            cannot be written.
+    """
+    layout, adapter = FORMATS[type(adapter.method)], shareable(adapter)
+    naming = choice(architecture, adapter.tensors)
+    own = {name: tensor for name, tensor in adapter.tensors.items() if not is_scale(name)}
+    if layout.from_peft is None:
+        raise UserError(f"Hugging Face PEFT has no method {adapter.method.name!r}", arguments=("to",))
+    own = layout.apart(adapter.method, own) if naming.separate else own
+    config, tensors = naming.completed(*layout.pack(adapter.method, own))
+    head = naming.head_to_theirs({name: tensor for name, tensor in own.items() if is_head(name)}, architecture)
+    config, tensors = written(config, tensors, naming, head)
+    config = common(adapter, layout) | config
+    with new_folder(folder, replaceable={CONFIG, WEIGHTS, SUMS}) as new:
+        write_json(new / CONFIG, dict(sorted(config.items())))
+        stored = {name if name.startswith(ROOT) else f"{PREFIX}{name}": tensor for name, tensor in tensors.items()}
+        write_safetensors(new / WEIGHTS, stored, {"format": "pt"})
+    notes = [f"{folder}: for {naming.title}; class names and preprocessing are not in it"]
+    if len(own) < len(adapter.tensors) or adapter.qat is not None:
+        notes.append(f"{folder}: it was trained through codes, of which Hugging Face PEFT knows nothing")
+    return notes
