@@ -66,6 +66,18 @@ def answering(
     }
 
 
+def explaining(architecture: Architecture, num_classes: int, quantization: Quantization | None = None) -> Parts:
+    """What looking at one image holds, in float32: beside the weights, attention's probabilities in every block, with
+    their gradients and a change of them, and what the backward pass keeps of each block, as in ``training``."""
+    rows, depth = len(architecture.places), architecture.depth
+    return {
+        "weights": weights(architecture, num_classes, quantization=quantization),
+        "activations": 4 * rows * (3 * architecture.embed_dim + architecture.hidden_dim) * max(depth - 1, 1),
+        "attention": 3 * 4 * _probabilities(architecture) * max(depth - 1, 1),
+        "logits": 4 * num_classes,
+    }
+
+
 def training(
     experiment: Experiment,
     architecture: Architecture,

@@ -63,3 +63,11 @@ def check_answering(
     parts = footprint.answering(architecture, num_classes, how, quantization)
     what = f"{name} ({architecture.dimensions}) asked of {images} image{'s' * (images > 1)} at once"
     memory.require(parts, what, device.memory, "a smaller data.batch_size would need less" if images > 1 else "")
+
+
+def check_explaining(
+    name: str, architecture: Architecture, quantization: Quantization | None, *, num_classes: int, device: Device
+) -> None:
+    """Raises UserError where what is kept of one image's attention is more than the memory that there is."""
+    parts = footprint.explaining(architecture, num_classes, quantization)
+    memory.require(parts, f"{name} ({architecture.dimensions}) looked at while it answers", device.memory, "")

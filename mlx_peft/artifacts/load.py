@@ -16,7 +16,7 @@ from convert.open import open_path
 from convert.problem import must_answer
 from convert.timm import config as timm
 from mlx_peft.adaptation.adapter import completed
-from mlx_peft.artifacts.place import find_adapter
+from mlx_peft.artifacts.place import find_adapter, is_model, must_not_name
 from mlx_peft.artifacts.recipe import Recipe
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization
@@ -67,6 +67,27 @@ class Loaded:
     def check_room(self, images: int) -> None:
         """Raises UserError where so many images at once cannot be answered in the memory that there is."""
         self.recipe.check_room(self.base, len(self.classes), images)
+
+
+def load_any(
+    path: Path,
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    name: str | None = None,
+    precision: Precision | None = None,
+    model: Model | None = None,
+    weights: str | None = None,
+) -> Loaded:
+    """Opens a model's folder, as ``load_model``, or whatever ``load_run`` opens.
+
+    Raises UserError as they do, and where weights are named for a model, or an adapter in it.
+    """
+    if not is_model(path):
+        return load_run(path, backend, name=name, precision=precision, model=model, weights=weights)
+    must_not_name(path, weights)
+    if name is not None:
+        raise UserError(f"{path} is a whole model, and has no adapter {name!r}: leave it out", arguments=("adapter",))
+    return load_model(path, backend)
 
 
 def load_run(

@@ -16,6 +16,7 @@ from mlx_peft.cli import (
     cp,
     data,
     eval,
+    explain,
     info,
     ls,
     merge,
@@ -71,8 +72,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"], **GROUP},
 )
 COMMANDS = (
-    train, sweep, eval, predict, merge, quantize, simulate, convert, info, push, pull, parity, report, ls, cat, cp,
-    complete,
+    train, sweep, eval, predict, explain, merge, quantize, simulate, convert, info, push, pull, parity, report, ls, cat,
+    cp, complete,
 )  # fmt: skip
 for module in COMMANDS:
     app.command(cls=Answering)(getattr(module, module.__name__.rpartition(".")[2]))

@@ -13,6 +13,7 @@ COMMANDS = (
     "sweep",
     "eval",
     "predict",
+    "explain",
     "merge",
     "quantize",
     "simulate",

@@ -1,0 +1,126 @@
+"""Why a model says what it says of an image: where its attention went, and what became of its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_peft.adaptation.room import check_explaining
+from mlx_peft.artifacts.load import Loaded
+from mlx_peft.core.errors import UserError, shown, suggest
+from mlx_peft.data import eval_image
+from mlx_peft.data.looking import Watch, unwatched
+from mlx_peft.data.names import spelled
+from mlx_peft.protocols.loading import load_backend
+from mlx_peft.tasks.logits import finite
+from mlx_peft.vit import relevance
+from mlx_peft.vit.attention import Explanation
+
+SKIPPED, DROPPED = -1, -2
+"""In the place of a token's number: its patch goes around the block in a token of its own, or is in none any more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """One image. Maps are ``(grid, grid)``, a number for each patch.
+
+    Attributes:
+        image: its file, as it was named.
+        pixels: as the model sees it, uint8 ``(size, size, 3)``.
+        patch_size: side of a patch in them; pixels past the last whole patch are seen by nobody.
+        answers: the likeliest of what the task answers, see ``Task.answer``.
+        of: the class whose logit was differentiated.
+        rollout, weighted: see ``vit.relevance``; float64.
+        taken: of each block, likewise.
+        tokens: of each block: the number of the token that the patch is in as it comes to the block; SKIPPED, DROPPED.
+        counts: of each block: how many tokens go through it, the class token and all others with them.
+    """
+
+    image: str
+    pixels: np.ndarray
+    patch_size: int
+    answers: list[dict[str, Any]]
+    of: str
+    rollout: np.ndarray
+    weighted: np.ndarray
+    taken: tuple[np.ndarray, ...]
+    tokens: tuple[np.ndarray, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Unread:
+    """An image that cannot be read, and why."""
+
+    image: str
+    error: str
+
+
+def explain(
+    loaded: Loaded, paths: Sequence[Path], of: str | None = None, top: int = 5, watch: Watch = unwatched
+) -> Iterator[Explained | Unread]:
+    """Image files in their order, each as soon as it is done.
+
+    Args:
+        of: the class that the gradient speaks for, by its name; None: of each image the likeliest.
+        top: answers that are told of each.
+
+    Raises:
+        UserError: the model has no such class, a logit is not finite, or there is too little memory.
+    """
+    row = None if of is None else class_row(of, loaded.classes)
+    base = loaded.base
+    check_explaining(
+        base.name, base.architecture, base.quantization, num_classes=len(loaded.classes),
+        device=load_backend(loaded.recipe.backend).computing(),
+    )  # fmt: skip
+    for done, path in enumerate(paths):
+        watch("explaining", done, len(paths))
+        try:
+            pixels = eval_image(path, loaded.preprocessing, loaded.image_size)
+        except UserError as error:
+            yield Unread(str(path), str(error))
+            continue
+        yield _told(loaded, str(path), pixels, row, top)
+    watch("explaining", len(paths), len(paths))
+
+
+def class_row(name: str, classes: Sequence[str]) -> int:
+    """The row of the head that has a class. Raises UserError, with the nearest names, where there is none."""
+    rows = {spelled(known): row for row, known in enumerate(classes)}
+    if spelled(name) not in rows:
+        raise UserError(f"the model has no class {shown(name)}{suggest(name, classes)}", arguments=("of",))
+    return rows[spelled(name)]
+
+
+def _told(loaded: Loaded, image: str, pixels: np.ndarray, row: int | None, top: int) -> Explained:
+    found = loaded.model.explain(np.array(pixels)[None], None if row is None else [row])
+    logits = finite(found.logits[0], f"the model for {image}")
+    side = found.architecture.grid_size
+    rollout, weighted, *taken = (
+        each[0].reshape(side, side)
+        for each in (relevance.rollout(found), relevance.gradient_weighted(found), *relevance.taken(found))
+    )
+    return Explained(
+        image=image,
+        pixels=pixels,
+        patch_size=found.architecture.patch_size,
+        answers=loaded.task.answer(logits, loaded.classes, top),
+        of=loaded.classes[int(found.classes[0])],
+        rollout=rollout,
+        weighted=weighted,
+        taken=tuple(taken),
+        tokens=tuple(each.reshape(side, side) for each in _numbers(found)),
+        counts=tuple(len(block.asked) for block in found.blocks),
+    )
+
+
+def _numbers(found: Explanation) -> Iterator[np.ndarray]:
+    """Of each block: the token that each patch is in, ``(patches,)``: the one that holds most of it."""
+    for held, through in relevance.holdings(found):
+        token = held[0].argmax(0)
+        yield np.where(held[0].max(0) == 0, DROPPED, np.where(token >= through, SKIPPED, token))
