@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,10 @@ from mlx_peft.cli.common import (
 )
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import printable
+
+if TYPE_CHECKING:
+    from mlx_peft.artifacts.load import Loaded
+    from mlx_peft.report.explanations import Entry
 
 
 def explain(
@@ -69,14 +73,11 @@ def explain(
     from mlx_peft.artifacts.load import load_any
     from mlx_peft.cli.progress import watch
     from mlx_peft.data.given import files
-    from mlx_peft.report.explanations import PAGE, write
+    from mlx_peft.report.explanations import write
 
-    paths = files(images)
-    base = base_of(model, weights, image_size)
+    paths, base = files(images), base_of(model, weights, image_size)
     loaded = load_any(run, backend_of(ctx, backend), name=adapter, precision="float32", model=base, weights=weights)
-    depth = loaded.base.architecture.depth
-    if beyond := [block for block in blocks or [] if block >= depth]:
-        raise UserError(f"--block: the model has no block {beyond[0]}: it has {depth}, counted from 0")
+    _check_blocks(blocks or [], loaded)
     for note in loaded.notes:
         echo(f"note: {note}", err=True)
     with watch() as progress:
@@ -84,14 +85,27 @@ def explain(
         found = write(out, each, loaded.task, run.resolve().name, blocks=blocks, arrays=arrays)
     if as_json:
         echo_json({"run": str(run), "out": str(out), "images": found})
-    else:
-        for entry in found:
-            if "error" not in entry:
-                echo(f"{out / entry['picture']}  {loaded.task.line(entry['predictions'][0])}")
+    _tell(found, out, loaded, alone=as_json)
+
+
+def _check_blocks(blocks: list[int], loaded: Loaded) -> None:
+    depth = loaded.base.architecture.depth
+    if beyond := [block for block in blocks if block >= depth]:
+        raise UserError(f"--block: the model has no block {beyond[0]}: it has {depth}, counted from 0")
+
+
+def _tell(found: list[Entry], out: Path, loaded: Loaded, *, alone: bool) -> None:
+    """The files with what the model says, unless a document stands alone; and what was left out, which is an error."""
+    from mlx_peft.report.explanations import PAGE
+
+    drawn = [entry for entry in found if "error" not in entry]
+    if not alone:
+        for entry in drawn:
+            echo(f"{out / entry['picture']}  {loaded.task.line(entry['predictions'][0])}")
         if len(found) > 1:
             echo(out / PAGE)
-    left_out = [entry for entry in found if "error" in entry]
-    for entry in left_out:
-        echo(f"left out, unreadable: {printable(entry['error'])}", err=True)
-    if left_out:
+    for entry in found:
+        if "error" in entry:
+            echo(f"left out, unreadable: {printable(entry['error'])}", err=True)
+    if len(drawn) < len(found):
         raise typer.Exit(1)
