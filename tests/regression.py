@@ -33,6 +33,7 @@ class Regression(Task):
     agreement = "same values"
     activation = "identity"
     reading = "an image has a value: a logit is that value"
+    entry = ("name", "value")
     hub_task = "image-feature-extraction"
     hub_metrics: ClassVar = {"close": "close", "loss": "mse"}
 

@@ -30,7 +30,9 @@ def find_adapter(path: Path, name: str | None) -> Path:
         raise UserError(f"{path} holds no adapter ({CONFIG} is missing)")
     names = ", ".join(several)
     if name is None:
-        raise UserError(f"{path} holds several adapters; choose one by its name: {names}", arguments=("adapter",))
+        raise UserError(
+            f"{path} holds several adapters; choose one by its name: {names}", arguments=("adapter", "adapters")
+        )
     raise UserError(f"{path} has no adapter {name!r}; it has {names}{suggest(name, several)}")
 
 

@@ -100,7 +100,7 @@ def open_source(
         )
     args = args or {}
     path, found = open_named(source, path, Asked(model, args), part)
-    checkpoint = _at_its_grid(found, args)
+    checkpoint = at_its_grid(found, args)
     base = whole(checkpoint, args={} if checkpoint.described else args)
     changes = {key: value for key, value in args.items() if getattr(base.architecture, key, None) != value}
     asked = (
@@ -120,7 +120,7 @@ def foreign(opener: str, path: Path, base: Base) -> Logits:
     return logits
 
 
-def _at_its_grid(checkpoint: Checkpoint, args: Mapping[str, Any]) -> Checkpoint:
+def at_its_grid(checkpoint: Checkpoint, args: Mapping[str, Any]) -> Checkpoint:
     """A file of timm's tensors at the image size of its position grid: its name's is only what is usual.
 
     Raises:

@@ -171,8 +171,11 @@ def echo_written(out: Path, written: Written) -> None:
 
 
 def check_file(option: str, path: Path, suffixes: Sequence[str] = (".png",)) -> None:
-    """Before any work: that such a file can be written there. Raises UserError at another suffix, without a folder."""
-    if path.suffix.lower() not in suffixes:
+    """Before any work: that such a file can be written there, whatever its suffix where none is said.
+
+    Raises UserError at another suffix, and without a folder.
+    """
+    if suffixes and path.suffix.lower() not in suffixes:
         raise UserError(f"{option}: {path} should end in {' or '.join(suffixes)}")
     if path.is_dir():
         raise UserError(f"{option}: {path} is a folder")
@@ -195,12 +198,16 @@ def echo_json(value: Any) -> None:
 
     Raises UserError for a number that JSON has no word for.
     """
-    unicode = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
     try:
-        text = to_json(value, ascii=not unicode)
+        text = to_json(value, ascii=not unicode_out())
     except ValueError as error:
         raise UserError(f"the result holds NaN or an infinity, which JSON cannot hold: {error}") from None
     typer.echo(f"{text}\n", nl=False)
+
+
+def unicode_out() -> bool:
+    """Whether the encoding of standard output is UTF-8."""
+    return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
 
 
 def echo_file(text: str) -> None:

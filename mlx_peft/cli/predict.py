@@ -1,37 +1,91 @@
-"""``predict``: the classes of images."""
+"""``predict``: the classes of images, or their features."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlx_peft.cli.answers import Document, Format, LeftOut, Told, format_of, into, printed
 from mlx_peft.cli.common import (
     AdapterName,
     AsJson,
     Backend,
+    BackendName,
     ImageSize,
     ModelName,
-    RunOrAdapter,
     WeightsToo,
     backend_of,
     base_of,
+    check_file,
     echo,
     echo_json,
 )
-from mlx_peft.core.text import printable
+from mlx_peft.cli.output import reader_gone
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
+
+if TYPE_CHECKING:
+    from mlx_peft.artifacts.answering import Asked
+    from mlx_peft.artifacts.predict import Features
+    from mlx_peft.data.questions import Questions
+
+Given = tuple[str | None, str | None, int | None]
+"""What ``--model``, ``--weights`` and ``--image-size`` say."""
+
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="A finished run, an adapter, a folder of several of either, or a model.",
+        show_default=False,
+    ),
+]
+Images = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="IMAGE",
+        help="Image files, folders of them at any depth, lists of them (.txt, a path a line); - reads a list.",
+        show_default=False,
+    ),
+]
+Table = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CSV", help="A table of images, and of which adapter is asked about each.", show_default=False
+    ),
+]
+Top = Annotated[
+    int | None, typer.Option(min=1, metavar="K", help="How many classes to show for each image.", show_default="1")
+]
+Form = Annotated[
+    Format | None,
+    typer.Option(metavar="table|csv|jsonl", help="How answers are written.", show_default="table, or as --out ends"),
+]
+Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the answers.", show_default=False)]
+OfFeatures = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Write what the head reads, to .npz or .parquet, and no answers.", show_default=False
+    ),
+]
 
 
 def predict(
     ctx: typer.Context,
-    run: RunOrAdapter,
-    images: Annotated[
-        list[Path],
-        typer.Argument(metavar="IMAGE", help="Image files, and folders of them at any depth.", show_default=False),
-    ],
+    run: Source,
+    images: Images = None,
     adapter: AdapterName = None,
-    top: Annotated[int, typer.Option(min=1, metavar="K", help="How many classes to show for each image.")] = 1,
+    adapters: Table = None,
+    top: Top = None,
+    format: Form = None,
+    out: Out = None,
+    features: OfFeatures = None,
     model: ModelName = None,
     weights: WeightsToo = None,
     image_size: ImageSize = None,
@@ -42,39 +96,136 @@ def predict(
 
     One that cannot be read is left out and named, and the exit status is then 1; 2 where none can be read.
     """
-    from mlx_peft.artifacts import load
-    from mlx_peft.artifacts.place import is_model, must_not_name
-    from mlx_peft.artifacts.predict import predict as answer
-    from mlx_peft.cli.progress import watch
-    from mlx_peft.data.dataset import FileImages
-    from mlx_peft.data.depth import shallow
-    from mlx_peft.data.given import files
+    given = (model, weights, image_size)
+    _check(adapter, adapters, images, {"--top": top, "--format": format, "--out": out}, features, as_json)
+    form = format_of(format, out)
+    questions = _questions(images, adapter, adapters, features is not None)
+    asked, notes = _opened(run, questions, backend_of(ctx, backend), features is not None, given)
+    for note in (*questions.notes, *notes):
+        echo(f"note: {note}", err=True)
+    left_out = LeftOut()
+    if features is not None:
+        _write_features(asked, questions, features, left_out, as_json)
+    else:
+        _answer(asked, questions, top or 1, form, out, left_out, as_json)
+    if left_out.found:
+        raise typer.Exit(1)
 
-    paths = files(images)
-    computing = backend_of(ctx, backend)
+
+def _check(
+    adapter: str | None,
+    adapters: Path | None,
+    images: list[Path] | None,
+    of_answers: dict[str, object],
+    features: Path | None,
+    as_json: bool,
+) -> None:
+    """Raises UserError for words that do not go together, and where a file cannot be written: before any work."""
+    from mlx_peft.artifacts.embeddings import KINDS, check_kind
+
+    if adapters is not None and (adapter is not None or images):
+        raise UserError(f"--adapters: {adapters} says itself which images there are, and which adapter each asks")
+    if adapters is None and not images:
+        raise UserError("no images are named: name files, folders or lists, or a table: --adapters CSV")
+    if features is not None:
+        if named := [name for name, value in of_answers.items() if value is not None]:
+            raise UserError(f"--features writes no answers: leave {' and '.join(named)} out")
+        check_file("--features", features, tuple(KINDS))
+        check_kind(features)
+    out = of_answers["--out"]
+    if as_json and of_answers["--format"] is not None and out is None:
+        raise UserError("--json writes one document: leave --format out; --format jsonl writes a line for each image")
+    if isinstance(out, Path):
+        check_file("--out", out, ())
+        if adapters is not None and out.exists() and adapters.exists() and out.samefile(adapters):
+            raise UserError(f"--out: {out} is what --adapters reads")
+
+
+def _questions(images: list[Path] | None, adapter: str | None, table: Path | None, bare: bool) -> Questions:
+    """Raises UserError where a table asks the bare model for more than its features."""
+    from mlx_peft.data.questions import about, in_table
+
+    if table is None:
+        return about(images or [], sys.stdin.buffer, adapter)
+    questions = in_table(table)
+    if None in questions.adapters and not bare:
+        raise UserError(
+            f"{table}: a row names no adapter, and the bare model has no classes: name one, or write its features",
+            arguments=("features",),
+        )
+    return questions
+
+
+def _opened(
+    run: Path, questions: Questions, backend: BackendName, bare: bool, given: Given
+) -> tuple[Asked, tuple[str, ...]]:
+    """Whoever answers, and notes."""
+    from mlx_peft.artifacts import load, opening
+    from mlx_peft.artifacts.answering import OneModel
+    from mlx_peft.artifacts.place import is_model, must_not_name
+
+    model, weights, image_size = given
+    if questions.mixed:
+        return opening.open_bank(run, questions.adapters, backend, model=base_of(*given), weights=weights)
+    (adapter,) = questions.adapters
+    if bare and adapter is None and (not run.is_dir() or is_model(run)):
+        return opening.open_bare(str(run), backend, model=model, weights=weights, image_size=image_size)
     if is_model(run):
         must_not_name(run, weights)
-        loaded = load.load_model(run, computing)
+        loaded = load.load_model(run, backend)
     else:
-        base = base_of(model, weights, image_size)
-        loaded = load.load_run(run, computing, name=adapter, model=base, weights=weights)
-    for note in loaded.notes:
+        loaded = load.load_run(run, backend, name=adapter, model=base_of(*given), weights=weights)
+    return OneModel.of(loaded), loaded.notes
+
+
+def _answer(
+    asked: Asked, questions: Questions, top: int, form: Format, out: Path | None, left_out: LeftOut, as_json: bool
+) -> None:
+    """Answers where they belong, each as it comes; where their reader is gone, no more are made."""
+    from mlx_peft.artifacts.predict import answers
+    from mlx_peft.cli.progress import watch
+    from mlx_peft.data.depth import Glance
+
+    told, glance = Told(asked.line, asked.columns, questions.mixed, questions.longest), Glance()
+    with ExitStack() as stack:
+        progress = stack.enter_context(watch())
+        document = Document() if as_json and out is None else None
+        writer = document or (printed(form, told) if out is None else stack.enter_context(into(out, form, told)))
+        for result in answers(asked, questions, top, progress.opening):
+            writer.add(result)
+            left_out.add(result)
+            if "error" not in result:
+                glance.add(result["image"])
+            if out is None and reader_gone():
+                return
+    for note in glance.notes():
         echo(f"note: {note}", err=True)
+    if document is not None:
+        document.end()
+    if out is not None:
+        _written(out, left_out, {}, as_json)
+
+
+def _write_features(asked: Asked, questions: Questions, out: Path, left_out: LeftOut, as_json: bool) -> None:
+    from mlx_peft.artifacts.embeddings import write
+    from mlx_peft.artifacts.predict import features
+    from mlx_peft.cli.progress import watch
+
+    def parts() -> Iterator[Features]:
+        for part in features(asked, questions, progress.opening):
+            for result in part.told:
+                left_out.add(result)
+            yield part
+
     with watch() as progress:
-        results = answer(loaded, paths, top, progress.opening)
-    answered = [result for result in results if "error" not in result]
-    for note in shallow(FileImages(Path(), tuple(result["image"] for result in answered))):
-        echo(f"note: {note}", err=True)
+        dim = write(out, parts())
+    _written(out, left_out, {"dim": dim, "dtype": "float32"}, as_json)
+
+
+def _written(out: Path, left_out: LeftOut, facts: dict[str, object], as_json: bool) -> None:
+    """What was written, in words or as a document."""
     if as_json:
-        echo_json(results)
+        echo_json({"file": str(out), "images": left_out.read, **facts, "unreadable": left_out.found})
     else:
-        width = max(len(printable(result["image"])) for result in answered)
-        for result in answered:
-            for rank, guess in enumerate(result["predictions"]):
-                image = "" if rank else printable(result["image"])
-                echo(f"{image:<{width}}  {loaded.task.line(guess)}")
-    for result in results:
-        if "error" in result:
-            echo(f"left out, unreadable: {result['error']}", err=True)
-    if len(answered) < len(results):
-        raise typer.Exit(1)
+        what = counted(left_out.read, "image")
+        echo(f"{out}  {what}" + "".join(f", {name} {value}" for name, value in facts.items()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from mlx_peft.core.errors import UserError
@@ -28,6 +30,26 @@ def shallow(images: Images) -> tuple[str, ...]:
         f"{first}: 16 bits, of which the upper 4 are not used (12 bits?), so that at most {LEVELS} of 256 levels are "
         "left; stretch the values to the whole range and save them again",
     )
+
+
+class Glance:
+    """A few of many images, evenly spread, of which nobody knows how many will come."""
+
+    def __init__(self) -> None:
+        self._kept: list[str] = []
+        self._every, self._seen = 1, 0
+
+    def add(self, image: str) -> None:
+        """An image's file, the next one."""
+        if self._seen % self._every == 0:
+            self._kept.append(image)
+        self._seen += 1
+        if len(self._kept) == 2 * LOOKED_AT:
+            self._kept, self._every = self._kept[::2], 2 * self._every
+
+    def notes(self) -> tuple[str, ...]:
+        """See ``shallow``."""
+        return shallow(FileImages(Path(), tuple(self._kept)))
 
 
 def _levels(images: FileImages | EncodedImages, row: int) -> int | None:

@@ -40,9 +40,8 @@ def printed(names: Iterable[str]) -> list[str]:
     return list(map(printable, names))
 
 
-def read_text(path: Path) -> str:
-    """A text in UTF-8, or in UTF-16 as spreadsheets write it. Raises UserError, naming it, where it cannot be read, is
-    no text or is larger than MAX_TEXT."""
+def read_list(path: Path) -> bytes:
+    """The bytes of a text. Raises UserError, naming it, where it cannot be read, is no text or larger than MAX_TEXT."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_TEXT + 1)
@@ -52,7 +51,14 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} is larger than {MAX_TEXT // 2**20} MiB, the most that is read as a list")
     if data and (kind := stranger(data[:HEAD])):
         raise UserError(f"{path}: it is {kind}")
-    encoding = _encoding(data)
+    return data
+
+
+def read_text(path: Path) -> str:
+    """A text in UTF-8, or in UTF-16 as spreadsheets write it. Raises UserError, naming it, where it cannot be read, is
+    no text or is larger than MAX_TEXT."""
+    data = read_list(path)
+    encoding = encoding_of(data)
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -63,7 +69,7 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def _encoding(data: bytes) -> str:
+def encoding_of(data: bytes) -> str:
     """UTF-8, unless the marks at its beginning, or every other byte of it, say otherwise."""
     for mark, name in ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")):
         if data.startswith(mark):

@@ -32,6 +32,7 @@ class Task(ABC):
         agreement: what two models that answer alike have in common: ``same class``.
         activation: what makes probabilities of logits: ``softmax``, ``sigmoid``; ``identity``: they are values.
         reading: how logits are to be read, for a person; None where it is what everybody expects of a classifier.
+        entry: the keys of an entry of ``answer``, as a table has them for columns.
         hub_task, hub_metrics: the task and the metrics in the words of Hugging Face's hub.
     """
 
@@ -43,6 +44,7 @@ class Task(ABC):
     agreement: ClassVar[str]
     activation: ClassVar[str]
     reading: ClassVar[str | None] = None
+    entry: ClassVar[tuple[str, ...]] = ("class", "probability")
     hub_task: ClassVar[str]
     hub_metrics: ClassVar[Mapping[str, str]]
 

@@ -53,10 +53,10 @@ def no_file_above(size: int) -> Iterator[None]:
 
 
 def test_predictions_of_a_hostile_class_are_shown_and_not_obeyed(command, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = SimpleNamespace(notes=(), task=SINGLE_LABEL)
+    loaded = SimpleNamespace(notes=(), task=SINGLE_LABEL, model=None, base=None, recipe=None, classes=())
     answer = {"image": f"{UNDECODABLE}.png", "predictions": [{"class": HOSTILE, "probability": 0.5}]}
     monkeypatch.setattr("mlx_peft.artifacts.load.load_run", lambda *_, **__: loaded)
-    monkeypatch.setattr("mlx_peft.artifacts.predict.predict", lambda *_: [answer])
+    monkeypatch.setattr("mlx_peft.artifacts.predict.answers", lambda *_: [answer])
     Image.new("RGB", (2, 2)).save(Path(f"{UNDECODABLE}.png"))
     assert command("predict", "run", f"{UNDECODABLE}.png").stdout == rf"caf\xe9.png   50.0 %  {SHOWN}" + "\n"
     document = command("predict", "run", f"{UNDECODABLE}.png", "--json").stdout_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from mlx_peft.config import schema
 from mlx_peft.data import open_dataset
 from mlx_peft.data.dataset import FileImages
-from mlx_peft.data.depth import shallow
+from mlx_peft.data.depth import LOOKED_AT, Glance, shallow
 
 TWELVE = "16 bits, of which the upper 4 are not used"
 
@@ -49,6 +50,19 @@ def test_what_uses_its_range_gets_none(tmp_path: Path, photometric: int) -> None
     assert not note(tmp_path, png((noise(8) // 20).astype(np.uint8)))
     assert not note(tmp_path, b"no image")
     assert not note(tmp_path)
+
+
+def test_of_many_images_a_few_are_kept_from_the_first_to_the_last(tmp_path: Path) -> None:
+    glance = Glance()
+    for number in range(1000):
+        glance.add(str(tmp_path / f"{number:03}"))
+    kept = [int(Path(image).name) for image in glance._kept]
+    assert LOOKED_AT <= len(kept) < 2 * LOOKED_AT and kept[0] == 0 and kept[-1] > 900
+    assert len({after - before for before, after in pairwise(kept)}) == 1
+    assert not glance.notes()  # none of them is there
+    for number in kept:
+        (tmp_path / f"{number:03}").write_bytes(png(noise(12)))
+    assert any(TWELVE in note for note in glance.notes())
 
 
 def test_a_set_of_such_images_is_opened_with_the_note(tmp_path: Path) -> None:

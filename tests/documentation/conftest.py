@@ -99,6 +99,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ):
             done = run(line)
             assert done.exit_code == 0, done.output
+    for name in ("north", "south"):
+        shutil.copytree(place / "runs" / "mine" / "adapter", place / "clinics" / name)
+    (place / "asked.csv").write_text("image,adapter\ncat.jpg,north\nimage.jpg,south\n")
     return place
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,25 +11,19 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.text import counted
+from mlx_peft.data.cells import read_cells
 from mlx_peft.data.columns import NONE, SAMPLE, SAMPLED, USUAL, column_of, no_group, unused
 from mlx_peft.data.dataset import FileImages, Split
 from mlx_peft.data.entry import Entry, Found, Variant
 from mlx_peft.data.leftout import unlabelled, with_notes
-from mlx_peft.data.lists import WHOLE, images_in, read_text
+from mlx_peft.data.lists import WHOLE, images_in
 from mlx_peft.data.litter import is_litter
 from mlx_peft.data.looking import Watch
 from mlx_peft.data.names import plain_split, spelled
 from mlx_peft.data.patterns import Folders, advice, fields, filled
 
-MAX_ROWS = 10_000_000
-"""A table has at most so many rows. (Of their letters there are at most lists.MAX_TEXT.)"""
-
 MAX_GROUPS = 2**28
 """The groups of all rows may take so many letters, each as many as the longest: a gigabyte."""
-
-_SEP = re.compile(r"sep=([,;|:\t])\s*\Z", re.IGNORECASE)
-_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 
 
 def read_table(config: schema.Data, variant: Variant, watch: Watch) -> Found:
@@ -121,74 +113,36 @@ class _Table:
 
 
 def _read(path: Path, root: Path, wanted: schema.Columns) -> _Table:
-    text = read_text(path)
-    mark, begin = _mark(path, text)
-    reader = csv.reader(_lines(text, begin), delimiter=mark, strict=True)
-    try:
-        heading = [cell.strip() for cell in next(reader, [])]
-        if len(set(heading)) != len(heading):
-            raise UserError(f"{path}: two columns have the same name")
-        pattern = fields(wanted.image, heading, path)
-        column = {
-            what: column_of(heading, what, getattr(wanted, what), path)
-            for what in USUAL
-            if what != "image" or not pattern
-        }
-        place = {what: heading.index(name) for what, name in column.items() if name}
-        ids = [heading.index(name) for name in pattern]
-        images = _pattern(wanted.image or "", root) if pattern else None
-        cells: dict[str, list[str]] = {what: [] for what in USUAL if what in place or what == "image"}
-        used = {*column.values(), *pattern}
-        others = [at for at, name in enumerate(heading) if name not in used]
-        sample: dict[str, list[str]] = {heading[at]: [] for at in others}
-        sampled = min(SAMPLE, SAMPLED // max(len(others), 1))
-        shared: dict[str, str] = {}  # one text for all rows of a label, split or group
-        number = 0
-        for row in filter(None, reader):
-            number += 1
-            if len(row) != len(heading):
-                found = counted(len(row), "cell")
-                raise UserError(f"{path}: row {number} has {found}, not {len(heading)} as the heading")
-            if number > MAX_ROWS:
-                raise UserError(f"{path} has more than {MAX_ROWS:,} rows, the most that are read of a table")
-            for what, at in place.items():
-                cells[what].append(row[at] if what == "image" else shared.setdefault(row[at], row[at]))
-            if images is not None:
-                cells["image"].append(images([row[at].strip() for at in ids]))
-            if number <= sampled:
-                for at, column_sample in zip(others, sample.values(), strict=True):
-                    column_sample.append(row[at])
-    except csv.Error as error:
-        raise UserError(f"{path}: line {reader.line_num} is no line of a table ({error})") from error
-    if not number:
-        raise UserError(f"{path} lists nothing")
-    notes = (f"{path.name}: read with {mark!r} between its cells",) if mark != _usual_mark(path) else ()
+    table = read_cells(path)
+    heading = table.heading
+    pattern = fields(wanted.image, heading, path)
+    column = {
+        what: column_of(heading, what, getattr(wanted, what), path) for what in USUAL if what != "image" or not pattern
+    }
+    place = {what: heading.index(name) for what, name in column.items() if name}
+    ids = [heading.index(name) for name in pattern]
+    images = _pattern(wanted.image or "", root) if pattern else None
+    cells: dict[str, list[str]] = {what: [] for what in USUAL if what in place or what == "image"}
+    used = {*column.values(), *pattern}
+    others = [at for at, name in enumerate(heading) if name not in used]
+    sample: dict[str, list[str]] = {heading[at]: [] for at in others}
+    sampled = min(SAMPLE, SAMPLED // max(len(others), 1))
+    shared: dict[str, str] = {}  # one text for all rows of a label, split or group
+    for number, row in enumerate(table.rows, 1):
+        for what, at in place.items():
+            cells[what].append(row[at] if what == "image" else shared.setdefault(row[at], row[at]))
+        if images is not None:
+            cells["image"].append(images([row[at].strip() for at in ids]))
+        if number <= sampled:
+            for at, column_sample in zip(others, sample.values(), strict=True):
+                column_sample.append(row[at])
     column = {"image": "", **column}
-    return _Table(column, cells, notes + unused(heading, column, wanted, sample))
-
-
-def _usual_mark(path: Path) -> str:
-    return "\t" if path.suffix.lower() == ".tsv" else ","
-
-
-def _mark(path: Path, text: str) -> tuple[str, int]:
-    """What stands between the cells: the usual mark, or another where the heading has that one only, or where a first
-    line ``sep=;`` (a spreadsheet's) says so. And where the heading begins."""
-    first = next(_lines(text, 0), "")
-    if stated := _SEP.match(first):
-        return stated[1], len(first)
-    unquoted = re.sub(r'"[^"]*"', "", first)
-    return next((mark for mark in (_usual_mark(path), ",", ";", "\t", "|") if mark in unquoted), _usual_mark(path)), 0
+    return _Table(column, cells, table.notes + unused(heading, column, wanted, sample))
 
 
 def _pattern(pattern: str, root: Path) -> Callable[[Sequence[str]], str]:
     """Where a row's image is, by the cells that the pattern names."""
     return Folders(root, pattern).path if "*" in pattern else partial(filled, pattern)
-
-
-def _lines(text: str, begin: int) -> Iterator[str]:
-    """A text's lines with their ends, without a second copy of it."""
-    return (line.group() for line in _LINE.finditer(text, begin))
 
 
 def _groups(cells: list[str], rows: np.ndarray, column: str, path: Path) -> np.ndarray:
