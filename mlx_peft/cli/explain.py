@@ -65,7 +65,7 @@ def explain(
     backend: Backend = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw where a model's attention went, and what became of its tokens.
+    """Draw where attention went, and what became of the tokens.
 
     It computes in float32. An image that cannot be read is left out and named, and the exit status is then 1.
     """
