@@ -11,7 +11,7 @@ from torch import nn
 
 from mlx_peft.adaptation.forms import Form
 from mlx_peft.adaptation.terms import Array, Entering, Layers, places
-from torch_ref.methods.mixed import Held, MixedBlock, MixedLayer, gathered, mixing
+from torch_ref.methods.mixed import Held, MixedBlock, MixedLayer, gathered, grouped, mixing
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
@@ -23,6 +23,11 @@ class Mixer:
 
     Args:
         network: without a method; it stays as it is. What is built of it has the very same parameters.
+
+    Attributes:
+        gathers: whether the terms of all rows are copied beside one another for one product a layer. Otherwise each
+            adapter's rows have a product of their own, with its terms as they lie: many small products, which cost a
+            GPU a launch each, and a CPU less than the copy.
     """
 
     compiles = False
@@ -36,6 +41,7 @@ class Mixer:
             replace(self.network, path, MixedLayer(layer, path))
         for path in (f"blocks.{number}" for number in range(self.architecture.depth)):
             replace(self.network, path, MixedBlock(find(self.network, path), path))
+        self.gathers = self.device.type != "cpu"
         self._last: tuple[list[Held | None], Form, Held] = ([], {}, {})
 
     def dense(self, path: str) -> Array:
@@ -59,10 +65,15 @@ class Mixer:
         self, images: np.ndarray, rows: Sequence[Held | None], form: Form, prompts: tuple[Entering, ...]
     ) -> np.ndarray:
         """What the heads read, float32 ``(batch, heads, dim)``."""
-        pixels = torch.from_numpy(images).to(self.device)
+        if self.gathers:
+            order, groups = [*range(len(rows))], [(len(rows), self._gathered(rows, form))]
+        else:
+            order, groups = grouped(rows)
+        pixels = torch.from_numpy(images[order]).to(self.device)
         pixels = preprocess(pixels, self.base.preprocessing, self.architecture.img_size, torch.float32)
-        with mixing(self._gathered(rows, form), prompts):
-            return to_numpy(self.network.prefix(pixels, self.architecture.depth + 1))
+        with mixing(groups, prompts):
+            found = to_numpy(self.network.prefix(pixels, self.architecture.depth + 1))
+        return found[np.argsort(order)]
 
     def _gathered(self, rows: Sequence[Held | None], form: Form) -> Held:
         """The rows' terms; those of the last batch, where this has the same rows: to copy them takes long."""

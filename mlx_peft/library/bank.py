@@ -23,8 +23,8 @@ from mlx_peft.vit.architecture import Preprocessing
 class Bank:
     """Adapters of one base, by name. The base is held once; an adapter is read when it is first asked for.
 
-    Switching copies nothing of the base and compiles nothing that was compiled for an adapter of the same form. The
-    terms of one batch's rows stay gathered beside the budget, until the next one has others.
+    Switching copies nothing of the base and compiles nothing that was compiled for an adapter of the same form. Where
+    terms are gathered, in MLX and on a GPU, those of one batch's rows stay beside the budget until the next has others.
 
     Args:
         network: the base, which must have no method; it stays as it is, and may not be trained while the bank is used.

@@ -28,8 +28,8 @@ class Mixer(Plain, Protocol):
     ) -> np.ndarray:
         """What the heads read, float32 ``(batch, heads, dim)``, of images of which each has terms of its own.
 
-        The last rows' terms stay gathered: the same rows again copy nothing. Rows that are all of one adapter copy
-        nothing either.
+        Rows that are all of one adapter copy nothing. Where terms of several are gathered, the last rows' stay so, and
+        the same rows again copy nothing.
 
         Args:
             images: uint8 ``(batch, h, w, 3)``.

@@ -91,20 +91,35 @@ def test_the_base_s_arrays_are_the_model_s_own_whatever_is_switched(side, few, m
     assert {id(array) for array in arrays(side, mixers[0].network).values()} == own
 
 
-def test_switching_copies_no_terms_and_neither_does_a_batch_with_the_same_rows(side, few, opened, monkeypatch):
-    calls, stacked = [], MIXED[side].stacked
-    monkeypatch.setattr(MIXED[side], "stacked", lambda *given: calls.append(given) or stacked(*given))
+@pytest.fixture
+def stacked(side, monkeypatch):
+    """One entry for each term that was copied beside those of other rows."""
+    calls, stack = [], MIXED[side].stacked
+    monkeypatch.setattr(MIXED[side], "stacked", lambda *given: calls.append(given) or stack(*given))
+    return calls
+
+
+def test_switching_copies_no_terms_and_neither_does_a_batch_with_the_same_rows(few, opened, mixers, stacked):
     bank = opened()
+    mixers[0].gathers = True  # as torch does on a GPU
     for name in few.names:
         bank.logits(pixels(2), name)
-    assert calls == []
+    assert stacked == []
     first = bank.logits(pixels(4), few.names[:4])
-    copies = len(calls)
+    copies = len(stacked)
     assert copies > 0
     again = bank.logits(pixels(4), few.names[:4])
-    assert len(calls) == copies and np.array_equal(np.stack(first[:1]), np.stack(again[:1]))
+    assert len(stacked) == copies and np.array_equal(np.stack(first[:1]), np.stack(again[:1]))
     bank.logits(pixels(4), few.names[1:5])
-    assert len(calls) == 2 * copies
+    assert len(stacked) == 2 * copies
+
+
+@pytest.mark.parametrize("side", ["torch"])
+def test_on_a_cpu_torch_copies_no_terms_at_all(few, opened, stacked):
+    bank = opened()
+    for names in (few.names[:4], few.names[1:5], [*few.names, None, *few.names]):
+        bank.logits(pixels(len(names)), names)
+    assert stacked == []
 
 
 @pytest.fixture

@@ -67,6 +67,17 @@ def test_another_adapter_s_answer_is_far_off(side, written):
     assert min(off) > 100 * SAME
 
 
+def test_torch_answers_alike_where_it_gathers_terms_as_on_a_gpu_and_where_it_does_not(written):
+    quantize, _, folder, adapters = written
+    banks = [SIDES["torch"].load_adapters(network("torch", quantize), folder) for _ in range(2)]
+    banks[1]._passes._mixer.gathers = True
+    names = [*adapters, None, *list(adapters)[:3], None]
+    np.random.default_rng(3).shuffle(names)
+    grouped, gathered = (bank.logits(pixels(len(names)), names) for bank in banks)
+    for found, expected, name in zip(grouped, gathered, names, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=SAME, err_msg=str(name))
+
+
 def test_both_backends_answer_alike(written):
     quantize, _, folder, adapters = written
     images = pixels(len(adapters))

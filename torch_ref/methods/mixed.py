@@ -17,19 +17,25 @@ from torch_ref.models.positions import Positions
 from torch_ref.models.tokens import Tokens
 from torch_ref.models.vit import Block
 
+OF_THIRDS = frozenset(f"B{third}" for third in THIRDS)
+"""The names of terms of a third of a layer's outputs; each has its A or G."""
+
 Held = Mapping[str, Mapping[str, Tensor]]
 """Terms by the path of a layer or a block and by their names, see ``adaptation.terms``: one adapter's, or with another
 axis before the others those of a batch's rows."""
 
-_rows: ContextVar[tuple[Held, frozenset[str]]] = ContextVar("rows", default=({}, frozenset()))
+Groups = Sequence[tuple[int, Held]]
+"""So many rows of a batch, which stand beside one another, and their terms: of all of them alike, or of each."""
+
+_rows: ContextVar[tuple[Groups, frozenset[str]]] = ContextVar("rows", default=((), frozenset()))
 
 
 @contextmanager
-def mixing(terms: Held, prompts: Sequence[Entering] = ()) -> Iterator[None]:
+def mixing(terms: Groups, prompts: Sequence[Entering] = ()) -> Iterator[None]:
     """Within it, the rows of a batch have these terms; outside of any, none. Each thread has its own.
 
     Args:
-        terms: of all rows alike, or of each.
+        terms: of all rows, in their order.
         prompts: at which blocks they enter and leave, in all rows alike.
     """
     token = _rows.set((terms, frozenset(at.block for at in prompts if at.leave)))
@@ -37,6 +43,14 @@ def mixing(terms: Held, prompts: Sequence[Entering] = ()) -> Iterator[None]:
         yield
     finally:
         _rows.reset(token)
+
+
+def terms_at(path: str) -> tuple[list[int], list[Mapping[str, Tensor]]]:
+    """How many rows each group has, and its terms at a path; no group where none has any there."""
+    groups = _rows.get()[0]
+    if not any(path in held for _, held in groups):
+        return [], []
+    return [count for count, _ in groups], [held.get(path, {}) for _, held in groups]
 
 
 class MixedLayer(nn.Module):
@@ -57,21 +71,23 @@ class MixedLayer(nn.Module):
         self.path = path
 
     def forward(self, x: Tensor) -> Tensor:
-        own = _rows.get()[0].get(self.path)
-        if own is None:
+        counts, terms = terms_at(self.path)
+        if not counts:
             return self.base_layer(x)
-        y = self.base_layer((x * beside(own["into"], x)).to(x.dtype) if "into" in own else x)
-        y = plus(y, x, own)
-        if any(f"B{third}" in own for third in THIRDS):
-            for part, third in zip(y.chunk(len(THIRDS), dim=-1), THIRDS, strict=True):
-                plus(part, x, own, third)
-        if "weight" in own:
-            y = y + self.base_layer.normed(x) * beside(own["weight"], y)
-        if "gain" in own:
-            y = y * beside(own["gain"], y)
-        if "shift" in own:
-            y = y + beside(own["shift"], y)
-        return y.to(x.dtype)
+        x = x.expand(sum(counts), *x.shape[1:])
+        y = self.base_layer(scaled(x, counts, terms))
+        for part, own_x, own in zip(y.split(counts), x.split(counts), terms, strict=True):
+            plus(part, own_x, own)
+            if not own.keys().isdisjoint(OF_THIRDS):
+                for third, ending in zip(part.chunk(len(THIRDS), dim=-1), THIRDS, strict=True):
+                    plus(third, own_x, own, ending)
+            if "weight" in own:
+                part += self.base_layer.normed(own_x) * beside(own["weight"], part)
+            if "gain" in own:
+                part *= beside(own["gain"], part)
+            if "shift" in own:
+                part += beside(own["shift"], part)
+        return y
 
 
 class MixedBlock(nn.Module):
@@ -88,20 +104,38 @@ class MixedBlock(nn.Module):
         self.path = path
 
     def forward(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
-        terms, left = _rows.get()
-        own, dtype = terms.get(self.path, {}), tokens.x.dtype
-        if "prompts" in own:
-            prompts = own["prompts"].to(dtype)
-            tokens = tokens.inserted("prompt", prompts.expand(tokens.x.shape[0], *prompts.shape[-2:]))
-        if self.path in left and queries is None:
+        counts, terms = terms_at(self.path)
+        if any("prompts" in own for own in terms):  # of all rows, or of none
+            entering = [
+                own["prompts"].to(tokens.x.dtype).expand(count, *own["prompts"].shape[-2:])
+                for count, own in zip(counts, terms, strict=True)
+            ]
+            tokens = tokens.inserted("prompt", torch.cat(entering))
+        if self.path in _rows.get()[1] and queries is None:
             queries = tokens.places.without("prompt")
-        if "down" not in own:
+        if not any("down" in own for own in terms):
             return self.base_layer(tokens, positions, queries)
         tokens = self.base_layer.attend(tokens, positions, queries)
         normed = self.base_layer.norm2(tokens.x)
-        inner = F.relu(normed @ own["down"].to(dtype) + beside(own["down_bias"], normed).to(dtype))
-        outer = inner @ own["up"].to(dtype) + beside(own["up_bias"], normed).to(dtype)
-        return tokens.holding(tokens.x + self.base_layer.feed(normed) + outer)
+        x = tokens.x + self.base_layer.feed(normed)
+        for part, entered, own in zip(x.split(counts), normed.split(counts), terms, strict=True):
+            if "down" in own:
+                part += bottleneck(entered, own)
+        return tokens.holding(x)
+
+
+def scaled(x: Tensor, counts: Sequence[int], terms: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    """into * x, of the groups that have it."""
+    if not any("into" in own for own in terms):
+        return x
+    parts = zip(x.split(counts), terms, strict=True)
+    return torch.cat([(part * beside(own["into"], part)).to(x.dtype) if "into" in own else part for part, own in parts])
+
+
+def bottleneck(x: Tensor, own: Mapping[str, Tensor]) -> Tensor:
+    """relu(x down + down_bias) up + up_bias, in the dtype of x."""
+    inner = F.relu(x @ own["down"].to(x.dtype) + beside(own["down_bias"], x).to(x.dtype))
+    return inner @ own["up"].to(x.dtype) + beside(own["up_bias"], x).to(x.dtype)
 
 
 def plus(y: Tensor, x: Tensor, own: Mapping[str, Tensor], ending: str = "") -> Tensor:
@@ -109,7 +143,8 @@ def plus(y: Tensor, x: Tensor, own: Mapping[str, Tensor], ending: str = "") -> T
     for name in ("A", "G"):
         if (A := own.get(name + ending)) is not None:
             inputs = x if A.shape[-2] == x.shape[-1] else x.reshape(*x.shape[:-1], A.shape[-2], -1).sum(dim=-1)
-            B = own[f"B{ending}"][..., : A.shape[-1], :].to(x.dtype)
+            B = own["B" + ending]
+            B = (B if B.shape[-2] == A.shape[-1] else B[..., : A.shape[-1], :]).to(x.dtype)
             narrow = inputs @ A.to(x.dtype)
             if B.ndim == 3:
                 y.baddbmm_(narrow, B)  # in place: y is new, and another copy of it costs as much as the products
@@ -123,8 +158,17 @@ def beside(vectors: Tensor, x: Tensor) -> Tensor:
     return vectors if vectors.ndim == 1 else vectors.reshape(len(vectors), *(1,) * (x.ndim - 2), -1)
 
 
+def grouped(rows: Sequence[Held | None]) -> tuple[list[int], Groups]:
+    """The order in which rows that have the same terms stand beside one another, and what ``mixing`` takes then."""
+    groups: dict[int, list[int]] = {}
+    for at, row in enumerate(rows):
+        groups.setdefault(id(row), []).append(at)
+    order = [at for own in groups.values() for at in own]
+    return order, [(len(own), rows[own[0]] or {}) for own in groups.values()]
+
+
 def gathered(rows: Sequence[Held | None], form: Form) -> Held:
-    """What ``mixing`` takes for rows that have these terms, or None: of one adapter alone its own, without a copy.
+    """The terms of rows that have these, or None: of one adapter alone its own, without a copy.
 
     Whatever is smaller than the form is filled up at its ends with what changes nothing.
     """

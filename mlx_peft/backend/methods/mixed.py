@@ -16,6 +16,9 @@ from mlx_peft.backend.models.tokens import Tokens
 from mlx_peft.backend.models.vit import Block
 from mlx_peft.vit.places import Kinds
 
+OF_THIRDS = frozenset(f"B{third}" for third in THIRDS)
+"""The names of terms of a third of a layer's outputs; each has its A or G."""
+
 Held = Mapping[str, Mapping[str, mx.array]]
 """Terms by the path of a layer or a block and by their names, see ``adaptation.terms``: one adapter's, or with another
 axis before the others those of a batch's rows."""
@@ -28,7 +31,7 @@ def mixing(terms: Held, prompts: Sequence[Entering] = ()) -> Iterator[None]:
     """Within it, the rows of a batch have these terms; outside of any, none. Each thread has its own.
 
     Args:
-        terms: of all rows alike, or of each.
+        terms: of all rows, in their order.
         prompts: at which blocks they enter and leave, in all rows alike.
     """
     token = _rows.set((terms, frozenset(at.block for at in prompts if at.leave)))
@@ -61,7 +64,7 @@ class MixedLayer(nn.Module):
             return self.base_layer(x)
         y = self.base_layer((x * beside(own["into"], x)).astype(x.dtype) if "into" in own else x)
         y = plus(y, x, own)
-        if any(f"B{third}" in own for third in THIRDS):
+        if not own.keys().isdisjoint(OF_THIRDS):
             parts = zip(mx.split(y, len(THIRDS), axis=-1), THIRDS, strict=True)
             y = mx.concatenate([plus(part, x, own, third) for part, third in parts], axis=-1)
         if "weight" in own:
@@ -98,9 +101,13 @@ class MixedBlock(nn.Module):
             return self.base_layer(tokens, positions, queries)
         tokens = self.base_layer.attend(tokens, positions, queries)
         normed = self.base_layer.norm2(tokens.x)
-        inner = nn.relu(normed @ own["down"].astype(dtype) + beside(own["down_bias"], normed).astype(dtype))
-        outer = inner @ own["up"].astype(dtype) + beside(own["up_bias"], normed).astype(dtype)
-        return tokens.holding(tokens.x + self.base_layer.feed(normed) + outer)
+        return tokens.holding(tokens.x + self.base_layer.feed(normed) + bottleneck(normed, own))
+
+
+def bottleneck(x: mx.array, own: Mapping[str, mx.array]) -> mx.array:
+    """relu(x down + down_bias) up + up_bias, in the dtype of x."""
+    inner = nn.relu(x @ own["down"].astype(x.dtype) + beside(own["down_bias"], x).astype(x.dtype))
+    return inner @ own["up"].astype(x.dtype) + beside(own["up_bias"], x).astype(x.dtype)
 
 
 def plus(y: mx.array, x: mx.array, own: Mapping[str, mx.array], ending: str = "") -> mx.array:
@@ -119,7 +126,7 @@ def beside(vectors: mx.array, x: mx.array) -> mx.array:
 
 
 def gathered(rows: Sequence[Held | None], form: Form) -> Held:
-    """What ``mixing`` takes for rows that have these terms, or None: of one adapter alone its own, without a copy.
+    """The terms of rows that have these, or None: of one adapter alone its own, without a copy.
 
     Whatever is smaller than the form is filled up at its ends with what changes nothing.
     """
