@@ -11,7 +11,7 @@ from torch import nn
 
 from mlx_peft.adaptation.forms import Form
 from mlx_peft.adaptation.terms import Array, Entering, Layers, places
-from torch_ref.methods.mixed import Held, MixedBlock, MixedLayer, gathered, grouped, mixing
+from torch_ref.methods.mixed import Groups, Held, MixedBlock, MixedLayer, gathered, grouped, mixing
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
@@ -65,15 +65,16 @@ class Mixer:
         self, images: np.ndarray, rows: Sequence[Held | None], form: Form, prompts: tuple[Entering, ...]
     ) -> np.ndarray:
         """What the heads read, float32 ``(batch, heads, dim)``."""
-        if self.gathers:
-            order, groups = [*range(len(rows))], [(len(rows), self._gathered(rows, form))]
-        else:
-            order, groups = grouped(rows)
+        order, groups = self._together(rows, form) if self.gathers else grouped(rows)
         pixels = torch.from_numpy(images[order]).to(self.device)
         pixels = preprocess(pixels, self.base.preprocessing, self.architecture.img_size, torch.float32)
         with mixing(groups, prompts):
             found = to_numpy(self.network.prefix(pixels, self.architecture.depth + 1))
         return found[np.argsort(order)]
+
+    def _together(self, rows: Sequence[Held | None], form: Form) -> tuple[list[int], Groups]:
+        """All rows as one group, in the order that they have."""
+        return [*range(len(rows))], [(len(rows), self._gathered(rows, form))]
 
     def _gathered(self, rows: Sequence[Held | None], form: Form) -> Held:
         """The rows' terms; those of the last batch, where this has the same rows: to copy them takes long."""
