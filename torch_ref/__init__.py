@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from mlx_peft.config.quantization import QAT, Quantization
     from mlx_peft.config.schema import Data, Experiment, Train
-    from mlx_peft.notebook.torch import evaluate, fit, load
+    from mlx_peft.notebook.torch import combine, evaluate, fit, load
     from torch_ref.library import (
         add_adapter,
         create_model,
@@ -62,6 +62,7 @@ __all__ = [
     "Train",
     "VeRA",
     "add_adapter",
+    "combine",
     "create_model",
     "evaluate",
     "fit",
@@ -82,7 +83,7 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("QAT", "Quantization"), "mlx_peft.config.quantization"),
     **dict.fromkeys(("Data", "Experiment", "Train"), "mlx_peft.config.schema"),
-    **dict.fromkeys(("evaluate", "fit", "load"), "mlx_peft.notebook.torch"),
+    **dict.fromkeys(("combine", "evaluate", "fit", "load"), "mlx_peft.notebook.torch"),
 }
 """The other names in capitals are methods, and the other names the library's."""
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from convert.problem import known
+from mlx_peft.config.combination import Origin
 from mlx_peft.config.methods import Method
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import Model
@@ -38,6 +39,7 @@ class Description(BaseModel):
     source: str
     quantize: Quantization | None = None
     qat: QAT | None = None
+    origin: Origin | None = None
     problem_type: Annotated[str, AfterValidator(known)] = USUAL.name
 
 

@@ -18,6 +18,7 @@ from convert.files import read_json, read_safetensors, write_json, write_safeten
 from convert.fit import class_names
 from convert.places import last_part, without_places
 from convert.problem import KEY, written
+from mlx_peft.config.combination import Origin
 from mlx_peft.config.methods import (
     IA3,
     SSF,
@@ -71,6 +72,7 @@ class Adapter:
         task: what the head answers.
         over: the model class of another library whose layers' names its file has; empty: it has timm's.
         fields: of the architecture, that its head asks for beside.
+        origin: what it was combined from; None where it was trained.
     """
 
     method: Method
@@ -86,6 +88,7 @@ class Adapter:
     task: Task = USUAL
     over: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
 
     def __repr__(self) -> str:
         """A line: its tensors would be hundreds."""
@@ -163,7 +166,8 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
     }
     shared = {name: getattr(adapter, name) for name in Description.model_fields.keys() - {KEY}}
     description = Description(problem_type=adapter.task.name, **shared)
-    usual = None if written(adapter.task) else {KEY}  # earlier versions know no other, and not the word
+    usual = set() if written(adapter.task) else {KEY}  # earlier versions know no other, and not the word
+    usual |= {"origin"} if adapter.origin is None else set()
     with new_folder(folder, replaceable={CONFIG, WEIGHTS, SUMS}) as new:
         write_json(new / CONFIG, dict(sorted(config.items())))
         write_safetensors(

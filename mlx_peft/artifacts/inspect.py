@@ -97,6 +97,7 @@ def _adapter(folder: Path, path: Path) -> dict[str, Any]:
         "quantization": None if adapter.quantize is None else described(adapter.quantize),
         "classes": adapter.num_classes,
         "class_names": list(adapter.classes),
+        **({} if adapter.origin is None else {"combined": adapter.origin.model_dump(mode="json")}),
         **written(adapter.task),
         "parameters_of": dict(counts),
         "preprocessing": adapter.preprocessing and adapter.preprocessing.model_dump(mode="json"),

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from mlx_peft.cli import (
     bench,
     cat,
+    combine,
     complete,
     config,
     convert,
@@ -72,8 +73,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"], **GROUP},
 )
 COMMANDS = (
-    train, sweep, eval, predict, explain, merge, quantize, simulate, convert, info, push, pull, parity, report, ls, cat,
-    cp, complete,
+    train, sweep, eval, predict, explain, combine, merge, quantize, simulate, convert, info, push, pull, parity, report,
+    ls, cat, cp, complete,
 )  # fmt: skip
 for module in COMMANDS:
     app.command(cls=Answering)(getattr(module, module.__name__.rpartition(".")[2]))

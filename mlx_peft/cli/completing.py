@@ -55,6 +55,13 @@ def methods(incomplete: str) -> list[str]:
     return beginning((kind.model_fields["name"].default for kind in kinds), incomplete)
 
 
+def ways(incomplete: str) -> list[str]:
+    """In which adapters are combined."""
+    from mlx_peft.config.combination import WAYS
+
+    return beginning(WAYS, incomplete)
+
+
 def datasets(incomplete: str) -> list[str]:
     from mlx_peft.data import REGISTRY
 

@@ -24,9 +24,9 @@ def ls(
     """List models, methods, data sets, recipes or suites.
 
     Of a model: parameters without a head, image size, and the licences and tags of its weights. Of a method: whether
-    it merges into a plain model, PEFT reads its adapters, and a batch may mix several of them. Of a data set: its
-    variants (protocols, partitions, sizes), the first the default, with their images; with --json, what each is, and
-    where the set is to be had.
+    it merges into a plain model, PEFT reads its adapters, a batch may mix several of them, and several become one. Of
+    a data set: its variants (protocols, partitions, sizes), the first the default, with their images; with --json, what
+    each is, and where the set is to be had.
     """
     entries = {entry["name"]: entry for entry in LISTS[kind]()}
     wanted = pattern.lower() if set("*?[") & set(pattern) else f"*{pattern.lower()}*"
@@ -77,6 +77,7 @@ HEADINGS = {
     "merges": "merges",
     "in_peft": "PEFT reads it",
     "mixes": "a batch may mix it",
+    "combines": "combines",
     "classes": "classes",
     "variants": "variants",
     "licence": "licence",
@@ -128,6 +129,7 @@ def methods() -> Iterator[dict[str, Any]]:
             "merges": method.unmerged is None,
             "in_peft": method.in_peft,
             "mixes": method.unmixed is None,
+            "combines": method.uncombined is None,
         }
 
 

@@ -156,13 +156,8 @@ def _must_be_of(adapter: Adapter, network: Network, place: Path) -> None:
     if adapter.model is not None and adapter.architecture is not None:  # PEFT says no more than a name
         if fields := _differing(adapter.architecture, network.architecture):
             raise UserError(f"{place} was trained with another model: {', '.join(fields)}")
-        if adapter.preprocessing is not None and _inside(adapter.preprocessing) != _inside(base.preprocessing):
+        if adapter.preprocessing is not None and adapter.preprocessing.inside != base.preprocessing.inside:
             raise UserError(f"{place} was trained on images that were normalised in another way than this model's")
-
-
-def _inside(preprocessing: Preprocessing) -> tuple[object, ...]:
-    """What of it happens inside the network, to all images of a batch alike; each is cropped before, as is its own."""
-    return preprocessing.mean, preprocessing.std, preprocessing.interpolation
 
 
 def _differing(found: Architecture, wanted: Architecture) -> list[str]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from convert.named import known
+from mlx_peft.artifacts.combine import Combined, Wish, combine
 from mlx_peft.artifacts.examine import evaluate_run
+from mlx_peft.artifacts.ingredients import Adapters
 from mlx_peft.artifacts.load import Loaded, load_model, load_run
 from mlx_peft.artifacts.place import is_model
 from mlx_peft.config import files, recipes
@@ -88,6 +90,48 @@ class Notebook:
         except UserError as error:
             raise UserError(f"{path}: no such file or folder here, and as a name: {error}") from None
         return library.create_model(name)
+
+    def combine(
+        self,
+        adapters: Adapters,
+        out: str | os.PathLike[str],
+        how: str | None = None,
+        *,
+        rank: int | None = None,
+        density: float | None = None,
+        seed: int | None = None,
+        majority_sign_method: str | None = None,
+        head: str | None = None,
+        model: str | None = None,
+        base_weights: str | None = None,
+    ) -> Combined:
+        """Combines adapters of one base into a new one, which is written to a folder.
+
+        Args:
+            adapters: folders of adapters or runs with their weights, ``{"runs/a": 0.7, "runs/b": 0.3}``; in a list all
+                have the weight 1. The weights are taken as they are.
+            out: the folder to write; an earlier adapter in it is replaced.
+            how: one of PEFT's ways, ``cat``, ``linear``, ``svd``, ``ties``, ``dare_linear``, ``dare_ties``,
+                ``magnitude_prune``, or one of the last four with ``_svd``; None: the one that gives exactly the
+                weighted sum of what they add to the base.
+            rank: of the result, by ``svd``; None: the largest of theirs.
+            density: the share of each adapter's elements that is kept, by all but ``cat``, ``linear`` and ``svd``.
+            seed: of which are kept, by ``dare``; None: 0.
+            majority_sign_method: how ``ties`` elects a sign, by ``total`` or ``frequency``; None: ``total``.
+            head: the name of the adapter whose head is wanted, ``mean``, or ``join`` for the classes of all; None:
+                where there is one adapter, or all have the same head.
+            model: timm's name of the model, where no adapter says it, as PEFT's do not.
+            base_weights: where those of the base are now, if they are needed and not found.
+
+        Raises:
+            UserError: an adapter is damaged, of another base, or of a method whose updates do not add up to one
+                adapter; a way lacks something, or has no use for it; it was not said which head is wanted.
+        """
+        wish = Wish(how, rank, density, seed, majority_sign_method, head)
+        options = {"name": model, "weights": base_weights or "timm"}
+        named = None if model is None else validated(Model, "model", options)
+        place = given_path(out, "the folder to write")
+        return combine(adapters, place, wish, self.backend, model=named, weights=base_weights)
 
     def fit(
         self,

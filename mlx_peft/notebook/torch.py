@@ -7,5 +7,6 @@ from mlx_peft.notebook.notebook import Notebook
 _notebook = Notebook("torch")
 
 load = _notebook.load
+combine = _notebook.combine
 fit = _notebook.fit
 evaluate = _notebook.evaluate

@@ -175,3 +175,8 @@ class Preprocessing(BaseModel):
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     crop_pct: float = Field(0.875, ge=0.01, le=1, description="evaluation: crop side / resized side")
     crop_mode: Literal["center", "squash", "border"] = "center"
+
+    @property
+    def inside(self) -> tuple[object, ...]:
+        """What of it happens inside the network, to all images of a batch alike; each may be cropped otherwise."""
+        return self.mean, self.std, self.interpolation

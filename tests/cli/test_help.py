@@ -14,6 +14,7 @@ COMMANDS = (
     "eval",
     "predict",
     "explain",
+    "combine",
     "merge",
     "quantize",
     "simulate",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 from safetensors.numpy import save
 from typer.testing import CliRunner
 
+from convert.adapters.peft import read_adapter, write_adapter
 from convert.base import load_base
 from mlx_peft.cli.app import app
 from mlx_peft.config.schema import Model
@@ -102,6 +104,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("north", "south"):
         shutil.copytree(place / "runs" / "mine" / "adapter", place / "clinics" / name)
     (place / "asked.csv").write_text("image,adapter\ncat.jpg,north\nimage.jpg,south\n")
+    own = read_adapter(place / "runs" / "mine" / "adapter")
+    for team, classes in (("garden", own.classes), ("kitchen", own.classes), ("street", ("bus", "car", "tram"))):
+        write_adapter(place / "teams" / team, replace(own, classes=classes))
     return place
 
 

@@ -50,9 +50,9 @@ def test_ls_says_it_in_words_and_in_json():
     assert heading.split("  ")[0] == "name" and heading.endswith("description")
     for config, line in zip(CONFIGS, lines, strict=True):
         entry = listed[config.model_fields["name"].default]
-        facts = (config.unmerged is None, config.in_peft, config.unmixed is None)
-        assert tuple(entry[fact] for fact in ("merges", "in_peft", "mixes")) == facts
-        assert line.split()[:4] == [entry["name"], *("yes" if fact else "no" for fact in facts)]
+        facts = (config.unmerged is None, config.in_peft, config.unmixed is None, config.uncombined is None)
+        assert tuple(entry[fact] for fact in ("merges", "in_peft", "mixes", "combines")) == facts
+        assert line.split()[:5] == [entry["name"], *("yes" if fact else "no" for fact in facts)]
         assert line.endswith(entry["description"])
 
 

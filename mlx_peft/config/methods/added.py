@@ -113,6 +113,10 @@ class VPT(Blockwise):
         "its prompts are tokens that every image attends to, so no weight can take them up; keep the adapter beside "
         "the model"
     )
+    uncombined: ClassVar[str | None] = (
+        "its prompts are tokens that attention weighs against all others, so that those of two do together what is no "
+        "sum of what each does alone"
+    )
     undecayed: ClassVar[tuple[str, ...]] = ("prompts",)
     tokens: Rank = 10
     deep: bool = Field(False, description="prompts of its own for every block")

@@ -23,6 +23,7 @@ class MethodConfig(Section):
         unmerged: why what it trains folds into no plain model with the same logits; None where it does.
         in_peft: whether Hugging Face PEFT has the method and reads its adapters.
         unmixed: why the rows of one batch may not each have an adapter of their own; None where they may.
+        uncombined: why several adapters of it cannot become one; None where they can.
     """
 
     name: str
@@ -32,6 +33,7 @@ class MethodConfig(Section):
     unmerged: ClassVar[str | None] = None
     in_peft: ClassVar[bool] = False
     unmixed: ClassVar[str | None] = None
+    uncombined: ClassVar[str | None] = None
     over_codes: ClassVar[bool] = False
     """Whether it needs a quantised base, which it merges into as it is."""
     rounds: ClassVar[bool] = False
@@ -60,6 +62,11 @@ class MethodConfig(Section):
         """Raises UserError, which says why, where what it trains folds into no plain model."""
         if cls.unmerged is not None:
             raise UserError(f"method {cls.model_fields['name'].default} cannot be merged: {cls.unmerged}")
+
+    def must_combine(self) -> None:
+        """Raises UserError, which says why, where its adapters cannot be combined with others."""
+        if self.uncombined is not None:
+            raise UserError(f"adapters of the method {self.name} cannot be combined: {self.uncombined}")
 
     @property
     def dropped(self) -> float:

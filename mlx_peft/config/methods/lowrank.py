@@ -62,6 +62,15 @@ class LoRA(Targeted):
                 raise ValueError(f"{key!r} should be given a number above 0, not {value}")
         return pattern
 
+    def must_combine(self) -> None:
+        """As of any method. DoRA's row norms are of weight and update together: two updates do not add up."""
+        super().must_combine()
+        if self.dora:
+            raise UserError(
+                "adapters of the method lora with dora cannot be combined: each row of weight and update together is "
+                "brought to a trained norm, so that the updates do not add up"
+            )
+
     @property
     def dropped(self) -> float:
         return self.dropout
