@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from convert.adapters.peft import Adapter, read_adapter
 from convert.base import Base
+from convert.files import listed
 from convert.fit import must_hold
 from mlx_peft.adaptation.adapter import adapter_shapes
 from mlx_peft.adaptation.combining import Part
@@ -160,13 +161,16 @@ def ground_of(found: Sequence[Opened], opening: Opening) -> Ground:
     telling = opening.telling
     if telling is None or (architecture := telling.adapter.architecture) is None:
         base = opening.base()
+        model = model.model_copy(update={"args": {**found[0].adapter.fields, **model.args}})
         ground = Ground(model, base.architecture, base.preprocessing, base.sha256, base.source, base.quantization)
     else:
         known = telling.adapter
         digest = next((one.adapter.base_sha256 for one in found if one.adapter.base_sha256), None)
         ground = Ground(known.model, architecture, known.preprocessing, digest, known.source, known.quantize)
     for one in found:
-        own = one.adapter
+        own, pooled = one.adapter, dict(ground.architecture)
+        if odd := [field for field, value in own.fields.items() if pooled[field] != value]:
+            raise UserError(f"{one.place}: its head is of another pooling than that of the others ({listed(odd)})")
         wanted = adapter_shapes(own.method, ground.architecture, own.num_classes, ground.quantize)
         held = {name: tensor.shape for name, tensor in own.tensors.items()}
         must_hold(held, wanted, f"{one.place} does not fit the model of the others")
