@@ -15,6 +15,7 @@ from mlx_peft.core.errors import UserError, shown, suggest
 from mlx_peft.data import eval_image
 from mlx_peft.data.looking import Watch, unwatched
 from mlx_peft.data.names import spelled
+from mlx_peft.data.questions import Questions
 from mlx_peft.protocols.loading import load_backend
 from mlx_peft.tasks.logits import finite
 from mlx_peft.vit import relevance
@@ -61,9 +62,9 @@ class Unread:
 
 
 def explain(
-    loaded: Loaded, paths: Sequence[Path], of: str | None = None, top: int = 5, watch: Watch = unwatched
+    loaded: Loaded, questions: Questions, of: str | None = None, top: int = 5, watch: Watch = unwatched
 ) -> Iterator[Explained | Unread]:
-    """Image files in their order, each as soon as it is done.
+    """The images that are asked about, in their order, each as soon as it is done.
 
     Args:
         of: the class that the gradient speaks for, by its name; None: of each image the likeliest.
@@ -78,15 +79,15 @@ def explain(
         base.name, base.architecture, base.quantization, num_classes=len(loaded.classes),
         device=load_backend(loaded.recipe.backend).computing(),
     )  # fmt: skip
-    for done, path in enumerate(paths):
-        watch("explaining", done, len(paths))
+    watch("explaining", 0, questions.count)
+    for done, (image, _) in enumerate(questions.each, start=1):
         try:
-            pixels = eval_image(path, loaded.preprocessing, loaded.image_size)
+            pixels = eval_image(Path(image), loaded.preprocessing, loaded.image_size)
         except UserError as error:
-            yield Unread(str(path), str(error))
-            continue
-        yield _told(loaded, str(path), pixels, row, top)
-    watch("explaining", len(paths), len(paths))
+            yield Unread(image, str(error))
+        else:
+            yield _told(loaded, image, pixels, row, top)
+        watch("explaining", done, questions.count)
 
 
 def class_row(name: str, classes: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ from mlx_peft.cli.common import (
     echo,
     echo_json,
 )
+from mlx_peft.cli.predict import Images, Source
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import printable
 
@@ -29,18 +31,8 @@ if TYPE_CHECKING:
 
 def explain(
     ctx: typer.Context,
-    run: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN",
-            help="A finished run, an adapter, a folder of several of either, or a model.",
-            show_default=False,
-        ),
-    ],
-    images: Annotated[
-        list[Path],
-        typer.Argument(metavar="IMAGE", help="Image files, and folders of them at any depth.", show_default=False),
-    ],
+    run: Source,
+    images: Images = None,
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where to write the pictures, and of several a page.")
     ] = Path("explained"),
@@ -72,16 +64,18 @@ def explain(
     from mlx_peft.artifacts.explain import explain
     from mlx_peft.artifacts.load import load_any
     from mlx_peft.cli.progress import watch
-    from mlx_peft.data.given import files
+    from mlx_peft.data.questions import about
     from mlx_peft.report.explanations import write
 
-    paths, base = files(images), base_of(model, weights, image_size)
+    if not images:
+        raise UserError("no images are named: name files, folders or lists")
+    questions, base = about(images, sys.stdin.buffer), base_of(model, weights, image_size)
     loaded = load_any(run, backend_of(ctx, backend), name=adapter, precision="float32", model=base, weights=weights)
     _check_blocks(blocks or [], loaded)
     for note in loaded.notes:
         echo(f"note: {note}", err=True)
     with watch() as progress:
-        each = explain(loaded, paths, of, top, progress.opening)
+        each = explain(loaded, questions, of, top, progress.opening)
         found = write(out, each, loaded.task, run.resolve().name, blocks=blocks, arrays=arrays)
     if as_json:
         echo_json({"run": str(run), "out": str(out), "images": found})

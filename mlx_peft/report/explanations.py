@@ -79,10 +79,12 @@ def write(
 
 
 def _must_have_some(found: Sequence[Entry]) -> None:
-    errors = [entry["error"] for entry in found if "error" in entry]
-    if errors and len(errors) == len(found):
-        of = "" if len(found) == 1 else f"none of the {counted(len(found), 'image')} can be read; the first: "
-        raise UserError(f"{of}{errors[0]}")
+    if any("error" not in entry for entry in found):
+        return
+    if not found:
+        raise UserError("no image is named: the list is empty")
+    none_of = "" if len(found) == 1 else f"none of the {counted(len(found), 'image')} can be read; the first: "
+    raise UserError(f"{none_of}{found[0]['error']}")
 
 
 def _earlier(out: Path) -> set[str]:

@@ -76,6 +76,15 @@ def test_what_cannot_be_read_is_named_and_the_rest_drawn(command: Any, model: Pa
     assert len(done.stdout.splitlines()) == 4
 
 
+def test_a_list_names_images_too(command: Any, model: Path, photos: Path) -> None:
+    (photos / "list.txt").write_text("one.png\nwide.png\n")
+    done = command("explain", model, photos / "list.txt", "--json", obj="torch")
+    assert [Path(entry["image"]).name for entry in json.loads(done.stdout)["images"]] == ["one.png", "wide.png"]
+    for arguments, said in ((["-"], "the list is empty"), ([], "no images are named")):
+        done = command("explain", model, *arguments, "--out", "none", obj="torch")
+        assert done.exit_code == 2 and said in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
