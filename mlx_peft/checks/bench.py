@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from convert.base import load_base
+from mlx_peft.checks import turns
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.memory import process_peak
@@ -29,6 +27,8 @@ from mlx_peft.vit.registry import find
 CLASSES = 10
 CONTENDERS = (*BACKENDS, *PEERS)
 """These are timed by default. Others come as Python files: modules as ``protocols.measured.Contender`` has it."""
+STEP, FIGURES = "step", "figures"
+"""What a contender's process is asked."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,8 @@ def module(contender: str) -> Contender:
     return cast(Contender, found)
 
 
-def work(contender: str, settings: Settings) -> None:
-    """The process of one contender: a line in, a step, its seconds out. Ends with the other figures."""
-    replies, sys.stdout = sys.stdout, sys.stderr  # a contender may print what it likes
-
-    def reply(what: object) -> None:
-        print(json.dumps(what), file=replies, flush=True)
-
+def work(contender: str, settings: Settings) -> Callable[[str], Any]:
+    """What the process of one contender answers: to STEP a step's seconds, to FIGURES the other figures."""
     backend, config = module(contender), experiment(settings)
     base = load_base(config.model, CLASSES, config.seed)
     trainer = backend.build_trainer(config, CLASSES, base)
@@ -119,41 +114,35 @@ def work(contender: str, settings: Settings) -> None:
     images = random.integers(0, 256, (settings.batch_size, size, size, 3), dtype=np.uint8)
     targets = random.integers(0, CLASSES, settings.batch_size, dtype=np.int32)
 
-    def seconds(action: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        action()
-        return time.perf_counter() - start
-
     def step() -> None:
         trainer.train_step(images, targets, 1e-3)
         backend.synchronize()
 
-    for _ in range(settings.warmup):
-        step()
-    reply("ready")
-    for _ in sys.stdin:
-        reply(seconds(step))
-    arrays, process = backend.peak_memory(), process_peak()
-
-    def all_products() -> float | None:
-        total = 0.0
-        for times, *shape in products(base.architecture, settings.batch_size):
-            tries = [backend.multiply(*shape) for _ in range(5)]
-            measured = [seconds(product) for product in tries if product is not None]
-            if not measured:
-                return None
-            total += times * min(measured)
-        return total
-
-    reply(
-        {
+    def figures() -> dict[str, Any]:
+        arrays, process = backend.peak_memory(), process_peak()  # before the products, which are no part of a step
+        return {
             "version": backend.version(),
-            "products_seconds": all_products(),
+            "products_seconds": _products_seconds(backend, base.architecture, settings.batch_size),
             "saved_bytes": backend.saved_bytes(trainer, images, targets),
             "arrays_bytes": arrays,
             "process_bytes": process,
         }
-    )
+
+    for _ in range(settings.warmup):
+        step()
+    return lambda request: turns.seconds(step) if request == STEP else figures()
+
+
+def _products_seconds(backend: Contender, architecture: Architecture, batch: int) -> float | None:
+    """Of all of a step's matrix products alone; None where they are not measured."""
+    total = 0.0
+    for times, *shape in products(architecture, batch):
+        tries = [backend.multiply(*shape) for _ in range(5)]
+        measured = [turns.seconds(product) for product in tries if product is not None]
+        if not measured:
+            return None
+        total += times * min(measured)
+    return total
 
 
 def available(contenders: Sequence[str]) -> Iterator[str]:
@@ -171,34 +160,12 @@ def run(settings: Settings, beside: Sequence[str] = ()) -> list[Timing]:
         if not Path(file).is_file():
             raise UserError(f"{file}: no such file", arguments=("beside",))
     names = [*available(list(CONTENDERS)), *beside]
-    command = [sys.executable, "-m", "mlx_peft.checks.bench"]
-    workers: dict[str, subprocess.Popen[str]] = {}
-    with contextlib.ExitStack() as stack:
-        for name in names:
-            arguments = [*command, name, json.dumps(asdict(settings))]
-            workers[name] = stack.enter_context(
-                subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            )
-            if line(workers[name]) != '"ready"':
-                for worker in workers.values():
-                    worker.kill()
-                raise UserError(f"bench: {name} could not be started; its own message is above")
+    with turns.workers("mlx_peft.checks.bench", names, asdict(settings)) as workers:
         times: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(settings.rounds):
             for name, worker in workers.items():
-                times[name].append(json.loads(line(worker, "step")))
-        return [timing(name, settings, times[name], json.loads(workers[name].communicate()[0])) for name in names]
-
-
-def line(worker: subprocess.Popen[str], request: str | None = None) -> str:
-    """The worker's next line, after a request where one is given."""
-    assert worker.stdin is not None and worker.stdout is not None
-    if request is not None:
-        print(request, file=worker.stdin, flush=True)
-    reply = worker.stdout.readline().strip()
-    if not reply and worker.wait() != 0:
-        raise UserError("bench: a contender died; its own message is above")
-    return reply
+                times[name].append(worker.ask(STEP))
+        return [timing(name, settings, times[name], worker.ask(FIGURES)) for name, worker in workers.items()]
 
 
 def timing(name: str, settings: Settings, seconds: list[float], figures: dict[str, Any]) -> Timing:
@@ -228,4 +195,4 @@ def summary(settings: Settings, timings: Sequence[Timing]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    work(sys.argv[1], Settings(**json.loads(sys.argv[2])))
+    turns.serve(lambda: work(sys.argv[1], Settings(**json.loads(sys.argv[2]))))
