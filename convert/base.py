@@ -21,6 +21,7 @@ from mlx_peft.adaptation.footprint import weights
 from mlx_peft.codes import affine
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Model
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core import memory
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
@@ -47,6 +48,7 @@ class Base:
         notes: what was replaced, resized or left out, for a person.
         task: what the head answers.
         head: which head it has: the weights' own, or a new one, and why.
+        tokens: how the weights are used with fewer of them, as their folder says; None where it does not.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Base:
     quantization: Quantization | None = None
     task: Task = USUAL
     head: Head = OWN
+    tokens: ReducerConfig | None = None
 
     @property
     def packed(self) -> bool:
@@ -138,6 +141,7 @@ def load_base(
         quantization=quantization,
         task=task or checkpoint.task,
         head=head,
+        tokens=checkpoint.tokens,
     )
 
 
@@ -192,6 +196,7 @@ def whole(checkpoint: Checkpoint, image_size: int | None = None, args: Mapping[s
             *notes,
         ),
         task=checkpoint.task,
+        tokens=checkpoint.tokens,
     )
 
 

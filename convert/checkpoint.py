@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Tensors
 from mlx_peft.tasks.registry import USUAL
 from mlx_peft.tasks.task import Task
@@ -30,6 +31,7 @@ class Checkpoint:
         imagenet_1k: whether the head's rows are known to be ImageNet-1k's classes in their usual order.
         sha256: their digest where it is not that of the tensors: of what was computed, which a backend rounds as it
             does, it is the digest of what it was computed from.
+        tokens: how it has fewer of them where it answers; None: all of them.
     """
 
     name: str
@@ -46,3 +48,4 @@ class Checkpoint:
     task: Task = USUAL
     imagenet_1k: bool = False
     sha256: str | None = None
+    tokens: ReducerConfig | None = None

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mlx_peft.config.quantization import QAT, Quantization
     from mlx_peft.config.schema import Data, Experiment, Train
     from mlx_peft.notebook.mlx import combine, evaluate, fit, load
+    from mlx_peft.config.tokens import EViT, SkipViT, ToMe
 
 __all__ = [
     "IA3",
@@ -51,6 +52,7 @@ __all__ = [
     "AdaptFormer",
     "BitFit",
     "Data",
+    "EViT",
     "Experiment",
     "FacT",
     "Full",
@@ -59,6 +61,8 @@ __all__ = [
     "LoRA",
     "QALoRA",
     "Quantization",
+    "SkipViT",
+    "ToMe",
     "Train",
     "VeRA",
     "add_adapter",
@@ -84,6 +88,7 @@ _HOMES = {
     **dict.fromkeys(("QAT", "Quantization"), "mlx_peft.config.quantization"),
     **dict.fromkeys(("Data", "Experiment", "Train"), "mlx_peft.config.schema"),
     **dict.fromkeys(("combine", "evaluate", "fit", "load"), "mlx_peft.notebook.mlx"),
+    **dict.fromkeys(("EViT", "SkipViT", "ToMe"), "mlx_peft.config.tokens"),
 }
 """The other names in capitals are methods, and the other names the library's."""
 

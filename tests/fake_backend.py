@@ -14,6 +14,7 @@ from mlx_peft.codes.quantizers import Quantizer
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Precision
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Device, Parameters, Tensors
 from mlx_peft.data import ArrayImages, Dataset, Split
 from mlx_peft.protocols import loading
@@ -151,6 +152,7 @@ def build_model(
     *,
     seed: int = 0,
     qat: QAT | None = None,
+    tokens: ReducerConfig | None = None,
     precision: Precision = "float32",
 ) -> FakeModel:
     return FakeModel(base, num_classes)

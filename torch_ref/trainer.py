@@ -31,6 +31,7 @@ class Trainer:
             experiment.method,
             seed=experiment.seed,
             qat=experiment.qat,
+            tokens=experiment.tokens,
             precision=experiment.train.precision,
             drop_path=experiment.model.drop_path,
             head_dropout=experiment.model.head_dropout,

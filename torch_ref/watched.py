@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,8 +55,7 @@ class Reduction(Reducer):
 
     def forward(self, tokens: Tokens, attended: Attended) -> Tokens:
         left = self.reducer(tokens, attended)
-        whole = torch.eye(len(tokens.places), device=tokens.x.device).expand(tokens.x.shape[0], -1, -1)
-        traced = None if left is tokens else self.reducer(tokens.holding(whole), attended).x
+        traced = None if left is tokens else _joined(self.reducer(_identity(tokens), attended))
         self.seen = lambda: {
             "asking": attended.asking,
             "asked": attended.asked,
@@ -64,6 +64,20 @@ class Reduction(Reducer):
             "sizes": None if left.sizes is None else to_numpy(left.sizes),
         }
         return left
+
+
+def _identity(tokens: Tokens) -> Tokens:
+    """Tokens of which each is one row of the identity, those that stand aside behind the others."""
+    through = len(tokens.places)
+    count = through if tokens.aside is None else through + tokens.aside.shape[1]
+    rows = torch.eye(count, device=tokens.x.device).expand(tokens.x.shape[0], -1, -1)
+    aside = None if tokens.aside is None else rows[:, through:]
+    return replace(tokens, x=rows[:, :through], aside=aside)
+
+
+def _joined(tokens: Tokens) -> Tensor:
+    """The tokens, and behind them those that stand aside."""
+    return tokens.x if tokens.aside is None else torch.cat([tokens.x, tokens.aside], dim=1)
 
 
 def explain(network: VisionTransformer, x: Tensor, classes: Sequence[int] | None) -> Explanation:

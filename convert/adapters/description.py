@@ -12,6 +12,7 @@ from mlx_peft.config.combination import Origin
 from mlx_peft.config.methods import Method
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import Model
+from mlx_peft.config.tokens import Reducer
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import from_json
 from mlx_peft.core.problems import in_a_line
@@ -40,6 +41,7 @@ class Description(BaseModel):
     quantize: Quantization | None = None
     qat: QAT | None = None
     origin: Origin | None = None
+    tokens: Reducer | None = None
     problem_type: Annotated[str, AfterValidator(known)] = USUAL.name
 
 

@@ -38,6 +38,7 @@ from mlx_peft.config.methods import (
 )
 from mlx_peft.config.quantization import QAT, Quantization, is_scale
 from mlx_peft.config.schema import Model
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.sums import SUMS
@@ -69,6 +70,7 @@ class Adapter:
         source: where that base's weights came from.
         quantize: how that base was quantised; None where it was not, or it is unknown.
         qat: the codes that it was trained through; None where there were none.
+        tokens: how the model had fewer of them; None where it had all.
         task: what the head answers.
         over: the model class of another library whose layers' names its file has; empty: it has timm's.
         fields: of the architecture, that its head asks for beside.
@@ -89,6 +91,7 @@ class Adapter:
     over: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
     origin: Origin | None = None
+    tokens: ReducerConfig | None = None
 
     def __repr__(self) -> str:
         """A line: its tensors would be hundreds."""
@@ -168,6 +171,7 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
     description = Description(problem_type=adapter.task.name, **shared)
     usual = set() if written(adapter.task) else {KEY}  # earlier versions know no other, and not the word
     usual |= {"origin"} if adapter.origin is None else set()
+    usual |= {"tokens"} if adapter.tokens is None else set()
     with new_folder(folder, replaceable={CONFIG, WEIGHTS, SUMS}) as new:
         write_json(new / CONFIG, dict(sorted(config.items())))
         write_safetensors(
@@ -182,6 +186,11 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
         notes.append(
             f"it was trained through {adapter.qat.bits}-bit codes, of which Hugging Face PEFT knows nothing: there it "
             "meets the float base, and gives other logits"
+        )
+    if adapter.tokens is not None:
+        notes.append(
+            f"it was trained with fewer tokens ({adapter.tokens}), of which Hugging Face PEFT knows nothing: there it "
+            "meets all of them, and gives other logits"
         )
     return [f"{folder}: {note}" for note in notes]
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from convert.files import listed
 from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.tokens import ReducerConfig, described
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.problems import in_a_line
 from mlx_peft.vit.architecture import Architecture, Preprocessing
@@ -43,6 +44,11 @@ def quantization_of(entry: Any, path: Path) -> Quantization:
             f"{path}: quantization: only MLX's affine mode is supported, bits and group_size alike in all layers, "
             f"not {shown(entry)}"
         ) from error
+
+
+def tokens_of(entry: Any, path: Path) -> ReducerConfig | None:
+    """Our own entry; None where there is none. Raises UserError for one that is not understood."""
+    return None if entry is None else described(entry, f"{path}: tokens")
 
 
 def preprocessing_of(config: Mapping[str, Any], path: Path) -> Preprocessing:

@@ -11,7 +11,7 @@ from convert.fit import class_names, must_be_sound
 from convert.hub import download
 from convert.layouts.naming import fitting
 from convert.problem import task_of
-from convert.timm.config import CONFIG, OURS, WEIGHTS, from_arguments, preprocessing_of, quantization_of
+from convert.timm.config import CONFIG, OURS, WEIGHTS, from_arguments, preprocessing_of, quantization_of, tokens_of
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import LONGEST_NAME, UserError, shown
 from mlx_peft.core.text import counted
@@ -141,4 +141,5 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
         classes=class_names(labels if isinstance(labels, list) else (), tensors, f"{path}: label_names"),
         described=True,
         task=task_of(config, path),
+        tokens=tokens_of(config.get("tokens"), path),
     )

@@ -30,7 +30,7 @@ def write_model(
     """Writes a whole model that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` and ``load_base`` open.
 
     Args:
-        base: what the model was made from: name, architecture, preprocessing and task.
+        base: what the model was made from: name, architecture, preprocessing, task, and tokens, which timm passes over.
         tensors: timm's state dictionary.
         classes: names, in the order of the head's rows; none where they are unknown.
         quantization: of the tensors; timm cannot open such a model.
@@ -61,6 +61,7 @@ def write_model(
         **({"model_args": arguments} if arguments else {}),
         **exact,
         **({"quantization": quantization.model_dump(mode="json")} if quantization else {}),
+        **({"tokens": base.tokens.model_dump(mode="json")} if base.tokens else {}),
         "pretrained_cfg": {
             **({"tag": tag} if tag else {}),
             "custom_load": False,

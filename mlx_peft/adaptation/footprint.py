@@ -14,8 +14,10 @@ from mlx_peft.adaptation.adapter import adapter_shapes
 from mlx_peft.adaptation.prefix import frozen_prefix
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import AdamW, Experiment
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.places import PATCH
 from mlx_peft.vit.shapes import shapes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -39,6 +41,15 @@ def weights(
     stored = quantization.stored(architecture, unquantised)
     words = {f"{site.path}.weight" for site in quantization.sites(architecture)}
     return sum((4 if name in words else BYTES[precision]) * math.prod(shape) for name, shape in stored.items())
+
+
+def tokens(architecture: Architecture, reducer: ReducerConfig | None) -> tuple[list[int], list[int]]:
+    """How many tokens enter the attention of each block, and its MLP."""
+    every, patches = len(architecture.places), architecture.places.count(PATCH)
+    if reducer is None:
+        return [every] * architecture.depth, [every] * architecture.depth
+    fed = [every - patches + left for left in reducer.left(architecture)]
+    return [every, *fed[:-1]], fed
 
 
 class Answering(NamedTuple):
@@ -101,25 +112,27 @@ def training(
     own = shapes(architecture, num_classes)
     trained = {*method.selected(architecture), *filter(is_head, own)}
     trained |= {name for name in held if name not in own and not method.keeps(name)}
-    prefix = frozen_prefix(architecture, 0.0, {**own, **held}, trained, None)
+    prefix = frozen_prefix(architecture, 0.0, {**own, **held}, trained, None, experiment.tokens)
     # The first of them may be met by the gradient at its end alone, and of the last only what is read goes through.
     through = max(architecture.depth - (0 if prefix is None else prefix.end) - 1, 0)
     images, size = -(-batch // train.accumulate), BYTES[train.precision]
-    rows = images * len(architecture.places)
-    block = size * rows * 3 * architecture.embed_dim
-    hidden = size * rows * architecture.hidden_dim
-    attention = size * images * _probabilities(architecture) if forms_attention else 0
+    attended, fed = tokens(architecture, experiment.tokens)
+    blocks = range(architecture.depth - 1 - through, architecture.depth - 1)
+    whole = blocks[:1] if train.gradient_checkpointing else blocks[1:]
+    kept = size * images * architecture.embed_dim * sum(attended[block] for block in blocks)
     if train.gradient_checkpointing:
-        activations = size * rows * architecture.embed_dim * through
+        activations = kept
     else:
-        activations = block * through + hidden * max(through - 1, 0)
-        attention *= max(through - 1, 1)
+        activations = 3 * kept + size * images * architecture.hidden_dim * sum(fed[block] for block in whole)
+    formed = sum(_probabilities(architecture, attended[block]) for block in whole) or _probabilities(architecture)
+    attention = size * images * formed if forms_attention else 0
     moments = 2 if isinstance(train.optimizer, AdamW) else int(train.optimizer.momentum > 0)
     return {
         "weights": weights(architecture, num_classes, train.precision, quantization),
         "adapter": 4 * count({name: shape for name, shape in held.items() if name not in own}),
         "optimizer": 4 * moments * count({name: held[name] for name in trained}),
-        "activations": max(activations, size * rows * 4 * architecture.embed_dim),  # the latter in any forward pass
+        # The latter in any forward pass.
+        "activations": max(activations, size * images * attended[0] * 4 * architecture.embed_dim),
         "attention": attention,
         "logits": 4 * images * num_classes,
     }
@@ -140,8 +153,11 @@ def smaller(experiment: Experiment, limit: int, needs: Callable[[Experiment], Pa
     return None
 
 
-def _probabilities(architecture: Architecture) -> int:
-    """Numbers of one image's attention in one block, or in the only one, where no more tokens ask than are read."""
-    tokens = len(architecture.places)
+def _probabilities(architecture: Architecture, tokens: int | None = None) -> int:
+    """Numbers of one image's attention in one block, or in the only one, where no more tokens ask than are read.
+
+    ``tokens`` enter it; None: all there are.
+    """
+    tokens = tokens or len(architecture.places)
     asking = tokens if architecture.depth > 1 else architecture.tokens_read or tokens
     return architecture.num_heads * asking * tokens

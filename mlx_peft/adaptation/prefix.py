@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from mlx_peft.config.quantization import Quantization
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.shapes import heads, shapes
@@ -34,11 +35,13 @@ def frozen_prefix(
     names: Iterable[str],
     trained: Container[str],
     quantization: Quantization | None = None,
+    reducer: ReducerConfig | None = None,
 ) -> Prefix | None:
     """The longest part from the images on that training does not change; None where the first block is not in it.
 
     It ends before the first block that prompts enter, which are parameters of a method. What comes out of it is tokens
-    and no more: of a block whose reducer leaves fewer of them it would not be known which, so that it must end before.
+    and no more: where a reducer leaves fewer of them it would not be known which, so that it ends before, or where they
+    are whole again, or where only those are left that the heads read.
 
     Args:
         architecture: of the plain model.
@@ -46,12 +49,16 @@ def frozen_prefix(
         names: of all parameters, with the method in place. One that the plain model lacks is a sign of the method.
         trained: those among them that are trained.
         quantization: of the base.
+        reducer: what leaves fewer tokens; None: nothing.
     """
     unwrapped = shapes(architecture, num_classes=1)
     if quantization is not None:
         unwrapped = quantization.stored(architecture, unwrapped)
     changed = [name for name in names if name in trained or name not in unwrapped]
     end = min((_place(name, architecture.depth) for name in changed), default=architecture.depth + 1)
+    read = end > architecture.depth or (end == architecture.depth and architecture.kinds_read is not None)
+    if reducer is not None and not read:
+        end = max(block for block in range(end + 1) if block == 0 or reducer.whole(block))
     if end == 0 or drop_path:
         return None
     tokens, dim = len(architecture.places), architecture.embed_dim

@@ -87,7 +87,17 @@ def convert(
     else:
         notes, files = _written(found, job, to, target, out, proof)
     opened = target.opened.format(out=out, name=found.base.name, architecture=_architecture(out))
-    return Converted(found, to, opened, files, proof, (*found.asked.notes, *notes))
+    return Converted(found, to, opened, files, proof, (*found.asked.notes, *notes, *_fewer(found.asked)))
+
+
+def _fewer(base: Base) -> tuple[str, ...]:
+    """A note where what is converted is used with fewer tokens."""
+    if base.tokens is None:
+        return ()
+    return (
+        f"it is used with fewer tokens ({base.tokens}): a config.json of timm's layout says so, and this library alone "
+        "looks at it; all others compute with every token",
+    )
 
 
 def _written(

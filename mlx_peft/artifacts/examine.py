@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_peft.artifacts.images import Images, SplitName, fitted, run_images
-from mlx_peft.artifacts.load import Loaded, load_model, load_run
+from mlx_peft.artifacts.load import Loaded, Tokens, load_model, load_run
 from mlx_peft.data import Split, eval_batches
 from mlx_peft.data.leftout import unread_notes
 from mlx_peft.data.looking import Watch, unwatched
@@ -40,15 +40,17 @@ def evaluate_run(
     model: Path | None = None,
     weights: str | None = None,
     overrides: Iterable[str] = (),
+    tokens: Tokens = "own",
 ) -> Metrics:
     """The metrics of a finished run on one of its splits; of a model's folder in its place, where one is named.
 
-    ``weights`` says where those of its base are now, and ``overrides`` where its images are, or name others.
+    ``weights`` says where those of its base are now, and ``overrides`` where its images are, or name others. ``tokens``
+    are those that it was trained with, unless another reducer is named, or None for none.
 
     Raises UserError where the data set has no such split, or where it is not the split that the run had: images that
     were trained on might be in it.
     """
-    done = examine_splits(path, [split], backend, model=model, weights=weights, overrides=overrides)
+    done = examine_splits(path, [split], backend, model=model, weights=weights, overrides=overrides, tokens=tokens)
     return done.found[split].metrics
 
 
@@ -72,15 +74,16 @@ def examine_splits(
     model: Path | None = None,
     weights: str | None = None,
     overrides: Iterable[str] = (),
+    tokens: Tokens = "own",
     watch: Watch = unwatched,
 ) -> Examined:
     """As ``evaluate_splits``, with what the metrics are made of. A split of None is the one for evaluation."""
     images, experiment = run_images(path, overrides, watch)
     wanted = {split.name: split for split in map(images.split, splits)}
     if model is None:
-        loaded = load_run(path, backend, weights=weights)
+        loaded = load_run(path, backend, weights=weights, tokens=tokens)
     else:
-        loaded = load_model(model, backend or experiment.backend)
+        loaded = load_model(model, backend or experiment.backend, tokens)
     notes = [*images.notes]
     for name, split in wanted.items():
         wanted[name], more = fitted(split, images, loaded, str(model or "the run"))

@@ -21,12 +21,16 @@ from mlx_peft.artifacts.recipe import Recipe
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Model, Precision
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.problems import validated
 from mlx_peft.protocols import model as protocols
 from mlx_peft.tasks.task import Task
 from mlx_peft.training.bases import adapter_base, base_model, opener, run_of
 from mlx_peft.vit.architecture import Preprocessing
+
+Tokens = ReducerConfig | Literal["own"] | None
+"""Which reducer a model is opened with: its own, another, or none."""
 
 
 @dataclass(frozen=True)
@@ -98,22 +102,26 @@ def load_run(
     precision: Precision | None = None,
     model: Model | None = None,
     weights: str | None = None,
+    tokens: Tokens = "own",
 ) -> Loaded:
     """Opens a finished run, an adapter's folder, or the one called ``name`` of a folder that holds several of either.
 
     ``backend`` and ``precision`` are the run's own unless given; an adapter without a run has the defaults. ``model``
     is for an adapter that names none, as those that PEFT wrote. ``weights`` says where its weights are now; otherwise
-    they are found by their digest. Raises UserError where there is no adapter, and where its base is not found.
+    they are found by their digest. ``tokens`` are those that it was trained with, unless another reducer is named, or
+    None for none. Raises UserError where there is no adapter, and where its base is not found.
     """
     place = find_adapter(path, name)
     adapter = read_adapter(place)
     recipe = recipe_of(adapter, place, model)
     recipe = replace(recipe, backend=backend or recipe.backend, precision=precision or recipe.precision)
+    recipe = recipe if tokens == "own" else replace(recipe, tokens=tokens)
     named = base_model(recipe.model, adapter, place, weights or (None if model is None else model.weights))
     base = adapter_base(
         adapter, place, named, method=recipe.method, quantize=recipe.quantize, qat=recipe.qat, seed=recipe.seed,
         opener=opener(recipe.backend),
     )  # fmt: skip
+    base = replace(base, tokens=recipe.tokens)
     recipe.check_room(base, adapter.num_classes, 1)
     built = recipe.build(base, adapter.num_classes)
     adapter = replace(adapter, tensors=completed(adapter.method, adapter.tensors, built.adapter))
@@ -148,7 +156,7 @@ def recipe_of(adapter: Adapter, place: Path, model: Model | None) -> Recipe:
             )
         if not adapter.num_classes:
             raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
-        recipe = Recipe(own, adapter.method, adapter.quantize, adapter.qat)
+        recipe = Recipe(own, adapter.method, adapter.quantize, adapter.qat, tokens=adapter.tokens)
     if model is not None and adapter.model is not None:
         if model.name != adapter.model.name:
             raise UserError(
@@ -162,8 +170,10 @@ def recipe_of(adapter: Adapter, place: Path, model: Model | None) -> Recipe:
     return recipe
 
 
-def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Loaded:
+def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None, tokens: Tokens = "own") -> Loaded:
     """Opens a model's folder, timm's (plain or quantised) or transformers'.
+
+    ``tokens`` are those that its folder names, unless another reducer is named, or None for none.
 
     Raises UserError where it is none, and where it has no classifier.
     """
@@ -178,6 +188,8 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
     model = validated(Model, str(path), {"name": checkpoint.name, "weights": str(path), "args": args})
     recipe = Recipe(model, Linear(), backend=backend or "mlx")
     base = load_base(model.model_copy(update={"head": "keep"}), count, recipe.seed)
+    base = base if tokens == "own" else replace(base, tokens=tokens)
+    recipe = replace(recipe, tokens=base.tokens)
     recipe.check_room(base, count, 1)
     built = recipe.build(base, count)
     adapter = Adapter(
@@ -191,6 +203,7 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None) -> Lo
         source=base.source,
         quantize=base.quantization,
         task=base.task,
+        tokens=recipe.tokens,
     )
     weights = path / timm.WEIGHTS
     return Loaded(built, adapter, base, recipe, without_digest(weights) if weights.is_file() else ())

@@ -12,11 +12,12 @@ from convert.base import Base
 from convert.timm.config import timm_arguments
 from convert.timm.write import write_model
 from mlx_peft.artifacts.ahead import must_be_new, must_have_room, must_merge
-from mlx_peft.artifacts.load import Loaded, load_model, load_run
+from mlx_peft.artifacts.load import Loaded, Tokens, load_model, load_run
 from mlx_peft.artifacts.place import find_adapter, is_model, must_not_name
 from mlx_peft.codes import affine
 from mlx_peft.config.quantization import Quantization, described
 from mlx_peft.config.schema import Model
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import Command, UserError
 from mlx_peft.tasks.logits import finite
@@ -34,12 +35,14 @@ class Written:
         sqnr: of each layer that was quantised, by path, in dB: the weight's power over its error's.
         logits: ||a - b|| / ||b|| on noise, b being the logits before quantising; None where nothing was quantised.
         in_timm: whether timm opens it.
+        tokens: how it has fewer of them, which timm passes over; None: all of them.
     """
 
     quantization: Quantization | None
     sqnr: dict[str, float]
     logits: float | None
     in_timm: bool = False
+    tokens: ReducerConfig | None = None
 
 
 def requantized(loaded: Loaded, out: Path, quantization: Quantization) -> Written:
@@ -68,6 +71,7 @@ def requantized(loaded: Loaded, out: Path, quantization: Quantization) -> Writte
         quantization,
         {name.removesuffix(".weight"): affine.sqnr(exact[name], rounded[name]) for name in names},
         float(np.linalg.norm(after - before) / np.linalg.norm(before)),
+        tokens=base.tokens,
     )
 
 
@@ -92,13 +96,15 @@ def merge_run(
     weights: str | None = None,
     dequantize: bool = False,
     requantize: bool = False,
+    tokens: Tokens = "own",
 ) -> Written:
     """Writes the model of a run or adapter, merged into its base in float32, as a folder.
 
     timm opens it where it has words for the model and nothing is quantised. What was trained through codes is written
     in these. A quantised base stays quantised where the method adds nothing to its codes. Otherwise it must be said
     what the sum becomes: with ``dequantize`` a plain model, which is exact, with ``requantize`` one that is quantised
-    again as its base was, which moves the logits. ``weights`` says where those of the base are now.
+    again as its base was, which moves the logits. ``weights`` says where those of the base are now; ``tokens`` as in
+    ``load_run``.
 
     Raises UserError where the method cannot be merged, and where ``out`` is there and not empty.
     """
@@ -108,7 +114,7 @@ def merge_run(
             "dequantize and requantize exclude each other: choose one", arguments=("dequantize", "requantize")
         )
     must_merge(find_adapter(path, name))
-    loaded = load_run(path, backend, name=name, precision="float32", model=model, weights=weights)
+    loaded = load_run(path, backend, name=name, precision="float32", model=model, weights=weights, tokens=tokens)
     must_have_room(out, loaded.base.tensors)
     if loaded.codes is None and (dequantize or requantize):
         which = "dequantize" if dequantize else "requantize"
@@ -123,7 +129,7 @@ def merge_run(
     tensors = loaded.model.merged(dequantize)
     quantization = None if dequantize else loaded.codes
     write_model(out, base=loaded.base, tensors=tensors, classes=loaded.classes, quantization=quantization, exactly=True)
-    return Written(quantization, {}, None, in_timm(loaded.base))
+    return Written(quantization, {}, None, in_timm(loaded.base), loaded.base.tokens)
 
 
 def in_timm(base: Base) -> bool:

@@ -16,7 +16,7 @@ from convert.base import load_base, whole
 from convert.layouts.layout import Asked
 from convert.named import open_named
 from mlx_peft.artifacts.answering import ManyAdapters, OneModel
-from mlx_peft.artifacts.load import elsewhere, recipe_of
+from mlx_peft.artifacts.load import Tokens, elsewhere, recipe_of
 from mlx_peft.artifacts.place import find_adapter
 from mlx_peft.artifacts.recipe import Recipe
 from mlx_peft.artifacts.source import at_its_grid
@@ -42,6 +42,7 @@ def open_bank(
     *,
     model: Model | None = None,
     weights: str | None = None,
+    tokens: Tokens = "own",
 ) -> tuple[ManyAdapters, tuple[str, ...]]:
     """The bank of a folder's adapters, and notes. Its base is that of the first of them that is asked for.
 
@@ -49,6 +50,7 @@ def open_bank(
         names: the adapters that will be asked; None for the bare base.
         model: for adapters that name none, as those that PEFT wrote.
         weights: where the base's are now; None: they are found by their digest.
+        tokens: those of the first that is asked for, another reducer for all, or None for none.
 
     Raises:
         UserError: the folder holds no adapters, there is none of a name, it is of another base or refused; the base is
@@ -63,6 +65,7 @@ def open_bank(
     place = find_adapter(folder, next(iter(asked), None) or _first(folder))
     adapter = read_adapter(place)
     recipe = replace(recipe_of(adapter, place, model), backend=backend, method=Linear(), qat=None, precision="float32")
+    recipe = recipe if tokens == "own" else replace(recipe, tokens=tokens)
     named = base_model(recipe.model, adapter, place, weights or (None if model is None else model.weights))
     headless = named.model_copy(update={"head": "new"})  # each adapter brings its own
     base = load_base(headless, 1, recipe.seed, recipe.quantize, opener=opener(backend))
@@ -70,6 +73,7 @@ def open_bank(
     library = load_library(backend)
     network = library.framework.build(base.architecture, 1)
     library.framework.fill(network, base)
+    network.reduce(recipe.tokens)
     library.adopt(network, named, base)
     there = load_backend(backend).computing().memory or memory.available()
     with warnings.catch_warnings():  # what is refused is told in notes
@@ -94,6 +98,7 @@ def open_bare(
     model: str | None = None,
     weights: str | None = None,
     image_size: int | None = None,
+    tokens: Tokens = "own",
 ) -> tuple[OneModel, tuple[str, ...]]:
     """A model that is asked for features alone, and notes; whether it has a classifier is no matter.
 
@@ -102,6 +107,7 @@ def open_bare(
         model: its name, where the source does not say it.
         weights: of a name of timm's: a file or folder in the place of the hub's.
         image_size: pixels; its own where None.
+        tokens: those that its folder names, another reducer, or None for none.
 
     Raises:
         UserError: there is no such model, or it leaves open what it is.
@@ -116,7 +122,8 @@ def open_bare(
     width = base.architecture.feature_dim
     none = {name: array for head in heads(base.architecture) for name, array in _empty(head, width).items()}
     base = replace(base, tensors=base.tensors | none)
-    recipe = Recipe(Model(name=base.name), Linear(), backend=backend)
+    fewer = base.tokens if tokens == "own" else tokens
+    recipe = Recipe(Model(name=base.name), Linear(), backend=backend, tokens=fewer)
     recipe.check_room(base, 1, 1)
     return OneModel(recipe.build(base, 1), base.without_tensors(), recipe, (), USUAL), base.notes
 

@@ -10,6 +10,7 @@ from mlx_peft.adaptation.room import check_answering
 from mlx_peft.config.methods import Linear, Method
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import Data, Experiment, Model, Precision
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.protocols import model as protocols
 from mlx_peft.protocols.loading import load_backend
 
@@ -19,7 +20,7 @@ class Recipe:
     """What a model is built from: a run's configuration as far as it decides that, or what an adapter says of itself.
 
     Attributes:
-        model, method, quantize, qat, seed, backend, precision: as in an experiment.
+        model, method, quantize, qat, seed, backend, precision, tokens: as in an experiment.
         batch_size: images that are answered at once.
     """
 
@@ -31,6 +32,7 @@ class Recipe:
     backend: Literal["mlx", "torch"] = "mlx"
     precision: Precision = "float32"
     batch_size: int = Data.model_fields["batch_size"].default
+    tokens: ReducerConfig | None = None
 
     @classmethod
     def of(cls, experiment: Experiment) -> Recipe:
@@ -44,6 +46,7 @@ class Recipe:
             experiment.backend,
             experiment.train.precision,
             experiment.data.batch_size,
+            experiment.tokens,
         )
 
     def check_room(self, base: Base, num_classes: int, images: int) -> None:
@@ -62,7 +65,7 @@ class Recipe:
         """The model, over a base."""
         backend = load_backend(self.backend)
         return backend.build_model(
-            base, num_classes, self.method, seed=self.seed, qat=self.qat, precision=self.precision
+            base, num_classes, self.method, seed=self.seed, qat=self.qat, tokens=self.tokens, precision=self.precision
         )
 
     def build_base(self, base: Base, num_classes: int) -> protocols.Model:

@@ -41,7 +41,7 @@ PRETRAINED = IMAGES | {
     *("first_conv", "classifier", "license", "origin_url", "paper_name", "paper_ids", "hf_hub_id", "hf_hub_filename"),
 }
 MODEL = PRETRAINED | {
-    *("num_features", "global_pool", "model_args", "pretrained_cfg", "problem_type", "quantization"),
+    *("num_features", "global_pool", "model_args", "pretrained_cfg", "problem_type", "quantization", "tokens"),
     "exact_architecture",
 }
 """These fields of timm's ``config.json`` and of its ``pretrained_cfg`` are sent: they open the model. No other is."""

@@ -151,10 +151,11 @@ def _run(
 ) -> Source:
     """A run or an adapter, merged; what it computes unmerged is the reference, and what PEFT computes with it."""
     must_merge(find_adapter(path, adapter))
-    loaded = load_run(path, backend, name=adapter, precision="float32", model=named, weights=weights)
+    # Files are compared with all tokens: others know of no fewer.
+    loaded = load_run(path, backend, name=adapter, precision="float32", model=named, weights=weights, tokens=None)
     quantized = loaded.base.quantization is not None
     tensors = loaded.model.merged(dequantize=quantized)
-    base = replace(loaded.base, tensors=tensors, quantization=None)
+    base = replace(loaded.base, tensors=tensors, quantization=None, tokens=loaded.adapter.tokens)
     place = find_adapter(path, adapter)
     bare = None if quantized else loaded.base
     references: dict[str, Logits] = {f"{backend}, unmerged": loaded.model.logits}

@@ -10,6 +10,7 @@ from mlx_peft.backend.trainer import Trainer
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Precision
+from mlx_peft.config.tokens import ReducerConfig
 
 __all__ = [
     "build_model",
@@ -31,10 +32,11 @@ def build_model(
     *,
     seed: int = 0,
     qat: QAT | None = None,
+    tokens: ReducerConfig | None = None,
     precision: Precision = "float32",
 ) -> Model:
     """A base with a method in it, ready for images and for an adapter."""
-    return Model(base, num_classes, method, seed=seed, qat=qat, precision=precision)
+    return Model(base, num_classes, method, seed=seed, qat=qat, tokens=tokens, precision=precision)
 
 
 def build_trainer(experiment: Experiment, num_classes: int, base: Base) -> Trainer:

@@ -32,6 +32,7 @@ from mlx_peft.codes.quantizers import Quantizer
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Precision
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.attention import Explanation
 
@@ -45,6 +46,7 @@ class Model:
         method: what is put into the network, and with the head is what can be trained.
         seed: of what the method draws.
         qat: the codes that the blocks' linear layers are trained through; None: none.
+        tokens: how it has fewer of them; None: all of them.
         precision: of what is computed, and of the frozen parameters.
         drop_path, head_dropout: of the network in training.
     """
@@ -57,6 +59,7 @@ class Model:
         *,
         seed: int = 0,
         qat: QAT | None = None,
+        tokens: ReducerConfig | None = None,
         precision: Precision = "float32",
         drop_path: float = 0.0,
         head_dropout: float = 0.0,
@@ -65,12 +68,13 @@ class Model:
         self.base, self.dtype = base.without_tensors(), DTYPES[precision]  # the network has the tensors now
         self.network = VisionTransformer(base.architecture, num_classes, drop_path, head_dropout)
         fill(self.network, base)
+        self.network.reduce(tokens)
         methods.apply(self.network, method, seed, qat)
         lower(self.network, self.dtype)
         self._take_up()
         self.parameters = count(self.network)
         names = every(self.network)
-        self.prefix = frozen_prefix(base.architecture, drop_path, names, self.trained, base.quantization)
+        self.prefix = frozen_prefix(base.architecture, drop_path, names, self.trained, base.quantization, tokens)
         mx.eval(self.network.parameters())
         mx.reset_peak_memory()
 

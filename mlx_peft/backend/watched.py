@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -55,9 +56,7 @@ class Reduction(Reducer):
 
     def __call__(self, tokens: Tokens, attended: Attended) -> Tokens:
         left = self.reducer(tokens, attended)
-        whole = mx.eye(len(tokens.places))
-        whole = mx.broadcast_to(whole, (tokens.x.shape[0], *whole.shape))
-        traced = None if left is tokens else self.reducer(tokens.holding(whole), attended).x
+        traced = None if left is tokens else _joined(self.reducer(_identity(tokens), attended))
         self.seen = lambda: {
             "asking": attended.asking,
             "asked": attended.asked,
@@ -66,6 +65,20 @@ class Reduction(Reducer):
             "sizes": None if left.sizes is None else to_numpy(left.sizes),
         }
         return left
+
+
+def _identity(tokens: Tokens) -> Tokens:
+    """Tokens of which each is one row of the identity, those that stand aside behind the others."""
+    through = len(tokens.places)
+    count = through if tokens.aside is None else through + tokens.aside.shape[1]
+    rows = mx.broadcast_to(mx.eye(count), (tokens.x.shape[0], count, count))
+    aside = None if tokens.aside is None else rows[:, through:]
+    return replace(tokens, x=rows[:, :through], aside=aside)
+
+
+def _joined(tokens: Tokens) -> mx.array:
+    """The tokens, and behind them those that stand aside."""
+    return tokens.x if tokens.aside is None else mx.concatenate([tokens.x, tokens.aside], axis=1)
 
 
 def explain(network: VisionTransformer, x: mx.array, classes: Sequence[int] | None) -> Explanation:

@@ -16,6 +16,7 @@ from mlx_peft.core.json_io import to_json
 from mlx_peft.core.text import printable_lines
 
 if TYPE_CHECKING:
+    from mlx_peft.artifacts.load import Tokens
     from mlx_peft.artifacts.merge import Written
     from mlx_peft.config.schema import Experiment, Model
 
@@ -88,6 +89,25 @@ ImageSize = Annotated[
 ]
 
 
+TokensToo = Annotated[
+    str | None,
+    typer.Option(
+        "--tokens",
+        metavar="REDUCER",
+        help="Fewer tokens: 'tome r=13', or none. See `ls tokens`.",
+        show_default="as it was trained",
+    ),
+]
+"""Of a command that opens what was trained, with its own reducer or another."""
+
+
+def tokens_of(text: str | None) -> Tokens:
+    """What ``--tokens`` names. Raises UserError where there is no such reducer."""
+    from mlx_peft.config.tokens import reducer_of
+
+    return "own" if text is None else reducer_of(text)
+
+
 def base_of(name: str | None, weights: str | None, image_size: int | None = None) -> Model | None:
     """The model that ``--model`` and what goes with it name, or None: of an adapter that names none itself.
 
@@ -149,6 +169,7 @@ def written_facts(out: Path, written: Written) -> dict[str, Any]:
         "sqnr": written.sqnr,
         "logits_change": written.logits,
         "in_timm": written.in_timm,
+        **({} if written.tokens is None else {"tokens": written.tokens.model_dump(mode="json")}),
         "files": files_in(out),
     }
 
@@ -167,6 +188,8 @@ def echo_written(out: Path, written: Written) -> None:
             f"quantised to {described(written.quantization)}; on noise images the logits change by "
             f"{100 * written.logits:.2f} %"
         )
+    if written.tokens is not None:
+        echo(f"its config.json says {written.tokens}, which mlx-peft uses; timm passes it over, and takes all tokens")
     echo_files(out)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mlx_peft.cli.common import AsJson, Backend, RunArgument, Weights, backend_of, echo, echo_json
+from mlx_peft.cli.common import AsJson, Backend, RunArgument, TokensToo, Weights, backend_of, echo, echo_json, tokens_of
 
 
 def eval(
@@ -30,6 +30,7 @@ def eval(
         typer.Option(metavar="FOLDER", help="A model to evaluate on the run's images.", show_default=False),
     ] = None,
     weights: Weights = None,
+    tokens: TokensToo = None,
     backend: Backend = None,
     out: Annotated[
         Path | None,
@@ -50,7 +51,7 @@ def eval(
     with watch() as progress:
         done = examine_splits(
             run, [split], backend_of(ctx, backend), model=model, weights=weights, overrides=images or (),
-            watch=progress.opening,
+            tokens=tokens_of(tokens), watch=progress.opening,
         )  # fmt: skip
     for note in done.loaded.notes:
         echo(f"note: {note}", err=True)

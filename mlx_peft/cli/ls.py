@@ -11,7 +11,7 @@ import typer
 from mlx_peft.cli.common import AsJson, echo, echo_json
 from mlx_peft.core.errors import UserError, suggest
 
-Kind = Literal["models", "methods", "datasets", "recipes", "suites"]
+Kind = Literal["models", "methods", "tokens", "datasets", "recipes", "suites"]
 
 
 def ls(
@@ -21,7 +21,7 @@ def ls(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List models, methods, data sets, recipes or suites.
+    """List models, methods, reducers, data sets, recipes or suites.
 
     Of a model: parameters without a head, image size, and the licences and tags of its weights. Of a method: whether
     it merges into a plain model, PEFT reads its adapters, a batch may mix several of them, and several become one. Of
@@ -78,6 +78,8 @@ HEADINGS = {
     "in_peft": "PEFT reads it",
     "mixes": "a batch may mix it",
     "combines": "combines",
+    "options": "options",
+    "needs_class": "needs a class token",
     "classes": "classes",
     "variants": "variants",
     "licence": "licence",
@@ -133,6 +135,22 @@ def methods() -> Iterator[dict[str, Any]]:
         }
 
 
+def tokens() -> Iterator[dict[str, Any]]:
+    from mlx_peft.config.tokens import Reducer
+
+    for reducer in get_args(get_args(Reducer)[0]):
+        options = {key: field for key, field in reducer.model_fields.items() if key != "name"}
+        yield {
+            "name": get_args(reducer.model_fields["name"].annotation)[0],
+            "options": [
+                f"{field.alias or key}={list(field.default) if isinstance(field.default, tuple) else field.default!s}"
+                for key, field in options.items()
+            ],
+            "needs_class": reducer.needs_class is not None,
+            "description": reducer.__doc__.partition("\n")[0],
+        }
+
+
 def datasets() -> Iterator[dict[str, Any]]:
     from mlx_peft.data import REGISTRY
 
@@ -165,4 +183,11 @@ def suites() -> Iterator[dict[str, Any]]:
         yield {"name": name, "description": recipes.description(name, "suite")}
 
 
-LISTS = {"models": models, "methods": methods, "datasets": datasets, "recipes": recipes, "suites": suites}
+LISTS = {
+    "models": models,
+    "methods": methods,
+    "tokens": tokens,
+    "datasets": datasets,
+    "recipes": recipes,
+    "suites": suites,
+}

@@ -14,12 +14,14 @@ from mlx_peft.cli.common import (
     ImageSize,
     ModelName,
     RunOrAdapter,
+    TokensToo,
     WeightsToo,
     backend_of,
     base_of,
     echo,
     echo_json,
     echo_written,
+    tokens_of,
     written_facts,
 )
 
@@ -38,6 +40,7 @@ def merge(
     requantize: Annotated[
         bool, typer.Option("--requantize", help="Over a quantised base: quantise what was merged again; lossy.")
     ] = False,
+    tokens: TokensToo = None,
     backend: Backend = None,
     as_json: AsJson = False,
 ) -> None:
@@ -46,7 +49,7 @@ def merge(
 
     written = merge_run(
         run, out, backend_of(ctx, backend), name=adapter, model=base_of(model, weights, image_size), weights=weights,
-        dequantize=dequantize, requantize=requantize,
+        dequantize=dequantize, requantize=requantize, tokens=tokens_of(tokens),
     )  # fmt: skip
     if as_json:
         echo_json(written_facts(out, written))

@@ -18,12 +18,14 @@ from mlx_peft.cli.common import (
     BackendName,
     ImageSize,
     ModelName,
+    TokensToo,
     WeightsToo,
     backend_of,
     base_of,
     check_file,
     echo,
     echo_json,
+    tokens_of,
 )
 from mlx_peft.cli.output import reader_gone
 from mlx_peft.core.errors import UserError
@@ -31,6 +33,7 @@ from mlx_peft.core.text import counted
 
 if TYPE_CHECKING:
     from mlx_peft.artifacts.answering import Asked
+    from mlx_peft.artifacts.load import Tokens
     from mlx_peft.artifacts.predict import Features
     from mlx_peft.data.questions import Questions
 
@@ -89,6 +92,7 @@ def predict(
     model: ModelName = None,
     weights: WeightsToo = None,
     image_size: ImageSize = None,
+    tokens: TokensToo = None,
     backend: Backend = None,
     as_json: AsJson = False,
 ) -> None:
@@ -100,7 +104,7 @@ def predict(
     _check(adapter, adapters, images, {"--top": top, "--format": format, "--out": out}, features, as_json)
     form = format_of(format, out)
     questions = _questions(images, adapter, adapters, features is not None)
-    asked, notes = _opened(run, questions, backend_of(ctx, backend), features is not None, given)
+    asked, notes = _opened(run, questions, backend_of(ctx, backend), features is not None, given, tokens_of(tokens))
     for note in (*questions.notes, *notes):
         echo(f"note: {note}", err=True)
     left_out = LeftOut()
@@ -157,7 +161,7 @@ def _questions(images: list[Path] | None, adapter: str | None, table: Path | Non
 
 
 def _opened(
-    run: Path, questions: Questions, backend: BackendName, bare: bool, given: Given
+    run: Path, questions: Questions, backend: BackendName, bare: bool, given: Given, tokens: Tokens
 ) -> tuple[Asked, tuple[str, ...]]:
     """Whoever answers, and notes."""
     from mlx_peft.artifacts import load, opening
@@ -166,15 +170,17 @@ def _opened(
 
     model, weights, image_size = given
     if questions.mixed:
-        return opening.open_bank(run, questions.adapters, backend, model=base_of(*given), weights=weights)
+        return opening.open_bank(run, questions.adapters, backend, model=base_of(*given), weights=weights, tokens=tokens)
     (adapter,) = questions.adapters
     if bare and adapter is None and (not run.is_dir() or is_model(run)):
-        return opening.open_bare(str(run), backend, model=model, weights=weights, image_size=image_size)
+        return opening.open_bare(str(run), backend, model=model, weights=weights, image_size=image_size, tokens=tokens)
     if is_model(run):
         must_not_name(run, weights)
-        loaded = load.load_model(run, backend)
+        loaded = load.load_model(run, backend, tokens)
     else:
-        loaded = load.load_run(run, backend, name=adapter, model=base_of(*given), weights=weights)
+        loaded = load.load_run(
+            run, backend, name=adapter, model=base_of(*given), weights=weights, tokens=tokens
+        )
     return OneModel.of(loaded), loaded.notes
 
 

@@ -15,6 +15,7 @@ from mlx_peft.config.methods import Method
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.rates import Rates
 from mlx_peft.config.section import Section
+from mlx_peft.config.tokens import Reducer
 from mlx_peft.config.weights import on_hub
 from mlx_peft.core.bounds import (
     LARGEST,
@@ -213,7 +214,13 @@ class Experiment(Section):
     qat: QAT | None = Field(None, description="float weights trained through the codes they are to become; null: no")
     data: Data
     train: Train = Field(default_factory=Train)
+    tokens: Reducer | None = Field(None, description="fewer patch tokens, in training and after it; null: all of them")
     track: list[Literal["tensorboard"]] = Field(default_factory=list)
+
+    @model_serializer(mode="wrap")
+    def _written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files and hashes of before there was a choice of tokens stay as they were: without it, where none is made."""
+        return {name: value for name, value in dump(self).items() if name != "tokens" or value is not None}
 
     @property
     def rates(self) -> Rates:

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convert.adapters.peft import Adapter
+from convert.adapters.peft import CONFIG, Adapter
 from mlx_peft.config.quantization import described
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import printable
 from mlx_peft.library.framework import Network
+
+RUNS = "adapter"
+"""The folder of its adapter in a run's."""
+
+
+def place_in(folder: Path) -> Path:
+    """The folder of an adapter, or of a run the one in it. Raises UserError where there is no such folder."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
+    inside = folder / RUNS
+    return inside if not (folder / CONFIG).exists() and (inside / CONFIG).exists() else folder
 
 
 def must_stand_on(adapter: Adapter, network: Network, folder: str | Path) -> None:

@@ -153,6 +153,11 @@ def _must_be_of(adapter: Adapter, network: Network, place: Path) -> None:
             "rounded weight: merge it"
         )
     must_stand_on(adapter, network, place)
+    if adapter.tokens not in (None, network.tokens):
+        raise UserError(
+            f"{place} was trained with fewer tokens ({adapter.tokens}), and this model has "
+            f"{network.tokens or 'all tokens'}: create the model with tokens like these"
+        )
     if adapter.model is not None and adapter.architecture is not None:  # PEFT says no more than a name
         if fields := _differing(adapter.architecture, network.architecture):
             raise UserError(f"{place} was trained with another model: {', '.join(fields)}")

@@ -12,6 +12,7 @@ from convert.base import Base
 from mlx_peft.config.methods import Method, MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import AdamW, Model
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Parameters, Tensors
 from mlx_peft.library.mixer import Mixer
 from mlx_peft.library.standing import Standing
@@ -24,6 +25,8 @@ class Network(Protocol):
     architecture: Architecture
     quantization: Quantization | None
     method: Method | None
+    tokens: ReducerConfig | None
+    """How it has fewer of them; None: all of them."""
     standing: Standing
     """What its optimisers hold too, until a method is put in or taken out."""
     head: Any
@@ -38,6 +41,9 @@ class Network(Protocol):
     """The codes that its adapter is trained through; None for none."""
     adapter_names: tuple[str, ...]
     """The names of the tensors that its adapter consists of."""
+
+    def reduce(self, config: ReducerConfig | None) -> None:
+        """Has reducers stand in its blocks. Raises UserError where the model cannot be reduced so."""
 
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)

@@ -8,20 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from convert.adapters.peft import CONFIG, Adapter, read_adapter, write_adapter
+from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import Base, load_base
 from convert.fit import must_hold
 from mlx_peft.adaptation.adapter import adapter_shapes, completed, required
 from mlx_peft.config.methods import Method, MethodConfig, called
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import Model
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.paths import given_path
 from mlx_peft.core.problems import validated
 from mlx_peft.library import asked as asking
 from mlx_peft.library.bank import Bank
-from mlx_peft.library.base import must_stand_on
+from mlx_peft.library.base import must_stand_on, place_in
 from mlx_peft.library.by_hand import ByHand
 from mlx_peft.library.framework import AnyNetwork
 from mlx_peft.library.named import Named
@@ -29,9 +30,6 @@ from mlx_peft.library.summary import Summary, summarised
 from mlx_peft.library.theirs import method_of
 from mlx_peft.tasks.registry import classification
 from mlx_peft.vit.architecture import Preprocessing
-
-RUNS = "adapter"
-"""The folder of its adapter in a run's."""
 
 
 class Library(ByHand[AnyNetwork]):
@@ -48,6 +46,7 @@ class Library(ByHand[AnyNetwork]):
         classes: Sequence[str] | None = None,
         multi_label: bool = False,
         args: Mapping[str, Any] | None = None,
+        tokens: ReducerConfig | None = None,
         head: Literal["new", "keep"] | None = None,
     ) -> AnyNetwork:
         """A ViT by its timm name.
@@ -63,6 +62,7 @@ class Library(ByHand[AnyNetwork]):
             classes: their names, each another, in the order of the head's rows.
             multi_label: whether an image may have several of them.
             args: fields of the architecture to change, such as ``depth``.
+            tokens: fewer of them, ``ToMe(r=13)``; None: all, or as the adapter was trained that is loaded.
             head: ``keep`` begins with the weights' own classifier, ``new`` with a new one; None: theirs where neither
                 ``num_classes`` nor ``classes`` is given, or where its classes are known to be these, else a new one.
 
@@ -90,6 +90,7 @@ class Library(ByHand[AnyNetwork]):
             warnings.warn(doubt, stacklevel=2)
         model = self.framework.build(base.architecture, len(base.tensors["head.weight"]))
         self.framework.fill(model, base)
+        model.reduce(tokens)
         self.adopt(model, asked.model_copy(update={"head": None}), base, names)  # an adapter has a head of its own
         return model
 
@@ -221,6 +222,7 @@ class Library(ByHand[AnyNetwork]):
                 source=base.source,
                 quantize=base.quantization,
                 qat=model.qat,
+                tokens=model.tokens,
                 task=base.task if multi_label is None else classification(multi_label),
             ),
         )
@@ -233,7 +235,7 @@ class Library(ByHand[AnyNetwork]):
                 then.
         """
         asking.must_be_model(model)
-        adapter = read_adapter(_place(given_path(folder, "the adapter's folder")))
+        adapter = read_adapter(place_in(given_path(folder, "the adapter's folder")))
         must_stand_on(adapter, model, folder)
         classes = model.head.weight.shape[0]
         wanted = adapter_shapes(adapter.method, model.architecture, classes, model.quantization, adapter.qat)
@@ -246,6 +248,8 @@ class Library(ByHand[AnyNetwork]):
         except ValueError as error:
             self.remove_adapter(model)
             raise UserError(f"{folder} does not fit the model: {error}") from error
+        if adapter.tokens is not None:
+            model.reduce(adapter.tokens)
         model.base = replace(model.base, task=adapter.task)
         return adapter
 
@@ -287,11 +291,3 @@ class Library(ByHand[AnyNetwork]):
         asking.must_be_model(model)
         method = None if model.method is None else model.method.name
         return summarised(method, self.framework.sizes(model), self.framework.count(model))
-
-
-def _place(folder: Path) -> Path:
-    """The folder of an adapter, or of a run the one in it. Raises UserError where there is no such folder."""
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}")
-    inside = folder / RUNS
-    return inside if not (folder / CONFIG).exists() and (inside / CONFIG).exists() else folder

@@ -8,6 +8,7 @@ from convert.base import Base
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Precision
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Device
 from mlx_peft.protocols.measured import Measured
 from mlx_peft.protocols.model import Model
@@ -25,6 +26,7 @@ class Backend(Measured, Protocol):
         *,
         seed: int = 0,
         qat: QAT | None = None,
+        tokens: ReducerConfig | None = None,
         precision: Precision = "float32",
     ) -> Model:
         """A base with a method in it, ready for images and for an adapter.
@@ -35,10 +37,11 @@ class Backend(Measured, Protocol):
             method: what is put into the network, and with the head is what can be trained.
             seed: of what the method draws.
             qat: the codes that the blocks' linear layers are trained through; None: none.
+            tokens: how it has fewer of them; None: all of them.
             precision: of what is computed, and of the frozen parameters.
 
         Raises:
-            UserError: where the method does not fit the model.
+            UserError: where the method or the reducer does not fit the model.
         """
         ...
 

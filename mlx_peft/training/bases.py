@@ -159,6 +159,7 @@ def merged(place: Path, model: Model, backend: BackendName, entered: frozenset[s
         described=True,
         task=base.task,
         sha256=digest,
+        tokens=adapter.tokens,
     )
 
 

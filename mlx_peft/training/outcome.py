@@ -36,6 +36,7 @@ def adapter(run: Prepared) -> Adapter:
         source=base.source,
         quantize=base.quantization,
         qat=experiment.qat,
+        tokens=experiment.tokens,
         task=run.dataset.task,
     )
 

@@ -93,7 +93,7 @@ def prepare(
     trainer = backend.build_trainer(experiment, len(dataset.classes), base)
     start, notes = started(trainer.model, here, base, dataset)
     base = base.without_tensors()  # the model has its own
-    for note in (*dataset.notes, *base.notes, *notes):
+    for note in (*dataset.notes, *base.notes, *fewer_tokens(experiment, base), *notes):
         progress.note(note)
     splits = describe_splits(whole)
     return Prepared(
@@ -157,12 +157,22 @@ def check_data(experiment: Experiment, dataset: Dataset) -> None:
 
 
 def check_method(experiment: Experiment, architecture: Architecture, quantization: Quantization | None) -> None:
-    """Raises UserError where the method does not fit the model, or should not be trained on it."""
+    """Raises UserError where the method or the reducer does not fit the model, or should not be trained on it."""
     experiment.method.check(architecture)
     experiment.method.check_quantization(architecture, quantization)
     if experiment.qat is not None:
         experiment.method.check_rounding(architecture, experiment.qat, quantization)
     experiment.method.check_new(architecture)
+    if experiment.tokens is not None:
+        experiment.tokens.check(architecture)
+
+
+def fewer_tokens(experiment: Experiment, base: Base) -> tuple[str, ...]:
+    """A note where the weights are used with fewer tokens, and the experiment with others."""
+    if base.tokens in (None, experiment.tokens):
+        return ()
+    here = "all of them" if experiment.tokens is None else str(experiment.tokens)
+    return (f"the weights were made with fewer tokens ({base.tokens}), and tokens here are: {here}",)
 
 
 def describe_splits(dataset: Dataset) -> dict[str, dict[str, Any] | None]:

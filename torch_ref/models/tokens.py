@@ -22,12 +22,14 @@ class Tokens:
         indices: whole numbers ``(batch, patches)``: where in the grid, counted row by row, each patch token stands;
             None: all of them are there, in order.
         sizes: float32 ``(batch, patches)``: how many patches each patch token stands for; None: one.
+        aside: ``(batch, n, dim)``: patch tokens that go round some blocks; None: there are none.
     """
 
     x: Tensor
     places: Places
     indices: Tensor | None = None
     sizes: Tensor | None = None
+    aside: Tensor | None = None
 
     def holding(self, x: Tensor) -> Tokens:
         """The same tokens with other values."""
@@ -37,13 +39,8 @@ class Tokens:
         """The tokens of some kinds; None: all."""
         if kinds is None:
             return self
-        patches = PATCH in kinds
-        return Tokens(
-            taken(self.x, self.places, kinds),
-            self.places.only(kinds),
-            self.indices if patches else None,
-            self.sizes if patches else None,
-        )
+        x, places = taken(self.x, self.places, kinds), self.places.only(kinds)
+        return replace(self, x=x, places=places) if PATCH in kinds else Tokens(x, places)
 
     def first(self, kind: Kind) -> Tensor:
         """The first token of a kind, ``(batch, dim)``."""
@@ -64,15 +61,25 @@ class Tokens:
         """
         indices = which if self.indices is None else self.indices.gather(1, which)
         sizes = None if self.sizes is None else self.sizes.gather(1, which)
-        patches = self.x[:, self.places.span(PATCH)]
-        return self.reduced(patches.take_along_dim(which[..., None], dim=1), indices, sizes)
+        span, batch = self.places.span(PATCH), len(which)
+        before, behind = (
+            torch.arange(*ends, device=which.device) for ends in ((0, span.start), (span.stop, len(self.places)))
+        )
+        every = torch.cat([before.expand(batch, -1), span.start + which, behind.expand(batch, -1)], dim=1)
+        places = self.places.resized(PATCH, which.shape[1])
+        return replace(self, x=rows(self.x, every), places=places, indices=indices, sizes=sizes)
+
+    @property
+    def patches(self) -> Tensor:
+        """The patch tokens, ``(batch, patches, dim)``."""
+        return self.x[:, self.places.span(PATCH)]
 
     def reduced(self, patches: Tensor, indices: Tensor | None, sizes: Tensor | None) -> Tokens:
         """With other patch tokens in the place of those that there are, and what is known of them."""
         span = self.places.span(PATCH)
         parts = [part for part in (self.x[:, : span.start], patches, self.x[:, span.stop :]) if part.shape[1]]
         places = self.places.resized(PATCH, patches.shape[1])
-        return Tokens(torch.cat(parts, dim=1), places, indices, sizes)
+        return replace(self, x=torch.cat(parts, dim=1), places=places, indices=indices, sizes=sizes)
 
     def weights(self) -> Tensor | None:
         """How many patches each token counts for, float32 ``(batch, tokens)``: a protected one for one."""
@@ -92,12 +99,18 @@ class Tokens:
 
     def arrays(self) -> Arrays:
         """What of it is computed, by name; ``with_arrays`` is the reverse."""
-        known = {"x": self.x, "indices": self.indices, "sizes": self.sizes}
-        return {name: array for name, array in known.items() if array is not None}
+        return {name: array for name, array in vars(self).items() if name != "places" and array is not None}
 
     def with_arrays(self, arrays: Arrays) -> Tokens:
         """The same tokens, of these arrays."""
         return replace(self, **arrays)
+
+
+def rows(x: Tensor, which: Tensor) -> Tensor:
+    """Rows ``which (batch, n)`` of each image's ``x (batch, rows, dim)``."""
+    batch, count, dim = x.shape
+    flat = which + count * torch.arange(batch, device=which.device)[:, None]  # whole rows, and not number by number
+    return x.reshape(-1, dim).index_select(0, flat.flatten()).view(*which.shape, dim)
 
 
 def taken(x: Tensor, places: Places, kinds: Kinds | None, axis: int = 1) -> Tensor:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import Model
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.library.answering import Answering
 from mlx_peft.library.standing import Standing
 from mlx_peft.vit.architecture import Architecture
@@ -25,6 +26,7 @@ from torch_ref.models.pool import AttentionPool
 from torch_ref.models.positions import POSITIONS, Positions
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.reducer import Reducer
+from torch_ref.models.reducers import reducers
 from torch_ref.models.stochastic import Dropout, DropPath
 from torch_ref.models.tokens import Tokens
 
@@ -48,6 +50,11 @@ class Block(nn.Module):
         self.mlp = MLPS[architecture.mlp_layer](architecture)
         self.ls2 = layer_scale(architecture)
         self.drop_path2 = DropPath(drop_path)
+
+    @property
+    def base_layer(self) -> Block:
+        """The block itself. What a method puts around it has it as its own."""
+        return self
 
     def forward(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
         tokens = self.attend(tokens, positions, queries)
@@ -86,6 +93,7 @@ class VisionTransformer(Answering, nn.Module):
         self.method: MethodConfig | None = None  # that was put into it
         self.standing = Standing()
         self.qat: QAT | None = None  # that it is trained through
+        self.tokens: ReducerConfig | None = None  # how it has fewer of them
         self.description: Model | None = None  # as it was asked for
         self.classes: tuple[str, ...] = ()  # names of the head's rows
         self.shared = nn.Module()  # what a method gives to several blocks at once
@@ -106,6 +114,18 @@ class VisionTransformer(Answering, nn.Module):
         self.head = Linear(architecture.feature_dim, num_classes)
         if architecture.distilled:
             self.head_dist = Linear(dim, num_classes)
+
+    def reduce(self, config: ReducerConfig | None) -> None:
+        """Has reducers stand in its blocks, in the place of those that do; None: none.
+
+        Raises UserError where the model cannot be reduced so.
+        """
+        if config is not None:
+            config.check(self.architecture)
+        found = reducers(config, len(self.blocks))
+        for number, block in enumerate(self.blocks):
+            block.base_layer.reducer = found.get(number, Reducer())
+        self.tokens = config
 
     def embed(self, x: Tensor) -> Tokens:
         """Images to the tokens that enter the blocks."""

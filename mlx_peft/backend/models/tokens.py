@@ -21,12 +21,14 @@ class Tokens:
         indices: whole numbers ``(batch, patches)``: where in the grid, counted row by row, each patch token stands;
             None: all of them are there, in order.
         sizes: float32 ``(batch, patches)``: how many patches each patch token stands for; None: one.
+        aside: ``(batch, n, dim)``: patch tokens that go round some blocks; None: there are none.
     """
 
     x: mx.array
     places: Places
     indices: mx.array | None = None
     sizes: mx.array | None = None
+    aside: mx.array | None = None
 
     def holding(self, x: mx.array) -> Tokens:
         """The same tokens with other values."""
@@ -36,13 +38,8 @@ class Tokens:
         """The tokens of some kinds; None: all."""
         if kinds is None:
             return self
-        patches = PATCH in kinds
-        return Tokens(
-            taken(self.x, self.places, kinds),
-            self.places.only(kinds),
-            self.indices if patches else None,
-            self.sizes if patches else None,
-        )
+        x, places = taken(self.x, self.places, kinds), self.places.only(kinds)
+        return replace(self, x=x, places=places) if PATCH in kinds else Tokens(x, places)
 
     def first(self, kind: Kind) -> mx.array:
         """The first token of a kind, ``(batch, dim)``."""
@@ -64,15 +61,25 @@ class Tokens:
         which = _fixed(which)
         indices = which if self.indices is None else mx.take_along_axis(self.indices, which, axis=1)
         sizes = None if self.sizes is None else mx.take_along_axis(self.sizes, which, axis=1)
-        patches = self.x[:, self.places.span(PATCH)]
-        return self.reduced(mx.take_along_axis(patches, which[..., None], axis=1), indices, sizes)
+        span, batch = self.places.span(PATCH), len(which)
+        before, behind = (mx.arange(*ends) for ends in ((0, span.start), (span.stop, len(self.places))))
+        parts = [mx.broadcast_to(before, (batch, len(before))), span.start + which]
+        every = mx.concatenate([*parts, mx.broadcast_to(behind, (batch, len(behind)))], axis=1)
+        places = self.places.resized(PATCH, which.shape[1])
+        return replace(self, x=rows(self.x, every), places=places, indices=indices, sizes=sizes)
+
+    @property
+    def patches(self) -> mx.array:
+        """The patch tokens, ``(batch, patches, dim)``."""
+        return self.x[:, self.places.span(PATCH)]
 
     def reduced(self, patches: mx.array, indices: mx.array | None, sizes: mx.array | None) -> Tokens:
         """With other patch tokens in the place of those that there are, and what is known of them."""
         span = self.places.span(PATCH)
         parts = [part for part in (self.x[:, : span.start], patches, self.x[:, span.stop :]) if part.shape[1]]
         places = self.places.resized(PATCH, patches.shape[1])
-        return Tokens(mx.concatenate(parts, axis=1), places, None if indices is None else _fixed(indices), sizes)
+        indices = None if indices is None else _fixed(indices)
+        return replace(self, x=mx.concatenate(parts, axis=1), places=places, indices=indices, sizes=sizes)
 
     def weights(self) -> mx.array | None:
         """How many patches each token counts for, float32 ``(batch, tokens)``: a protected one for one."""
@@ -93,13 +100,19 @@ class Tokens:
 
     def arrays(self) -> Arrays:
         """What of it is computed, by name; ``with_arrays`` is the reverse."""
-        known = {"x": self.x, "indices": self.indices, "sizes": self.sizes}
-        return {name: array for name, array in known.items() if array is not None}
+        return {name: array for name, array in vars(self).items() if name != "places" and array is not None}
 
     def with_arrays(self, arrays: Arrays) -> Tokens:
         """The same tokens, of these arrays."""
         fixed = {name: _fixed(array) if name == "indices" else array for name, array in arrays.items()}
         return replace(self, **fixed)
+
+
+def rows(x: mx.array, which: mx.array) -> mx.array:
+    """Rows ``which (batch, n)`` of each image's ``x (batch, rows, dim)``."""
+    batch, count, dim = x.shape
+    flat = _fixed(which + count * mx.arange(batch)[:, None])  # whole rows are copied, and not number by number
+    return x.reshape(-1, dim)[flat]
 
 
 def taken(x: mx.array, places: Places, kinds: Kinds | None, axis: int = 1) -> mx.array:

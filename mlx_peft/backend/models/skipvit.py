@@ -1,0 +1,60 @@
+"""SkipViT: patch tokens that the class token attends to little go round the middle of the network.
+
+a = mean over the heads of softmax(q_class k^T / sqrt(d)), in the attention of block ``from``. Of n patch tokens the
+ceil(keep n) with the largest a go on, in their order. The others are left as they are behind that attention, and are
+back in their places behind the attention of block ``to``: they are neither asked nor computed between the two, for as
+long as ``to - from`` blocks.
+Ataiefard et al. 2024 (arXiv 2401.15293), section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import mlx.core as mx
+
+from mlx_peft.backend.models.attention import Attended
+from mlx_peft.backend.models.ranking import attention_of_class, attentive
+from mlx_peft.backend.models.reducer import Reducer
+from mlx_peft.backend.models.tokens import Tokens, rows
+from mlx_peft.config.tokens import SkipViT
+from mlx_peft.vit.places import PATCH
+
+
+class Leaving(Reducer):
+    """Puts a share of the patch tokens aside.
+
+    Args:
+        config: of which the share is.
+    """
+
+    def __init__(self, config: SkipViT):
+        super().__init__()
+        self.config = config
+
+    def __call__(self, tokens: Tokens, attended: Attended) -> Tokens:
+        count = tokens.places.count(PATCH)
+        stay = self.config.kept(count)
+        if stay == count:
+            return tokens
+        kept, others = attentive(attention_of_class(attended), attended, stay)
+        return replace(tokens.gathered(kept), aside=rows(tokens.patches, mx.sort(others, axis=1)))
+
+
+class Returning(Reducer):
+    """Puts the tokens that went round back in their places."""
+
+    def __call__(self, tokens: Tokens, attended: Attended) -> Tokens:
+        if tokens.aside is None or tokens.indices is None:
+            return tokens
+        stayed = tokens.places.count(PATCH)
+        every = mx.concatenate([tokens.patches, tokens.aside], axis=1)
+        here = tokens.indices[:, None] == mx.arange(every.shape[1])[:, None]
+        gone = mx.logical_not(here.any(axis=2))
+        where = mx.where(gone, stayed - 1 + gone.astype(mx.int32).cumsum(axis=1), here.argmax(axis=2).astype(mx.int32))
+        return replace(tokens.reduced(rows(every, where), None, None), aside=None)
+
+
+def skipvit(config: SkipViT, depth: int) -> dict[int, Reducer]:
+    """What leads tokens out in one block and back in another, by number."""
+    return {config.start: Leaving(config), config.to: Returning()}

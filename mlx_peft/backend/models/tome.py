@@ -1,0 +1,79 @@
+"""ToMe: in every block, pairs of patch tokens that are alike become one.
+
+The patch tokens are parted in turn, the second, fourth, ... into A, the others into B. Each of A has one edge, to the
+token of B whose key is most like its own: cos(k_a, k_b), k the mean of the heads' keys in this block's attention. The r
+edges that are most alike are kept, and what they join becomes one token, x = sum_i s_i x_i / sum_i s_i, whose size is
+sum_i s_i, s_i being the number of patches that a token stands for. Attention then counts a token as often:
+softmax(q k^T / sqrt(d) + log s), see ``attention.size_bias``. At most half of the tokens are merged in a block.
+Bolya et al. 2023 (arXiv 2210.09461), section 3 and appendix D.
+
+A and B are the paper's where a class token stands before the patches. Class, distillation, register and prompt tokens
+are in neither. Cosines are rounded, so that what is equally alike is told apart by its place, in both backends alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import mlx.core as mx
+
+from mlx_peft.backend.models.attention import Attended
+from mlx_peft.backend.models.ranking import ranked, rounded
+from mlx_peft.backend.models.reducer import Reducer
+from mlx_peft.backend.models.tokens import Tokens, rows
+from mlx_peft.config.tokens import ToMe
+from mlx_peft.vit.places import PATCH
+
+EPS = 1e-12
+"""Nothing is divided by less."""
+
+
+class ToMeReducer(Reducer):
+    """Merges pairs of patch tokens in its block.
+
+    Args:
+        config: which says how many.
+    """
+
+    def __init__(self, config: ToMe):
+        super().__init__()
+        self.config = config
+
+    def __call__(self, tokens: Tokens, attended: Attended) -> Tokens:
+        count = tokens.places.count(PATCH)
+        r = min(self.config.r, count // 2)
+        if not r:
+            return tokens
+        left, merged, into = matching(attended.k[:, :, attended.asked.span(PATCH)], r)
+        sizes = mx.ones((len(left), count)) if tokens.sizes is None else tokens.sizes
+        fewer, start = replace(tokens, sizes=sizes).gathered(left), tokens.places.span(PATCH).start
+        # Of B all are left, behind those of A.
+        joins = start + count // 2 - r + into // 2 == mx.arange(len(fewer.places))[:, None, None]
+        added = joins.swapaxes(0, 1) * mx.take_along_axis(sizes, merged, axis=1)[:, None]
+        total = fewer.weights() + added.sum(axis=2)
+        pairs = rows(tokens.x, start + mx.concatenate([merged, into], axis=1))
+        shares = (added / total[..., None]).astype(pairs.dtype)
+        x = mx.addmm(fewer.x, shares, pairs[:, :r] - pairs[:, r:])
+        return replace(fewer, x=x, sizes=total[:, fewer.places.span(PATCH)])
+
+
+def tome(config: ToMe, depth: int) -> dict[int, Reducer]:
+    """A reducer in every block, by number."""
+    return {block: ToMeReducer(config) for block in range(depth)}
+
+
+def matching(k: mx.array, r: int) -> tuple[mx.array, mx.array, mx.array]:
+    """The r pairs most alike, by the keys ``(batch, heads, patches, d)``; without a gradient.
+
+    Returns the places of those that are left, first A's and then B's, ``(batch, patches - r)``; of those of A that are
+    merged, the most alike first, ``(batch, r)``; and of those of B that each is merged into, ``(batch, r)``.
+    """
+    metric = mx.stop_gradient(k).astype(mx.float32).mean(axis=1)
+    metric = metric / mx.maximum(mx.linalg.norm(metric, axis=-1, keepdims=True), EPS)
+    scores = rounded(metric[:, 1::2] @ metric[:, ::2].swapaxes(1, 2))
+    order = ranked(scores.max(axis=2)).astype(mx.int32)
+    nearest = scores.argmax(axis=2).astype(mx.int32)
+    b = mx.arange(0, k.shape[2], 2)
+    b = mx.broadcast_to(b, (len(k), len(b)))
+    left = mx.concatenate([2 * mx.sort(order[:, r:], axis=1) + 1, b], axis=1)
+    return left, 2 * order[:, :r] + 1, 2 * mx.take_along_axis(nearest, order[:, :r], axis=1)
