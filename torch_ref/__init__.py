@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     )
     from mlx_peft.config.quantization import QAT, Quantization
     from mlx_peft.config.schema import Data, Experiment, Train
-    from mlx_peft.notebook.torch import combine, evaluate, fit, load
     from mlx_peft.config.tokens import EViT, SkipViT, ToMe
+    from mlx_peft.notebook.torch import combine, evaluate, fit, load
     from torch_ref.library import (
         add_adapter,
         create_model,

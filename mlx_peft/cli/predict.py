@@ -170,7 +170,9 @@ def _opened(
 
     model, weights, image_size = given
     if questions.mixed:
-        return opening.open_bank(run, questions.adapters, backend, model=base_of(*given), weights=weights, tokens=tokens)
+        return opening.open_bank(
+            run, questions.adapters, backend, model=base_of(*given), weights=weights, tokens=tokens
+        )
     (adapter,) = questions.adapters
     if bare and adapter is None and (not run.is_dir() or is_model(run)):
         return opening.open_bare(str(run), backend, model=model, weights=weights, image_size=image_size, tokens=tokens)
@@ -178,9 +180,7 @@ def _opened(
         must_not_name(run, weights)
         loaded = load.load_model(run, backend, tokens)
     else:
-        loaded = load.load_run(
-            run, backend, name=adapter, model=base_of(*given), weights=weights, tokens=tokens
-        )
+        loaded = load.load_run(run, backend, name=adapter, model=base_of(*given), weights=weights, tokens=tokens)
     return OneModel.of(loaded), loaded.notes
 
 
