@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlx_peft.backend.library import (
         add_adapter,
+        compiled,
         create_model,
         load_adapter,
         load_adapters,
@@ -67,6 +68,7 @@ __all__ = [
     "VeRA",
     "add_adapter",
     "combine",
+    "compiled",
     "create_model",
     "evaluate",
     "fit",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mlx_peft.notebook.torch import combine, evaluate, fit, load
     from torch_ref.library import (
         add_adapter,
+        compiled,
         create_model,
         load_adapter,
         load_adapters,
@@ -67,6 +68,7 @@ __all__ = [
     "VeRA",
     "add_adapter",
     "combine",
+    "compiled",
     "create_model",
     "evaluate",
     "fit",

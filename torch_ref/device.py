@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from mlx_peft.config.schema import Precision
 from mlx_peft.core.border import Device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -29,6 +30,11 @@ def computing() -> Device:
     """What PyTorch computes on. Attention is a fused kernel's, on the CPU too."""
     memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
     return Device(memory, forms_attention=False)
+
+
+def usual_precision() -> Precision:
+    """Of inference where nothing else is said: bfloat16 on a device, float32 on a CPU."""
+    return "float32" if not torch.cuda.is_available() else "bfloat16"
 
 
 def synchronize() -> None:

@@ -8,9 +8,11 @@ from torch_ref import by_hand, methods, parameters
 from torch_ref.bank import Mixer
 from torch_ref.models.vit import VisionTransformer
 from torch_ref.parameters import every, fill, sizes, stored, to_tensors
+from torch_ref.program import Program
 
 __all__ = [
     "add_adapter",
+    "compiled",
     "create_model",
     "load_adapter",
     "load_adapters",
@@ -42,6 +44,7 @@ LIBRARY = Library(
         optimizer=by_hand.optimizer,
         step=by_hand.step,
         mixer=Mixer,
+        program=Program,
     )
 )
 
@@ -51,6 +54,7 @@ remove_adapter = LIBRARY.remove_adapter
 save_adapter = LIBRARY.save_adapter
 load_adapter = LIBRARY.load_adapter
 load_adapters = LIBRARY.load_adapters
+compiled = LIBRARY.compiled
 merge = LIBRARY.merge
 unmerge = LIBRARY.unmerge
 state_dict = LIBRARY.state_dict

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlx_peft.adaptation.forms import Form
 from mlx_peft.adaptation.terms import Array, Entering, Layers, places
-from mlx_peft.backend import forks
+from mlx_peft.backend import forks, threads
 from mlx_peft.backend.installed import installed
 from mlx_peft.backend.methods.mixed import Held, MixedBlock, MixedLayer, gathered, mixing
 from mlx_peft.backend.methods.targets import find, replace
@@ -65,6 +65,7 @@ class Mixer:
     ) -> np.ndarray:
         """What the heads read, float32 ``(batch, heads, dim)``."""
         forks.check()
+        threads.settle()
         count = len(images)
         more = _bucket(count) - count  # rows that nobody reads, so that few sizes are compiled
         images = np.concatenate([images, images[-1:].repeat(more, axis=0)])

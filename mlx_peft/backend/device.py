@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlx_peft.backend.blas import FAST
+from mlx_peft.config.schema import Precision
 from mlx_peft.core.border import Device
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
@@ -31,6 +32,11 @@ def computing() -> Device:
     shared = on_cpu or mx.metal.is_available()
     # A device that does not say how many bytes it has is taken to have as many as any.
     return Device(None if shared else int(mx.device_info().get("memory_size", 2**40)), forms_attention=on_cpu)
+
+
+def usual_precision() -> Precision:
+    """Of inference where nothing else is said: bfloat16 on a device, float32 on a CPU."""
+    return "float32" if mx.default_device().type == mx.cpu else "bfloat16"
 
 
 def synchronize() -> None:

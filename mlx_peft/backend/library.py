@@ -6,11 +6,13 @@ from mlx_peft.backend import by_hand, methods, parameters
 from mlx_peft.backend.bank import Mixer
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.backend.parameters import every, fill, sizes, stored, to_tensors
+from mlx_peft.backend.program import Program
 from mlx_peft.library.framework import Framework
 from mlx_peft.library.library import Library
 
 __all__ = [
     "add_adapter",
+    "compiled",
     "create_model",
     "load_adapter",
     "load_adapters",
@@ -42,6 +44,7 @@ LIBRARY = Library(
         optimizer=by_hand.optimizer,
         step=by_hand.step,
         mixer=Mixer,
+        program=Program,
     )
 )
 
@@ -51,6 +54,7 @@ remove_adapter = LIBRARY.remove_adapter
 save_adapter = LIBRARY.save_adapter
 load_adapter = LIBRARY.load_adapter
 load_adapters = LIBRARY.load_adapters
+compiled = LIBRARY.compiled
 merge = LIBRARY.merge
 unmerge = LIBRARY.unmerge
 state_dict = LIBRARY.state_dict

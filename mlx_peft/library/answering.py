@@ -17,25 +17,13 @@ from mlx_peft.tasks.logits import finite
 from mlx_peft.vit.architecture import Architecture
 
 
-class Answering:
-    """The part of a network that is the same in both backends."""
+class Predicting:
+    """Whatever has logits for images says what it sees on them."""
 
-    architecture: Architecture
-    method: MethodConfig | None
-    head: Any
     base: Base
     """The description of its weights, without the weights themselves."""
-    description: Model | None
-    """The name and the options that the model was asked for with."""
     classes: tuple[str, ...]
     """Names of the head's rows; none where they are unknown."""
-
-    def __repr__(self) -> str:
-        """A line: of a framework's own there are hundreds."""
-        name = "ViT" if self.description is None else self.description.name
-        method = "" if self.method is None else f", {self.method!r}"
-        classes = named(self.head.weight.shape[0], self.classes)
-        return f"{type(self).__name__}({name}, {self.architecture.img_size} px, {classes}{method})"
 
     @abstractmethod
     def logits(self, images: np.ndarray) -> np.ndarray:
@@ -75,3 +63,20 @@ class Answering:
         if self.classes and len(self.classes) != rows:
             raise UserError(f"the model has {len(self.classes)} names of classes, and its head has {rows} rows")
         return self.classes or tuple(map(str, range(rows)))
+
+
+class Answering(Predicting):
+    """The part of a network that is the same in both backends."""
+
+    architecture: Architecture
+    method: MethodConfig | None
+    head: Any
+    description: Model | None
+    """The name and the options that the model was asked for with."""
+
+    def __repr__(self) -> str:
+        """A line: of a framework's own there are hundreds."""
+        name = "ViT" if self.description is None else self.description.name
+        method = "" if self.method is None else f", {self.method!r}"
+        classes = named(self.head.weight.shape[0], self.classes)
+        return f"{type(self).__name__}({name}, {self.architecture.img_size} px, {classes}{method})"

@@ -11,10 +11,11 @@ import numpy as np
 from convert.base import Base
 from mlx_peft.config.methods import Method, MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
-from mlx_peft.config.schema import AdamW, Model
+from mlx_peft.config.schema import AdamW, Model, Precision
 from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Parameters, Tensors
 from mlx_peft.library.mixer import Mixer
+from mlx_peft.library.program import Program
 from mlx_peft.library.standing import Standing
 from mlx_peft.vit.architecture import Architecture
 
@@ -68,6 +69,7 @@ class Framework(Generic[AnyNetwork]):
         prepare: uint8 images ``(batch, h, w, 3)`` as the network takes them, on its device.
         optimizer: of what is trained.
         mixer: the same network, which takes adapters' terms at each call.
+        program: what answers alone, of a network as it is now, in a precision; None: the device's usual one.
         step: an update by a batch of uint8 images and their targets; see ``by_hand.step``.
     """
 
@@ -86,3 +88,4 @@ class Framework(Generic[AnyNetwork]):
     optimizer: Callable[[AnyNetwork, AdamW], Any]
     step: Callable[[AnyNetwork, Any, np.ndarray, np.ndarray, float, float, int], float]
     mixer: Callable[[AnyNetwork], Mixer]
+    program: Callable[[AnyNetwork, Precision | None], Program]

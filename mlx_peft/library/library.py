@@ -21,10 +21,10 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.core.paths import given_path
 from mlx_peft.core.problems import validated
 from mlx_peft.library import asked as asking
-from mlx_peft.library.bank import Bank
 from mlx_peft.library.base import must_stand_on, place_in
 from mlx_peft.library.by_hand import ByHand
 from mlx_peft.library.framework import AnyNetwork
+from mlx_peft.library.inference import Inference
 from mlx_peft.library.named import Named
 from mlx_peft.library.summary import Summary, summarised
 from mlx_peft.library.theirs import method_of
@@ -32,7 +32,7 @@ from mlx_peft.tasks.registry import classification
 from mlx_peft.vit.architecture import Preprocessing
 
 
-class Library(ByHand[AnyNetwork]):
+class Library(ByHand[AnyNetwork], Inference[AnyNetwork]):
     """The library of a backend: its methods are what a notebook calls."""
 
     def create_model(
@@ -264,22 +264,6 @@ class Library(ByHand[AnyNetwork]):
         self.framework.load_adapter(model, tensors)
         model.classes = tuple(classes) or model.classes
         model.base = replace(model.base, preprocessing=preprocessing or model.base.preprocessing)
-
-    def load_adapters(self, model: AnyNetwork, folder: str | Path, budget: int | None = None) -> Bank:
-        """A bank of all adapters that have folders in one, for batches in which each image has its own.
-
-        Args:
-            model: the base alone; it may not be trained while the bank is used.
-            budget: bytes that the adapters in memory may have together; None: any number. The least recently used make
-                room.
-
-        Warns:
-            UserWarning: one that is damaged, of another base, or cannot be mixed, is left out.
-
-        Raises:
-            UserError: the folder is none, or has no adapter in it; the model has a method.
-        """
-        return Bank.of_folder(model, self.framework.mixer(model), given_path(folder, "the folder of adapters"), budget)
 
     def state_dict(self, model: AnyNetwork) -> Tensors:
         """Every parameter by name, in timm's layout."""

@@ -7,8 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MLX, TORCH = ROOT / "mlx_peft" / "backend", ROOT / "torch_ref"
-ONLY_MLX = {"__init__.py", "blas.py", "forks.py", "installed.py"}
-"""How MLX is loaded, what it cannot do after a fork, and what is lent to a module while a function is traced."""
+ONLY_MLX = {"__init__.py", "blas.py", "forks.py", "installed.py", "threads.py"}
+"""How MLX is loaded, what it cannot do after a fork, what is lent to a module while a function is traced, and what it
+wants of a thread."""
 ONLY_TORCH = {"__init__.py", "__main__.py", "tools"}
 """Its own front door, and what there is for PyTorch alone."""
 MODULES = sorted(p.relative_to(MLX) for p in MLX.rglob("*.py") if p.relative_to(MLX).parts[0] not in ONLY_MLX)

@@ -1,0 +1,54 @@
+"""A network that only answers, as one program for each size of a batch."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlx_peft.config.schema import Precision
+from mlx_peft.core.errors import UserError
+from torch_ref import methods
+from torch_ref.device import DTYPES, set_up, usual_precision
+from torch_ref.models.preprocess import preprocess
+from torch_ref.models.vit import VisionTransformer
+from torch_ref.parameters import lower, to_numpy
+
+
+class Program:
+    """See ``mlx_peft.library.program.Program``. It may be made in one thread and called in another.
+
+    Args:
+        network: what it is then does not change the program.
+        precision: of what is computed, and of the weights; None: bfloat16 on a device, float32 on a CPU.
+    """
+
+    def __init__(self, network: VisionTransformer, precision: Precision | None = None) -> None:
+        set_up()
+        self.precision: Precision = usual_precision() if precision is None else precision
+        self.network = deepcopy(network)  # a step changes a parameter in place
+        try:
+            methods.merge(self.network)
+            self.merged = True
+        except UserError:
+            self.merged = False
+        self.network.eval()
+        self.network.requires_grad_(False)
+        lower(self.network, DTYPES[self.precision])
+        self.base, self.architecture = network.base, network.architecture
+        self.device = self.network.head.weight.device
+        # On a CPU compiling takes a minute for each size and gains nothing: its time is in the matrix products.
+        self._evaluate = torch.compile(self._traced, dynamic=False) if self.device.type == "cuda" else self._traced
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits, features = self._evaluate(torch.from_numpy(images).to(self.device))
+        return to_numpy(logits), to_numpy(features)
+
+    def _traced(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        depth, dtype = self.architecture.depth, DTYPES[self.precision]
+        pixels = preprocess(images, self.base.preprocessing, self.architecture.img_size, dtype)
+        read = self.network.prefix(pixels, depth + 1)
+        return self.network.suffix(read, depth + 1).float(), read.float().mean(dim=1)
