@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from convert.adapters.foreign import written
+from convert.adapters.foreign import translated, written
 from convert.adapters.namings import TORCHVISION, TRANSFORMERS, Naming
 from convert.adapters.peft import CONFIG, FORMATS, PREFIX, ROOT, WEIGHTS, Adapter, common, shareable
-from convert.files import write_json, write_safetensors
+from convert.files import read_json, read_safetensors, write_json, write_safetensors
 from convert.layouts import torchvision, transformers
 from mlx_peft.config.quantization import is_scale
 from mlx_peft.core.border import Tensors
@@ -59,12 +60,24 @@ def write_for(choice: Choice, folder: Path, adapter: Adapter, architecture: Arch
     config, tensors = naming.completed(*layout.pack(adapter.method, own))
     head = naming.head_to_theirs({name: tensor for name, tensor in own.items() if is_head(name)}, architecture)
     config, tensors = written(config, tensors, naming, head)
-    config = common(adapter, layout) | config
-    with new_folder(folder, replaceable={CONFIG, WEIGHTS, SUMS}) as new:
-        write_json(new / CONFIG, dict(sorted(config.items())))
-        stored = {name if name.startswith(ROOT) else f"{PREFIX}{name}": tensor for name, tensor in tensors.items()}
-        write_safetensors(new / WEIGHTS, stored, {"format": "pt"})
+    _save(folder, common(adapter, layout) | config, tensors)
     notes = [f"{folder}: for {naming.title}; class names and preprocessing are not in it"]
     if len(own) < len(adapter.tensors) or adapter.qat is not None:
         notes.append(f"{folder}: it was trained through codes, of which Hugging Face PEFT knows nothing")
     return notes
+
+
+def rename(folder: Path, out: Path, naming: Naming, architecture: Architecture) -> None:
+    """Writes an adapter of a folder under other names of the same class. Raises UserError as reading it does."""
+    stored, _ = read_safetensors(folder / WEIGHTS)
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in stored.items()}
+    found = translated(read_json(folder / CONFIG), tensors, folder)
+    heads = {name: tensor for name, tensor in found.tensors.items() if is_head(name)}
+    _save(out, *written(found.config, found.tensors, naming, naming.head_to_theirs(heads, architecture)))
+
+
+def _save(folder: Path, config: dict[str, Any], tensors: Tensors) -> None:
+    with new_folder(folder, replaceable={CONFIG, WEIGHTS, SUMS}) as new:
+        write_json(new / CONFIG, dict(sorted(config.items())))
+        stored = {name if name.startswith(ROOT) else f"{PREFIX}{name}": tensor for name, tensor in tensors.items()}
+        write_safetensors(new / WEIGHTS, stored, {"format": "pt"})

@@ -1,6 +1,10 @@
 """torch's attention as Hugging Face PEFT adapts it: one module, whose two projections have LoRA together or not at all.
 
 Both have the same rank and scaling. One that is not adapted here gets a LoRA of zeros, which adds nothing.
+
+PEFT (0.21.2) adds the update of the output projection twice: ``MultiheadAttention.merge`` writes it into the weight,
+and has the layer inside merge it once more (https://github.com/huggingface/peft/pull/3774). An adapter was trained so,
+and means that: its B counts twice here, and half of ours is written.
 """
 
 from __future__ import annotations
@@ -17,6 +21,9 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.vit.sites import PARTS
 
 PAIR = IN, OUT = "attn.qkv", "attn.proj"
+TIMES = np.float32(2)
+"""PEFT adds the update of the output projection so many times."""
+
 FIELDS = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
 
 
@@ -53,10 +60,16 @@ def paired(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Te
             result |= {f"{name}.{kind}": tensor for kind, tensor in leveled(held, ranks[most], times).items()}
         ranks |= dict.fromkeys(names, ranks[most])
         alphas |= dict.fromkeys(names, alphas[most])
+        result |= {f"{names[1]}.{B_NAME}": result[f"{names[1]}.{B_NAME}"] / TIMES}
     (rank, rank_pattern), (alpha, alpha_pattern) = pattern(ranks), pattern(alphas)
     return config | {
         "r": rank, "rank_pattern": rank_pattern, "lora_alpha": alpha, "alpha_pattern": alpha_pattern,
     }, result  # fmt: skip
+
+
+def as_it_acts(tensors: Tensors) -> Tensors:
+    """Tensors of PEFT's under timm's names, with the output projection's update as often as PEFT adds it."""
+    return {name: tensor * TIMES if name.endswith(f"{OUT}.{B_NAME}") else tensor for name, tensor in tensors.items()}
 
 
 def _nothing(layer: str, dim: int) -> Tensors:

@@ -58,6 +58,7 @@ def recognised(names: Collection[str], path: Path) -> Naming | None:
     kinds = {numbered(owner)[0]: owner for owner in owners}
     if len(kinds) > MOST_KINDS:
         return None
+    must_be_readable(kinds.values(), path)
     unplaced: dict[str, list[str]] = {}
     fitting: dict[Naming, int] = {}
     for naming in NAMINGS:
@@ -75,6 +76,14 @@ def recognised(names: Collection[str], path: Path) -> Naming | None:
     raise UserError(
         f"{path}: it is over no ViT that is known: of the nearest, {title}, these are no layers: {listed(sorted(odd))}"
     )
+
+
+def must_be_readable(layers: Collection[str], path: Path) -> None:
+    """Raises UserError where a layer is one that no adapter can be read of, with the reason."""
+    reasons = {pattern: reason for naming in NAMINGS for pattern, reason in naming.refused.items()}
+    for pattern, reason in reasons.items():
+        if odd := [layer for layer in layers if re.fullmatch(pattern, layer)]:
+            raise UserError(f"{path}: {listed(sorted(odd))}: {reason}")
 
 
 def translated(config: dict[str, Any], tensors: Tensors, path: Path) -> Translated:
@@ -97,15 +106,11 @@ def translated(config: dict[str, Any], tensors: Tensors, path: Path) -> Translat
         elif own is None:
             heads[name] = tensor
         elif not re.fullmatch(naming.left_out, own[1]):
-            kind, number = numbered(own[1])
-            template = naming.ours(kind)
-            assert template is not None, "see recognised"
-            if naming.has_no_use_of(template):
+            layer, module = naming.adapted(own[1])
+            if naming.has_no_use_of(layer):
                 continue
-            layer = template.replace("{i}", number)
-            before = kind.removesuffix(naming.layers[template])
-            prefixes.add(before)
-            modules[layer] = before + naming.module(layer).removeprefix(naming.prefix)
+            modules[layer] = module
+            prefixes.add(module.removesuffix(naming.bare(layer)))
             if f"{layer}.{own[2]}" in result:
                 raise UserError(f"{path}: {name} is there twice, under two names")
             result[f"{layer}.{own[2]}"] = tensor
@@ -113,7 +118,8 @@ def translated(config: dict[str, Any], tensors: Tensors, path: Path) -> Translat
         raise UserError(f"{path}: it is over several models: {listed(sorted(prefixes))}")
     what = str(path)
     head, fields = naming.head_to_ours(to_timm(heads, naming.head, what), what)
-    return Translated(_to_ours(config, modules, naming, min(prefixes), path), result | head, fields, naming)
+    config = _to_ours(config, modules, naming, min(prefixes), path)
+    return Translated(config, naming.as_it_acts(result) | head, fields, naming)
 
 
 def written(config: dict[str, Any], tensors: Tensors, naming: Naming, head: Tensors) -> tuple[dict[str, Any], Tensors]:
@@ -154,7 +160,7 @@ def _to_ours(
     """
 
     def next_to(block: int) -> list[str]:
-        return [before + naming.module(name).removeprefix(naming.prefix) for name in in_block(modules, block)]
+        return [before + naming.bare(layer) for layer in in_block(modules, block)]
 
     every = are_all(config, modules, next_to, path)
     ours = {layer: layer for layer in modules}

@@ -47,8 +47,10 @@ class Naming:
         modules: the module that PEFT adapts, by our layers' names, where that is not the layer itself.
         unused: layers that the class has and does not use, as a pattern of our names.
         left_out: a pattern of names that no classifier of images needs.
+        refused: layers that no adapter can be read of, as patterns of their names, and why.
         now: what the library calls the same today; None: it is what it calls them today.
         head_to_ours, head_to_theirs: what more than a name is different in the heads.
+        as_it_acts: PEFT's tensors under timm's names, as what they do there.
         completed: PEFT's configuration and tensors, with what it adapts there beside. Raises UserError where it cannot.
     """
 
@@ -60,9 +62,11 @@ class Naming:
     modules: Mapping[str, str] = field(default_factory=dict)
     unused: str = ""
     left_out: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
     now: Naming | None = None
     head_to_ours: Callable[[Tensors, str], tuple[Tensors, Mapping[str, Any]]] = _no_change
     head_to_theirs: Callable[[Tensors, Architecture], Tensors] = lambda tensors, architecture: tensors
+    as_it_acts: Callable[[Tensors], Tensors] = lambda tensors: tensors
     completed: Callable[[dict[str, Any], Tensors], tuple[dict[str, Any], Tensors]] = lambda config, tensors: (
         config,
         tensors,
@@ -87,11 +91,26 @@ class Naming:
         template, number = numbered(layer, BLOCK)
         return f"{self.prefix}{self.layers[template]}".replace("{i}", number)
 
-    def module(self, layer: str) -> str:
-        """The module that PEFT adapts for one of our layers. Raises KeyError likewise."""
+    def adapted(self, owner: str) -> tuple[str, str]:
+        """Our name of the layer that a tensor belongs to, and the module that PEFT adapts for it, whatever is before.
+
+        Raises ValueError where the class has no such layer.
+        """
+        kind, number = numbered(owner)
+        ours = self.ours(kind)
+        if ours is None:
+            raise ValueError(f"{owner} is no layer of {self.title}")
+        module = kind.removesuffix(self.layers[ours]) + self.modules.get(ours, self.layers[ours])
+        return ours.replace("{i}", number), module.replace("{i}", number)
+
+    def bare(self, layer: str) -> str:
+        """The module that PEFT adapts for one of our layers, without the prefix. Raises KeyError likewise."""
         template, number = numbered(layer, BLOCK)
-        theirs = self.layers[template]
-        return f"{self.prefix}{self.modules.get(template, theirs)}".replace("{i}", number)
+        return self.modules.get(template, self.layers[template]).replace("{i}", number)
+
+    def module(self, layer: str) -> str:
+        """The same, whole."""
+        return f"{self.prefix}{self.bare(layer)}"
 
 
 def numbered(name: str, place: re.Pattern[str] = NUMBER) -> tuple[str, str]:
@@ -123,6 +142,7 @@ def _of_transformers(name: str, variant: Variant, gated: bool) -> tuple[Naming, 
         "prefix": variant.prefix,
         "unused": variant.unused,
         "left_out": transformers_names.TEXT,
+        "refused": {transformers_names.HALVES: "gate_proj and up_proj are one layer here, fc1, as they are on disk"},
         "head_to_ours": partial(_head_to_ours, variant),
         "head_to_theirs": partial(_head_to_theirs, variant),
     }
@@ -150,8 +170,13 @@ TORCHVISION = Naming(
     "torchvision",
     layers_of(torchvision.PAIRS) | torchvision.ATTENTION,
     [one for one in torchvision.PAIRS if one.ours.startswith("head.")],
+    refused={
+        r".*\.self_attention\.out_proj": "torch's attention never runs its out_proj, so that PEFT's adapter of it does "
+        "nothing: in PEFT, name self_attention, which has both projections adapted"
+    },
     modules={"blocks.{i}.attn.proj": torchvision.ATTENTION["blocks.{i}.attn.qkv"]},
     head_to_theirs=lambda tensors, architecture: from_timm(tensors, torchvision.PAIRS),
+    as_it_acts=attention.as_it_acts,
     completed=attention.paired,
 )
 NAMINGS = (*(naming for both in TRANSFORMERS.values() for naming in both), TORCHVISION)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from convert.adapters.peft import WEIGHTS, Adapter, read_adapter
 from convert.base import Base, load_base
+from convert.checkpoint import Checkpoint
 from convert.files import without_digest
 from convert.layouts.layout import Asked
 from convert.layouts.naming import DECISIVE
@@ -107,12 +108,15 @@ def load_run(
     """Opens a finished run, an adapter's folder, or the one called ``name`` of a folder that holds several of either.
 
     ``backend`` and ``precision`` are the run's own unless given; an adapter without a run has the defaults. ``model``
-    is for an adapter that names none, as those that PEFT wrote. ``weights`` says where its weights are now; otherwise
-    they are found by their digest. ``tokens`` are those that it was trained with, unless another reducer is named, or
-    None for none. Raises UserError where there is no adapter, and where its base is not found.
+    is for an adapter that names none, as those that PEFT wrote; it may be left out where the folder of ``weights`` says
+    what it is. ``weights`` says where its weights are now; otherwise they are found by their digest. ``tokens`` are
+    those that it was trained with, unless another reducer is named, or None for none. Raises UserError where there is
+    no adapter, and where its base is not found.
     """
     place = find_adapter(path, name)
     adapter = read_adapter(place)
+    if adapter.model is None and model is None and run_of(place) is None:
+        model = described_by(weights)
     recipe = recipe_of(adapter, place, model)
     recipe = replace(recipe, backend=backend or recipe.backend, precision=precision or recipe.precision)
     recipe = recipe if tokens == "own" else replace(recipe, tokens=tokens)
@@ -131,6 +135,23 @@ def load_run(
         raise UserError(f"{place} does not fit {base.name}: {error}") from error
     notes = (*without_digest(place / WEIGHTS), *elsewhere(recipe.model, base))
     return Loaded(built, adapter, base, recipe, notes)
+
+
+def described(loaded: Loaded) -> Adapter:
+    """The adapter, and where it does not say which model it belongs to, the one that it was opened on."""
+    adapter, base = loaded.adapter, loaded.base
+    if adapter.model is not None:
+        return adapter
+    args = {**adapter.fields, **loaded.recipe.model.args}
+    return replace(
+        adapter,
+        model=loaded.recipe.model.model_copy(update={"args": args}),
+        architecture=base.architecture,
+        preprocessing=base.preprocessing,
+        base_sha256=base.sha256,
+        source=base.source,
+        quantize=base.quantization,
+    )
 
 
 def elsewhere(model: Model, base: Base) -> tuple[str, ...]:
@@ -183,9 +204,7 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None, token
         notes = "".join(f"\n  note: {note}" for note in checkpoint.notes)
         raise UserError(f"{path}: the model has no classifier: train one, with model.weights={path}{notes}")
     must_answer(count, checkpoint.task, path)
-    found = checkpoint.architecture.model_dump()
-    args = {} if checkpoint.layout == "timm" else {field: found[field] for field in DECISIVE}
-    model = validated(Model, str(path), {"name": checkpoint.name, "weights": str(path), "args": args})
+    model = _model_of(checkpoint, path)
     recipe = Recipe(model, Linear(), backend=backend or "mlx")
     base = load_base(model.model_copy(update={"head": "keep"}), count, recipe.seed)
     base = base if tokens == "own" else replace(base, tokens=tokens)
@@ -207,3 +226,16 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None, token
     )
     weights = path / timm.WEIGHTS
     return Loaded(built, adapter, base, recipe, without_digest(weights) if weights.is_file() else ())
+
+
+def described_by(weights: str | None) -> Model | None:
+    """The model that a folder of weights says it is; None where it is no model's folder. Raises UserError."""
+    path = Path(os.path.expanduser(weights or ""))
+    return _model_of(open_path(path, Asked()), path) if weights and path.is_dir() and is_model(path) else None
+
+
+def _model_of(checkpoint: Checkpoint, path: Path) -> Model:
+    """A model in an experiment's words: of another layout than timm's, with what makes it another than its name."""
+    found = checkpoint.architecture.model_dump()
+    args = {} if checkpoint.layout == "timm" else {field: found[field] for field in DECISIVE}
+    return validated(Model, str(path), {"name": checkpoint.name, "weights": str(path), "args": args})

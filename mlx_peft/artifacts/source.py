@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from convert.adapters.peft import FORMATS
+from convert.adapters.peft import FORMATS, Adapter
 from convert.base import Base, whole
 from convert.checkpoint import Checkpoint
 from convert.layouts.layout import Asked
 from convert.named import open_named
 from mlx_peft.artifacts.ahead import must_merge
-from mlx_peft.artifacts.load import load_run
+from mlx_peft.artifacts.load import described, load_run
 from mlx_peft.artifacts.place import find_adapter
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
@@ -44,6 +44,7 @@ class Source:
         classes: names of the head's rows; empty where they are unknown.
         references: whoever computes the same on its own, by name: the library that it is from, a run's backend.
         adapter: the folder of an adapter; None where the source is none.
+        trained: the adapter itself, whole; None where the source is none.
         bare: the base that the adapter belongs on; None where there is no adapter, or the base is quantised.
     """
 
@@ -53,6 +54,7 @@ class Source:
     classes: tuple[str, ...]
     references: Mapping[str, Logits]
     adapter: Path | None = None
+    trained: Adapter | None = None
     bare: Base | None = None
 
 
@@ -168,5 +170,6 @@ def _run(
         classes=loaded.classes,
         references=references,
         adapter=place,
+        trained=described(loaded),
         bare=bare,
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.adapters.peft import FORMATS, read_adapter, write_adapter
+from convert.adapters.abroad import Choice, of_torchvision, of_transformers, of_transformers_4, write_for
+from convert.adapters.peft import FORMATS, Adapter, write_adapter
 from convert.base import Base
 from convert.files import write_json, write_safetensors
 from convert.layouts import processor, torchvision, transformers
@@ -34,7 +35,7 @@ class Job:
         tensors: timm's state dictionary; quantised, the codes are in it.
         classes: names; empty where they are unknown.
         dtype: of the floats in the file.
-        adapter: the folder of the adapter that it is from; None where it is from none.
+        adapter: that it is from; None where it is from none.
     """
 
     base: Base
@@ -42,7 +43,7 @@ class Job:
     classes: Sequence[str]
     dtype: str
     quantization: Quantization | None
-    adapter: Path | None
+    adapter: Adapter | None
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Target:
         """Raises UserError where the source is not what the format is for, or cannot be held by it, before any work."""
         if not self.whole and found.adapter is None:
             raise UserError(
-                "the format peft holds an adapter: name a run or an adapter, not a whole model", arguments=("to",)
+                "the format holds an adapter: name a run or an adapter, not a whole model", arguments=("to",)
             )
         must_have_head(found, self.needs_head)
         self.fits(found)
@@ -199,9 +200,35 @@ def _torchvision(out: Path, job: Job) -> list[str]:
 
 def _peft(out: Path, job: Job) -> list[str]:
     assert job.adapter is not None
-    return write_adapter(out, read_adapter(job.adapter))
+    return write_adapter(out, job.adapter)
 
 
+def _fits_over(choice: Choice) -> Callable[[Source], None]:
+    """Whether another library has a model for the adapter, which PEFT must have too."""
+
+    def fits(found: Source) -> None:
+        _fits_peft(found)
+        assert found.trained is not None
+        choice(found.base.architecture, found.trained.tensors)
+
+    return fits
+
+
+def _over(choice: Choice) -> Callable[[Path, Job], list[str]]:
+    """Writes an adapter for another library's model."""
+
+    def write(out: Path, job: Job) -> list[str]:
+        assert job.adapter is not None
+        return write_for(choice, out, job.adapter, job.base.architecture)
+
+    return write
+
+
+def _adapter_over(choice: Choice, opened: str) -> Target:
+    return Target(_fits_over(choice), _over(choice), "peft", opened, ("float32",), whole=False)
+
+
+PEFT = 'peft.PeftModel.from_pretrained(model, "{out}")'
 TARGETS: dict[str, Target | Runtime] = {
     "timm": Target(_fits_timm, _timm, "timm folder", 'timm.create_model("local-dir:{out}", pretrained=True)'),
     "transformers": Target(
@@ -215,9 +242,10 @@ TARGETS: dict[str, Target | Runtime] = {
         needs_head=True,
     ),
     "mlx": Target(_anything, _mlx, None, 'mlx_peft.create_model("{name}", weights="{out}")'),
-    "peft": Target(
-        _fits_peft, _peft, "peft", 'peft.PeftModel.from_pretrained(model, "{out}")', ("float32",), whole=False
-    ),
+    "peft": Target(_fits_peft, _peft, "peft", PEFT, ("float32",), whole=False),
+    "peft-transformers": _adapter_over(of_transformers, PEFT),
+    "peft-transformers4": _adapter_over(of_transformers_4, f"{PEFT} under transformers 4"),
+    "peft-torchvision": _adapter_over(of_torchvision, PEFT),
     "onnx": Runtime("onnx", 'onnxruntime.InferenceSession("{out}")'),
     "coreml": Runtime("coreml", 'MLModel(contentsOf: URL(fileURLWithPath: "{out}"))', ("float16",)),
 }

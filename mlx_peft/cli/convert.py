@@ -24,7 +24,10 @@ Out = Annotated[Path, typer.Argument(metavar="OUT", help="What to write.", show_
 Format = Annotated[
     str,
     typer.Option(
-        "--to", metavar="FORMAT", help="timm, transformers, torchvision, mlx, peft, onnx or coreml.", show_default=False
+        "--to",
+        metavar="FORMAT",
+        help="timm, transformers, torchvision, mlx, onnx, coreml; peft, peft-transformers, peft-torchvision.",
+        show_default=False,
     ),
 ]
 ModelOfSource = Annotated[

@@ -76,7 +76,7 @@ class TestConvert:
             ("timm", {"norm_eps": 1e-5}, "timm's config.json cannot express"),
             ("transformers", {"fc_norm": True, "global_pool": "avg"}, "transformers has no class for this model"),
             ("torchvision", {"reg_tokens": 2}, "torchvision's VisionTransformer has no reg_tokens"),
-            ("peft", {}, "the format peft holds an adapter"),
+            ("peft", {}, "the format holds an adapter"),
         ],
     )
     def test_a_format_that_cannot_hold_the_model(

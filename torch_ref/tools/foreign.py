@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convert.adapters.abroad import rename
+from convert.adapters.foreign import recognised
+from convert.adapters.namings import OWN
 from convert.adapters.peft import PREFIX, ROOT, WEIGHTS
 from convert.adapters.targeting import named_out
 from convert.base import Base
-from convert.files import describe_safetensors, read_tensors
+from convert.files import describe_safetensors, read_tensors, write_json, write_safetensors
+from convert.layouts import torchvision, transformers
 from convert.layouts.recognise import recognise
 from convert.timm.config import timm_arguments
-from mlx_peft.vit.parameters import HEADS, is_head
+from mlx_peft.core.border import Tensors
 from torch_ref.parameters import to_numpy
 
 Features = Callable[[Tensor], Tensor]
-
-OWN = r"\.(lora|vera|ia3|ln_tuning)_\w+(\.\w+)?$"
-"""What peft's methods put behind the name of the layer that a tensor of theirs belongs to."""
 
 
 def timm_folder(path: Path, base: Base) -> Features:
@@ -42,9 +43,7 @@ def timm_hub(path: Path, base: Base) -> Features:
 
 def timm_tensors(path: Path, base: Base) -> Features:
     """timm's own class of the base's name, with the base's tensors."""
-    model = _timm(base)
-    model.load_state_dict({name: torch.from_numpy(np.asarray(tensor)) for name, tensor in base.tensors.items()})
-    return model
+    return _timm_of(base)
 
 
 def timm_npz(path: Path, base: Base) -> Features:
@@ -56,28 +55,28 @@ def timm_npz(path: Path, base: Base) -> Features:
 
 def torchvision_weights(path: Path, base: Base) -> Features:
     """torchvision's class, with a state dictionary that it loads itself."""
-    from torchvision.models import VisionTransformer
-
-    a = base.architecture
     file = path / "model.safetensors" if path.is_dir() else path
-    model = VisionTransformer(
-        image_size=a.img_size, patch_size=a.patch_size, num_layers=a.depth, num_heads=a.num_heads,
-        hidden_dim=a.embed_dim, mlp_dim=a.hidden_dim, num_classes=len(base.tensors["head.weight"]),
-    )  # fmt: skip
-    _, tensors, _ = recognise(read_tensors(file), file)
-    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
-    return model
+    return _torchvision(base, recognise(read_tensors(file), file)[1])
 
 
 def transformers_folder(path: Path, base: Base) -> Features:
     """The class that the folder's ``config.json`` names; without a head, what one would read."""
-    import transformers
+    return _features(_transformers(path, base), base)
 
-    transformers.utils.logging.disable_progress_bar()
-    headed = "head.weight" in base.tensors
+
+def _transformers(path: Path, base: Base) -> nn.Module:
+    import transformers as library
+
+    library.utils.logging.disable_progress_bar()
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    [name, *_] = config.get("architectures") or ["AutoModelForImageClassification" if headed else "AutoModel"]
-    model = getattr(transformers, name).from_pretrained(path, dtype=torch.float32).eval()
+    usual = "AutoModelForImageClassification" if "head.weight" in base.tensors else "AutoModel"
+    [name, *_] = config.get("architectures") or [usual]
+    return getattr(library, name).from_pretrained(path, dtype=torch.float32).eval()
+
+
+def _features(model: nn.Module, base: Base) -> Features:
+    """What a class of transformers computes of normalised images: logits, or what a head would read."""
+    headed = "head.weight" in base.tensors
     texts = hasattr(model, "get_image_features")
     model = model if headed or texts else getattr(model, "vision_model", model)
 
@@ -96,17 +95,69 @@ def transformers_folder(path: Path, base: Base) -> Features:
 
 
 def peft_adapter(path: Path, base: Base) -> Features:
-    """peft's model: an adapter on timm's class, with the base's tensors; its expressions are not run by peft."""
+    """peft's model: an adapter on the class that its names are of, with the base's tensors.
+
+    One with names that its library no longer has is opened under those of today. Expressions are not run by peft.
+    """
     import peft
 
-    config = peft.PeftConfig.from_pretrained(path)
     names = [name.removeprefix(PREFIX) for name in describe_safetensors(path / WEIGHTS)[0]]
-    heads = [head for head in HEADS if f"{head}.weight" in names]
-    layers = sorted({re.sub(OWN, "", name) for name in names if not (is_head(name) or name.startswith(ROOT))})
-    for field, value in named_out({**vars(config), "peft_type": config.peft_type.value}, layers, heads).items():
+    naming = recognised(names, path)
+    if naming is not None and naming.now is not None:
+        with TemporaryDirectory() as folder:
+            rename(path, Path(folder) / path.name, naming.now, base.architecture)
+            return peft_adapter(Path(folder) / path.name, base)
+    config = peft.PeftConfig.from_pretrained(path)
+    layers = {match[1]: None for name in names if not name.startswith(ROOT) and (match := OWN.fullmatch(name))}
+    modules = [naming.adapted(layer)[1] for layer in layers] if naming else list(layers)
+    heads = {name.rpartition(".")[0]: None for name in names if not (name.startswith(ROOT) or OWN.fullmatch(name))}
+    for field, value in named_out({**vars(config), "peft_type": config.peft_type.value}, modules, list(heads)).items():
         setattr(config, field, value)
-    return peft.PeftModel.from_pretrained(timm_tensors(path, base), path, config=config)
+    host, features = HOSTS["timm" if naming is None else naming.library]
+    return features(peft.PeftModel.from_pretrained(host(base), path, config=config).eval(), base)
 
+
+def _timm_of(base: Base) -> nn.Module:
+    model = _timm(base)
+    model.load_state_dict({name: torch.from_numpy(np.asarray(tensor)) for name, tensor in base.tensors.items()})
+    return model
+
+
+def _transformers_of(base: Base) -> nn.Module:
+    """The class that a base is, with its tensors."""
+    config, _, tensors = transformers.pack(base.architecture, base.preprocessing, base.tensors, ())
+    with TemporaryDirectory() as folder:
+        write_json(Path(folder) / transformers.CONFIG, config)
+        write_safetensors(Path(folder) / transformers.WEIGHTS, tensors, {"format": "pt"})
+        return _transformers(Path(folder), base)
+
+
+def _torchvision_of(base: Base) -> nn.Module:
+    return _torchvision(base, torchvision.pack(base.architecture, base.tensors))
+
+
+def _torchvision(base: Base, tensors: Tensors) -> nn.Module:
+    from torchvision.models import VisionTransformer
+
+    a = base.architecture
+    model = VisionTransformer(
+        image_size=a.img_size, patch_size=a.patch_size, num_layers=a.depth, num_heads=a.num_heads,
+        hidden_dim=a.embed_dim, mlp_dim=a.hidden_dim, num_classes=len(base.tensors["head.weight"]),
+    )  # fmt: skip
+    model.load_state_dict({name: torch.from_numpy(np.asarray(tensor)) for name, tensor in tensors.items()})
+    return model
+
+
+def _as_it_is(model: nn.Module, base: Base) -> Features:
+    return model
+
+
+HOSTS: dict[str, tuple[Callable[[Base], nn.Module], Callable[[nn.Module, Base], Features]]] = {
+    "timm": (_timm_of, _as_it_is),
+    "transformers": (_transformers_of, _features),
+    "torchvision": (_torchvision_of, _as_it_is),
+}
+"""What an adapter is put on, by the library that its names are of: a model of a base, and what one computes."""
 
 OPENERS: dict[str, Callable[[Path, Base], Features]] = {
     "timm folder": timm_folder,
