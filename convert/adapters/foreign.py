@@ -48,7 +48,8 @@ class Translated:
 def recognised(names: Collection[str], path: Path) -> Naming | None:
     """The naming whose layers an adapter's tensors are on; None where none of them is on a layer of any naming.
 
-    Of several, it is the one whose class uses the most of them: CLIP's tower has SigLIP's names, and no last norm.
+    Of several, it is the one whose class has what stands before the names, which is all that tells a DINOv2 of version
+    4 from a ViT; then the one that uses the most of them: CLIP's tower has SigLIP's names, and no last norm.
 
     Raises:
         UserError: where some are, and no naming has them all.
@@ -60,7 +61,7 @@ def recognised(names: Collection[str], path: Path) -> Naming | None:
         return None
     must_be_readable(kinds.values(), path)
     unplaced: dict[str, list[str]] = {}
-    fitting: dict[Naming, int] = {}
+    fitting: dict[Naming, tuple[int, int]] = {}
     for naming in NAMINGS:
         heads = {name for one in naming.head for name in one.theirs}
         relevant = {kind: owner for kind, owner in kinds.items() if not re.fullmatch(naming.left_out, owner)}
@@ -69,7 +70,8 @@ def recognised(names: Collection[str], path: Path) -> Naming | None:
             odd = [owner for kind, owner in relevant.items() if kind not in placed]
             unplaced[naming.title] = odd + [name for name in others if name not in heads]
             if not unplaced[naming.title]:
-                fitting[naming] = sum(map(naming.has_no_use_of, placed.values()))
+                elsewhere = sum(kind != naming.prefix + naming.layers[layer] for kind, layer in placed.items())
+                fitting[naming] = elsewhere, sum(map(naming.has_no_use_of, placed.values()))
     if fitting or not unplaced:
         return min(fitting, key=lambda naming: fitting[naming], default=None)
     title, odd = min(unplaced.items(), key=lambda item: len(item[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -114,7 +115,9 @@ def peft_adapter(path: Path, base: Base) -> Features:
     for field, value in named_out({**vars(config), "peft_type": config.peft_type.value}, modules, list(heads)).items():
         setattr(config, field, value)
     host, features = HOSTS["timm" if naming is None else naming.library]
-    return features(peft.PeftModel.from_pretrained(host(base), path, config=config).eval(), base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of what peft calls in transformers
+        return features(peft.PeftModel.from_pretrained(host(base), path, config=config).eval(), base)
 
 
 def _timm_of(base: Base) -> nn.Module:
