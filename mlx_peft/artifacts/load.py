@@ -120,7 +120,15 @@ def load_run(
     recipe = recipe_of(adapter, place, model)
     recipe = replace(recipe, backend=backend or recipe.backend, precision=precision or recipe.precision)
     recipe = recipe if tokens == "own" else replace(recipe, tokens=tokens)
-    named = base_model(recipe.model, adapter, place, weights or (None if model is None else model.weights))
+    return put_on_base(adapter, place, recipe, weights or (None if model is None else model.weights))
+
+
+def put_on_base(adapter: Adapter, place: Path, recipe: Recipe, weights: str | None) -> Loaded:
+    """An adapter in the model that a recipe says: one that was read, or made of one that lies in ``place``.
+
+    Raises UserError where its base is not found, or it does not fit it.
+    """
+    named = base_model(recipe.model, adapter, place, weights)
     base = adapter_base(
         adapter, place, named, method=recipe.method, quantize=recipe.quantize, qat=recipe.qat, seed=recipe.seed,
         opener=opener(recipe.backend),

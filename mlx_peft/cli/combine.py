@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,7 +26,8 @@ from mlx_peft.cli.common import (
 from mlx_peft.core.errors import UserError, shown
 
 if TYPE_CHECKING:
-    from mlx_peft.artifacts.combine import Combined
+    from mlx_peft.artifacts.combine import Combined, Wish
+    from mlx_peft.cli.common import BackendName
 
 
 Adapters = Annotated[
@@ -36,7 +38,10 @@ Adapters = Annotated[
         show_default=False,
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The folder to write.", show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", help="The folder to write; of --curve its picture.", show_default=False),
+]
 How = Annotated[
     str | None,
     typer.Option(
@@ -75,18 +80,33 @@ MajoritySign = Annotated[
         show_default="total",
     ),
 ]
+Alphas = Annotated[
+    str | None,
+    typer.Option(
+        "--curve",
+        metavar="FIRST:LAST:STEP",
+        help="Measure the models between base and adapter in its place: 0:1:0.1, or 0,0.5,1.",
+        show_default=False,
+    ),
+]
+SplitOfCurve = Annotated[
+    Literal["train", "val", "test"] | None,
+    typer.Option("--split", metavar="train|val|test", help="Of --curve: the images.", show_default="val"),
+]
 
 
 def combine(
     ctx: typer.Context,
     adapters: Adapters,
-    out: Out,
+    out: Out = None,
     how: How = None,
     head: Head = None,
     rank: Rank = None,
     density: Density = None,
     seed: Seed = None,
     majority_sign_method: MajoritySign = None,
+    curve: Alphas = None,
+    split: SplitOfCurve = None,
     model: ModelName = None,
     weights: WeightsToo = None,
     image_size: ImageSize = None,
@@ -96,16 +116,25 @@ def combine(
     """Combine adapters of one base into a new one.
 
     Without --how the result is exactly the weighted sum of what the adapters add to their base. Weights are taken as
-    they are: 0.5 each is the mean of two; ADAPTER=0.5 alone is half of one.
+    they are: 0.5 each is the mean of two; ADAPTER=0.5 alone is half of one. With --curve nothing is combined for good:
+    the models theta_0 + a (theta_1 - theta_0) are measured on a run's images, or on data.root=FOLDER.
     """
     from mlx_peft.artifacts.ahead import must_be_new
     from mlx_peft.artifacts.combine import Wish
     from mlx_peft.artifacts.combine import combine as made_one
 
     wish = Wish(how, rank, density, seed, majority_sign_method, head)
-    given = dict(map(weighed, adapters))
-    if len(given) < len(adapters):
+    images = [text for text in adapters if text.startswith("data.") and "=" in text and curve]
+    given = dict(weighed(text) for text in adapters if text not in images)
+    if len(given) + len(images) < len(adapters):
         raise UserError("an adapter is named twice: give it one weight")
+    if curve is not None:
+        measure(given, curve, wish, split, backend_of(ctx, backend), weights, images, out, as_json)
+        return
+    if split is not None:
+        raise UserError("--split is for --curve: nothing is measured without it")
+    if out is None:
+        raise UserError("say which folder to write", arguments=("out",))
     must_be_new(out)
     made = made_one(
         given, out, wish, backend_of(ctx, backend), model=base_of(model, weights, image_size),
@@ -118,6 +147,51 @@ def combine(
         return
     echo(sentence(made))
     echo_files(out)
+
+
+def measure(
+    given: dict[str, float],
+    curve: str,
+    wish: Wish,
+    split: Literal["train", "val", "test"] | None,
+    backend: BackendName,
+    weights: str | None,
+    images: list[str],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """The curve, on standard output and, where a folder is named, as a spreadsheet and a picture."""
+    from mlx_peft.artifacts.interpolate import interpolate
+    from mlx_peft.cli.progress import watch
+    from mlx_peft.report import interpolation
+
+    with watch() as progress:
+        found = interpolate(
+            given, numbers(curve), wish, split, backend, weights=weights, overrides=images, watch=progress.opening
+        )
+    for note in found.notes:
+        echo(f"note: {note}", err=True)
+    if as_json:
+        echo_json(interpolation.document(found))
+    else:
+        echo("\n".join(interpolation.lines(found)))
+    if out is not None:  # after all is said: a full disk does not take back what was measured
+        for path in interpolation.write(out, found):
+            echo(path, err=as_json)
+
+
+def numbers(text: str) -> list[float]:
+    """``0:1:0.25``, both ends among them, or ``0,0.5,1``. Raises UserError for anything else."""
+    try:
+        if ":" not in text:
+            return [float(one) for one in text.split(",")]
+        first, last, step = map(Decimal, text.split(":"))
+        count = (last - first) / step
+        if not 0 <= count <= 1000:
+            raise ValueError
+        return [float(first + number * step) for number in range(int(count) + 1)]
+    except (ValueError, ArithmeticError):
+        raise UserError(f"--curve should be like 0:1:0.1 or 0,0.5,1, not {shown(text)}") from None
 
 
 def weighed(text: str) -> tuple[str, float]:
