@@ -15,6 +15,7 @@ from mlx_peft.artifacts.heads import head_of
 from mlx_peft.artifacts.ingredients import Adapters, Opened, Opening, ground_of, opened
 from mlx_peft.config.combination import Combination, Origin, combination
 from mlx_peft.config.schema import Model
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.errors import UserError
 
 
@@ -114,9 +115,16 @@ def made_of(
         source=ground.source,
         quantize=ground.quantize,
         task=head.task,
+        tokens=_tokens(found),
         origin=Origin(
             adapters=tuple(one.ingredient for one in found),
             combination=asked,
             head=head.whose,
         ),
     )
+
+
+def _tokens(found: Sequence[Opened]) -> ReducerConfig | None:
+    """The fewer tokens that all were trained with; None where they were not trained alike: all tokens."""
+    first = found[0].adapter.tokens
+    return first if all(one.adapter.tokens == first for one in found) else None

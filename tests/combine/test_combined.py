@@ -16,6 +16,7 @@ from convert.files import describe_safetensors
 from mlx_peft.artifacts.inspect import inspect
 from mlx_peft.config.methods import IA3, SSF, VPT, AdaptFormer, LoRA
 from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.config.tokens import ToMe
 from mlx_peft.core.errors import UserError
 from mlx_peft.tasks.registry import classification
 
@@ -251,3 +252,11 @@ def test_a_cell_that_is_run_again_replaces_what_it_made(written, tmp_path):
     for weight in (0.5, 0.25):
         mp.combine({place: weight}, tmp_path / "out")
         assert read_adapter(tmp_path / "out").origin.adapters[0].weight == weight
+
+
+@pytest.mark.parametrize("other", [ToMe(r=2), ToMe(r=3), None])
+def test_the_fewer_tokens_of_all_are_those_of_the_result(other, written, tmp_path):
+    mp.combine(
+        [written("a", LoRA(), tokens=ToMe(r=2)), written("b", LoRA(), 1, tokens=other)], tmp_path / "o", head="a"
+    )
+    assert read_adapter(tmp_path / "o").tokens == (ToMe(r=2) if other == ToMe(r=2) else None)
