@@ -26,6 +26,7 @@ LOSSES, TRAINED = 100 * ROUND_OFF, 1e-3
 
 LORA: dict[str, Any] = {"name": "lora", "rank": 4, "targets": ["qkv", "fc2"]}
 DROPPING = {"drop_path": 0.3, "head_dropout": 0.3}
+DEEP = {"patch_size": 4, "embed_dim": 32, "depth": 3, "num_heads": 2}
 CODES = {"bits": 4, "group_size": 32}
 WAYS: dict[str, dict[str, Any]] = {
     "dropout": {"method": LORA | {"dropout": 0.3}, "model": DROPPING},
@@ -34,6 +35,17 @@ WAYS: dict[str, dict[str, Any]] = {
     "float16": {"method": LORA, "train": {"precision": "float16"}},
     "over codes": {"method": LORA, "quantize": CODES},
     "scores observed": {"method": {"name": "adalora", "init_rank": 4, "target_rank": 2, "targets": ["qkv"]}},
+    "tokens merged, recomputed": {
+        "method": LORA,
+        "model": {"args": DEEP},
+        "tokens": {"name": "tome", "r": 1},
+        "train": {"gradient_checkpointing": True},
+    },
+    "tokens led round": {
+        "method": LORA,
+        "model": {"args": DEEP},
+        "tokens": {"name": "skipvit", "keep": 0.5, "from": 0, "to": 1},
+    },
     "everything trained": {"method": {"name": "full"}, "train": {"optimizer": {"name": "sgd", "momentum": 0.9}}},
 }
 

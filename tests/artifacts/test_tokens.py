@@ -1,0 +1,189 @@
+"""A run with fewer tokens, from its training to what is made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch  # before MLX: see mlx_peft.backend.blas
+from comparing import LOGITS, relative
+from fake_backend import make_dataset
+from PIL import Image
+from training.prefixes import Watcher
+from typer.testing import CliRunner
+
+from convert.adapters.peft import read_adapter
+from mlx_peft.artifacts import images
+from mlx_peft.artifacts.load import load_model, load_run
+from mlx_peft.cli.app import app
+from mlx_peft.config.schema import Experiment
+from mlx_peft.config.tokens import SkipViT, ToMe, reducer_of
+from mlx_peft.core.errors import UserError
+from mlx_peft.protocols.loading import load_library
+from mlx_peft.training import prepare
+from mlx_peft.training.run import RunFolder
+from mlx_peft.training.train import train
+
+TOME = ToMe(r=3)
+ARGS = {"patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 2}
+BATCH = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+
+
+def command(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, list(map(str, arguments)), obj="torch")
+
+
+def trained(out: Path, tokens: str, method: dict[str, Any], **more: Any) -> Path:
+    """A finished run of one epoch on images of one colour."""
+    reducer = reducer_of(tokens)
+    experiment = {
+        "backend": "torch",
+        "model": {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 16, "args": ARGS},
+        "method": method,
+        "tokens": None if reducer is None else reducer.model_dump(),
+        "data": {"name": "colours", "batch_size": 8, "threads": 1},
+        "train": {"epochs": 1},
+    }
+    train(Experiment.model_validate(experiment | more), out)
+    return out
+
+
+@pytest.fixture(scope="module", autouse=True)
+def colours() -> Iterator[None]:
+    """The data set in the place of any."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (prepare, images):
+            patch.setattr(module, "open_dataset", lambda config, watch=None: make_dataset())
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("runs") / "run", "tome r=3", {"name": "lora", "rank": 4})
+
+
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_a_run_is_opened_with_the_tokens_that_it_was_trained_with(run: Path, backend: Any) -> None:
+    own, again, without = (load_run(run, backend, tokens=tokens).model.logits(BATCH) for tokens in ("own", TOME, None))
+    assert np.array_equal(own, again) and relative(own, without) > 1e-3
+    assert relative(own, load_run(run, "torch").model.logits(BATCH)) <= LOGITS
+
+
+def test_an_adapter_alone_says_what_it_was_trained_with(run: Path, tmp_path: Path) -> None:
+    assert read_adapter(run / "adapter").tokens == TOME
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for file in (run / "adapter").iterdir():
+        (alone / file.name).write_bytes(file.read_bytes())
+    assert np.array_equal(load_run(alone, "torch").model.logits(BATCH), load_run(run, "torch").model.logits(BATCH))
+
+
+def test_it_is_evaluated_and_asked_with_other_tokens_where_that_is_said(run: Path, tmp_path: Path) -> None:
+    found = {
+        tokens: json.loads(command("eval", run, "--json", *(["--tokens", tokens] if tokens else [])).stdout)["metrics"]
+        for tokens in ("", "tome r=3", "tome r=8", "none")
+    }
+    assert found[""] == found["tome r=3"]
+    assert len({metrics["loss"] for metrics in found.values()}) == 3
+    Image.fromarray(BATCH[0]).save(tmp_path / "a.png")
+    answers = [
+        json.loads(command("predict", run, tmp_path / "a.png", "--json", *more).stdout)
+        for more in ([], ["--tokens", "none"])
+    ]
+    assert answers[0] != answers[1]
+
+
+def test_what_is_no_reducer_of_the_model_is_one_message(run: Path) -> None:
+    for tokens, said in (("tome r=9", "half of the model's 16 patches"), ("tomes", "did you mean 'tome'?")):
+        done = command("eval", run, "--tokens", tokens)
+        assert done.exit_code == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_merged_model_says_so_and_timm_takes_all_tokens(run: Path, tmp_path: Path) -> None:
+    done = command("merge", run, tmp_path / "merged")
+    assert done.exit_code == 0 and "tome r=3, which mlx-peft uses; timm passes it over" in done.stdout
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["tokens"] == {"name": "tome", "r": 3}
+    merged = load_model(tmp_path / "merged", "torch")
+    assert relative(merged.model.logits(BATCH), load_run(run, "torch").model.logits(BATCH)) <= LOGITS
+    whole = load_model(tmp_path / "merged", "torch", None).model
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'merged'}", pretrained=True).eval()
+    with torch.no_grad():
+        expected = theirs(whole.pixels(BATCH).permute(0, 3, 1, 2)).numpy()
+    assert relative(whole.logits(BATCH), expected) <= LOGITS
+    assert command("merge", run, tmp_path / "plain", "--tokens", "none").exit_code == 0
+    assert "tokens" not in json.loads((tmp_path / "plain" / "config.json").read_text())
+
+
+def test_a_run_on_such_a_model_is_told_that_it_has_other_tokens(run: Path, tmp_path: Path) -> None:
+    command("merge", run, tmp_path / "merged")
+    experiment = RunFolder(run).read_config()
+    model = experiment.model.model_copy(update={"weights": str(tmp_path / "merged")})
+    watcher = Watcher()
+    train(experiment.model_copy(update={"model": model, "tokens": None}), tmp_path / "next", progress=watcher)
+    assert any("made with fewer tokens (tome r=3), and tokens here are: all of them" in note for note in watcher.notes)
+
+
+def test_qalora_on_a_quantised_base_trains_merges_and_answers(tmp_path: Path) -> None:
+    """With ToMe, in 4 bits, from the run to the merged model's answers."""
+    run = trained(tmp_path / "run", "tome r=3", {"name": "qalora", "rank": 4}, quantize={"bits": 4, "group_size": 32})
+    done = command("merge", run, tmp_path / "merged")
+    assert done.exit_code == 0, done.output
+    merged = load_model(tmp_path / "merged", "torch")
+    assert merged.base.quantization is not None and merged.recipe.tokens == TOME
+    for backend in ("mlx", "torch"):
+        answers = load_model(tmp_path / "merged", backend).model.logits(BATCH)
+        assert relative(answers, load_run(run, "torch").model.logits(BATCH)) <= LOGITS
+    evaluated = [
+        json.loads(command("eval", run, *more, "--json").stdout)["metrics"]["loss"]
+        for more in ([], ["--model", tmp_path / "merged"])
+    ]
+    assert evaluated[0] == pytest.approx(evaluated[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_in_a_notebook_an_adapter_brings_its_tokens(run: Path, backend: Any) -> None:
+    library = load_library(backend)
+    options = {"weights": "none", "image_size": 16, "args": ARGS, "num_classes": 3, "head": "new"}
+    model = library.create_model("vit_tiny_patch16_224", **options)
+    library.load_adapter(model, run)
+    assert model.tokens == TOME
+    assert relative(model.logits(BATCH), load_run(run, "torch").model.logits(BATCH)) <= LOGITS
+
+
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_a_bank_has_the_models_tokens_and_refuses_an_adapter_of_others(run: Path, backend: Any) -> None:
+    library = load_library(backend)
+    options = {"weights": "none", "image_size": 16, "args": ARGS, "num_classes": 3, "head": "new"}
+    plain = library.create_model("vit_tiny_patch16_224", **options)
+    with pytest.warns(UserWarning, match="trained with fewer tokens \\(tome r=3\\), and this model has all tokens"):
+        assert len(library.load_adapters(plain, run.parent)) == 0
+    model = library.create_model("vit_tiny_patch16_224", tokens=TOME, **options)
+    bank = library.load_adapters(model, run.parent)
+    (logits,) = {row.tobytes() for row in bank.logits(BATCH[:1], "run")}
+    expected = load_run(run, "torch").model.logits(BATCH[:1])
+    assert relative(np.frombuffer(logits, np.float32), expected[0]) <= LOGITS
+
+
+def test_a_reducer_that_the_model_cannot_have_is_refused_before_a_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tokens\\.to: the model has no block 10"):
+        trained(tmp_path / "run", str(SkipViT()), {"name": "linear"})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("tokens", ["tome r=3", "evit keep=0.5 blocks=[1]", "skipvit keep=0.5 from=0 to=1"])
+@pytest.mark.parametrize("last", [False, True], ids=["linear", "last block"])
+def test_features_that_are_kept_give_the_run_that_keeps_none(tmp_path: Path, last: bool, tokens: str) -> None:
+    method = {"name": "lora", "rank": 2, "blocks": "last 1"} if last else {"name": "linear"}
+    runs = []
+    for kept in (1, 0):
+        runs.append(trained(tmp_path / str(kept), tokens, method, train={"epochs": 2, "cache_features": kept}))
+    kept, without = (load_run(run, "torch").model.logits(BATCH) for run in runs)
+    assert relative(kept, without) <= LOGITS
+    results = [RunFolder(run).read_result() or {} for run in runs]
+    assert results[1]["cached_features"] is None
+    assert (results[0]["cached_features"] is None) == (last and tokens.startswith("tome"))
