@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -15,6 +16,8 @@ from mlx_peft.core.sections import Place
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
+KEPT = 16 * 1024
+"""Of a text of so many characters at most it is remembered what it holds."""
 LONGEST = 400
 """So many characters of the parser's message are shown: it quotes the text."""
 
@@ -33,6 +36,13 @@ class _Loader(yaml.SafeLoader):
     """The core schema of YAML 1.2: ``1e-3`` is a number, ``no`` and ``2024-01-01`` are text. Aliases are refused."""
 
     depth = 0
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        """Refuses brackets in brackets where they stand, before the scanner looks on from within all of them."""
+        if self.flow_level > MAX_DEPTH:
+            mark = self.get_mark()
+            raise yaml.MarkedYAMLError(None, None, f"nested deeper than {MAX_DEPTH}", mark)
+        super().fetch_flow_collection_start(token)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -122,9 +132,17 @@ def write(values: dict[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
+def _composed(text: str) -> yaml.Node | None:
+    return _Loader(text).get_single_node()
+
+
+_remembered = lru_cache(maxsize=16)(_composed)
+"""A command reads its recipe, or its run's configuration, several times; nobody changes a node."""
+
+
 def _read(text: str, source: str, where: dict[Place, str]) -> Any:
     try:
-        node = _Loader(text).get_single_node()
+        node = _remembered(text) if len(text) <= KEPT else _composed(text)
         return None if node is None else _plain(node, (), source, where)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

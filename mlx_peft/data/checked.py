@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +23,7 @@ import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.own import fresh, own_folder, unfollowed
+from mlx_peft.core.versions import version_of
 from mlx_peft.core.writing import in_place_of, part_of
 from mlx_peft.data.limits import limits
 from mlx_peft.data.seen import LOOK, RECORD
@@ -192,8 +192,8 @@ def _rules() -> Sequence[str]:
 
     found = [str(reading.RULES), repr(limits())]
     for package in ("mlx-peft", "numpy", "pillow", "scipy", "simplejpeg"):
-        with suppress(PackageNotFoundError):
-            found.append(f"{package} {version(package)}")
+        if (version := version_of(package)) is not None:
+            found.append(f"{package} {version}")
     return found
 
 

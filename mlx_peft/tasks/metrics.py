@@ -77,4 +77,5 @@ class Columns:
 
     def column(self, label: int) -> np.ndarray:
         """What all images have of a class, ``(n,)``."""
-        return np.concatenate([block[label] for block in self._blocks])[: self._filled]
+        *full, last = (block[label] for block in self._blocks)
+        return np.concatenate([*full, last[: (self._filled - 1) % len(last) + 1]])

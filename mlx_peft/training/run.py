@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import canonical, to_json
 from mlx_peft.core.own import unfollowed
 from mlx_peft.core.sums import SUMS, check_sum, write_with_sums
+from mlx_peft.core.versions import version_of
 from mlx_peft.core.writing import disk_errors
 
 FREE = (
@@ -237,10 +237,8 @@ def environment(framework: str) -> dict[str, str]:
     facts = {"python": platform.python_version(), "system": platform.platform(), "machine": platform.machine()}
     facts |= {"cpus": str(os.cpu_count()), **threads.facts(), "framework": framework}
     for package in ("mlx-peft", "numpy", "pillow", "safetensors", "simplejpeg"):
-        try:
-            facts[package] = version(package)
-        except PackageNotFoundError:
-            continue
+        if (version := version_of(package)) is not None:
+            facts[package] = version
     return facts
 
 

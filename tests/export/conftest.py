@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,24 @@ def merged() -> Callable[[str], tuple[Base, Tensors]]:
         return base, tensors
 
     return build
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_once() -> Iterator[None]:
+    """torch traces a model of the same modules and tensors once, which takes seconds: what is made of the graph, its
+    metadata and its files, is made each time."""
+    trace, programs = torch.onnx.export, {}
+
+    def traced(model: torch.nn.Module, *arguments: Any, **options: Any) -> Any:
+        tensors = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values()))
+        key = (repr(model), repr(options), tensors.hexdigest())
+        if key not in programs:
+            programs[key] = trace(model, *arguments, **options)
+        return programs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", traced)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import traceback
 from collections.abc import Callable
@@ -82,6 +83,26 @@ def called(function: Callable[[], object]) -> Outcome:
     return Outcome(0, "")
 
 
+def restore(whole: Path, folder: Path) -> None:
+    """Makes ``folder`` what ``whole`` is, and touches nothing that is already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    there = {entry.name: entry for entry in os.scandir(whole)}
+    for entry in os.scandir(folder):
+        kept = there.get(entry.name)
+        if kept is None or kept.is_dir() != entry.is_dir(follow_symlinks=False):
+            (shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.unlink)(entry.path)
+    for name, entry in there.items():
+        if entry.is_dir():
+            restore(whole / name, folder / name)
+        elif not (folder / name).exists() or marks(whole / name) != marks(folder / name):
+            shutil.copy2(entry.path, folder / name)
+
+
+def marks(path: Path) -> tuple[int, ...]:
+    found = path.lstat()
+    return found.st_mode, found.st_size, found.st_mtime_ns
+
+
 class Place:
     """What is opened: made once, and copied for each case."""
 
@@ -138,8 +159,8 @@ class Place:
         shutil.copytree(self.copy, self.whole)
 
     def fresh(self) -> Path:
-        shutil.rmtree(self.copy, ignore_errors=True)
-        shutil.copytree(self.whole, self.copy)
+        """Puts back what a case changed: what has another size or another time, which copying keeps."""
+        restore(self.whole, self.copy)
         return self.copy
 
 

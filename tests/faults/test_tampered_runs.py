@@ -40,6 +40,7 @@ RECORDS: list[dict[str, Any]] = [
     {"step": 1, "epoch": 1, "loss": 1.0, "lr": 0.1, "rank/blocks.0.attn.qkv": 4},
     *({"step": e, "epoch": e, "train_loss": 1 / e, "val_top1": 0.1 * e, "val_loss": 1.0} for e in (1, 2, 3)),
 ]
+CONFIG = "seed: 0\n"
 VALUES: tuple[Any, ...] = (
     *(10**400, -(10**30), 2**63, -1, 0, 1.5, 1e300, -1e-300, float("nan"), float("inf"), -float("inf")),
     *(True, False, None, [], [[]], {}, {"a": [1]}, [0.5], "", "0.5", "nan", "a" * 5000),
@@ -105,7 +106,7 @@ def runs(tmp_path: Path) -> Path:
     for name in ("whole", "changed"):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text("seed: 0\n")
+        (folder / "config.yaml").write_text(CONFIG)
         (folder / "metrics.jsonl").write_bytes(as_records(RECORDS))
     (tmp_path / "runs" / "whole" / "result.json").write_bytes(as_result(RESULT | {"seed": 1}))
     return tmp_path / "runs"
@@ -114,6 +115,7 @@ def runs(tmp_path: Path) -> Path:
 def put(runs: Path, file: str, content: bytes) -> None:
     (runs / "changed" / "result.json").write_bytes(as_result(RESULT))
     (runs / "changed" / "metrics.jsonl").write_bytes(as_records(RECORDS))
+    (runs / "changed" / "config.yaml").write_text(CONFIG)
     (runs / "changed" / file).write_bytes(content)
 
 

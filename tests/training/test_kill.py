@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hanging import HUNG
+from training.lives import few_metrics
 
 from mlx_peft.training.run import read_metrics
 from mlx_peft.training.train import train
@@ -47,8 +48,9 @@ def lives(*arguments: str) -> int:
 
 
 @pytest.fixture
-def expected(engine: SimpleNamespace) -> dict[str, Any]:
+def expected(engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The outcome of the same run in one piece."""
+    few_metrics(monkeypatch)
     train(engine.experiment(epochs=2, checkpoint_every=4, log_every=1), engine.out)
     return outcome(engine.out)
 
