@@ -141,13 +141,13 @@ def _measured(loaded: Loaded, shown: Split, images: Images, shares: Sequence[flo
     model, before, after = _ends(loaded)
     found = []
     for number, share in enumerate(shares):
-        watch("measuring", number, len(shares))
+        watch("measuring", number * shown.size, len(shares) * shown.size)
         model.load_adapter(
             {name: tensor + np.float32(share) * (after[name] - tensor) for name, tensor in before.items()}
         )
         batches = eval_batches(shown, images.data, loaded.preprocessing, loaded.image_size)
         found.append(evaluate(model, batches, loaded.task, len(loaded.classes)))
-    watch("measuring", len(shares), len(shares))
+    watch("measuring", len(shares) * shown.size, len(shares) * shown.size)
     return found
 
 

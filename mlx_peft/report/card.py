@@ -143,7 +143,9 @@ def _summary(parcel: Parcel) -> str:
             f"{code(_name(parcel))}, fine-tuned to {classes} with the method `{method}`, which is merged into its "
             "weights."
         )
-    return f"An adapter of the method `{method}` for {code(_name(parcel))}, with a head of {classes}."
+    origin = parcel.adapter.origin
+    made = "" if origin is None else f" It was made of others, without training: {markdown(str(origin))}."
+    return f"An adapter of the method `{method}` for {code(_name(parcel))}, with a head of {classes}.{made}"
 
 
 def _results(parcel: Parcel) -> str:

@@ -9,15 +9,20 @@ import pytest
 from banks import SIDES, adapter, base_of, network, pixels
 from comparing import relative
 from peft_reference import logits, opened
+from safetensors.numpy import load_file, save_file
 
 import mlx_peft as mp
 from convert.adapters.peft import WEIGHTS, read_adapter
 from convert.files import describe_safetensors
+from convert.timm.write import write_model
 from mlx_peft.artifacts.inspect import inspect
+from mlx_peft.artifacts.share import packed
 from mlx_peft.config.methods import IA3, SSF, VPT, AdaptFormer, LoRA
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.tokens import ToMe
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.sums import SUMS
+from mlx_peft.report.card import card
 from mlx_peft.tasks.registry import classification
 
 PEFT = 2e-5
@@ -260,3 +265,39 @@ def test_the_fewer_tokens_of_all_are_those_of_the_result(other, written, tmp_pat
         [written("a", LoRA(), tokens=ToMe(r=2)), written("b", LoRA(), 1, tokens=other)], tmp_path / "o", head="a"
     )
     assert read_adapter(tmp_path / "o").tokens == (ToMe(r=2) if other == ToMe(r=2) else None)
+
+
+def as_peft_leaves_it(folder):
+    """Without our metadata and digests: whatever PEFT's own file does not say is not said."""
+    save_file(load_file(folder / WEIGHTS), folder / WEIGHTS)
+    (folder / SUMS).unlink()
+    return folder
+
+
+def test_adapters_that_peft_wrote_are_combined_once_their_model_is_named(written, tmp_path):
+    base = base_of()
+    write_model(tmp_path / "base", base=base, tensors=base.tensors, classes=())
+    places = [as_peft_leaves_it(written(name, LoRA(rank=2 + i), i)) for i, name in enumerate("ab")]
+    with pytest.raises(UserError, match="does not say which model it belongs to"):
+        mp.combine(places, tmp_path / "out", head="b")
+    options = {"head": "b", "model": "vit_tiny_patch16_224", "base_weights": str(tmp_path / "base")}
+    mp.combine(places, tmp_path / "out", **options)
+    found = read_adapter(tmp_path / "out")
+    assert (found.method.rank, found.architecture, found.base_sha256) == (5, base.architecture, base.sha256)
+    model = network("torch").pixels(pixels(2)).permute(0, 3, 1, 2)
+    assert np.isfinite(logits(opened(base, tmp_path / "out"), model)).all()
+
+
+def test_one_of_pefts_beside_one_of_ours_is_taken_to_be_of_its_base(written, tmp_path):
+    places = [as_peft_leaves_it(written("a", LoRA(rank=2))), written("b", LoRA(rank=3), 1)]
+    mp.combine(places, tmp_path / "out", head="a")
+    assert read_adapter(tmp_path / "out").base_sha256 == base_of().sha256
+    with pytest.raises(UserError, match="b names its own model"):
+        mp.combine(places, tmp_path / "other", head="a", model="vit_small_patch16_224")
+
+
+def test_a_card_says_what_an_adapter_was_made_of(written, tmp_path):
+    mp.combine({written("a", LoRA(rank=4)): 0.5, written("b", LoRA(rank=4), 1): -1}, tmp_path / "o", "linear", head="a")
+    with packed(tmp_path / "o", "torch") as parcel:
+        text = card(parcel, "jane/both", "")
+    assert "It was made of others, without training: linear of 0.5 x a and -1 x b, the head of a." in text

@@ -1,0 +1,53 @@
+"""Folders that were damaged, or made to do harm, are refused by name or combined as what they say; nothing is left."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from bank.test_fuzzed import KINDS
+from banks import METHODS, adapter, base_of
+from faults.hostile import pick
+
+import mlx_peft as mp
+from convert.adapters.peft import read_adapter, write_adapter
+from mlx_peft.core.errors import UserError
+
+SEEDS, ROUND = 120, 40
+"""In rounds, each a test."""
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """Two adapters of each method whose adapters can be combined, in pairs."""
+    place, pairs = tmp_path_factory.mktemp("sound"), []
+    for method in (methods[0] for methods in METHODS.values() if methods[0].uncombined is None):
+        pair = [place / f"{method.name}-{seed}" for seed in range(2)]
+        for seed, folder in enumerate(pair):
+            write_adapter(folder, adapter(base_of(), method, seed, classes=5))
+        pairs.append(pair)
+    return pairs
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, ROUND))
+def test_random_damage_is_refused_or_makes_a_sound_adapter(first, sound, tmp_path):
+    refused = 0
+    for seed in range(first, first + ROUND):
+        rng = np.random.default_rng(seed)
+        good, other = sound[seed % len(sound)]
+        bad = tmp_path / str(seed)
+        shutil.copytree(other, bad)
+        pick(rng, KINDS)(bad, rng)
+        out = tmp_path / "out"
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                mp.combine({good: 0.5, bad: 0.5}, out, head=good.name, base_weights=None)
+        except UserError:
+            refused += 1
+            assert not out.exists(), seed
+        else:
+            assert all(np.isfinite(tensor).all() for tensor in read_adapter(out).tensors.values())
+            shutil.rmtree(out)
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], seed
+    assert 0 < refused < ROUND  # some damage shows nowhere, such as another name of the model
