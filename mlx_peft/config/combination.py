@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from mlx_peft.config.section import Section
 from mlx_peft.core.bounds import LARGEST, Rank, Seed
@@ -64,6 +64,22 @@ class Combination(Section):
     seed: Seed = Field(0, description="of the random ones that are kept")
     majority_sign_method: MajoritySign = Field("total", description="a sign is elected by sum, or by number")
 
+    @model_serializer(mode="wrap")
+    def _written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What the way has a use for, and no more."""
+        values: dict[str, Any] = dump(self)
+        return {name: value for name, value in values.items() if self.uses.get(name, True)}
+
+    @property
+    def uses(self) -> dict[str, bool]:
+        """Whether the way has a use for each of the settings."""
+        return {
+            "rank": self.factorises,
+            "density": self.rule.keeps is not None,
+            "seed": self.rule.keeps == "random",
+            "majority_sign_method": self.rule.elects,
+        }
+
     @property
     def factorises(self) -> bool:
         """Whether whole updates are combined, and their sum is brought to a rank."""
@@ -91,16 +107,10 @@ def combination(
         "majority_sign_method": majority_sign_method,
     }
     found = validated(Combination, "combine", {"how": how} | {k: v for k, v in given.items() if v is not None})
-    uses = {
-        "rank": found.factorises,
-        "density": found.rule.keeps is not None,
-        "seed": found.rule.keeps == "random",
-        "majority_sign_method": found.rule.elects,
-    }
-    for name, used in uses.items():
+    for name, used in found.uses.items():
         if given[name] is not None and not used:
             raise UserError(f"{how} has no use for {name}: leave it out", arguments=(name,))
-    if uses["density"] and density is None:
+    if found.uses["density"] and density is None:
         raise UserError(
             f"{how} keeps a share of each adapter's elements: say which, as density, such as 0.2",
             arguments=("density",),
