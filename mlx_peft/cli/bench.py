@@ -1,4 +1,4 @@
-"""``bench``: how fast a training step is, and ``bench data``: how fast images are read."""
+"""``bench``: how fast a training step is; ``bench data``: reading images; ``bench inference``: answering them."""
 
 from __future__ import annotations
 
@@ -66,3 +66,42 @@ def data(
         echo_json(bench_data.summary(settings, speeds, shares))
     else:
         echo(checks.images(settings, speeds, shares))
+
+
+@app.command(cls=Answering)
+def inference(
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="The model to time.", autocompletion=completing.models)
+    ] = "vit_small_patch16_224",
+    image_size: Annotated[
+        list[int] | None, typer.Option(min=1, help="Pixels; may be said several times.", show_default="64")
+    ] = None,
+    adapters: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="How many a batch has; may be said several times.", show_default="1, 8 and 32"),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 32,
+    rank: Annotated[int, typer.Option(min=1, help="LoRA's rank, on all linear layers.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Batches of each contender, in turn.")] = 5,
+    resident: Annotated[int, typer.Option(min=1, help="Adapters in memory, of which a batch has some.")] = 32,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only mlx, torch or peft; may be said several times.", show_default="all"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time batches that mix adapters beside a merged model, switching, and peft."""
+    from mlx_peft.checks import bench_inference
+    from mlx_peft.report.inference import inference as tables
+
+    counts = tuple(sorted(set(adapters or (1, 8, 32))))
+    reports = [
+        bench_inference.run(
+            bench_inference.Settings(model, size, batch_size, rank, counts, rounds, resident), [*(only or ())]
+        )
+        for size in image_size or [64]
+    ]
+    if as_json:
+        echo_json(bench_inference.summary(reports))
+    else:
+        echo(tables(reports))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.protocols.backend import Backend
-from mlx_peft.protocols.measured import Contender
+from mlx_peft.protocols.measured import Contender, PeerOfBanks
 from mlx_peft.protocols.tools import Exporter, Foreign, Loaders
 
 if TYPE_CHECKING:  # most that is loaded here asks for no library
@@ -27,6 +27,8 @@ EXPORTS_NEED = {"onnx": ("torch", "onnx", "onnxruntime", "onnxscript"), "coreml"
 """The packages that these modules import."""
 PEERS = {"peft": "torch_ref.tools.peer"}
 """The modules of other libraries that are timed beside the backends."""
+PEERS_OF_BANKS = {"peft": "torch_ref.tools.peer_bank"}
+"""The modules of other libraries whose mixed batches are timed beside a bank's."""
 FOREIGN = "torch_ref.tools.foreign"
 LOADERS = "torch_ref.tools.loader"
 
@@ -65,6 +67,11 @@ def load_exporter(kind: str) -> Exporter:
 def load_contender(name: str) -> Contender:
     """A backend or a peer, by its name. Raises ImportError where its packages are not installed."""
     return cast(Contender, importlib.import_module({**BACKENDS, **PEERS}[name]))
+
+
+def load_peer_of_banks(name: str) -> PeerOfBanks:
+    """A library with many adapters on one model, by its name. Raises ImportError where it is not installed."""
+    return cast(PeerOfBanks, importlib.import_module(PEERS_OF_BANKS[name]))
 
 
 def load_foreign() -> Foreign:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, SupportsFloat
 
 import numpy as np
@@ -55,4 +55,32 @@ class Measured(Contender, Protocol):
 
     def resizing(self, images: np.ndarray, preprocessing: Preprocessing, size: int) -> Callable[[], None]:
         """What makes a batch of uint8 images a model's input and waits for it."""
+        ...
+
+
+class ManyAdapters(Protocol):
+    """Another library's model with many adapters, which is timed beside a bank."""
+
+    def mixed(self, images: np.ndarray, adapters: Sequence[str]) -> object:
+        """The logits of images of which each has the adapter of a name."""
+        ...
+
+    def switch(self, adapter: str) -> None:
+        """Makes one answer whatever ``logits`` is asked."""
+        ...
+
+    def logits(self, images: np.ndarray) -> object:
+        """Those of the adapter that is active."""
+        ...
+
+
+class PeerOfBanks(Protocol):
+    """The module of such a library."""
+
+    def build_bank(self, experiment: Experiment, num_classes: int, base: Base, names: Sequence[str]) -> ManyAdapters:
+        """A model with adapters of the experiment's method, drawn."""
+        ...
+
+    def version(self) -> str:
+        """As ``Contender.version``."""
         ...

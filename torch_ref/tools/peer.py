@@ -49,10 +49,13 @@ class Peer:
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=optimizer.lr)
 
-    def _logits(self, images: np.ndarray) -> Tensor:
+    def _pixels(self, images: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(images).to(self.device)
         x = preprocess(pixels, self.base.preprocessing, self.base.architecture.img_size, torch.float32)
-        return self.model(x.permute(0, 3, 1, 2))
+        return x.permute(0, 3, 1, 2)
+
+    def _logits(self, images: np.ndarray) -> Tensor:
+        return self.model(self._pixels(images))
 
     def loss(self, images: np.ndarray, targets: np.ndarray) -> Tensor:
         count = SINGLE_LABEL.total_weight(targets)
