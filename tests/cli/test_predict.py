@@ -130,6 +130,23 @@ class TestForms:
         assert Path("o.csv").read_text() == "before"
         assert sorted(os.listdir()) == [*NAMES[:2], "broken.png", NAMES[2], "o.csv"]
 
+    @pytest.mark.parametrize("words", [("--out", "o.csv"), ("--features", "f.npz"), ("--features", "f.parquet")])
+    def test_nothing_half_written_is_left_by_an_interrupt(self, command, model, images, words, monkeypatch) -> None:
+        monkeypatch.setattr("mlx_peft.data.stream.PREFETCH", 0)
+        reads = []
+
+        def read(*arguments: Any) -> np.ndarray:
+            reads.append(arguments)
+            if len(reads) > 70:  # after the first batch
+                raise KeyboardInterrupt
+            return eval_image(*arguments)
+
+        monkeypatch.setattr("mlx_peft.artifacts.predict.eval_image", read)
+        before = sorted(os.listdir())
+        done = command("predict", model, *images * 40, *words, obj="torch")
+        assert done.exit_code == 130 and len(reads) > 64
+        assert sorted(os.listdir()) == before
+
     def test_one_that_cannot_be_read_has_a_line_and_is_in_no_features(self, command, model, images) -> None:
         Path("b.png").write_bytes(b"no image")
         done = command("predict", model, *images, "--format", "jsonl", obj="torch")
