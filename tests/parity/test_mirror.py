@@ -35,7 +35,13 @@ ONLY_HERE = {
     "by_hand.py": {f"AdamW.{own}" for own in ("apply_gradients", "learning_rate", "state", "step")},
     "device.py": {"device"},
     "measured.py": {"kept_bytes"},
-    "methods/mixed.py": {"Groups", "terms_at", "grouped", "scaled"},  # rows of one adapter at a time: no fixed shapes
+    "methods/mixed.py": {
+        "Groups",
+        "terms_at",
+        "grouped",
+        "parts",
+        "scaled",
+    },  # rows of one adapter at a time: no fixed shapes
     "methods/importance.py": {"Importance.observed", "Importance.observe"},  # the one gives, the other changes
     "models/gelu.py": {"LIMIT", "PHI", "SLOPE", "rational_gelu"},
     "models/stochastic.py": {"current_key", "next_key"},

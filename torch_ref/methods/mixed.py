@@ -75,8 +75,8 @@ class MixedLayer(nn.Module):
         if not counts:
             return self.base_layer(x)
         x = x.expand(sum(counts), *x.shape[1:])
-        y = self.base_layer(scaled(x, counts, terms))
-        for part, own_x, own in zip(y.split(counts), x.split(counts), terms, strict=True):
+        y = self.base_layer(scaled(x, counts, terms)).contiguous()
+        for part, own_x, own in zip(parts(y, counts), parts(x, counts), terms, strict=True):
             plus(part, own_x, own)
             if not own.keys().isdisjoint(OF_THIRDS):
                 for third, ending in zip(part.chunk(len(THIRDS), dim=-1), THIRDS, strict=True):
@@ -124,12 +124,20 @@ class MixedBlock(nn.Module):
         return tokens.holding(x)
 
 
+def parts(x: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
+    """Each group's rows; of several groups as one matrix each, whose tokens lie below one another."""
+    if len(counts) == 1:
+        return [x]
+    tokens = x[0, ..., 0].numel()
+    return x.reshape(-1, x.shape[-1]).split([count * tokens for count in counts])
+
+
 def scaled(x: Tensor, counts: Sequence[int], terms: Sequence[Mapping[str, Tensor]]) -> Tensor:
     """into * x, of the groups that have it."""
     if not any("into" in own for own in terms):
         return x
-    parts = zip(x.split(counts), terms, strict=True)
-    return torch.cat([(part * beside(own["into"], part)).to(x.dtype) if "into" in own else part for part, own in parts])
+    each = zip(x.split(counts), terms, strict=True)
+    return torch.cat([(part * beside(own["into"], part)).to(x.dtype) if "into" in own else part for part, own in each])
 
 
 def bottleneck(x: Tensor, own: Mapping[str, Tensor]) -> Tensor:
@@ -142,14 +150,16 @@ def plus(y: Tensor, x: Tensor, own: Mapping[str, Tensor], ending: str = "") -> T
     """y + (x A + g(x) G) B, of the terms with this ending; where rows have A or G, B has rows for the longer."""
     for name in ("A", "G"):
         if (A := own.get(name + ending)) is not None:
-            inputs = x if A.shape[-2] == x.shape[-1] else x.reshape(*x.shape[:-1], A.shape[-2], -1).sum(dim=-1)
+            inputs = x if name == "A" else x.reshape(*x.shape[:-1], A.shape[-2], -1).sum(dim=-1)
             B = own["B" + ending]
-            B = (B if B.shape[-2] == A.shape[-1] else B[..., : A.shape[-1], :]).to(x.dtype)
-            narrow = inputs @ A.to(x.dtype)
-            if B.ndim == 3:
-                y.baddbmm_(narrow, B)  # in place: y is new, and another copy of it costs as much as the products
+            # In place: y is new, and another copy of it costs as much as the products. Of many small products each
+            # view and each look at a shape counts.
+            if y.ndim == 2:
+                y.addmm_(inputs.mm(A), B)
+            elif B.ndim == 3:
+                y.baddbmm_(inputs @ A.to(x.dtype), B[:, : A.shape[-1]].to(x.dtype))
             else:
-                y.view(-1, y.shape[-1]).addmm_(narrow.view(-1, narrow.shape[-1]), B)
+                y.view(-1, y.shape[-1]).addmm_((inputs @ A.to(x.dtype)).view(-1, A.shape[-1]), B.to(x.dtype))
     return y
 
 
