@@ -81,7 +81,7 @@ def convert(
         prove_source(found, proof)
         judge(proof, source)
     tensors = found.asked.tensors if quantization is None else _quantized(found.asked, backend, quantization)
-    job = Job(found.asked, tensors, found.classes, dtype or "float32", quantization, found.trained)
+    job = Job(found.asked, tensors, found.classes, dtype or "float32", quantization, found.adapter)
     if isinstance(target, Runtime):
         notes, files = _exported(target, to, out, job, proof)
     else:

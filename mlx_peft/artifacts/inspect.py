@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from convert.adapters import lora_vit
 from convert.adapters.peft import WEIGHTS as ADAPTER
-from convert.adapters.peft import read_adapter
+from convert.adapters.peft import Adapter, read_adapter
 from convert.checkpoint import Checkpoint
 from convert.files import describe_safetensors, is_sealed
 from convert.kinds import kind_of
@@ -37,7 +38,10 @@ def inspect(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if path.is_dir() and (adapter_in(path) or RunFolder(path).config.exists()):
-        return _adapter(find_adapter(path, None), path)
+        place = find_adapter(path, None)
+        return _adapter(read_adapter(place), "adapter" if place == path else "run", path, place / ADAPTER)
+    if lora_vit.is_one(path):
+        return _adapter(lora_vit.read(path)[0], "adapter", path, path)
     try:
         checkpoint = open_path(path, Asked())
     except UserError as error:
@@ -79,15 +83,15 @@ def _parameters(checkpoint: Checkpoint) -> int:
     return sum(size for name, size in sizes.items() if name not in extra) + sum(math.prod(wanted[n]) for n in codes)
 
 
-def _adapter(folder: Path, path: Path) -> dict[str, Any]:
-    adapter = read_adapter(folder)
+def _adapter(adapter: Adapter, kind: str, path: Path, file: Path) -> dict[str, Any]:
     method = adapter.method.model_dump(mode="json")
     counts = Counter({"head": 0, "adapter": 0})
     for name, tensor in adapter.tensors.items():
         counts["head" if is_head(name) else "adapter"] += tensor.size
     return {
         "path": str(path),
-        "kind": "adapter" if folder == path else "run",
+        "kind": kind,
+        **({"over": adapter.over} if adapter.over else {}),
         "method": method.pop("name"),
         "rank": next((method[key] for key in ("rank", "init_rank") if key in method), None),
         "options": method,
@@ -101,7 +105,7 @@ def _adapter(folder: Path, path: Path) -> dict[str, Any]:
         **written(adapter.task),
         "parameters_of": dict(counts),
         "preprocessing": adapter.preprocessing and adapter.preprocessing.model_dump(mode="json"),
-        **_stored(folder / ADAPTER),
+        **_stored(file),
     }
 
 

@@ -114,7 +114,23 @@ def load_run(
     no adapter, and where its base is not found.
     """
     place = find_adapter(path, name)
-    adapter = read_adapter(place)
+    loaded = put_on(
+        read_adapter(place), place, backend, precision=precision, model=model, weights=weights, tokens=tokens
+    )
+    return replace(loaded, notes=(*without_digest(place / WEIGHTS), *loaded.notes))
+
+
+def put_on(
+    adapter: Adapter,
+    place: Path,
+    backend: Literal["mlx", "torch"] | None = None,
+    *,
+    precision: Precision | None = None,
+    model: Model | None = None,
+    weights: str | None = None,
+    tokens: Tokens = "own",
+) -> Loaded:
+    """An adapter on its base, ready for images. ``place`` is what it was read from; the rest is as in ``load_run``."""
     if adapter.model is None and model is None and run_of(place) is None:
         model = described_by(weights)
     recipe = recipe_of(adapter, place, model)
@@ -141,8 +157,7 @@ def put_on_base(adapter: Adapter, place: Path, recipe: Recipe, weights: str | No
         built.load_adapter(adapter.tensors)
     except ValueError as error:
         raise UserError(f"{place} does not fit {base.name}: {error}") from error
-    notes = (*without_digest(place / WEIGHTS), *elsewhere(recipe.model, base))
-    return Loaded(built, adapter, base, recipe, notes)
+    return Loaded(built, adapter, base, recipe, elsewhere(recipe.model, base))
 
 
 def described(loaded: Loaded) -> Adapter:

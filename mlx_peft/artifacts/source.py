@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from convert.adapters import lora_vit
 from convert.adapters.peft import FORMATS, Adapter
 from convert.base import Base, whole
 from convert.checkpoint import Checkpoint
 from convert.layouts.layout import Asked
 from convert.named import open_named
 from mlx_peft.artifacts.ahead import must_merge
-from mlx_peft.artifacts.load import described, load_run
+from mlx_peft.artifacts.load import Loaded, described, load_run, put_on
 from mlx_peft.artifacts.place import find_adapter
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
@@ -43,8 +44,7 @@ class Source:
         asked: the same as it is to become: another image size, fields that the user set.
         classes: names of the head's rows; empty where they are unknown.
         references: whoever computes the same on its own, by name: the library that it is from, a run's backend.
-        adapter: the folder of an adapter; None where the source is none.
-        trained: the adapter itself, whole; None where the source is none.
+        adapter: the adapter that it is, whole; None where it is none.
         bare: the base that the adapter belongs on; None where there is no adapter, or the base is quantised.
     """
 
@@ -53,8 +53,7 @@ class Source:
     asked: Base
     classes: tuple[str, ...]
     references: Mapping[str, Logits]
-    adapter: Path | None = None
-    trained: Adapter | None = None
+    adapter: Adapter | None = None
     bare: Base | None = None
 
 
@@ -67,6 +66,7 @@ def open_source(
     image_size: int | None = None,
     part: str | None = None,
     adapter: str | None = None,
+    alpha: int | None = None,
     backend: Literal["mlx", "torch"] = "mlx",
 ) -> Source:
     """Finds a model and recognises what it is.
@@ -78,13 +78,17 @@ def open_source(
         image_size: pixels that it is to have, or of an adapter that names no model, that it has; its own where None.
         part: which model is meant, in a file of several.
         adapter: which adapter is meant, in a folder of several.
+        alpha: of an old LoRA-ViT file, which does not say it; None: none.
         backend: what merges an adapter.
 
     Raises:
         UserError: where there is no such model, or it leaves open what it is.
     """
     path = Path(os.path.expanduser(source))
-    if path.is_dir() and (adapter is not None or adapter_in(path) or RunFolder(path).config.exists()):
+    old = lora_vit.is_one(path)
+    if alpha is not None and not old:
+        raise UserError(f"{source} is no old file of LoRA-ViT, and alpha is only for those", arguments=("alpha",))
+    if old or (path.is_dir() and (adapter is not None or adapter_in(path) or RunFolder(path).config.exists())):
         if args or part:
             raise UserError(
                 "a run or an adapter says what it is: give it neither fields nor a part", arguments=("args", "part")
@@ -95,6 +99,8 @@ def open_source(
                 arguments=("image_size", "model"),
             )
         named = None if model is None else Model(name=model, weights=weights or "timm", image_size=image_size)
+        if old:
+            return _old(path, named, backend, weights, alpha)
         return _run(path, named, adapter, backend, weights)
     if adapter is not None or weights is not None:
         raise UserError(
@@ -155,21 +161,35 @@ def _run(
     must_merge(find_adapter(path, adapter))
     # Files are compared with all tokens: others know of no fewer.
     loaded = load_run(path, backend, name=adapter, precision="float32", model=named, weights=weights, tokens=None)
+    return _merged(loaded, "run" if RunFolder(path).config.exists() else "peft", find_adapter(path, adapter), backend)
+
+
+def _old(
+    path: Path, named: Model | None, backend: Literal["mlx", "torch"], weights: str | None, alpha: int | None
+) -> Source:
+    """A file of LoRA-ViT's, merged; of its own library nothing is asked."""
+    adapter, notes = lora_vit.read(path, alpha)
+    loaded = put_on(adapter, path, backend, precision="float32", model=named, weights=weights, tokens=None)
+    found = _merged(loaded, "lora-vit", None, backend)
+    base = replace(found.base, notes=(*found.base.notes, *notes))
+    return replace(found, base=base, asked=base)
+
+
+def _merged(loaded: Loaded, kind: str, place: Path | None, backend: str) -> Source:
+    """An adapter merged, and who computes the same unmerged: PEFT too, where it has a folder, ``place``."""
     quantized = loaded.base.quantization is not None
     tensors = loaded.model.merged(dequantize=quantized)
     base = replace(loaded.base, tensors=tensors, quantization=None, tokens=loaded.adapter.tokens)
-    place = find_adapter(path, adapter)
     bare = None if quantized else loaded.base
     references: dict[str, Logits] = {f"{backend}, unmerged": loaded.model.logits}
-    if bare is not None and FORMATS[type(loaded.adapter.method)].from_peft is not None:
+    if bare is not None and place is not None and FORMATS[type(loaded.adapter.method)].from_peft is not None:
         references["peft"] = foreign("peft", place, bare)
     return Source(
-        kind="run" if RunFolder(path).config.exists() else "peft",
+        kind=kind,
         base=base,
         asked=base,
         classes=loaded.classes,
         references=references,
-        adapter=place,
-        trained=described(loaded),
+        adapter=described(loaded),
         bare=bare,
     )

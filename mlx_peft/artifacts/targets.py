@@ -16,7 +16,6 @@ from convert.layouts import processor, torchvision, transformers
 from convert.layouts.processor import CONFIG as PROCESSOR
 from convert.timm.config import timm_arguments
 from convert.timm.write import write_model
-from mlx_peft.artifacts.ahead import method_in
 from mlx_peft.artifacts.export import RUNTIMES, Exported, class_names, export_model
 from mlx_peft.artifacts.source import Source
 from mlx_peft.config.quantization import Quantization
@@ -149,8 +148,8 @@ def _fits_torchvision(found: Source) -> None:
 
 def _fits_peft(found: Source) -> None:
     assert found.adapter is not None
-    kind = method_in(found.adapter)
-    if kind is not None and FORMATS[kind].from_peft is None:
+    kind = type(found.adapter.method)
+    if FORMATS[kind].from_peft is None:
         raise UserError(
             f"Hugging Face PEFT has no method {kind.model_fields['name'].default!r}: convert the run to a whole model, "
             "such as timm's",
@@ -208,8 +207,8 @@ def _fits_over(choice: Choice) -> Callable[[Source], None]:
 
     def fits(found: Source) -> None:
         _fits_peft(found)
-        assert found.trained is not None
-        choice(found.base.architecture, found.trained.tensors)
+        assert found.adapter is not None
+        choice(found.base.architecture, found.adapter.tensors)
 
     return fits
 

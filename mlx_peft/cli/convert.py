@@ -58,6 +58,10 @@ Bits = Annotated[
     int | None, typer.Option(metavar="8|6|5|4|3|2", help="Quantise the blocks; --to mlx.", show_default=False)
 ]
 GroupSize = Annotated[int, typer.Option(metavar="32|64|128", help="Inputs that share a scale and a bias.")]
+Alpha = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Of an old LoRA-ViT file, which does not say it.", show_default="none"),
+]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not compare the logits of both sides.")]
 
 
@@ -75,6 +79,7 @@ def convert(
     bits: Bits = None,
     group_size: GroupSize = 64,
     adapter: AdapterName = None,
+    alpha: Alpha = None,
     no_verify: NoVerify = False,
     backend: Backend = None,
     as_json: AsJson = False,
@@ -99,6 +104,7 @@ def convert(
         image_size=image_size,
         part=part,
         adapter=adapter,
+        alpha=alpha,
         dtype=dtype,
         quantization=None if bits is None else from_options(bits, group_size),
         verify=not no_verify,
