@@ -2,9 +2,9 @@
 
 One safetensors file: ``w_a_000`` and ``w_b_000`` are of q in the first block, ``w_a_001`` and ``w_b_001`` of v there,
 then of the second block, and so on; ``fc_768in_10out`` is the weight of the head. It does not say its alpha: the tool
-had none in 2023 and added B A as it is, and since 2024 adds it ``alpha // rank`` times. Nor does it have the head's bias,
-which the tool does not save: it is zero here. Its pairs are taken for those of all blocks: of fewer, it does not say
-which.
+had none in 2023 and added B A as it is, and since 2024 adds it ``alpha // rank`` times. Nor has it the bias of the
+head, which the tool does not save: it is zero here. Its pairs are taken for those of all blocks: of fewer, it does not
+say which.
 """
 
 from __future__ import annotations

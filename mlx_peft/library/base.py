@@ -29,8 +29,7 @@ def must_stand_on(adapter: Adapter, network: Network, folder: str | Path) -> Non
     """
     pooled = dict(network.architecture)
     if odd := {field: value for field, value in adapter.fields.items() if pooled[field] != value}:
-        fields = ", ".join(f"{field}={value!r}" for field, value in odd.items())
-        raise UserError(f"{folder}: its head is of another pooling: create the model with {fields}")
+        raise UserError(f"{folder}: its head is of another pooling: create the model with args={odd}")
     if adapter.base_sha256 is None:
         return
     if adapter.base_sha256 != network.base.sha256:
