@@ -194,9 +194,10 @@ def _moved(
         before: names by which it goes, by our layers' names; ``after``: by which it is to go.
         tensors: our layers by the names of tensors, which are keys in AdaLoRA's.
     """
-    if tensors and pattern.keys() <= tensors.keys():
+    keys = pattern.keys()
+    if tensors and keys <= tensors.keys():
         return {key.replace(tensors[key], after[tensors[key]]): value for key, value in pattern.items()}
-    found = {layer: patterns.first_at_end(pattern, name) for layer, name in before.items()}
+    found = {layer: patterns.first_at_end(keys, name) for layer, name in before.items()}
     return {re.escape(after[layer]): pattern[key] for layer, key in found.items() if key is not None}
 
 
