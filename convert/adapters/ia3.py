@@ -72,6 +72,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[IA3,
     """
     must_ask_no_more(config, {"feedforward_modules", "init_ia3_weights"}, path)
     layers = {layer: tensors["ia3_l"] for layer, tensors in by_layer(packed, {"ia3_l"}, "(IA)^3", path).items()}
+    layers = _with_one_input(layers)
     sides: dict[str, bool] = {}
     for layer, tensor in layers.items():
         if tensor.ndim != 2 or 1 not in tensor.shape:
@@ -94,6 +95,16 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[IA3,
             whole = own[0][1].ravel()
             tensors[f"{layer}.ia3_l"] = gathered(whole, parts, 1) if layer in qkv and parts else whole
     return method, tensors
+
+
+def _with_one_input(layers: Tensors) -> Tensors:
+    """q, k and v on layers of their own that scale their input alike, as the qkv that has this input."""
+    found: Tensors = {}
+    for layer, own in together({name: (name, tensor) for name, tensor in layers.items()}).items():
+        first = own[0][1]
+        alike = all(tensor.shape[:1] == (1,) and np.array_equal(tensor, first) for _, tensor in own)
+        found |= {layer: first} if len(own) == len(PARTS) and alike else dict(own)
+    return found
 
 
 def apart(method: IA3, tensors: Tensors) -> Tensors:

@@ -29,6 +29,18 @@ NOT_RUN = {
     "mlx-peft predict cats/ image.jpg --model vit_small_patch14_dinov2 --weights dinov2.safetensors": (
         "an adapter that PEFT wrote for 86 MB of weights; tests/interop/test_foreign_adapter.py has a small one"
     ),
+    **dict.fromkeys(
+        (
+            "mlx-peft predict food101/ IMAGE.jpg --weights vit/",
+            "mlx-peft convert food101/ renewed/ --to peft-transformers --weights vit/",
+            "mlx-peft convert food101/ ours/ --to peft --weights vit/",
+            "mlx-peft convert runs/mine theirs/ --to peft-transformers",
+        ),
+        "of transformers' ViT-B; tests/interop/test_pefts_image_example.py has a small one",
+    ),
+    "mlx-peft convert old.safetensors ours/ --to peft --model vit_base_patch16_224 --weights vit_b.safetensors": (
+        "an old file for 330 MB of weights; tests/interop/test_lora_vit_files.py has a small one"
+    ),
 }
 """Commands, each with the reason."""
 
