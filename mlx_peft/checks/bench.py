@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from convert.base import load_base
-from mlx_peft.checks import turns
+from mlx_peft.checks import products, turns
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.memory import process_peak
@@ -62,24 +62,6 @@ class Timing:
     """The most that the framework's arrays held at once; None where it does not count them, as torch on a CPU."""
     process_bytes: int
     """The most that the whole process held of the machine's memory."""
-
-
-def products(architecture: Architecture, batch: int) -> list[tuple[int, int, int, int, int]]:
-    """The matrix products of a step over frozen weights, forward and back to the activations.
-
-    Each is (times, batch, m, k, n): so often ``(batch, m, k) @ (batch, k, n)``.
-    """
-    a = architecture
-    tokens = len(a.places)
-    rows, heads, width = batch * tokens, batch * a.num_heads, a.embed_dim // a.num_heads
-    last = batch * (a.tokens_read or tokens)  # rows of the last block after its attention
-    found = [(1, 1, batch * a.grid_size**2, 3 * a.patch_size**2, a.embed_dim)]
-    found += [(a.depth, 1, rows, a.embed_dim, 3 * a.embed_dim), (a.depth - 1, 1, rows, 3 * a.embed_dim, a.embed_dim)]
-    for wide, out in ((a.embed_dim, a.embed_dim), (a.embed_dim, a.hidden_dim), (a.hidden_dim, a.embed_dim)):
-        for times, height in ((a.depth - 1, rows), (1, last)):
-            found += [(times, 1, height, wide, out), (times, 1, height, out, wide)]
-    # Attention: q k^T and dp = dy v^T; then p v, dv, dq and dk.
-    return [*found, (2 * a.depth, heads, tokens, width, tokens), (4 * a.depth, heads, tokens, tokens, width)]
 
 
 def experiment(settings: Settings) -> Experiment:
@@ -136,7 +118,7 @@ def work(contender: str, settings: Settings) -> Callable[[str], Any]:
 def _products_seconds(backend: Contender, architecture: Architecture, batch: int) -> float | None:
     """Of all of a step's matrix products alone; None where they are not measured."""
     total = 0.0
-    for times, *shape in products(architecture, batch):
+    for times, *shape in products.step(architecture, batch):
         tries = [backend.multiply(*shape) for _ in range(5)]
         measured = [turns.seconds(product) for product in tries if product is not None]
         if not measured:

@@ -7,7 +7,7 @@ import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 from typer.testing import CliRunner
 
-from mlx_peft.checks import bench, matrix, parity
+from mlx_peft.checks import matrix, parity, products
 from mlx_peft.cli import progress
 from mlx_peft.cli.app import app
 from mlx_peft.vit.architecture import Architecture
@@ -77,12 +77,12 @@ def test_parity_ends_with_status_1_past_a_tolerance(small, monkeypatch):
 def test_products_of_a_step_are_counted_by_hand():
     """Two blocks, 5 tokens of width 4, one head; what the head does not read of the last block is not computed."""
     a = Architecture(img_size=4, patch_size=2, embed_dim=4, depth=2, num_heads=1, mlp_ratio=2)
-    operations = sum(times * batch * m * k * n for times, batch, m, k, n in bench.products(a, batch=1))
+    operations = sum(times * batch * m * k * n for times, batch, m, k, n in products.step(a, batch=1))
     patches = 4 * 12 * 4
     block = 5 * 4 * 12 + 5 * 4 * 4 + 2 * 5 * 4 * 8
     last = 5 * 4 * 12 + 1 * 4 * 4 + 2 * 1 * 4 * 8
     backward = 5 * 4 * 12 + (5 + 1) * (4 * 4 + 2 * 4 * 8)  # none into the first block's qkv: nothing trains before it
-    attention = 2 * 6 * 5 * 5 * 4
+    attention = 6 * (5 + 1) * 5 * 4
     assert operations == patches + block + last + backward + attention
 
 
