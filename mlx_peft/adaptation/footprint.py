@@ -77,14 +77,19 @@ def answering(
     }
 
 
-def explaining(architecture: Architecture, num_classes: int, quantization: Quantization | None = None) -> Parts:
+def explaining(
+    architecture: Architecture,
+    num_classes: int,
+    quantization: Quantization | None = None,
+    reducer: ReducerConfig | None = None,
+) -> Parts:
     """What looking at one image holds, in float32: beside the weights, attention's probabilities in every block, with
     their gradients and a change of them, and what the backward pass keeps of each block, as in ``training``."""
-    rows, depth = len(architecture.places), architecture.depth
+    attended, fed = tokens(architecture, reducer)
     return {
         "weights": weights(architecture, num_classes, quantization=quantization),
-        "activations": 4 * rows * (3 * architecture.embed_dim + architecture.hidden_dim) * max(depth - 1, 1),
-        "attention": 3 * 4 * _probabilities(architecture) * max(depth - 1, 1),
+        "activations": 4 * (3 * architecture.embed_dim * sum(attended[:-1]) + architecture.hidden_dim * sum(fed[:-1])),
+        "attention": 3 * 4 * sum(_probabilities(architecture, count) for count in attended[:-1]),
         "logits": 4 * num_classes,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlx_peft.adaptation import footprint
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment, Precision
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core import memory
 from mlx_peft.core.border import Device
 from mlx_peft.vit.architecture import Architecture
@@ -66,8 +67,14 @@ def check_answering(
 
 
 def check_explaining(
-    name: str, architecture: Architecture, quantization: Quantization | None, *, num_classes: int, device: Device
+    name: str,
+    architecture: Architecture,
+    quantization: Quantization | None,
+    *,
+    num_classes: int,
+    device: Device,
+    reducer: ReducerConfig | None = None,
 ) -> None:
     """Raises UserError where what is kept of one image's attention is more than the memory that there is."""
-    parts = footprint.explaining(architecture, num_classes, quantization)
-    memory.require(parts, f"{name} ({architecture.dimensions}) looked at while it answers", device.memory, "")
+    parts = footprint.explaining(architecture, num_classes, quantization, reducer)
+    memory.require(parts, f"{name} ({architecture.dimensions}) looked at while it answers", device.memory)

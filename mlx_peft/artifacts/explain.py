@@ -77,7 +77,7 @@ def explain(
     base = loaded.base
     check_explaining(
         base.name, base.architecture, base.quantization, num_classes=len(loaded.classes),
-        device=load_backend(loaded.recipe.backend).computing(),
+        device=load_backend(loaded.recipe.backend).computing(), reducer=base.tokens,
     )  # fmt: skip
     watch("explaining", 0, questions.count)
     for done, (image, _) in enumerate(questions.each, start=1):

@@ -82,17 +82,18 @@ def load_any(
     precision: Precision | None = None,
     model: Model | None = None,
     weights: str | None = None,
+    tokens: Tokens = "own",
 ) -> Loaded:
     """Opens a model's folder, as ``load_model``, or whatever ``load_run`` opens.
 
     Raises UserError as they do, and where weights are named for a model, or an adapter in it.
     """
     if not is_model(path):
-        return load_run(path, backend, name=name, precision=precision, model=model, weights=weights)
+        return load_run(path, backend, name=name, precision=precision, model=model, weights=weights, tokens=tokens)
     must_not_name(path, weights)
     if name is not None:
         raise UserError(f"{path} is a whole model, and has no adapter {name!r}: leave it out", arguments=("adapter",))
-    return load_model(path, backend)
+    return load_model(path, backend, tokens)
 
 
 def load_run(

@@ -41,12 +41,14 @@ class Settings:
     Attributes:
         model: as an experiment has it; its weights do not matter, since only the clock is read.
         reducers: as a person writes them, NONE first: see ``config.tokens.reducer_of``.
+        backends: those that are timed.
         rank: of LoRA, on all four layers of every block.
         rounds: in each, everything is timed once.
     """
 
     model: dict[str, Any]
     reducers: tuple[str, ...]
+    backends: tuple[str, ...]
     batch_size: int = 16
     rank: int = 8
     rounds: int = 5
@@ -82,10 +84,12 @@ class Speed:
         return self.batch_size / min(self.seconds)
 
 
-def settings_of(model: Model, reducers: Sequence[str], **options: int) -> Settings:
-    """The settings for a model and reducers, NONE first and each once.
+def settings_of(
+    model: Model, reducers: Sequence[str], backends: Sequence[str] | None = None, **options: int
+) -> Settings:
+    """The settings for a model and reducers, NONE first and each once; in every backend that is installed, if not said.
 
-    Raises UserError where there is no such reducer, or the model cannot be reduced so: before any process is started.
+    Raises UserError where there is none, no such one, or the model cannot be reduced so: before any process is started.
     """
     named = model.model_copy(update={"weights": "none", "head": "new"})
     architecture = load_base(named, CLASSES, 0).architecture
@@ -94,21 +98,23 @@ def settings_of(model: Model, reducers: Sequence[str], **options: int) -> Settin
         if (config := reducer_of(text)) is not None:
             config.check(architecture)
             found[str(config)] = text
-    return Settings(named.model_dump(mode="json"), tuple(found.values()), **options)
+    if len(found) == 1:
+        raise UserError(
+            "no reducer is named beside the plain model: name one, like 'tome r=13'", arguments=("reducers",)
+        )
+    there = tuple(available(list(BACKENDS))) if backends is None else tuple(backends)
+    return Settings(named.model_dump(mode="json"), tuple(found.values()), there, **options)
 
 
-def run(settings: Settings, watch: Callable[[int, int], object] = lambda done, of: None) -> list[Speed]:
-    """Times everything in every backend that is installed. Raises UserError where a process dies."""
-    names = [*available(list(BACKENDS))]
-    with turns.workers(MODULE, names, asdict(settings)) as workers:
+def run(settings: Settings) -> list[Speed]:
+    """Times everything in every backend. Raises UserError where a process dies."""
+    with turns.workers(MODULE, settings.backends, asdict(settings)) as workers:
         times: dict[tuple[str, str, str], list[float]] = {}
-        for number in range(settings.rounds):
-            watch(number, settings.rounds)
+        for _ in range(settings.rounds):
             for reducer in settings.reducers:
                 for what in (ANSWER, TRAIN):
                     for name, worker in workers.items():
                         times.setdefault((name, reducer, what), []).append(worker.ask([reducer, what]))
-    watch(settings.rounds, settings.rounds)
     counts = _flops(settings)
     return [
         Speed(
@@ -197,12 +203,5 @@ def summary(settings: Settings, speeds: Sequence[Speed]) -> dict[str, Any]:
     }
 
 
-def must_have_several(settings: Settings) -> None:
-    """Raises UserError where there is nothing beside the plain model."""
-    if len(settings.reducers) < 2:
-        raise UserError("no reducer is named beside the plain model: name one, like 'tome r=13'", arguments=("reducers",))
-
-
 if __name__ == "__main__":
-    given = json.loads(sys.argv[2])
-    turns.serve(lambda: work(sys.argv[1], Settings(**{**given, "reducers": tuple(given["reducers"])})))
+    turns.serve(lambda: work(sys.argv[1], Settings(**json.loads(sys.argv[2]))))

@@ -52,6 +52,22 @@ RunOrAdapter = Annotated[
         metavar="RUN", help="A finished run, an adapter, or a folder of several of either.", show_default=False
     ),
 ]
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="A finished run, an adapter, a folder of several of either, or a model.",
+        show_default=False,
+    ),
+]
+ImageFiles = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="IMAGE",
+        help="Image files, folders of them at any depth, lists of them (.txt, a path a line); - reads a list.",
+        show_default=False,
+    ),
+]
 AdapterName = Annotated[
     str | None,
     typer.Option("--adapter", metavar="NAME", help="Which one, where the folder holds several.", show_default=False),

@@ -12,15 +12,18 @@ from mlx_peft.cli.common import (
     AdapterName,
     AsJson,
     Backend,
+    ImageFiles,
     ImageSize,
     ModelName,
+    Source,
+    TokensToo,
     WeightsToo,
     backend_of,
     base_of,
     echo,
     echo_json,
+    tokens_of,
 )
-from mlx_peft.cli.predict import Images, Source
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import printable
 
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 def explain(
     ctx: typer.Context,
     run: Source,
-    images: Images = None,
+    images: ImageFiles = None,
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where to write the pictures, and of several a page.")
     ] = Path("explained"),
@@ -54,6 +57,7 @@ def explain(
     model: ModelName = None,
     weights: WeightsToo = None,
     image_size: ImageSize = None,
+    tokens: TokensToo = None,
     backend: Backend = None,
     as_json: AsJson = False,
 ) -> None:
@@ -70,7 +74,10 @@ def explain(
     if not images:
         raise UserError("no images are named: name files, folders or lists")
     questions, base = about(images, sys.stdin.buffer), base_of(model, weights, image_size)
-    loaded = load_any(run, backend_of(ctx, backend), name=adapter, precision="float32", model=base, weights=weights)
+    loaded = load_any(
+        run, backend_of(ctx, backend), name=adapter, precision="float32", model=base, weights=weights,
+        tokens=tokens_of(tokens),
+    )  # fmt: skip
     _check_blocks(blocks or [], loaded)
     for note in loaded.notes:
         echo(f"note: {note}", err=True)

@@ -16,8 +16,10 @@ from mlx_peft.cli.common import (
     AsJson,
     Backend,
     BackendName,
+    ImageFiles,
     ImageSize,
     ModelName,
+    Source,
     TokensToo,
     WeightsToo,
     backend_of,
@@ -41,22 +43,6 @@ Given = tuple[str | None, str | None, int | None]
 """What ``--model``, ``--weights`` and ``--image-size`` say."""
 
 
-Source = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN",
-        help="A finished run, an adapter, a folder of several of either, or a model.",
-        show_default=False,
-    ),
-]
-Images = Annotated[
-    list[Path] | None,
-    typer.Argument(
-        metavar="IMAGE",
-        help="Image files, folders of them at any depth, lists of them (.txt, a path a line); - reads a list.",
-        show_default=False,
-    ),
-]
 Table = Annotated[
     Path | None,
     typer.Option(
@@ -82,7 +68,7 @@ OfFeatures = Annotated[
 def predict(
     ctx: typer.Context,
     run: Source,
-    images: Images = None,
+    images: ImageFiles = None,
     adapter: AdapterName = None,
     adapters: Table = None,
     top: Top = None,
@@ -164,9 +150,10 @@ def _opened(
     run: Path, questions: Questions, backend: BackendName, bare: bool, given: Given, tokens: Tokens
 ) -> tuple[Asked, tuple[str, ...]]:
     """Whoever answers, and notes."""
-    from mlx_peft.artifacts import load, opening
+    from mlx_peft.artifacts import opening
     from mlx_peft.artifacts.answering import OneModel
-    from mlx_peft.artifacts.place import is_model, must_not_name
+    from mlx_peft.artifacts.load import load_any
+    from mlx_peft.artifacts.place import is_model
 
     model, weights, image_size = given
     if questions.mixed:
@@ -176,11 +163,8 @@ def _opened(
     (adapter,) = questions.adapters
     if bare and adapter is None and (not run.is_dir() or is_model(run)):
         return opening.open_bare(str(run), backend, model=model, weights=weights, image_size=image_size, tokens=tokens)
-    if is_model(run):
-        must_not_name(run, weights)
-        loaded = load.load_model(run, backend, tokens)
-    else:
-        loaded = load.load_run(run, backend, name=adapter, model=base_of(*given), weights=weights, tokens=tokens)
+    base = None if is_model(run) else base_of(*given)
+    loaded = load_any(run, backend, name=adapter, model=base, weights=weights, tokens=tokens)
     return OneModel.of(loaded), loaded.notes
 
 

@@ -38,7 +38,7 @@ def draw(explained: Explained, answers: Sequence[str], blocks: Sequence[int] | N
     """
     from matplotlib.figure import Figure
 
-    chosen = _spread(len(explained.tokens)) if blocks is None else blocks
+    chosen = spread(len(explained.tokens), MOST) if blocks is None else blocks
     strips = {"taken": [heat(explained.pixels, explained.taken[n], explained.patch_size) for n in chosen]}
     if reduced(explained):
         strips["tokens"] = [regions(explained.pixels, explained.tokens[n], explained.patch_size) for n in chosen]
@@ -61,8 +61,9 @@ def reduced(explained: Explained) -> bool:
     return any(not np.array_equal(tokens, explained.tokens[0]) for tokens in explained.tokens)
 
 
-def _spread(depth: int) -> list[int]:
-    return sorted({round(n) for n in np.linspace(0, depth - 1, min(depth, MOST)).tolist()})
+def spread(depth: int, most: int) -> list[int]:
+    """The numbers of so many blocks, evenly spread, the first and the last among them; of fewer all."""
+    return sorted({round(n) for n in np.linspace(0, depth - 1, min(depth, most)).tolist()})
 
 
 def _heading(strip: str, block: int, explained: Explained) -> str:

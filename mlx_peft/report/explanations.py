@@ -18,11 +18,12 @@ from mlx_peft.core.json_io import to_json
 from mlx_peft.core.text import counted, printable
 from mlx_peft.core.writing import new_folder
 from mlx_peft.report.explained import draw
+from mlx_peft.report.overview import MOST, overview
 from mlx_peft.report.page import page
 from mlx_peft.tasks.task import Task
 
-RECORD, PAGE = "explanations.json", "index.html"
-"""What there is in the folder, for programs, and for whoever looks at several images."""
+RECORD, PAGE, OVERVIEW = "explanations.json", "index.html", "overview.png"
+"""What there is in the folder, for programs; and of several images the page, and the first of them in one picture."""
 LONGEST = 80
 """A file's name has so many letters of its image's at the most."""
 
@@ -40,7 +41,7 @@ def write(
     blocks: Sequence[int] | None = None,
     arrays: bool = False,
 ) -> list[Entry]:
-    """Writes a picture of each image as it comes, RECORD, and of several PAGE; the folder is there once all are.
+    """Writes a picture of each image as it comes, RECORD, and of several OVERVIEW and PAGE; then the folder is there.
 
     An earlier folder of this kind is replaced.
 
@@ -53,7 +54,8 @@ def write(
         UserError: no image could be read, or the folder cannot be written or holds other files.
     """
     found: list[Entry] = []
-    names: set[str] = set()
+    first: list[tuple[Explained, str]] = []
+    names = {OVERVIEW.partition(".")[0]}
     with new_folder(out, _earlier(out)) as folder:
         for one in each:
             if isinstance(one, Unread):
@@ -70,9 +72,13 @@ def write(
                 (folder / f"{name}.npz").write_bytes(_arrays(one))
                 entry["arrays"] = f"{name}.npz"
             found.append(entry)
+            if len(first) < MOST:
+                first.append((one, lines[0]))
         _must_have_some(found)
         (folder / RECORD).write_text(f"{to_json(found)}\n", "utf-8")
         if len(found) > 1:
+            images, answers = zip(*first, strict=True)
+            (folder / OVERVIEW).write_bytes(overview(images, answers, blocks))
             told = [(entry, [task.line(answer).strip() for answer in entry.get("predictions", [])]) for entry in found]
             (folder / PAGE).write_text(page(title, told), "utf-8")
     return found
@@ -92,7 +98,7 @@ def _earlier(out: Path) -> set[str]:
     with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
         entries = json.loads((out / RECORD).read_bytes())
         named = {entry.get(kind) for entry in entries for kind in ("picture", "arrays")}
-        return {RECORD, PAGE, *(name for name in named if str(name).endswith((".png", ".npz")))}
+        return {RECORD, PAGE, OVERVIEW, *(name for name in named if str(name).endswith((".png", ".npz")))}
     return set()
 
 

@@ -16,6 +16,8 @@ DIM = {SKIPPED: 0.25, DROPPED: 0.0}
 """How much is left of the light of a patch that goes around a block, or is gone."""
 SHARP = 448
 """An image has at least so many pixels a side before lines are drawn into it."""
+THIN = 112
+"""A line is so thin a part of a side that it is seen in a small picture, too."""
 LINE = np.array([255, 255, 255], np.uint8)
 
 
@@ -70,13 +72,13 @@ def regions(pixels: np.ndarray, tokens: np.ndarray, patch: int) -> np.ndarray:
 
 def _borders(tokens: np.ndarray, shared: np.ndarray, patch: int, size: int) -> np.ndarray:
     """Where a line is: on the last pixels of a patch whose neighbour has another token, where either shares its own."""
-    found = np.zeros((size, size), bool)
+    found, thick = np.zeros((size, size), bool), min(-(-size // THIN), patch)
     for axis in (0, 1):
         one, other = (np.swapaxes(each, 0, axis) for each in (tokens, shared))
         edge = (one[:-1] != one[1:]) & (other[:-1] | other[1:])
         rows = np.swapaxes(found, 0, axis)
         for number, line in enumerate(edge, start=1):
-            rows[patch * number - 1, : patch * len(line)] |= line.repeat(patch)
+            rows[patch * number - thick : patch * number, : patch * len(line)] |= line.repeat(patch)
     return found
 
 

@@ -38,7 +38,8 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture takes a second: of one the whole is drawn in the test of pictures."""
-    monkeypatch.setattr(explanations, "draw", lambda *_: b"a picture")
+    for name in ("draw", "overview"):
+        monkeypatch.setattr(explanations, name, lambda *_: b"a picture")
 
 
 def test_both_backends_draw_the_same(command: Any, model: Path, photos: Path) -> None:

@@ -17,6 +17,7 @@ from mlx_peft.artifacts.explain import DROPPED, SKIPPED, Explained, Unread
 from mlx_peft.core.errors import UserError
 from mlx_peft.report import explanations
 from mlx_peft.report.explained import draw
+from mlx_peft.report.overview import overview
 from mlx_peft.report.patches import LINE, SHARP, heat, regions
 from mlx_peft.tasks.single_label import SINGLE_LABEL
 
@@ -64,7 +65,7 @@ def test_tokens_are_drawn_as_what_they_stand_for():
     assert not small[16:24, 8:16].any()
     line = (found == LINE).all(-1)
     assert line[: 8 * times, 16 * times - 1].all(), "where the region ends"
-    assert not line[: 8 * times - 1, 8 * times - 1].any(), "not inside it"
+    assert not line[: 7 * times, 8 * times - 1].any(), "not inside it"
     assert not line[9 * times : 15 * times, 8 * times - 1].any(), "nor between patches that are alone"
     np.testing.assert_array_equal(regions(PIXELS, ALONE, 8)[::times, ::times], PIXELS)
 
@@ -85,7 +86,15 @@ def test_a_picture_has_a_strip_of_tokens_where_they_become_fewer():
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """No time for pictures."""
-    monkeypatch.setattr(explanations, "draw", lambda *_: b"a picture")
+    for name in ("draw", "overview"):
+        monkeypatch.setattr(explanations, name, lambda *_: b"a picture")
+
+
+def test_an_overview_has_a_row_for_each_image():
+    one, two = explained(), explained(tokens=(ALONE, np.zeros((4, 4), int), np.zeros((4, 4), int)))
+    width, height = size(overview([one], ["cat"]))
+    assert size(overview([one, two], ["75.0 %  cat $x", "dog"])) == (width, 2 * height)
+    assert size(overview([two], ["cat"], [0]))[0] < width
 
 
 class Links(HTMLParser):

@@ -1,0 +1,66 @@
+"""How good finished runs are with fewer tokens: off the shelf, and trained with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mlx_peft.artifacts.examine import examine_splits
+from mlx_peft.config.tokens import NONE, reducer_of
+from mlx_peft.core.errors import UserError
+from mlx_peft.data.looking import Watch, unwatched
+from mlx_peft.training.run import RunFolder
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What runs reach under one reducer.
+
+    Attributes:
+        reducer: as ``str`` writes it; NONE: the plain model.
+        trained: whether they were trained with it; otherwise it was put into runs without one.
+        metric: the leading one of the runs' task.
+        values: a run each.
+    """
+
+    reducer: str
+    trained: bool
+    metric: str
+    values: tuple[float, ...]
+
+
+def accuracies(
+    runs: Sequence[Path],
+    reducers: Sequence[str],
+    split: Literal["val", "test"] = "test",
+    watch: Watch = unwatched,
+) -> list[Accuracy]:
+    """The leading metric of each run: of one without a reducer under each of them, of the others under their own.
+
+    Args:
+        reducers: see ``config.tokens.reducer_of``; NONE among them.
+
+    Raises:
+        UserError: a run or its images are not found, or their tasks have different metrics.
+    """
+    found: dict[tuple[str, bool], list[float]] = {}
+    metrics: set[str] = set()
+    for run in runs:
+        own = RunFolder(run).read_config().tokens
+        for reducer in [own] if own is not None else map(reducer_of, reducers):
+            done = examine_splits(run, [split], tokens=reducer, watch=watch)
+            values = done.found[split].metrics
+            metrics.add(metric := done.loaded.task.leading(values))
+            found.setdefault((str(reducer or NONE), own is not None), []).append(values[metric])
+    if len(metrics) > 1:
+        raise UserError(f"the runs have different leading metrics: {', '.join(sorted(metrics))}", arguments=("runs",))
+    return [Accuracy(*key, metric, tuple(values)) for metric in metrics for key, values in found.items()]
+
+
+def must_be_runs(runs: Sequence[Path]) -> None:
+    """Raises UserError, before anything is timed, where one is no finished run."""
+    for run in runs:
+        if RunFolder(run).read_result() is None:
+            raise UserError(f"{run} is not a finished run", arguments=("runs",))
