@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mlx_peft.cli import completing
+from mlx_peft.cli.bench_tokens import tokens
 from mlx_peft.cli.common import AsJson, echo, echo_json
 from mlx_peft.cli.mistakes import GROUP, Answering, AnsweringGroup
 
@@ -105,3 +106,6 @@ def inference(
         echo_json(bench_inference.summary(reports))
     else:
         echo(tables(reports))
+
+
+app.command(cls=Answering)(tokens)

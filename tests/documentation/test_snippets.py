@@ -47,6 +47,7 @@ NOT_RUN = {
 SMALL = f"model.image_size={SIZE} '{{}}' train.epochs=1 data.batch_size=8".format(f"model.args={ARGS}".replace("'", ""))
 FOLDER = "data.name=folder data.root=photos data.variant=null"
 BENCH = "--model vit_tiny_patch16_224 --batch-size 1 --rounds 1"
+FEWER = f"{BENCH} --image-size 64 --backend torch"
 
 MORE = {
     "mlx-peft train vit-small-lora-cifar100": f"{SMALL} {FOLDER}",
@@ -67,6 +68,9 @@ MORE = {
     "mlx-peft parity --all": "--model vit_tiny_patch16_224 --method linear --no-steps",
     "mlx-peft parity --precision bfloat16": "--model vit_tiny_patch16_224 --method linear --no-steps",
     "mlx-peft bench": BENCH,
+    "mlx-peft bench tokens": f"'tome r=2' {FEWER}",
+    "mlx-peft bench tokens 'tome r=2' skipvit --out speed": FEWER,
+    "mlx-peft bench tokens 'tome r=2' --run runs/mine --out speed": "--backend torch --batch-size 1 --rounds 1",
     "mlx-peft bench data IMAGES": f"--image-size {SIZE} --batch-size 4 --rounds 1 --no-steps",
 }
 """What a command is given besides, so that it takes no time and needs no data set."""
@@ -83,7 +87,7 @@ WORDS = {
 
 SLOW = {
     "mlx-peft parity --precision bfloat16",
-    "mlx-peft bench",
+    *(line for line in MORE if line.startswith("mlx-peft bench") and "IMAGES" not in line),
     *(line for line in MORE if line.startswith("mlx-peft sweep ")),
 }
 

@@ -15,7 +15,12 @@ ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "mlx_peft" / "protocols" / "loading.py"
 FACADES = {ROOT / "mlx_peft" / "__init__.py", ROOT / "torch_ref" / "__init__.py"}
 """They say where their own names are."""
-PROCESSES = {"mlx_peft.checks.bench", "mlx_peft.checks.bench_tokens", "mlx_peft.checks.bench_inference", "mlx_peft.cli.worker"}
+PROCESSES = {
+    "mlx_peft.checks.bench",
+    "mlx_peft.checks.bench_tokens",
+    "mlx_peft.checks.bench_inference",
+    "mlx_peft.cli.worker",
+}
 """They are run by their names, each as a process of its own."""
 OURS = ("mlx_peft.", "torch_ref.", "convert.")
 SOURCES = sorted(path for package in ("mlx_peft", "torch_ref", "convert") for path in (ROOT / package).rglob("*.py"))
