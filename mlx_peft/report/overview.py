@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from mlx_peft.artifacts.explain import Explained
 from mlx_peft.report.drawing import fitted, png
@@ -41,13 +42,20 @@ def overview(images: Sequence[Explained], answers: Sequence[str], blocks: Sequen
             axes.imshow(picture, interpolation="nearest")
             axes.set_title(fitted(title, SIDE, POINTS), fontsize=POINTS, parse_math=False, pad=2)
             axes.axis("off")
-    return png(figure, DPI)
+    return few_colours(png(figure, DPI))
+
+
+def few_colours(content: bytes) -> bytes:
+    """A PNG with a palette: less than half the bytes, and hardly another picture."""
+    file, whole = io.BytesIO(), Image.open(io.BytesIO(content)).convert("RGB")
+    whole.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def _row(image: Explained, answer: str, blocks: Sequence[int]) -> list[tuple[str, np.ndarray]]:
     pixels, patch = image.pixels, image.patch_size
     row = [
-        (f"{Path(image.image).stem}: {answer.strip()}", pixels),
+        (answer.strip(), pixels),
         ("rollout", heat(pixels, image.rollout, patch)),
         (f"for {image.of}", heat(pixels, image.weighted, patch)),
     ]
