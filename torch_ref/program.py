@@ -39,7 +39,7 @@ class Program:
         lower(self.network, DTYPES[self.precision])
         self.base, self.architecture = network.base, network.architecture
         self.device = self.network.head.weight.device
-        # On a CPU compiling takes a minute for each size and gains nothing: its time is in the matrix products.
+        # On a CPU compiling took minutes a size, on two busy cores, to win a seventh of the time of one block of ViT-S.
         self._evaluate = torch.compile(self._traced, dynamic=False) if self.device.type == "cuda" else self._traced
 
     @torch.inference_mode()
