@@ -64,6 +64,10 @@ MORE = {
         f"--set {field}={value}" for field, value in (ARGS | {"img_size": SIZE}).items()
     ),
     "mlx-peft convert vit/ large/ --to timm --image-size 384": "--image-size 32",
+    "mlx-peft train my.yaml tokens.name=tome tokens.r=13 --out runs/fewer": "tokens.r=1",
+    "mlx-peft eval runs/mine --tokens 'tome r=13'": "--tokens 'tome r=1'",
+    "mlx-peft predict runs/mine cat.jpg --tokens 'tome r=13'": "--tokens 'tome r=1'",
+    "mlx-peft merge runs/mine smaller --tokens 'tome r=13'": "--tokens 'tome r=1'",
     "mlx-peft parity": "--model vit_tiny_patch16_224 --method linear --no-steps",
     "mlx-peft parity --all": "--model vit_tiny_patch16_224 --method linear --no-steps",
     "mlx-peft parity --precision bfloat16": "--model vit_tiny_patch16_224 --method linear --no-steps",

@@ -50,12 +50,12 @@ class ToMeReducer(Reducer):
         sizes = left.new_ones(len(left), count, dtype=torch.float32) if tokens.sizes is None else tokens.sizes
         fewer, start = replace(tokens, sizes=sizes).gathered(left), tokens.places.span(PATCH).start
         # Of B all are left, behind those of A.
-        joins = start + count // 2 - r + into // 2 == torch.arange(len(fewer.places), device=into.device)[:, None, None]
-        added = joins.transpose(0, 1) * sizes.gather(1, merged)[:, None]
+        row = torch.arange(len(fewer.places), device=into.device)[:, None]
+        added = ((start + count // 2 - r + into // 2)[:, None] == row) * sizes.gather(1, merged)[:, None]
         total = fewer.weights() + added.sum(dim=2)
-        pairs = rows(tokens.x, start + torch.cat([merged, into], dim=1))
-        shares = (added / total[..., None]).to(pairs.dtype)
-        x = torch.baddbmm(fewer.x, shares, pairs[:, :r] - pairs[:, r:])
+        gone, there = rows(tokens.x, start + torch.cat([merged, into], dim=1)).split(r, dim=1)
+        shares = (added / total[..., None]).to(gone.dtype)
+        x = fewer.x.baddbmm_(shares, gone - there)  # in place: it is new, and nobody else has it
         return replace(fewer, x=x, sizes=total[:, fewer.places.span(PATCH)])
 
 
@@ -73,7 +73,8 @@ def matching(k: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     metric = F.normalize(k.float().mean(dim=1), dim=-1, eps=EPS)
     scores = rounded(metric[:, 1::2] @ metric[:, ::2].transpose(1, 2))
-    order, nearest = ranked(scores.amax(dim=2)), scores.argmax(dim=2)
+    best, nearest = scores.max(dim=2)  # of equal ones the first
+    order = ranked(best)
     b = torch.arange(0, k.shape[2], 2, device=k.device).expand(len(k), -1)
     left = torch.cat([2 * order[:, r:].sort(dim=1).values + 1, b], dim=1)
     return left, 2 * order[:, :r] + 1, 2 * nearest.gather(1, order[:, :r])

@@ -48,12 +48,13 @@ class ToMeReducer(Reducer):
         sizes = mx.ones((len(left), count)) if tokens.sizes is None else tokens.sizes
         fewer, start = replace(tokens, sizes=sizes).gathered(left), tokens.places.span(PATCH).start
         # Of B all are left, behind those of A.
-        joins = start + count // 2 - r + into // 2 == mx.arange(len(fewer.places))[:, None, None]
-        added = joins.swapaxes(0, 1) * mx.take_along_axis(sizes, merged, axis=1)[:, None]
+        row = mx.arange(len(fewer.places))[:, None]
+        of_merged = mx.take_along_axis(sizes, merged, axis=1)[:, None]
+        added = ((start + count // 2 - r + into // 2)[:, None] == row) * of_merged
         total = fewer.weights() + added.sum(axis=2)
-        pairs = rows(tokens.x, start + mx.concatenate([merged, into], axis=1))
-        shares = (added / total[..., None]).astype(pairs.dtype)
-        x = mx.addmm(fewer.x, shares, pairs[:, :r] - pairs[:, r:])
+        gone, there = mx.split(rows(tokens.x, start + mx.concatenate([merged, into], axis=1)), 2, axis=1)
+        shares = (added / total[..., None]).astype(gone.dtype)
+        x = mx.addmm(fewer.x, shares, gone - there)
         return replace(fewer, x=x, sizes=total[:, fewer.places.span(PATCH)])
 
 
