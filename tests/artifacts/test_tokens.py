@@ -19,9 +19,12 @@ from typer.testing import CliRunner
 
 from convert.adapters.peft import read_adapter
 from mlx_peft.artifacts import images
+from mlx_peft.artifacts.convert import convert
 from mlx_peft.artifacts.load import load_model, load_run
+from mlx_peft.artifacts.simulate import simulate_run
 from mlx_peft.cli.app import app
 from mlx_peft.config.schema import Experiment
+from mlx_peft.config.simulation import Simulation
 from mlx_peft.config.tokens import SkipViT, ToMe, reducer_of
 from mlx_peft.core.errors import UserError
 from mlx_peft.protocols.loading import load_library
@@ -167,6 +170,19 @@ def test_a_bank_has_the_models_tokens_and_refuses_an_adapter_of_others(run: Path
     (logits,) = {row.tobytes() for row in bank.logits(BATCH[:1], "run")}
     expected = load_run(run, "torch").model.logits(BATCH[:1])
     assert relative(np.frombuffer(logits, np.float32), expected[0]) <= LOGITS
+
+
+def test_activations_are_quantised_in_simulation_of_the_tokens_that_there_are(run: Path) -> None:
+    (simulated,) = simulate_run(run, [Simulation(weights=8, activations=8)]).after
+    assert simulated.logits < 0.1 and np.isfinite(simulated.metrics["loss"])
+
+
+def test_other_formats_have_the_weights_alone_and_a_note_says_so(run: Path, tmp_path: Path) -> None:
+    done = convert(str(run), tmp_path / "mlx", "mlx", backend="torch")
+    assert any("used with fewer tokens (tome r=3)" in note for note in done.notes)
+    assert load_model(tmp_path / "mlx", "torch").recipe.tokens == TOME
+    with pytest.raises(UserError, match=r"tokens\.r"):
+        load_run(run, "torch", tokens=ToMe(r=100))
 
 
 def test_a_reducer_that_the_model_cannot_have_is_refused_before_a_run(tmp_path: Path) -> None:

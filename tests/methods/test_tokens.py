@@ -50,7 +50,9 @@ FOUR = {
 OPTIONS = {"vpt": {"tokens": 3}, "adaptformer": {"dropout": 0}, "adalora": {"init_rank": 4, "target_rank": 2}}
 
 
-def made(model: dict, method: dict, tokens: str, backend: str, change: Any = None) -> SimpleNamespace:
+def made(
+    model: dict, method: dict, tokens: str, backend: str, change: Any = None, train: dict | None = None
+) -> SimpleNamespace:
     """A trainer whose adapter was moved from its start, and a batch for it."""
     reducer = reducer_of(tokens)
     experiment = Experiment.model_validate({
@@ -59,6 +61,7 @@ def made(model: dict, method: dict, tokens: str, backend: str, change: Any = Non
         "quantize": {"bits": 4, "group_size": 32} if KINDS[method["name"]].over_codes else None,
         "tokens": None if reducer is None else reducer.model_dump(),
         "data": {"name": "digits", "batch_size": 3},
+        "train": train or {},
     })  # fmt: skip
     base = load_base(experiment.model, 5, 0, experiment.quantize)
     if change is not None:
@@ -170,6 +173,7 @@ def sets_of(found: SimpleNamespace) -> list[list[set[frozenset[int]]]]:
     explanation = found.model.explain(found.images)
     per_block = []
     for block, (held, _) in list(zip(explanation.blocks, holdings(explanation), strict=True))[1:]:
+        assert ((held > 0).sum(1) == 1).all(), "each patch is in one token, which may go round the block"
         span = block.asked.span(PATCH)
         per_block.append([{frozenset(np.flatnonzero(row).tolist()) for row in rows[span]} for rows in held])
     return [list(images) for images in zip(*per_block, strict=True)]
@@ -219,3 +223,32 @@ def test_the_configuration_knows_how_many_are_left(model, tokens):
     explanation = found.model.explain(found.images)
     left = [block.left.count(PATCH) for block in explanation.blocks]
     assert list(reducer_of(tokens).left(found.base.architecture)) == left
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("tokens", REDUCERS)
+@pytest.mark.parametrize("method", ["lora", "vpt-deep"])
+def test_recomputed_blocks_choose_the_same_tokens(method, tokens, backend):
+    once, again = (
+        made(MODELS["registers"], FOUR[method], tokens, backend, train={"gradient_checkpointing": checkpointing})
+        for checkpointing in (False, True)
+    )
+    (loss, gradients), (expected, theirs) = (
+        one.trainer.loss_and_gradients(one.images, one.targets) for one in (again, once)
+    )
+    assert loss == pytest.approx(expected, rel=LOGITS)
+    assert all(relative(gradients[name], gradient) <= LOGITS for name, gradient in theirs.items())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("tokens", REDUCERS)
+def test_in_half_precision_the_step_is_about_the_same(tokens, backend):
+    """Scores are computed in float32, of keys that have been rounded: a token or two may be another."""
+    exact, rounded = (
+        made(MODELS["plain"], FOUR["lora"], tokens, backend, train={"precision": precision})
+        for precision in ("float32", "bfloat16")
+    )
+    losses = [one.trainer.loss_and_gradients(one.images, one.targets)[0] for one in (exact, rounded)]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)
+    float(rounded.trainer.train_step(rounded.images, rounded.targets, 1e-3))
+    assert np.isfinite(rounded.model.logits(rounded.images)).all()

@@ -50,7 +50,7 @@ SLOWER: dict[str, dict[str, Any]] = {
         "tokens": {"name": "skipvit", "keep": 0.5, "from": 0, "to": 1},
     },
 }
-"""Each kernel of another form is built by g++, which takes a second: of the ways to have fewer tokens, one is enough."""
+"""Each kernel of another form is built by g++, which takes a second: of the reducers one is enough for every day."""
 
 
 def trainer(way: str) -> Trainer:

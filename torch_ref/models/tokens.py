@@ -99,7 +99,8 @@ class Tokens:
 
     def arrays(self) -> Arrays:
         """What of it is computed, by name; ``with_arrays`` is the reverse."""
-        return {name: array for name, array in vars(self).items() if name != "places" and array is not None}
+        known = {"x": self.x, "sizes": self.sizes, "aside": self.aside, "indices": self.indices}
+        return {name: array for name, array in known.items() if array is not None}
 
     def with_arrays(self, arrays: Arrays) -> Tokens:
         """The same tokens, of these arrays."""

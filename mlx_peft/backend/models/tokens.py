@@ -100,7 +100,9 @@ class Tokens:
 
     def arrays(self) -> Arrays:
         """What of it is computed, by name; ``with_arrays`` is the reverse."""
-        return {name: array for name, array in vars(self).items() if name != "places" and array is not None}
+        known = {"x": self.x, "sizes": self.sizes, "aside": self.aside, "indices": self.indices}
+        # MLX's checkpoint gives outputs without a gradient no cotangent, and all behind them the wrong ones: the last.
+        return {name: array for name, array in known.items() if array is not None}
 
     def with_arrays(self, arrays: Arrays) -> Tokens:
         """The same tokens, of these arrays."""
