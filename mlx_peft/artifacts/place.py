@@ -6,7 +6,7 @@ from pathlib import Path
 
 from convert.adapters import lora_vit
 from convert.adapters.peft import CONFIG
-from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.errors import Command, UserError, suggest
 from mlx_peft.training.run import RunFolder
 from mlx_peft.training.stop import again
 from mlx_peft.training.whereabouts import adapter_in
@@ -17,7 +17,10 @@ MODEL_FILE = "config.json"
 def find_adapter(path: Path, name: str | None) -> Path:
     """The adapter's folder that a path stands for. Raises UserError, with the names there are, where it is not one."""
     if lora_vit.is_one(path):
-        raise UserError(f"{path} is an old file of LoRA-ViT: make a folder of it first, with convert --to peft")
+        raise UserError(
+            f"{path} is an old file of LoRA-ViT: make a folder of it first",
+            command=Command("to make one", ("convert", str(path), "FOLDER"), {"to": "peft"}),
+        )
     if not path.is_dir():
         raise UserError(f"{path} is not a folder: name a run or an adapter")
     if name is None and (place := adapter_in(path)):
