@@ -117,7 +117,7 @@ def filled_in(line: str) -> str:
     """A command with words in the place of WORDS, the first of several choices, and what MORE has for it."""
     for word, value in WORDS.items():
         line = re.sub(rf"(?<![\w/]){word}(?![\w])", value, line)
-    return re.sub(r"'?(\w+)(\|\w+)+'?", r"\1", line)
+    return re.sub(r"'?([\w-]+)(\|[\w-]+)+'?", r"\1", line)
 
 
 def must_run(snippet: Snippet, slow: bool, world: Path) -> None:
