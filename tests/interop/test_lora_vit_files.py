@@ -100,7 +100,7 @@ def test_an_old_file_becomes_an_adapter_with_the_tools_logits(base, old, options
 def test_info_says_what_it_is_and_other_commands_what_to_do(old):
     told = json.loads(CliRunner().invoke(app, ["info", str(old), "--json"]).stdout)
     assert (told["kind"], told["over"], told["rank"], told["classes"]) == ("adapter", "LoRA-ViT's file", RANK, CLASSES)
-    refused = CliRunner().invoke(app, ["predict", str(old), "image.png"], obj="torch")
+    refused = CliRunner().invoke(app, ["predict", str(old), "image.png"], obj="torch", prog_name="mlx-peft")
     assert refused.exit_code == 2 and "is an old file of LoRA-ViT: make a folder of it first" in refused.stderr
     assert f"convert {old} FOLDER --to peft" in refused.stderr  # by whichever of the two doors
 
