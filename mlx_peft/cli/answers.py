@@ -133,12 +133,19 @@ def into(path: Path, format: Format, told: Told) -> Iterator[Writer]:
 
 
 def format_of(format: Format | None, out: Path | None) -> Format:
-    """What is asked for, or what a file's name says. Raises UserError where it says nothing."""
-    if format is not None or out is None:
+    """What is asked for, or what a file's name says.
+
+    Raises UserError where it says nothing, and where a file is there whose name says that it is something else.
+    """
+    if out is None:
         return format or "table"
-    if (found := SUFFIXES.get(out.suffix.lower())) is None:
+    named = SUFFIXES.get(out.suffix.lower())
+    if format is None and named is None:
         raise UserError(f"--out: {out} should end in {', '.join(SUFFIXES)}; or say what it is to be: --format")
-    return found
+    form: Format = format or named or "table"
+    if named != form and out.exists():
+        raise UserError(f"--out: {out} is there, and by its name it is no {form}: name another file, or remove it")
+    return form
 
 
 class LeftOut:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from mlx_peft.cli import completing
 from mlx_peft.cli.output import reader_gone
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import to_json
+from mlx_peft.core.standing import is_among, passage
 from mlx_peft.core.text import printable_lines
 
 if TYPE_CHECKING:
@@ -82,6 +84,10 @@ ModelName = Annotated[
         autocompletion=completing.models,
     ),
 ]
+
+
+STDIN, STDOUT, STDERR = range(3)
+"""The numbers of the standard streams' files."""
 
 
 def weights_option(also: str = "") -> Any:
@@ -209,10 +215,13 @@ def echo_written(out: Path, written: Written) -> None:
     echo_files(out)
 
 
-def check_file(option: str, path: Path, suffixes: Sequence[str] = (".png",)) -> None:
+def check_file(
+    option: str, path: Path, suffixes: Sequence[str] = (".png",), reads: Iterable[str | os.PathLike[str]] = ()
+) -> None:
     """Before any work: that such a file can be written there, whatever its suffix where none is said.
 
-    Raises UserError at another suffix, and without a folder.
+    Raises UserError at another suffix, without a folder, and where what is there must not be replaced: a device or a
+    pipe, what the command prints to, and the files that it ``reads``.
     """
     if suffixes and path.suffix.lower() not in suffixes:
         raise UserError(f"{option}: {path} should end in {' or '.join(suffixes)}")
@@ -220,6 +229,18 @@ def check_file(option: str, path: Path, suffixes: Sequence[str] = (".png",)) -> 
         raise UserError(f"{option}: {path} is a folder")
     if not path.parent.is_dir():
         raise UserError(f"{option}: there is no folder {path.parent} to write {path.name} in")
+    if (kind := passage(path)) is not None:
+        raise UserError(f"{option}: {path} is {kind}, and a file would be put in its place: name a file")
+    if is_among(path, reads) or is_among(path, (STDIN,)):
+        raise UserError(f"{option}: {path} is what the command reads: name another file")
+    if is_among(path, (STDOUT, STDERR)):
+        raise UserError(f"{option}: {path} is what the command prints to: name another file")
+
+
+def check_apart(option: str, path: Path, root: Path) -> None:
+    """Before any work: raises UserError where a picture would take the place of one in the folders below ``root``."""
+    if path.exists() and root.resolve() in path.resolve().parent.parents:
+        raise UserError(f"{option}: {path} is there, among the images of {root}: name another file")
 
 
 def echo(text: object, *, err: bool = False) -> None:

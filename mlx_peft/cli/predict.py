@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,13 +33,14 @@ from mlx_peft.cli.common import (
 )
 from mlx_peft.cli.output import reader_gone
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.standing import is_among
 from mlx_peft.core.text import counted
 
 if TYPE_CHECKING:
     from mlx_peft.artifacts.answering import Asked
     from mlx_peft.artifacts.load import Tokens
     from mlx_peft.artifacts.predict import Features
-    from mlx_peft.data.questions import Questions
+    from mlx_peft.data.questions import Question, Questions
 
 Given = tuple[str | None, str | None, int | None]
 """What ``--model``, ``--weights`` and ``--image-size`` say."""
@@ -87,9 +90,11 @@ def predict(
     One that cannot be read is left out and named, and the exit status is then 1; 2 where none can be read.
     """
     given = (model, weights, image_size)
-    _check(adapter, adapters, images, {"--top": top, "--format": format, "--out": out}, features, as_json)
+    _check(
+        adapter, adapters, images, {"--top": top, "--format": format, "--out": out}, features, (run, weights), as_json
+    )
     form = format_of(format, out)
-    questions = _questions(images, adapter, adapters, features is not None)
+    questions = _sparing(features or out, _questions(images, adapter, adapters, features is not None))
     asked, notes = _opened(run, questions, backend_of(ctx, backend), features is not None, given, tokens_of(tokens))
     for note in (*questions.notes, *notes):
         echo(f"note: {note}", err=True)
@@ -108,11 +113,13 @@ def _check(
     images: list[Path] | None,
     of_answers: dict[str, object],
     features: Path | None,
+    model: tuple[Path, str | None],
     as_json: bool,
 ) -> None:
     """Raises UserError for words that do not go together, and where a file cannot be written: before any work."""
     from mlx_peft.artifacts.embeddings import KINDS, check_kind
 
+    reads = [os.path.expanduser(word) for word in (*model, adapters, *(images or ())) if word is not None]
     if adapters is not None and (adapter is not None or images):
         raise UserError(f"--adapters: {adapters} says itself which images there are, and which adapter each asks")
     if adapters is None and not images:
@@ -120,15 +127,13 @@ def _check(
     if features is not None:
         if named := [name for name, value in of_answers.items() if value is not None]:
             raise UserError(f"--features writes no answers: leave {' and '.join(named)} out")
-        check_file("--features", features, tuple(KINDS))
+        check_file("--features", features, tuple(KINDS), reads)
         check_kind(features)
     out = of_answers["--out"]
     if as_json and of_answers["--format"] is not None and out is None:
         raise UserError("--json writes one document: leave --format out; --format jsonl writes a line for each image")
     if isinstance(out, Path):
-        check_file("--out", out, ())
-        if adapters is not None and out.exists() and adapters.exists() and out.samefile(adapters):
-            raise UserError(f"--out: {out} is what --adapters reads")
+        check_file("--out", out, (), reads)
 
 
 def _questions(images: list[Path] | None, adapter: str | None, table: Path | None, bare: bool) -> Questions:
@@ -144,6 +149,23 @@ def _questions(images: list[Path] | None, adapter: str | None, table: Path | Non
             arguments=("features",),
         )
     return questions
+
+
+def _sparing(out: Path | None, questions: Questions) -> Questions:
+    """The same, none of which is about the file that answers are written to: an image in a folder, a list or a table.
+
+    Going through them raises UserError there.
+    """
+    if out is None or not out.exists():
+        return questions
+
+    def each() -> Iterator[Question]:
+        for question in questions.each:
+            if is_among(out, (question.image,)):
+                raise UserError(f"{out} is one of the images, and what is written would take its place: name another")
+            yield question
+
+    return replace(questions, each=each())
 
 
 def _opened(

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.own import fresh
+from mlx_peft.core.standing import passage
 
 SUFFIX = ".partial"
 """A staging folder's name ends with it: ``.model.k3x9_2ab.partial`` becomes ``model``."""
@@ -93,7 +94,11 @@ def in_place_of(path: Path, unfinished: Path, previous: Path | None = None) -> I
     Args:
         previous: where the file that was there is kept, in the place of an older one. A process that is killed between
             the two moves leaves that one alone.
+
+    Raises:
+        OSError: at once, where a device or a pipe is at ``path``.
     """
+    _must_give_way(path)
     try:
         yield unfinished
         if previous is not None and path.exists():
@@ -145,9 +150,10 @@ def staging(target: Path) -> Iterator[Path]:
     """An empty folder, hidden beside ``target``, for what is to be moved there; at the end it vanishes with its rest.
 
     Parents of ``target`` are made, and go again with an error. Raises UserError for what the disk refuses, in the block
-    too.
+    too, and where ``target`` is a device or a pipe.
     """
     with disk_errors(target), made(target.parent):
+        _must_give_way(target)
         _remove_abandoned(target.parent)
         folder, lock = _claimed(target)
         with lock:
@@ -157,6 +163,12 @@ def staging(target: Path) -> Iterator[Path]:
                 yield new
             finally:
                 _remove(folder, target)
+
+
+def _must_give_way(path: Path) -> None:
+    """Raises OSError where what is there is used by other programs, which would wait for ever once it is replaced."""
+    if (kind := passage(path)) is not None:
+        raise OSError(errno.EEXIST, f"{kind} is there, and no file")
 
 
 def move(staged: Path, target: Path) -> None:

@@ -124,6 +124,21 @@ def test_a_person_reads_the_same(command: Command, photos: Path, tmp_path: Path)
     assert done.stderr.strip() == str(tmp_path / "here.png")
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["check", "folder", "root=photos"], "--sheet"),
+        (["preview", "deit-tiny-lora-cifar10", "data.name=folder", "data.root=photos"], "--out"),
+    ],
+)
+def test_a_picture_takes_no_image_s_place(command: Command, photos: Path, words: list[str], option: str) -> None:
+    image = photos / "train" / "bee" / "2.png"
+    before = image.read_bytes()
+    done = command("data", *words, option, image)
+    assert done.exit_code == 2 and f"{option}: {image} is there, among the images of photos" in done.stderr
+    assert image.read_bytes() == before
+
+
 def test_a_sound_set_is_no_failure_and_its_splits_are_those_of_training(command: Command) -> None:
     from mlx_peft.config import schema
 

@@ -14,7 +14,19 @@ import pytest
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.signals import SUPERVISORS, end, handled
-from mlx_peft.core.writing import LOCK, OURS, SUFFIX, DiskFull, move, new_folder, staging, write_together, write_whole
+from mlx_peft.core.standing import passage
+from mlx_peft.core.writing import (
+    LOCK,
+    OURS,
+    SUFFIX,
+    DiskFull,
+    in_place_of,
+    move,
+    new_folder,
+    staging,
+    write_together,
+    write_whole,
+)
 
 BEGIN = """
 import sys
@@ -198,3 +210,29 @@ def test_what_is_staged_keeps_its_content_on_the_way(tmp_path: Path) -> None:
         "model.onnx": b"graph",
         "facts": b"{}",
     }
+
+
+class TestWhatIsNoFile:
+    """A pipe stands for devices too: a test that made one, or replaced one, would need the rights of root."""
+
+    @pytest.fixture(params=["itself", "through a link"])
+    def pipe(self, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "link").symlink_to(tmp_path / "pipe")
+        return tmp_path / ("pipe" if request.param == "itself" else "link")
+
+    def test_it_is_not_replaced_and_nothing_is_written_beside_it(self, pipe: Path) -> None:
+        before = names(pipe.parent)
+        with pytest.raises(UserError, match="a pipe is there, and no file"):
+            write_whole(pipe, b"")
+        with pytest.raises(UserError, match="a pipe is there, and no file"):
+            write_together({pipe.with_name("other"): b"", pipe: b""})
+        with pytest.raises(UserError, match="a pipe is there, and no file"), staging(pipe):
+            pytest.fail("the work began")
+        with pytest.raises(OSError, match="a pipe is there"), in_place_of(pipe, pipe.with_name("part")):
+            pytest.fail("the work began")
+        assert names(pipe.parent) == before and pipe.is_fifo()
+
+    def test_a_device_is_known(self) -> None:
+        assert passage(Path(os.devnull)) == "a device"
+        assert passage(Path(__file__)) is passage(Path(__file__).parent) is passage(Path("no such file")) is None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlx_peft.cli import completing
-from mlx_peft.cli.common import AsJson, Overrides, check_file, echo, echo_json
+from mlx_peft.cli.common import AsJson, Overrides, check_apart, check_file, echo, echo_json
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import counted, printable
 
@@ -48,6 +48,7 @@ def check(
     """
     config = data_section(name, overrides or [])
     check_file("--sheet", sheet)
+    check_apart("--sheet", sheet, config.root)
 
     from mlx_peft.cli.progress import watch
     from mlx_peft.core.writing import write_whole

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlx_peft.cli.common import AsJson, Config, Overrides, check_file, echo, echo_json, read_experiment
+from mlx_peft.cli.common import AsJson, Config, Overrides, check_apart, check_file, echo, echo_json, read_experiment
 
 
 def preview(
@@ -22,6 +22,7 @@ def preview(
     """Draw the images that CONFIG trains on, as the model is shown them."""
     check_file("--out", out)
     experiment = read_experiment(ctx, config, overrides)
+    check_apart("--out", out, experiment.data.root)
 
     from mlx_peft.cli.progress import watch
     from mlx_peft.report.preview import draw
