@@ -25,7 +25,7 @@ NO_DATASET = ("folder", "none")
 UNKNOWN = "No metrics are known: this was sent without the run that trained it."
 
 
-OPTIONS = ("backend", "seed", "quantize", "qat", "method", "train")
+OPTIONS = ("backend", "seed", "quantize", "qat", "tokens", "method", "train")
 """In these sections of an experiment nothing names a place or a person, but for ``PLACES``."""
 
 PLACES = {"method": {"start"}}
@@ -99,10 +99,10 @@ def front_matter(parcel: Parcel, repository: str) -> str:
 def _library(parcel: Parcel) -> str:
     """What opens the files by the repository's name."""
     if parcel.kind == "model":
-        return "mlx-peft" if parcel.quantization or "exact_architecture" in parcel.config else "timm"
+        return "mlx-peft" if parcel.quantization or {"exact_architecture", "tokens"} & parcel.config.keys() else "timm"
     adapter = parcel.adapter
-    rounded = adapter is not None and (adapter.quantize or adapter.qat)  # to codes that PEFT knows nothing of
-    return "peft" if adapter is not None and adapter.method.in_peft and not rounded else "mlx-peft"
+    unknown = adapter is not None and (adapter.quantize or adapter.qat or adapter.tokens)  # to PEFT
+    return "peft" if adapter is not None and adapter.method.in_peft and not unknown else "mlx-peft"
 
 
 def _name(parcel: Parcel) -> str:
