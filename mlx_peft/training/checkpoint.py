@@ -11,11 +11,14 @@ from pydantic import ConfigDict, Field
 
 from convert import tensor_file
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shortened
 from mlx_peft.core.writing import disk_errors, in_place_of, to_disk
 
 FACTS = "facts"
 """The one key of a file's metadata beside the digest."""
+
+LONGEST_TOLD = 100
+"""Characters."""
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -35,7 +38,12 @@ class Change:
     now: Any
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.before} until step {self.step}, {self.now} from there"
+        return f"{told(self.key)}: {told(self.before)} until step {self.step}, {told(self.now)} from there"
+
+
+def told(value: Any) -> str:
+    """A value of a checkpoint in a message: one that is damaged may have it of any length."""
+    return shortened(str(value), LONGEST_TOLD)
 
 
 @dataclass

@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from convert.files import without_digest
 from mlx_peft.config.schema import Experiment, Train
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.bounds import LONGEST_PATH
+from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.text import counted
 from mlx_peft.protocols.trainer import Trainer
-from mlx_peft.training.checkpoint import Change, Position, load_checkpoint
+from mlx_peft.training.checkpoint import Change, Position, load_checkpoint, told
 from mlx_peft.training.progress import Progress
 from mlx_peft.training.run import CHANGEABLE, RunFolder, binding, differences, flatten
 from mlx_peft.training.stop import again
@@ -174,9 +175,14 @@ def accept(found: Found, identity: Mapping[str, Any], settings: Mapping[str, Any
         changed |= {key: moved.pop(key) for key in list(moved) if key.startswith("splits.")}
     refused = moved | {k: v for k, v in changed.items() if k not in CHANGEABLE and not k.startswith("splits.")}
     if refused:
-        lines = [f"  {key}: {old} then, {new} now" for key, (old, new) in refused.items()]
+        lines = [f"  {told(key)}: {told(old)} then, {told(new)} now" for key, (old, new) in refused.items()]
         raise UserError("the run cannot go on: its data or weights have changed since it began\n" + "\n".join(lines))
-    return [Change(step, key, old, new) for key, (old, new) in changed.items()]
+    return [Change(step, key, _kept(old), _kept(new)) for key, (old, new) in changed.items()]
+
+
+def _kept(value: Any) -> Any:
+    """A value as the run's record has it: as it is, or its beginning, where no configuration has one so long."""
+    return value if len(json.dumps(value, default=str)) <= LONGEST_PATH else shown(value, LONGEST_PATH)
 
 
 def _lost(split: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

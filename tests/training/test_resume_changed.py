@@ -13,8 +13,10 @@ from training.resuming import Watcher, begun
 from convert.adapters.peft import read_adapter
 from mlx_peft.config.files import load as load_config
 from mlx_peft.config.schema import Experiment
+from mlx_peft.core.bounds import LONGEST_PATH
 from mlx_peft.core.errors import UserError
 from mlx_peft.studies import ready
+from mlx_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from mlx_peft.training.prepare import describe_splits
 from mlx_peft.training.run import RunFolder, run_id
 from mlx_peft.training.train import train
@@ -62,6 +64,24 @@ def test_a_change_is_kept_over_a_second_interruption(engine: SimpleNamespace) ->
         train(lower, engine.out, resume=True, progress=Watcher(14))
     result = train(lower, engine.out, resume=True)
     assert [change["key"] for change in result["changes"]] == ["train.optimizer.lr"]
+
+
+def test_a_damaged_checkpoint_fills_no_screen_and_no_record(engine: SimpleNamespace) -> None:
+    begun(engine, at=8)
+    path = RunFolder(engine.out).last
+    tensors, facts = load_checkpoint(path)
+    long = "a" * 100_000
+    save_checkpoint(path, tensors, **facts | {"settings": facts["settings"] | {"train.label_smoothing": long}})
+    with pytest.raises(UserError, match="label_smoothing: aaa") as refused:
+        train(engine.experiment(), engine.out, resume=True)
+    assert len(str(refused.value)) < 1000
+
+    save_checkpoint(path, tensors, **facts | {"settings": facts["settings"] | {"train.early_stopping": long}})
+    watcher = Watcher()
+    result = train(engine.experiment(), engine.out, resume=True, progress=watcher)
+    assert [change["key"] for change in result["changes"]] == ["train.early_stopping"]
+    assert len(result["changes"][0]["before"]) <= LONGEST_PATH
+    assert all(len(note) < 1000 for note in watcher.notes)
 
 
 def test_what_no_message_advises_may_not_be_changed(engine: SimpleNamespace) -> None:
