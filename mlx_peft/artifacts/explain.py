@@ -80,7 +80,7 @@ def explain(
         device=load_backend(loaded.recipe.backend).computing(), reducer=base.tokens,
     )  # fmt: skip
     watch("explaining", 0, questions.count)
-    for done, (image, _) in enumerate(questions.each, start=1):
+    for done, (image, _) in enumerate(questions.without_pauses(), start=1):
         try:
             pixels = eval_image(Path(image), loaded.preprocessing, loaded.image_size)
         except UserError as error:

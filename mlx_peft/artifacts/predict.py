@@ -81,7 +81,9 @@ def _told(question: Question, error: str | None) -> dict[str, Any]:
 
 
 def _parts(asked: Asked, questions: Questions, watch: Watch) -> Iterator[Part[Question]]:
-    """The images, decoded; of whoever wants it with more rows at the end, so that each part has as many as the first.
+    """The images, decoded; of whoever wants it with more rows at the end, so that parts have few sizes.
+
+    These are that of the first, or, where nobody knows how many images there are, powers of two.
 
     Raises UserError at the end where none could be read, or none was named by whoever names them as they come.
     """
@@ -95,6 +97,8 @@ def _parts(asked: Asked, questions: Questions, watch: Watch) -> Iterator[Part[Qu
     with closing(decoded(questions.each, seen, size, asked.part)) as parts:
         rows = 0
         for part in parts:
+            if count is None:
+                rows = min(1 << (len(part.asked) - 1).bit_length(), asked.part)
             rows = rows or len(part.asked)
             yield _filled(part, rows) if asked.fills else part
             done += len(part.asked)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, TextIO
 
 import typer
 
@@ -263,6 +263,12 @@ def echo_json(value: Any) -> None:
     except ValueError as error:
         raise UserError(f"the result holds NaN or an infinity, which JSON cannot hold: {error}") from None
     typer.echo(f"{text}\n", nl=False)
+
+
+def standard_input() -> BinaryIO | None:
+    """Its bytes; None where whoever started the process closed it."""
+    stream: TextIO | None = sys.stdin
+    return None if stream is None else stream.buffer
 
 
 def unicode_out() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +21,7 @@ from mlx_peft.cli.common import (
     base_of,
     echo,
     echo_json,
+    standard_input,
     tokens_of,
 )
 from mlx_peft.core.errors import UserError
@@ -73,7 +73,7 @@ def explain(
 
     if not images:
         raise UserError("no images are named: name files, folders or lists")
-    questions, base = about(images, sys.stdin.buffer), base_of(model, weights, image_size)
+    questions, base = about(images, standard_input()), base_of(model, weights, image_size)
     loaded = load_any(
         run, backend_of(ctx, backend), name=adapter, precision="float32", model=base, weights=weights,
         tokens=tokens_of(tokens),

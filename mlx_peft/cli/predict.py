@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -29,6 +28,7 @@ from mlx_peft.cli.common import (
     check_file,
     echo,
     echo_json,
+    standard_input,
     tokens_of,
 )
 from mlx_peft.cli.output import reader_gone
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mlx_peft.artifacts.load import Tokens
     from mlx_peft.artifacts.predict import Features
     from mlx_peft.data.questions import Question, Questions
+    from mlx_peft.data.stream import Pause
 
 Given = tuple[str | None, str | None, int | None]
 """What ``--model``, ``--weights`` and ``--image-size`` say."""
@@ -141,7 +142,7 @@ def _questions(images: list[Path] | None, adapter: str | None, table: Path | Non
     from mlx_peft.data.questions import about, in_table
 
     if table is None:
-        return about(images or [], sys.stdin.buffer, adapter)
+        return about(images or [], standard_input(), adapter)
     questions = in_table(table)
     if None in questions.adapters and not bare:
         raise UserError(
@@ -156,12 +157,14 @@ def _sparing(out: Path | None, questions: Questions) -> Questions:
 
     Going through them raises UserError there.
     """
+    from mlx_peft.data.questions import Question
+
     if out is None or not out.exists():
         return questions
 
-    def each() -> Iterator[Question]:
+    def each() -> Iterator[Question | Pause]:
         for question in questions.each:
-            if is_among(out, (question.image,)):
+            if isinstance(question, Question) and is_among(out, (question.image,)):
                 raise UserError(f"{out} is one of the images, and what is written would take its place: name another")
             yield question
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,16 @@ from mlx_peft.data.lists import encoding_of, printed, read_list, read_text
 from mlx_peft.data.litter import files_below
 from mlx_peft.data.names import folded
 from mlx_peft.data.reading import SUFFIXES
+from mlx_peft.data.stream import PAUSE, Pause
 
 LIST = ".txt"
 """A file whose name ends so lists images, a path a line."""
 
 STREAM = "-"
 """This name stands for a list on standard input."""
+
+BLOCK, SOON = 2**16, 0.05
+"""So many bytes of a list are read at a time; what is there is answered where the next ones take more seconds."""
 
 BARE = ("", "-")
 """In the place of an adapter's name, either asks the bare model."""
@@ -42,7 +47,7 @@ class Questions:
     """Those that there are, in their order; they can be gone through once.
 
     Attributes:
-        each: one by one.
+        each: one by one; a pause among them where whoever names them has no more just now.
         count: how many; None where that is not known before the last.
         longest: letters of the longest name of an image, likewise.
         adapters: the names that are asked for, each once.
@@ -50,34 +55,43 @@ class Questions:
         notes: for a person.
     """
 
-    each: Iterator[Question]
+    each: Iterator[Question | Pause]
     count: int | None = None
     longest: int | None = None
     adapters: tuple[str | None, ...] = ()
     mixed: bool = False
     notes: tuple[str, ...] = ()
 
+    def without_pauses(self) -> Iterator[Question]:
+        """One by one, for whoever answers each before looking at the next."""
+        return (one for one in self.each if not isinstance(one, Pause))
 
-def about(words: Sequence[str | os.PathLike[str]], stream: BinaryIO, adapter: str | None = None) -> Questions:
+
+def about(words: Sequence[str | os.PathLike[str]], stream: BinaryIO | None, adapter: str | None = None) -> Questions:
     """Files as they are named; of a folder all image files at any depth, sorted; of a list what it names.
 
     Args:
         words: paths; a list ends in ``LIST`` and has a path a line, relative to the folder it lies in; ``STREAM`` is a
             list, relative to the working directory, that is read as it comes.
-        stream: what is read there.
+        stream: what is read there; None where it is closed.
         adapter: which is asked about all of them.
 
     Raises:
-        UserError: a folder has no images, a list cannot be read or is empty.
+        UserError: a folder has no images, a list cannot be read or is empty, or it is to be read from a closed stream.
     """
+    parts: list[tuple[Path, Iterable[str | Pause]]]
     parts = [(Path(), _streamed(stream)) if os.fspath(word) == STREAM else _named(word) for word in words]
-    listed = [names for _, names in parts if isinstance(names, list)]
+    listed = [(folder, names) for folder, names in parts if isinstance(names, list)]
     known = len(listed) == len(parts)
-    each = (Question(str(folder / name), adapter) for folder, names in parts for name in names)
+    each = (
+        name if isinstance(name, Pause) else Question(str(folder / name), adapter)
+        for folder, names in parts
+        for name in names
+    )
     return Questions(
         each,
-        sum(map(len, listed)) if known else None,
-        max((_longest(folder, names) for folder, names in parts), default=0) if known else None,
+        sum(len(names) for _, names in listed) if known else None,
+        max((_longest(folder, names) for folder, names in listed), default=0) if known else None,
         (adapter,),
     )
 
@@ -105,8 +119,38 @@ def _longest(folder: Path, names: Iterable[str]) -> int:
     return len(str(folder / "_")) - 1 + max(map(len, names))
 
 
-def _streamed(stream: BinaryIO) -> Iterator[str]:
-    return (line for line in (_without_end(os.fsdecode(line)) for line in stream) if line)
+def _streamed(stream: BinaryIO | None) -> Iterator[str | Pause]:
+    """The lines of a list as they come, and a pause where the next one takes its time.
+
+    Raises UserError at once where there is no stream.
+    """
+    if stream is None:
+        raise UserError(f"{STREAM} is a list on standard input, and that is closed")
+    return (line for line in _lines(stream) if line)
+
+
+def _lines(stream: BinaryIO) -> Iterator[str | Pause]:
+    begun: list[bytes] = []  # a line, in pieces
+    while True:
+        if not _ready(stream):
+            yield PAUSE
+        data = stream.read1(BLOCK)  # type: ignore[attr-defined]  # what is there, up to so much
+        first, *others = data.split(b"\n")
+        begun.append(first)
+        if others or not data:
+            lines = (b"".join(begun), *others[:-1])
+            yield from (_without_end(os.fsdecode(line)) for line in lines)
+            begun = others[-1:]
+        if not data:
+            return
+
+
+def _ready(stream: BinaryIO) -> bool:
+    """Whether reading would not wait, or not for long; so is one in memory, which has no file."""
+    try:
+        return bool(select.select([stream], [], [], SOON)[0])
+    except (OSError, ValueError):
+        return True
 
 
 def _without_end(line: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from enum import Enum
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -17,6 +17,15 @@ from mlx_peft.data.memory import one_image
 from mlx_peft.data.pipeline import CHUNK, PREFETCH
 
 One = TypeVar("One")
+
+
+class Pause(Enum):
+    """``PAUSE`` among what is asked for: nothing more is there just now, so what is there need not wait for it."""
+
+    PAUSE = 0
+
+
+PAUSE = Pause.PAUSE
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +44,9 @@ class Part(Generic[One]):
 
 
 def decoded(
-    asked: Iterable[One], read: Callable[[One], np.ndarray], size: int, count: int, threads: int | None = None
+    asked: Iterable[One | Pause], read: Callable[[One], np.ndarray], size: int, count: int, threads: int | None = None
 ) -> Generator[Part[One], None, None]:
-    """Images in parts of so many, the last of which may be smaller.
+    """Images in parts of so many; the last of them, and the last before a pause, may be smaller.
 
     However the consumer leaves, the threads end when the iterator is closed, once each has done what it is doing.
 
@@ -48,7 +57,7 @@ def decoded(
         count: images of a part.
         threads: None: as many as there are processors free.
     """
-    each = iter(asked)
+    parts, paused = _parts(asked, count), False
     pool = ThreadPoolExecutor(threads or cores.free(), thread_name_prefix="mlx-peft-data")
 
     def fill(part: Sequence[One], out: np.ndarray) -> list[str | None]:
@@ -62,14 +71,31 @@ def decoded(
     pending: deque[tuple[Sequence[One], np.ndarray, list[Future[list[str | None]]]]] = deque()
     try:
         while True:
-            while len(pending) <= PREFETCH and (part := [*islice(each, count)]):
-                pending.append(submit(part))
+            while len(pending) <= PREFETCH and not (paused and pending) and (part := next(parts, None)) is not None:
+                paused = not part
+                if part:
+                    pending.append(submit(part))
             if not pending:
                 return
             taken, images, futures = pending.popleft()
             yield Part(taken, images, [error for future in futures for error in future.result()])
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # not waited for: see data.pipeline
+
+
+def _parts(asked: Iterable[One | Pause], count: int) -> Iterator[list[One]]:
+    """So many at a time, and fewer before a pause, which is an empty one."""
+    part: list[One] = []
+    for one in asked:
+        if not isinstance(one, Pause):
+            part.append(one)
+        if part and (len(part) == count or isinstance(one, Pause)):
+            yield part
+            part = []
+        if isinstance(one, Pause):
+            yield []
+    if part:
+        yield part
 
 
 def _put(read: Callable[[One], np.ndarray], one: One, place: np.ndarray) -> str | None:

@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,15 @@ from convert.adapters.peft import write_adapter
 from convert.base import Base, load_base
 from convert.timm.write import write_model
 from mlx_peft.artifacts import embeddings
+from mlx_peft.artifacts.answering import OneModel
+from mlx_peft.artifacts.load import load_any
+from mlx_peft.artifacts.predict import answers
 from mlx_peft.cli.app import app
+from mlx_peft.cli.common import standard_input
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Model
 from mlx_peft.data import eval_image
+from mlx_peft.data.questions import about
 
 ARGS: dict[str, Any] = {"patch_size": 8, "depth": 2, "embed_dim": 64, "num_heads": 2}
 OTHER = Model(name="vit_tiny_patch16_224", weights="none", image_size=SIZE, args=OTHERS)
@@ -89,6 +95,36 @@ class TestImages:
         assert named(done) == ["c.png", "a.png"]
         done = CliRunner().invoke(app, words, obj="torch", input=b"")
         assert done.exit_code == 2 and "no image is named: the list is empty" in done.stderr
+
+    def test_an_image_is_answered_before_the_next_one_is_named(self, model, images) -> None:
+        """A pipe whose writer names an image once the one before is answered."""
+        read, write = os.pipe()
+        with os.fdopen(read, "rb") as stream, os.fdopen(write, "wb", buffering=0) as writer:
+            ends = Timer(20, writer.close)  # where an answer waits for the next name
+            ends.start()
+            writer.write(b"a.png\nb.p")
+            loaded = load_any(model, "torch")
+            found = answers(OneModel.of(loaded), about(["-"], stream))
+            assert next(found)["image"] == "a.png"
+            writer.write(b"ng\n")
+            assert next(found)["image"] == "b.png"
+            writer.write(b"c.png")  # without an end
+            writer.close()
+            assert [one["image"] for one in found] == ["c.png"]
+            ends.cancel()
+
+    @pytest.mark.parametrize("command_", ["predict", "explain"])
+    def test_a_closed_standard_input_matters_to_nobody_but_a_list_there(
+        self, command_, model, images, monkeypatch
+    ) -> None:
+        monkeypatch.setattr(f"mlx_peft.cli.{command_}.standard_input", lambda: None)
+        words = ["--out", "told"] if command_ == "explain" else []
+        done = CliRunner().invoke(app, [command_, str(model), "a.png", *words], obj="torch")
+        assert done.exit_code == 0, done.stderr
+        done = CliRunner().invoke(app, [command_, str(model), "-", *words], obj="torch")
+        assert done.exit_code == 2 and "- is a list on standard input, and that is closed" in done.stderr
+        monkeypatch.setattr("sys.stdin", None)
+        assert standard_input() is None
 
     @pytest.mark.parametrize(
         ("content", "message"),

@@ -10,7 +10,7 @@ import pytest
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.pipeline import PREFETCH
-from mlx_peft.data.stream import decoded
+from mlx_peft.data.stream import PAUSE, Pause, decoded
 
 
 def read(number: int) -> np.ndarray:
@@ -46,6 +46,20 @@ def test_no_more_is_asked_for_than_a_few_parts_ahead() -> None:
         assert len(taken) <= 4 * (number + PREFETCH)
     parts.close()
     assert len(taken) <= 4 * (5 + PREFETCH)
+
+
+def test_before_a_pause_all_is_handed_out_that_was_asked_for() -> None:
+    taken: list[int] = []
+
+    def slow() -> Iterator[int | Pause]:
+        for number in range(10):
+            taken.append(number)
+            yield number
+            if number in (0, 6):
+                yield PAUSE
+
+    handed = [(len(part.asked), len(taken)) for part in decoded(slow(), read, 2, 4, 2)]
+    assert handed == [(1, 1), (4, 7), (2, 7), (3, 10)]
 
 
 def test_another_error_is_not_kept() -> None:
