@@ -10,11 +10,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
+from convert.adapters.fitting import must_fit
 from convert.adapters.peft import Adapter, read_adapter
 from convert.base import Base
 from convert.files import listed
-from convert.fit import must_hold
-from mlx_peft.adaptation.adapter import adapter_shapes, required
 from mlx_peft.adaptation.combining import Part
 from mlx_peft.artifacts.load import recipe_of
 from mlx_peft.artifacts.place import find_adapter
@@ -171,9 +170,8 @@ def ground_of(found: Sequence[Opened], opening: Opening) -> Ground:
         own, pooled = one.adapter, dict(ground.architecture)
         if odd := [field for field, value in own.fields.items() if pooled[field] != value]:
             raise UserError(f"{one.place}: its head is of another pooling than that of the others ({listed(odd)})")
-        wanted = adapter_shapes(own.method, ground.architecture, own.num_classes, ground.quantize)
-        held = {name: tensor.shape for name, tensor in own.tensors.items()}
-        must_hold(held, required(own.method, wanted, held), f"{one.place} does not fit the model of the others")
+        what = f"{one.place} does not fit the model of the others"
+        must_fit(own.tensors, what, own.method, ground.architecture, own.num_classes, ground.quantize)
     return ground
 
 

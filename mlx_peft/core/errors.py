@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,15 @@ class UserError(Exception):
         super().__init__(text)
         self.arguments = arguments
         self.command = command
+
+
+@contextmanager
+def told_of(subject: object) -> Iterator[None]:
+    """A UserError of the block is about the subject, which stands at the head of its text."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{subject}: {error}", arguments=error.arguments, command=error.command) from error
 
 
 def suggest(wrong: str, known: Iterable[str], count: int = 3) -> str:

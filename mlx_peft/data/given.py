@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
+from mlx_peft.core.batches import slices
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.paths import given_path
 from mlx_peft.data import pillow
@@ -80,8 +81,8 @@ def stacked(images: Sequence[One], preprocessing: Preprocessing, size: int) -> n
 
 
 def batches(images: Sequence[One], size: int) -> Iterator[Sequence[One]]:
-    """So many at a time."""
-    return (images[first : first + size] for first in range(0, len(images), size))
+    """So many at a time. Raises UserError where that is no number of images."""
+    return (images[part] for part in slices(len(images), size))
 
 
 def _in_folder(folder: Path) -> list[One]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mlx_peft.core.batches import slices
 from mlx_peft.core.errors import UserError, shown, suggest
 from mlx_peft.core.text import counted, printable
 from mlx_peft.library.entries import Entry, all_in, entered, must_be_name, warn_of
@@ -168,8 +169,7 @@ class Bank:
         sources, alone = given.taken(images, layout)
         names = self._names(adapters, len(sources))
         answers: list[Prediction | np.ndarray] = []
-        for first in range(0, len(sources), batch_size):
-            part = slice(first, first + batch_size)
+        for part in slices(len(sources), batch_size):
             pixels = np.stack(
                 [
                     given.seen(source, self._recipe(name), self._network.architecture.img_size)
@@ -235,7 +235,6 @@ class Bank:
         with self._lock:
             rows = [None if name is None else self[name] for name in self._names(adapters, len(images))]
             found: list[np.ndarray] = []
-            for first in range(0, len(images), batch_size):
-                part = slice(first, first + batch_size)
+            for part in slices(len(images), batch_size):
                 found += self._passes.answered(images[part], rows[part], headed)
         return found

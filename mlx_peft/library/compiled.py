@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from mlx_peft.config.schema import Precision
+from mlx_peft.core.batches import is_number_of_images
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.text import named
 from mlx_peft.library.answering import Predicting
@@ -104,9 +105,9 @@ class Compiled(Predicting):
 def sizes_of(buckets: Iterable[int]) -> tuple[int, ...]:
     """Sizes of batches in order, each once. Raises UserError where there is none, or one is no number of images."""
     sizes: Sequence[Any] = tuple(buckets) if isinstance(buckets, Iterable) else (buckets,)
-    if not sizes or not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
+    if not sizes or not all(map(is_number_of_images, sizes)):
         raise UserError(f"buckets should be numbers of images, such as {BUCKETS}, not {shown(buckets)}")
-    return tuple(sorted(set(sizes)))
+    return tuple(sorted(set(map(int, sizes))))
 
 
 def must_be_precision(precision: Any) -> None:

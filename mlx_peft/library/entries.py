@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from convert.adapters.fitting import must_fit
 from convert.adapters.looking import look_at_adapter
 from convert.adapters.peft import CONFIG, WEIGHTS, Adapter, read_adapter
-from convert.fit import must_hold
 from convert.problem import must_answer
-from mlx_peft.adaptation.adapter import adapter_shapes, required
-from mlx_peft.core.errors import UserError, shown
+from mlx_peft.adaptation.adapter import adapter_shapes
+from mlx_peft.core.errors import UserError, shown, told_of
 from mlx_peft.core.text import named, printable
 from mlx_peft.library.base import must_stand_on
 from mlx_peft.library.framework import Network
@@ -101,7 +101,8 @@ def entered(name: str, folder: Path, root: Path, network: Network) -> Entry:
     if not rows:
         raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
     must_answer(rows, adapter.task, place)
-    adapter_shapes(adapter.method, network.architecture, rows, network.quantization)  # whether it can be put on it
+    with told_of(f"{place} does not fit the model"):
+        adapter_shapes(adapter.method, network.architecture, rows, network.quantization)
     return Entry(name, place, adapter, rows)
 
 
@@ -136,9 +137,8 @@ def read(entry: Entry, network: Network) -> Adapter:
     if (adapter.method, adapter.num_classes) != (entry.adapter.method, entry.rows):
         raise UserError(f"{entry.place} is not what it was when the bank looked at it: remove and add it")
     _must_be_of(adapter, network, entry.place)
-    wanted = adapter_shapes(adapter.method, network.architecture, entry.rows, network.quantization)
-    held = {name: tensor.shape for name, tensor in adapter.tensors.items()}
-    must_hold(held, required(adapter.method, wanted, held), f"{entry.place} does not fit the model")
+    what = f"{entry.place} does not fit the model"
+    must_fit(adapter.tensors, what, adapter.method, network.architecture, entry.rows, network.quantization)
     return adapter
 
 

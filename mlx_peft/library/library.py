@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from convert.adapters.fitting import must_fit
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import Base, load_base
-from convert.fit import must_hold
-from mlx_peft.adaptation.adapter import adapter_shapes, completed, required
+from mlx_peft.adaptation.adapter import completed
 from mlx_peft.config.methods import Method, MethodConfig, called
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import Model
@@ -238,9 +238,10 @@ class Library(ByHand[AnyNetwork], Inference[AnyNetwork]):
         adapter = read_adapter(place_in(given_path(folder, "the adapter's folder")))
         must_stand_on(adapter, model, folder)
         classes = model.head.weight.shape[0]
-        wanted = adapter_shapes(adapter.method, model.architecture, classes, model.quantization, adapter.qat)
-        held = {name: tensor.shape for name, tensor in adapter.tensors.items()}
-        must_hold(held, required(adapter.method, wanted, held), f"{folder} does not fit the model")
+        must_fit(
+            adapter.tensors, f"{folder} does not fit the model", adapter.method, model.architecture, classes,
+            model.quantization, adapter.qat,
+        )  # fmt: skip
         self._apply(model, adapter.method, qat=adapter.qat)
         tensors = completed(adapter.method, adapter.tensors, lambda: self.framework.stored(model))
         try:

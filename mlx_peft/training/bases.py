@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from convert.adapters.fitting import must_fit
 from convert.adapters.peft import Adapter, read_adapter
 from convert.base import Base, Found, load_base
 from convert.checkpoint import Checkpoint
-from convert.fit import must_hold
 from convert.problem import must_answer
 from convert.weights import Opener, open_weights
-from mlx_peft.adaptation.adapter import adapter_shapes, required
 from mlx_peft.adaptation.room import check_answering
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
@@ -194,9 +193,8 @@ def adapter_base(
                 f"({adapter.source}), and {found.source} has {found.sha256[:12]}"
             )
         codes = found.quantization or adapter.quantize if found.sha256 is None else found.quantization
-        wanted = adapter_shapes(method, found.architecture, adapter.num_classes, codes, qat)
-        held = {name: tensor.shape for name, tensor in adapter.tensors.items()}
-        must_hold(held, required(method, wanted, held), f"{place} does not fit {model.name}")
+        what = f"{place} does not fit {model.name}"
+        must_fit(adapter.tensors, what, method, found.architecture, adapter.num_classes, codes, qat)
 
     headless = model.model_copy(update={"head": "new", "args": {**adapter.fields, **model.args}})  # it has its own
     base = load_base(headless, adapter.num_classes, seed, quantize, must_meet, opener=opener)

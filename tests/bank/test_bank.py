@@ -123,6 +123,17 @@ def test_a_name_that_is_none_is_refused(opened, names, words):
         bank.predict(pixels(2), names)
 
 
+@pytest.mark.parametrize("size", [0, -1, 2.5, "4", True, None])
+def test_a_number_of_images_that_is_none_is_refused(opened, few, side, size):
+    bank, images = opened(), pixels(2)
+    for ask in (bank.logits, bank.features, bank.predict):
+        with pytest.raises(UserError, match="batch_size should be a number of images, such as 64, not"):
+            ask(images, few.names[0], batch_size=size)
+    with pytest.raises(UserError, match="batch_size should be a number of images, such as 64, not"):
+        network(side).predict(images, batch_size=size)
+    assert len(bank.logits(images, few.names[0], batch_size=np.int64(1))) == 2
+
+
 def test_a_model_with_a_method_has_no_bank(side, few):
     model = network.__wrapped__(side)
     SIDES[side].add_adapter(model, LoRA(rank=1))

@@ -157,6 +157,7 @@ def test_what_can_be_seen_without_reading_is_refused_at_once_with_a_warning_each
     assert set(opened.bank) | set(opened.bank.refused) == {"good", "well", *HOSTILE, *NAMES}
     assert len(opened.warned) == len(opened.bank.refused) > 20
     assert all(reason in opened.warned for reason in opened.bank.refused.values())
+    assert all(name in reason for name, reason in opened.bank.refused.items() if name in HOSTILE)
     assert all("\n" not in reason and "\x1b" not in reason for reason in opened.warned)
 
 

@@ -182,7 +182,7 @@ def test_a_size_is_compiled_once(images, monkeypatch, compiled):
     network = mlx_peft.backend.models.vit.VisionTransformer
     prefix = network.prefix
     monkeypatch.setattr(network, "prefix", lambda self, x, end: traces.append(len(x)) or prefix(self, x, end))
-    with mp.compiled(model, buckets=(2, 1)) as found:
+    with mp.compiled(model, buckets=np.array([2, 1])) as found:
         assert traces == [2, 1]
         for count in (1, 2, 3, 8):
             assert relative(found.logits(images[:count]), model.logits(images[:count])) < SAME

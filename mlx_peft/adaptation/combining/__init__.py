@@ -27,7 +27,7 @@ from mlx_peft.config.methods import (
 )
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, told_of
 from mlx_peft.vit.architecture import Architecture
 
 __all__ = ["FAMILIES", "Part", "combine", "exact", "must_go_together"]
@@ -112,10 +112,8 @@ def must_go_together(parts: Sequence[Part], how: How | None) -> None:
     ``how`` is None for the exact way.
     """
     for part in parts:
-        try:
+        with told_of(part.name):
             part.method.must_combine()
-        except UserError as error:
-            raise UserError(f"{part.name}: {error}") from None
     own = _updating(parts)
     for part in own:
         first, family = FAMILIES[type(own[0].method)], FAMILIES[type(part.method)]

@@ -1,0 +1,30 @@
+"""Whether an adapter is one for a model: its method can be put there, and its tensors are what the method has there."""
+
+from __future__ import annotations
+
+from convert.fit import must_hold
+from mlx_peft.adaptation.adapter import adapter_shapes, required
+from mlx_peft.config.methods import MethodConfig
+from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import told_of
+from mlx_peft.vit.architecture import Architecture
+
+
+def must_fit(
+    tensors: Tensors,
+    what: str,
+    method: MethodConfig,
+    architecture: Architecture,
+    classes: int,
+    quantization: Quantization | None = None,
+    qat: QAT | None = None,
+) -> None:
+    """Raises UserError, with ``what`` does not fit at its head, where they are not: before anything is made of either.
+
+    The others are the arguments of ``adapter_shapes``.
+    """
+    with told_of(what):
+        wanted = adapter_shapes(method, architecture, classes, quantization, qat)
+    held = {name: tensor.shape for name, tensor in tensors.items()}
+    must_hold(held, required(method, wanted, held), what)
