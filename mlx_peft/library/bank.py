@@ -15,7 +15,7 @@ from mlx_peft.core.text import counted, printable
 from mlx_peft.library.entries import Entry, all_in, entered, must_be_name, warn_of
 from mlx_peft.library.framework import Network
 from mlx_peft.library.mixer import Mixer
-from mlx_peft.library.passes import Passes
+from mlx_peft.library.passes import Passes, Row
 from mlx_peft.library.prediction import Prediction, Predictions
 from mlx_peft.tasks.logits import finite
 from mlx_peft.vit.architecture import Preprocessing
@@ -93,8 +93,9 @@ class Bank:
         return self._entries[name]
 
     def __repr__(self) -> str:
-        head = f"Bank({counted(len(self), 'adapter')}, {len(self.resident)} in memory, {self.nbytes:,} bytes)"
-        return "\n".join([head, *(f"  {self._entries[name]}" for name in self.names)])
+        entries = dict(self._entries)  # which another thread may change meanwhile
+        head = f"Bank({counted(len(entries), 'adapter')}, {len(self.resident)} in memory, {self.nbytes:,} bytes)"
+        return "\n".join([head, *(f"  {entries[name]}" for name in sorted(entries))])
 
     def _unknown(self, name: str) -> str:
         if name in self.refused:
@@ -167,42 +168,48 @@ class Bank:
         from mlx_peft.data import given  # whoever predicts nothing needs no decoder
 
         sources, alone = given.taken(images, layout)
-        names = self._names(adapters, len(sources))
+        rows = self._rows(adapters, len(sources))
         answers: list[Prediction | np.ndarray] = []
         for part in slices(len(sources), batch_size):
             pixels = np.stack(
                 [
-                    given.seen(source, self._recipe(name), self._network.architecture.img_size)
-                    for source, name in zip(sources[part], names[part], strict=True)
+                    given.seen(source, self._recipe(row), self._network.architecture.img_size)
+                    for source, row in zip(sources[part], rows[part], strict=True)
                 ]
             )
-            rows = self.logits(pixels, names[part], batch_size)
-            for source, name, row in zip(sources[part], names[part], rows, strict=True):
+            found = self._answered(pixels, rows[part], batch_size, headed=True)
+            for source, row, logits in zip(sources[part], rows[part], found, strict=True):
                 file = None if isinstance(source, np.ndarray) else str(source)
-                answers.append(row if name is None else self._prediction(row, self[name], top, file))
+                answers.append(logits if row is None else self._prediction(logits, row, top, file))
         if alone:
             return answers[0]
         predictions = [answer for answer in answers if isinstance(answer, Prediction)]
         return Predictions(predictions) if len(predictions) == len(answers) else answers
 
-    def _recipe(self, name: str | None) -> Preprocessing:
+    def _recipe(self, row: Row) -> Preprocessing:
         usual = self._network.base.preprocessing
-        return usual if name is None else self[name].recipe(usual)
+        return usual if row is None else row.recipe(usual)
 
-    def _prediction(self, row: np.ndarray, entry: Entry, top: int, file: str | None) -> Prediction:
+    def _prediction(self, logits: np.ndarray, entry: Entry, top: int, file: str | None) -> Prediction:
         what = f"the adapter {printable(entry.name)}" + ("" if file is None else f" for {file}")
-        return Prediction(finite(row, what), entry.classes, entry.adapter.task, top, file)
+        return Prediction(finite(logits, what), entry.classes, entry.adapter.task, top, file)
 
-    def _names(self, adapters: Sequence[str | None] | str | None, count: int) -> list[str | None]:
-        """A name an image. Raises UserError where there are not as many, or there is no such adapter."""
+    def _rows(self, adapters: Sequence[str | None] | str | None, count: int) -> list[Row]:
+        """The adapter of each image, as the bank has them now: all that is said of an image comes from this one.
+
+        Raises UserError where there are not as many names, or there is no such adapter.
+        """
         if adapters is None or isinstance(adapters, str):
             adapters = [self.active if adapters is None else adapters] * count
         if len(adapters) != count:
             raise UserError(f"there are {counted(count, 'image')}, and {counted(len(adapters), 'name')} of adapters")
-        for name in {name: None for name in adapters if name is not None}:
-            must_be_name(name)
-            self[name]  # which says so where there is none
-        return list(adapters)
+        found: dict[str | None, Row] = {None: None}
+        with self._lock:
+            for name in dict.fromkeys(adapters):
+                if name is not None:
+                    must_be_name(name)
+                    found[name] = self[name]
+        return [found[name] for name in adapters]
 
     def logits(
         self, images: np.ndarray, adapters: Sequence[str | None] | str | None = None, batch_size: int = 64
@@ -219,22 +226,24 @@ class Bank:
             UserError: there are not as many names as images, a name is unknown, an adapter cannot be read or alone is
                 larger than the budget.
         """
-        return self._answered(images, adapters, batch_size, headed=True)
+        return self._answered(images, self._rows(adapters, len(images)), batch_size, headed=True)
 
     def features(
         self, images: np.ndarray, adapters: Sequence[str | None] | str | None = None, batch_size: int = 64
     ) -> np.ndarray:
         """What each image's adapter makes of it for its head, float32 ``(images, dim)``; where there are two heads,
         the mean of what they read. Arguments, and what is raised, are those of ``logits``."""
-        found = self._answered(images, adapters, batch_size, headed=False)
+        found = self._answered(images, self._rows(adapters, len(images)), batch_size, headed=False)
         return np.stack(found) if found else np.empty((0, self._network.architecture.feature_dim), np.float32)
 
-    def _answered(
-        self, images: np.ndarray, adapters: Sequence[str | None] | str | None, batch_size: int, headed: bool
-    ) -> list[np.ndarray]:
+    def _answered(self, images: np.ndarray, rows: Sequence[Row], batch_size: int, headed: bool) -> list[np.ndarray]:
+        found: list[np.ndarray] = []
         with self._lock:
-            rows = [None if name is None else self[name] for name in self._names(adapters, len(images))]
-            found: list[np.ndarray] = []
             for part in slices(len(images), batch_size):
                 found += self._passes.answered(images[part], rows[part], headed)
+            for row in {id(row): row for row in rows}.values():
+                if (
+                    row is not None and self._entries.get(row.name) is not row
+                ):  # replaced, or removed, since it was asked
+                    self._passes.residents.drop(row.name)
         return found

@@ -88,7 +88,7 @@ class Passes:
         Raises UserError where it cannot be read, or is larger than the budget by itself.
         """
         found = self.residents.get(entry.name)
-        if found is None:
+        if found is None or found.entry is not entry:  # another one has the name since this one was asked
             found = self.made(entry)
             self.take(found, needed)
         return found

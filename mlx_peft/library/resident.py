@@ -86,7 +86,7 @@ class Residents:
     @property
     def nbytes(self) -> int:
         """Of all together."""
-        return sum(resident.nbytes for resident in self._found.values())
+        return sum(resident.nbytes for resident in tuple(self._found.values()))  # a copy: other threads change it
 
     def get(self, name: str) -> Resident | None:
         """The one of a name, which is the most recently used then."""

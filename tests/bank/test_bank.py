@@ -16,6 +16,7 @@ from mlx_peft.config.methods import LoRA
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.recipe import eval_image
 from mlx_peft.library import entries
+from mlx_peft.library.passes import Passes
 from mlx_peft.library.prediction import Prediction, Predictions
 
 
@@ -184,6 +185,32 @@ def test_threads_that_ask_at_once_get_each_its_own_answers(opened, few):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_what_is_changed_while_it_is_asked_answers_once_more_as_it_was(
+    opened, few, tmp_path, when, change, monkeypatch
+):
+    """As by another thread, just before or after the pass of the first of two batches."""
+    bank, images, (name, *_) = opened(), pixels(2), few.names
+    before = bank.predict(images, name)
+    write_adapter(tmp_path / "other", adapter(few.base, LoRA(rank=2), 9, classes=5))
+    answered = Passes.answered
+
+    def meddling(self, *arguments):
+        monkeypatch.undo()
+        found = answered(self, *arguments) if when == "after" else None
+        bank.remove(name) if change == "removed" else bank.add(tmp_path / "other", name)
+        return found or answered(self, *arguments)
+
+    monkeypatch.setattr(Passes, "answered", meddling)
+    for one, expected in zip(bank.predict(images, name, batch_size=1), before, strict=True):
+        assert one.names == expected.names
+        np.testing.assert_allclose(one.logits, expected.logits, rtol=0, atol=SAME)
+    assert name not in bank.resident or change == "replaced"
+    if change == "replaced":
+        assert len(bank.predict(images, name)[0].probabilities) == len(bank[name].classes) == 5
 
 
 def test_an_adapter_that_peft_wrote_for_the_model_is_answered_with(side, tmp_path: Path):

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -15,14 +14,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from banks import ARGS as OTHERS
-from banks import SIZE, adapter, base_of
 from comparing import LOGITS, relative
 from PIL import Image
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from convert.adapters.peft import write_adapter
 from convert.base import Base, load_base
 from convert.timm.write import write_model
 from mlx_peft.artifacts import embeddings
@@ -31,13 +27,11 @@ from mlx_peft.artifacts.load import load_any
 from mlx_peft.artifacts.predict import answers
 from mlx_peft.cli.app import app
 from mlx_peft.cli.common import standard_input
-from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Model
 from mlx_peft.data import eval_image
 from mlx_peft.data.questions import about
 
 ARGS: dict[str, Any] = {"patch_size": 8, "depth": 2, "embed_dim": 64, "num_heads": 2}
-OTHER = Model(name="vit_tiny_patch16_224", weights="none", image_size=SIZE, args=OTHERS)
 NAMES = ["a.png", "b.png", "c.png"]
 
 
@@ -217,55 +211,6 @@ class TestForms:
     def test_words_that_do_not_go_together_are_refused(self, command, model, images, words, message) -> None:
         done = command("predict", model, *images, *words, obj="torch")
         assert (done.exit_code, done.stdout) == (2, "") and message in done.stderr
-
-
-class TestWhatIsThere:
-    """Where ``--out`` and ``--features`` may write."""
-
-    @pytest.mark.parametrize(
-        "words", [("--out", "p", "--format", "csv"), ("--features", "p.npz"), ("--features", "p.parquet")]
-    )
-    def test_a_pipe_stays_one(self, command, model, images, words) -> None:
-        os.mkfifo(words[1])
-        Path("link").symlink_to(words[1])
-        done = command("predict", model, *images, *words, obj="torch")
-        assert done.exit_code == 2 and f"{words[0]}: {words[1]} is a pipe" in done.stderr
-        assert Path(words[1]).is_fifo()
-
-    @pytest.mark.parametrize(
-        ("asked", "out"),
-        [
-            (["a.png"], "a.png"),
-            (["photos"], "photos/b.png"),
-            (["l.txt"], "c.csv"),
-            (["l.txt"], "l.txt"),
-            (["l.txt"], "link.txt"),
-            (["--adapters", "t.csv"], "t.csv"),
-            (["--adapters", "t.csv"], "c.csv"),
-        ],
-    )
-    def test_what_is_read_is_not_replaced(self, command, model, images, asked, out) -> None:
-        Path("photos").mkdir()
-        Path("b.png").rename("photos/b.png")
-        Path("c.png").rename("c.csv")  # an image by what is in it
-        Path("l.txt").write_text("a.png\nc.csv\n")
-        Path("link.txt").symlink_to("l.txt")
-        Path("t.csv").write_text("image,adapter\nc.csv,x\n")
-        before = Path(out).read_bytes()
-        run = model.parent / "bank" if "--adapters" in asked else model
-        if run is not model and not run.exists():
-            write_adapter(run / "x", replace(adapter(base_of(), LoRA(rank=1), 0, 3), model=OTHER))
-        done = command(
-            "predict", run, *asked, "--out", out, *(["--format", "csv"] if ".png" in out else []), obj="torch"
-        )
-        assert (done.exit_code, done.stdout) == (2, ""), done.stderr
-        assert out in done.stderr and Path(out).read_bytes() == before
-
-    def test_what_another_program_made_is_not_replaced(self, command, model, images) -> None:
-        Path("config.json").write_text("{}")
-        done = command("predict", model, *images, "--out", "config.json", "--format", "jsonl", obj="torch")
-        assert done.exit_code == 2 and "by its name it is no jsonl" in done.stderr
-        assert Path("config.json").read_text() == "{}"
 
 
 def timms(base: Base, images: list[str]) -> np.ndarray:
