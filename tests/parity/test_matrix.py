@@ -19,6 +19,10 @@ NARROW = {"patch_size": 8, "embed_dim": 128, "num_heads": 4}
 FEW = 8
 """Steps of a quick cell's trajectory; the slow ones have all."""
 
+ADALORA = {"t_init": 4, "t_final": 5, "delta_t": 2}
+FEW_OF_ADALORA = 18
+"""Which goes through all of its phases: four steps before ranks are dealt out, nine in which they are, five after."""
+
 COMPILED = ("lora", "adalora")
 """A step that is compiled as one, and one that hands out scores besides."""
 
@@ -38,10 +42,16 @@ def check(compared, steps=True):
     return cell
 
 
-@pytest.mark.parametrize("compared", matrix.each_once(), ids=lambda compared: compared.method)
-def test_backends_agree_under_every_method(compared, monkeypatch):
-    """What ``mlx-peft parity`` without more compares, on a narrower model."""
+@pytest.fixture
+def few_steps(monkeypatch):
+    row = matrix.METHODS["adalora"]
     monkeypatch.setattr(matrix, "STEPS", FEW)
+    monkeypatch.setitem(matrix.METHODS, "adalora", row._replace(options=row.options | ADALORA, steps=FEW_OF_ADALORA))
+
+
+@pytest.mark.parametrize("compared", matrix.each_once(), ids=lambda compared: compared.method)
+def test_backends_agree_under_every_method(compared, few_steps):
+    """What ``mlx-peft parity`` without more compares, on a narrower model."""
     check(replace(compared, cut={"image_size": 32, "args": {"depth": 3, **NARROW}}))
 
 
@@ -59,8 +69,7 @@ def test_backends_agree_when_mlx_compiles(method, compiled):
 
 @pytest.mark.parametrize("bits", matrix.BITS)
 @pytest.mark.parametrize("method", matrix.QUANTIZED_METHODS)
-def test_backends_agree_over_quantised_bases(method, bits, monkeypatch):
-    monkeypatch.setattr(matrix, "STEPS", FEW)
+def test_backends_agree_over_quantised_bases(method, bits, few_steps):
     check(Combination(matrix.SMALL, method, bits, {"image_size": 32, "args": {"depth": 2, **NARROW}}))
 
 
