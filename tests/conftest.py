@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import typer.testing
 from hypothesis import settings
+from sketching import drawn_finely, sketched
 from typer.main import get_command
 
 settings.register_profile("any machine", deadline=None)
@@ -69,6 +70,20 @@ def commands_made_once() -> Iterator[None]:
     """Typer's runner makes every command of the program anew for each that it runs: as long as many a test takes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.testing, "_get_command", cache(get_command), raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pictures_are_sketches() -> Iterator[None]:
+    """Where pictures are not what a test is about."""
+    with sketched():
+        yield
+
+
+@pytest.fixture
+def fine_pictures() -> Iterator[None]:
+    """Pictures as users get them, PDF included."""
+    with drawn_finely():
         yield
 
 

@@ -97,17 +97,30 @@ def test_the_confusion_of_hostile_classes_is_no_formula(tmp_path: Path) -> None:
     assert rows[0] == ["'=1+1", "-1", "0", "0"]
 
 
+REPORTING = """
+import sys
+from mlx_peft.cli import main
+for options in [], ["--json"]:
+    sys.argv[1:] = ["report", sys.argv[1], *options]
+    main()
+    print("AND", flush=True)
+    sys.argv[1:] = sys.argv[2:3]
+"""
+"""A table and JSON: two commands in one process, which takes longer to begin than both."""
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_no_encoding_is_too_poor_for_what_is_printed(tmp_path: Path, encoding: str) -> None:
     finish(tmp_path / "runs" / f"猫{UNDECODABLE}", seed=None)
     environment = os.environ | {"PYTHONIOENCODING": encoding, "LC_ALL": "C"}
-    plain = ended("report", tmp_path / "runs", stdout=subprocess.PIPE, env=environment)
-    assert (plain.returncode, plain.stderr) == (0, b"")
+    command = [sys.executable, "-c", REPORTING, tmp_path / "runs"]
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    plain, found, rest = done.stdout.split(b"AND\n")
+    assert rest == b""
     # Of a stream that calls itself ASCII, click makes one of UTF-8.
-    assert (rb"\u732b" if encoding == "latin-1" else "猫".encode()) in plain.stdout
-    found = ended("report", tmp_path / "runs", "--json", stdout=subprocess.PIPE, env=environment)
-    assert (found.returncode, found.stderr) == (0, b"")
-    assert [row["run"] for row in json.loads(found.stdout.decode("utf-8"))] == [f"猫{UNDECODABLE}"]
+    assert (rb"\u732b" if encoding == "latin-1" else "猫".encode()) in plain
+    assert [row["run"] for row in json.loads(found.decode("utf-8"))] == [f"猫{UNDECODABLE}"]
 
 
 @pytest.mark.parametrize(

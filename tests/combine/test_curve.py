@@ -140,6 +140,7 @@ def test_an_adapter_alone_knows_no_images(run):
         interpolate([run("lora") / "adapter"], [0, 1])
 
 
+@pytest.mark.usefixtures("fine_pictures")
 def test_the_command_prints_a_table_and_writes_a_spreadsheet_and_a_picture(run, tmp_path, monkeypatch):
     def command(*arguments: object) -> Any:
         return CliRunner().invoke(app, list(map(str, arguments)), obj="torch", prog_name="torch-ref")

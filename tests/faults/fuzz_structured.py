@@ -1,6 +1,6 @@
 """Opens documents with one hostile value, through the commands that read them: run by test_structured.py.
 
-    python tests/faults/fuzz_structured.py BACKEND FIRST LAST FOLDER
+    python tests/faults/fuzz_structured.py BACKEND FIRST LAST FOLDER [sketched]
 
 In one process, so that thousands of cases need minutes. Of each case from FIRST on, up to LAST, it prints two lines:
 ``start NUMBER``, and JSON with what came of it. A case is a function of its number alone: to see it again, give that.
@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import warnings
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import typer.testing
 from doors import Place, kinds
+from sketching import sketched
 from typer.main import get_command
 
 from mlx_peft.core import memory
@@ -117,4 +119,5 @@ def limit_addresses() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    with sketched() if sys.argv[5:] else nullcontext():
+        main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

@@ -25,11 +25,12 @@ NEVER_REFUSED = {"adapter_config.json", "checkpoint, facts", "checkpoint, header
 checkpoint, of which the one before is gone on from."""
 
 
-def worker(backend: str, first: int, last: int, folder: Path) -> tuple[list[dict[str, Any]], int | None]:
+def worker(backend: str, first: int, last: int, folder: Path, *options: str) -> tuple[list[dict[str, Any]], int | None]:
     """What came of the cases that a process got through, and the one in which it died, if it did."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(SCRIPT.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])  # of sketching
+    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, SCRIPT, backend, str(first), str(last), str(folder)],
+        [sys.executable, SCRIPT, backend, str(first), str(last), str(folder), *options],
         capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL, cwd=folder,
     )  # fmt: skip
     lines = done.stdout.splitlines()
@@ -39,12 +40,12 @@ def worker(backend: str, first: int, last: int, folder: Path) -> tuple[list[dict
     return found, started[-1] if len(found) < len(started) else None
 
 
-def fuzzed(backend: str, first: int, last: int, folder: Path) -> None:
+def fuzzed(backend: str, first: int, last: int, folder: Path, *options: str) -> None:
     """Raises AssertionError with every case that was neither answered nor refused as it should be."""
     found: list[dict[str, Any]] = []
     faults: list[str] = []
     while first < last:
-        more, died = worker(backend, first, last, folder)
+        more, died = worker(backend, first, last, folder, *options)
         found += more
         first = last if died is None else died + 1
         if died is not None:
@@ -63,7 +64,7 @@ def fuzzed(backend: str, first: int, last: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
 def test_some_hostile_documents_are_answered_or_refused(backend: str, tmp_path: Path) -> None:
-    fuzzed(backend, *QUICK[backend], tmp_path)
+    fuzzed(backend, *QUICK[backend], tmp_path, "sketched")
 
 
 @pytest.mark.slow

@@ -154,6 +154,7 @@ def test_the_command_ends_without_a_traceback(runs: Path, tmp_path: Path, file: 
     assert (tmp_path / "out" / "curves.png").exists()
 
 
+@pytest.mark.usefixtures("fine_pictures")
 @pytest.mark.slow
 def test_the_command_ends_without_a_traceback_however_a_run_was_changed(runs: Path, tmp_path: Path) -> None:
     for file, content in CASES:

@@ -30,6 +30,7 @@ def found(classes: int, absent: int | None = None) -> Evaluation:
     return measure(normalizers, np.exp(logits.max(1) - normalizers), logits.argmax(1), targets, classes, scores)
 
 
+@pytest.mark.usefixtures("fine_pictures")
 @pytest.mark.parametrize("classes", [3, 120])
 def test_everything_is_written_and_reads_back(tmp_path: Path, classes: int) -> None:
     names = tuple(f"class {n}, étude" for n in range(classes))
@@ -100,6 +101,7 @@ def test_text_is_cut_to_the_width_that_there_is(name: str) -> None:
     assert drawn == pytest.approx(drawing.width(cut, 8), rel=0.05), "whole pixels are what Agg counts in"
 
 
+@pytest.mark.usefixtures("fine_pictures")
 @pytest.mark.filterwarnings("error")
 def test_letters_that_the_font_lacks_are_drawn_without_a_word(tmp_path: Path) -> None:
     names = ["\N{CJK UNIFIED IDEOGRAPH-732B}" * 30, "\N{CJK UNIFIED IDEOGRAPH-72AC}"]

@@ -29,6 +29,7 @@ def test_the_last_ranks_are_the_ones_recorded_last() -> None:
     assert ranks.last_ranks(RECORDS) == {"blocks.0.attn.qkv/q": 0, "blocks.1.attn.qkv/q": 4, "blocks.1.mlp.fc1": 2}
 
 
+@pytest.mark.usefixtures("fine_pictures")
 def test_a_run_that_dealt_out_ranks_gets_a_figure(tmp_path: Path) -> None:
     out = ranks.write(metrics(tmp_path / "run", RECORDS))
     assert out == tmp_path / "run" / "ranks.png"

@@ -134,6 +134,7 @@ def test_a_bar_in_a_name_does_not_break_the_table(tmp_path: Path) -> None:
     assert "| a\\|b " in tables.markdown(gather.gathered(tmp_path).finished)
 
 
+@pytest.mark.usefixtures("fine_pictures")
 def test_a_report_is_written_with_its_figure(runs: Path, tmp_path: Path) -> None:
     written = files.write(gather.gathered(runs).finished, tmp_path / "out" / "report")
     assert [path.name for path in written] == ["table.md", "table.csv", "curves.png", "curves.pdf"]

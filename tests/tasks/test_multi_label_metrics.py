@@ -124,6 +124,7 @@ def test_the_leading_metric_is_the_accuracy_then_auroc_then_the_loss() -> None:
     assert score({"loss": 0.1}) > score({"loss": 0.2})
 
 
+@pytest.mark.usefixtures("fine_pictures")
 def test_an_evaluation_is_drawn_class_by_class(tmp_path: Path) -> None:
     logits, present = case()
     present[:, 1] = False
