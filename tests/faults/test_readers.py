@@ -222,43 +222,11 @@ BOMBS: dict[Callable[[Path], None], tuple[str, str]] = {
 BOUND_MIB = 700
 """Of the whole process: the interpreter and the libraries take about 200, an archive may be unpacked up to 256."""
 
-OPENED = """
-import os, sys, traceback
-from pathlib import Path
-from PIL import Image
-import numpy.lib.format
-from mlx_peft.config import schema
-from mlx_peft.core.errors import UserError
-from mlx_peft.data import open_dataset
-from mlx_peft.data.opening import open_entry
-sys.path.insert(0, sys.argv[1])
-from fuzz_readers import peak_mib
-
-def opened(name, root):
-    try:
-        open_dataset(schema.Data(name=name, root=root))
-    except UserError as error:
-        return f"{peak_mib()}\\n{error}"
-    return "it was opened"
-
-for line in sys.stdin:
-    name, root, told = line.rstrip("\\n").split("\\t")
-    if not (child := os.fork()):
-        try:
-            Path(told).write_text(opened(name, root), "utf-8")
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(1)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-"""Opens each set that it is told of in a fork of its own, which begins with the libraries loaded and no other set."""
-
 
 @pytest.fixture(scope="module")
 def opener() -> Iterator[Callable[[str, Path, Path], str]]:
     """What a process of its own says of a set, by its name, its root, and a file to say it in."""
-    command = [sys.executable, "-c", OPENED, str(SCRIPT.parent)]
+    command = [sys.executable, SCRIPT.with_name("open_sets.py")]
     with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin and process.stdout
 
