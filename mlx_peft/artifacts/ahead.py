@@ -15,9 +15,11 @@ from mlx_peft.core.writing import DiskFull
 
 
 def must_be_new(out: Path) -> None:
-    """Raises UserError where ``out`` is there and not empty, or cannot be made where it is to be."""
+    """Raises UserError where ``out`` is there and not empty, would be part of an adapter, or cannot be made."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is already there: choose another folder")
+    if adapter := next((folder for folder in Path(os.path.abspath(out)).parents if (folder / CONFIG).is_file()), None):
+        raise UserError(f"{out} would lie in the adapter {adapter}: choose another folder")
     around = _around(out)
     if not around.is_dir():
         raise UserError(f"{out}: cannot be written: {around} is a file")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from convert.adapters.peft import Adapter, write_adapter
+from convert.files import listed
 from mlx_peft.adaptation.combining import combine as combined
 from mlx_peft.adaptation.combining import exact, must_go_together
 from mlx_peft.artifacts.heads import head_of
@@ -97,13 +101,17 @@ def made_of(
     parts = [one.part for one in found]
     asked = None if wish.how is None else wish.by(wish.how)
     must_go_together(parts, None if asked is None else asked.how)
-    head = head_of(found, wish.head)
+    with _finite(found):
+        head = head_of(found, wish.head)
     opening = Opening(found, backend, model, weights)
     ground = ground_of(found, opening)
     usual = exact(parts)
     if asked is None and usual is not None:
         asked = wish.by(usual)
-    method, tensors = combined(parts, asked, ground.architecture, ground.quantize, lambda: opening.base().tensors)
+    with _finite(found):
+        method, tensors = combined(parts, asked, ground.architecture, ground.quantize, lambda: opening.base().tensors)
+        if not all(np.isfinite(tensor).all() for tensor in (tensors | head.tensors).values()):
+            raise OverflowError
     return Adapter(
         method=method,
         tensors=tensors | head.tensors,
@@ -122,6 +130,17 @@ def made_of(
             head=head.whose,
         ),
     )
+
+
+@contextmanager
+def _finite(found: Sequence[Opened]) -> Iterator[None]:
+    """NumPy warns of nothing in the block. Raises UserError where a number becomes too large for it."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            yield
+    except (OverflowError, np.linalg.LinAlgError):
+        told = listed(f"{one.name}={one.weight:g}" for one in found)
+        raise UserError(f"what is combined is not finite: the weights are too large ({told})") from None
 
 
 def _tokens(found: Sequence[Opened]) -> ReducerConfig | None:

@@ -11,7 +11,7 @@ from convert.files import listed
 from mlx_peft.artifacts.ingredients import Opened
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, suggest
-from mlx_peft.core.text import named
+from mlx_peft.core.text import named, printable
 from mlx_peft.tasks.task import Task
 from mlx_peft.vit.parameters import is_head
 
@@ -58,7 +58,7 @@ def head_of(found: Sequence[Opened], wanted: str | None) -> Head:
                 arguments=("head",),
             )
         return first
-    fitting = [one for one in found if wanted in (one.name, str(one.given))]
+    fitting = [one for one in found if printable(wanted) == one.name or wanted == str(one.given)]
     if not fitting:
         known = [one.name for one in found]
         raise UserError(
@@ -87,7 +87,7 @@ def _same(one: Head, other: Head) -> bool:
 def _mean(found: Sequence[Opened]) -> Head:
     """sum_i w_i H_i / sum_i w_i, rows of the same class with one another, in the order of the first."""
     heads = [_own(one) for one in found]
-    _must_be_of_one_task(found)
+    _must_go_together(found)
     total = sum(one.weight for one in found)
     if not total:
         raise UserError("the adapters' weights add up to 0, so that their heads have no mean", arguments=("head",))
@@ -119,7 +119,7 @@ def _rows(classes: Sequence[str], others: Sequence[str]) -> list[int] | slice | 
 
 def _joined(found: Sequence[Opened]) -> Head:
     heads = [_own(one) for one in found]
-    _must_be_of_one_task(found)
+    _must_go_together(found)
     classes = [name for head in heads for name in head.classes]
     if nameless := [one.name for one, head in zip(found, heads, strict=True) if not head.classes]:
         raise UserError(f"the classes of {nameless[0]} have no names, so that their rows cannot be told from others")
@@ -133,12 +133,21 @@ def _joined(found: Sequence[Opened]) -> Head:
     return Head(tensors, tuple(classes), heads[0].task, JOIN)
 
 
-def _must_be_of_one_task(found: Sequence[Opened]) -> None:
+def _must_go_together(found: Sequence[Opened]) -> None:
+    """Raises UserError where they answer different questions, or read what different models say."""
     first = found[0]
     for one in found[1:]:
+        if _read(one) != _read(first):
+            widths = " and ".join(f"of {other.name} {_read(other)}" for other in (first, one))
+            raise UserError(f"these heads read what different models say: {widths} (each with its width)")
         if one.adapter.task != first.adapter.task:
             raise UserError(
                 f"to {first.name} an image {first.adapter.task.image}, and to {one.name} an image "
                 f"{one.adapter.task.image}: these heads do not go together; name the adapter whose head is wanted",
                 arguments=("head",),
             )
+
+
+def _read(one: Opened) -> dict[str, int]:
+    """What an adapter's heads read: the width of each."""
+    return {name: tensor.shape[1] for name, tensor in _own(one).tensors.items() if tensor.ndim > 1}

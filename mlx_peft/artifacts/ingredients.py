@@ -15,7 +15,7 @@ from convert.adapters.peft import Adapter, read_adapter
 from convert.base import Base
 from convert.files import listed
 from mlx_peft.adaptation.combining import Part
-from mlx_peft.artifacts.load import recipe_of
+from mlx_peft.artifacts.load import described_by, recipe_of
 from mlx_peft.artifacts.place import find_adapter
 from mlx_peft.artifacts.recipe import Recipe
 from mlx_peft.config.combination import Ingredient
@@ -24,7 +24,7 @@ from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.paths import given_path
 from mlx_peft.core.text import printable
-from mlx_peft.training.bases import adapter_base, base_model, opener
+from mlx_peft.training.bases import adapter_base, base_model, opener, run_of
 from mlx_peft.training.run import RunFolder
 from mlx_peft.training.whereabouts import merged_digest
 from mlx_peft.vit.architecture import Architecture, Preprocessing
@@ -38,7 +38,7 @@ class Opened:
     """An adapter that was read.
 
     Attributes:
-        name: of its folder, of a run's the run's.
+        name: of its folder, of a run's the run's; a byte that is not UTF-8 is written out, as in its file.
         given: as the user has named it.
         place: its folder.
     """
@@ -107,7 +107,7 @@ def opened(adapters: Adapters) -> list[Opened]:
 def _name(place: Path) -> str:
     whole = Path(os.path.realpath(place))
     run = RunFolder(whole.parent)
-    return run.path.name if whole == run.adapter and run.config.exists() else whole.name
+    return printable(run.path.name if whole == run.adapter and run.config.exists() else whole.name)
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,14 @@ class Opening:
 
     @property
     def recipe(self) -> Recipe:
-        """Of the base. Raises UserError where nobody says which, or an adapter and the user name different ones."""
-        first = self.telling or self.found[0]
-        return recipe_of(first.adapter, first.place, self.model)
+        """Of the base: where neither an adapter nor the user names it, what the folder of its weights says.
+
+        Raises UserError where nobody says which, or an adapter and the user name different ones.
+        """
+        first, model = self.telling or self.found[0], self.model
+        if model is None and first.adapter.model is None and run_of(first.place) is None:
+            model = described_by(self.weights)
+        return recipe_of(first.adapter, first.place, model)
 
     def base(self) -> Base:
         """The base with its weights, read. Raises UserError where these are not found."""

@@ -126,7 +126,7 @@ def combine(
     wish = Wish(how, rank, density, seed, majority_sign_method, head)
     images = [text for text in adapters if text.startswith("data.") and "=" in text and curve]
     given = dict(weighed(text) for text in adapters if text not in images)
-    if len(given) + len(images) < len(adapters):
+    if len({*map(os.path.realpath, given)}) + len(images) < len(adapters):
         raise UserError("an adapter is named twice: give it one weight")
     if curve is not None:
         measure(given, curve, wish, split, backend_of(ctx, backend), weights, images, out, as_json)

@@ -53,6 +53,7 @@ def test_json_is_one_document(command: Any, three: None) -> None:
         (["a=x", "b"], "a=x: the weight should be a number, not 'x'"),
         (["a=nan"], "the weight of a should be a finite number"),
         (["a=1", "a=2"], "an adapter is named twice"),
+        (["a", "./b/../a/"], "an adapter is named twice"),
         (["a", "d", "--head", "a"], "d is not a folder"),
         (["a", "c", "--head", "a", "--how", "linear"], "has the ranks 2 and 4"),
     ],
@@ -70,6 +71,12 @@ def test_a_mistake_is_one_message_and_nothing_is_written(
 def test_what_is_there_is_not_overwritten(command: Any, three: None) -> None:
     done = command("combine", "a", "--out", "b")
     assert done.exit_code == 2 and "b is already there: choose another folder" in done.stderr
+
+
+def test_nothing_is_written_into_an_adapter(command: Any, three: None) -> None:
+    for words in (["combine", "a", "--out", "b/sub/c"], ["convert", "a", "a/sub", "--to", "peft"]):
+        done = command(*words)
+        assert done.exit_code == 2 and "would lie in the adapter" in done.stderr and not list(Path().glob("*/sub"))
 
 
 def test_the_options_that_would_mend_it_are_named(command: Any, three: None) -> None:

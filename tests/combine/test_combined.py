@@ -167,7 +167,7 @@ def test_an_adapter_that_claims_more_than_it_holds_is_refused(written, tmp_path)
 
 
 def test_a_sum_that_is_too_large_leaves_nothing_behind(written, tmp_path):
-    with pytest.raises(UserError, match="NaN or infinite"), np.errstate(over="ignore"):
+    with pytest.raises(UserError, match="the weights are too large"), np.errstate(over="ignore"):
         mp.combine({written("a", LoRA(alpha=1e30)): 1e30}, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
 

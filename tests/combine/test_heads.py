@@ -76,3 +76,11 @@ def test_weights_that_cancel_have_no_mean_of_heads(written, tmp_path):
     given = {written("a", LoRA()): 1.0, written("b", LoRA(), 1): -1.0}
     with pytest.raises(UserError, match="weights add up to 0, so that their heads have no mean"):
         mp.combine(given, tmp_path / "out", head="mean")
+
+
+@pytest.mark.parametrize("head", ["mean", "join"])
+@pytest.mark.parametrize("args", [{"embed_dim": 48}, {"distilled": True}], ids=["another width", "two heads"])
+def test_heads_of_different_models_do_not_go_together(head, args, written, tmp_path):
+    given = [written("a", LoRA(), named=CLASSES), written("b", LoRA(), 1, base_of(**args), named=("f", *CLASSES[1:]))]
+    with pytest.raises(UserError, match=r"these heads read what different models say: of a .*head.* and of b .*head"):
+        mp.combine(given, tmp_path / "out", head=head)

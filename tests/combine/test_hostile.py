@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from faults.hostile import pick
 
 import mlx_peft as mp
 from convert.adapters.peft import read_adapter, write_adapter
+from mlx_peft.config.methods import IA3, AdaptFormer, LoRA
 from mlx_peft.core.errors import UserError
 
 SEEDS, ROUND = 120, 40
@@ -51,3 +54,24 @@ def test_random_damage_is_refused_or_makes_a_sound_adapter(first, sound, tmp_pat
             shutil.rmtree(out)
         assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], seed
     assert 0 < refused < ROUND  # some damage shows nowhere, such as another name of the model
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=2), IA3(), AdaptFormer(bottleneck=4)], ids=lambda method: method.name)
+@pytest.mark.parametrize("how", [None, "svd"])
+@pytest.mark.filterwarnings("error")
+def test_weights_that_no_number_can_hold_are_refused_without_a_warning_of_numpys(written, method, how, tmp_path):
+    if how == "svd" and method.name != "lora":
+        how = None
+    given = {written("a", method): 1e300, written("b", method, 1): -1e300}
+    with pytest.raises(UserError, match=r"the weights are too large \(a=1e\+300, b=-1e\+300\)"):
+        mp.combine(given, tmp_path / "out", how=how, head="a")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_named_as_it_can_be_written(written, tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    written("a", LoRA(rank=2)).rename(odd)
+    for head in (odd.name, r"caf\xe9", str(odd)):
+        made = mp.combine({odd: 0.5, written("b", LoRA(rank=2), 1): 1}, tmp_path / "out", head=head)
+        origin = read_adapter(tmp_path / "out").origin
+        assert origin == made.adapter.origin and origin.head == origin.adapters[0].name == r"caf\xe9"

@@ -14,7 +14,9 @@ from fake_backend import make_dataset
 from foreign_models import pixels
 from interop.over_transformers import Family, as_version_4, logits, saved, trained
 
+import mlx_peft as mp
 from convert.adapters.peft import read_adapter
+from mlx_peft.artifacts.load import load_run
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.training.train import train
@@ -72,6 +74,18 @@ def test_a_model_takes_one_with_the_magnitudes_that_peft_leaves_out(vit, side, t
     rest = read_adapter(tmp_path / "ours").tensors["blocks.0.attn.qkv.lora_magnitude_rest"]
     k_and_v = np.linalg.norm(weight[24:], axis=1)
     assert relative(rest, k_and_v) <= ROUNDED
+
+
+def test_they_are_combined_over_a_folder_that_says_itself_what_model_it_is(vit, tmp_path):
+    weights = str(vit.folder.parent / "base")
+    mp.combine({vit.folder / "old": 2}, tmp_path / "one", base_weights=weights)
+    twice = load_run(tmp_path / "one", "torch", weights=weights).model.logits(pixels())
+    assert relative(load_run(vit.folder / "old", "torch", weights=weights).model.logits(pixels()), twice) > LOGITS
+    mp.combine({vit.folder / "old": 1}, tmp_path / "same", base_weights=weights)
+    assert (
+        relative(load_run(tmp_path / "same", "torch", weights=weights).model.logits(pixels()), vit.expected["old"])
+        <= LOGITS
+    )
 
 
 @pytest.mark.usefixtures("colours")
