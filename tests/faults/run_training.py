@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from killing import die_at, life
+from training.lives import few_metrics
 
 from mlx_peft.config.schema import Experiment
 from mlx_peft.training.run import MetricsFile
@@ -92,9 +94,7 @@ if __name__ == "__main__":
     backend, method, place, lives, seed = sys.argv[1:]
     if backend == "torch":  # once here, and not in each life; MLX takes no time, and a Mac would not let it be forked
         import torch._dynamo  # noqa: F401 - which the first optimiser imports, and takes as long as torch itself
-    import sklearn.datasets
-    import sklearn.metrics  # noqa: F401
-
+    few_metrics(pytest.MonkeyPatch())
     if int(lives) < 3:
         EXPERIMENT["train"]["epochs"] = 2  # of which so few lives leave some steps
     chance, out = random.Random(int(seed)), Path(place)

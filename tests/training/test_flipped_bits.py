@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from training.lives import few_metrics
 
 from convert.adapters.peft import read_adapter, write_adapter
 from convert.base import load_base
@@ -117,8 +118,9 @@ def cached(folder: Path) -> bytes:
 
 
 @pytest.fixture
-def kinds(engine: SimpleNamespace, tmp_path: Path) -> dict[str, Kind]:
+def kinds(engine: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Kind]:
     """One of every kind."""
+    few_metrics(monkeypatch)
     made: dict[str, Kind] = {}
     experiment = engine.experiment(checkpoint_every=4)
     with pytest.raises(RuntimeError):
