@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from convert.fit import must_hold
 from mlx_peft.adaptation.adapter import adapter_shapes, required
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import told_of
+from mlx_peft.core.errors import UserError, told_of
 from mlx_peft.vit.architecture import Architecture
 
 
@@ -28,3 +30,12 @@ def must_fit(
         wanted = adapter_shapes(method, architecture, classes, quantization, qat)
     held = {name: tensor.shape for name, tensor in tensors.items()}
     must_hold(held, required(method, wanted, held), what)
+
+
+def must_have_head(rows: int, place: Path) -> None:
+    """Raises UserError where an adapter has no classifier, with where to say so in PEFT."""
+    if not rows:
+        raise UserError(
+            f"{place} holds no classifier: with PEFT, name the model's in modules_to_save: ['head'] is that of timm's "
+            "models, ['classifier'] of transformers', ['heads'] of torchvision's"
+        )

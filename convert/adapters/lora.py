@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from convert.files import listed
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.methods.lowrank import of_pattern
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shown
 from mlx_peft.vit.parameters import is_head
 
 A_NAME, B_NAME, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
@@ -136,6 +137,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[LoRA
         config = config | {
             field: _fitting(config.get(field) or {}, layers) for field in ("rank_pattern", "alpha_pattern")
         }
+        _must_be_numbers(config, path)
         if any(map(is_separate, layers)):
             config, layers = _joined(config, layers, path)
         method = LoRA.model_validate({
@@ -157,6 +159,17 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[LoRA
     for layer, held in layers.items():
         tensors |= {f"{layer}.{name.removesuffix('.weight')}": tensor for name, tensor in held.items()}
     return method, tensors
+
+
+def _must_be_numbers(config: dict[str, Any], path: Path) -> None:
+    """Raises UserError where a rank or an alpha is none. With an alpha of 0 an adapter would add nothing."""
+    for key, pattern_key, kinds, what in (
+        ("r", "rank_pattern", (int,), "a whole"),
+        ("lora_alpha", "alpha_pattern", (int, float), "a finite"),
+    ):
+        for value in (config[key], *config[pattern_key].values()):
+            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
+                raise UserError(f"{path}: {key} should be {what} number above 0, not {shown(value)}")
 
 
 def _fitting(given: dict[str, Any], layers: Collection[str]) -> dict[str, Any]:
@@ -252,7 +265,8 @@ def _layers(packed: Tensors, path: Path, dora: bool) -> dict[str, Tensors]:
     if convolutions := sorted({name.partition(".lora_")[0] for name, tensor in packed.items() if tensor.ndim == 4}):
         raise UserError(
             f"{path}: {listed(convolutions)} is a convolution, and adapters are put on linear layers of the blocks "
-            r"alone: in PEFT, a target such as '.*blocks\.\d+\..*\.(qkv|proj)' leaves it out"
+            "alone: in PEFT, target_modules should be a pattern that begins with the name of the blocks, such as "
+            r"'.*blocks\.\d+\..*\.(qkv|proj)' of timm's models or '.*layer\.\d+\..*(query|value)' of transformers'"
         )
     layers = by_layer(packed, _kinds(dora), "LoRA", path)
     for layer, held in layers.items():

@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from convert.adapters.fitting import must_fit
+from convert.adapters.fitting import must_fit, must_have_head
 from convert.adapters.peft import Adapter, read_adapter
 from convert.base import Base
 from convert.files import listed
@@ -98,8 +98,7 @@ def opened(adapters: Adapters) -> list[Opened]:
                 f"{place} was trained through codes, and its update is part of the rounded weight: nothing can be "
                 "added to that"
             )
-        if not adapter.num_classes:
-            raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
+        must_have_head(adapter.num_classes, place)
         found.append(Opened(_name(place), path, place, adapter, float(weight)))
     return found
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from convert.adapters.fitting import must_have_head
 from convert.adapters.peft import WEIGHTS, Adapter, read_adapter
 from convert.base import Base, load_base
 from convert.checkpoint import Checkpoint
@@ -199,8 +200,7 @@ def recipe_of(adapter: Adapter, place: Path, model: Model | None) -> Recipe:
                 "its weights where they are not timm's",
                 arguments=("model", "weights"),
             )
-        if not adapter.num_classes:
-            raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
+        must_have_head(adapter.num_classes, place)
         recipe = Recipe(own, adapter.method, adapter.quantize, adapter.qat, tokens=adapter.tokens)
     if model is not None and adapter.model is not None:
         if model.name != adapter.model.name:

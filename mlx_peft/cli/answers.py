@@ -13,13 +13,18 @@ from typing import Any, Literal, Protocol
 import typer
 
 from mlx_peft.cli.common import echo, echo_json, unicode_out
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shortened
 from mlx_peft.core.json_io import to_json
 from mlx_peft.core.text import csv_cell, printable
 
 Format = Literal["table", "csv", "jsonl"]
 SUFFIXES: dict[str, Format] = {".txt": "table", ".csv": "csv", ".jsonl": "jsonl"}
 """What a file is, by the ending of its name."""
+
+WIDEST = 80
+"""A column of the table is made no wider than so many letters by a name; a longer one stands out in its own line."""
+LONGEST = 1000
+"""So many letters of a reason are told."""
 
 Write = Callable[[str], object]
 Result = Mapping[str, Any]
@@ -52,14 +57,14 @@ class Table:
     """For a person: images that cannot be read are not in it."""
 
     def __init__(self, write: Write, told: Told, ascii: bool) -> None:
-        self._write, self._told, self._width, self._named = write, told, told.width or 0, 0
+        self._write, self._told, self._width, self._named = write, told, min(told.width or 0, WIDEST), 0
 
     def add(self, result: Result) -> None:
         if "error" in result:
             return
         image, adapter = printable(result["image"]), result.get("adapter")
-        self._width = max(self._width, len(image))
-        self._named = max(self._named, len(printable(adapter or "")))
+        self._width = max(self._width, min(len(image), WIDEST))
+        self._named = max(self._named, min(len(printable(adapter or "")), WIDEST))
         for rank, entry in enumerate(result["predictions"]):
             cells = [f"{'' if rank else image:<{self._width}}"]
             if self._told.adapters:
@@ -167,5 +172,5 @@ class LeftOut:
         else:
             self.read += 1
         while self.read and self._said < len(self.found):
-            echo(f"left out, unreadable: {self.found[self._said]['error']}", err=True)
+            echo(f"left out, unreadable: {shortened(self.found[self._said]['error'], LONGEST)}", err=True)
             self._said += 1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlx_peft.cli.answers import LONGEST
 from mlx_peft.cli.common import (
     AdapterName,
     AsJson,
@@ -24,7 +25,7 @@ from mlx_peft.cli.common import (
     standard_input,
     tokens_of,
 )
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import UserError, shortened
 from mlx_peft.core.text import printable
 
 if TYPE_CHECKING:
@@ -107,6 +108,6 @@ def _tell(found: list[Entry], out: Path, loaded: Loaded, *, alone: bool) -> None
             echo(out / PAGE)
     for entry in found:
         if "error" in entry:
-            echo(f"left out, unreadable: {printable(entry['error'])}", err=True)
+            echo(f"left out, unreadable: {shortened(printable(entry['error']), LONGEST)}", err=True)
     if len(drawn) < len(found):
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.adapters.fitting import must_fit
+from convert.adapters.fitting import must_fit, must_have_head
 from convert.adapters.looking import look_at_adapter
 from convert.adapters.peft import CONFIG, WEIGHTS, Adapter, read_adapter
 from convert.problem import must_answer
@@ -98,8 +98,7 @@ def entered(name: str, folder: Path, root: Path, network: Network) -> Entry:
             raise UserError(f"{path} is a link that leads out of {root}: copy what it leads to, or name that folder")
     adapter, rows = look_at_adapter(place)
     _must_be_of(adapter, network, place)
-    if not rows:
-        raise UserError(f"{place} holds no classifier: with PEFT, name it in modules_to_save=['head']")
+    must_have_head(rows, place)
     must_answer(rows, adapter.task, place)
     with told_of(f"{place} does not fit the model"):
         adapter_shapes(adapter.method, network.architecture, rows, network.quantization)

@@ -193,6 +193,15 @@ class TestForms:
         assert (done.exit_code, done.stdout) == (1, "f.npz  2 images, dim 64, dtype float32\n")
         assert np.load("f.npz")["images"].tolist() == ["a.png", "c.png"]
 
+    def test_one_long_name_makes_no_other_line_long(self, command, model, images) -> None:
+        Path("l.txt").write_text("a.png\n" + "a/" * 5000 + "b.png\n" + "./" * 60 + "c.png\n")
+        done = command("predict", model, "l.txt", obj="torch")
+        assert done.exit_code == 1
+        first, last = done.stdout.splitlines()
+        assert len(first) < 120 and "./" * 60 not in first and last.split()[0].endswith("c.png")
+        (left_out,) = done.stderr.splitlines()
+        assert left_out.startswith("left out, unreadable: a/a/") and len(left_out) < 1100
+
     def test_nothing_more_is_answered_once_the_reader_is_gone(self, command, model, images, monkeypatch) -> None:
         monkeypatch.setattr("mlx_peft.cli.predict.reader_gone", lambda: True)
         assert len(command("predict", model, *images, obj="torch").stdout.splitlines()) == 1

@@ -12,7 +12,9 @@ from safetensors.numpy import save_file
 
 from convert.adapters.abroad import of_transformers, write_for
 from convert.adapters.peft import CONFIG, WEIGHTS, Adapter, read_adapter
+from mlx_peft.artifacts.load import recipe_of
 from mlx_peft.config.methods import VeRA
+from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
 
@@ -82,9 +84,20 @@ TENSORS = {
 CONFIGS = {
     "a rank of a thousand million": ({"r": 10**9}, "has the rank 2, but its configuration says 1000000000"),
     "the same of one layer": ({"rank_pattern": {"q_proj": 10**9}}, "has the rank 2, but its configuration says 1000"),
-    "a rank that is text": ({"r": "many"}, "has the rank 2, but its configuration says many"),
-    "no rank": ({"r": None}, "has the rank 2, but"),
-    "an alpha of nothing": ({"alpha_pattern": {"v_proj": "x"}}, "LoRA configuration is not understood"),
+    "a rank that is text": ({"r": "many"}, "r should be a whole number above 0, not 'many'"),
+    "a rank in quotes": ({"r": "2"}, "r should be a whole number above 0, not '2'"),
+    "a rank of nothing": ({"r": 0}, "r should be a whole number above 0, not 0"),
+    "half a rank": ({"rank_pattern": {"q_proj": 2.5}}, "r should be a whole number above 0, not 2.5"),
+    "no rank": ({"r": None}, "r should be a whole number above 0, not null"),
+    "an alpha that is text": (
+        {"alpha_pattern": {"v_proj": "x"}},
+        "lora_alpha should be a finite number above 0, not 'x'",
+    ),
+    "an alpha of nothing": ({"lora_alpha": 0}, "lora_alpha should be a finite number above 0, not 0"),
+    "an alpha that is no number": (
+        {"lora_alpha": float("nan")},
+        "lora_alpha should be a finite number above 0, not NaN",
+    ),
     "alphas that are too far apart": ({"lora_alpha": 1e-300, "alpha_pattern": {"v_proj": 1e300}}, "not understood"),
     "an expression that runs for ever": ({"rank_pattern": {"(a+)+(a+)+(a{1000}){1000}": 3}}, "expression|pattern"),
     "patterns that are none": ({"rank_pattern": [1, 2]}, "not understood"),
@@ -105,6 +118,13 @@ def test_configurations_are_refused_by_name(case, tmp_path):
     config, reason = CONFIGS[case]
     with pytest.raises(UserError, match=reason):
         read_adapter(written(tmp_path, sound(), **config))
+
+
+def test_without_a_head_it_is_said_what_each_library_calls_it(tmp_path):
+    tensors = {name: tensor for name, tensor in sound().items() if not name.startswith("classifier")}
+    place = written(tmp_path, tensors)
+    with pytest.raises(UserError, match=r"holds no classifier: .*\['classifier'\] of transformers'"):
+        recipe_of(read_adapter(place), place, Model(name="vit_tiny_patch16_224"))
 
 
 def test_the_same_without_damage_is_read_with_the_prefix_and_without(tmp_path):
