@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     )
     from mlx_peft.config.quantization import QAT, Quantization
     from mlx_peft.config.schema import Data, Experiment, Train
-    from mlx_peft.config.tokens import EViT, SkipViT, ToMe
+    from mlx_peft.config.tokens import DyT, EViT, SkipViT, ToMe
     from mlx_peft.notebook.mlx import combine, evaluate, fit, load
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "AdaptFormer",
     "BitFit",
     "Data",
+    "DyT",
     "EViT",
     "Experiment",
     "FacT",
@@ -90,7 +91,7 @@ _HOMES = {
     **dict.fromkeys(("QAT", "Quantization"), "mlx_peft.config.quantization"),
     **dict.fromkeys(("Data", "Experiment", "Train"), "mlx_peft.config.schema"),
     **dict.fromkeys(("combine", "evaluate", "fit", "load"), "mlx_peft.notebook.mlx"),
-    **dict.fromkeys(("EViT", "SkipViT", "ToMe"), "mlx_peft.config.tokens"),
+    **dict.fromkeys(("DyT", "EViT", "SkipViT", "ToMe"), "mlx_peft.config.tokens"),
 }
 """The other names in capitals are methods, and the other names the library's."""
 

@@ -1,4 +1,4 @@
-"""What the papers of ToMe, EViT and SkipViT say becomes of an image's tokens, in NumPy, one image at a time.
+"""What the papers of ToMe, EViT, SkipViT and DyT say becomes of an image's tokens, in NumPy, one image at a time.
 
 Written from their equations, for a class token before the patches and whatever else is protected.
 """
@@ -98,3 +98,12 @@ def back(image: Image) -> Image:
         members=tuple(frozenset({place}) for place in places),
         aside={},
     )
+
+
+def dyt(patches: np.ndarray, w: np.ndarray, b: float) -> np.ndarray:
+    """Zhao et al. 2024, section 3: which of ``patches (m, dim)`` go through the MLP: where sigmoid(w x + b) > 1/2.
+
+    What differs from 0 by less than half of the 2^14th part is 0.
+    """
+    scores = np.round((patches.astype(np.float64) @ w + b) * 2**14) / 2**14
+    return 1 / (1 + np.exp(-scores)) > 0.5

@@ -66,7 +66,7 @@ def step(
     smoothing: float,
     seed: int,
 ) -> float:
-    """One update by a batch, the trainer's; its loss, with the method's penalty, before it.
+    """One update by a batch, the trainer's; its loss, with the method's penalty and the reducer's, before it.
 
     Args:
         images: uint8 ``(batch, height, width, 3)``.
@@ -84,9 +84,9 @@ def step(
     model.train()
     optimizer.zero_grad()
     with randomness(seed):
-        logits, y = model(model.pixels(images)), torch.from_numpy(targets).to(model.head.weight.device)
+        (logits, of_tokens), y = model.run(model.pixels(images)), torch.from_numpy(targets).to(model.head.weight.device)
         penalty = 0.0 if model.method is None else methods.penalty(model, model.method)
-        loss = LOSSES[model.base.task.name](logits, y, weight, smoothing) + penalty
+        loss = LOSSES[model.base.task.name](logits, y, weight, smoothing) + (penalty + of_tokens)
         loss.backward()
     optimizer.step()
     optimizer.zero_grad()

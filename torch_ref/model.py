@@ -57,7 +57,7 @@ class Model:
         self.device = device()
         self.network = VisionTransformer(base.architecture, num_classes, drop_path, head_dropout)
         fill(self.network, base)
-        self.network.reduce(tokens)
+        self.network.reduce(tokens, seed)
         methods.apply(self.network, method, seed, qat)
         self.network.to(self.device)
         lower(self.network, self.dtype)
@@ -76,12 +76,13 @@ class Model:
         """Images as the network takes them."""
         return preprocess(self.on_device(images), self.base.preprocessing, self.base.architecture.img_size, self.dtype)
 
-    def forward(self, inputs: np.ndarray) -> Tensor:
-        """The network's logits, of images or of the features in their place."""
+    def forward(self, inputs: np.ndarray) -> tuple[Tensor, Tensor | float]:
+        """The network's logits, of images or of the features in their place; and what its reducers add to the loss."""
         if inputs.dtype == np.uint8:
-            return self.network(self.pixels(inputs))
+            return self.network.run(self.pixels(inputs))
         assert self.prefix is not None
-        return self.network.suffix(self.on_device(inputs).to(self.dtype), self.prefix.end)
+        # No router stands behind it.
+        return self.network.suffix(self.on_device(inputs).to(self.dtype), self.prefix.end), 0.0
 
     # The protocol.
 
@@ -94,7 +95,7 @@ class Model:
     @torch.inference_mode()
     def logits(self, images: np.ndarray) -> np.ndarray:
         self.network.eval()
-        return to_numpy(self.forward(images))
+        return to_numpy(self.forward(images)[0])
 
     @torch.inference_mode()
     def vectors(self, images: np.ndarray) -> np.ndarray:

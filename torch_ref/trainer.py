@@ -43,11 +43,12 @@ class Trainer:
         self.step = 0
 
     def loss(self, images: np.ndarray, targets: np.ndarray, count: float, parts: int = 1) -> Tensor:
-        """The loss of one of a batch's parts: its rows' sum / ``count``, and the part's share of the penalty."""
+        """The loss of one of a batch's parts: its rows' sum / ``count``, and the part's share of the penalties."""
         labels = self.model.on_device(targets)
-        penalty = methods.penalty(self.model.network, self.experiment.method) / parts
-        loss = LOSSES[self.model.base.task.name]
-        return loss(self.model.forward(images), labels, count, self.experiment.train.label_smoothing) + penalty
+        penalty = methods.penalty(self.model.network, self.experiment.method)
+        logits, of_tokens = self.model.forward(images)
+        loss = LOSSES[self.model.base.task.name](logits, labels, count, self.experiment.train.label_smoothing)
+        return loss + (penalty + of_tokens) / parts
 
     # The protocol.
 

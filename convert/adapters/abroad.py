@@ -12,6 +12,7 @@ from convert.adapters.peft import CONFIG, FORMATS, PREFIX, ROOT, WEIGHTS, Adapte
 from convert.files import read_json, read_safetensors, write_json, write_safetensors
 from convert.layouts import torchvision, transformers
 from mlx_peft.config.quantization import is_scale
+from mlx_peft.config.tokens import is_router
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.sums import SUMS
@@ -53,7 +54,7 @@ def write_for(choice: Choice, folder: Path, adapter: Adapter, architecture: Arch
     """
     layout, adapter = FORMATS[type(adapter.method)], shareable(adapter)
     naming = choice(architecture, adapter.tensors)
-    own = {name: tensor for name, tensor in adapter.tensors.items() if not is_scale(name)}
+    own = {name: tensor for name, tensor in adapter.tensors.items() if not (is_scale(name) or is_router(name))}
     if layout.from_peft is None:
         raise UserError(f"Hugging Face PEFT has no method {adapter.method.name!r}", arguments=("to",))
     own = layout.apart(adapter.method, own) if naming.separate else own
@@ -62,7 +63,7 @@ def write_for(choice: Choice, folder: Path, adapter: Adapter, architecture: Arch
     config, tensors = written(config, tensors, naming, head)
     _save(folder, common(adapter, layout) | config, tensors)
     notes = [f"{folder}: for {naming.title}; class names and preprocessing are not in it"]
-    if len(own) < len(adapter.tensors) or adapter.qat is not None:
+    if adapter.qat is not None:
         notes.append(f"{folder}: it was trained through codes, of which Hugging Face PEFT knows nothing")
     return notes
 

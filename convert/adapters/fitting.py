@@ -8,6 +8,7 @@ from convert.fit import must_hold
 from mlx_peft.adaptation.adapter import adapter_shapes, required
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, told_of
 from mlx_peft.vit.architecture import Architecture
@@ -21,13 +22,14 @@ def must_fit(
     classes: int,
     quantization: Quantization | None = None,
     qat: QAT | None = None,
+    tokens: ReducerConfig | None = None,
 ) -> None:
     """Raises UserError, with ``what`` does not fit at its head, where they are not: before anything is made of either.
 
     The others are the arguments of ``adapter_shapes``.
     """
     with told_of(what):
-        wanted = adapter_shapes(method, architecture, classes, quantization, qat)
+        wanted = adapter_shapes(method, architecture, classes, quantization, qat, tokens)
     held = {name: tensor.shape for name, tensor in tensors.items()}
     must_hold(held, required(method, wanted, held), what)
 

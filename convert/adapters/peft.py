@@ -38,7 +38,7 @@ from mlx_peft.config.methods import (
 )
 from mlx_peft.config.quantization import QAT, Quantization, is_scale
 from mlx_peft.config.schema import Model
-from mlx_peft.config.tokens import ReducerConfig
+from mlx_peft.config.tokens import ReducerConfig, is_router
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.sums import SUMS
@@ -161,9 +161,9 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
         UserError: where the folder holds other files, or cannot be written.
     """
     layout, adapter = FORMATS[type(adapter.method)], shareable(adapter)
-    own, scales = _apart(adapter.tensors)
+    own, others = _apart(adapter.tensors)
     config, tensors = layout.pack(adapter.method, own)
-    tensors |= scales
+    tensors |= others
     config |= common(adapter, layout) | {
         "modules_to_save": [head for head in HEADS if f"{head}.weight" in tensors],
     }
@@ -220,9 +220,9 @@ def shareable(adapter: Adapter) -> Adapter:
 
 
 def _apart(tensors: Tensors) -> tuple[Tensors, Tensors]:
-    """The method's tensors, and the trained scales of rounded weights, which no method knows."""
-    scales = {name: tensor for name, tensor in tensors.items() if is_scale(name)}
-    return {name: tensor for name, tensor in tensors.items() if name not in scales}, scales
+    """The method's tensors, and what no method knows: the trained scales of rounded weights, and routers."""
+    others = {name: tensor for name, tensor in tensors.items() if is_scale(name) or is_router(name)}
+    return {name: tensor for name, tensor in tensors.items() if name not in others}, others
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -241,8 +241,8 @@ def read_adapter(folder: Path) -> Adapter:
         return _from_peft(config, tensors, folder)
     description = described(metadata, path)
     try:
-        own, scales = _apart(tensors)
-        tensors = FORMATS[type(description.method)].unpack(description.method, own) | scales
+        own, others = _apart(tensors)
+        tensors = FORMATS[type(description.method)].unpack(description.method, own) | others
     except DAMAGE as error:
         raise UserError(f"{path}: not an adapter of the method its metadata names: {error}") from error
     shared = {name: getattr(description, name) for name in Description.model_fields.keys() - {KEY}}

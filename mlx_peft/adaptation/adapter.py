@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.parameters import is_head, last
@@ -18,12 +19,14 @@ def adapter_shapes(
     num_classes: int,
     quantization: Quantization | None = None,
     qat: QAT | None = None,
+    tokens: ReducerConfig | None = None,
 ) -> Shapes:
-    """The tensors of a model's adapter: what the method trains and keeps, trained scales of codes, the heads.
+    """The tensors of a model's adapter: what the method trains and keeps, scales of codes, routers, the heads.
 
     Args:
         quantization: of the base.
         qat: the codes that are trained through.
+        tokens: how the model has fewer of them.
 
     Raises:
         UserError: where the method cannot be put on such a model.
@@ -33,7 +36,8 @@ def adapter_shapes(
     own = shapes(architecture, num_classes)
     trained = {*method.selected(architecture), *filter(is_head, own)}
     found = {name: shape for name, shape in own.items() if name in trained}
-    return found | method.added(architecture, quantization) | (qat.added(architecture) if qat else {})
+    found |= method.added(architecture, quantization) | (qat.added(architecture) if qat else {})
+    return found | (tokens.added(architecture) if tokens else {})
 
 
 def required(method: MethodConfig, wanted: Shapes, held: Collection[str]) -> Shapes:

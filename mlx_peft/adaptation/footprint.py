@@ -113,7 +113,7 @@ def training(
         quantization: of the base.
     """
     method, train = experiment.method, experiment.train
-    held = adapter_shapes(method, architecture, num_classes, quantization, experiment.qat)
+    held = adapter_shapes(method, architecture, num_classes, quantization, experiment.qat, experiment.tokens)
     own = shapes(architecture, num_classes)
     trained = {*method.selected(architecture), *filter(is_head, own)}
     trained |= {name for name in held if name not in own and not method.keeps(name)}

@@ -78,7 +78,7 @@ def opened(adapters: Adapters) -> list[Opened]:
 
     Raises:
         UserError: there is none, one is not found or damaged, a weight is no finite number, or one was trained through
-            codes: its update is part of the rounded weight.
+            codes: its update is part of the rounded weight; or with routers.
     """
     if isinstance(adapters, str | Path):
         adapters = [adapters]
@@ -97,6 +97,11 @@ def opened(adapters: Adapters) -> list[Opened]:
             raise UserError(
                 f"{place} was trained through codes, and its update is part of the rounded weight: nothing can be "
                 "added to that"
+            )
+        if adapter.tokens is not None and adapter.tokens.trains:
+            raise UserError(
+                f"{place} was trained with routers (tokens: {adapter.tokens.name}), and what two of them decide does "
+                "not add up"
             )
         must_have_head(adapter.num_classes, place)
         found.append(Opened(_name(place), path, place, adapter, float(weight)))

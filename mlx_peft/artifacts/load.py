@@ -23,7 +23,7 @@ from mlx_peft.artifacts.recipe import Recipe
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Model, Precision
-from mlx_peft.config.tokens import ReducerConfig
+from mlx_peft.config.tokens import ReducerConfig, is_router
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.problems import validated
 from mlx_peft.protocols import model as protocols
@@ -137,7 +137,7 @@ def put_on(
         model = described_by(weights)
     recipe = recipe_of(adapter, place, model)
     recipe = replace(recipe, backend=backend or recipe.backend, precision=precision or recipe.precision)
-    recipe = recipe if tokens == "own" else replace(recipe, tokens=tokens)
+    recipe = replace(recipe, tokens=chosen(recipe.tokens, tokens))
     return put_on_base(adapter, place, recipe, weights or (None if model is None else model.weights))
 
 
@@ -154,12 +154,31 @@ def put_on_base(adapter: Adapter, place: Path, recipe: Recipe, weights: str | No
     base = replace(base, tokens=recipe.tokens)
     recipe.check_room(base, adapter.num_classes, 1)
     built = recipe.build(base, adapter.num_classes)
-    adapter = replace(adapter, tensors=completed(adapter.method, adapter.tensors, built.adapter))
+    tensors = completed(adapter.method, adapter.tensors, built.adapter)
+    if recipe.tokens is None or not recipe.tokens.trains:
+        tensors = {name: tensor for name, tensor in tensors.items() if not is_router(name)}
+    adapter = replace(adapter, tensors=tensors)
     try:
         built.load_adapter(adapter.tensors)
     except ValueError as error:
         raise UserError(f"{place} does not fit {base.name}: {error}") from error
     return Loaded(built, adapter, base, recipe, elsewhere(recipe.model, base))
+
+
+def chosen(own: ReducerConfig | None, tokens: Tokens) -> ReducerConfig | None:
+    """The reducer that a model is opened with, whose own is known.
+
+    Raises UserError where another one would have to be trained first.
+    """
+    if tokens == "own":
+        return own
+    if tokens is not None and tokens.trains and (own is None or own.name != tokens.name):
+        raise UserError(
+            f"{tokens.name} has routers, which are trained with an adapter, and here are none: train with tokens.name="
+            f"{tokens.name}",
+            arguments=("tokens",),
+        )
+    return tokens
 
 
 def described(loaded: Loaded) -> Adapter:
@@ -231,7 +250,7 @@ def load_model(path: Path, backend: Literal["mlx", "torch"] | None = None, token
     model = _model_of(checkpoint, path)
     recipe = Recipe(model, Linear(), backend=backend or "mlx")
     base = load_base(model.model_copy(update={"head": "keep"}), count, recipe.seed)
-    base = base if tokens == "own" else replace(base, tokens=tokens)
+    base = replace(base, tokens=chosen(base.tokens, tokens))
     recipe = replace(recipe, tokens=base.tokens)
     recipe.check_room(base, count, 1)
     built = recipe.build(base, count)

@@ -16,7 +16,7 @@ from convert.base import load_base, whole
 from convert.layouts.layout import Asked
 from convert.named import open_named
 from mlx_peft.artifacts.answering import ManyAdapters, OneModel
-from mlx_peft.artifacts.load import Tokens, elsewhere, recipe_of
+from mlx_peft.artifacts.load import Tokens, chosen, elsewhere, recipe_of
 from mlx_peft.artifacts.place import find_adapter
 from mlx_peft.artifacts.recipe import Recipe
 from mlx_peft.artifacts.source import at_its_grid
@@ -65,7 +65,7 @@ def open_bank(
     place = find_adapter(folder, next(iter(asked), None) or _first(folder))
     adapter = read_adapter(place)
     recipe = replace(recipe_of(adapter, place, model), backend=backend, method=Linear(), qat=None, precision="float32")
-    recipe = recipe if tokens == "own" else replace(recipe, tokens=tokens)
+    recipe = replace(recipe, tokens=chosen(recipe.tokens, tokens))
     named = base_model(recipe.model, adapter, place, weights or (None if model is None else model.weights))
     headless = named.model_copy(update={"head": "new"})  # each adapter brings its own
     base = load_base(headless, 1, recipe.seed, recipe.quantize, opener=opener(backend))
@@ -122,7 +122,7 @@ def open_bare(
     width = base.architecture.feature_dim
     none = {name: array for head in heads(base.architecture) for name, array in _empty(head, width).items()}
     base = replace(base, tensors=base.tensors | none)
-    fewer = base.tokens if tokens == "own" else tokens
+    fewer = chosen(base.tokens, tokens)
     recipe = Recipe(Model(name=base.name), Linear(), backend=backend, tokens=fewer)
     recipe.check_room(base, 1, 1)
     return OneModel(recipe.build(base, 1), base.without_tensors(), recipe, (), USUAL), base.notes

@@ -111,7 +111,7 @@ def step(
     smoothing: float,
     seed: int,
 ) -> float:
-    """One update by a batch, the trainer's; its loss, with the method's penalty, before it.
+    """One update by a batch, the trainer's; its loss, with the method's penalty and the reducer's, before it.
 
     Args:
         images: uint8 ``(batch, height, width, 3)``.
@@ -126,7 +126,9 @@ def step(
 
     def loss(x: mx.array, y: mx.array) -> mx.array:
         penalty = 0.0 if model.method is None else methods.penalty(model, model.method)
-        return LOSSES[model.base.task.name](model(x), y, mx.array(weight, mx.float32), smoothing) + penalty
+        logits, of_tokens = model.run(x)
+        loss = LOSSES[model.base.task.name](logits, y, mx.array(weight, mx.float32), smoothing)
+        return loss + (penalty + of_tokens)
 
     optimizer.standing.must_be(model.standing)
     model.train()

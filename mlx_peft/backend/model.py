@@ -68,7 +68,7 @@ class Model:
         self.base, self.dtype = base.without_tensors(), DTYPES[precision]  # the network has the tensors now
         self.network = VisionTransformer(base.architecture, num_classes, drop_path, head_dropout)
         fill(self.network, base)
-        self.network.reduce(tokens)
+        self.network.reduce(tokens, seed)
         methods.apply(self.network, method, seed, qat)
         lower(self.network, self.dtype)
         self._take_up()
@@ -97,17 +97,17 @@ class Model:
         """Images as the network takes them."""
         return preprocess(images, self.base.preprocessing, self.base.architecture.img_size, self.dtype)
 
-    def forward(self, inputs: mx.array) -> mx.array:
-        """The network's logits, of images or of the features in their place."""
+    def forward(self, inputs: mx.array) -> tuple[mx.array, mx.array | float]:
+        """The network's logits, of images or of the features in their place; and what its reducers add to the loss."""
         if inputs.dtype == mx.uint8:
-            return self.network(self.pixels(inputs))
+            return self.network.run(self.pixels(inputs))
         assert self.prefix is not None
-        return self.network.suffix(inputs.astype(self.dtype), self.prefix.end)
+        return self.network.suffix(inputs.astype(self.dtype), self.prefix.end), 0.0  # no router stands behind it
 
     def _evaluate(self, frozen: Arrays, trained: Arrays, inputs: mx.array) -> mx.array:
         self.network.eval()
         with installed(self.network, frozen | trained):
-            return self.forward(inputs).astype(mx.float32)
+            return self.forward(inputs)[0].astype(mx.float32)
 
     def _front(self, frozen: Arrays, trained: Arrays, images: mx.array) -> mx.array:
         assert self.prefix is not None

@@ -53,11 +53,12 @@ class Trainer:
     # Traced functions: every array comes in as an argument, and goes out as a result.
 
     def loss(self, trained: Arrays, images: mx.array, targets: mx.array, count: mx.array, parts: int = 1) -> mx.array:
-        """The loss of one of a batch's parts: its rows' sum / ``count``, and the part's share of the penalty."""
+        """The loss of one of a batch's parts: its rows' sum / ``count``, and the part's share of the penalties."""
         with installed(self.model.network, trained):
-            penalty = methods.penalty(self.model.network, self.experiment.method) / parts
-            loss = LOSSES[self.model.base.task.name]
-            return loss(self.model.forward(images), targets, count, self.experiment.train.label_smoothing) + penalty
+            penalty = methods.penalty(self.model.network, self.experiment.method)
+            logits, of_tokens = self.model.forward(images)
+            loss = LOSSES[self.model.base.task.name](logits, targets, count, self.experiment.train.label_smoothing)
+            return loss + (penalty + of_tokens) / parts
 
     def _loss_and_gradients(
         self, frozen: Arrays, trained: Arrays, images: mx.array, targets: mx.array, count: mx.array, scale: mx.array,

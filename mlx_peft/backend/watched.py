@@ -56,13 +56,14 @@ class Reduction(Reducer):
 
     def __call__(self, tokens: Tokens, attended: Attended) -> Tokens:
         left = self.reducer(tokens, attended)
-        traced = None if left is tokens else _joined(self.reducer(_identity(tokens), attended))
+        traced = None if left.x is tokens.x else _joined(self.reducer(_identity(tokens), attended))
         self.seen = lambda: {
             "asking": attended.asking,
             "asked": attended.asked,
             "left": left.places,
             "reduction": None if traced is None else to_numpy(traced),
             "sizes": None if left.sizes is None else to_numpy(left.sizes),
+            "fed": None if left.gate is None else to_numpy(left.gate[..., 0] > 0),
         }
         return left
 

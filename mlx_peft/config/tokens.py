@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, ClassVar, Literal, cast
 
+import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from mlx_peft.config import yaml_io
 from mlx_peft.config.section import Section
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.bounds import Positive
 from mlx_peft.core.errors import UserError, shown, suggest
 from mlx_peft.core.problems import validated
 from mlx_peft.core.sections import sections, variants
 from mlx_peft.core.text import counted
 from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.initial import normal
 from mlx_peft.vit.places import PATCH
+from mlx_peft.vit.shapes import Shapes
 
 Keep = Annotated[float, Field(gt=0, le=1)]
 Block = Annotated[int, Field(ge=0, lt=512)]
@@ -22,16 +27,26 @@ Block = Annotated[int, Field(ge=0, lt=512)]
 NONE = "none"
 """What a person writes for no reducer at all."""
 
+ROUTERS = "routers"
+"""Where a model has what its reducers train."""
+
+
+def is_router(name: str) -> bool:
+    """Whether the parameter is one that a reducer trains, under whatever method."""
+    return name.partition(".")[0] == ROUTERS
+
 
 class ReducerConfig(Section):
     """A reducer acts on patch tokens between attention and MLP; all other tokens go through every block.
 
     Class attributes:
         needs_class: why it needs a class token; None where it does not.
+        trains: whether it has parameters, which are trained with the method's and lie in the adapter's file.
     """
 
     name: str
     needs_class: ClassVar[str | None] = None
+    trains: ClassVar[bool] = False
 
     def check(self, architecture: Architecture) -> None:
         """Raises UserError where the model cannot be reduced so."""
@@ -47,6 +62,18 @@ class ReducerConfig(Section):
     def whole(self, block: int) -> bool:
         """Whether what enters a block are the tokens of a plain model; the depth: what comes out of the last."""
         raise NotImplementedError
+
+    def added(self, architecture: Architecture) -> Shapes:
+        """What it trains, by name and shape."""
+        return {}
+
+    def must_merge(self) -> None:
+        """Raises UserError where what it trains folds into no plain weights."""
+        if self.trains:
+            raise UserError(
+                f"tokens: {self.name} cannot be merged: its routers decide anew for each image, so no weight can take "
+                "them up; keep the adapter beside the model, or open it with the tokens none, which is another function"
+            )
 
     def __str__(self) -> str:
         """As a person writes it: ``tome r=13``."""
@@ -154,7 +181,44 @@ class SkipViT(ReducerConfig):
         return block <= self.start or block > self.to or self.keep == 1
 
 
-Reducer = Annotated[ToMe | EViT | SkipViT, Field(discriminator="name")]
+class DyT(ReducerConfig):
+    """Dynamic tuning (Zhao et al. 2024, arXiv 2403.11808): trained routers say which patch tokens pass the MLPs by."""
+
+    name: Literal["dyt"] = "dyt"
+    rate: Keep = Field(0.5, description="share of the patch tokens that are to go through the MLPs, over all blocks")
+    weight: Positive = Field(2.0, description="of (mean share - rate)^2 in the loss")
+    temperature: Positive = Field(5.0, description="of the sigmoid that the gradient takes the decision for")
+    trains: ClassVar[bool] = True
+
+    def check(self, architecture: Architecture) -> None:
+        super().check(architecture)
+        if not self._routers(architecture):
+            raise UserError(
+                "tokens: dyt needs a block that patch tokens come out of, and the model's only one has none"
+            )
+
+    def left(self, architecture: Architecture) -> tuple[int, ...]:
+        return _read([architecture.places.count(PATCH)] * architecture.depth, architecture)
+
+    def whole(self, block: int) -> bool:
+        return True
+
+    def _routers(self, architecture: Architecture) -> int:
+        """How many there are: one a block, but none where no patch token comes out."""
+        return sum(count > 0 for count in self.left(architecture))
+
+    def added(self, architecture: Architecture) -> Shapes:
+        count = self._routers(architecture)
+        return {f"{ROUTERS}.weight": (count, architecture.embed_dim), f"{ROUTERS}.bias": (count,)}
+
+    def initial(self, architecture: Architecture, seed: int) -> Tensors:
+        """What it trains, as training begins: float32."""
+        count, dim = self.added(architecture)[f"{ROUTERS}.weight"]
+        name = f"{ROUTERS}.weight"
+        return {name: normal((count, dim), 0.02, seed, name), f"{ROUTERS}.bias": np.zeros(count, np.float32)}
+
+
+Reducer = Annotated[ToMe | EViT | SkipViT | DyT, Field(discriminator="name")]
 
 
 def reducer_of(text: str) -> ReducerConfig | None:

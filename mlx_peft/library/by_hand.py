@@ -67,7 +67,7 @@ class ByHand(Generic[AnyNetwork]):
     ) -> Callable[[Any, Any], float]:
         """A function that trains on a batch and returns its loss: ``loss = step(images, labels)``.
 
-        It is a step of the trainer's, the method's penalty and dropout included, in float32 and without clipping.
+        It is a step of the trainer's, penalties and dropout included, in float32 and without clipping.
         Images are taken as ``prepare`` takes them; labels are class numbers, or with several labels 0 and 1 ``(batch,
         classes)``.
 

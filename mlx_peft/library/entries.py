@@ -152,6 +152,10 @@ def _must_be_of(adapter: Adapter, network: Network, place: Path) -> None:
             "rounded weight: merge it"
         )
     must_stand_on(adapter, network, place)
+    if any(tokens is not None and tokens.trains for tokens in (adapter.tokens, network.tokens)):
+        raise UserError(
+            f"{place}: a batch cannot mix adapters whose reducer has trained routers (dyt): open one adapter at a time"
+        )
     if adapter.tokens not in (None, network.tokens):
         raise UserError(
             f"{place} was trained with fewer tokens ({adapter.tokens}), and this model has "

@@ -43,7 +43,7 @@ class Network(Protocol):
     adapter_names: tuple[str, ...]
     """The names of the tensors that its adapter consists of."""
 
-    def reduce(self, config: ReducerConfig | None) -> None:
+    def reduce(self, config: ReducerConfig | None, seed: int = 0) -> None:
         """Has reducers stand in its blocks. Raises UserError where the model cannot be reduced so."""
 
 

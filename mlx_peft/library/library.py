@@ -90,7 +90,7 @@ class Library(ByHand[AnyNetwork], Inference[AnyNetwork]):
             warnings.warn(doubt, stacklevel=2)
         model = self.framework.build(base.architecture, len(base.tensors["head.weight"]))
         self.framework.fill(model, base)
-        model.reduce(tokens)
+        model.reduce(tokens, seed)
         self.adopt(model, asked.model_copy(update={"head": None}), base, names)  # an adapter has a head of its own
         return model
 
@@ -238,19 +238,21 @@ class Library(ByHand[AnyNetwork], Inference[AnyNetwork]):
         adapter = read_adapter(place_in(given_path(folder, "the adapter's folder")))
         must_stand_on(adapter, model, folder)
         classes = model.head.weight.shape[0]
+        tokens, before = adapter.tokens or model.tokens, model.tokens
         must_fit(
             adapter.tensors, f"{folder} does not fit the model", adapter.method, model.architecture, classes,
-            model.quantization, adapter.qat,
+            model.quantization, adapter.qat, tokens,
         )  # fmt: skip
+        if adapter.tokens is not None:
+            model.reduce(tokens)
         self._apply(model, adapter.method, qat=adapter.qat)
         tensors = completed(adapter.method, adapter.tensors, lambda: self.framework.stored(model))
         try:
             self.take(model, tensors, adapter.classes, adapter.preprocessing)
         except ValueError as error:
             self.remove_adapter(model)
+            model.reduce(before)
             raise UserError(f"{folder} does not fit the model: {error}") from error
-        if adapter.tokens is not None:
-            model.reduce(adapter.tokens)
         model.base = replace(model.base, task=adapter.task)
         return adapter
 

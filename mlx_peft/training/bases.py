@@ -118,11 +118,7 @@ def merged(place: Path, model: Model, backend: BackendName, entered: frozenset[s
         raise UserError(f"model.weights: {place} does not say which model it belongs to: merge it into a folder first")
     if own.name.partition(".")[0] != model.name.partition(".")[0]:
         raise UserError(f"model.name is {model.name!r}, and {place} was trained on {own.name!r}")
-    if not adapter.method.merges:
-        raise UserError(
-            f"model.weights: {place} cannot be merged into plain weights ({adapter.method.name}: "
-            f"{adapter.method.unmerged}); to go on from what it trained, name it in method.from"
-        )
+    _must_merge(adapter, place)
     base = adapter_base(
         adapter, place, below(own, adapter, place), method=adapter.method, quantize=adapter.quantize, qat=adapter.qat,
         seed=0 if run is None else run.seed, opener=opener(backend, entered),
@@ -162,6 +158,17 @@ def merged(place: Path, model: Model, backend: BackendName, entered: frozenset[s
     )
 
 
+def _must_merge(adapter: Adapter, place: Path) -> None:
+    """Raises UserError, which says why, where an adapter folds into no plain weights."""
+    if not adapter.method.merges:
+        raise UserError(
+            f"model.weights: {place} cannot be merged into plain weights ({adapter.method.name}: "
+            f"{adapter.method.unmerged}); to go on from what it trained, name it in method.from"
+        )
+    if adapter.tokens is not None:
+        adapter.tokens.must_merge()
+
+
 def adapter_base(
     adapter: Adapter,
     place: Path,
@@ -194,7 +201,7 @@ def adapter_base(
             )
         codes = found.quantization or adapter.quantize if found.sha256 is None else found.quantization
         what = f"{place} does not fit {model.name}"
-        must_fit(adapter.tensors, what, method, found.architecture, adapter.num_classes, codes, qat)
+        must_fit(adapter.tensors, what, method, found.architecture, adapter.num_classes, codes, qat, adapter.tokens)
 
     headless = model.model_copy(update={"head": "new", "args": {**adapter.fields, **model.args}})  # it has its own
     base = load_base(headless, adapter.num_classes, seed, quantize, must_meet, opener=opener)

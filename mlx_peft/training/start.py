@@ -93,7 +93,9 @@ def check_fits(adapter: Adapter, place: Path, experiment: Experiment, base: Base
             f"{base.source} has {base.sha256[:12]}"
         )
     classes = adapter.num_classes
-    wanted = adapter_shapes(experiment.method, base.architecture, classes, base.quantization, experiment.qat)
+    wanted = adapter_shapes(
+        experiment.method, base.architecture, classes, base.quantization, experiment.qat, experiment.tokens
+    )
     held = {name: tensor.shape for name, tensor in adapter.tensors.items()}
     wanted = required(experiment.method, wanted, held)
     if held != wanted and adapter.method.name == experiment.method.name and (differing := options(adapter, experiment)):

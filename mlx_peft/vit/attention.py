@@ -36,12 +36,14 @@ class BlockAttention(Attention):
             those before it; tokens that are carried around the next blocks stand aside, behind those that go through
             them. None: the tokens are the same.
         sizes: float32 ``(batch, patch tokens left)``: how many patches each stands for; None: one.
+        fed: bool ``(batch, tokens left)``: which go through the block's MLP; None: all.
     """
 
     asking: Places
     left: Places
     reduction: np.ndarray | None
     sizes: np.ndarray | None
+    fed: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

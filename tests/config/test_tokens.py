@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlx_peft.config.schema import Experiment
-from mlx_peft.config.tokens import EViT, ReducerConfig, SkipViT, ToMe, reducer_of
+from mlx_peft.config.tokens import DyT, EViT, ReducerConfig, SkipViT, ToMe, reducer_of
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
 
@@ -24,6 +24,7 @@ PLAIN = {
         ("tome r=8", ToMe(r=8)),
         ("evit keep=0.5 blocks=[1,2]", EViT(keep=0.5, blocks=(1, 2))),
         ("skipvit from=1 to=3", SkipViT.model_validate({"from": 1, "to": 3})),
+        ("dyt rate=0.7", DyT(rate=0.7)),
         ("none", None),
     ],
 )
@@ -36,7 +37,7 @@ def test_a_text_names_a_reducer_with_its_options(text: str, expected: ReducerCon
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("tomes", "unknown reducer 'tomes'; did you mean 'tome'?; known: tome, evit, skipvit"),
+        ("tomes", "unknown reducer 'tomes'; did you mean 'tome'?; known: tome, evit, skipvit, dyt"),
         ("", "unknown reducer ''"),
         ("tome 13", "'13' is no option of tome"),
         ("tome keep=1", "keep"),
@@ -46,6 +47,8 @@ def test_a_text_names_a_reducer_with_its_options(text: str, expected: ReducerCon
         ("evit blocks=[]", "blocks: "),
         ("evit blocks=[3,1]", "blocks should be in order"),
         ("skipvit from=3 to=3", "from 3 should be before to 3"),
+        ("dyt rate=0", "rate: "),
+        ("dyt temperature=0", "temperature: "),
     ],
 )
 def test_what_is_no_reducer_is_refused_in_words(text: str, said: str) -> None:
@@ -94,6 +97,7 @@ def test_it_is_left_out_of_files_where_there_is_none() -> None:
         ("evit keep=0.7 blocks=[0,2]", (13, 13, 11, 0)),  # ceil(0.7 x 16) + 1, ceil(0.7 x 13) + 1
         ("evit keep=0.9 blocks=[0]", (16, 16, 16, 0)),  # one alone would be fused
         ("skipvit keep=0.55 from=1 to=2", (16, 9, 16, 0)),
+        ("dyt", (16, 16, 16, 0)),
     ],
 )
 def test_how_many_patches_are_left_is_known_before_there_is_an_image(text: str, left: tuple[int, ...]) -> None:

@@ -49,6 +49,12 @@ SLOWER: dict[str, dict[str, Any]] = {
         "model": {"args": DEEP},
         "tokens": {"name": "skipvit", "keep": 0.5, "from": 0, "to": 1},
     },
+    "tokens turned down, recomputed": {
+        "method": LORA,
+        "model": {"args": DEEP},
+        "tokens": {"name": "dyt"},
+        "train": {"gradient_checkpointing": True, "accumulate": 2},
+    },
 }
 """Each kernel of another form is built by g++, which takes a second: of the reducers one is enough for every day."""
 

@@ -54,7 +54,8 @@ class AdaptedBlock(Adapted):
         tokens = self.base_layer.attend(tokens, positions, queries)
         normed = self.base_layer.norm2(tokens.x)
         inner = self.dropout(F.relu(self.adapter_down(normed)))
-        return tokens.holding(tokens.x + self.base_layer.feed(normed) + self.scale * self.adapter_up(inner))
+        tokens = tokens.fed(self.base_layer.feed(normed))
+        return tokens.holding(tokens.x + self.scale * self.adapter_up(inner))
 
 
 class AdaptFormerMethod(Method[AdaptFormer]):

@@ -117,11 +117,11 @@ class MixedBlock(nn.Module):
             return self.base_layer(tokens, positions, queries)
         tokens = self.base_layer.attend(tokens, positions, queries)
         normed = self.base_layer.norm2(tokens.x)
-        x = tokens.x + self.base_layer.feed(normed)
-        for part, entered, own in zip(x.split(counts), normed.split(counts), terms, strict=True):
+        tokens = tokens.fed(self.base_layer.feed(normed))
+        for part, entered, own in zip(tokens.x.split(counts), normed.split(counts), terms, strict=True):
             if "down" in own:
                 part += bottleneck(entered, own)
-        return tokens.holding(x)
+        return tokens
 
 
 def parts(x: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:

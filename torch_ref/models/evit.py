@@ -10,6 +10,7 @@ by their sum.
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from mlx_peft.config.tokens import EViT
 from mlx_peft.vit.places import PATCH
@@ -44,6 +45,6 @@ class EViTReducer(Reducer):
         return tokens.reduced(torch.cat([rows(tokens.patches, kept), fused], dim=1), indices, None)
 
 
-def evit(config: EViT, depth: int) -> dict[int, Reducer]:
+def evit(config: EViT, depth: int, trained: nn.Module) -> dict[int, Reducer]:
     """A reducer in each of its blocks, by number."""
     return {block: EViTReducer(config) for block in config.blocks}

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from mlx_peft.config.tokens import SkipViT
 from mlx_peft.vit.places import PATCH
@@ -55,6 +56,6 @@ class Returning(Reducer):
         return replace(tokens.reduced(rows(every, where), None, None), aside=None)
 
 
-def skipvit(config: SkipViT, depth: int) -> dict[int, Reducer]:
+def skipvit(config: SkipViT, depth: int, trained: nn.Module) -> dict[int, Reducer]:
     """What leads tokens out in one block and back in another, by number."""
     return {config.start: Leaving(config), config.to: Returning()}

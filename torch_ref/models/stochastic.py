@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 _active: ContextVar[bool] = ContextVar("active", default=False)
 
+SMALLEST = 2.0**-24
+"""The least that is drawn where a logarithm is taken: float32 draws have 24 bits."""
+
 
 @contextmanager
 def randomness(seed: int) -> Iterator[None]:
@@ -34,6 +37,14 @@ def keep(x: Tensor, rate: float, shape: tuple[int, ...], training: bool) -> Tens
         return x
     mask = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
     return x * mask.div_(1 - rate)
+
+
+def logistic(x: Tensor, training: bool) -> Tensor:
+    """x + g, g ~ Logistic(0, 1) for each element, the difference of two Gumbel draws; x where none is drawn."""
+    if not training or not _active.get():
+        return x
+    u = torch.rand(x.shape, device=x.device).clamp_(min=SMALLEST)
+    return x + (torch.log(u) - torch.log1p(-u)).to(x.dtype)
 
 
 class Dropout(nn.Module):

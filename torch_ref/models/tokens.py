@@ -23,6 +23,9 @@ class Tokens:
             None: all of them are there, in order.
         sizes: float32 ``(batch, patches)``: how many patches each patch token stands for; None: one.
         aside: ``(batch, n, dim)``: patch tokens that go round some blocks; None: there are none.
+        gate: float32 ``(batch, tokens, 1)``: 0 for the tokens that go past the MLP that is next, 1 for others; None: 1.
+        passed: float32 ``(batch, routers)``: the share of the patch tokens that each router so far has let through;
+            None: there was none.
     """
 
     x: Tensor
@@ -30,6 +33,8 @@ class Tokens:
     indices: Tensor | None = None
     sizes: Tensor | None = None
     aside: Tensor | None = None
+    gate: Tensor | None = None
+    passed: Tensor | None = None
 
     def holding(self, x: Tensor) -> Tokens:
         """The same tokens with other values."""
@@ -40,7 +45,7 @@ class Tokens:
         if kinds is None:
             return self
         x, places = taken(self.x, self.places, kinds), self.places.only(kinds)
-        return replace(self, x=x, places=places) if PATCH in kinds else Tokens(x, places)
+        return replace(self, x=x, places=places) if PATCH in kinds else Tokens(x, places, passed=self.passed)
 
     def first(self, kind: Kind) -> Tensor:
         """The first token of a kind, ``(batch, dim)``."""
@@ -81,6 +86,20 @@ class Tokens:
         places = self.places.resized(PATCH, patches.shape[1])
         return replace(self, x=torch.cat(parts, dim=1), places=places, indices=indices, sizes=sizes)
 
+    def gated(self, through: Tensor) -> Tokens:
+        """The same, with some patch tokens going past the next MLP: ``through (batch, patches)`` is 0 for those."""
+        batch = len(through)
+        parts = [through if kind == PATCH else through.new_ones(batch, count) for kind, count in self.places.runs]
+        share = through.mean(dim=1, keepdim=True)
+        passed = share if self.passed is None else torch.cat([self.passed, share], dim=1)
+        return replace(self, gate=torch.cat(parts, dim=1)[..., None], passed=passed)
+
+    def fed(self, x: Tensor) -> Tokens:
+        """With what the MLP makes of them added, ``(batch, tokens, dim)``: to those that go through it."""
+        if self.gate is None:
+            return self.holding(self.x + x)
+        return replace(self, x=self.x + self.gate.to(x.dtype) * x, gate=None)
+
     def weights(self) -> Tensor | None:
         """How many patches each token counts for, float32 ``(batch, tokens)``: a protected one for one."""
         if self.sizes is None:
@@ -99,7 +118,7 @@ class Tokens:
 
     def arrays(self) -> Arrays:
         """What of it is computed, by name; ``with_arrays`` is the reverse."""
-        known = {"x": self.x, "sizes": self.sizes, "aside": self.aside, "indices": self.indices}
+        known = {"x": self.x, "sizes": self.sizes, "aside": self.aside, "passed": self.passed, "indices": self.indices}
         return {name: array for name, array in known.items() if array is not None}
 
     def with_arrays(self, arrays: Arrays) -> Tokens:

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlx_peft.config.tokens import ToMe
 from mlx_peft.vit.places import PATCH
@@ -59,7 +59,7 @@ class ToMeReducer(Reducer):
         return replace(fewer, x=x, sizes=total[:, fewer.places.span(PATCH)])
 
 
-def tome(config: ToMe, depth: int) -> dict[int, Reducer]:
+def tome(config: ToMe, depth: int, trained: nn.Module) -> dict[int, Reducer]:
     """A reducer in every block, by number."""
     return {block: ToMeReducer(config) for block in range(depth)}
 

@@ -26,7 +26,7 @@ from torch_ref.models.pool import AttentionPool
 from torch_ref.models.positions import POSITIONS, Positions
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.reducer import Reducer
-from torch_ref.models.reducers import reducers
+from torch_ref.models.reducers import penalty, reducers, routers
 from torch_ref.models.stochastic import Dropout, DropPath
 from torch_ref.models.tokens import Tokens
 
@@ -58,7 +58,7 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
         tokens = self.attend(tokens, positions, queries)
-        return tokens.holding(tokens.x + self.feed(self.norm2(tokens.x)))
+        return tokens.fed(self.feed(self.norm2(tokens.x)))
 
     def attend(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
         """The first half: x + attn(norm1(x)), and what the reducer leaves of it."""
@@ -97,6 +97,7 @@ class VisionTransformer(Answering, nn.Module):
         self.description: Model | None = None  # as it was asked for
         self.classes: tuple[str, ...] = ()  # names of the head's rows
         self.shared = nn.Module()  # what a method gives to several blocks at once
+        self.routers = nn.Module()  # what its reducers train
         self.patch_embed = PatchEmbed(architecture)
         for kind, count in architecture.places.only(PARAMETERS).runs:
             self.register_parameter(PARAMETERS[kind], nn.Parameter(torch.zeros(1, count, dim)))
@@ -115,14 +116,15 @@ class VisionTransformer(Answering, nn.Module):
         if architecture.distilled:
             self.head_dist = Linear(dim, num_classes)
 
-    def reduce(self, config: ReducerConfig | None) -> None:
-        """Has reducers stand in its blocks, in the place of those that do; None: none.
+    def reduce(self, config: ReducerConfig | None, seed: int = 0) -> None:
+        """Has reducers stand in its blocks, in the place of those that do; None: none. ``seed``: of what they train.
 
         Raises UserError where the model cannot be reduced so.
         """
         if config is not None:
             config.check(self.architecture)
-        found = reducers(config, len(self.blocks))
+        self.routers = routers(config, self.architecture, seed).to(self.head.weight.device)
+        found = reducers(config, len(self.blocks), self.routers)
         for number, block in enumerate(self.blocks):
             block.base_layer.reducer = found.get(number, Reducer())
         self.tokens = config
@@ -216,8 +218,13 @@ class VisionTransformer(Answering, nn.Module):
         """See ``Answering``."""
         return self(self.pixels(images)).float().cpu().numpy()
 
+    def run(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Normalised images to logits, and what the loss gains in training of what its reducers did; 0 for most."""
+        tokens = self.between(self.embed(x), 0, len(self.blocks))
+        return self.classify(self.vectors(tokens)), penalty(self.tokens, tokens.passed)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.classify(self.vectors(self.between(self.embed(x), 0, len(self.blocks))))
+        return self.run(x)[0]
 
 
 def recomputed(block: nn.Module) -> Callable[[Tokens, Positions, Kinds | None], Tokens]:

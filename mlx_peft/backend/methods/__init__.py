@@ -70,7 +70,7 @@ METHODS: dict[str, Method[Any]] = {
 
 
 def apply(model: VisionTransformer, method: MethodConfig, seed: int, qat: QAT | None = None) -> None:
-    """Freezes the model but for its heads and what the method trains, which it puts in place.
+    """Freezes the model but for its heads, its routers and what the method trains, which it puts in place.
 
     With ``qat``, the blocks' linear layers are rounded as the codes they are to become.
 
@@ -87,6 +87,7 @@ def apply(model: VisionTransformer, method: MethodConfig, seed: int, qat: QAT | 
     for name in HEADS:
         if name in model:
             model[name].unfreeze()
+    model.routers.unfreeze()
     if qat is not None:
         rounding.apply(model, qat)
     model.method, model.standing = method, model.standing.end()
@@ -100,6 +101,8 @@ def merge(model: VisionTransformer, dequantize: bool = False) -> dict[str, nn.Mo
 
     Raises UserError, and changes nothing, where the mathematics does not allow it.
     """
+    if model.tokens is not None:
+        model.tokens.must_merge()
     written_out = [partial(quantized.dequantize, model)] if dequantize else []
     method = [partial(METHODS[model.method.name].merge, model)] if model.method is not None else []
     replaced: dict[str, nn.Module] = {}

@@ -101,7 +101,8 @@ class MixedBlock(nn.Module):
             return self.base_layer(tokens, positions, queries)
         tokens = self.base_layer.attend(tokens, positions, queries)
         normed = self.base_layer.norm2(tokens.x)
-        return tokens.holding(tokens.x + self.base_layer.feed(normed) + bottleneck(normed, own))
+        tokens = tokens.fed(self.base_layer.feed(normed))
+        return tokens.holding(tokens.x + bottleneck(normed, own))
 
 
 def bottleneck(x: mx.array, own: Mapping[str, mx.array]) -> mx.array:

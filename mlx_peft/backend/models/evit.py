@@ -10,6 +10,7 @@ by their sum.
 from __future__ import annotations
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_peft.backend.models.attention import Attended
 from mlx_peft.backend.models.ranking import attention_of_class, attentive
@@ -44,6 +45,6 @@ class EViTReducer(Reducer):
         return tokens.reduced(mx.concatenate([rows(tokens.patches, kept), fused], axis=1), indices, None)
 
 
-def evit(config: EViT, depth: int) -> dict[int, Reducer]:
+def evit(config: EViT, depth: int, trained: nn.Module) -> dict[int, Reducer]:
     """A reducer in each of its blocks, by number."""
     return {block: EViTReducer(config) for block in config.blocks}

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_peft.backend.models.attention import Attended
 from mlx_peft.backend.models.ranking import attention_of_class, attentive
@@ -55,6 +56,6 @@ class Returning(Reducer):
         return replace(tokens.reduced(rows(every, where), None, None), aside=None)
 
 
-def skipvit(config: SkipViT, depth: int) -> dict[int, Reducer]:
+def skipvit(config: SkipViT, depth: int, trained: nn.Module) -> dict[int, Reducer]:
     """What leads tokens out in one block and back in another, by number."""
     return {config.start: Leaving(config), config.to: Returning()}

@@ -14,6 +14,9 @@ import mlx.nn as nn
 
 _key: ContextVar[mx.array | None] = ContextVar("key", default=None)
 
+SMALLEST = 2.0**-24
+"""The least that is drawn where a logarithm is taken: float32 draws have 24 bits."""
+
 
 @contextmanager
 def randomness(seed: int | mx.array | None) -> Iterator[None]:
@@ -45,6 +48,14 @@ def keep(x: mx.array, rate: float, shape: tuple[int, ...], training: bool) -> mx
         return x
     mask = mx.random.bernoulli(1 - rate, shape, key=key)
     return mx.where(mask, x * (1 / (1 - rate)), mx.zeros((), x.dtype))
+
+
+def logistic(x: mx.array, training: bool) -> mx.array:
+    """x + g, g ~ Logistic(0, 1) for each element, the difference of two Gumbel draws; x where none is drawn."""
+    if not training or (key := next_key()) is None:
+        return x
+    u = mx.maximum(mx.random.uniform(shape=x.shape, key=key), SMALLEST)
+    return x + (mx.log(u) - mx.log1p(-u)).astype(x.dtype)
 
 
 class Dropout(nn.Module):

@@ -22,6 +22,9 @@ class Tokens:
             None: all of them are there, in order.
         sizes: float32 ``(batch, patches)``: how many patches each patch token stands for; None: one.
         aside: ``(batch, n, dim)``: patch tokens that go round some blocks; None: there are none.
+        gate: float32 ``(batch, tokens, 1)``: 0 for the tokens that go past the MLP that is next, 1 for others; None: 1.
+        passed: float32 ``(batch, routers)``: the share of the patch tokens that each router so far has let through;
+            None: there was none.
     """
 
     x: mx.array
@@ -29,6 +32,8 @@ class Tokens:
     indices: mx.array | None = None
     sizes: mx.array | None = None
     aside: mx.array | None = None
+    gate: mx.array | None = None
+    passed: mx.array | None = None
 
     def holding(self, x: mx.array) -> Tokens:
         """The same tokens with other values."""
@@ -39,7 +44,7 @@ class Tokens:
         if kinds is None:
             return self
         x, places = taken(self.x, self.places, kinds), self.places.only(kinds)
-        return replace(self, x=x, places=places) if PATCH in kinds else Tokens(x, places)
+        return replace(self, x=x, places=places) if PATCH in kinds else Tokens(x, places, passed=self.passed)
 
     def first(self, kind: Kind) -> mx.array:
         """The first token of a kind, ``(batch, dim)``."""
@@ -81,6 +86,20 @@ class Tokens:
         indices = None if indices is None else _fixed(indices)
         return replace(self, x=mx.concatenate(parts, axis=1), places=places, indices=indices, sizes=sizes)
 
+    def gated(self, through: mx.array) -> Tokens:
+        """The same, with some patch tokens going past the next MLP: ``through (batch, patches)`` is 0 for those."""
+        batch = len(through)
+        parts = [through if kind == PATCH else mx.ones((batch, count)) for kind, count in self.places.runs]
+        share = through.mean(axis=1, keepdims=True)
+        passed = share if self.passed is None else mx.concatenate([self.passed, share], axis=1)
+        return replace(self, gate=mx.concatenate(parts, axis=1)[..., None], passed=passed)
+
+    def fed(self, x: mx.array) -> Tokens:
+        """With what the MLP makes of them added, ``(batch, tokens, dim)``: to those that go through it."""
+        if self.gate is None:
+            return self.holding(self.x + x)
+        return replace(self, x=self.x + self.gate.astype(x.dtype) * x, gate=None)
+
     def weights(self) -> mx.array | None:
         """How many patches each token counts for, float32 ``(batch, tokens)``: a protected one for one."""
         if self.sizes is None:
@@ -100,7 +119,7 @@ class Tokens:
 
     def arrays(self) -> Arrays:
         """What of it is computed, by name; ``with_arrays`` is the reverse."""
-        known = {"x": self.x, "sizes": self.sizes, "aside": self.aside, "indices": self.indices}
+        known = {"x": self.x, "sizes": self.sizes, "aside": self.aside, "passed": self.passed, "indices": self.indices}
         # MLX's checkpoint gives outputs without a gradient no cotangent, and all behind them the wrong ones: the last.
         return {name: array for name, array in known.items() if array is not None}
 

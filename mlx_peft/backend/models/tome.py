@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_peft.backend.models.attention import Attended
 from mlx_peft.backend.models.ranking import ranked, rounded
@@ -58,7 +59,7 @@ class ToMeReducer(Reducer):
         return replace(fewer, x=x, sizes=total[:, fewer.places.span(PATCH)])
 
 
-def tome(config: ToMe, depth: int) -> dict[int, Reducer]:
+def tome(config: ToMe, depth: int, trained: nn.Module) -> dict[int, Reducer]:
     """A reducer in every block, by number."""
     return {block: ToMeReducer(config) for block in range(depth)}
 

@@ -20,7 +20,7 @@ from mlx_peft.backend.models.pool import AttentionPool
 from mlx_peft.backend.models.positions import POSITIONS, Positions
 from mlx_peft.backend.models.preprocess import preprocess
 from mlx_peft.backend.models.reducer import Reducer
-from mlx_peft.backend.models.reducers import reducers
+from mlx_peft.backend.models.reducers import penalty, reducers, routers
 from mlx_peft.backend.models.stochastic import Dropout, DropPath, current_key, next_key, randomness
 from mlx_peft.backend.models.tokens import Arrays, Tokens
 from mlx_peft.config.methods import MethodConfig
@@ -60,7 +60,7 @@ class Block(nn.Module):
 
     def __call__(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
         tokens = self.attend(tokens, positions, queries)
-        return tokens.holding(tokens.x + self.feed(self.norm2(tokens.x)))
+        return tokens.fed(self.feed(self.norm2(tokens.x)))
 
     def attend(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
         """The first half: x + attn(norm1(x)), and what the reducer leaves of it."""
@@ -100,6 +100,7 @@ class VisionTransformer(Answering, nn.Module):
         self.description: Model | None = None  # as it was asked for
         self.classes: tuple[str, ...] = ()  # names of the head's rows
         self.shared = nn.Module()  # what a method gives to several blocks at once
+        self.routers = nn.Module()  # what its reducers train
         self.patch_embed = PatchEmbed(architecture)
         for kind, count in architecture.places.only(PARAMETERS).runs:
             self[PARAMETERS[kind]] = mx.zeros((1, count, dim))
@@ -118,14 +119,15 @@ class VisionTransformer(Answering, nn.Module):
         if architecture.distilled:
             self.head_dist = Linear(dim, num_classes)
 
-    def reduce(self, config: ReducerConfig | None) -> None:
-        """Has reducers stand in its blocks, in the place of those that do; None: none.
+    def reduce(self, config: ReducerConfig | None, seed: int = 0) -> None:
+        """Has reducers stand in its blocks, in the place of those that do; None: none. ``seed``: of what they train.
 
         Raises UserError where the model cannot be reduced so.
         """
         if config is not None:
             config.check(self.architecture)
-        found = reducers(config, len(self.blocks))
+        self.routers = routers(config, self.architecture, seed)
+        found = reducers(config, len(self.blocks), self.routers)
         for number, block in enumerate(self.blocks):
             block.base_layer.reducer = found.get(number, Reducer())
         self.tokens = config
@@ -148,7 +150,8 @@ class VisionTransformer(Answering, nn.Module):
             key = next_key()  # a key a block, so that neither recomputing nor leaving out blocks changes a draw
             if start <= index < stop:
                 again = self.checkpointing and self.training
-                run = recomputed(block, self.shared, self.positions) if again else block
+                above = (self.shared, self.routers, self.positions)
+                run = recomputed(block, *above) if again else block
                 with randomness(key):
                     tokens = run(tokens, self.positions, queries)
         return tokens
@@ -223,9 +226,14 @@ class VisionTransformer(Answering, nn.Module):
         """See ``Answering``."""
         return np.array(self(self.pixels(images)).astype(mx.float32))
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def run(self, x: mx.array) -> tuple[mx.array, mx.array | float]:
+        """Normalised images to logits, and what the loss gains in training of what its reducers did; 0 for most."""
         forks.check()
-        return self.classify(self.vectors(self.between(self.embed(x), 0, len(self.blocks))))
+        tokens = self.between(self.embed(x), 0, len(self.blocks))
+        return self.classify(self.vectors(tokens)), penalty(self.tokens, tokens.passed)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.run(x)[0]
 
 
 def recomputed(block: nn.Module, *above: nn.Module) -> Callable[[Tokens, Positions, Kinds | None], Tokens]:
