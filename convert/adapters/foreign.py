@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convert.adapters.block_layers import must_ask_no_more
 from convert.adapters.namings import BLOCK, NAMINGS, OWN, Naming, numbered
 from convert.adapters.targeting import are_all, in_block, target_modules
 from convert.files import listed
@@ -94,6 +95,7 @@ def translated(config: dict[str, Any], tensors: Tensors, path: Path) -> Translat
     Raises:
         UserError: where no naming has all of its layers, or two of its tensors are one here.
     """
+    must_ask_no_more({"bias": config.get("bias")}, (), path)  # whose tensors are on no layer
     naming = recognised(tensors.keys(), path)
     if naming is None:
         return Translated(config, tensors)

@@ -42,7 +42,7 @@ from mlx_peft.config.tokens import ReducerConfig, is_router
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.sums import SUMS
-from mlx_peft.core.text import counted, named
+from mlx_peft.core.text import counted, named, printable
 from mlx_peft.core.writing import new_folder
 from mlx_peft.tasks.registry import TASKS, USUAL
 from mlx_peft.tasks.task import Task
@@ -207,13 +207,13 @@ def common(adapter: Adapter, layout: Format) -> dict[str, Any]:
 
 
 def shareable(adapter: Adapter) -> Adapter:
-    """The adapter as it is written: of a place on this machine, only the last part of its name is left.
+    """The adapter as it is written: of a place on this machine, only the last part of its name is left, as text.
 
     Which other adapter its training began with is the run's to say: its tensors are others by now.
     """
-    model, source = adapter.model, without_places(adapter.source)
+    model, source = adapter.model, printable(without_places(adapter.source))
     if model is not None and model.is_local:
-        model = model.model_copy(update={"weights": last_part(model.weights)})
+        model = model.model_copy(update={"weights": printable(last_part(model.weights))})
         source = model.weights
     method = adapter.method.model_copy(update={"start": None})
     return replace(adapter, method=method, model=model, source=source)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bank.test_fuzzed import KINDS
-from banks import METHODS, adapter, base_of
+from banks import ARGS, METHODS, SIZE, adapter, base_of
 from faults.hostile import pick
 
 import mlx_peft as mp
 from convert.adapters.peft import read_adapter, write_adapter
 from mlx_peft.config.methods import IA3, AdaptFormer, LoRA
+from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
 
 SEEDS, ROUND = 120, 40
@@ -75,3 +77,11 @@ def test_a_folder_whose_name_is_not_utf_8_is_named_as_it_can_be_written(written,
         made = mp.combine({odd: 0.5, written("b", LoRA(rank=2), 1): 1}, tmp_path / "out", head=head)
         origin = read_adapter(tmp_path / "out").origin
         assert origin == made.adapter.origin and origin.head == origin.adapters[0].name == r"caf\xe9"
+
+
+def test_of_weights_whose_file_s_name_is_not_utf_8_an_adapter_is_written_all_the_same(written, tmp_path):
+    model = Model(name="vit_tiny_patch16_224", weights=f"{tmp_path}/caf\udce9.safetensors", image_size=SIZE, args=ARGS)
+    own = replace(read_adapter(written("a", LoRA(rank=2))), model=model)
+    write_adapter(tmp_path / "b", own)
+    found = read_adapter(tmp_path / "b")
+    assert found.model.weights == found.source == r"caf\xe9.safetensors"

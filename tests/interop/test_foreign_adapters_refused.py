@@ -120,6 +120,15 @@ def test_configurations_are_refused_by_name(case, tmp_path):
         read_adapter(written(tmp_path, sound(), **config))
 
 
+def test_trained_biases_are_what_is_refused_and_not_their_names(tmp_path):
+    tensors = sound() | {
+        "classifier.modules_to_save.bias": np.ones(3),
+        "vit.layers.0.attention.q_proj.bias": np.ones(DIM),
+    }
+    with pytest.raises(UserError, match="options that are not supported: bias: lora_only"):
+        read_adapter(written(tmp_path, tensors, bias="lora_only"))
+
+
 def test_without_a_head_it_is_said_what_each_library_calls_it(tmp_path):
     tensors = {name: tensor for name, tensor in sound().items() if not name.startswith("classifier")}
     place = written(tmp_path, tensors)
