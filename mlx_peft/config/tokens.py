@@ -253,8 +253,8 @@ def described(values: Any, where: str) -> ReducerConfig:
 
 
 def _share(keep: float, patches: int) -> int:
-    """ceil(keep patches), but for what a product of floats is off by: 0.55 of 100 are 55."""
-    return math.ceil(keep * patches - 1e-9)
+    """ceil(keep patches), but for what a product of floats is off by: 0.55 of 100 are 55. Never none of some."""
+    return max(1, math.ceil(keep * patches - 1e-9))
 
 
 def _read(counts: list[int], architecture: Architecture) -> tuple[int, ...]:

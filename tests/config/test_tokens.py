@@ -97,6 +97,8 @@ def test_it_is_left_out_of_files_where_there_is_none() -> None:
         ("evit keep=0.7 blocks=[0,2]", (13, 13, 11, 0)),  # ceil(0.7 x 16) + 1, ceil(0.7 x 13) + 1
         ("evit keep=0.9 blocks=[0]", (16, 16, 16, 0)),  # one alone would be fused
         ("skipvit keep=0.55 from=1 to=2", (16, 9, 16, 0)),
+        ("skipvit keep=1e-12 from=0 to=2", (1, 1, 16, 0)),  # one at least
+        ("evit keep=1e-12 blocks=[0]", (2, 2, 2, 0)),
         ("dyt", (16, 16, 16, 0)),
     ],
 )
