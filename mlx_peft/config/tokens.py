@@ -67,6 +67,9 @@ class ReducerConfig(Section):
         """What it trains, by name and shape."""
         return {}
 
+    def must_pool(self, architecture: Architecture, tokens: int) -> None:
+        """Raises UserError where so many tokens, with nothing known of them, are too little for the model's pooling."""
+
     def must_merge(self) -> None:
         """Raises UserError where what it trains folds into no plain weights."""
         if self.trains:
@@ -106,6 +109,13 @@ class ToMe(ReducerConfig):
 
     def whole(self, block: int) -> bool:
         return block == 0 or not self.r
+
+    def must_pool(self, architecture: Architecture, tokens: int) -> None:
+        if architecture.global_pool != "token" and tokens < len(architecture.places):
+            raise UserError(
+                "forward_head cannot pool tokens that tome has merged: each counts as often as it stands for a patch, "
+                "and that is not in them; call the model itself, model(x)"
+            )
 
 
 class EViT(ReducerConfig):

@@ -11,6 +11,7 @@ from library.conftest import CLASSES, SIZE, create
 from PIL import Image
 from scipy.special import expit, softmax
 
+from mlx_peft.config.tokens import EViT, ToMe
 from mlx_peft.core.errors import UserError
 from mlx_peft.library.prediction import Prediction, Predictions
 
@@ -117,3 +118,19 @@ def test_features_and_heads_are_timms(mp, images, name, options):
             pairs.append((model.forward_head(model.forward_features(x), pre_logits), head))
         for found, expected in pairs:
             assert relative(np.array(found), expected.numpy()) <= TIMM
+
+
+@pytest.mark.parametrize("pooling", ["token", "avg", "map"])
+@pytest.mark.parametrize("tokens", [ToMe(r=3), EViT(keep=0.5, blocks=(1,))], ids=str)
+def test_of_fewer_tokens_the_head_makes_the_models_logits_or_none(mp, images, pooling, tokens):
+    """A mean over merged tokens needs to know what each stands for, which an array of them does not say."""
+    args = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "global_pool": pooling}
+    model = create(mp, args=args, tokens=tokens)
+    x = mp.prepare(model, images)
+    features = model.forward_features(x)
+    assert features.shape[1] < 1 + 16
+    if pooling != "token" and tokens == ToMe(r=3):
+        with pytest.raises(UserError, match=r"forward_head cannot pool tokens that tome has merged.*model\(x\)"):
+            model.forward_head(features)
+    else:
+        assert relative(np.array(model.forward_head(features).tolist()), model.logits(images)) <= TIMM

@@ -173,7 +173,12 @@ class VisionTransformer(Answering, nn.Module):
         return self.norm(self.between(self.embed(x), 0, len(self.blocks), whole=True).x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """timm's: what ``forward_features`` gave to logits; or to what the head reads, with two heads the mean."""
+        """timm's: what ``forward_features`` gave to logits; or to what the head reads, with two heads the mean.
+
+        Raises UserError where patches were merged and all are pooled: x does not say what each token stands for.
+        """
+        if self.tokens is not None:
+            self.tokens.must_pool(self.architecture, x.shape[1])
         vectors = self.pooled(Tokens(x, self.architecture.places))
         return sum(vectors) / len(vectors) if pre_logits else self.classify(vectors)
 
