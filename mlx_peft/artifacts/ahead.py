@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from convert.adapters.peft import CONFIG, FORMATS
 from convert.files import read_json
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.writing import DiskFull
+from mlx_peft.core.writing import DiskFull, disk_errors
 
 
 def must_be_new(out: Path) -> None:
@@ -25,6 +26,18 @@ def must_be_new(out: Path) -> None:
         raise UserError(f"{out}: cannot be written: {around} is a file")
     if not os.access(around, os.W_OK | os.X_OK):
         raise UserError(f"{out}: cannot be written: the folder {around} may not be written to")
+
+
+def must_hold_files(out: Path) -> None:
+    """Raises UserError where no file can be written into the folder ``out``, which need not be there yet."""
+    with disk_errors(out):
+        try:
+            out.lstat()
+            place = out
+        except FileNotFoundError:
+            place = _around(out)
+        with TemporaryFile(dir=place):
+            pass
 
 
 def must_have_room(out: Path, tensors: Tensors, width: int = 4) -> None:

@@ -58,11 +58,14 @@ def tokens(
 
     With --run also the accuracy: of a run without a reducer under each, of the others under their own.
     """
+    from mlx_peft.artifacts.ahead import must_hold_files
     from mlx_peft.artifacts.reduced import accuracies, must_be_runs
     from mlx_peft.checks import bench_tokens
     from mlx_peft.cli.progress import watch
 
     must_be_runs(runs or [])
+    if out is not None:
+        must_hold_files(out)
     timed = _timed(model, image_size, runs or [])
     settings = bench_tokens.settings_of(
         timed, reducers or bench_tokens.REDUCERS, [backend] if backend else None,

@@ -161,10 +161,13 @@ def measure(
     as_json: bool,
 ) -> None:
     """The curve, on standard output and, where a folder is named, as a spreadsheet and a picture."""
+    from mlx_peft.artifacts.ahead import must_hold_files
     from mlx_peft.artifacts.interpolate import interpolate
     from mlx_peft.cli.progress import watch
     from mlx_peft.report import interpolation
 
+    if out is not None:
+        must_hold_files(out)
     with watch() as progress:
         found = interpolate(
             given, numbers(curve), wish, split, backend, weights=weights, overrides=images, watch=progress.opening

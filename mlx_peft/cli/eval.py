@@ -43,11 +43,14 @@ def eval(
     Of another folder or data set, classes are found by their names; without a test split of its own, all its images are
     taken.
     """
+    from mlx_peft.artifacts.ahead import must_hold_files
     from mlx_peft.artifacts.examine import examine_splits
     from mlx_peft.cli.progress import watch
     from mlx_peft.report import evaluation
     from mlx_peft.report.summary import metrics_line
 
+    if out:
+        must_hold_files(out)
     with watch() as progress:
         done = examine_splits(
             run, [split], backend_of(ctx, backend), model=model, weights=weights, overrides=images or (),
