@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from mlx_peft.config import yaml_io
 from mlx_peft.config.section import Section
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.bounds import Positive
 from mlx_peft.core.errors import UserError, shown, suggest
-from mlx_peft.core.problems import validated
+from mlx_peft.core.problems import in_a_line
 from mlx_peft.core.sections import sections, variants
 from mlx_peft.core.text import counted
 from mlx_peft.vit.architecture import Architecture
@@ -29,6 +31,10 @@ NONE = "none"
 
 ROUTERS = "routers"
 """Where a model has what its reducers train."""
+
+
+_WORD = re.compile(r"[^\s\[\]]*\[[^\[\]]*\]|\S+")
+"""Of a reducer's text: between blanks, but a list with the blanks in it."""
 
 
 def is_router(name: str) -> bool:
@@ -236,30 +242,49 @@ def reducer_of(text: str) -> ReducerConfig | None:
 
     Raises UserError where there is no such reducer or option.
     """
-    name, *options = text.split()[:64] or [""]
+    name, *options = _WORD.findall(text)[:64] or [""]
     if name == NONE and not options:
         return None
-    values: dict[str, Any] = {"name": name}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise UserError(f"{shown(option)} is no option of {name}; write it like 'r=13'", arguments=("tokens",))
-        values[key] = yaml_io.parse_value(value, f"tokens {shown(option)}")
+    where = f"tokens {shown(text)}"
     try:
-        return described(values, f"tokens {shown(text)}")
+        return described(_options(name, options, where), where, NONE)
     except UserError as error:
         raise UserError(str(error), arguments=("tokens",)) from None
 
 
-def described(values: Any, where: str) -> ReducerConfig:
-    """A reducer by the values of its section. Raises UserError, ``where`` at its head, where they are no such."""
-    known = variants(sections(Reducer))
+def _options(name: str, options: list[str], where: str) -> dict[str, Any]:
+    values: dict[str, Any] = {"name": name}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if name == NONE:
+            raise UserError(f"{where}: {NONE} has no options")
+        if not equals:
+            raise UserError(f"{shown(option)} is no option of {name}; write it like 'r=13'")
+        if key in values:
+            raise UserError(f"{where}: {shown(key)} is written twice")
+        try:
+            values[key] = yaml_io.parse_value(value, where)
+        except UserError:
+            like = "a number like 'r=13', several like 'blocks=[3,6,9]'"
+            raise UserError(f"{where}: {shown(option)} cannot be read; write {like}") from None
+    return values
+
+
+def described(values: Any, where: str, *others: str) -> ReducerConfig:
+    """A reducer by the values of its section, as strict as a recipe is.
+
+    Raises UserError, ``where`` at its head, where they are no such; ``others`` may stand there too.
+    """
+    known = cast(dict[str, type[ReducerConfig]], variants(sections(Reducer)))
     name = values.get("name") if isinstance(values, dict) else None
     if not isinstance(name, str) or name not in known:
-        near = suggest(str(name), known)
-        raise UserError(f"{where}: unknown reducer {shown(name)}{near}; known: {', '.join(known)}, such as 'tome r=13'")
-    found: ReducerConfig = validated(cast(type[ReducerConfig], known[name]), where, values)
-    return found
+        there = [*known, *others]
+        near = suggest(str(name), there)
+        raise UserError(f"{where}: unknown reducer {shown(name)}{near}; known: {', '.join(there)}, such as 'tome r=13'")
+    try:
+        return known[name].model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise UserError(f"{where}: {in_a_line(error, known[name])}") from None
 
 
 def _share(keep: float, patches: int) -> int:
