@@ -33,8 +33,7 @@ ROUTERS = "routers"
 """Where a model has what its reducers train."""
 
 
-_WORD = re.compile(r"[^\s\[\]]*\[[^\[\]]*\]|\S+")
-"""Of a reducer's text: between blanks, but a list with the blanks in it."""
+_WORD = re.compile(r"[^\s\[\]]*\[[^\[\]]*\]|\S+")  # a list with the blanks in it
 
 
 def is_router(name: str) -> bool:
@@ -229,9 +228,8 @@ class DyT(ReducerConfig):
 
     def initial(self, architecture: Architecture, seed: int) -> Tensors:
         """What it trains, as training begins: float32."""
-        count, dim = self.added(architecture)[f"{ROUTERS}.weight"]
-        name = f"{ROUTERS}.weight"
-        return {name: normal((count, dim), 0.02, seed, name), f"{ROUTERS}.bias": np.zeros(count, np.float32)}
+        (name, shape), (bias, count) = self.added(architecture).items()
+        return {name: normal(shape, 0.02, seed, name), bias: np.zeros(count, np.float32)}
 
 
 Reducer = Annotated[ToMe | EViT | SkipViT | DyT, Field(discriminator="name")]
@@ -265,8 +263,7 @@ def _options(name: str, options: list[str], where: str) -> dict[str, Any]:
         try:
             values[key] = yaml_io.parse_value(value, where)
         except UserError:
-            like = "a number like 'r=13', several like 'blocks=[3,6,9]'"
-            raise UserError(f"{where}: {shown(option)} cannot be read; write {like}") from None
+            raise UserError(f"{where}: {shown(option)} cannot be read; write r=13 or blocks=[3,6,9]") from None
     return values
 
 
@@ -278,9 +275,8 @@ def described(values: Any, where: str, *others: str) -> ReducerConfig:
     known = cast(dict[str, type[ReducerConfig]], variants(sections(Reducer)))
     name = values.get("name") if isinstance(values, dict) else None
     if not isinstance(name, str) or name not in known:
-        there = [*known, *others]
-        near = suggest(str(name), there)
-        raise UserError(f"{where}: unknown reducer {shown(name)}{near}; known: {', '.join(there)}, such as 'tome r=13'")
+        wrong = f"unknown reducer {shown(name)}{suggest(str(name), there := [*known, *others])}"
+        raise UserError(f"{where}: {wrong}; known: {', '.join(there)}, such as 'tome r=13'")
     try:
         return known[name].model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:

@@ -44,7 +44,7 @@ def test_a_text_names_a_reducer_with_its_options(text: str, expected: ReducerCon
         ("tome 13", "'13' is no option of tome"),
         ("NONE", "unknown reducer 'NONE'; did you mean 'none'?; known: tome, evit, skipvit, dyt, none"),
         ("none r=1", "none has no options"),
-        ("evit blocks=[1,", "'blocks=[1,' cannot be read; write a number like 'r=13', several like 'blocks=[3,6,9]'"),
+        ("evit blocks=[1,", "'blocks=[1,' cannot be read; write r=13 or blocks=[3,6,9]"),
         ("tome r=2 r=3", "'r' is written twice"),
         ("tome name=evit", "'name' is written twice"),
         ("tome r=true", "r: should be a whole number, not true"),
