@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 LONGEST = 100
@@ -26,6 +26,27 @@ def label(value: Any) -> str:
         return ",".join(map(label, value))
     text = value if isinstance(value, str) else json.dumps(value)
     return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "none"
+
+
+def labels(values: Sequence[Any]) -> list[str]:
+    """Each of several values; sections of one name also say the options in which they differ: ``tome-r=2``."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for value in values:
+        if isinstance(value, dict):
+            groups.setdefault(label(value), []).append(value)
+    differing = {name: _differing(group) for name, group in groups.items()}
+    return [
+        "-".join([label(value), *(f"{key}={label(value[key])}" for key in differing[label(value)] if key in value)])
+        if isinstance(value, dict)
+        else label(value)
+        for value in values
+    ]
+
+
+def _differing(group: Sequence[dict[str, Any]]) -> list[str]:
+    """The keys whose values are not the same in all of them, in their order."""
+    keys = dict.fromkeys(key for one in group for key in one if "name" in one)
+    return [key for key in keys if len({json.dumps(one.get(key)) for one in group}) > 1]
 
 
 def _last_part(value: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError
 
 from mlx_peft.config import files, problems, recipes, yaml_io
-from mlx_peft.config.naming import label, short
+from mlx_peft.config.naming import labels, short
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.section import Section
 from mlx_peft.config.step import FolderName, Step
@@ -173,13 +173,19 @@ def _expanded(suite: Suite, document: Document, path: str) -> list[tuple[str, li
         common = _changes(suite.set, ("set",), document) + (_changes(run.set, (*at, "set"), document) if run else [])
         if len(found) + math.prod(map(len, axes.values())) * len(seeds) > MAX_RUNS:
             raise UserError(f"{path}: more than {MAX_RUNS} runs")
-        points = [[(key, value, (*axes_at, "axes", key, i)) for i, value in enumerate(axes[key])] for key in axes]
+        points = [
+            [
+                (key, *point, (*axes_at, "axes", key, i))
+                for i, point in enumerate(zip(values, labels(values), strict=True))
+            ]
+            for key, values in axes.items()
+        ]
         for point, seed in itertools.product(itertools.product(*points), seeds):
             parts = [run.name] if run else []
-            parts += [f"{short(key, axes)}={label(value)}" for key, value, _ in point]
+            parts += [f"{short(key, axes)}={called}" for key, _, called, _ in point]
             parts += [f"seed={seed}"] if len(seeds) > 1 else []
             ordered = sorted(point, key=lambda item: item[0].count("."))
-            changes = [Change(key, value, _below(document, place)) for key, value, place in ordered]
+            changes = [Change(key, value, _below(document, place)) for key, value, _, place in ordered]
             changes += [] if seed is None else [Change("seed", seed, _below(document, ("seeds",)))]
             found.append(("-".join(parts) or Path(suite.base).stem, common + changes, run.then if run else ()))
     if len(found) * len(document.where) > MAX_VALUES:
@@ -188,7 +194,8 @@ def _expanded(suite: Suite, document: Document, path: str) -> list[tuple[str, li
     for name in (name for run, _, steps in found for name in (run, *(f"{run}-{step.folder}" for step in steps))):
         other = names.get(name.casefold())  # a Mac's folders do not tell a from A
         if other is not None:
-            raise UserError(f"{path}: two runs have the name {name!r}{'' if other == name else f' (or {other!r})'}")
+            alike = "" if other == name else f" (or {other!r})"
+            raise UserError(f"{path}: two runs have the name {name!r}{alike}; a name is a folder's: change one of them")
         if len(name.encode()) > LONGEST_PART:
             raise UserError(f"{path}: the run {shown(name)} has too long a name for a folder: give its runs names")
         names[name.casefold()] = name

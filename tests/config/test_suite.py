@@ -10,6 +10,7 @@ import pytest
 from mlx_peft.config import recipes, suite
 from mlx_peft.config.methods import Linear, LoRA
 from mlx_peft.config.schema import SGD
+from mlx_peft.config.tokens import ToMe
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import REGISTRY
 from mlx_peft.vit import registry
@@ -91,6 +92,17 @@ def test_an_axis_may_have_sections_and_lists(file: Path) -> None:
     found = runs(file, "axes: {method: [{name: linear}, {name: lora}], data.augment.scale: [[0.5, 1], [0.1, 1]]}\n")
     assert list(found)[1:3] == ["method=linear-scale=0.1,1", "method=lora-scale=0.5,1"]
     assert found["method=lora-scale=0.5,1"].method == LoRA()
+
+
+def test_sections_of_one_name_are_told_apart_by_what_differs(file: Path) -> None:
+    rates = "{name: tome, r: 1}, {name: tome, r: 2}, null, {name: evit, keep: 0.5, blocks: [1]}"
+    found = runs(file, f"axes: {{tokens: [{rates}], method: [{{name: lora, rank: 4}}, {{name: linear}}]}}\n")
+    assert list(found)[::2] == [f"tokens={name}-method=lora" for name in ("tome-r=1", "tome-r=2", "null", "evit")]
+    assert found["tokens=tome-r=2-method=linear"].tokens == ToMe(r=2)
+    methods = "{name: lora}, {name: lora, rank: 4, targets: [qkv]}, {name: lora, rank: 4, targets: [qkv, fc1]}"
+    assert list(runs(file, f"axes: {{method: [{methods}]}}\n")) == [
+        "method=lora", "method=lora-rank=4-targets=qkv", "method=lora-rank=4-targets=qkv,fc1"
+    ]  # fmt: skip
 
 
 def test_axes_that_end_alike_are_named_in_full(file: Path) -> None:
@@ -184,11 +196,13 @@ def test_names_of_models_and_data_are_checked_in_every_run(file: Path) -> None:
         ("runs: [{name: a}, {name: a}]\n", "two runs have the name 'a'"),
         ("runs: [{name: a}, {name: A}]\n", "two runs have the name 'A' (or 'a')"),
         ("axes: {method.rank: [4, 4]}\n", "two runs have the name 'rank=4'"),
+        ("axes: {tokens: [{name: tome}, {name: tome}]}\n", "two runs have the name 'tokens=tome'"),
         (f"axes: {{seed: {list(range(101))}, data.batch_size: {list(range(1, 11))}}}\n", "more than 1000 runs"),
     ],
 )
 def test_runs_that_cannot_be_told_apart_or_are_too_many_are_refused(file: Path, text: str, message: str) -> None:
-    assert refusal(file, text) == [f"{file}: {message}"]
+    right = "; a name is a folder's: change one of them" if "have the name" in message else ""
+    assert refusal(file, text) == [f"{file}: {message}{right}"]
 
 
 def test_a_base_that_is_nowhere_is_named(file: Path) -> None:
