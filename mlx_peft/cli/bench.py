@@ -1,4 +1,4 @@
-"""``bench``: how fast a training step is; ``bench data``: reading images; ``bench inference``: answering them."""
+"""``bench``: how fast a training step is; its subcommands: reading images, answering them, with fewer tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def bench(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time a LoRA training step of each backend, and of peft on timm."""
+    """Time training steps, reading images, answers and fewer tokens.
+
+    Without a command: a LoRA training step of each backend, and of peft on timm.
+    """
     if ctx.invoked_subcommand:
         return
     from mlx_peft.checks import bench

@@ -134,7 +134,9 @@ def _message(detail: ErrorDetails, place: Place, annotation: Any, hints: Hints) 
     if kind in EXPECTED:
         names = list(variants(kinds)) if len(kinds) > 1 else []
         name = value if value in names else next(iter(names), None)
-        return f"should be {EXPECTED[kind]}{f', such as {{name: {name}}}' if name else ''}, not {shown(value)}"
+        such = f", such as {{name: {name}}}" if name else ""
+        null = f"{',' if such else ''} or null" if kinds and NoneType in get_args(annotation) else ""
+        return f"should be {EXPECTED[kind]}{such}{null}, not {shown(value)}"
     return f"{detail['msg'].removeprefix('Input ')}, not {shown(value)}"
 
 

@@ -21,7 +21,10 @@ Took = Callable[[Attention], np.ndarray]
 
 
 def rollout(explanation: Explanation) -> np.ndarray:
-    """Attention rollout: R <- (I + mean_h(A)) R / 2, whose rows stay sums of 1 as those of A are.
+    """Attention rollout: R <- (I + mean_h(A)) R / 2.
+
+    What class tokens, registers and prompts keep of themselves is no patch's and is left out: a map sums to 1 only
+    where there are none of them, and to less otherwise.
 
     Abnar and Zuidema 2020 (arXiv 2005.00928), section 3. Returns float64 ``(batch, patches)``, patches row by row.
     """

@@ -173,6 +173,8 @@ def test_every_error_is_said_at_once_with_its_place(tmp_path: Path, file: Path) 
         (["method.name=loar"], "method.name: unknown 'loar'; did you mean 'lora'?"),
         (["method.name=[1]"], "method.name: unknown [1]; known: linear, full, bitfit, layernorm, lora"),
         (["method=lora"], "method: should be a section of keys and values, such as {name: lora}, not 'lora'"),
+        (["tokens=none"], "tokens: should be a section of keys and values, such as {name: tome}, or null, not 'none'"),
+        (["quantize=4"], "quantize: should be a section of keys and values or null, not 4"),
         (["train=3"], "train: should be a section of keys and values, not 3"),
         (["data.flip=true"], "data.flip: unknown key"),
         (["data.augment.flip=yes"], "data.augment.flip: should be true or false, not 'yes'"),
