@@ -77,8 +77,18 @@ def made(
     )
 
 
-def same_in_both(model: dict, method: dict, tokens: str) -> None:
-    found = [made(model, method, tokens, backend) for backend in BACKENDS]
+def attentive(tensors: dict[str, np.ndarray]) -> None:
+    """Weights whose attention is spread as after training. As drawn, at their full width, all patches are alike to the
+    class token to within a few steps of the rounding, and any difference between two frameworks chooses among them."""
+    for name, tensor in tensors.items():
+        if name.endswith("attn.qkv.weight"):
+            tensor *= 4  # of a standard deviation of 0.02
+        elif name.endswith(".gamma"):
+            tensor[:] = 0.1  # of 1e-5
+
+
+def same_in_both(model: dict, method: dict, tokens: str, change: Any = None) -> None:
+    found = [made(model, method, tokens, backend, change) for backend in BACKENDS]
     logits = [one.model.logits(one.images) for one in found]
     assert relative(*logits) <= LOGITS
     (loss, ours), (expected, theirs) = (one.trainer.loss_and_gradients(one.images, one.targets) for one in found)
@@ -101,7 +111,7 @@ def test_logits_and_gradients_are_the_same_in_both_backends(model, method, token
 @pytest.mark.parametrize("method", FOUR)
 @pytest.mark.parametrize("model", WHOLE)
 def test_logits_and_gradients_are_the_same_at_the_models_own_size(model, method, tokens):
-    same_in_both(WHOLE[model], FOUR[method], tokens)
+    same_in_both(WHOLE[model], FOUR[method], tokens, attentive)
 
 
 @pytest.mark.parametrize("tokens", (*REDUCERS, TRAINED))
