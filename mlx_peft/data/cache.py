@@ -151,6 +151,8 @@ class Cache:
                 place.parent.mkdir(exist_ok=True)
                 if place.parent.is_symlink():
                     raise OSError(errno.ELOOP, "a link in the cache is not followed")
+                if place.is_fifo():  # no writer replaces what is no file, and this folder is ours
+                    place.unlink()
                 replace_own(place, HEADER.pack(MAGIC, image.shape[0], image.shape[1], zlib.crc32(data)) + data)
             self._verified.add(key)
         except OSError:

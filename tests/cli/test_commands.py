@@ -268,7 +268,7 @@ def test_predict_prints_the_likeliest_first(command: Any, monkeypatch: pytest.Mo
     guesses = [{"class": "cat", "probability": 0.75}, {"class": "dog", "probability": 0.25}]
     loaded = SimpleNamespace(notes=(), task=SINGLE_LABEL, model=None, base=None, recipe=None, classes=())
     results = [{"image": "a.png", "predictions": guesses}, {"image": "long.png", "predictions": guesses}]
-    monkeypatch.setattr("mlx_peft.artifacts.load.load_run", lambda run, backend, name, model, weights, tokens: loaded)
+    monkeypatch.setattr("mlx_peft.artifacts.load.load_run", lambda *_, **options: loaded)
     monkeypatch.setattr("mlx_peft.artifacts.predict.answers", lambda *_: results)
     assert command("predict", "run", "a.png", "long.png", "--top", 2).stdout.splitlines() == [
         "a.png      75.0 %  cat",

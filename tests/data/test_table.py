@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlx_peft.core.errors import UserError
-from mlx_peft.data import Dataset, lists
+from mlx_peft.data import Dataset, cells, lists
 from mlx_peft.data.sets import table as tables
 
 Open = Callable[..., Dataset]
@@ -203,7 +203,7 @@ def test_a_table_takes_little_more_memory_than_its_text(
 def test_a_table_is_bounded(images: Path, opened_as: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     table(images, "path,label,group", lambda n: f"scans/{n}.png,{n % 2},{'g' * max(1, n)}")
     with monkeypatch.context() as patched:
-        patched.setattr(tables, "MAX_ROWS", 23)
+        patched.setattr(cells, "MAX_ROWS", 23)
         with pytest.raises(UserError, match=r"labels\.csv has more than 23 rows"):
             opened_as("csv", images)
     monkeypatch.setattr(tables, "MAX_GROUPS", 23 * 24 - 1)

@@ -181,7 +181,8 @@ def test_what_the_facts_lack_is_said_with_the_reason(tmp_path: Path) -> None:
     assert "http" not in str(said.value)
     described["method"]["rank_pattern"], described["model"] = {}, []
     save_file(load_file(folder / WEIGHTS), folder / WEIGHTS, {METADATA: json.dumps(described)})
-    with pytest.raises(UserError, match=r"\(model: should be a section of keys and values, not \[\]\); was it written"):
+    refused = r"\(model: should be a section of keys and values or null, not \[\]\); was it written"
+    with pytest.raises(UserError, match=refused):
         read_adapter(folder)
 
 
