@@ -169,8 +169,7 @@ class Cache:
             yield _Counter(file.fileno())
 
     def _tidied(self) -> int:
-        """Bytes of the entries that stay: unfinished ones of killed runs are deleted, and the longest unread ones too
-        where there is no tenth of the limit left."""
+        """Bytes of the entries that stay: unfinished ones go, and the longest unread where room is short."""
         found: list[tuple[float, int, str]] = []
         now = time.time()
         for shard in os.scandir(self.folder):
