@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_peft.artifacts.examine import examine_splits
+from mlx_peft.config.schema import Model
 from mlx_peft.config.tokens import NONE, reducer_of
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.looking import Watch, unwatched
@@ -59,8 +60,21 @@ def accuracies(
     return [Accuracy(*key, metric, tuple(values)) for metric in metrics for key, values in found.items()]
 
 
-def must_be_runs(runs: Sequence[Path]) -> None:
-    """Raises UserError, before anything is timed, where one is no finished run."""
+def must_be_seeds(runs: Sequence[Path], reducers: Sequence[str], timed: Model) -> None:
+    """Raises UserError, before anything is timed, where runs have no place in one table.
+
+    They must be finished, of the model that is timed, and alike but for their seeds and reducers: their mean is told.
+    One that was trained with a reducer is told beside its speed.
+    """
+    known = {str(reducer_of(text) or NONE) for text in reducers}
     for run in runs:
-        if RunFolder(run).read_result() is None:
+        folder = RunFolder(run)
+        if folder.read_result() is None:
             raise UserError(f"{run} is not a finished run", arguments=("runs",))
+        config, first = folder.read_config(), RunFolder(runs[0]).read_config()
+        if (config.model.name, config.model.image_size) != (timed.name, timed.image_size):
+            raise UserError(f"{run} is of another model, or of another size of images, than what is timed")
+        if (config.data, config.method) != (first.data, first.method):
+            raise UserError(f"{run} and {runs[0]} differ in their images or their method: one mean cannot tell of both")
+        if (own := str(config.tokens or NONE)) not in known:
+            raise UserError(f"{run} was trained with {own}, which is not timed: name it too", arguments=("reducers",))

@@ -59,11 +59,10 @@ def tokens(
     With --run also the accuracy: of a run without a reducer under each, of the others under their own.
     """
     from mlx_peft.artifacts.ahead import must_hold_files
-    from mlx_peft.artifacts.reduced import accuracies, must_be_runs
+    from mlx_peft.artifacts.reduced import accuracies, must_be_seeds
     from mlx_peft.checks import bench_tokens
     from mlx_peft.cli.progress import watch
 
-    must_be_runs(runs or [])
     if out is not None:
         must_hold_files(out)
     timed = _timed(model, image_size, runs or [])
@@ -71,6 +70,7 @@ def tokens(
         timed, reducers or bench_tokens.REDUCERS, [backend] if backend else None,
         batch_size=batch_size, rank=rank, rounds=rounds,
     )  # fmt: skip
+    must_be_seeds(runs or [], settings.reducers, timed)
     with watch() as progress:
         found = accuracies(runs or [], settings.reducers, watch=progress.opening)
         speeds = bench_tokens.run(settings)

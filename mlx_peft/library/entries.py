@@ -159,7 +159,7 @@ def _must_be_of(adapter: Adapter, network: Network, place: Path) -> None:
     if adapter.tokens not in (None, network.tokens):
         raise UserError(
             f"{place} was trained with fewer tokens ({adapter.tokens}), and this model has "
-            f"{network.tokens or 'all tokens'}: create the model with tokens like these"
+            f"{network.tokens or 'all tokens'}: ask it alone, or a model that has its tokens"
         )
     if adapter.model is not None and adapter.architecture is not None:  # PEFT says no more than a name
         if fields := _differing(adapter.architecture, network.architecture):

@@ -182,5 +182,16 @@ def test_a_run_is_measured_under_every_reducer_or_under_its_own(tmp_path: Path) 
     ]  # fmt: skip
     results = [json.loads((run / "result.json").read_text())["metrics"]["test"]["top1"] for run in (plain, own)]
     assert [found[0].values, found[3].values] == [(results[0],), (results[1],)]
+
+    names, timed = ["none", "tome r=2"], Experiment.model_validate(experiment).model
+    reduced.must_be_seeds([plain, own], names, timed)
     with pytest.raises(UserError, match="is not a finished run"):
-        reduced.must_be_runs([plain, tmp_path])
+        reduced.must_be_seeds([plain, tmp_path], names, timed)
+    with pytest.raises(UserError, match=r"own was trained with tome r=2, which is not timed: name it too"):
+        reduced.must_be_seeds([plain, own], ["none", "tome r=6"], timed)
+    with pytest.raises(UserError, match="another model, or of another size of images"):
+        reduced.must_be_seeds([plain], names, timed.model_copy(update={"image_size": 96}))
+    other = tmp_path / "other"
+    train(Experiment.model_validate(experiment | {"method": {"name": "bitfit"}}), other)
+    with pytest.raises(UserError, match="differ in their images or their method"):
+        reduced.must_be_seeds([plain, other], names, timed)
