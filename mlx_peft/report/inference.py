@@ -16,6 +16,7 @@ NUMBERS = (
     "adapters", "images/s", "of merged", "of merged, process time", "of peft's mixed", "of peft's, process time",
     "a switch, ms",
 )  # fmt: skip
+GROWN = "A process that has freed memory uses it again, and may grow by less than its adapters have."
 MEMORY = ("adapters in memory", "own bytes, MiB", "the process grew by, MiB", "ratio")
 
 
@@ -29,7 +30,8 @@ def _times(report: Report) -> str:
     setting = (
         f"{settings.model} at {settings.image_size} px, batches of {settings.batch_size}, LoRA r {settings.rank} on "
         f"all linear layers, float32; {settings.rounds} rounds in turn, adapters dealt out anew in each; "
-        f"{os.cpu_count()} CPUs, load average {before:.1f} before, {after:.1f} after"
+        f"{os.cpu_count()} CPUs, load average {before:.1f} before, {after:.1f} after; "
+        "images/s are the fastest round's, shares the medians of the rounds"
     )
     table = Columns(("contender", *NUMBERS), NUMBERS).table(_cells(report, timing) for timing in report.timings)
     return f"{setting}\n\n{table}"
@@ -61,4 +63,4 @@ def _memory(report: Report) -> str:
         ]
         for held in report.holdings
     ]
-    return Columns(("", "framework", *MEMORY), MEMORY).table(rows)
+    return f"{Columns(('', 'framework', *MEMORY), MEMORY).table(rows)}\n\n{GROWN}"
