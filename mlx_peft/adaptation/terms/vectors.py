@@ -1,0 +1,51 @@
+"""The terms of methods that train vectors: factors, shifts, biases and norms."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlx_peft.adaptation.terms.term import Layers, Plain, Terms
+from mlx_peft.config.methods import IA3, SSF, Linear
+from mlx_peft.config.methods.selective import Selective
+from mlx_peft.core.border import Tensors
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.parameters import last
+from mlx_peft.vit.sites import LAYERS
+
+
+def linear(method: Linear, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
+    return Terms({})
+
+
+def selective(method: Selective, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
+    """BitFit's biases and the norms' weights and biases, less those of the base."""
+    found: Layers = {}
+    for name in method.selected(architecture):
+        plain = base.vector(name)
+        assert plain is not None, name  # it is a parameter of the architecture
+        kind = {"bias": "shift", "weight": "weight"}[last(name)]
+        found.setdefault(name.rpartition(".")[0], {})[kind] = tensors[name] - plain
+    return Terms(found)
+
+
+def ia3(method: IA3, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
+    found: Layers = {}
+    for site in method.sites(architecture):
+        own = tensors[f"{site.path}.ia3_l"]
+        if LAYERS[site.name] in method.inputs:
+            found[site.path] = {"into": own}
+        else:
+            gain = np.ones(site.outputs, np.float32)
+            for rows, values in zip(site.rows, np.split(own, site.count), strict=True):
+                gain[rows] = values
+            found[site.path] = {"gain": gain}
+    return Terms(found)
+
+
+def ssf(method: SSF, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
+    return Terms(
+        {
+            path: {"gain": tensors[f"{path}.ssf_scale"], "shift": tensors[f"{path}.ssf_shift"]}
+            for path in method.layers(architecture)
+        }
+    )
