@@ -12,9 +12,11 @@ from mlx_peft.core.errors import UserError
 
 LOGIN = "log in with: hf auth login, or set HF_TOKEN"
 
+WRITING = "the hub does not allow it: is the owner's name right, and may the token write?"
+"""What a 403 means where something was to be written."""
+
 REFUSALS = {
     401: f"the hub does not know the token: {LOGIN}",
-    403: "the hub does not allow it: is the owner's name right, and may the token write?",
     404: f"the hub shows nothing of that name; if it is private, {LOGIN}",
     412: "someone else changed the repository meanwhile: try again",
 }
@@ -59,13 +61,16 @@ def cached(repository: str, filename: str) -> Path | None:
 
 
 @contextmanager
-def explained(repository: str, what: str, advice: str = "", silent: str | None = None) -> Iterator[None]:
+def explained(
+    repository: str, what: str, advice: str = "", silent: str | None = None, forbidden: str | None = None
+) -> Iterator[None]:
     """Turns the hub's errors into a UserError that says what would help.
 
     Args:
         what: is asked for, at the head of the message.
         advice: for when the hub cannot be reached.
         silent: why it cannot be, where that is known: the block asks the cache alone.
+        forbidden: what a 403 means; None: that something is given only to those who ask.
     """
     from huggingface_hub import constants, errors
 
@@ -75,23 +80,45 @@ def explained(repository: str, what: str, advice: str = "", silent: str | None =
     except UserError:
         raise
     except errors.GatedRepoError as error:
-        raise UserError(f"{what} is gated: accept its terms at {page}, then {LOGIN}") from error
+        raise UserError(f"{what} is gated: {_access(page)}") from error
     except errors.RepositoryNotFoundError as error:
-        raise UserError(f"{what}: the hub shows no such repository; if it is private, {LOGIN}") from error
+        raise UserError(f"{what}: the hub shows no such repository; if it is private or gated, {LOGIN}") from error
     except errors.RevisionNotFoundError as error:
         raise UserError(f"{what}: the repository has no such branch, tag or commit") from error
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:  # the second is of the cache
+        if _status(error.__cause__) == 403:
+            raise UserError(f"{what}: the hub does not give it: {_access(page)}") from error
         offline = "HF_HUB_OFFLINE is set, and this needs the hub" if constants.HF_HUB_OFFLINE else None
         reason = offline or silent or _failed(error)
         raise UserError(f"{what}: {reason}{f'; {advice}' if advice else ''}") from error
     except errors.EntryNotFoundError as error:
         raise UserError(f"{what}: no such file in {page}") from error
     except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        raise UserError(f"{what}: {REFUSALS.get(status or 0) or _first_line(error)}") from error
+        refusals = REFUSALS | {403: forbidden or f"the hub does not give it: {_access(page)}"}
+        raise UserError(f"{what}: {refusals.get(_status(error)) or _first_line(error)}") from error
     except Exception as error:  # the HTTP client's own are not all OSErrors, and an upload's is a RuntimeError
         here = isinstance(error, OSError) and error.errno in HERE
         raise UserError(f"{what}: {_first_line(error) if here else _failed(error)}") from error
+
+
+def _access(page: str) -> str:
+    """How somebody who is logged in, or is not, comes to what is given only to those who ask."""
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        return f"ask for access at {page} (its terms are there), then {LOGIN}"
+    return (
+        f"the account that is logged in here has no access. Ask for it at {page} (its terms are there), and try again "
+        "once it is granted; a fine-grained token must be allowed to read gated repositories"
+    )
+
+
+def _status(error: BaseException | None) -> int:
+    """The status of HTTP in the hub's answer; 0 where an error is none of the hub's."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    response = error.response if isinstance(error, HfHubHTTPError) else None
+    return 0 if response is None else int(response.status_code)
 
 
 def _failed(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convert.files import listed
-from convert.hub import LOGIN, explained, must_answer
+from convert.hub import LOGIN, WRITING, explained, must_answer
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.writing import new_folder
 
@@ -65,7 +65,7 @@ def upload(
         raise UserError(f"{what}: writing to the hub needs a login: {LOGIN}")
     api = HfApi()
     must_answer(what)
-    with explained(repository, what):
+    with explained(repository, what, forbidden=WRITING):
         there = _there(api, repository, revision)
         if there is None:
             api.create_repo(repository, private=private or None, exist_ok=True)

@@ -37,6 +37,8 @@ class Repository:
     commits: dict[str, str] = field(default_factory=lambda: {"main": "0" * 40})
     sizes: dict[str, int | None] = field(default_factory=dict)
     """Lengths that are told in place of the true ones."""
+    gated: str | None = None
+    """Why nobody is given a file: what the hub says with a 401 or 403, GatedRepo or nothing."""
 
     def at(self, revision: str) -> dict[str, bytes] | None:
         names = {commit: branch for branch, commit in self.commits.items()}
@@ -199,6 +201,8 @@ class Handler(BaseHTTPRequestHandler):
     def resolve(self, _: bytes, name: str, revision: str, file: str) -> None:
         if (found := self.repository(name)) is None:
             return None
+        if found.gated is not None:
+            return self.answer(403 if self.known() else 401, code=found.gated or None)
         files = found.at(revision) or {}
         if file not in files:
             return self.answer(404, code="EntryNotFound")

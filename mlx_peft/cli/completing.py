@@ -48,6 +48,12 @@ def models(incomplete: str) -> list[str]:
     return beginning(tagged or registry.names(), incomplete)
 
 
+def families(incomplete: str) -> list[str]:
+    from mlx_peft.vit.families import FAMILIES
+
+    return beginning((family.name for family in FAMILIES), incomplete)
+
+
 def methods(incomplete: str) -> list[str]:
     from mlx_peft.config.methods import Method
 

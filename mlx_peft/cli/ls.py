@@ -8,10 +8,51 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 
+from mlx_peft.cli import completing
 from mlx_peft.cli.common import AsJson, echo, echo_json
+from mlx_peft.cli.ls_models import Wanted, families, models, narrowed, nothing, where
 from mlx_peft.core.errors import UserError, suggest
 
-Kind = Literal["models", "methods", "tokens", "datasets", "recipes", "suites"]
+Kind = Literal["models", "families", "methods", "tokens", "datasets", "recipes", "suites"]
+
+FamilyNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--family",
+        metavar="NAME",
+        help="Models: of a family, see `ls families`.",
+        show_default=False,
+        autocompletion=completing.families,
+    ),
+]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--size",
+        metavar="SIZE",
+        help="Models: tiny, base, ... in their name, or by parameters: 5M-30M, -30M, 1B-.",
+        show_default=False,
+    ),
+]
+Licences = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--licence",
+        metavar="NAME",
+        help="Models: whose weights have it, or a pattern: 'cc-*'; unknown, where none is stated.",
+        show_default=False,
+    ),
+]
+ImageSizes = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--image-size", min=1, metavar="PIXELS", help="Models: with weights for such images.", show_default=False
+    ),
+]
+OnHub = Annotated[
+    bool | None,
+    typer.Option("--weights/--no-weights", help="Models: with weights on the hub, or without any.", show_default=False),
+]
 
 
 def ls(
@@ -19,18 +60,35 @@ def ls(
     pattern: Annotated[
         str, typer.Argument(metavar="PATTERN", help="A part of the name, or a pattern: 'vit_*_224*'.")
     ] = "",
+    family: FamilyNames = None,
+    size: Sizes = None,
+    licence: Licences = None,
+    image_size: ImageSizes = None,
+    weights: OnHub = None,
     as_json: AsJson = False,
 ) -> None:
-    """List models, methods, reducers, data sets, recipes or suites.
+    """List models, families, methods, reducers, data, recipes or suites.
 
-    Of a model: parameters without a head, image size, and the licences and tags of its weights. Of a method: whether
-    it merges into a plain model, PEFT reads its adapters, a batch may mix several of them, and several become one. Of
-    a data set: its variants (protocols, partitions, sizes), the first the default, with their images; with --json, what
-    each is, and where the set is to be had.
+    Of a model: parameters without a head, image size, and the families, licences and tags of its weights; an option
+    that is given several times asks for any of its values, different options for all of theirs. Of a family: how many
+    models and weights it has, under which licences, and where they are had. Of a method: whether it merges into a plain
+    model, PEFT reads its adapters, a batch may mix several of them, and several become one. Of a data set: its variants
+    (protocols, partitions, sizes), the first the default, with their images; with --json, what each is, and where the
+    set is to be had.
     """
     entries = {entry["name"]: entry for entry in LISTS[kind]()}
+    asked = Wanted(
+        family=tuple(family or ()),
+        size=tuple(size or ()),
+        licence=tuple(licence or ()),
+        image_size=tuple(image_size or ()),
+        weights=weights,
+    )
+    if asked.options and kind != "models":
+        raise UserError(f"{' '.join(asked.words)}: only models are asked for so, and not {kind}")
     wanted = pattern.lower() if set("*?[") & set(pattern) else f"*{pattern.lower()}*"
-    found = [entry for name, entry in entries.items() if fnmatch.fnmatchcase(name.lower(), wanted)]
+    named = [entry for name, entry in entries.items() if fnmatch.fnmatchcase(name.lower(), wanted)]
+    found = narrowed(named, asked)
     if as_json:
         echo_json(found)
     elif found:
@@ -41,8 +99,10 @@ def ls(
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-        if kind == "models":
-            echo("whether the hub asks for consent first (gating) is not known of any; a download says so", err=True)
+        for line in where(found, asked) if kind == "models" else ():
+            echo(line, err=True)
+    elif named:
+        raise UserError(nothing(named, pattern, asked))
     else:
         raise UserError(f"no {kind} match {pattern!r}{suggest(pattern, entries)}")
 
@@ -73,7 +133,11 @@ def variants(found: list[dict[str, Any]]) -> str:
 HEADINGS = {
     "parameters": "parameters",
     "image_size": "pixels",
+    "models": "models",
+    "tags": "weights",
+    "families": "families",
     "licenses": "licences",
+    "origin": "first published at",
     "merges": "merges",
     "in_peft": "PEFT reads it",
     "mixes": "a batch may mix it",
@@ -88,37 +152,6 @@ HEADINGS = {
 
 LAST_HEADING = {"models": "tags"}
 """The heading over the last column, where that is no description."""
-
-
-def models() -> Iterator[dict[str, Any]]:
-    import math
-
-    from mlx_peft.vit import registry
-    from mlx_peft.vit.parameters import is_head
-    from mlx_peft.vit.shapes import shapes
-
-    for name in registry.names():
-        weights = [registry.find(f"{name}.{tag}") for tag in registry.tags(name)]
-        architecture = registry.find(name).architecture
-        sizes = {key: math.prod(shape) for key, shape in shapes(architecture, 1).items() if not is_head(key)}
-        yield {
-            "name": name,
-            "parameters": sum(sizes.values()),
-            "image_size": architecture.img_size,
-            "licenses": sorted({entry.license or "unknown" for entry in weights}),
-            "description": ", ".join(registry.tags(name)),
-            "weights": [
-                {
-                    "tag": entry.tag,
-                    "image_size": entry.architecture.img_size,
-                    "classes": entry.num_classes,
-                    "license": entry.license,
-                    "gated": entry.gated,
-                    "hub_id": entry.hub_id,
-                }
-                for entry in weights
-            ],
-        }
 
 
 def methods() -> Iterator[dict[str, Any]]:
@@ -185,6 +218,7 @@ def suites() -> Iterator[dict[str, Any]]:
 
 LISTS = {
     "models": models,
+    "families": families,
     "methods": methods,
     "tokens": tokens,
     "datasets": datasets,

@@ -12,10 +12,13 @@ from types import SimpleNamespace
 import huggingface_hub
 import numpy as np
 import pytest
+from hub_stand_in import Hub, standing_in
 from huggingface_hub import constants, errors
 
 from convert.base import Base, load_base
 from convert.hub import download
+from convert.layouts.layout import Asked
+from convert.named import open_named
 from convert.repository import fetch, upload
 from mlx_peft.config.schema import Data, Model
 from mlx_peft.core import reach
@@ -23,7 +26,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.data.sets.parquet import Repository, read_hub
 
 NAME = "vit_base_patch16_clip_224.openai"
-RESPONSE = SimpleNamespace(headers={}, request=None)
+RESPONSE = SimpleNamespace(headers={}, request=None, status_code=418)
 MISSING = SimpleNamespace(headers={}, request=None, status_code=404)
 
 Changes = Callable[[tuple[str, ...]], list[str]]
@@ -134,7 +137,7 @@ def test_a_timm_name_is_loaded_from_its_repository(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (errors.GatedRepoError("no", response=RESPONSE), "is gated: accept its terms at https://huggingface.co/timm/x"),
+        (errors.GatedRepoError("no", response=RESPONSE), "is gated: .*sk for.* at https://huggingface.co/timm/x"),
         (errors.RepositoryNotFoundError("no", response=RESPONSE), "shows no such repository"),
         (errors.EntryNotFoundError("no"), "no such file in https://huggingface.co/timm/x"),
         (
@@ -158,6 +161,34 @@ def test_an_error_of_the_hub_becomes_advice(error: Exception, message: str, monk
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     with pytest.raises(UserError, match=message):
         download("timm/x", "m")
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with standing_in(monkeypatch, tmp_path) as hub:
+        yield hub
+
+
+@pytest.mark.parametrize("gated", ["GatedRepo", ""], ids=["named", "plain"])
+def test_of_a_gated_repository_it_is_said_how_to_ask(gated: str, stand_in: Hub, tmp_path: Path) -> None:
+    """As somebody who is logged in, whom the hub has not given access yet; its older answers name no reason."""
+    stand_in.put("meta/dinov3", {"model.safetensors": b"weights"}).gated = gated
+    asked: list[Callable[[], object]] = [
+        lambda: download("meta/dinov3", "model.safetensors"),
+        lambda: fetch("meta/dinov3", tmp_path / "out", lambda folder: None),
+        lambda: open_named("meta/dinov3", Path("meta/dinov3"), Asked()),
+    ]
+    for ask in asked:
+        with pytest.raises(UserError, match=r"has no access. Ask for it at http.*/meta/dinov3 .*fine-grained token"):
+            ask()
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_login_a_gated_repository_says_to_log_in(stand_in: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in.put("meta/dinov3", {"model.safetensors": b"weights"}).gated = "GatedRepo"
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(UserError, match=r"is gated: ask for access at http.*/meta/dinov3 .*hf auth login, or set HF_T"):
+        download("meta/dinov3", "model.safetensors")
 
 
 def test_offline_is_respected_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

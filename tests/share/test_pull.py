@@ -25,13 +25,17 @@ class TestWhatPullRefuses:
         return {name: (run / "adapter" / name).read_bytes() for name in ADAPTER}
 
     def test_what_is_not_there(self, hub, command, tmp_path):
-        assert "shows no such repository; if it is private, log in" in failed(command("pull", "jane/nothing", "got"))
+        assert "shows no such repository; if it is private or gated, log in" in failed(
+            command("pull", "jane/nothing", "got")
+        )
         assert not left(tmp_path)
 
     def test_a_private_one_to_somebody_else(self, hub, command, files, monkeypatch):
         hub.put("jane/digits", files, private=True)
         monkeypatch.delenv("HF_TOKEN")
-        assert "shows no such repository; if it is private, log in" in failed(command("pull", "jane/digits", "got"))
+        assert "shows no such repository; if it is private or gated, log in" in failed(
+            command("pull", "jane/digits", "got")
+        )
 
     def test_a_branch_that_is_not_there(self, hub, command, files):
         hub.put("jane/digits", files)
