@@ -67,7 +67,7 @@ def ls(
     weights: OnHub = None,
     as_json: AsJson = False,
 ) -> None:
-    """List models, families, methods, reducers, data, recipes or suites.
+    """List models, families, methods, data sets, recipes and more.
 
     Of a model: parameters without a head, image size, and the families, licences and tags of its weights; an option
     that is given several times asks for any of its values, different options for all of theirs. Of a family: how many
