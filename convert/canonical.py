@@ -16,12 +16,16 @@ PATCHES = "patch_embed.proj.weight"
 REPRESENTATION = "pre_logits."
 
 
-def canonical(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
+def canonical(tensors: Tensors, family: str) -> tuple[Tensors, tuple[str, ...]]:
     """A checkpoint under timm's present names, as its ``checkpoint_filter_fn`` has them.
 
-    DeiT-3's layer scales, DINOv2's own names, patch embeddings kept as linear layers. The representation layer of old
-    weights is left out, and with it the head that was trained behind it, which timm keeps; and so is what only
-    self-supervised training needs.
+    DeiT-3's layer scales, which are called as Eva's still are, DINOv2's own names, patch embeddings kept as linear
+    layers. The representation layer of old weights is left out, and with it the head that was trained behind it, which
+    timm keeps; and so is what only self-supervised training needs.
+
+    Args:
+        tensors: by name, as they were found.
+        family: of the architecture that they are for.
 
     Returns:
         The tensors, and what was left out, in words.
@@ -36,7 +40,8 @@ def canonical(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
             if 0 < 3 * side**2 == tensor.shape[1]:
                 tensor = tensor.reshape(-1, 3, side, side)
         result[name] = tensor
-    return renamed(result, lambda name: re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name)), notes
+    scale = {"vit": r"\1.ls\2.gamma", "eva": r"\1.gamma_\2"}[family]
+    return renamed(result, lambda name: re.sub(r"^(blocks\.\d+)\.gamma_([12])$", scale, name)), notes
 
 
 def _without_representation(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:

@@ -63,7 +63,7 @@ def _known(reading: Reading, layout: str, path: Path, asked: Asked) -> Checkpoin
         raise UserError(
             f"{path}: it does not say how images are to be normalised: put a preprocessor_config.json beside it"
         )
-    tensors, notes = canonical(reading.tensors)
+    tensors, notes = canonical(reading.tensors, architecture.family)
     must_be_sound(tensors, architecture, None, path)
     return Checkpoint(
         name=name.partition(".")[0],

@@ -1,4 +1,4 @@
-"""Positions and reducers that only tests have, for either backend: what a block has places for."""
+"""Relative positions and reducers that only tests have, for either backend: what a block has places for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import mlx_peft.backend.models.positions
 import mlx_peft.backend.models.reducer
 import torch_ref.models.positions
 import torch_ref.models.reducer
-from mlx_peft.vit.architecture import Architecture
 
 
 class Ours:
@@ -82,35 +81,6 @@ def of(backend: ModuleType | object) -> type[Ours]:
     return Ours if type(backend).__module__.startswith("mlx_peft") else Theirs
 
 
-def angles(architecture: Architecture) -> np.ndarray:
-    """DINOv3's (Simeoni et al. 2025, arXiv 2508.10104), ``(grid^2, d)``: 2 pi / period of coordinates in [-1, 1]."""
-    side, width = architecture.grid_size, architecture.embed_dim // architecture.num_heads
-    along = 2 * (np.arange(side) + 0.5) / side - 1
-    coordinates = np.stack(np.meshgrid(along, along, indexing="ij"), axis=-1).reshape(-1, 2)
-    periods = 100 ** (np.arange(width // 4) / (width // 4))
-    return np.tile((2 * np.pi * coordinates[:, :, None] / periods).reshape(side**2, -1), 2)
-
-
-def rotary(trainer: Any) -> Any:
-    """DINOv3's rotary positions for a trainer's model: of patch tokens alone, wherever they stand."""
-    here, architecture = of(trainer), trainer.model.base.architecture
-    tables = [here.array(f(angles(architecture)).astype(np.float32)) for f in (np.cos, np.sin)]
-
-    class Rotary(here.positions):
-        def turned(self, x: Any, tokens: Any) -> Any:
-            if not tokens.places.count("patch"):
-                return x
-            cos, sin = (t if tokens.indices is None else t[tokens.indices][:, None] for t in tables)
-            span = tokens.places.span("patch")
-            patches = x[:, :, span]
-            half = patches.shape[-1] // 2
-            swapped = here.join([-patches[..., half:], patches[..., :half]], axis=-1)
-            parts = [x[:, :, : span.start], patches * cos + swapped * sin, x[:, :, span.stop :]]
-            return here.join([part for part in parts if part.shape[2]], axis=2)
-
-    return Rotary(architecture)
-
-
 def relative(trainer: Any, table: np.ndarray) -> Any:
     """Swin's and BEiT's: to the score of two patches a number is added that their distance chooses, a head its own.
 
@@ -132,7 +102,7 @@ def relative(trainer: Any, table: np.ndarray) -> Any:
             none = here.array(np.zeros((*found.shape[:2], special, found.shape[3]), np.float32))
             return here.join([none, found], axis=2)
 
-    positions = Relative(trainer.model.base.architecture)
+    positions = Relative(trainer.model.base.architecture, None)
     positions.table = here.parameter(table)
     return positions
 

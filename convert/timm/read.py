@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from convert.canonical import canonical
 from convert.checkpoint import Checkpoint
@@ -28,7 +29,7 @@ def from_hub(name: str) -> Checkpoint:
             f"model.weights: the hub has no weights for {name!r} (other tags: {', '.join(others) or 'none'}); "
             "name a file, or write weights: none for random ones"
         )
-    tensors, notes = canonical(read_tensors(download(entry.hub_id, entry.hub_filename)))
+    tensors, notes = canonical(read_tensors(download(entry.hub_id, entry.hub_filename)), entry.architecture.family)
     must_be_sound(tensors, entry.architecture, None, entry.hub_id)
     notes = (f"{entry.name}: {entry.note}", *notes) if entry.note else notes
     return Checkpoint(
@@ -46,10 +47,10 @@ def from_tensors(tensors: Tensors, path: Path, name: str | None) -> Checkpoint:
         UserError: where several models have these shapes, and where the weights published under the name were prepared
             in several ways and no tag tells which.
     """
-    tensors, notes = canonical(tensors)
     more: tuple[str, ...] = ()
-    name = name or _only(fitting(tensors), path)
+    name = name or _only(_fitting(tensors), path)
     entry = find(name)
+    tensors, notes = canonical(tensors, entry.architecture.family)
     must_be_sound(tensors, entry.architecture, None, path)
     if entry.tag and not name.endswith(f".{entry.tag}"):
         others = [find(f"{name}.{tag}") for tag in tags(name)]
@@ -66,6 +67,12 @@ def from_tensors(tensors: Tensors, path: Path, name: str | None) -> Checkpoint:
                 "add the tag to the name where it is one of them",
             )
     return Checkpoint(name, str(path), entry.architecture, entry.preprocessing, entry.resampling, tensors, notes + more)
+
+
+def _fitting(tensors: Tensors) -> list[str]:
+    """The names that the tensors fit under, whichever family's they are."""
+    families = get_args(Architecture.model_fields["family"].annotation)
+    return list(dict.fromkeys(name for family in families for name in fitting(canonical(tensors, family)[0])))
 
 
 def _only(names: list[str], path: Path) -> str:
@@ -123,7 +130,7 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
             entry.architecture, {"img_size": size[-1]} | from_arguments(arguments, path), f"{path}: model_args"
         )
     )
-    tensors, notes = canonical(read_tensors(weights, words=quantization is not None))
+    tensors, notes = canonical(read_tensors(weights, words=quantization is not None), architecture.family)
     must_be_sound(tensors, architecture, quantization, weights)
     rows, number = len(tensors.get("head.weight", ())), config.get("num_classes")
     if rows and isinstance(number, int) and number != rows:

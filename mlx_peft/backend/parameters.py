@@ -11,22 +11,27 @@ from mlx_peft.backend import methods
 from mlx_peft.backend.methods import quantized, rounding
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.core.border import Parameters, Tensors
-from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.parameters import is_head, last
 
 Arrays = dict[str, mx.array]
 
 
-def to_mlx(tensor: np.ndarray) -> mx.array:
-    """A tensor of timm's layout in MLX's: the patch convolution, the only one of four axes, has its channels last."""
-    return mx.array(tensor.transpose(0, 2, 3, 1) if tensor.ndim == 4 else tensor)
+NO_KERNEL = "freqs"
+"""The last name of what has four axes and is no convolution's."""
 
 
-def to_timm(array: mx.array) -> np.ndarray:
+def to_mlx(tensor: np.ndarray, name: str = "") -> mx.array:
+    """A parameter of timm's layout in MLX's: the patch convolution has its channels last."""
+    return mx.array(tensor.transpose(0, 2, 3, 1) if tensor.ndim == 4 and last(name) != NO_KERNEL else tensor)
+
+
+def to_timm(array: mx.array, name: str = "") -> np.ndarray:
     """The reverse of ``to_mlx``, in float32 and C order; the words of codes as they are."""
     if array.dtype == mx.uint32:
         return to_numpy(array)
     tensor = to_numpy(array.astype(mx.float32))
-    return np.ascontiguousarray(tensor.transpose(0, 3, 1, 2)) if tensor.ndim == 4 else tensor
+    kernel = tensor.ndim == 4 and last(name) != NO_KERNEL
+    return np.ascontiguousarray(tensor.transpose(0, 3, 1, 2)) if kernel else tensor
 
 
 def to_numpy(array: mx.array) -> np.ndarray:
@@ -36,7 +41,7 @@ def to_numpy(array: mx.array) -> np.ndarray:
 
 def to_tensors(arrays: Arrays) -> Tensors:
     """Parameters by name, as NumPy in timm's layout."""
-    return {name: to_timm(p) for name, p in arrays.items()}
+    return {name: to_timm(p, name) for name, p in arrays.items()}
 
 
 def every(network: VisionTransformer) -> Arrays:
@@ -47,7 +52,7 @@ def every(network: VisionTransformer) -> Arrays:
 def load(network: VisionTransformer, tensors: Tensors) -> None:
     """Sets parameters by name, each in its own type. Raises ValueError where a name is unknown or a shape differs."""
     known = every(network)
-    arrays = {name: to_mlx(tensor) for name, tensor in tensors.items()}
+    arrays = {name: to_mlx(tensor, name) for name, tensor in tensors.items()}
     for name, array in arrays.items():
         if name not in known:
             raise ValueError(f"{name} is no parameter of the model")

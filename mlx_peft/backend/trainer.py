@@ -129,7 +129,7 @@ class Trainer:
         self.model.network.train()
         count = mx.array(self.model.base.task.total_weight(targets), mx.float32)
         loss, gradients = mx.value_and_grad(scaled)({**self.model.trained})  # a copy: a dictionary keeps what is traced
-        return float(loss) / scale, {name: to_timm(g / scale) for name, g in gradients.items()}
+        return float(loss) / scale, {name: to_timm(g / scale, name) for name, g in gradients.items()}
 
     def state(self) -> Tensors:
         forks.check()

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mlx_peft.core.bounds import BatchSize, Seed
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
-from mlx_peft.vit.sites import GROUPS, LAYERS, Site, chosen, sites
+from mlx_peft.vit.sites import GROUPS, Site, chosen, sites
 
 Width = Literal[32, 8, 6, 5, 4, 3, 2]
 Calibration = Literal["minmax", "percentile", "repq"]
@@ -28,7 +28,7 @@ FLOAT = 32
 ATTENTION = ("q", "k", "v", "softmax")
 """The operands of attention's products: q and k of the first, softmax and v of the second."""
 
-NORMED = {"norm1": ("qkv",), "norm2": ("fc1", "fc1_g", "fc1_x")}
+NORMED = {"norm1": ("qkv", "q_proj", "k_proj", "v_proj"), "norm2": ("fc1", "fc1_g", "fc1_x")}
 """The norms of a block, and the layers that read what each gives."""
 
 RATIOS = tuple(1 - step / 20 for step in range(11))
@@ -93,7 +93,8 @@ class Simulation(BaseModel):
         lacking = []
         if architecture.norm_layer != "layernorm":
             lacking.append(f"{architecture.norm_layer} has no bias")
-        for present, layers in ((architecture.qkv_bias, "qkv"), (architecture.proj_bias, "fc1")):
+        of_qkv = architecture.qkv_bias and architecture.qkv == "fused"
+        for present, layers in ((of_qkv, "qkv"), (architecture.proj_bias, "fc1")):
             if not present:
                 lacking.append(f"{layers} has no bias")
         if lacking:
@@ -116,9 +117,9 @@ def points(architecture: Architecture) -> list[str]:
     """
     found = []
     for site in layers(architecture):
+        if site.name == "proj":
+            found += [site.path.removesuffix("proj") + operand for operand in ATTENTION]
         found.append(site.path)
-        if LAYERS[site.name] == "qkv":
-            found += [site.path.removesuffix("qkv") + operand for operand in ATTENTION]
     return found
 
 

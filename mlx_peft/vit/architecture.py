@@ -1,6 +1,7 @@
 """What a Vision Transformer is made of, and how its images are prepared: the facts a name stands for.
 
-Field names are the keyword arguments of timm's ``VisionTransformer``, with strings where timm passes classes.
+Field names are the keyword arguments of timm's ``VisionTransformer``, and of its ``Eva`` for what only that has, with
+strings where timm passes classes.
 """
 
 from __future__ import annotations
@@ -24,8 +25,23 @@ MOST_PIXELS = 4096
 """A side of a model's input has at most so many pixels: timm's largest has 1,024."""
 
 
-LATER = ("positions", "qkv")
+LATER = (
+    "family",
+    "positions",
+    "qkv",
+    "rope_grid",
+    "rope_temperature",
+    "rope_grid_offset",
+    "rope_grid_indexing",
+    "rope_rotate_half",
+    "ref_feat_shape",
+    "attn_pool_num_heads",
+    "attn_pool_mlp_ratio",
+)
 """Earlier versions do not know these fields: at their defaults they are left out of files, which stay as they were."""
+
+ROTARY = ("rotary", "mixed")
+"""The positions that turn queries and keys."""
 
 
 class Architecture(BaseModel):
@@ -36,13 +52,20 @@ class Architecture(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    family: Literal["vit", "eva"] = Field(
+        "vit", description="eva: layer scales on the block, gamma_1 and gamma_2; initial values as of timm's Eva"
+    )
     img_size: int = Field(224, ge=1, le=MOST_PIXELS, description="side of the square input image, pixels")
     patch_size: int = Field(16, ge=1, le=1024, description="side of a square patch, pixels")
     embed_dim: int = Field(768, ge=1, le=65536)
     depth: int = Field(12, ge=1, le=512)
     num_heads: int = Field(12, ge=1, le=4096)
     mlp_ratio: float = Field(4.0, gt=0, le=64)
-    qkv: Literal["fused"] = Field("fused", description="how q, k and v are stored: as the rows of one layer")
+    qkv: Literal["fused", "biases_apart", "split"] = Field(
+        "fused",
+        description="how q, k and v are stored: as the rows of one layer; biases_apart: q_bias and v_bias beside it, "
+        "and none for k; split: as three layers, k_proj without a bias",
+    )
     qkv_bias: bool = True
     proj_bias: bool = Field(True, description="biases of proj, fc1 and fc2")
     qk_norm: bool = False
@@ -52,9 +75,26 @@ class Architecture(BaseModel):
     class_token: bool = True
     reg_tokens: int = Field(0, ge=0, le=1024)
     distilled: bool = Field(False, description="a distillation token and its own head; logits are the mean of both")
-    positions: Literal["learnt"] = Field("learnt", description="pos_embed, added to the tokens before the blocks")
-    pos_embed: bool = True
+    positions: Literal["learnt", "rotary", "mixed"] = Field(
+        "learnt",
+        description="what attention knows of places; learnt: nothing; rotary: q and k of patches are turned; mixed: "
+        "turned by angles whose frequencies are trained, for each block and head",
+    )
+    pos_embed: bool = Field(True, description="learnt positions, added to the tokens before the blocks")
     no_embed_class: bool = Field(False, description="the position embedding covers patches only")
+    rope_grid: Literal["index", "centered"] = Field(
+        "index", description="coordinates of rotary positions: whole numbers, or from -1 to 1, times 2 pi"
+    )
+    rope_temperature: float = Field(10000.0, ge=1, le=LARGEST, description="of rotary positions' periods")
+    rope_grid_offset: float = Field(0.0, ge=-LARGEST, le=LARGEST, description="added to the coordinates")
+    rope_grid_indexing: Literal["ij", "xy"] = Field("ij", description="rows before columns, or columns before rows")
+    rope_rotate_half: bool = Field(False, description="channels are turned in pairs (i, i + d/2), not (2i, 2i + 1)")
+    ref_feat_shape: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_PIXELS,
+        description="side of the grid that rotary coordinates are scaled to; null: its own",
+    )
     pre_norm: bool = False
     final_norm: bool = True
     fc_norm: bool | None = Field(None, description="final norm after pooling; null: only where global_pool is avg")
@@ -62,6 +102,8 @@ class Architecture(BaseModel):
         "token", description="token_avg: the class token beside the mean of the patches, twice the width"
     )
     pool_include_prefix: bool = False
+    attn_pool_num_heads: int | None = Field(None, ge=1, le=4096, description="of global_pool map; null: num_heads")
+    attn_pool_mlp_ratio: float | None = Field(None, gt=0, le=64, description="of global_pool map; null: mlp_ratio")
     act_layer: Literal["gelu", "gelu_tanh", "quick_gelu", "silu"] = "gelu"
     mlp_layer: Literal["mlp", "swiglu", "swiglu_packed"] = "mlp"
     norm_layer: Literal["layernorm", "rmsnorm"] = "layernorm"
@@ -74,6 +116,10 @@ class Architecture(BaseModel):
             raise ValueError(f"img_size {self.img_size} is smaller than patch_size {self.patch_size}")
         if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        if self.positions in ROTARY and self.head_dim % 4:
+            raise ValueError(f"rotary positions need heads of a multiple of 4 channels, not {self.head_dim}")
+        if self.embed_dim % self.pool_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of attn_pool_num_heads {self.pool_heads}")
         if self.hidden_dim < 1 + (self.mlp_layer == "swiglu_packed"):
             raise ValueError(f"mlp_ratio {self.mlp_ratio} of embed_dim {self.embed_dim} leaves the MLP no hidden layer")
         if self.global_pool in ("token", "token_avg") and not self.class_token:
@@ -153,6 +199,21 @@ class Architecture(BaseModel):
     def feature_dim(self) -> int:
         """Width of what a head reads."""
         return 2 * self.embed_dim if self.global_pool == "token_avg" else self.embed_dim
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head of the blocks' attention."""
+        return self.embed_dim // self.num_heads
+
+    @property
+    def pool_heads(self) -> int:
+        """Heads of the attention pooling."""
+        return self.attn_pool_num_heads or self.num_heads
+
+    @property
+    def pool_hidden_dim(self) -> int:
+        """Width of the hidden layer of the attention pooling's MLP."""
+        return int(self.embed_dim * (self.attn_pool_mlp_ratio or self.mlp_ratio))
 
     @property
     def hidden_dim(self) -> int:

@@ -5,6 +5,7 @@ Each tensor has a stream of its own, seeded by the seed and its name: adding one
 
 from __future__ import annotations
 
+import re
 import zlib
 
 import numpy as np
@@ -12,8 +13,17 @@ from numpy.typing import NDArray
 
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
-from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.parameters import BIASES, is_head
+from mlx_peft.vit.rotary import mixed_frequencies
 from mlx_peft.vit.shapes import shapes
+
+TOKEN = {"vit": 1e-6, "eva": 0.02}
+"""The deviation of class and register tokens, by family."""
+
+EVA_HEAD = 1e-3
+"""timm's Eva multiplies a head's first weights by it."""
+
+BLOCK_OUTPUT = re.compile(r"blocks\.(\d+)\.(attn\.proj|mlp\.fc2)\.weight")
 
 
 def generator(seed: int, name: str) -> np.random.Generator:
@@ -55,24 +65,37 @@ def _initial(name: str, shape: tuple[int, ...], architecture: Architecture, seed
     random = generator(seed, name)
     layer, kind = name.rpartition(".")[::2]
     if kind in ("cls_token", "reg_token"):
-        return _normal(random, shape, 1e-6)
+        return _normal(random, shape, TOKEN[architecture.family])
+    if kind == "freqs":
+        return mixed_frequencies(random, shape, architecture.rope_temperature)
     if kind in ("pos_embed", "dist_token"):
         return _normal(random, shape, 0.02)
     if kind == "latent":
         return _truncated(random, shape, shape[-1] ** -0.5)
-    if kind == "gamma":
+    if kind in ("gamma", "gamma_1", "gamma_2"):
         return np.full(shape, architecture.init_values, np.float32)
     if layer == "patch_embed.proj":
         return kaiming_uniform(shape, 3 * architecture.patch_size**2, seed, name)
     if kind == "weight" and len(shape) == 1:
         return np.ones(shape, np.float32)
 
-    values = np.zeros(shape, np.float32) if kind == "bias" else _normal(random, shape, 0.02)
+    values = np.zeros(shape, np.float32) if kind in BIASES else _normal(random, shape, 0.02)
+    if architecture.family == "eva":
+        return _of_eva(name, values)
     if layer.startswith("blocks"):  # timm opens the gates of a SwiGLU: near-zero weights, biases of one
         gate = {"swiglu": "fc1_g", "swiglu_packed": "fc1", "mlp": None}[architecture.mlp_layer]
         if layer.rpartition(".")[2] == gate:
             start = shape[0] // 2 if architecture.mlp_layer == "swiglu_packed" else 0
             values[start:] = 1 if kind == "bias" else _normal(random, values[start:].shape, 1e-6)
+    return values
+
+
+def _of_eva(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What Eva makes of these values: less the deeper a block is, for what it adds to the tokens; heads near zero."""
+    if is_head(name):
+        values *= np.float32(EVA_HEAD)
+    elif match := BLOCK_OUTPUT.fullmatch(name):
+        values /= np.float32((2 * (int(match[1]) + 1)) ** 0.5)
     return values
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 HEADS = ("head", "head_dist")
 """The classifiers: trained under every method, and counted apart."""
 
-TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed", "latent")
-"""The parameters of tokens, by their last names."""
+TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed", "latent", "freqs")
+"""The parameters of tokens and of their positions, by their last names."""
+
+BIASES = ("bias", "q_bias", "v_bias")
+"""The biases of linear layers and norms, by their last names: q's and v's may stand beside a layer that has none."""
 
 
 def is_head(name: str) -> bool:

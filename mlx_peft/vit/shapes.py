@@ -10,6 +10,10 @@ Shapes = dict[str, tuple[int, ...]]
 """The shapes of tensors, by the tensors' names."""
 
 
+GAMMAS = {"vit": ("ls1.gamma", "ls2.gamma"), "eva": ("gamma_1", "gamma_2")}
+"""A block's layer scales, of attention and of the MLP, by family."""
+
+
 def heads(architecture: Architecture) -> tuple[str, ...]:
     """The names of the classifiers: a distilled model has two."""
     return HEADS if architecture.distilled else HEADS[:1]
@@ -23,6 +27,8 @@ def shapes(architecture: Architecture, num_classes: int) -> Shapes:
         result[PARAMETERS[kind]] = (1, count, dim)
     if architecture.pos_embed:
         result["pos_embed"] = (1, architecture.position_tokens, dim)
+    if architecture.positions == "mixed":
+        result["rope.freqs"] = (2, architecture.depth, architecture.num_heads, architecture.head_dim // 2)
     result["patch_embed.proj.weight"] = (dim, 3, patch, patch)
     if not architecture.pre_norm:
         result["patch_embed.proj.bias"] = (dim,)
@@ -47,12 +53,10 @@ def _block(architecture: Architecture, block: str) -> Shapes:
     """A transformer block: attention, then the MLP, each behind its norm."""
     dim, bias = architecture.embed_dim, architecture.proj_bias
     result = _norm(architecture, f"{block}.norm1", dim)
-    projections = {"fused": {"qkv": 3 * dim}}[architecture.qkv]
-    for name, outputs in projections.items():
-        result |= _linear(f"{block}.attn.{name}", outputs, dim, architecture.qkv_bias)
+    result |= PROJECTIONS[architecture.qkv](f"{block}.attn", dim, architecture.qkv_bias)
     if architecture.qk_norm:
         for name in ("q_norm", "k_norm"):
-            result |= _norm(architecture, f"{block}.attn.{name}", dim // architecture.num_heads)
+            result |= _norm(architecture, f"{block}.attn.{name}", architecture.head_dim)
     if architecture.scale_attn_norm:
         result |= _norm(architecture, f"{block}.attn.norm", dim)
     result |= _linear(f"{block}.attn.proj", dim, dim, bias)
@@ -66,13 +70,27 @@ def _block(architecture: Architecture, block: str) -> Shapes:
         result |= _norm(architecture, f"{block}.mlp.norm", inner)
     result |= _linear(f"{block}.mlp.fc2", dim, inner, bias)
     if architecture.init_values:  # as timm: none at 0 either
-        result |= {f"{block}.ls1.gamma": (dim,), f"{block}.ls2.gamma": (dim,)}
+        result |= {f"{block}.{name}": (dim,) for name in GAMMAS[architecture.family]}
     return result
+
+
+def _fused(attention: str, dim: int, bias: bool) -> Shapes:
+    return _linear(f"{attention}.qkv", 3 * dim, dim, bias)
+
+
+def _biases_apart(attention: str, dim: int, bias: bool) -> Shapes:
+    apart = {f"{attention}.q_bias": (dim,), f"{attention}.v_bias": (dim,)} if bias else {}
+    return _linear(f"{attention}.qkv", 3 * dim, dim, bias=False) | apart
+
+
+def _split(attention: str, dim: int, bias: bool) -> Shapes:
+    q, k, v = (f"{attention}.{name}_proj" for name in "qkv")
+    return _linear(q, dim, dim, bias) | _linear(k, dim, dim, bias=False) | _linear(v, dim, dim, bias)
 
 
 def _attention_pooling(architecture: Architecture) -> Shapes:
     """A latent query that attends to all tokens, and an MLP behind it."""
-    dim, hidden = architecture.embed_dim, architecture.hidden_dim
+    dim, hidden = architecture.embed_dim, architecture.pool_hidden_dim
     return {
         "attn_pool.latent": (1, 1, dim),
         **_linear("attn_pool.q", dim, dim),
@@ -91,3 +109,7 @@ def _linear(name: str, outputs: int, inputs: int, bias: bool = True) -> Shapes:
 def _norm(architecture: Architecture, name: str, width: int) -> Shapes:
     kinds = ("weight", "bias") if architecture.norm_layer == "layernorm" else ("weight",)
     return {f"{name}.{kind}": (width,) for kind in kinds}
+
+
+PROJECTIONS = {"fused": _fused, "biases_apart": _biases_apart, "split": _split}
+"""What makes q, k and v, by how they are stored."""

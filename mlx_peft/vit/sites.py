@@ -20,7 +20,17 @@ Target = Literal["qkv", "q", "k", "v", "proj", "fc1", "fc2", "attention", "mlp",
 PARTS = ("q", "k", "v")
 """The thirds of a fused qkv's rows, from the top."""
 
-LAYERS = {"qkv": "qkv", "proj": "proj", "fc1": "fc1", "fc1_g": "fc1", "fc1_x": "fc1", "fc2": "fc2"}
+LAYERS = {
+    "qkv": "qkv",
+    "q_proj": "q",
+    "k_proj": "k",
+    "v_proj": "v",
+    "proj": "proj",
+    "fc1": "fc1",
+    "fc1_g": "fc1",
+    "fc1_x": "fc1",
+    "fc2": "fc2",
+}
 """The linear layers of a block by their last name, and the target that stands for each: SwiGLU has fc1 in two."""
 
 GROUPS = {"attention": ("qkv", "proj"), "mlp": ("fc1", "fc2"), "all-linear": ("qkv", "proj", "fc1", "fc2")}
@@ -154,7 +164,10 @@ def sites(architecture: Architecture, targets: Iterable[str], blocks: tuple[int,
         UserError: for a target that matches none.
     """
     parts = tuple(part for part in PARTS if part in targets)
-    names = set(targets) - set(PARTS) | ({"qkv"} if parts else set())
+    if architecture.qkv == "split":
+        names = set(targets) - {"qkv"} | (set(PARTS) if "qkv" in targets else set())
+    else:
+        names = set(targets) - set(PARTS) | ({"qkv"} if parts else set())
     found = []
     for name, shape in shapes(architecture, num_classes=1).items():
         match = WEIGHT.fullmatch(name)

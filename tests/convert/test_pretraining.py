@@ -108,10 +108,10 @@ def test_blocks_that_would_get_one_name_are_refused() -> None:
 @pytest.mark.parametrize("shape", [(), (3,), (1, 4, 5), (1, 4, 0)])
 def test_positions_of_another_shape_than_dinov2s_are_left_for_the_message(shape: tuple[int, ...]) -> None:
     tensors = {"register_tokens": np.ones((1, 4, 24), np.float32), "cls_token": np.ones((1, 1, 24), np.float32)}
-    found, _ = canonical({**tensors, "pos_embed": np.ones(shape, np.float32)})
+    found, _ = canonical({**tensors, "pos_embed": np.ones(shape, np.float32)}, "vit")
     assert found.keys() == {"register_tokens", "cls_token", "pos_embed"}
 
 
 def test_patches_of_nothing_are_left_for_the_message() -> None:
-    found, _ = canonical({"patch_embed.proj.weight": np.ones((24, 0), np.float32)})
+    found, _ = canonical({"patch_embed.proj.weight": np.ones((24, 0), np.float32)}, "vit")
     assert found["patch_embed.proj.weight"].shape == (24, 0)

@@ -127,9 +127,9 @@ def test_every_name_of_timms_is_within_the_bounds() -> None:
     [
         (lambda t: recognise({"backbone.patch_embed.proj.weight": t, "backbone.norm.weight": t, "norm.weight": t},
                              Path("w")), ("backbone.norm.weight", "norm.weight")),
-        (lambda t: canonical({"blocks.0.gamma_1": t, "blocks.0.ls1.gamma": t}),
+        (lambda t: canonical({"blocks.0.gamma_1": t, "blocks.0.ls1.gamma": t}, "vit"),
          ("blocks.0.gamma_1", "blocks.0.ls1.gamma")),
-        (lambda t: canonical({"mask_token": t, "blocks.0.mlp.w3.bias": t, "blocks.0.mlp.fc2.bias": t}),
+        (lambda t: canonical({"mask_token": t, "blocks.0.mlp.w3.bias": t, "blocks.0.mlp.fc2.bias": t}, "vit"),
          ("blocks.0.mlp.w3.bias", "blocks.0.mlp.fc2.bias")),
         (lambda t: as_on_disk({"layer.0.attention.q_proj.bias": t, "layer.0.attention.attention.query.bias": t}),
          ("layer.0.attention.q_proj.bias", "layer.0.attention.attention.query.bias")),

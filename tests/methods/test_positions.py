@@ -1,4 +1,4 @@
-"""Rotary and relative positions, which only tests have, through the hooks of attention: against timm's own classes."""
+"""Rotary positions, and relative ones which only tests have: against timm's own classes."""
 
 from functools import partial
 
@@ -13,11 +13,29 @@ ROUNDING = 2e-5
 """Relative, float32: the same sums in another order, through a backward pass."""
 
 ARGS = {
-    "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "reg_tokens": 4, "init_values": 0.1,
-    "qkv_bias": False, "pos_embed": False, "global_pool": "avg", "fc_norm": False, "norm_eps": 1e-5,
+    "family": "eva", "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "reg_tokens": 4, "init_values": 0.1,
+    "qkv_bias": False, "pos_embed": False, "positions": "rotary", "rope_grid": "centered", "rope_temperature": 100.0,
+    "rope_rotate_half": True, "global_pool": "avg", "fc_norm": False, "norm_eps": 1e-5,
 }  # fmt: skip
 MODEL = {"args": ARGS}
 """DINOv3's plan on a small scale."""
+
+KINDS = {
+    "dinov3": ({}, {}),
+    "index": (
+        {"rope_grid": "index", "rope_rotate_half": False, "ref_feat_shape": 3, "qkv": "biases_apart", "qkv_bias": True},
+        {"rope_type": "cat", "rope_rotate_half": False, "ref_feat_shape": 3, "qkv_bias": True},
+    ),
+    "columns first": (
+        {"rope_grid": "index", "rope_grid_offset": 1.0, "rope_grid_indexing": "xy", "qkv": "split", "qkv_bias": True},
+        {"rope_type": "cat", "rope_grid_offset": 1.0, "rope_grid_indexing": "xy", "qkv_fused": False, "qkv_bias": True},
+    ),
+    "mixed": (
+        {"positions": "mixed", "rope_grid": "index", "rope_rotate_half": False, "rope_grid_indexing": "xy"},
+        {"rope_type": "mixed", "rope_rotate_half": False, "rope_grid_indexing": "xy"},
+    ),
+}
+"""Fields of ours and timm's arguments in which each differs from DINOv3."""
 
 PROMPTS = {"name": "vpt", "tokens": 4, "deep": True}
 LEFT = np.stack([np.random.default_rng(image).permutation(16)[:9] for image in range(4)])
@@ -30,19 +48,16 @@ def weights(build, away):
     return away(build({"name": "full"}, MODEL).model.adapter(), 0.3)
 
 
-def dinov3(weights: dict[str, np.ndarray]) -> Eva:
+def of_timm(weights: dict[str, np.ndarray], **changes) -> Eva:
     """timm's own class with the weights in it."""
-    model = Eva(
-        img_size=32, patch_size=8, embed_dim=48, depth=3, num_heads=3, num_classes=5, qkv_bias=False, init_values=0.1,
-        rope_type="dinov3", rope_temperature=100, use_rot_pos_emb=True, use_abs_pos_emb=False, rope_rotate_half=True,
-        num_reg_tokens=4, use_fc_norm=False, norm_layer=partial(torch.nn.LayerNorm, eps=1e-5),
-    )  # fmt: skip
-    names = {"ls1.gamma": "gamma_1", "ls2.gamma": "gamma_2"}
-    renamed = {
-        next((n.replace(old, new) for old, new in names.items() if n.endswith(old)), n): torch.from_numpy(t)
-        for n, t in weights.items()
-    }
-    model.load_state_dict(renamed)
+    dinov3 = {
+        "img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "num_classes": 5,
+        "qkv_bias": False, "init_values": 0.1, "rope_type": "dinov3", "rope_temperature": 100, "use_rot_pos_emb": True,
+        "use_abs_pos_emb": False, "rope_rotate_half": True, "num_reg_tokens": 4, "use_fc_norm": False,
+        "norm_layer": partial(torch.nn.LayerNorm, eps=1e-5),
+    }  # fmt: skip
+    model = Eva(**dinov3 | changes)
+    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()})
     return model.eval()
 
 
@@ -72,14 +87,18 @@ def transcribed(model: Eva, images: torch.Tensor, prompts: dict[int, torch.Tenso
     return model.forward_head(model.norm(x)).numpy()
 
 
-def test_rotary_positions_through_the_hook_make_timms_dinov3(build, batch, weights):
-    trainer = build({"name": "linear"}, MODEL, weights=weights)
-    without = trainer.model.logits(batch[0])
-    trainer.model.network.positions = seams.rotary(trainer)
+@pytest.mark.parametrize("kind", KINDS)
+def test_rotary_positions_are_timms(build, batch, away, kind):
+    fields, arguments = KINDS[kind]
+    model = {"args": ARGS | fields}
+    weights = away(build({"name": "full"}, model).model.adapter(), 0.3)
+    found = build({"name": "linear"}, model, weights=weights)
     with torch.no_grad():
-        expected = dinov3(weights)(pixels(trainer, batch[0])).numpy()
-    assert relative(trainer.model.logits(batch[0]), expected) <= LOGITS
-    assert relative(without, expected) > 1e-3, "the positions must matter for this to say anything"
+        expected = of_timm(weights, **arguments)(pixels(found, batch[0])).numpy()
+    assert relative(found.model.logits(batch[0]), expected) <= LOGITS
+    weights.pop("rope.freqs", None)
+    without = build({"name": "linear"}, {"args": ARGS | fields | {"positions": "learnt"}}, weights=weights)
+    assert relative(without.model.logits(batch[0]), expected) > 1e-3, "the positions must matter to say anything"
 
 
 @pytest.mark.parametrize("pool", ["avg", "token"])
@@ -91,13 +110,12 @@ def test_each_token_keeps_its_place_among_prompts_and_where_others_are_dropped(b
     trainer = build(PROMPTS, model, weights=weights)
     tensors = away(trainer.model.adapter(), 0.5) | {n: t for n, t in weights.items() if "head" in n}
     trainer.model.load_adapter(tensors)
-    trainer.model.network.positions = seams.rotary(trainer)
     for block in trainer.model.network.blocks:
         block.before = before
     if left is not None:
         seams.block(trainer, 0).reducer = seams.dropping(trainer, left)
 
-    reference = dinov3(weights)
+    reference = of_timm(weights)
     reference.global_pool = pool
     prompts = {int(n.split(".")[1]): torch.from_numpy(t) for n, t in tensors.items() if n.endswith("prompts")}
     expected = transcribed(reference, pixels(trainer, batch[0]), prompts, left)

@@ -61,12 +61,12 @@ def ssf(backend: str):
 
 
 def prompted(backend: str):
-    block = part(backend, "models.vit.Block")(ARCHITECTURE)
+    block = part(backend, "models.block.Block")(ARCHITECTURE)
     return part(backend, "methods.prompt.PromptedBlock")(block, array(backend, values("prompts", (1, 3, DIM))), True)
 
 
 def adapted(backend: str):
-    block = part(backend, "models.vit.Block")(ARCHITECTURE)
+    block = part(backend, "models.block.Block")(ARCHITECTURE)
     return part(backend, "methods.adaptformer.AdaptedBlock")(block, array(backend, values("down", (4, DIM))), 0.1)
 
 
@@ -127,7 +127,7 @@ def passed(backend: str, name: str, layer, x):
     tokens = part(backend, "models.tokens.Tokens")(x, Places((("class", 1), ("patch", TOKENS - 1))))
     if name == "attention pool":
         return layer(tokens)
-    return layer(tokens, part(backend, "models.positions.Positions")(ARCHITECTURE)).x
+    return layer(tokens, part(backend, "models.positions.Positions")(ARCHITECTURE, None)).x
 
 
 def by_torch(name, layer, x, cotangent, dtype):

@@ -11,8 +11,8 @@ from mlx.utils import tree_flatten
 
 from convert.base import load_base
 from mlx_peft.backend.model import Model
+from mlx_peft.backend.models.block import Block
 from mlx_peft.backend.models.stochastic import current_key
-from mlx_peft.backend.models.vit import Block
 from mlx_peft.backend.trainer import Trainer
 from mlx_peft.config.schema import Experiment
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from mlx_peft.adaptation.forms import NEUTRAL, Form
 from mlx_peft.adaptation.terms import THIRDS, Entering
 from mlx_peft.vit.places import Kinds
+from torch_ref.models.block import Block
 from torch_ref.models.positions import Positions
 from torch_ref.models.tokens import Tokens
-from torch_ref.models.vit import Block
 
 OF_THIRDS = frozenset(f"B{third}" for third in THIRDS)
 """The names of terms of a third of a layer's outputs; each has its A or G."""

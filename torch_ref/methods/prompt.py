@@ -21,11 +21,12 @@ from mlx_peft.vit.places import Kind, Kinds
 from torch_ref.methods.adapted import Adapted
 from torch_ref.methods.method import Method
 from torch_ref.methods.targets import find, replace
+from torch_ref.models.block import Block
 from torch_ref.models.layers import spread
 from torch_ref.models.positions import Positions
 from torch_ref.models.stochastic import Dropout
 from torch_ref.models.tokens import Tokens
-from torch_ref.models.vit import Block, VisionTransformer
+from torch_ref.models.vit import VisionTransformer
 
 
 class PromptedBlock(Adapted):

@@ -1,4 +1,4 @@
-"""The attention pooling of SigLIP."""
+"""The attention pooling of SigLIP and of the Perception Encoder."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ class AttentionPool(nn.Module):
     def __init__(self, architecture: Architecture):
         super().__init__()
         dim = architecture.embed_dim
-        self.num_heads = architecture.num_heads
-        self.head_dim = dim // architecture.num_heads
+        self.num_heads = architecture.pool_heads
+        self.head_dim = dim // self.num_heads
         self.latent = nn.Parameter(torch.zeros(1, 1, dim))
         self.q = Linear(dim, dim)
         self.kv = Linear(dim, 2 * dim)
         self.attend = attend
         self.proj = Linear(dim, dim)
         self.norm = norm(architecture, dim)
-        self.mlp = Mlp(architecture.model_copy(update={"proj_bias": True, "scale_mlp_norm": False}))
+        ratio = architecture.attn_pool_mlp_ratio or architecture.mlp_ratio
+        plain = {"proj_bias": True, "scale_mlp_norm": False, "mlp_ratio": ratio}
+        self.mlp = Mlp(architecture.model_copy(update=plain))
 
     def forward(self, tokens: Tokens) -> Tensor:
         batch, length, _ = tokens.x.shape

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mlx_peft.vit import rotary
 from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.places import PATCH
 from torch_ref.models.tokens import Tokens
 
 
@@ -14,12 +19,16 @@ class Positions(nn.Module):
 
     Other positions are classes made from this one. Rotary ones override ``turned``, relative ones ``bias``; both find
     in ``tokens.indices`` where in the grid the patch tokens stand that are left, and in ``tokens.places`` which tokens
-    have no place in it.
+    have no place in it. What they learn stands where timm has it: for all blocks in ``rope``, for one in its attention.
     """
 
-    def __init__(self, architecture: Architecture):
+    def __init__(self, architecture: Architecture, rope: nn.Module):
         super().__init__()
         self.of_patches = architecture.no_embed_class
+
+    @staticmethod
+    def equip(attention: nn.Module, architecture: Architecture) -> None:
+        """Gives a block's attention the parameters that these positions have in each block: none."""
 
     def joined(self, special: list[Tensor], patches: Tensor, embedding: Tensor | None) -> Tensor:
         """[special, patches] + embedding, ``(batch, tokens, dim)``, or [special, patches + embedding].
@@ -36,11 +45,16 @@ class Positions(nn.Module):
             x = x + embedding.to(x.dtype)
         return x
 
-    def turned(self, x: Tensor, tokens: Tokens) -> Tensor:
-        """Queries or keys ``(batch, heads, tokens, d)`` as attention compares them: x itself."""
+    def turned(self, attention: Any, x: Tensor, tokens: Tokens) -> Tensor:
+        """Queries or keys ``(batch, heads, tokens, d)`` as attention compares them: x itself.
+
+        Args:
+            attention: of which block, ``number``, they are.
+            tokens: those whose queries or keys they are.
+        """
         return x
 
-    def bias(self, attention: nn.Module, tokens: Tokens, queries: Tokens) -> Tensor | None:
+    def bias(self, attention: Any, tokens: Tokens, queries: Tokens) -> Tensor | None:
         """What is added to attention's scores, to be broadcast over ``(batch, heads, queries, tokens)``: nothing.
 
         Args:
@@ -50,4 +64,78 @@ class Positions(nn.Module):
         return None
 
 
-POSITIONS = {"learnt": Positions}
+class Turning(Positions):
+    """Queries and keys of patches are turned, channel pair by channel pair, by angles of their places: ``vit/rotary``.
+
+    All other tokens have no place and are not turned. A merged token has the place of the one that it was merged into.
+    In float32, whatever the dtype of what is turned.
+    """
+
+    def __init__(self, architecture: Architecture, rope: nn.Module):
+        super().__init__(architecture, rope)
+        self.turn = turn_halves if architecture.rope_rotate_half else turn_neighbours
+
+    def turned(self, attention: Any, x: Tensor, tokens: Tokens) -> Tensor:
+        if PATCH not in tokens.places.kinds:
+            return x
+        span = tokens.places.span(PATCH)
+        cos, sin = self.tables(attention, tokens)
+        patches = self.turn(x[:, :, span].float(), cos, sin).to(x.dtype)
+        parts = [part for part in (x[:, :, : span.start], patches, x[:, :, span.stop :]) if part.shape[2]]
+        return torch.cat(parts, dim=2)
+
+    def tables(self, attention: Any, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the patches' angles, to be broadcast over ``(batch, heads, patches, d/2)``."""
+        raise NotImplementedError
+
+
+class Rotary(Turning):
+    """Rotary positions whose angles are those of the grid alone, alike in all blocks and heads."""
+
+    def __init__(self, architecture: Architecture, rope: nn.Module):
+        super().__init__(architecture, rope)
+        angles = rotary.angles(architecture)
+        self.register_buffer("_cos", torch.from_numpy(np.cos(angles)), persistent=False)
+        self.register_buffer("_sin", torch.from_numpy(np.sin(angles)), persistent=False)
+
+    def tables(self, attention: Any, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        if tokens.indices is None:
+            return self._cos, self._sin
+        return self._cos[tokens.indices][:, None], self._sin[tokens.indices][:, None]
+
+
+class Mixed(Turning):
+    """Rotary positions whose frequencies are trained, ``rope.freqs (2, depth, heads, d/2)``: t = x f_x + y f_y.
+
+    Heo et al. 2024 (arXiv 2403.13298), section 3.2, RoPE-Mixed.
+    """
+
+    def __init__(self, architecture: Architecture, rope: nn.Module):
+        super().__init__(architecture, rope)
+        shape = (2, architecture.depth, architecture.num_heads, architecture.head_dim // 2)
+        rope.freqs = nn.Parameter(torch.zeros(shape))
+        self._learnt = (rope,)  # in a tuple, so that it has no second name
+        self.register_buffer("_coordinates", torch.from_numpy(rotary.coordinates(architecture)), persistent=False)
+
+    def tables(self, attention: Any, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        (rope,) = self._learnt
+        x, y = rope.freqs[:, attention.number, :, None].float()  # each (heads, 1, d/2)
+        places = self._coordinates
+        places = places if tokens.indices is None else places[tokens.indices][:, None]
+        angles = places[..., :1] * x + places[..., 1:] * y
+        return angles.cos(), angles.sin()
+
+
+def turn_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Channels i and i + d/2 of x ``(..., d)`` turned as a pair, by angles ``(..., d/2)``."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def turn_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Channels 2i and 2i + 1 of x ``(..., d)`` turned as a pair, by angles ``(..., d/2)``."""
+    a, b = x[..., ::2], x[..., 1::2]
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+
+
+POSITIONS = {"learnt": Positions, "rotary": Rotary, "mixed": Mixed}

@@ -1,14 +1,10 @@
-"""timm's ``VisionTransformer`` and distilled DeiT, with timm's parameter names."""
+"""timm's ``VisionTransformer``, distilled DeiT and ``Eva``, with timm's parameter names."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
@@ -17,58 +13,17 @@ from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.library.answering import Answering
 from mlx_peft.library.standing import Standing
 from mlx_peft.vit.architecture import Architecture
-from mlx_peft.vit.places import PARAMETERS, PATCH, Kinds, Places
-from torch_ref.models.attention import ATTENTIONS
+from mlx_peft.vit.places import PARAMETERS, PATCH, Places
+from torch_ref.models.block import BLOCKS, recomputed
 from torch_ref.models.embed import PatchEmbed
-from torch_ref.models.layers import Linear, layer_scale, norm, spread
-from torch_ref.models.mlp import MLPS
+from torch_ref.models.layers import Linear, norm, spread
 from torch_ref.models.pool import AttentionPool
-from torch_ref.models.positions import POSITIONS, Positions
+from torch_ref.models.positions import POSITIONS
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.reducer import Reducer
 from torch_ref.models.reducers import penalty, reducers, routers
-from torch_ref.models.stochastic import Dropout, DropPath
+from torch_ref.models.stochastic import Dropout
 from torch_ref.models.tokens import Tokens
-
-
-class Block(nn.Module):
-    """x + attn(norm1(x)), then x + mlp(norm2(x)); layer scale and drop path are identities unless asked for.
-
-    Between the two stands the reducer, an identity too, which may leave fewer tokens. With ``queries``, only tokens of
-    these kinds come out: what the others would be is not computed.
-    """
-
-    def __init__(self, architecture: Architecture, drop_path: float = 0.0):
-        super().__init__()
-        dim = architecture.embed_dim
-        self.norm1 = norm(architecture, dim)
-        self.attn = ATTENTIONS[architecture.qkv](architecture)
-        self.ls1 = layer_scale(architecture)
-        self.drop_path1 = DropPath(drop_path)
-        self.reducer = Reducer()
-        self.norm2 = norm(architecture, dim)
-        self.mlp = MLPS[architecture.mlp_layer](architecture)
-        self.ls2 = layer_scale(architecture)
-        self.drop_path2 = DropPath(drop_path)
-
-    @property
-    def base_layer(self) -> Block:
-        """The block itself. What a method puts around it has it as its own."""
-        return self
-
-    def forward(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
-        tokens = self.attend(tokens, positions, queries)
-        return tokens.fed(self.feed(self.norm2(tokens.x)))
-
-    def attend(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
-        """The first half: x + attn(norm1(x)), and what the reducer leaves of it."""
-        x, attended = self.attn(tokens.holding(self.norm1(tokens.x)), positions, queries)
-        tokens = tokens.only(queries)
-        return self.reducer(tokens.holding(tokens.x + self.drop_path1(self.ls1(x))), attended)
-
-    def feed(self, x: Tensor) -> Tensor:
-        """The second half's branch, of a normalised x: mlp(x)."""
-        return self.drop_path2(self.ls2(self.mlp(x)))
 
 
 class VisionTransformer(Answering, nn.Module):
@@ -103,9 +58,11 @@ class VisionTransformer(Answering, nn.Module):
             self.register_parameter(PARAMETERS[kind], nn.Parameter(torch.zeros(1, count, dim)))
         positions = torch.zeros(1, architecture.position_tokens, dim)
         self.pos_embed = nn.Parameter(positions) if architecture.pos_embed else None
-        self.positions = POSITIONS[architecture.positions](architecture)
+        self.rope = nn.Module()  # what its positions learn for all blocks
+        self.positions = POSITIONS[architecture.positions](architecture, self.rope)
         self.norm_pre = norm(architecture, dim, architecture.pre_norm)
-        self.blocks = nn.ModuleList(Block(architecture, drop_path * i / max(depth - 1, 1)) for i in range(depth))
+        block = BLOCKS[architecture.family]
+        self.blocks = nn.ModuleList(block(architecture, drop_path * i / max(depth - 1, 1), i) for i in range(depth))
         after = architecture.norm_after_pool
         self.norm = norm(architecture, dim, architecture.final_norm and not after)
         if architecture.global_pool == "map":
@@ -230,11 +187,3 @@ class VisionTransformer(Answering, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x)[0]
-
-
-def recomputed(block: nn.Module) -> Callable[[Tokens, Positions, Kinds | None], Tokens]:
-    """The block under gradient checkpointing: its activations are computed again in the backward pass.
-
-    torch restores its generators for the second pass, so that it drops what the first one dropped.
-    """
-    return partial(checkpoint, block, use_reentrant=False)

@@ -19,11 +19,12 @@ import mlx.nn as nn
 from mlx_peft.backend.methods.adapted import Adapted
 from mlx_peft.backend.methods.method import Method
 from mlx_peft.backend.methods.targets import find, replace
+from mlx_peft.backend.models.block import Block
 from mlx_peft.backend.models.layers import Linear
 from mlx_peft.backend.models.positions import Positions
 from mlx_peft.backend.models.stochastic import Dropout
 from mlx_peft.backend.models.tokens import Tokens
-from mlx_peft.backend.models.vit import Block, VisionTransformer
+from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.config.methods import AdaptFormer
 from mlx_peft.vit.initial import kaiming_uniform
 from mlx_peft.vit.places import Kinds

@@ -11,9 +11,9 @@ import mlx.nn as nn
 
 from mlx_peft.adaptation.forms import NEUTRAL, Form
 from mlx_peft.adaptation.terms import THIRDS, Entering
+from mlx_peft.backend.models.block import Block
 from mlx_peft.backend.models.positions import Positions
 from mlx_peft.backend.models.tokens import Tokens
-from mlx_peft.backend.models.vit import Block
 from mlx_peft.vit.places import Kinds
 
 OF_THIRDS = frozenset(f"B{third}" for third in THIRDS)

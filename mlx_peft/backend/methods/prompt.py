@@ -17,11 +17,12 @@ import mlx.core as mx
 from mlx_peft.backend.methods.adapted import Adapted
 from mlx_peft.backend.methods.method import Method
 from mlx_peft.backend.methods.targets import find, replace
+from mlx_peft.backend.models.block import Block
 from mlx_peft.backend.models.layers import spread
 from mlx_peft.backend.models.positions import Positions
 from mlx_peft.backend.models.stochastic import Dropout
 from mlx_peft.backend.models.tokens import Tokens
-from mlx_peft.backend.models.vit import Block, VisionTransformer
+from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.config.methods import VPT
 from mlx_peft.vit.initial import uniform
 from mlx_peft.vit.places import Kind, Kinds

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_peft.backend.models.layers import Linear, norm
-from mlx_peft.backend.models.positions import Positions
+from mlx_peft.backend.models.layers import Linear, norm, spread
+from mlx_peft.backend.models.positions import POSITIONS, Positions
 from mlx_peft.backend.models.tokens import Tokens, taken
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.places import Kinds, Places
@@ -71,14 +71,20 @@ class Attention(nn.Module):
 
     The positions turn q and k and give b, to which the logarithms of the tokens' sizes are added, where they have any.
     With ``queries``, only tokens of these kinds ask, all are asked, and only theirs come out.
+
+    Args:
+        architecture: what the model is made of.
+        number: of the block.
     """
 
-    def __init__(self, architecture: Architecture):
+    def __init__(self, architecture: Architecture, number: int = 0):
         super().__init__()
         dim = architecture.embed_dim
+        self.number = number
         self.num_heads = architecture.num_heads
-        self.head_dim = dim // architecture.num_heads
-        self.qkv = Linear(dim, 3 * dim, architecture.qkv_bias)
+        self.head_dim = architecture.head_dim
+        self.project(architecture)
+        POSITIONS[architecture.positions].equip(self, architecture)
         self.q_norm = norm(architecture, self.head_dim, architecture.qk_norm)
         self.k_norm = norm(architecture, self.head_dim, architecture.qk_norm)
         self.attend = attend
@@ -88,13 +94,17 @@ class Attention(nn.Module):
     def __call__(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> tuple[mx.array, Attended]:
         q, k, v = (self.per_head(part) for part in self.projected(tokens.x))
         asking = tokens.only(queries)
-        q = positions.turned(self.q_norm(taken(q, tokens.places, queries, axis=2)), asking)
-        k = positions.turned(self.k_norm(k), tokens)
+        q = positions.turned(self, self.q_norm(taken(q, tokens.places, queries, axis=2)), asking)
+        k = positions.turned(self, self.k_norm(k), tokens)
         bias, sizes = positions.bias(self, tokens, asking), size_bias(tokens)
         if sizes is not None:
             bias = sizes if bias is None else bias + sizes
         x = self.attend(q, k, v, bias)
         return self.proj(self.norm(x)), Attended(q, k, bias, asking.places, tokens.places)
+
+    def project(self, architecture: Architecture) -> None:
+        """Makes the layers that give q, k and v."""
+        self.qkv = Linear(architecture.embed_dim, 3 * architecture.embed_dim, architecture.qkv_bias)
 
     def projected(self, x: mx.array) -> Sequence[mx.array]:
         """q, k and v, each ``(batch, tokens, dim)``."""
@@ -105,5 +115,35 @@ class Attention(nn.Module):
         return x.reshape(*x.shape[:2], self.num_heads, self.head_dim).transpose(0, 2, 1, 3)
 
 
-ATTENTIONS = {"fused": Attention}
+class BiasesApart(Attention):
+    """The same with q_bias and v_bias beside a qkv that has none; k has no bias. timm's ``EvaAttention``."""
+
+    def project(self, architecture: Architecture) -> None:
+        self.qkv = Linear(architecture.embed_dim, 3 * architecture.embed_dim, bias=False)
+        self.biased = architecture.qkv_bias
+        if self.biased:
+            self.q_bias = mx.zeros((architecture.embed_dim,))
+            self.v_bias = mx.zeros((architecture.embed_dim,))
+
+    def projected(self, x: mx.array) -> Sequence[mx.array]:
+        q, k, v = super().projected(x)
+        if not self.biased:
+            return q, k, v
+        return q + spread(self.q_bias, q.shape, q.dtype), k, v + spread(self.v_bias, v.shape, v.dtype)
+
+
+class Split(Attention):
+    """The same with q, k and v from three layers; k's has no bias."""
+
+    def project(self, architecture: Architecture) -> None:
+        dim = architecture.embed_dim
+        self.q_proj = Linear(dim, dim, architecture.qkv_bias)
+        self.k_proj = Linear(dim, dim, bias=False)
+        self.v_proj = Linear(dim, dim, architecture.qkv_bias)
+
+    def projected(self, x: mx.array) -> Sequence[mx.array]:
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+
+
+ATTENTIONS = {"fused": Attention, "biases_apart": BiasesApart, "split": Split}
 """The attention of a block, by how its q, k and v are stored."""

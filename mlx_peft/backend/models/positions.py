@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_peft.backend.models.layers import spread
 from mlx_peft.backend.models.tokens import Tokens
+from mlx_peft.vit import rotary
 from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.places import PATCH
 
 
 class Positions(nn.Module):
@@ -15,12 +20,16 @@ class Positions(nn.Module):
 
     Other positions are classes made from this one. Rotary ones override ``turned``, relative ones ``bias``; both find
     in ``tokens.indices`` where in the grid the patch tokens stand that are left, and in ``tokens.places`` which tokens
-    have no place in it.
+    have no place in it. What they learn stands where timm has it: for all blocks in ``rope``, for one in its attention.
     """
 
-    def __init__(self, architecture: Architecture):
+    def __init__(self, architecture: Architecture, rope: nn.Module):
         super().__init__()
         self.of_patches = architecture.no_embed_class
+
+    @staticmethod
+    def equip(attention: nn.Module, architecture: Architecture) -> None:
+        """Gives a block's attention the parameters that these positions have in each block: none."""
 
     def joined(self, special: list[mx.array], patches: mx.array, embedding: mx.array | None) -> mx.array:
         """[special, patches] + embedding, ``(batch, tokens, dim)``, or [special, patches + embedding].
@@ -37,11 +46,16 @@ class Positions(nn.Module):
             x = x + spread(embedding, x.shape, x.dtype)
         return x
 
-    def turned(self, x: mx.array, tokens: Tokens) -> mx.array:
-        """Queries or keys ``(batch, heads, tokens, d)`` as attention compares them: x itself."""
+    def turned(self, attention: Any, x: mx.array, tokens: Tokens) -> mx.array:
+        """Queries or keys ``(batch, heads, tokens, d)`` as attention compares them: x itself.
+
+        Args:
+            attention: of which block, ``number``, they are.
+            tokens: those whose queries or keys they are.
+        """
         return x
 
-    def bias(self, attention: nn.Module, tokens: Tokens, queries: Tokens) -> mx.array | None:
+    def bias(self, attention: Any, tokens: Tokens, queries: Tokens) -> mx.array | None:
         """What is added to attention's scores, to be broadcast over ``(batch, heads, queries, tokens)``: nothing.
 
         Args:
@@ -51,4 +65,78 @@ class Positions(nn.Module):
         return None
 
 
-POSITIONS = {"learnt": Positions}
+class Turning(Positions):
+    """Queries and keys of patches are turned, channel pair by channel pair, by angles of their places: ``vit/rotary``.
+
+    All other tokens have no place and are not turned. A merged token has the place of the one that it was merged into.
+    In float32, whatever the dtype of what is turned.
+    """
+
+    def __init__(self, architecture: Architecture, rope: nn.Module):
+        super().__init__(architecture, rope)
+        self.turn = turn_halves if architecture.rope_rotate_half else turn_neighbours
+
+    def turned(self, attention: Any, x: mx.array, tokens: Tokens) -> mx.array:
+        if PATCH not in tokens.places.kinds:
+            return x
+        span = tokens.places.span(PATCH)
+        cos, sin = self.tables(attention, tokens)
+        patches = self.turn(x[:, :, span].astype(mx.float32), cos, sin).astype(x.dtype)
+        parts = [part for part in (x[:, :, : span.start], patches, x[:, :, span.stop :]) if part.shape[2]]
+        return mx.concatenate(parts, axis=2)
+
+    def tables(self, attention: Any, tokens: Tokens) -> tuple[mx.array, mx.array]:
+        """Cosines and sines of the patches' angles, to be broadcast over ``(batch, heads, patches, d/2)``."""
+        raise NotImplementedError
+
+
+class Rotary(Turning):
+    """Rotary positions whose angles are those of the grid alone, alike in all blocks and heads."""
+
+    def __init__(self, architecture: Architecture, rope: nn.Module):
+        super().__init__(architecture, rope)
+        angles = rotary.angles(architecture)
+        self._tables = mx.array(np.cos(angles)), mx.array(np.sin(angles))
+
+    def tables(self, attention: Any, tokens: Tokens) -> tuple[mx.array, mx.array]:
+        cos, sin = self._tables
+        if tokens.indices is None:
+            return cos, sin
+        return cos[tokens.indices][:, None], sin[tokens.indices][:, None]
+
+
+class Mixed(Turning):
+    """Rotary positions whose frequencies are trained, ``rope.freqs (2, depth, heads, d/2)``: t = x f_x + y f_y.
+
+    Heo et al. 2024 (arXiv 2403.13298), section 3.2, RoPE-Mixed.
+    """
+
+    def __init__(self, architecture: Architecture, rope: nn.Module):
+        super().__init__(architecture, rope)
+        shape = (2, architecture.depth, architecture.num_heads, architecture.head_dim // 2)
+        rope.freqs = mx.zeros(shape)
+        self._learnt = (rope,)  # in a tuple, so that it has no second name
+        self._coordinates = mx.array(rotary.coordinates(architecture))
+
+    def tables(self, attention: Any, tokens: Tokens) -> tuple[mx.array, mx.array]:
+        (rope,) = self._learnt
+        x, y = rope.freqs[:, attention.number, :, None].astype(mx.float32)  # each (heads, 1, d/2)
+        places = self._coordinates
+        places = places if tokens.indices is None else places[tokens.indices][:, None]
+        angles = places[..., :1] * x + places[..., 1:] * y
+        return mx.cos(angles), mx.sin(angles)
+
+
+def turn_halves(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """Channels i and i + d/2 of x ``(..., d)`` turned as a pair, by angles ``(..., d/2)``."""
+    a, b = mx.split(x, 2, axis=-1)
+    return mx.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def turn_neighbours(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """Channels 2i and 2i + 1 of x ``(..., d)`` turned as a pair, by angles ``(..., d/2)``."""
+    a, b = x[..., ::2], x[..., 1::2]
+    return mx.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
+
+
+POSITIONS = {"learnt": Positions, "rotary": Rotary, "mixed": Mixed}

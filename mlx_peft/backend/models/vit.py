@@ -1,28 +1,22 @@
-"""timm's ``VisionTransformer`` and distilled DeiT, with timm's parameter names."""
+"""timm's ``VisionTransformer``, distilled DeiT and ``Eva``, with timm's parameter names."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from contextlib import ExitStack
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
 
 from mlx_peft.backend import forks
-from mlx_peft.backend.installed import installed
-from mlx_peft.backend.models.attention import ATTENTIONS
+from mlx_peft.backend.models.block import BLOCKS, recomputed
 from mlx_peft.backend.models.embed import PatchEmbed
-from mlx_peft.backend.models.layers import Linear, layer_scale, norm, spread
-from mlx_peft.backend.models.mlp import MLPS
+from mlx_peft.backend.models.layers import Linear, norm, spread
 from mlx_peft.backend.models.pool import AttentionPool
-from mlx_peft.backend.models.positions import POSITIONS, Positions
+from mlx_peft.backend.models.positions import POSITIONS
 from mlx_peft.backend.models.preprocess import preprocess
 from mlx_peft.backend.models.reducer import Reducer
 from mlx_peft.backend.models.reducers import penalty, reducers, routers
-from mlx_peft.backend.models.stochastic import Dropout, DropPath, current_key, next_key, randomness
-from mlx_peft.backend.models.tokens import Arrays, Tokens
+from mlx_peft.backend.models.stochastic import Dropout, next_key, randomness
+from mlx_peft.backend.models.tokens import Tokens
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import Model
@@ -30,47 +24,7 @@ from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.library.answering import Answering
 from mlx_peft.library.standing import Standing
 from mlx_peft.vit.architecture import Architecture
-from mlx_peft.vit.places import PARAMETERS, PATCH, Kinds, Places
-
-
-class Block(nn.Module):
-    """x + attn(norm1(x)), then x + mlp(norm2(x)); layer scale and drop path are identities unless asked for.
-
-    Between the two stands the reducer, an identity too, which may leave fewer tokens. With ``queries``, only tokens of
-    these kinds come out: what the others would be is not computed.
-    """
-
-    def __init__(self, architecture: Architecture, drop_path: float = 0.0):
-        super().__init__()
-        dim = architecture.embed_dim
-        self.norm1 = norm(architecture, dim)
-        self.attn = ATTENTIONS[architecture.qkv](architecture)
-        self.ls1 = layer_scale(architecture)
-        self.drop_path1 = DropPath(drop_path)
-        self.reducer = Reducer()
-        self.norm2 = norm(architecture, dim)
-        self.mlp = MLPS[architecture.mlp_layer](architecture)
-        self.ls2 = layer_scale(architecture)
-        self.drop_path2 = DropPath(drop_path)
-
-    @property
-    def base_layer(self) -> Block:
-        """The block itself. What a method puts around it has it as its own."""
-        return self
-
-    def __call__(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
-        tokens = self.attend(tokens, positions, queries)
-        return tokens.fed(self.feed(self.norm2(tokens.x)))
-
-    def attend(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
-        """The first half: x + attn(norm1(x)), and what the reducer leaves of it."""
-        x, attended = self.attn(tokens.holding(self.norm1(tokens.x)), positions, queries)
-        tokens = tokens.only(queries)
-        return self.reducer(tokens.holding(tokens.x + self.drop_path1(self.ls1(x))), attended)
-
-    def feed(self, x: mx.array) -> mx.array:
-        """The second half's branch, of a normalised x: mlp(x)."""
-        return self.drop_path2(self.ls2(self.mlp(x)))
+from mlx_peft.vit.places import PARAMETERS, PATCH, Places
 
 
 class VisionTransformer(Answering, nn.Module):
@@ -106,9 +60,11 @@ class VisionTransformer(Answering, nn.Module):
             self[PARAMETERS[kind]] = mx.zeros((1, count, dim))
         if architecture.pos_embed:
             self.pos_embed = mx.zeros((1, architecture.position_tokens, dim))
-        self.positions = POSITIONS[architecture.positions](architecture)
+        self.rope = nn.Module()  # what its positions learn for all blocks
+        self.positions = POSITIONS[architecture.positions](architecture, self.rope)
         self.norm_pre = norm(architecture, dim, architecture.pre_norm)
-        self.blocks = [Block(architecture, drop_path * i / max(depth - 1, 1)) for i in range(depth)]
+        block = BLOCKS[architecture.family]
+        self.blocks = [block(architecture, drop_path * i / max(depth - 1, 1), i) for i in range(depth)]
         after = architecture.norm_after_pool
         self.norm = norm(architecture, dim, architecture.final_norm and not after)
         if architecture.global_pool == "map":
@@ -150,7 +106,7 @@ class VisionTransformer(Answering, nn.Module):
             key = next_key()  # a key a block, so that neither recomputing nor leaving out blocks changes a draw
             if start <= index < stop:
                 again = self.checkpointing and self.training
-                above = (self.shared, self.routers, self.positions)
+                above = (self.shared, self.routers, self.rope, self.positions)
                 run = recomputed(block, *above) if again else block
                 with randomness(key):
                     tokens = run(tokens, self.positions, queries)
@@ -239,32 +195,3 @@ class VisionTransformer(Answering, nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.run(x)[0]
-
-
-def recomputed(block: nn.Module, *above: nn.Module) -> Callable[[Tokens, Positions, Kinds | None], Tokens]:
-    """The block under gradient checkpointing: its activations are computed again in the backward pass.
-
-    Trained parameters, its own and those of what stands above all blocks, go in as arguments, since a checkpointed
-    function passes no gradient to what it captures, and so does a key, so that the second pass drops what the first one
-    dropped.
-    """
-
-    def forward(tokens: Tokens, positions: Positions, queries: Kinds | None) -> Tokens:
-        modules, places = (block, *above), []
-
-        def run(parameters: list[Arrays], arrays: Arrays, *keys: mx.array) -> Arrays:
-            with ExitStack() as lent:
-                for module, own in zip(modules, parameters, strict=True):
-                    lent.enter_context(installed(module, own))
-                lent.enter_context(randomness(mx.stop_gradient(keys[0]) if keys else None))
-                found = block(tokens.with_arrays(arrays), positions, queries)
-            places.append(found.places)
-            return found.arrays()
-
-        key = current_key()
-        keys = () if key is None else (key,)
-        trained = [dict(tree_flatten(module.trainable_parameters())) for module in modules]
-        arrays = mx.checkpoint(run)(trained, tokens.arrays(), *keys)
-        return Tokens(places=places[-1], **arrays)
-
-    return forward

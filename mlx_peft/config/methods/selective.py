@@ -9,7 +9,7 @@ from mlx_peft.config.methods.base import Blockwise, MethodConfig
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
-from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.parameters import BIASES, is_head, last
 from mlx_peft.vit.shapes import shapes
 
 BLOCK = re.compile(r"blocks\.(\d+)\.")
@@ -68,7 +68,7 @@ class BitFit(Selective):
     name: Literal["bitfit"] = "bitfit"
 
     def selects(self, name: str) -> bool:
-        return name.endswith(".bias")
+        return last(name) in BIASES
 
 
 class LayerNorm(Selective):
