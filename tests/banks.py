@@ -74,6 +74,7 @@ METHODS: dict[str, list[MethodConfig]] = {
         LoRA(rank=4, targets=("mlp",), init="pissa", blocks=(0,)),
         LoRA(rank=4, targets=("v",), init="pissa"),
         LoRA(rank=2, targets=("q", "k"), dora=True),
+        LoRA(rank=2, targets=("v", "fc1"), init="olora"),
     ],
     "adalora": [
         AdaLoRA(init_rank=4, target_rank=2),

@@ -15,7 +15,7 @@ import numpy as np
 
 from convert.adapters.lora import A_NAME, B_NAME, leveled, ratio
 from convert.adapters.targeting import pattern
-from mlx_peft.config.methods.lowrank import of_pattern
+from mlx_peft.config.methods.lora import of_pattern
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.sites import PARTS

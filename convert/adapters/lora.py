@@ -15,7 +15,7 @@ from convert.adapters.separate import fused, is_separate, padded, rows, shared, 
 from convert.adapters.targeting import pattern, target_modules, where
 from convert.files import listed
 from mlx_peft.config.methods import LoRA
-from mlx_peft.config.methods.lowrank import of_pattern
+from mlx_peft.config.methods.lora import of_pattern
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.vit.parameters import is_head
@@ -38,8 +38,9 @@ def pack(method: LoRA, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
     """Configuration and tensors for PEFT.
 
     The parts of a fused qkv become one adapter of rank (parts * r): A holds the parts' A one above the other already, B
-    gets each part's block in its rows and columns. PiSSA becomes LoRA of twice the rank on the weights as they were,
-    [A; A0] and [B, -B0], which is PEFT's own conversion. Alpha grows with the rank so that the scaling stays.
+    gets each part's block in its rows and columns. What counts from its start (PiSSA, OLoRA) becomes LoRA of twice the
+    rank on the weights as they were, [A; A0] and [B, -B0], which is PEFT's own conversion. Alpha grows with the rank so
+    that the scaling stays.
     """
     packed = {name: tensor for name, tensor in tensors.items() if is_head(name)}
     ranks: dict[str, int] = {}
@@ -47,9 +48,9 @@ def pack(method: LoRA, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
     for layer, held in _by_layer(tensors).items():
         parts = parts_of(method.targets, layer)
         A, B = held["lora_A"], placed(held["lora_B"], parts)
-        if method.init == "pissa":
-            A = np.concatenate([A, held["pissa_A"]])
-            B = np.concatenate([B, -placed(held["pissa_B"], parts)], axis=1)
+        if method.start_kept is not None:
+            A0, B0 = (held[name] for name in method.start_kept)
+            A, B = np.concatenate([A, A0]), np.concatenate([B, -placed(B0, parts)], axis=1)
         packed |= {f"{layer}.{A_NAME}": A, f"{layer}.{B_NAME}": B}
         if method.dora:
             packed[f"{layer}.{MAGNITUDE}"] = _woven(held[MAGNITUDE], held.get(REST), parts)
@@ -93,11 +94,12 @@ def unpack(method: LoRA, packed: Tensors) -> Tensors:
     for layer, held in layers.items():
         A, B, parts = held[A_NAME], held[B_NAME], parts_of(method.targets, layer)
         rank = method.rank_of(layer) * max(len(parts), 1)
-        if not len(A) == B.shape[1] == rank * (2 if method.init == "pissa" else 1):
+        if not len(A) == B.shape[1] == rank * (1 if method.start_kept is None else 2):
             raise ValueError(f"{layer} has a lora_A {A.shape} and a lora_B {B.shape}, which is not the method's rank")
         tensors |= {f"{layer}.lora_A": A[:rank], f"{layer}.lora_B": taken(B[:, :rank], parts)}
-        if method.init == "pissa":
-            tensors |= {f"{layer}.pissa_A": A[rank:], f"{layer}.pissa_B": -taken(B[:, rank:], parts)}
+        if method.start_kept is not None:
+            first = A[rank:], -taken(B[:, rank:], parts)
+            tensors |= {f"{layer}.{name}": factor for name, factor in zip(method.start_kept, first, strict=True)}
         if method.dora:
             tensors[f"{layer}.{MAGNITUDE}"] = picked(held[MAGNITUDE], parts) if parts else held[MAGNITUDE]
         if method.dora and parts and others(parts):
@@ -110,10 +112,10 @@ def notes(method: LoRA) -> list[str]:
     times = len(adapted(method.targets))
     moves = "rows and blocks move that are not trained here"
     sentences = note(method.targets, f", of rank {times} times as large", moves)
-    if method.init == "pissa":
+    if method.start_kept is not None:
         sentences.append(
-            "to Hugging Face PEFT, PiSSA is LoRA of twice the rank on the weights as they were; trained further there, "
-            "the initial factors move too"
+            f"to Hugging Face PEFT, LoRA with init: {method.init} is LoRA of twice the rank on the weights as they "
+            "were; trained further there, the initial factors move too"
         )
     if method.lora_plus != 1:
         sentences.append(

@@ -54,6 +54,8 @@ METHODS: dict[str, Row] = {
     "lora-qv": Row({"rank": 8, "rslora": True, "targets": ["q", "v"]}),
     "lora-dora": Row({"rank": 8, "dora": True, "targets": ["qkv", "fc2"]}),
     "lora-pissa": Row({"rank": 8, "init": "pissa", "lora_plus": 4, "targets": ["v", "proj"]}),
+    "lora-olora": Row({"rank": 8, "init": "olora", "dora": True, "targets": ["q", "fc1"]}),
+    "lora-orthogonal": Row({"rank": 8, "init": "orthogonal", "targets": ["v", "fc2"]}),
     "lora-blocks": Row({"rank": 4, "targets": "all-linear", "blocks": "last 2", "rank_pattern": {"qkv": 8}}),
     "adalora": Row(
         {"init_rank": 8, "target_rank": 4, "t_init": 10, "t_final": 15, "delta_t": 3, "targets": ["q", "v", "fc1"]},

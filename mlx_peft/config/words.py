@@ -138,6 +138,7 @@ OPTIONS: dict[str, tuple[str, str, Any]] = {
     "dora": ("lora", "dora", True),
     "rslora": ("lora", "rslora", True),
     "pissa": ("lora", "init", "pissa"),
+    "olora": ("lora", "init", "olora"),
     "loraplus": ("lora", "lora_plus", 16),
     "lora+": ("lora", "lora_plus", 16),
     "vpt-deep": ("vpt", "deep", True),

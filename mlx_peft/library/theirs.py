@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from mlx_peft.config.methods import LoRA, MethodConfig
+from mlx_peft.config.methods.inits import INITS
 from mlx_peft.config.words import KEYS, VALUES
 from mlx_peft.core.errors import UserError, shown
 
@@ -67,7 +68,7 @@ def _ours(where: str, key: str, value: Any) -> dict[str, Any]:
         return {"targets": _targets(where, value)}
     if key == "layers_to_transform":
         return {"blocks": [value] if isinstance(value, int) else list(value)}
-    if key == "init_lora_weights" and value == "pissa":
+    if key == "init_lora_weights" and value in INITS:
         return {"init": value}
     ours = next((name for name in KEYS.get(key, ()) if name in LoRA.model_fields and name != "init"), None)
     if ours is None:

@@ -150,7 +150,7 @@ LORAS = st.builds(
     st.floats(0.5, 32),
     st.booleans(),
     LAYERS,
-    st.sampled_from(["kaiming", "pissa"]),
+    st.sampled_from(["kaiming", "pissa", "olora"]),
 )
 
 
@@ -182,7 +182,7 @@ def updates(method, tensors, architecture) -> dict[str, np.ndarray]:
     for site in method.sites(architecture):
         found[site.path] = np.zeros((site.outputs, site.inputs))
         for i, rows in enumerate(site.rows):
-            for A, B, sign in (("lora_A", "lora_B", 1), ("pissa_A", "pissa_B", -1)):
+            for A, B, sign in (("lora_A", "lora_B", 1), ("pissa_A", "pissa_B", -1), ("olora_A", "olora_B", -1)):
                 if f"{site.path}.{A}" in tensors:
                     one, other = (
                         np.split(tensors[f"{site.path}.{name}"].astype(np.float64), site.count)[i] for name in (A, B)

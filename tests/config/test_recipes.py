@@ -30,6 +30,7 @@ METHODS = {
     "lora": "lora",
     "dora": "lora",
     "pissa": "lora",
+    "olora": "lora",
     "rslora": "lora",
     "loraplus": "lora",
     "qalora": "qalora",

@@ -31,9 +31,9 @@ def trained(model: Model, base: Base, method: LoRA) -> Adapter:
     tensors = {}
     for site in method.sites(base.architecture):
         rank, norms = method.rank_of(site.path), np.linalg.norm(base.tensors[f"{site.path}.weight"], axis=1)
-        for kind in ("lora", "pissa") if method.init == "pissa" else ("lora",):
-            tensors[f"{site.path}.{kind}_A"] = random.normal(0, 0.2, (max(len(site.parts), 1) * rank, site.inputs))
-            tensors[f"{site.path}.{kind}_B"] = random.normal(0, 0.2, (site.adapted, rank))
+        for A, B in filter(None, (("lora_A", "lora_B"), method.start_kept)):
+            tensors[f"{site.path}.{A}"] = random.normal(0, 0.2, (max(len(site.parts), 1) * rank, site.inputs))
+            tensors[f"{site.path}.{B}"] = random.normal(0, 0.2, (site.adapted, rank))
         if method.dora:
             adapted = np.concatenate([norms[rows] for rows in site.rows])
             tensors[f"{site.path}.lora_magnitude_vector"] = adapted * random.uniform(0.5, 1.5, len(adapted))
@@ -61,12 +61,12 @@ def merged(base: Base, adapter: Adapter) -> Base:
     tensors = base.tensors | {name: tensor for name, tensor in adapter.tensors.items() if name.startswith("head")}
     for site in method.sites(base.architecture):
         W, count = tensors[f"{site.path}.weight"].astype(np.float64), max(len(site.parts), 1)
-        factors = [held.get(f"{site.path}.{name}") for name in ("lora_A", "lora_B", "pissa_A", "pissa_B")]
+        factors = [held.get(f"{site.path}.{name}") for name in ("lora_A", "lora_B", *(method.start_kept or ("", "")))]
         split = [[0.0] * count if factor is None else np.split(factor, count) for factor in factors]
         m = np.split(held.get(f"{site.path}.lora_magnitude_vector", np.zeros(site.adapted)), count)
         for index, rows in enumerate(site.rows):
             A, B, A0, B0 = (factor[index] for factor in split)
-            W[rows] += method.scaling_of(site.path) * (B @ A - (B0 @ A0 if method.init == "pissa" else 0))
+            W[rows] += method.scaling_of(site.path) * (B @ A - (B0 @ A0 if method.start_kept else 0))
             if method.dora:
                 W[rows] *= (m[index] / np.linalg.norm(W[rows], axis=1))[:, None]
         tensors[f"{site.path}.weight"] = W.astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import peft
@@ -46,6 +47,7 @@ CASES = {
     "dora, all parts": ("deit_tiny_patch16_224", LoRA(rank=2, dora=True, targets=("q", "k", "v"))),
     "pissa": ("deit_tiny_patch16_224", LoRA(rank=3, init="pissa", targets=("qkv", "proj", "fc1", "fc2"))),
     "pissa, rslora, q and v": ("deit_tiny_patch16_224", LoRA(rank=3, init="pissa", rslora=True, targets=("q", "v"))),
+    "olora of parts": ("deit_tiny_patch16_224", LoRA(rank=2, init="olora", targets=("q", "v", "fc2"))),
     "pissa with dora": ("deit_tiny_patch16_224", LoRA(rank=2, init="pissa", dora=True, targets=("k", "proj"))),
 }
 
@@ -135,10 +137,11 @@ def test_a_dora_that_peft_trained_is_read(tmp_path: Path) -> None:
     assert relative(logits(timm_of(base)), logits(opened)) > 0.1
 
 
-def test_a_pissa_that_peft_converted_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_start_that_counts_and_peft_converted_is_read(init: Literal["pissa", "olora"], tmp_path: Path) -> None:
     name = "deit_tiny_patch16_224"
     _, base = base_of(name)
-    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["qkv", "fc1"], init_lora_weights="pissa")
+    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["qkv", "fc1"], init_lora_weights=init)
     opened = peft.get_peft_model(timm_of(base), config).eval()
     config.init_lora_weights = True  # as its documentation has it: the start is kept, to be subtracted on saving
     opened.save_pretrained(tmp_path / "start")

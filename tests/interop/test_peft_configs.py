@@ -48,7 +48,8 @@ def test_the_blocks_that_peft_adapted_are_the_methods(
     ("method", "words"),
     [
         (LoRA(targets=("q", "v")), "one adapter of the whole qkv, of rank 2 times"),
-        (LoRA(init="pissa"), "PiSSA is LoRA of twice the rank"),
+        (LoRA(init="pissa"), "init: pissa is LoRA of twice the rank"),
+        (LoRA(init="olora"), "init: olora is LoRA of twice the rank"),
         (LoRA(lora_plus=16), "loraplus_lr_ratio=16"),
         (LoRA(dora=True, rslora=True), None),
     ],

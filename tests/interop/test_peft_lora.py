@@ -42,6 +42,8 @@ METHODS = {
     "dora": LoRA(rank=3, dora=True, targets=ALL),
     "dora of parts": LoRA(rank=3, dora=True, targets=("k", "v", "fc1")),
     "pissa": LoRA(rank=3, init="pissa", targets=ALL),
+    "olora": LoRA(rank=3, alpha=5, init="olora", targets=("q", "v", "fc1")),
+    "orthogonal": LoRA(rank=4, init="orthogonal", targets=("k", "proj")),
     "pissa of parts, dora": LoRA(rank=2, init="pissa", rslora=True, dora=True, targets=("q", "proj")),
 }
 
@@ -71,7 +73,7 @@ def experiment(method: LoRA) -> Experiment:
 def away(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """All that is trained moved from its start, where much is zero; what is kept must be the base's."""
     random = np.random.default_rng(1)
-    kept = ("pissa_A", "pissa_B", "lora_magnitude_rest")
+    kept = LoRA.kept
     noise = {name: random.standard_normal(tensor.shape).astype(np.float32) for name, tensor in sorted(tensors.items())}
     return {name: t if name.endswith(kept) else t + 0.1 * noise[name] for name, t in tensors.items()}
 
@@ -99,12 +101,12 @@ def test_the_same_adapter_has_the_same_logits_gradients_and_merged_weights(build
         assert relative(whole[name], tensor.numpy()) < LOGITS, name
 
 
-@pytest.mark.parametrize("rslora", [False, True])
-def test_pissa_starts_and_learns_as_pefts_does(build, base, batch, rslora):
-    method = LoRA(rank=3, alpha=5, init="pissa", rslora=rslora, targets=ALL)
+@pytest.mark.parametrize(("init", "rslora"), [("pissa", False), ("pissa", True), ("olora", True)])
+def test_a_start_that_counts_starts_and_learns_as_pefts_does(build, base, batch, init, rslora):
+    method = LoRA(rank=3, alpha=5, init=init, rslora=rslora, targets=ALL)
     trainer = build(method)
     config = peft.LoraConfig(
-        r=3, lora_alpha=5, init_lora_weights="pissa", use_rslora=rslora, modules_to_save=["head"],
+        r=3, lora_alpha=5, init_lora_weights=init, use_rslora=rslora, modules_to_save=["head"],
         target_modules=r"blocks.*\.(qkv|proj|fc1|fc2)",
     )  # fmt: skip
     model = peft.get_peft_model(timm_of(base), config)
@@ -150,7 +152,7 @@ class Masked(torch.nn.Module):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("init", [True, "pissa"])
+@pytest.mark.parametrize("init", [True, "pissa", "olora"])
 @pytest.mark.parametrize("dora", [False, True])
 def test_dropout_stands_where_pefts_does(backend, init, dora):
     """On the input of A, and with DoRA of the magnitude's part, but not of the frozen weight's own output."""
@@ -176,7 +178,7 @@ def test_dropout_stands_where_pefts_does(backend, init, dora):
     base_layer.weight, base_layer.bias = (
         (torch.nn.Parameter(to(t)) for t in (W, b)) if arrays else (to(t) for t in (W, b))
     )
-    arguments = (base_layer, to(A0.copy()), to(B0.copy()), 1.5, 0.5, (), init == "pissa")
+    arguments = (base_layer, to(A0.copy()), to(B0.copy()), 1.5, 0.5, (), None if init is True else (f"{init}_A", f"{init}_B"))
     ours = side.DoRALinear(*arguments, norms=to(row_norms(W))) if dora else side.LoRALinear(*arguments)
     if arrays:
         ours.lora_A.data, ours.lora_B.data = to(A), to(B)

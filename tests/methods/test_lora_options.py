@@ -19,13 +19,15 @@ EVERY = ["qkv", "proj", "fc1", "fc2"]
 DORA = {"name": "lora", "rank": 4, "dora": True, "targets": EVERY}
 PISSA = {"name": "lora", "rank": 4, "init": "pissa", "targets": EVERY}
 BOTH = {"name": "lora", "rank": 3, "init": "pissa", "dora": True, "rslora": True, "targets": ["q", "v", "fc1"]}
+OLORA = {"name": "lora", "rank": 4, "init": "olora", "targets": ["k", "proj", "fc2"]}
+ORTHOGONAL = {"name": "lora", "rank": 4, "init": "orthogonal", "targets": ["q", "v", "fc2"]}
 LINEAR = {"name": "linear"}
+IDS = ["dora", "pissa", "both", "olora", "orthogonal"]
 
 
 def trained_alone(tensors, away):
     """Moved where it is trained; what is kept stays."""
-    kept = ("pissa_A", "pissa_B", "lora_magnitude_rest")
-    return {name: tensors[name] if name.endswith(kept) else t for name, t in away(tensors).items()}
+    return {name: tensors[name] if name.endswith(LoRA.kept) else t for name, t in away(tensors).items()}
 
 
 def magnitudes_of(V, m):
@@ -64,14 +66,14 @@ def test_dora_trains_one_magnitude_for_each_adapted_row(build, targets):
     assert dora.model.parameters.adapter - plain.model.parameters.adapter == DEPTH * rows
 
 
-@pytest.mark.parametrize("method", [DORA, PISSA, BOTH], ids=["dora", "pissa", "both"])
+@pytest.mark.parametrize("method", [DORA, PISSA, BOTH, OLORA, ORTHOGONAL], ids=IDS)
 def test_it_starts_as_the_bare_model(build, batch, method):
     linear, adapted = build(LINEAR), build(method)
     adapted.model.load_adapter(adapted.model.adapter() | linear.model.adapter())
     assert relative(adapted.model.logits(batch[0]), linear.model.logits(batch[0])) <= LOGITS
 
 
-@pytest.mark.parametrize("method", [DORA, PISSA, BOTH], ids=["dora", "pissa", "both"])
+@pytest.mark.parametrize("method", [DORA, PISSA, BOTH, OLORA, ORTHOGONAL], ids=IDS)
 def test_merging_leaves_the_logits_and_the_model_alone(build, batch, away, method):
     trainer, full = build(method), build({"name": "full"})
     trainer.model.load_adapter(trained_alone(trainer.model.adapter(), away))
@@ -81,7 +83,7 @@ def test_merging_leaves_the_logits_and_the_model_alone(build, batch, away, metho
     np.testing.assert_array_equal(trainer.model.logits(batch[0]), before)
 
 
-@pytest.mark.parametrize("method", [DORA, PISSA, BOTH, DORA | {"targets": ["q", "fc2"]}], ids=str)
+@pytest.mark.parametrize("method", [DORA, PISSA, BOTH, OLORA, DORA | {"targets": ["q", "fc2"]}], ids=str)
 def test_dropouts_path_without_a_draw_is_the_formed_products(build, batch, away, method):
     """A rate above 0 takes the other way through the layer; where nothing draws, logits and gradients are the same."""
     formed, apart = build(method), build(method | {"dropout": 0.5})

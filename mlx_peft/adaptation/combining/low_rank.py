@@ -1,7 +1,7 @@
 """Adapters whose update of a weight is W + s B A: their updates added, as one LoRA, or one QA-LoRA.
 
-q, k and v are thirds of the fused qkv's rows, as in an adapter's file; so is PiSSA, whose initial factors are taken
-away, an update of twice the rank on the weights as they were.
+q, k and v are thirds of the fused qkv's rows, as in an adapter's file; so is LoRA that counts from its start
+(PiSSA, OLoRA), whose initial factors are taken away, an update of twice the rank on the weights as they were.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def _lora(method: LoRA, architecture: Architecture, tensors: Tensors) -> Update:
     found: Update = {}
     for site in method.sites(architecture):
         A, B = tensors[f"{site.path}.lora_A"], _whole(site, tensors[f"{site.path}.lora_B"])
-        if method.init == "pissa":
-            A = np.concatenate([A, tensors[f"{site.path}.pissa_A"]])
-            B = np.concatenate([B, -_whole(site, tensors[f"{site.path}.pissa_B"])], axis=1)
+        if method.start_kept is not None:
+            A0, B0 = (tensors[f"{site.path}.{name}"] for name in method.start_kept)
+            A, B = np.concatenate([A, A0]), np.concatenate([B, -_whole(site, B0)], axis=1)
         found[site.path] = Factors(A, B, method.scaling_of(site.path))
     return found
 

@@ -15,15 +15,14 @@ TINY = np.finfo(np.float32).tiny
 
 
 def lora(method: LoRA, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
-    """LoRA, rsLoRA and PiSSA, which takes its initial factors away; DoRA's gain is c, less what c does to the bias."""
+    """LoRA; what counts from its start takes the first factors away. DoRA's gain is c, less what c does to the bias."""
     found: Layers = {}
     for site in method.sites(architecture):
-        A, B = tensors[f"{site.path}.lora_A"], method.scaling_of(site.path) * tensors[f"{site.path}.lora_B"]
-        pairs = factor_pairs(site, A, B)
-        if method.init == "pissa":
-            first = factor_pairs(
-                site, tensors[f"{site.path}.pissa_A"], -method.scaling_of(site.path) * tensors[f"{site.path}.pissa_B"]
-            )
+        s = method.scaling_of(site.path)
+        pairs = factor_pairs(site, tensors[f"{site.path}.lora_A"], s * tensors[f"{site.path}.lora_B"])
+        if method.start_kept is not None:
+            A0, B0 = (tensors[f"{site.path}.{name}"] for name in method.start_kept)
+            first = factor_pairs(site, A0, -s * B0)
             pairs = [
                 (np.concatenate([A, A0], axis=1), np.concatenate([B, B0]))
                 for (A, B), (A0, B0) in zip(pairs, first, strict=True)

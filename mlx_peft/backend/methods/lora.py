@@ -1,17 +1,19 @@
 """LoRA and what is built on it: a low-rank update beside a frozen linear layer.
 
 LoRA: y = W x + b + s B A drop(x); A ``(r, in)``, B ``(out, r)``; s = alpha / r, or alpha / sqrt(r) (rsLoRA).
-Initially A ~ U(-1/sqrt(in), 1/sqrt(in)), which is Kaiming uniform with a = sqrt 5, and B = 0.
+Initially A ~ U(-1/sqrt(in), 1/sqrt(in)), which is Kaiming uniform with a = sqrt 5, and B = 0; or what else ``init``
+says: the equations of all starts are in ``mlx_peft/adaptation/factors.py``.
 Hu et al. 2021 (arXiv 2106.09685), section 4.1; Kalajdzievski 2023 (arXiv 2312.03732), section 3. LoRA+ is the same with
 a larger learning rate for B: Hayou et al. 2024 (arXiv 2402.12354), section 4.
 
-PiSSA: y = (W - s B0 A0) x + b + s B A drop(x); A0 and B0, which A and B start from, are W's r leading singular
-triplets: A0 = S^(1/2) V^T / sqrt(s), B0 = U S^(1/2) / sqrt(s). W stays as it was, and A0 and B0 are kept beside it.
-Meng et al. 2024 (arXiv 2404.02948), section 3.
+Starts that count: y = (W - s B0 A0) x + b + s B A drop(x), A and B start from A0 and B0. W stays as it was, and A0 and
+B0 are kept beside it. PiSSA's are W's r leading singular triplets, A0 = S^(1/2) V^T / sqrt(s) and B0 = U S^(1/2) /
+sqrt(s): Meng et al. 2024 (arXiv 2404.02948), section 3. OLoRA's are of W = Q R, A0 = R[:r], B0 = Q[:, :r]: Buyukakyuz
+2024 (arXiv 2406.01775), section 3.
 
 DoRA: y = W x + b + (c - 1) W drop(x) + c s B A drop(x), which without dropout is c V x + b, V = W + s B A; c = m / n
 ``(out,)``, n the norms of V's rows, through which no gradient goes. Initially m is the norms of W's rows.
-Liu et al. 2024 (arXiv 2402.09353), sections 4.1 and 4.3. Under PiSSA, W - s B0 A0 stands for W in y and V.
+Liu et al. 2024 (arXiv 2402.09353), sections 4.1 and 4.3. Where the start counts, W - s B0 A0 stands for W in y and V.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class LoRALinear(LowRankLinear):
         scaling: s.
         dropout: probability on the input of A.
         parts: some of ``("q", "k", "v")``, in this order; empty for the whole layer.
-        residual: whether the update counts from the initial A and B (PiSSA), kept as ``pissa_A`` and ``pissa_B``.
+        kept: the names under which A0 and B0 are kept, from which the update counts; None where it counts from W.
     """
 
     def __init__(
@@ -58,15 +60,15 @@ class LoRALinear(LowRankLinear):
         scaling: float,
         dropout: float = 0.0,
         parts: tuple[str, ...] = (),
-        residual: bool = False,
+        kept: tuple[str, str] | None = None,
     ):
         super().__init__(base_layer, scaling, dropout)
         self.lora_A, self.lora_B = lora_A, lora_B
-        if residual:
-            self.pissa_A, self.pissa_B = mx.array(lora_A), mx.array(lora_B)
-            self.freeze(recurse=False, keys=["pissa_A", "pissa_B"])
+        for name, factor in zip(kept or (), (lora_A, lora_B), strict=False):
+            self[name] = mx.array(factor)
+            self.freeze(recurse=False, keys=name)
         self.parts = parts
-        self.residual = residual
+        self.kept = kept
 
     def placed(self, B: mx.array) -> mx.array:
         """B as one ``(out, r)`` matrix; with parts ``(out, parts r)``, each part's block in its rows and columns."""
@@ -79,20 +81,26 @@ class LoRALinear(LowRankLinear):
         ]
         return mx.concatenate(columns, axis=1)
 
+    def taken(self) -> tuple[mx.array, mx.array] | None:
+        """A0 and -B0, placed as B is; None where the update counts from W."""
+        if self.kept is None:
+            return None
+        A, B = (self[name] for name in self.kept)
+        return A, -self.placed(B)
+
     def factors(self) -> tuple[mx.array, mx.array]:
-        """A and B of the whole change from W; under PiSSA [A; A0] and [B, -B0]."""
-        A, B = self.lora_A, self.placed(self.lora_B)
-        if not self.residual:
-            return A, B
-        return mx.concatenate([A, self.pissa_A]), mx.concatenate([B, -self.placed(self.pissa_B)], axis=1)
+        """A and B of the whole change from W; where the start counts [A; A0] and [B, -B0]."""
+        A, B, taken = self.lora_A, self.placed(self.lora_B), self.taken()
+        return (A, B) if taken is None else (mx.concatenate([A, taken[0]]), mx.concatenate([B, taken[1]], axis=1))
 
     def less_initial(self, y: mx.array, x: mx.array) -> mx.array:
-        """y less what PiSSA takes out of W: y - s B0 A0 x; otherwise y."""
-        return self.plus(y, x, self.pissa_A, -self.placed(self.pissa_B)) if self.residual else y
+        """y less what the start takes out of W: y - s B0 A0 x; otherwise y."""
+        taken = self.taken()
+        return y if taken is None else self.plus(y, x, *taken)
 
     def beside(self, x: mx.array) -> mx.array:
-        """y, the update computed beside W; what PiSSA takes out of W is not dropped."""
-        if not self.residual:
+        """y, the update computed beside W; what the start takes out of W is not dropped."""
+        if self.kept is None:
             return super().beside(x)
         y = self.less_initial(self.base_layer(x), x)
         return self.plus(y, self.dropout(x), self.lora_A, self.placed(self.lora_B))
@@ -148,14 +156,13 @@ class DoRALinear(LoRALinear):
 
 
 class LoRAMethod(Method[LoRA]):
-    """LoRA, rsLoRA, LoRA+, PiSSA and DoRA: every target is wrapped."""
+    """LoRA, rsLoRA, LoRA+ and DoRA, however it starts: every target is wrapped."""
 
     def apply(self, model: VisionTransformer, config: LoRA, seed: int) -> None:
         def wrapper(site: Site, layer: Linear) -> LoRALinear:
             weight = np.array(layer.dense())
             A, B = (mx.array(factor) for factor in initial_factors(config, site, weight, seed))
-            scaling, residual = config.scaling_of(site.path), config.init == "pissa"
-            arguments = (layer, A, B, scaling, config.dropout, site.parts, residual)
+            arguments = (layer, A, B, config.scaling_of(site.path), config.dropout, site.parts, config.start_kept)
             return DoRALinear(*arguments, norms=mx.array(row_norms(weight))) if config.dora else LoRALinear(*arguments)
 
         wrap(model, config.sites(model.architecture), wrapper)

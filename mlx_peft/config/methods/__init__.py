@@ -9,7 +9,8 @@ from pydantic import Field
 
 from mlx_peft.config.methods.added import IA3, SSF, VPT, AdaptFormer
 from mlx_peft.config.methods.base import MethodConfig
-from mlx_peft.config.methods.lowrank import AdaLoRA, FacT, LoRA, QALoRA, VeRA
+from mlx_peft.config.methods.lora import LoRA
+from mlx_peft.config.methods.lowrank import AdaLoRA, FacT, QALoRA, VeRA
 from mlx_peft.config.methods.selective import BitFit, Full, LayerNorm, Linear
 from mlx_peft.config.words import PythonWords
 from mlx_peft.core.errors import UserError, shown

@@ -1,124 +1,18 @@
-"""Methods whose update of a weight has a low rank."""
+"""Methods whose update of a weight has a low rank, besides LoRA."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from mlx_peft.config.methods.base import Blockwise, Targeted
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.core import patterns
-from mlx_peft.core.bounds import LARGEST, MOST_STEPS, NotNegative, Positive, Rank, Share, Steps
+from mlx_peft.core.bounds import MOST_STEPS, NotNegative, Positive, Rank, Share, Steps
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.shapes import Shapes
 from mlx_peft.vit.sites import GROUPS, Site, Targets, sites, widths
-
-
-def of_pattern(pattern: dict[str, Any], path: str) -> Any:
-    """PEFT's rule: the value of the first key, a regular expression for the end of a layer's name, that fits; or None.
-
-    ``qkv`` and ``blocks\\.(8|9)\\.attn\\.qkv`` fit ``blocks.9.attn.qkv``; ``kv`` does not.
-    """
-    fitting = patterns.first_at_end(pattern, path)
-    return None if fitting is None else pattern[fitting]
-
-
-class LoRA(Targeted):
-    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): y = W x + b + s B A drop(x), s = alpha / rank.
-
-    ``rslora``: s = alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732). ``dora``: the direction that results is
-    given a trained magnitude (Liu et al. 2024, arXiv 2402.09353). ``init: pissa``: B A starts as the leading singular
-    triplets of W, which is left with the rest (Meng et al. 2024, arXiv 2404.02948). ``lora_plus``: B learns so many
-    times faster (LoRA+, Hayou et al. 2024, arXiv 2402.12354, recommends 16).
-    """
-
-    name: Literal["lora"] = "lora"
-    in_peft: ClassVar[bool] = True
-    rounds: ClassVar[bool] = True
-    kept: ClassVar[tuple[str, ...]] = ("pissa_A", "pissa_B", "lora_magnitude_rest")
-    implied: ClassVar[tuple[str, ...]] = ("lora_magnitude_rest",)
-    rank: Rank = 8
-    alpha: Positive = 16.0
-    dropout: Share = Field(0.0, description="on the input of A")
-    rslora: bool = Field(False, description="s = alpha / sqrt(rank)")
-    dora: bool = Field(False, description="a trained magnitude for each row of the weight")
-    init: Literal["kaiming", "pissa"] = Field("kaiming", description="pissa: from the weight's singular vectors")
-    lora_plus: Positive = Field(1.0, description="learning rate of B over that of A")
-    rank_pattern: dict[str, Annotated[int, Field(le=65536)]] = Field(
-        default_factory=dict, description="other ranks by a regular expression for the end of a layer's name"
-    )
-    alpha_pattern: dict[str, Annotated[float, Field(le=LARGEST)]] = Field(
-        default_factory=dict, description="likewise other alphas"
-    )
-
-    @field_validator("rank_pattern", "alpha_pattern")
-    @classmethod
-    def _regular_and_positive(cls, pattern: dict[str, Any]) -> dict[str, Any]:
-        patterns.check(pattern)
-        for key, value in pattern.items():
-            if value <= 0:
-                raise ValueError(f"{key!r} should be given a number above 0, not {value}")
-        return pattern
-
-    def must_combine(self) -> None:
-        """As of any method. DoRA's row norms are of weight and update together: two updates do not add up."""
-        super().must_combine()
-        if self.dora:
-            raise UserError(
-                "adapters of the method lora with dora cannot be combined: each row of weight and update together is "
-                "brought to a trained norm, so that the updates do not add up"
-            )
-
-    @property
-    def dropped(self) -> float:
-        return self.dropout
-
-    @property
-    def scaling(self) -> float:
-        """s in the equation, where no pattern says otherwise."""
-        return self._scaling(self.rank, self.alpha)
-
-    def rank_of(self, path: str) -> int:
-        """r of the layer at a path."""
-        return int(of_pattern(self.rank_pattern, path) or self.rank)
-
-    def scaling_of(self, path: str) -> float:
-        """s of the layer at a path: its own alpha and rank."""
-        return self._scaling(self.rank_of(path), float(of_pattern(self.alpha_pattern, path) or self.alpha))
-
-    def _scaling(self, rank: int, alpha: float) -> float:
-        return alpha / (rank**0.5 if self.rslora else rank)
-
-    def lr_ratio(self, name: str) -> float:
-        return self.lora_plus if name.endswith(".lora_B") else 1.0
-
-    def check(self, architecture: Architecture) -> None:
-        found = self.sites(architecture)
-        for field in ("rank_pattern", "alpha_pattern"):
-            for key in getattr(self, field):
-                if not any(of_pattern({key: 1}, site.path) for site in found):
-                    raise UserError(f"method.{field}: {key!r} matches no adapted layer, such as {found[0].path}")
-        if self.init == "pissa":
-            self.check_new(architecture)
-
-    def check_new(self, architecture: Architecture) -> None:
-        for site in self.sites(architecture):
-            fits(self.rank_of(site.path), site)
-
-    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
-        found: Shapes = {}
-        for site in self.sites(architecture):
-            factors = low_rank(site, self.rank_of(site.path))
-            found |= {f"{site.path}.lora_{factor}": shape for factor, shape in factors.items()}
-            if self.init == "pissa":
-                found |= {f"{site.path}.pissa_{factor}": shape for factor, shape in factors.items()}
-            if self.dora:
-                found[f"{site.path}.lora_magnitude_vector"] = (site.adapted,)
-            if self.dora and site.adapted < site.outputs:
-                found[f"{site.path}.lora_magnitude_rest"] = (site.outputs - site.adapted,)
-        return found
 
 
 class QALoRA(Targeted):
