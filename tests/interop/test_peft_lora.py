@@ -178,7 +178,15 @@ def test_dropout_stands_where_pefts_does(backend, init, dora):
     base_layer.weight, base_layer.bias = (
         (torch.nn.Parameter(to(t)) for t in (W, b)) if arrays else (to(t) for t in (W, b))
     )
-    arguments = (base_layer, to(A0.copy()), to(B0.copy()), 1.5, 0.5, (), None if init is True else (f"{init}_A", f"{init}_B"))
+    arguments = (
+        base_layer,
+        to(A0.copy()),
+        to(B0.copy()),
+        1.5,
+        0.5,
+        (),
+        None if init is True else (f"{init}_A", f"{init}_B"),
+    )
     ours = side.DoRALinear(*arguments, norms=to(row_norms(W))) if dora else side.LoRALinear(*arguments)
     if arrays:
         ours.lora_A.data, ours.lora_B.data = to(A), to(B)
