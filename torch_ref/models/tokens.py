@@ -58,21 +58,25 @@ class Tokens:
         places = self.places.inserted(kind, x.shape[1], before)
         return replace(self, x=torch.cat(parts, dim=1), places=places)
 
-    def gathered(self, which: Tensor) -> Tokens:
+    def gathered(self, which: Tensor, x: Tensor | None = None) -> Tokens:
         """Of the patch tokens those that are named, in the order in which they are; all others stay.
 
         Args:
             which: whole numbers ``(batch, n)``, counted among the patch tokens that there are.
+            x: what they all have become, ``(batch, tokens, dim)``; None: what they were.
         """
         indices = which if self.indices is None else self.indices.gather(1, which)
         sizes = None if self.sizes is None else self.sizes.gather(1, which)
+        x = rows(self.x, self.among_all(which)) if x is None else x
+        return replace(self, x=x, places=self.places.resized(PATCH, which.shape[1]), indices=indices, sizes=sizes)
+
+    def among_all(self, which: Tensor) -> Tensor:
+        """``which`` as ``gathered`` has it, with all that are no patch tokens around: where they stand among all."""
         span, batch = self.places.span(PATCH), len(which)
         before, behind = (
             torch.arange(*ends, device=which.device) for ends in ((0, span.start), (span.stop, len(self.places)))
         )
-        every = torch.cat([before.expand(batch, -1), span.start + which, behind.expand(batch, -1)], dim=1)
-        places = self.places.resized(PATCH, which.shape[1])
-        return replace(self, x=rows(self.x, every), places=places, indices=indices, sizes=sizes)
+        return torch.cat([before.expand(batch, -1), span.start + which, behind.expand(batch, -1)], dim=1)
 
     @property
     def patches(self) -> Tensor:

@@ -14,6 +14,7 @@ are in neither. Cosines are rounded, so that what is equally alike is told apart
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,17 +47,13 @@ class ToMeReducer(Reducer):
         r = min(self.config.r, count // 2)
         if not r:
             return tokens
-        left, merged, into = matching(attended.k[:, :, attended.asked.span(PATCH)], r)
-        sizes = left.new_ones(len(left), count, dtype=torch.float32) if tokens.sizes is None else tokens.sizes
-        fewer, start = replace(tokens, sizes=sizes).gathered(left), tokens.places.span(PATCH).start
-        # Of B all are left, behind those of A.
-        row = torch.arange(len(fewer.places), device=into.device)[:, None]
-        added = ((start + count // 2 - r + into // 2)[:, None] == row) * sizes.gather(1, merged)[:, None]
-        total = fewer.weights() + added.sum(dim=2)
-        gone, there = rows(tokens.x, start + torch.cat([merged, into], dim=1)).split(r, dim=1)
-        shares = (added / total[..., None]).to(gone.dtype)
-        x = fewer.x.baddbmm_(shares, gone - there)  # in place: it is new, and nobody else has it
-        return replace(fewer, x=x, sizes=total[:, fewer.places.span(PATCH)])
+        left, gone, into = matching(attended.k[:, :, attended.asked.span(PATCH)], r)
+        if tokens.sizes is None:
+            tokens = replace(tokens, sizes=left.new_ones(len(left), count, dtype=torch.float32))
+        start = tokens.places.span(PATCH).start
+        x, weights = merged(tokens.x, tokens.weights(), tokens.among_all(left), start + gone, start + into)
+        fewer = tokens.gathered(left, x)
+        return replace(fewer, sizes=weights[:, fewer.places.span(PATCH)])
 
 
 def tome(config: ToMe, depth: int, trained: nn.Module) -> dict[int, Reducer]:
@@ -69,12 +66,51 @@ def matching(k: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
     """The r pairs most alike, by the keys ``(batch, heads, patches, d)``; without a gradient.
 
     Returns the places of those that are left, first A's and then B's, ``(batch, patches - r)``; of those of A that are
-    merged, the most alike first, ``(batch, r)``; and of those of B that each is merged into, ``(batch, r)``.
+    merged, the most alike first, ``(batch, r)``; and where among the first stand those of B that each is merged into,
+    ``(batch, r)``.
     """
     metric = F.normalize(k.float().mean(dim=1), dim=-1, eps=EPS)
     scores = rounded(metric[:, 1::2] @ metric[:, ::2].transpose(1, 2))
     best, nearest = scores.max(dim=2)  # of equal ones the first
     order = ranked(best)
-    b = torch.arange(0, k.shape[2], 2, device=k.device).expand(len(k), -1)
-    left = torch.cat([2 * order[:, r:].sort(dim=1).values + 1, b], dim=1)
-    return left, 2 * order[:, :r] + 1, 2 * nearest.gather(1, order[:, :r])
+    a, b = 2 * order + 1, torch.arange(0, k.shape[2], 2, device=k.device).expand(len(k), -1)
+    left = torch.cat([a[:, r:].sort(dim=1).values, b], dim=1)
+    return left, a[:, :r], a.shape[1] - r + nearest.gather(1, order[:, :r])
+
+
+def merged(x: Tensor, weights: Tensor, left: Tensor, gone: Tensor, into: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens ``(batch, tokens, dim)`` with some of them in others, y = sum_i s_i x_i / sum_i s_i, and the new weights.
+
+    Args:
+        weights: s, float32 ``(batch, tokens)``.
+        left: which are left, in order, ``(batch, n)``.
+        gone, into: which are not, and where among those that are left what takes each stands, ``(batch, r)``.
+    """
+    row = torch.arange(left.shape[1], device=left.device)[:, None]
+    added = (into[:, None] == row) * weights.gather(1, gone)[:, None]
+    total = weights.gather(1, left) + added.sum(dim=2)
+    return _Merged.apply(x, left, gone, into, added / total[..., None], weights, total), total
+
+
+class _Merged(torch.autograd.Function):
+    """A token goes to one place, with one share: its gradient is a row of the gradient that comes back, times that.
+
+    Of gathering and adding up, torch itself would make two arrays of zeros, and add rows to them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, left: Tensor, gone: Tensor, into: Tensor, shares: Tensor, weights: Tensor, total: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(left, gone, into, weights, total)
+        y = rows(x, left)
+        return y.baddbmm_(shares.to(y.dtype), rows(x, gone) - rows(y, into))
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        left, gone, into, weights, total = ctx.saved_tensors
+        back = torch.cat([left, gone], dim=1).argsort(dim=1)
+        there = torch.arange(left.shape[1], device=left.device).expand_as(left)
+        goes = torch.cat([there, into], dim=1).gather(1, back)
+        shares = weights / total.gather(1, goes)
+        return rows(cotangent, goes) * shares[..., None].to(cotangent.dtype), *[None] * 6

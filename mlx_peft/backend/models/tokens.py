@@ -57,21 +57,25 @@ class Tokens:
         places = self.places.inserted(kind, x.shape[1], before)
         return replace(self, x=mx.concatenate(parts, axis=1), places=places)
 
-    def gathered(self, which: mx.array) -> Tokens:
+    def gathered(self, which: mx.array, x: mx.array | None = None) -> Tokens:
         """Of the patch tokens those that are named, in the order in which they are; all others stay.
 
         Args:
             which: whole numbers ``(batch, n)``, counted among the patch tokens that there are.
+            x: what they all have become, ``(batch, tokens, dim)``; None: what they were.
         """
         which = _fixed(which)
         indices = which if self.indices is None else mx.take_along_axis(self.indices, which, axis=1)
         sizes = None if self.sizes is None else mx.take_along_axis(self.sizes, which, axis=1)
+        x = rows(self.x, self.among_all(which)) if x is None else x
+        return replace(self, x=x, places=self.places.resized(PATCH, which.shape[1]), indices=indices, sizes=sizes)
+
+    def among_all(self, which: mx.array) -> mx.array:
+        """``which`` as ``gathered`` has it, with all that are no patch tokens around: where they stand among all."""
         span, batch = self.places.span(PATCH), len(which)
         before, behind = (mx.arange(*ends) for ends in ((0, span.start), (span.stop, len(self.places))))
         parts = [mx.broadcast_to(before, (batch, len(before))), span.start + which]
-        every = mx.concatenate([*parts, mx.broadcast_to(behind, (batch, len(behind)))], axis=1)
-        places = self.places.resized(PATCH, which.shape[1])
-        return replace(self, x=rows(self.x, every), places=places, indices=indices, sizes=sizes)
+        return mx.concatenate([*parts, mx.broadcast_to(behind, (batch, len(behind)))], axis=1)
 
     @property
     def patches(self) -> mx.array:

@@ -45,18 +45,13 @@ class ToMeReducer(Reducer):
         r = min(self.config.r, count // 2)
         if not r:
             return tokens
-        left, merged, into = matching(attended.k[:, :, attended.asked.span(PATCH)], r)
-        sizes = mx.ones((len(left), count)) if tokens.sizes is None else tokens.sizes
-        fewer, start = replace(tokens, sizes=sizes).gathered(left), tokens.places.span(PATCH).start
-        # Of B all are left, behind those of A.
-        row = mx.arange(len(fewer.places))[:, None]
-        of_merged = mx.take_along_axis(sizes, merged, axis=1)[:, None]
-        added = ((start + count // 2 - r + into // 2)[:, None] == row) * of_merged
-        total = fewer.weights() + added.sum(axis=2)
-        gone, there = mx.split(rows(tokens.x, start + mx.concatenate([merged, into], axis=1)), 2, axis=1)
-        shares = (added / total[..., None]).astype(gone.dtype)
-        x = mx.addmm(fewer.x, shares, gone - there)
-        return replace(fewer, x=x, sizes=total[:, fewer.places.span(PATCH)])
+        left, gone, into = matching(attended.k[:, :, attended.asked.span(PATCH)], r)
+        if tokens.sizes is None:
+            tokens = replace(tokens, sizes=mx.ones((len(left), count)))
+        start = tokens.places.span(PATCH).start
+        x, weights = merged(tokens.x, tokens.weights(), tokens.among_all(left), start + gone, start + into)
+        fewer = tokens.gathered(left, x)
+        return replace(fewer, sizes=weights[:, fewer.places.span(PATCH)])
 
 
 def tome(config: ToMe, depth: int, trained: nn.Module) -> dict[int, Reducer]:
@@ -68,14 +63,44 @@ def matching(k: mx.array, r: int) -> tuple[mx.array, mx.array, mx.array]:
     """The r pairs most alike, by the keys ``(batch, heads, patches, d)``; without a gradient.
 
     Returns the places of those that are left, first A's and then B's, ``(batch, patches - r)``; of those of A that are
-    merged, the most alike first, ``(batch, r)``; and of those of B that each is merged into, ``(batch, r)``.
+    merged, the most alike first, ``(batch, r)``; and where among the first stand those of B that each is merged into,
+    ``(batch, r)``.
     """
     metric = mx.stop_gradient(k).astype(mx.float32).mean(axis=1)
     metric = metric / mx.maximum(mx.linalg.norm(metric, axis=-1, keepdims=True), EPS)
     scores = rounded(metric[:, 1::2] @ metric[:, ::2].swapaxes(1, 2))
     order = ranked(scores.max(axis=2)).astype(mx.int32)
     nearest = scores.argmax(axis=2).astype(mx.int32)
-    b = mx.arange(0, k.shape[2], 2)
-    b = mx.broadcast_to(b, (len(k), len(b)))
-    left = mx.concatenate([2 * mx.sort(order[:, r:], axis=1) + 1, b], axis=1)
-    return left, 2 * order[:, :r] + 1, 2 * mx.take_along_axis(nearest, order[:, :r], axis=1)
+    a, b = 2 * order + 1, mx.arange(0, k.shape[2], 2)
+    left = mx.concatenate([mx.sort(a[:, r:], axis=1), mx.broadcast_to(b, (len(k), len(b)))], axis=1)
+    return left, a[:, :r], a.shape[1] - r + mx.take_along_axis(nearest, order[:, :r], axis=1)
+
+
+def merged(x: mx.array, weights: mx.array, left: mx.array, gone: mx.array, into: mx.array) -> tuple[mx.array, mx.array]:
+    """Tokens ``(batch, tokens, dim)`` with some of them in others, y = sum_i s_i x_i / sum_i s_i, and the new weights.
+
+    Args:
+        weights: s, float32 ``(batch, tokens)``.
+        left: which are left, in order, ``(batch, n)``.
+        gone, into: which are not, and where among those that are left what takes each stands, ``(batch, r)``.
+    """
+    row = mx.arange(left.shape[1])[:, None]
+    added = (into[:, None] == row) * mx.take_along_axis(weights, gone, axis=1)[:, None]
+    total = mx.take_along_axis(weights, left, axis=1) + added.sum(axis=2)
+
+    # A token goes to one place, with one share: its gradient is a row of the gradient that comes back, times that. Of
+    # gathering and adding up, MLX itself would make two arrays of zeros, and add rows to them.
+    @mx.custom_function
+    def merge(x: mx.array) -> mx.array:
+        y = rows(x, left)
+        return mx.addmm(y, (added / total[..., None]).astype(y.dtype), rows(x, gone) - rows(y, into))
+
+    @merge.vjp
+    def merge_vjp(x, cotangent, _):  # type: ignore[no-untyped-def]
+        back = mx.argsort(mx.concatenate([left, gone], axis=1), axis=1)
+        there = mx.broadcast_to(mx.arange(left.shape[1]), left.shape)
+        goes = mx.take_along_axis(mx.concatenate([there, into], axis=1), back, axis=1)
+        shares = weights / mx.take_along_axis(total, goes, axis=1)
+        return rows(cotangent, goes) * shares[..., None].astype(cotangent.dtype)
+
+    return merge(x), total
