@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import typer.testing
 from hypothesis import settings
+from kernels import compiler
 from sketching import drawn_finely, sketched
 from typer.main import get_command
 
@@ -53,6 +54,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import mlx.core as mx
 
     monkeypatch.delenv("MLX_DISABLE_COMPILE")
+    if (folder := compiler()) is not None:
+        monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     mx.enable_compile()
     yield
     mx.disable_compile()
