@@ -11,11 +11,19 @@ from torch import nn
 
 from mlx_peft.adaptation.forms import Form
 from mlx_peft.adaptation.terms import Array, Entering, Layers, places
-from torch_ref.methods.mixed import Groups, Held, MixedBlock, MixedLayer, gathered, grouped, mixing
+from mlx_peft.core.batches import slices
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.sites import PARTS
+from torch_ref.methods.mixed import Held, MixedBlock, MixedLayer, beside_one_another, gathered, grouped, mixing
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
 from torch_ref.parameters import to_numpy
+
+AT_ONCE = 16 << 20
+"""Bytes of the widest layer's outputs that a CPU computes at once, about. Of arrays above 32 MiB glibc gives each page
+back as it frees one, and the kernel clears it again for the next: of 32 images of 224 pixels by ViT-S, an eighth of the
+time."""
 
 
 class Mixer:
@@ -28,6 +36,7 @@ class Mixer:
         gathers: whether the terms of all rows are copied beside one another for one product a layer. Otherwise each
             adapter's rows have a product of their own, with its terms as they lie: many small products, which cost a
             GPU a launch each, and a CPU less than the copy.
+        rows: that go through the network at once; None: all.
     """
 
     compiles = False
@@ -42,6 +51,7 @@ class Mixer:
         for path in (f"blocks.{number}" for number in range(self.architecture.depth)):
             replace(self.network, path, MixedBlock(find(self.network, path), path))
         self.gathers = self.device.type != "cpu"
+        self.rows = None if self.gathers else _rows_at_once(self.architecture)
         self._last: tuple[list[Held | None], Form, Held] = ([], {}, {})
 
     def dense(self, path: str) -> Array:
@@ -65,16 +75,22 @@ class Mixer:
         self, images: np.ndarray, rows: Sequence[Held | None], form: Form, prompts: tuple[Entering, ...]
     ) -> np.ndarray:
         """What the heads read, float32 ``(batch, heads, dim)``."""
-        order, groups = self._together(rows, form) if self.gathers else grouped(rows)
-        pixels = torch.from_numpy(images[order]).to(self.device)
+        order = list(range(len(rows))) if self.gathers else beside_one_another(rows)
+        found = [
+            self._evaluated(images[order[part]], [rows[at] for at in order[part]], form, prompts)
+            for part in slices(len(rows), self.rows or len(rows))
+        ]
+        return np.concatenate(found)[np.argsort(order)]
+
+    def _evaluated(
+        self, images: np.ndarray, rows: Sequence[Held | None], form: Form, prompts: tuple[Entering, ...]
+    ) -> np.ndarray:
+        """The same of rows that go through the network together, and stand as ``grouped`` wants them."""
+        groups = [(len(rows), self._gathered(rows, form))] if self.gathers else grouped(rows)
+        pixels = torch.from_numpy(images).to(self.device)
         pixels = preprocess(pixels, self.base.preprocessing, self.architecture.img_size, torch.float32)
         with mixing(groups, prompts):
-            found = to_numpy(self.network.prefix(pixels, self.architecture.depth + 1))
-        return found[np.argsort(order)]
-
-    def _together(self, rows: Sequence[Held | None], form: Form) -> tuple[list[int], Groups]:
-        """All rows as one group, in the order that they have."""
-        return [*range(len(rows))], [(len(rows), self._gathered(rows, form))]
+            return to_numpy(self.network.prefix(pixels, self.architecture.depth + 1))
 
     def _gathered(self, rows: Sequence[Held | None], form: Form) -> Held:
         """The rows' terms; those of the last batch, where this has the same rows: to copy them takes long."""
@@ -88,3 +104,9 @@ class Mixer:
         terms = gathered(rows, form)
         self._last = ([*rows], form, terms)
         return terms
+
+
+def _rows_at_once(architecture: Architecture) -> int:
+    """How many images have about ``AT_ONCE`` bytes of outputs in a block's widest layer; one at least."""
+    widest = max(architecture.hidden_dim, len(PARTS) * architecture.embed_dim)
+    return max(AT_ONCE // (len(architecture.places) * widest * torch.float32.itemsize), 1)

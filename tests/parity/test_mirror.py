@@ -32,11 +32,13 @@ def public(path: Path) -> dict[str, str | None]:
 
 ONLY_HERE = {
     # What one framework needs and the other does not.
+    "bank.py": {"AT_ONCE"},  # MLX keeps the memory of arrays
     "by_hand.py": {f"AdamW.{own}" for own in ("apply_gradients", "learning_rate", "state", "step")},
     "device.py": {"device"},
     "measured.py": {"kept_bytes"},
     "methods/mixed.py": {
         "Groups",
+        "beside_one_another",
         "terms_at",
         "grouped",
         "parts",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -168,13 +169,18 @@ def beside(vectors: Tensor, x: Tensor) -> Tensor:
     return vectors if vectors.ndim == 1 else vectors.reshape(len(vectors), *(1,) * (x.ndim - 2), -1)
 
 
-def grouped(rows: Sequence[Held | None]) -> tuple[list[int], Groups]:
-    """The order in which rows that have the same terms stand beside one another, and what ``mixing`` takes then."""
-    groups: dict[int, list[int]] = {}
+def beside_one_another(rows: Sequence[Held | None]) -> list[int]:
+    """An order in which the rows that have the same terms stand beside one another."""
+    first: dict[int, int] = {}
     for at, row in enumerate(rows):
-        groups.setdefault(id(row), []).append(at)
-    order = [at for own in groups.values() for at in own]
-    return order, [(len(own), rows[own[0]] or {}) for own in groups.values()]
+        first.setdefault(id(row), at)
+    return sorted(range(len(rows)), key=lambda at: first[id(rows[at])])
+
+
+def grouped(rows: Sequence[Held | None]) -> Groups:
+    """What ``mixing`` takes of rows that stand so."""
+    alike = [list(own) for _, own in groupby(rows, key=id)]
+    return [(len(own), own[0] or {}) for own in alike]
 
 
 def gathered(rows: Sequence[Held | None], form: Form) -> Held:
