@@ -13,12 +13,14 @@ from convert.files import listed, renamed
 from mlx_peft.core.border import Tensors
 
 LEFT_OUT = {
-    ("decoder_embed.", "decoder_pos_embed", "decoder_blocks.", "decoder_norm.", "decoder_pred."): "the decoder of MAE",
-    ("dino_head.", "ibot_head."): "the projection heads of DINOv2's training",
-    ("head.mlp.", "head.last_layer.", "head.mlp2.", "head.last_layer2."): "the projection head of DINO's training",
-    ("mask_token", "masked_embed"): "what masked patches are replaced with in training",
+    r"(decoder_(?:embed|pos_embed|blocks|norm|pred))(?:\..*)?": "the decoder of MAE",
+    r"((?:dino|ibot)_head)\..*": "the projection heads of DINOv2's training",
+    r"(head\.(?:mlp|last_layer)2?)\..*": "the projection head of DINO's training",
+    r"(head|predictor)\.\d+\..*": "a projection head of MoCo v3's training",
+    r"(lm_head)\..*": "the head of BEiT's training",
+    r"(mask_token|masked_embed)": "what masked patches are replaced with in training",
 }
-"""Tensors whose names begin so are used by no classifier; what they are."""
+"""Tensors of these names are used by no classifier; what they are, by what is matched first."""
 
 CHUNKED = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 """DINOv2 trains its blocks in chunks; the second number is the block's own, counted over all chunks."""
@@ -31,12 +33,11 @@ def without_pretraining(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
         UserError: where two blocks would have one name.
     """
     notes = []
-    for beginnings, what in LEFT_OUT.items():
-        found = [name for name in tensors if name.startswith(beginnings)]
+    for pattern, what in LEFT_OUT.items():
+        found = {name: match[1] for name in tensors if (match := re.fullmatch(pattern, name))}
         if found:
             tensors = {name: tensor for name, tensor in tensors.items() if name not in found}
-            stems = sorted({next(one for one in beginnings if name.startswith(one)).rstrip(".") for name in found})
-            notes.append(f"{listed(stems)}: {what}, left out")
+            notes.append(f"{listed(sorted(set(found.values())))}: {what}, left out")
     if any(CHUNKED.match(name) for name in tensors):
         tensors = renamed(tensors, lambda name: CHUNKED.sub(r"blocks.\2.", name, count=1))
         notes.append("blocks: kept in chunks (blocks.CHUNK.BLOCK), which are one list here")

@@ -74,7 +74,8 @@ def _without(
     outer = _outer(prefix)
     kept = (outer,) if outer and others else (prefix if others else outer, *HEADS)
     inside = {name: tensor for name, tensor in tensors.items() if name.startswith(kept)}
-    outside = [] if others else sorted(tensors.keys() - inside.keys())
+    elsewhere = tuple(_outer(other) for other in prefixes if other != prefix)
+    outside = sorted(name for name in tensors.keys() - inside.keys() if not name.startswith(elsewhere))
     notes = (f"outside of {outer[:-1]}, left out: {listed(outside)}",) if outside else ()
     return renamed(inside, lambda name: _stripped(name, prefix, outer), path), notes
 

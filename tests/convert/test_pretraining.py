@@ -93,6 +93,29 @@ def test_so_does_either_model_of_a_whole_training_checkpoint(tiny: Tiny, tmp_pat
     assert "dino_head: the projection heads" in notes
 
 
+def test_either_encoder_of_moco_v3_comes_out_without_the_heads_of_its_training(tiny: Tiny, tmp_path: Path) -> None:
+    """The heads as ``moco/builder.py`` of facebookresearch/moco-v3 builds them, with their statistics of batches."""
+    nn = torch.nn
+    base = tiny("vit_small_patch16_224.augreg_in21k")
+    projector = nn.Sequential(
+        nn.Linear(24, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Linear(8, 4, bias=False),
+        nn.BatchNorm1d(4, affine=False),
+    )  # fmt: skip
+    state = {f"module.predictor.{name}": tensor for name, tensor in projector.state_dict().items()}
+    for encoder, value in (("base_encoder", 0), ("momentum_encoder", 1)):
+        heads = {f"head.{name}": tensor for name, tensor in projector.state_dict().items()}
+        whole = as_torch({name: tensor + value for name, tensor in headless(base).items()}) | heads
+        state |= {f"module.{encoder}.{name}": tensor for name, tensor in whole.items()}
+    content = {"epoch": 300, "arch": "vit_small", "state_dict": state, "scaler": {}}
+    with pytest.raises(UserError, match="holds 2 models: choose the part base_encoder or momentum_encoder"):
+        opened(tmp_path / "vit-s-300ep.pth.tar", content, base)
+    for part, value in (("base_encoder", 0), ("momentum_encoder", 1)):
+        found, notes = opened(tmp_path / "vit-s-300ep.pth.tar", content, base, part)
+        must_be(found, {name: tensor + value for name, tensor in headless(base).items()})
+        assert "head: a projection head of MoCo v3's training, left out" in notes
+        assert f"outside of module.{part}, left out: module.predictor.0.weight" in notes
+
+
 @pytest.mark.parametrize("name", ["head.mlp.0.weight", "head.last_layer.weight_v", "head.last_layer2.weight_g"])
 def test_the_projection_head_of_dino_and_ibot_is_left_out(name: str) -> None:
     found, notes = without_pretraining(beside([name, "norm.weight", "masked_embed", "head.weight"]))
