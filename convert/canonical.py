@@ -40,7 +40,7 @@ def canonical(tensors: Tensors, family: str) -> tuple[Tensors, tuple[str, ...]]:
             if 0 < 3 * side**2 == tensor.shape[1]:
                 tensor = tensor.reshape(-1, 3, side, side)
         result[name] = tensor
-    scale = {"vit": r"\1.ls\2.gamma", "eva": r"\1.gamma_\2"}[family]
+    scale = {"vit": r"\1.ls\2.gamma", "eva": r"\1.gamma_\2", "beit": r"\1.gamma_\2"}[family]
     return renamed(result, lambda name: re.sub(r"^(blocks\.\d+)\.gamma_([12])$", scale, name)), notes
 
 

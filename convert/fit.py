@@ -21,10 +21,11 @@ from mlx_peft.core import memory
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.text import counted
-from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.architecture import RELATIVE, Architecture
 from mlx_peft.vit.initial import initial_head
-from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.parameters import is_head, last
 from mlx_peft.vit.registry import Resampling
+from mlx_peft.vit.relative import TABLE, grid_of, resize_table, rows_of
 from mlx_peft.vit.resample import resize_patches, resize_positions
 from mlx_peft.vit.shapes import Shapes, shapes
 
@@ -49,8 +50,8 @@ def fit(
 ) -> tuple[Tensors, list[str]]:
     """The tensors of ``shapes(architecture, num_classes)``, from a checkpoint's.
 
-    The position grid is resized. Fewer blocks or other patches than the checkpoint's are made from it where the user
-    asked for them, and are a misfit otherwise.
+    The position grid and the tables of relative positions are resized. Fewer blocks or other patches than the
+    checkpoint's are made from it where the user asked for them, and are a misfit otherwise.
 
     Args:
         head: whether the checkpoint's is kept, or a new one drawn.
@@ -68,6 +69,7 @@ def fit(
     fitting.leave_out()
     fitting.resize_patches()
     fitting.resize_positions()
+    fitting.resize_tables()
     wanted = shapes(architecture, num_classes)
     fitting.settle_heads(head, wanted)
 
@@ -134,15 +136,32 @@ class _Fitting:
         side = isqrt(max(positions.shape[1] - prefix, 0))
         if side in (0, grid) or side**2 + prefix != positions.shape[1]:
             return  # as it should be, or no grid: that is said where all the shapes are compared
-        if "img_size" not in self.asked and grid > LARGEST_GRID:
-            raise UserError(
-                f"{self.what} do not fit together: pos_embed is of {side} x {side} patches, and {grid} x {grid} are "
-                f"claimed (img_size {architecture.img_size}, patch_size {architecture.patch_size}), more than "
-                f"{LARGEST_GRID} x {LARGEST_GRID}: ask for the image size if it is meant"
-            )
+        self._must_be_asked("pos_embed", side)
         self.notes.append(f"pos_embed: {side} x {side} resized to {grid} x {grid}")
         length = (len(positions), prefix + grid**2, positions.shape[2])
         self._put_off("pos_embed", length, partial(resize_positions, positions, prefix, grid, self.resampling))
+
+    def resize_tables(self) -> None:
+        """The tables of relative positions. Raises UserError as for the grid."""
+        grid, found = self.architecture.grid_size, set()
+        for name, table in self.tensors.items():
+            side = grid_of(len(table)) if last(name) == TABLE and table.ndim == 2 else None
+            if side is None or side == grid or self.architecture.positions not in RELATIVE:
+                continue  # as it should be, or no table: that is said where all the shapes are compared
+            self._must_be_asked(name, side)
+            found.add(side)
+            self._put_off(name, (rows_of(grid), table.shape[1]), partial(resize_table, table, grid))
+        self.notes += [f"{TABLE}: of {side} x {side} patches resized for {grid} x {grid}" for side in sorted(found)]
+
+    def _must_be_asked(self, name: str, side: int) -> None:
+        """Raises UserError for a grid that is larger than LARGEST_GRID, and that nobody has asked for."""
+        architecture, grid = self.architecture, self.architecture.grid_size
+        if "img_size" not in self.asked and grid > LARGEST_GRID:
+            raise UserError(
+                f"{self.what} do not fit together: {name} is of {side} x {side} patches, and {grid} x {grid} are "
+                f"claimed (img_size {architecture.img_size}, patch_size {architecture.patch_size}), more than "
+                f"{LARGEST_GRID} x {LARGEST_GRID}: ask for the image size if it is meant"
+            )
 
     def settle_heads(self, head: Head, wanted: Shapes) -> None:
         """Makes room for new heads, or puts the rows of those that are kept in their order."""

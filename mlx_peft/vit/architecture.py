@@ -43,6 +43,9 @@ LATER = (
 ROTARY = ("rotary", "mixed")
 """The positions that turn queries and keys."""
 
+RELATIVE = ("relative", "relative_shared")
+"""The positions that are added to scores."""
+
 
 class Architecture(BaseModel):
     """Everything that decides the shapes and the forward pass of a ViT, the number of classes apart.
@@ -52,8 +55,9 @@ class Architecture(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    family: Literal["vit", "eva"] = Field(
-        "vit", description="eva: layer scales on the block, gamma_1 and gamma_2; initial values as of timm's Eva"
+    family: Literal["vit", "eva", "beit"] = Field(
+        "vit",
+        description="timm's class; eva, beit: layer scales on the block, gamma_1 and gamma_2; other initial values",
     )
     img_size: int = Field(224, ge=1, le=MOST_PIXELS, description="side of the square input image, pixels")
     patch_size: int = Field(16, ge=1, le=1024, description="side of a square patch, pixels")
@@ -75,10 +79,11 @@ class Architecture(BaseModel):
     class_token: bool = True
     reg_tokens: int = Field(0, ge=0, le=1024)
     distilled: bool = Field(False, description="a distillation token and its own head; logits are the mean of both")
-    positions: Literal["learnt", "rotary", "mixed"] = Field(
+    positions: Literal["learnt", "rotary", "mixed", "relative", "relative_shared"] = Field(
         "learnt",
         description="what attention knows of places; learnt: nothing; rotary: q and k of patches are turned; mixed: "
-        "turned by angles whose frequencies are trained, for each block and head",
+        "turned by angles whose frequencies are trained, for each block and head; relative: a trained number for each "
+        "distance, head and block is added to the scores; relative_shared: the same for all blocks",
     )
     pos_embed: bool = Field(True, description="learnt positions, added to the tokens before the blocks")
     no_embed_class: bool = Field(False, description="the position embedding covers patches only")
@@ -118,6 +123,8 @@ class Architecture(BaseModel):
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
         if self.positions in ROTARY and self.head_dim % 4:
             raise ValueError(f"rotary positions need heads of a multiple of 4 channels, not {self.head_dim}")
+        if self.positions in RELATIVE and not self.class_token:
+            raise ValueError(f"positions {self.positions!r} need class_token: true")
         if self.embed_dim % self.pool_heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of attn_pool_num_heads {self.pool_heads}")
         if self.hidden_dim < 1 + (self.mlp_layer == "swiglu_packed"):

@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.parameters import BIASES, is_head
+from mlx_peft.vit.relative import TABLE
 from mlx_peft.vit.rotary import mixed_frequencies
 from mlx_peft.vit.shapes import shapes
 
-TOKEN = {"vit": 1e-6, "eva": 0.02}
+TOKEN = {"vit": 1e-6, "eva": 0.02, "beit": 0.02}
 """The deviation of class and register tokens, by family."""
+
+OF_BEIT = ("beit", "eva")
+"""The families whose first values are BEiT's."""
 
 EVA_HEAD = 1e-3
 """timm's Eva multiplies a head's first weights by it."""
@@ -68,6 +72,8 @@ def _initial(name: str, shape: tuple[int, ...], architecture: Architecture, seed
         return _normal(random, shape, TOKEN[architecture.family])
     if kind == "freqs":
         return mixed_frequencies(random, shape, architecture.rope_temperature)
+    if kind == TABLE:
+        return np.zeros(shape, np.float32)
     if kind in ("pos_embed", "dist_token"):
         return _normal(random, shape, 0.02)
     if kind == "latent":
@@ -80,7 +86,7 @@ def _initial(name: str, shape: tuple[int, ...], architecture: Architecture, seed
         return np.ones(shape, np.float32)
 
     values = np.zeros(shape, np.float32) if kind in BIASES else _normal(random, shape, 0.02)
-    if architecture.family == "eva":
+    if architecture.family in OF_BEIT:
         return _of_eva(name, values)
     if layer.startswith("blocks"):  # timm opens the gates of a SwiGLU: near-zero weights, biases of one
         gate = {"swiglu": "fc1_g", "swiglu_packed": "fc1", "mlp": None}[architecture.mlp_layer]

@@ -5,7 +5,7 @@ from __future__ import annotations
 HEADS = ("head", "head_dist")
 """The classifiers: trained under every method, and counted apart."""
 
-TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed", "latent", "freqs")
+TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed", "latent", "freqs", "relative_position_bias_table")
 """The parameters of tokens and of their positions, by their last names."""
 
 BIASES = ("bias", "q_bias", "v_bias")

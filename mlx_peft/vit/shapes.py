@@ -5,12 +5,13 @@ from __future__ import annotations
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.parameters import HEADS
 from mlx_peft.vit.places import PARAMETERS
+from mlx_peft.vit.relative import TABLE, table_shape
 
 Shapes = dict[str, tuple[int, ...]]
 """The shapes of tensors, by the tensors' names."""
 
 
-GAMMAS = {"vit": ("ls1.gamma", "ls2.gamma"), "eva": ("gamma_1", "gamma_2")}
+GAMMAS = {"vit": ("ls1.gamma", "ls2.gamma"), "eva": ("gamma_1", "gamma_2"), "beit": ("gamma_1", "gamma_2")}
 """A block's layer scales, of attention and of the MLP, by family."""
 
 
@@ -29,6 +30,8 @@ def shapes(architecture: Architecture, num_classes: int) -> Shapes:
         result["pos_embed"] = (1, architecture.position_tokens, dim)
     if architecture.positions == "mixed":
         result["rope.freqs"] = (2, architecture.depth, architecture.num_heads, architecture.head_dim // 2)
+    if architecture.positions == "relative_shared":
+        result[f"rel_pos_bias.{TABLE}"] = table_shape(architecture)
     result["patch_embed.proj.weight"] = (dim, 3, patch, patch)
     if not architecture.pre_norm:
         result["patch_embed.proj.bias"] = (dim,)
@@ -54,6 +57,8 @@ def _block(architecture: Architecture, block: str) -> Shapes:
     dim, bias = architecture.embed_dim, architecture.proj_bias
     result = _norm(architecture, f"{block}.norm1", dim)
     result |= PROJECTIONS[architecture.qkv](f"{block}.attn", dim, architecture.qkv_bias)
+    if architecture.positions == "relative":
+        result[f"{block}.attn.{TABLE}"] = table_shape(architecture)
     if architecture.qk_norm:
         for name in ("q_norm", "k_norm"):
             result |= _norm(architecture, f"{block}.attn.{name}", architecture.head_dim)

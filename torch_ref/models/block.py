@@ -74,7 +74,7 @@ class Block(nn.Module):
 
 
 class EvaBlock(Block):
-    """The same with its layer scales on the block itself, gamma_1 and gamma_2, as timm's ``EvaBlock`` has them."""
+    """The same with its layer scales on the block itself, gamma_1 and gamma_2: timm's ``Eva`` and ``Beit``."""
 
     def __init__(self, architecture: Architecture, drop_path: float = 0.0, number: int = 0):
         super().__init__(architecture.model_copy(update={"init_values": None}), drop_path, number)
@@ -90,7 +90,7 @@ class EvaBlock(Block):
         return x * self.gamma_2.to(x.dtype) if self.scales else x
 
 
-BLOCKS = {"vit": Block, "eva": EvaBlock}
+BLOCKS = {"vit": Block, "eva": EvaBlock, "beit": EvaBlock}
 """A model's blocks, by its family."""
 
 

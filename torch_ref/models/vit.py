@@ -58,8 +58,9 @@ class VisionTransformer(Answering, nn.Module):
             self.register_parameter(PARAMETERS[kind], nn.Parameter(torch.zeros(1, count, dim)))
         positions = torch.zeros(1, architecture.position_tokens, dim)
         self.pos_embed = nn.Parameter(positions) if architecture.pos_embed else None
-        self.rope = nn.Module()  # what its positions learn for all blocks
-        self.positions = POSITIONS[architecture.positions](architecture, self.rope)
+        kind, learnt = POSITIONS[architecture.positions], nn.Module()
+        setattr(self, kind.home, learnt)  # what its positions learn for all blocks
+        self.positions = kind(architecture, learnt)
         self.norm_pre = norm(architecture, dim, architecture.pre_norm)
         block = BLOCKS[architecture.family]
         self.blocks = nn.ModuleList(block(architecture, drop_path * i / max(depth - 1, 1), i) for i in range(depth))

@@ -10,7 +10,7 @@ import numpy as np
 
 from mlx_peft.backend.models.layers import spread
 from mlx_peft.backend.models.tokens import Tokens
-from mlx_peft.vit import rotary
+from mlx_peft.vit import relative, rotary
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.places import PATCH
 
@@ -20,10 +20,13 @@ class Positions(nn.Module):
 
     Other positions are classes made from this one. Rotary ones override ``turned``, relative ones ``bias``; both find
     in ``tokens.indices`` where in the grid the patch tokens stand that are left, and in ``tokens.places`` which tokens
-    have no place in it. What they learn stands where timm has it: for all blocks in ``rope``, for one in its attention.
+    have no place in it. What they learn stands where timm has it: for one block in its attention, for all of them in
+    ``learnt``, which the model has under the name ``home``.
     """
 
-    def __init__(self, architecture: Architecture, rope: nn.Module):
+    home = "rope"
+
+    def __init__(self, architecture: Architecture, learnt: nn.Module):
         super().__init__()
         self.of_patches = architecture.no_embed_class
 
@@ -72,8 +75,8 @@ class Turning(Positions):
     In float32, whatever the dtype of what is turned.
     """
 
-    def __init__(self, architecture: Architecture, rope: nn.Module):
-        super().__init__(architecture, rope)
+    def __init__(self, architecture: Architecture, learnt: nn.Module):
+        super().__init__(architecture, learnt)
         self.turn = turn_halves if architecture.rope_rotate_half else turn_neighbours
 
     def turned(self, attention: Any, x: mx.array, tokens: Tokens) -> mx.array:
@@ -93,8 +96,8 @@ class Turning(Positions):
 class Rotary(Turning):
     """Rotary positions whose angles are those of the grid alone, alike in all blocks and heads."""
 
-    def __init__(self, architecture: Architecture, rope: nn.Module):
-        super().__init__(architecture, rope)
+    def __init__(self, architecture: Architecture, learnt: nn.Module):
+        super().__init__(architecture, learnt)
         angles = rotary.angles(architecture)
         self._tables = mx.array(np.cos(angles)), mx.array(np.sin(angles))
 
@@ -111,20 +114,73 @@ class Mixed(Turning):
     Heo et al. 2024 (arXiv 2403.13298), section 3.2, RoPE-Mixed.
     """
 
-    def __init__(self, architecture: Architecture, rope: nn.Module):
-        super().__init__(architecture, rope)
+    def __init__(self, architecture: Architecture, learnt: nn.Module):
+        super().__init__(architecture, learnt)
         shape = (2, architecture.depth, architecture.num_heads, architecture.head_dim // 2)
-        rope.freqs = mx.zeros(shape)
-        self._learnt = (rope,)  # in a tuple, so that it has no second name
+        learnt.freqs = mx.zeros(shape)
+        self._learnt = (learnt,)  # in a tuple, so that it has no second name
         self._coordinates = mx.array(rotary.coordinates(architecture))
 
     def tables(self, attention: Any, tokens: Tokens) -> tuple[mx.array, mx.array]:
-        (rope,) = self._learnt
-        x, y = rope.freqs[:, attention.number, :, None].astype(mx.float32)  # each (heads, 1, d/2)
+        (learnt,) = self._learnt
+        x, y = learnt.freqs[:, attention.number, :, None].astype(mx.float32)  # each (heads, 1, d/2)
         places = self._coordinates
         places = places if tokens.indices is None else places[tokens.indices][:, None]
         angles = places[..., :1] * x + places[..., 1:] * y
         return mx.cos(angles), mx.sin(angles)
+
+
+class Relative(Positions):
+    """A number is added to the score of two tokens that a trained table has for how they stand to each other.
+
+    ``vit/relative``. Each block has a table of its own, ``attn.relative_position_bias_table (rows, heads)``. The class
+    token has rows of its own; other tokens without a place, as prompts are, get zero.
+    """
+
+    home = "rel_pos_bias"
+
+    def __init__(self, architecture: Architecture, learnt: nn.Module):
+        super().__init__(architecture, learnt)
+        self.none = architecture.grid_size**2 + 1  # the number of a token without a place
+        self._rows = mx.array(relative.rows(architecture.grid_size).astype(np.int32))
+
+    @staticmethod
+    def equip(attention: nn.Module, architecture: Architecture) -> None:
+        attention.relative_position_bias_table = mx.zeros(relative.table_shape(architecture))
+
+    def table(self, attention: Any) -> mx.array:
+        """That of a block, ``(rows, heads)``."""
+        return attention.relative_position_bias_table
+
+    def bias(self, attention: Any, tokens: Tokens, queries: Tokens) -> mx.array | None:
+        asking, asked = self.numbers(queries), self.numbers(tokens)
+        which = mx.stop_gradient(self._rows[asking[:, :, None], asked[:, None, :]])
+        table = mx.pad(self.table(attention), ((0, 1), (0, 0)))  # its last row is zero
+        return table[which].transpose(0, 3, 1, 2)
+
+    def numbers(self, tokens: Tokens) -> mx.array:
+        """Which of the rows and columns of ``vit/relative.rows`` each token has, ``(1 or batch, tokens)``."""
+        at = mx.arange(self.none - 1)[None] if tokens.indices is None else tokens.indices
+        named = {PATCH: 1 + at, "class": mx.zeros((len(at), tokens.places.count("class")), at.dtype)}
+        none = {kind: mx.full((len(at), count), self.none, at.dtype) for kind, count in tokens.places.runs}
+        return mx.concatenate([(none | named)[kind] for kind in tokens.places.kinds], axis=1)
+
+
+class RelativeShared(Relative):
+    """The same with one table for all blocks, ``rel_pos_bias.relative_position_bias_table``."""
+
+    def __init__(self, architecture: Architecture, learnt: nn.Module):
+        super().__init__(architecture, learnt)
+        learnt.relative_position_bias_table = mx.zeros(relative.table_shape(architecture))
+        self._learnt = (learnt,)  # in a tuple, so that it has no second name
+
+    @staticmethod
+    def equip(attention: nn.Module, architecture: Architecture) -> None:
+        return
+
+    def table(self, attention: Any) -> mx.array:
+        (learnt,) = self._learnt
+        return learnt.relative_position_bias_table
 
 
 def turn_halves(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
@@ -139,4 +195,10 @@ def turn_neighbours(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     return mx.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
 
 
-POSITIONS = {"learnt": Positions, "rotary": Rotary, "mixed": Mixed}
+POSITIONS = {
+    "learnt": Positions,
+    "rotary": Rotary,
+    "mixed": Mixed,
+    "relative": Relative,
+    "relative_shared": RelativeShared,
+}

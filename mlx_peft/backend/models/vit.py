@@ -60,8 +60,9 @@ class VisionTransformer(Answering, nn.Module):
             self[PARAMETERS[kind]] = mx.zeros((1, count, dim))
         if architecture.pos_embed:
             self.pos_embed = mx.zeros((1, architecture.position_tokens, dim))
-        self.rope = nn.Module()  # what its positions learn for all blocks
-        self.positions = POSITIONS[architecture.positions](architecture, self.rope)
+        kind, learnt = POSITIONS[architecture.positions], nn.Module()
+        setattr(self, kind.home, learnt)  # what its positions learn for all blocks
+        self.positions = kind(architecture, learnt)
         self.norm_pre = norm(architecture, dim, architecture.pre_norm)
         block = BLOCKS[architecture.family]
         self.blocks = [block(architecture, drop_path * i / max(depth - 1, 1), i) for i in range(depth)]
@@ -106,7 +107,7 @@ class VisionTransformer(Answering, nn.Module):
             key = next_key()  # a key a block, so that neither recomputing nor leaving out blocks changes a draw
             if start <= index < stop:
                 again = self.checkpointing and self.training
-                above = (self.shared, self.routers, self.rope, self.positions)
+                above = (self.shared, self.routers, self[self.positions.home], self.positions)
                 run = recomputed(block, *above) if again else block
                 with randomness(key):
                     tokens = run(tokens, self.positions, queries)
