@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from mlx_peft.config.methods import (
         IA3,
+        OFT,
         SSF,
         VPT,
         AdaLoRA,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IA3",
+    "OFT",
     "QAT",
     "SSF",
     "VPT",

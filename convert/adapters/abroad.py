@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from convert.adapters.foreign import translated, written
+from convert.adapters.formats import FORMATS
 from convert.adapters.namings import TORCHVISION, TRANSFORMERS, Naming
-from convert.adapters.peft import CONFIG, FORMATS, PREFIX, ROOT, WEIGHTS, Adapter, common, shareable
+from convert.adapters.peft import CONFIG, PREFIX, ROOT, WEIGHTS, Adapter, common, shareable
 from convert.files import read_json, read_safetensors, write_json, write_safetensors
 from convert.layouts import torchvision, transformers
 from mlx_peft.config.quantization import is_scale

@@ -6,36 +6,21 @@ of the safetensors file, which PEFT does not look at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from convert.adapters import adalora, ia3, ln_tuning, lora, vera
 from convert.adapters.description import DAMAGE, METADATA, Description, described
 from convert.adapters.foreign import translated
+from convert.adapters.format import Format
+from convert.adapters.formats import FORMATS
 from convert.files import read_json, read_safetensors, write_json, write_safetensors
 from convert.fit import class_names
 from convert.places import last_part, without_places
 from convert.problem import KEY, written
 from mlx_peft.config.combination import Origin
-from mlx_peft.config.methods import (
-    IA3,
-    SSF,
-    VPT,
-    AdaLoRA,
-    AdaptFormer,
-    BitFit,
-    FacT,
-    Full,
-    LayerNorm,
-    Linear,
-    LoRA,
-    Method,
-    MethodConfig,
-    QALoRA,
-    VeRA,
-)
+from mlx_peft.config.methods import Method
 from mlx_peft.config.quantization import QAT, Quantization, is_scale
 from mlx_peft.config.schema import Model
 from mlx_peft.config.tokens import ReducerConfig, is_router
@@ -103,50 +88,6 @@ class Adapter:
     def num_classes(self) -> int:
         """Width of the head that was trained; of one that is missing, what the class names say."""
         return len(self.tensors.get("head.weight", self.classes))
-
-
-@dataclass(frozen=True)
-class Format:
-    """How one method's adapters lie on disk.
-
-    Attributes:
-        peft_type: as ``adapter_config.json`` has it.
-        pack: a method and a model's tensors to the method's part of the configuration and the tensors to store.
-        unpack: the inverse for the tensors; raises ValueError where they are not the method's.
-        apart: the tensors with q, k and v on layers of their own, which ``pack`` takes too. Raises UserError where that
-            is another adapter.
-        from_peft: reads what PEFT wrote; None where PEFT has no such method.
-        notes: what of a method PEFT passes over in silence, a sentence each.
-    """
-
-    peft_type: str
-    pack: Callable[[Any, Tensors], tuple[dict[str, Any], Tensors]]
-    unpack: Callable[[Any, Tensors], Tensors]
-    from_peft: Callable[[dict[str, Any], Tensors, Path], tuple[Any, Tensors]] | None = None
-    apart: Callable[[Any, Tensors], Tensors] = lambda method, tensors: tensors
-    notes: Callable[[Any], list[str]] = lambda method: []
-
-
-def _unchanged(peft_type: str) -> Format:
-    """Tensors under their own names."""
-    return Format(peft_type, lambda method, tensors: ({}, tensors), lambda method, tensors: tensors)
-
-
-FORMATS: dict[type[MethodConfig], Format] = {
-    Linear: _unchanged("LINEAR"),
-    Full: _unchanged("FULL"),
-    BitFit: _unchanged("BITFIT"),
-    QALoRA: _unchanged("QALORA"),
-    FacT: _unchanged("FACT"),
-    SSF: _unchanged("SSF"),
-    AdaptFormer: _unchanged("ADAPTFORMER"),
-    VPT: _unchanged("VPT"),
-    LoRA: Format("LORA", lora.pack, lora.unpack, lora.from_peft, lora.apart, lora.notes),
-    AdaLoRA: Format("ADALORA", adalora.pack, adalora.unpack, adalora.from_peft, adalora.apart, adalora.notes),
-    VeRA: Format("VERA", vera.pack, vera.unpack, vera.from_peft, vera.apart, vera.notes),
-    IA3: Format("IA3", ia3.pack, ia3.unpack, ia3.from_peft, ia3.apart, ia3.notes),
-    LayerNorm: Format("LN_TUNING", ln_tuning.pack, ln_tuning.unpack, ln_tuning.from_peft),
-}
 
 
 def write_adapter(folder: Path, adapter: Adapter) -> list[str]:

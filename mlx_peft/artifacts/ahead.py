@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from convert.adapters.peft import CONFIG, FORMATS
+from convert.adapters.formats import FORMATS
+from convert.adapters.peft import CONFIG
 from convert.files import read_json
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.core.border import Tensors

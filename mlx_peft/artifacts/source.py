@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from convert.adapters import lora_vit
-from convert.adapters.peft import FORMATS, Adapter
+from convert.adapters.formats import FORMATS
+from convert.adapters.peft import Adapter
 from convert.base import Base, whole
 from convert.checkpoint import Checkpoint
 from convert.layouts.layout import Asked

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from convert.adapters.abroad import Choice, of_torchvision, of_transformers, of_transformers_4, write_for
-from convert.adapters.peft import FORMATS, Adapter, write_adapter
+from convert.adapters.formats import FORMATS
+from convert.adapters.peft import Adapter, write_adapter
 from convert.base import Base
 from convert.files import write_json, write_safetensors
 from convert.layouts import processor, torchvision, transformers

@@ -67,6 +67,8 @@ METHODS: dict[str, Row] = {
     "fact": Row({"rank": 8}),
     "ia3": Row({}),
     "ssf": Row({}),
+    "oft": Row({"block_size": 16, "targets": ["qkv", "proj", "fc2"]}),
+    "oft-exact": Row({"block_size": 16, "cayley": "exact", "block_share": True}),
     "adaptformer": Row({"dropout": 0}, roundings=48),  # each backend draws its own
     "vpt": Row({}),
     "vpt-deep": Row({"deep": True}),

@@ -42,6 +42,7 @@ METHODS = {
     "adaptformer": "adaptformer",
     "vpt-shallow": "vpt",
     "vpt-deep": "vpt",
+    "oft": "oft",
 }
 """A recipe's name for a method, and the configuration's."""
 IN_FEW_BITS = {"qlora": "lora", "qat": "lora", "qat-lsq": "full"}

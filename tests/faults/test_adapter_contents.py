@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from convert.adapters.description import METADATA
-from convert.adapters.peft import FORMATS, Adapter, read_adapter, write_adapter
+from convert.adapters.formats import FORMATS
+from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import load_base
 from convert.files import read_json, read_safetensors, read_tensors
 from convert.layouts.layout import Asked

@@ -8,7 +8,7 @@ import pytest
 from mlx.utils import tree_flatten
 from typer.testing import CliRunner
 
-from convert.adapters.peft import FORMATS
+from convert.adapters.formats import FORMATS
 from mlx_peft.backend import methods
 from mlx_peft.backend.methods import quantized
 from mlx_peft.backend.models.vit import VisionTransformer

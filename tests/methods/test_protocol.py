@@ -26,6 +26,7 @@ EVERYTHING = {
     "fact": {"rank": 3},
     "adaptformer": {"bottleneck": 6},
     "vpt": {"tokens": 4, "deep": True},
+    "oft": {"block_size": 16},
 }
 """Options with which a method has all tensors that it ever has."""
 

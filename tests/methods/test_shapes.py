@@ -25,6 +25,8 @@ METHODS = {
     "ssf": {},
     "ssf of some blocks": {"blocks": [0, 2]},
     "adaptformer": {"bottleneck": 6, "blocks": [0, -1]},
+    "oft": {"block_size": 8, "targets": ["qkv", "fc2"]},
+    "oft of one rotation": {"block_count": 3, "block_share": True},
     "vpt": {"tokens": 4},
     "vpt deep": {"tokens": 4, "deep": True, "blocks": "first 2"},
 }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mlx_peft.config.methods import (
     IA3,
+    OFT,
     SSF,
     VPT,
     AdaLoRA,
@@ -38,6 +39,7 @@ from torch_ref.methods.importance import Importance
 from torch_ref.methods.linear import LinearMethod
 from torch_ref.methods.lora import LoRAMethod
 from torch_ref.methods.method import Method
+from torch_ref.methods.oft import OFTMethod
 from torch_ref.methods.prompt import VPTMethod
 from torch_ref.methods.qalora import QALoRAMethod
 from torch_ref.methods.selective import SelectiveMethod
@@ -62,6 +64,7 @@ METHODS: dict[str, Method[Any]] = {
         SSFMethod(SSF),
         AdaptFormerMethod(AdaptFormer),
         VPTMethod(VPT),
+        OFTMethod(OFT),
     )
 }
 """The registry of methods by their names: nothing else lists them."""

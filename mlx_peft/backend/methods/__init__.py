@@ -21,6 +21,7 @@ from mlx_peft.backend.methods.importance import Importance
 from mlx_peft.backend.methods.linear import LinearMethod
 from mlx_peft.backend.methods.lora import LoRAMethod
 from mlx_peft.backend.methods.method import Method
+from mlx_peft.backend.methods.oft import OFTMethod
 from mlx_peft.backend.methods.prompt import VPTMethod
 from mlx_peft.backend.methods.qalora import QALoRAMethod
 from mlx_peft.backend.methods.selective import SelectiveMethod
@@ -30,6 +31,7 @@ from mlx_peft.backend.methods.vera import VeRAMethod
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.config.methods import (
     IA3,
+    OFT,
     SSF,
     VPT,
     AdaLoRA,
@@ -64,6 +66,7 @@ METHODS: dict[str, Method[Any]] = {
         SSFMethod(SSF),
         AdaptFormerMethod(AdaptFormer),
         VPTMethod(VPT),
+        OFTMethod(OFT),
     )
 }
 """The registry of methods by their names: nothing else lists them."""

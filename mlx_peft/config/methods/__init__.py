@@ -11,6 +11,7 @@ from mlx_peft.config.methods.added import IA3, SSF, VPT, AdaptFormer
 from mlx_peft.config.methods.base import MethodConfig
 from mlx_peft.config.methods.lora import LoRA
 from mlx_peft.config.methods.lowrank import AdaLoRA, FacT, QALoRA, VeRA
+from mlx_peft.config.methods.multiplied import OFT
 from mlx_peft.config.methods.selective import BitFit, Full, LayerNorm, Linear
 from mlx_peft.config.words import PythonWords
 from mlx_peft.core.errors import UserError, shown
@@ -18,6 +19,7 @@ from mlx_peft.core.sections import sections, variants
 
 __all__ = [
     "IA3",
+    "OFT",
     "SSF",
     "VPT",
     "AdaLoRA",
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 Method = Annotated[
-    Linear | Full | BitFit | LayerNorm | LoRA | QALoRA | AdaLoRA | VeRA | FacT | IA3 | SSF | AdaptFormer | VPT,
+    Linear | Full | BitFit | LayerNorm | LoRA | QALoRA | AdaLoRA | VeRA | FacT | IA3 | SSF | AdaptFormer | VPT | OFT,
     Field(discriminator="name"),
 ]
 

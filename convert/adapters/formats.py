@@ -1,0 +1,46 @@
+"""How each method's adapters lie on disk: the one list of them."""
+
+from __future__ import annotations
+
+from convert.adapters import adalora, ia3, ln_tuning, lora, oft, vera
+from convert.adapters.format import Format
+from mlx_peft.config.methods import (
+    IA3,
+    OFT,
+    SSF,
+    VPT,
+    AdaLoRA,
+    AdaptFormer,
+    BitFit,
+    FacT,
+    Full,
+    LayerNorm,
+    Linear,
+    LoRA,
+    MethodConfig,
+    QALoRA,
+    VeRA,
+)
+
+
+def _unchanged(peft_type: str) -> Format:
+    """Tensors under their own names."""
+    return Format(peft_type, lambda method, tensors: ({}, tensors), lambda method, tensors: tensors)
+
+
+FORMATS: dict[type[MethodConfig], Format] = {
+    Linear: _unchanged("LINEAR"),
+    Full: _unchanged("FULL"),
+    BitFit: _unchanged("BITFIT"),
+    QALoRA: _unchanged("QALORA"),
+    FacT: _unchanged("FACT"),
+    SSF: _unchanged("SSF"),
+    AdaptFormer: _unchanged("ADAPTFORMER"),
+    VPT: _unchanged("VPT"),
+    LoRA: Format("LORA", lora.pack, lora.unpack, lora.from_peft, lora.apart, lora.notes),
+    AdaLoRA: Format("ADALORA", adalora.pack, adalora.unpack, adalora.from_peft, adalora.apart, adalora.notes),
+    VeRA: Format("VERA", vera.pack, vera.unpack, vera.from_peft, vera.apart, vera.notes),
+    IA3: Format("IA3", ia3.pack, ia3.unpack, ia3.from_peft, ia3.apart, ia3.notes),
+    LayerNorm: Format("LN_TUNING", ln_tuning.pack, ln_tuning.unpack, ln_tuning.from_peft),
+    OFT: oft.LAYERWISE.format,
+}

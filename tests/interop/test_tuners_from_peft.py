@@ -1,0 +1,112 @@
+"""Methods as Hugging Face PEFT begins and trains them, read by both backends; what is more than that is refused."""
+
+from __future__ import annotations
+
+import json
+
+import peft
+import pytest
+from comparing import relative
+from foreign_models import prepared
+from peft_reference import gradients, logits, timm_of
+
+# isort: split
+
+from interop.tuners import EVERYWHERE, begun, own, same_beginning
+from interop.vera_ia3 import GRADIENTS, IMAGES, LABELS, LOGITS, build, reread, trained_by_peft
+
+from convert.adapters.peft import read_adapter
+from mlx_peft.core.errors import UserError
+
+THEIRS = {
+    "oft": (
+        lambda: peft.OFTConfig(target_modules=rf"{EVERYWHERE}(qkv|fc2)", oft_block_size=8, module_dropout=0.2),
+        {"block_size": 8, "targets": ("qkv", "fc2"), "blocks": None, "cayley": "neumann", "terms": 5},
+    ),
+    "oft exact": (
+        lambda: peft.OFTConfig(target_modules=["blocks.1.attn.proj"], oft_block_size=12, use_cayley_neumann=False),
+        {"block_size": 12, "targets": ("proj",), "blocks": (1,), "cayley": "exact"},
+    ),
+    "oft three terms, which are four": (
+        lambda: peft.OFTConfig(target_modules=["qkv"], oft_block_size=8, num_cayley_neumann_terms=3),
+        {"block_size": 8, "terms": 4},
+    ),
+    "oft of so many blocks, shared": (
+        lambda: peft.OFTConfig(target_modules=["qkv", "fc2"], r=6, oft_block_size=0, block_share=True),
+        {"block_count": 6, "block_share": True},
+    ),
+    "oft of a size that divides nothing": (
+        lambda: peft.OFTConfig(target_modules=["qkv"], oft_block_size=7),
+        {"block_size": 6},
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Invalid .oft_block_size.")
+@pytest.mark.parametrize("case", THEIRS)
+def test_an_adapter_that_peft_trained_is_read(case, backend, tmp_path):
+    config, expected = THEIRS[case][0](), THEIRS[case][1]
+    config.modules_to_save = ["head"]
+    model, base = trained_by_peft(config, tmp_path)
+    trainer, adapter = reread(backend, base, tmp_path)
+    assert {field: getattr(adapter.method, field) for field in expected} == expected
+    found = logits(model, prepared(IMAGES, base))
+    assert relative(trainer.model.logits(IMAGES), found) < LOGITS
+    assert relative(logits(timm_of(base), prepared(IMAGES, base)), found) > 0.01  # so the adapter does something
+    theirs = gradients(model, prepared(IMAGES, base), LABELS)
+    _, ours = trainer.loss_and_gradients(IMAGES, LABELS)
+    for key, gradient in ours.items():
+        assert relative(gradient, own(theirs, key, adapter.method)) < GRADIENTS, key
+
+
+REFUSED = {
+    "COFT": (lambda: peft.OFTConfig(target_modules=["qkv"], oft_block_size=8, coft=True), "coft: True"),
+    "no rotation": (
+        lambda: peft.OFTConfig(target_modules=["qkv"], oft_block_size=8, num_cayley_neumann_terms=2),
+        "a Neumann series of 1 or 2 terms is no rotation",
+    ),
+    "blocks of several sizes": (
+        lambda: peft.OFTConfig(target_modules=["qkv", "fc2"], oft_block_size=64),
+        r"its layers have blocks of several sizes, \[24, 48\]",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Invalid .oft_block_size.")
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_more_than_the_method_is_refused(case, tmp_path):
+    trained_by_peft(REFUSED[case][0](), tmp_path)
+    with pytest.raises(UserError, match=REFUSED[case][1]):
+        read_adapter(tmp_path)
+
+
+def test_an_oft_of_before_the_series_changed_is_refused(tmp_path):
+    trained_by_peft(peft.OFTConfig(target_modules=["qkv"], oft_block_size=8), tmp_path)
+    file = tmp_path / "adapter_config.json"
+    config = json.loads(file.read_text())
+    for version in ("0.17.1", None):
+        file.write_text(json.dumps(config | {"peft_version": version}))
+        with pytest.raises(UserError, match=r"PEFT before 0\.18\.0 turned by another series"):
+            read_adapter(tmp_path)
+
+
+BEGINNINGS = {
+    "oft": (
+        lambda: peft.OFTConfig(target_modules=rf"{EVERYWHERE}(qkv|fc2)", oft_block_size=8),
+        {"name": "oft", "block_size": 8, "targets": ["qkv", "fc2"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BEGINNINGS)
+def test_it_begins_with_what_peft_begins_with(case, backend):
+    """The same shapes everywhere; the same numbers where nothing is drawn, and of what is drawn the same extent."""
+    config, method = BEGINNINGS[case]
+    trainer, base = build(backend, method)
+    theirs = begun(config(), base)
+    for name, tensor in trainer.model.adapter().items():
+        if name.startswith("head"):
+            continue
+        other = own(theirs, name, trainer.experiment.method)
+        assert tensor.shape == other.shape
+        assert same_beginning(tensor, other), name

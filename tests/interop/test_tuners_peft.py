@@ -1,0 +1,75 @@
+"""Methods of both backends, opened by Hugging Face PEFT on timm's models: logits, gradients, merged weights, counts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from comparing import relative
+from foreign_models import prepared
+from peft_reference import gradients, logits, opened
+
+# isort: split
+
+from interop.tuners import added, ours, own
+from interop.vera_ia3 import DEIT, GRADIENTS, IMAGES, LABELS, LOGITS, build, moved, reread, written
+
+from convert.adapters.peft import read_adapter, write_adapter
+
+CASES = {
+    "oft": (DEIT, {"name": "oft", "block_size": 8, "targets": "all-linear"}),
+    "oft exact": (DEIT, {"name": "oft", "block_size": 6, "cayley": "exact", "targets": ["qkv", "fc2"]}),
+    "oft one rotation": (DEIT, {"name": "oft", "block_size": 4, "block_share": True, "terms": 7, "blocks": [-1]}),
+    "oft so many blocks": (DEIT, {"name": "oft", "block_count": 4, "targets": ["proj", "fc2"]}),
+    "oft swiglu": ("aimv2_large_patch14_224", {"name": "oft", "block_size": 2, "targets": "mlp"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_peft_opens_ours_with_the_same_logits_gradients_counts_and_merged_weights(case, backend, tmp_path):
+    name, method = CASES[case]
+    trainer, base = ours(backend, method, tmp_path, name)
+    model = opened(base, tmp_path, trainable=True)
+    expected = logits(model, prepared(IMAGES, base))
+    assert relative(trainer.model.logits(IMAGES), expected) < LOGITS
+    plain, _ = build(backend, {"name": "linear"}, name)
+    plain.model.load_adapter({n: t for n, t in trainer.model.adapter().items() if n.startswith("head")})
+    assert relative(plain.model.logits(IMAGES), expected) > 0.01  # so the adapter does something
+
+    theirs = gradients(model, prepared(IMAGES, base), LABELS)
+    _, found = trainer.loss_and_gradients(IMAGES, LABELS)
+    for key, gradient in found.items():
+        assert relative(gradient, own(theirs, key, trainer.experiment.method)) < GRADIENTS, key
+
+    if not {"q", "k", "v"} & set(trainer.experiment.method.targets):
+        assert trainer.model.parameters.adapter == sum(tensor.size for tensor in added(model).values())
+    merged = {n.replace(".modules_to_save.default", ""): t for n, t in model.merge_and_unload().state_dict().items()}
+    for key, tensor in trainer.model.merged().items():
+        assert relative(tensor, merged[key].numpy()) < 2e-6, key
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_adapter_comes_back_bit_for_bit(case, tmp_path):
+    trainer, _ = build("torch", CASES[case][1], CASES[case][0])
+    adapter = dataclasses.replace(written(trainer), tensors=moved(trainer.model.adapter()))
+    write_adapter(tmp_path, adapter)
+    again = read_adapter(tmp_path)
+    assert dataclasses.replace(again, tensors={}) == dataclasses.replace(adapter, tensors={})
+    assert again.tensors.keys() == adapter.tensors.keys()
+    for key, tensor in adapter.tensors.items():
+        np.testing.assert_array_equal(again.tensors[key], tensor)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_adapter_that_peft_saved_again_is_the_same_model(case, tmp_path):
+    name, method = CASES[case]
+    trainer, base = ours("torch", method, tmp_path / "ours", name)
+    opened(base, tmp_path / "ours").save_pretrained(tmp_path / "theirs", save_embedding_layers=False)  # else: the hub
+    again, adapter = reread("torch", base, tmp_path / "theirs", name)
+    assert relative(again.model.logits(IMAGES), trainer.model.logits(IMAGES)) < LOGITS
+    if not {"q", "k", "v"} & set(trainer.experiment.method.targets):
+        both = (trainer.experiment.method, adapter.method)
+        before, after = (kind.model_dump(exclude={"blocks"}) for kind in both)
+        assert before == after
+        assert again.model.parameters == trainer.model.parameters
