@@ -22,12 +22,14 @@ class Accuracy:
     Attributes:
         reducer: as ``str`` writes it; NONE: the plain model.
         trained: whether they were trained with it; otherwise it was put into runs without one.
+        split: of the images that they were measured on.
         metric: the leading one of the runs' task.
         values: a run each.
     """
 
     reducer: str
     trained: bool
+    split: str
     metric: str
     values: tuple[float, ...]
 
@@ -44,7 +46,7 @@ def accuracies(
         reducers: see ``config.tokens.reducer_of``; NONE among them.
 
     Raises:
-        UserError: a run or its images are not found, or their tasks have different metrics.
+        UserError: a run, its images or such a split of them are not found, or their tasks have different metrics.
     """
     found: dict[tuple[str, bool], list[float]] = {}
     metrics: set[str] = set()
@@ -57,7 +59,7 @@ def accuracies(
             found.setdefault((str(reducer or NONE), own is not None), []).append(values[metric])
     if len(metrics) > 1:
         raise UserError(f"the runs have different leading metrics: {', '.join(sorted(metrics))}", arguments=("runs",))
-    return [Accuracy(*key, metric, tuple(values)) for metric in metrics for key, values in found.items()]
+    return [Accuracy(*key, split, metric, tuple(values)) for metric in metrics for key, values in found.items()]
 
 
 def must_be_seeds(runs: Sequence[Path], reducers: Sequence[str], timed: Model) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from mlx_peft.artifacts.reduced import Accuracy
     from mlx_peft.checks.bench_tokens import Settings, Speed
     from mlx_peft.config.schema import Model
+
+
+Runs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--run", metavar="RUN", help="A finished run whose accuracy is measured; may be repeated.", show_default=False
+    ),
+]
 
 
 def tokens(
@@ -36,15 +44,10 @@ def tokens(
         ),
     ] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="Pixels.", show_default="the model's own")] = None,
-    runs: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--run",
-            metavar="RUN",
-            help="A finished run whose accuracy is measured; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    runs: Runs = None,
+    split: Annotated[
+        Literal["val", "test"], typer.Option(metavar="val|test", help="Images of --run to measure on.")
+    ] = "test",
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 16,
     rank: Annotated[int, typer.Option(min=1, help="LoRA's rank, on qkv, proj, fc1 and fc2.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Of each reducer and backend, in turn.")] = 5,
@@ -72,7 +75,7 @@ def tokens(
     )  # fmt: skip
     must_be_seeds(runs or [], settings.reducers, timed)
     with watch() as progress:
-        found = accuracies(runs or [], settings.reducers, watch=progress.opening)
+        found = accuracies(runs or [], settings.reducers, split, watch=progress.opening)
         speeds = bench_tokens.run(settings)
     _tell(settings, speeds, found, out, as_json)
 

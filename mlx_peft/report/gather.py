@@ -85,6 +85,7 @@ class Result(_Part):
     run_id: Text
     configuration_id: Text | None = None
     method: Text | None = None
+    tokens: Text | None = None
     model: Text | None = None
     dataset: Text | None = None
     backend: Text | None = None

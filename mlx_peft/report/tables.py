@@ -15,6 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from mlx_peft.config.tokens import NONE
 from mlx_peft.core import text
 from mlx_peft.core.text import printable
 from mlx_peft.report.blocks import Columns
@@ -51,6 +52,10 @@ def _megabytes_precisely(value: int | None) -> str:
     return MISSING if value is None else decimal(value / 1e6, 2)
 
 
+def _tokens(value: str | None) -> str:
+    return value or NONE
+
+
 def _loss(value: float | None) -> str:
     return decimal(value, 4)
 
@@ -62,6 +67,7 @@ def _selection(value: str | None) -> str:
 
 RUN_COLUMNS = (
     Column("method", "method", _text, numeric=False),
+    Column("tokens", "tokens", _tokens, numeric=False),
     Column("model", "model", _text, numeric=False),
     Column("dataset", "data set", _text, numeric=False),
     Column("backend", "backend", _text, numeric=False),
@@ -82,7 +88,7 @@ COST_COLUMNS = (
 DETAILS = ("selected.epoch", "configuration_id")
 """CSV and JSON have these besides the columns."""
 
-SHARED = ("model", "dataset", "backend", "seed", "selected.by")
+SHARED = ("tokens", "model", "dataset", "backend", "seed", "selected.by")
 """These columns leave the table for the line above it where all the runs agree."""
 
 

@@ -34,7 +34,7 @@ def table(settings: Settings, speeds: Sequence[Speed], accuracies: Sequence[Accu
     """A row for each reducer: images a second and how many times the plain model's, operations, and accuracy."""
     kinds = list(dict.fromkeys((one.backend, one.what) for one in speeds))
     trained = [kind for kind in TRAINED if any(one.trained == kind for one in accuracies)]
-    called = figures().get(accuracies[0].metric, accuracies[0].metric) if accuracies else ""
+    called = _called(accuracies[0]) if accuracies else ""
     numbers = [
         "GFLOPs, inference", "GFLOPs, training", *(f"{backend}, {what}, images/s" for backend, what in kinds),
         *(f"{called}, {TRAINED[kind]} (%)" for kind in trained),
@@ -59,13 +59,15 @@ def to_csv(speeds: Sequence[Speed], accuracies: Sequence[Accuracy] = ()) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     names = [f"{kind} {what}" for kind in TRAINED.values() for what in ("mean", "s.d.", "runs")]
-    writer.writerow(["tokens", "backend", "what", "images/s", "fastest images/s", "times", "flops", "metric", *names])
+    writer.writerow(
+        ["tokens", "backend", "what", "images/s", "fastest images/s", "times", "flops", "split", "metric", *names]
+    )
     for one in speeds:
         found = {kind: _values(accuracies, one.reducer, kind) for kind in TRAINED}
         good = [cell for values in found.values() for cell in _spread(values)]
         numbers = [f"{one.images_per_second:.2f}", f"{one.fastest:.2f}", f"{one.times:.3f}", f"{one.flops:.0f}"]
-        metric = accuracies[0].metric if accuracies else ""
-        writer.writerow(map(csv_cell, [one.reducer, one.backend, one.what, *numbers, metric, *good]))
+        measured = [accuracies[0].split, accuracies[0].metric] if accuracies else ["", ""]
+        writer.writerow(map(csv_cell, [one.reducer, one.backend, one.what, *numbers, *measured, *good]))
     return file.getvalue()
 
 
@@ -116,9 +118,8 @@ def write(out: Path, settings: Settings, speeds: Sequence[Speed], accuracies: Se
 
 
 def _accuracy(axes: Axes, speeds: Sequence[Speed], accuracies: Sequence[Accuracy], colours: Mapping[str, str]) -> None:
-    metric = accuracies[0].metric
     axes.set_xlabel("images a second", fontsize=9)
-    axes.set_ylabel(f"{figures().get(metric, metric)} (%)", fontsize=9)
+    axes.set_ylabel(f"{_called(accuracies[0])} (%)", fontsize=9)
     for family, colour in colours.items():
         for trained, look in LOOKS.items():
             points = []
@@ -144,6 +145,11 @@ def _speed(axes: Axes, speeds: Sequence[Speed], colours: Mapping[str, str]) -> N
         if one.reducer == NONE:
             axes.plot(one.flops / 1e9, one.images_per_second, color="black", marker="*", markersize=10)
     axes.set_ylim(bottom=0)
+
+
+def _called(accuracy: Accuracy) -> str:
+    """``test top-1``."""
+    return f"{accuracy.split} {figures().get(accuracy.metric, accuracy.metric)}"
 
 
 def _by_reducer(speeds: Sequence[Speed]) -> dict[str, dict[tuple[str, str], Speed]]:

@@ -11,7 +11,7 @@ from mlx_peft.data.sets.vtab import GROUPS, PREFIX, TASKS
 from mlx_peft.report.format import percent
 from mlx_peft.report.gather import FinishedRun
 
-CONFIGURATION = ("method", "model", "backend", "parameters.adapter")
+CONFIGURATION = ("method", "tokens", "model", "backend", "parameters.adapter")
 """The runs of one configuration have these in common, whatever the task: the head's size is not among them."""
 
 
@@ -49,7 +49,7 @@ def by_configuration(runs: Sequence[FinishedRun]) -> dict[str, dict[str, list[fl
         dataset, score = run.value("dataset") or "", run.value("metrics.test.top1")
         if not dataset.startswith(PREFIX) or score is None:
             continue
-        name = ", ".join(str(run.value(fact)) for fact in CONFIGURATION)
+        name = ", ".join(str(value) for fact in CONFIGURATION if (value := run.value(fact)) is not None)
         task = dataset.removeprefix(PREFIX)
         other = seen.setdefault((name, task, run.value("seed")), run.name)
         if other != run.name:

@@ -59,6 +59,7 @@ def result(run: Prepared, position: Position, test: Evaluation | None, folder: R
         "backend": experiment.backend,
         "model": run.base.name,
         "method": experiment.method.name,
+        **({"tokens": str(experiment.tokens)} if experiment.tokens else {}),
         "dataset": dataset.name,
         "seed": experiment.seed,
         "head": {"initial": "kept" if run.base.head.kept else "new", "reason": run.base.head.reason},

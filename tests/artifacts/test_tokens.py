@@ -77,6 +77,13 @@ def test_a_run_is_opened_with_the_tokens_that_it_was_trained_with(run: Path, bac
     assert relative(own, load_run(run, "torch").model.logits(BATCH)) <= LOGITS
 
 
+def test_the_result_says_what_it_was_trained_with(run: Path, tmp_path: Path) -> None:
+    """For tables; that of a run with all tokens has no such entry, as before there were reducers."""
+    plain = trained(tmp_path / "plain", "none", {"name": "linear"})
+    results = [RunFolder(folder).read_result() or {} for folder in (run, plain)]
+    assert [result.get("tokens") for result in results] == ["tome r=3", None] and "tokens" not in results[1]
+
+
 def test_an_adapter_alone_says_what_it_was_trained_with(run: Path, tmp_path: Path) -> None:
     assert read_adapter(run / "adapter").tokens == TOME
     alone = tmp_path / "alone"

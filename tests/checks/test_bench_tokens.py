@@ -143,9 +143,9 @@ def test_in_each_round_everything_is_timed_once(speeds: tuple[Settings, list, li
 
 
 ACCURACIES = [
-    Accuracy("none", False, "top1", (0.9, 0.92)),
-    Accuracy("tome r=2", False, "top1", (0.8, 0.84)),
-    Accuracy("tome r=2", True, "top1", (0.9,)),
+    Accuracy("none", False, "val", "top1", (0.9, 0.92)),
+    Accuracy("tome r=2", False, "val", "top1", (0.8, 0.84)),
+    Accuracy("tome r=2", True, "val", "top1", (0.9,)),
 ]
 
 
@@ -155,13 +155,14 @@ def test_a_table_csv_and_a_picture_say_the_same(speeds: tuple[Settings, list, li
     assert tokens.draw(found, []).keys() == {".png", ".pdf"}
     files = tokens.write(tmp_path, settings, found, ACCURACIES)
     assert [file.name for file in files] == ["tokens.md", "tokens.csv", "tokens.png", "tokens.pdf"]
+    assert "val top-1, off the shelf (%)" in files[0].read_text()
     (line,) = (line for line in files[0].read_text().splitlines() if line.startswith("| tome r=2 "))
     assert "40.0 (2.00)" in line and line.endswith("| 82.00 ± 2.83 | 90.00 |")
     assert Image.open(files[2]).size[0] > Image.open(files[2]).size[1]
     rows = list(csv.DictReader(io.StringIO(files[1].read_text())))
     assert len(rows) == 12 and {row["tokens"] for row in rows} == {"none", "tome r=2", "tome r=4"}
     (row,) = (row for row in rows if (row["tokens"], row["backend"], row["what"]) == ("tome r=2", "mlx", ANSWER))
-    assert (float(row["images/s"]), float(row["times"]), row["metric"]) == (40, 2, "top1")
+    assert (float(row["images/s"]), float(row["times"]), row["split"], row["metric"]) == (40, 2, "val", "top1")
     assert float(row["off the shelf mean"]) == pytest.approx(0.82) and row["trained with it runs"] == "1"
 
 
@@ -170,7 +171,7 @@ def test_a_run_is_measured_under_every_reducer_or_under_its_own(tmp_path: Path) 
         "backend": "torch",
         "model": SMALL.model_copy(update={"weights": "none"}).model_dump(mode="json"),
         "method": {"name": "linear"},
-        "data": {"name": "digits", "batch_size": 128, "split": {"test": 0.2}},
+        "data": {"name": "digits", "batch_size": 128, "split": {"val": 0.3, "test": 0.2}},
         "train": {"epochs": 1, "optimizer": {"name": "adamw", "lr": 0.01}},
     }
     plain, own = tmp_path / "plain", tmp_path / "own"
@@ -182,6 +183,9 @@ def test_a_run_is_measured_under_every_reducer_or_under_its_own(tmp_path: Path) 
     ]  # fmt: skip
     results = [json.loads((run / "result.json").read_text())["metrics"]["test"]["top1"] for run in (plain, own)]
     assert [found[0].values, found[3].values] == [(results[0],), (results[1],)]
+    (validated,) = reduced.accuracies([plain], ["none"], "val")
+    best = json.loads((plain / "result.json").read_text())["metrics"]["val"]["top1"]
+    assert (validated.split, validated.values) == ("val", (best,)) and best != results[0]
 
     names, timed = ["none", "tome r=2"], Experiment.model_validate(experiment).model
     reduced.must_be_seeds([plain, own], names, timed)

@@ -107,6 +107,21 @@ def test_the_table_says_what_was_measured_and_dashes_what_was_not(runs: Path) ->
     ]
 
 
+def test_the_tokens_stand_where_runs_differ_in_them(runs: Path) -> None:
+    """Two runs that are alike but for these are not taken for one experiment."""
+    finish(runs / "fewer", "lora", 0.9, tokens="tome r=2")
+    finish(runs / "same" / "a", "lora", 0.9, tokens="tome r=2")
+    finish(runs / "same" / "b", "linear", 0.9, tokens="tome r=2")
+    found = gather.gathered(runs).finished
+    (fewer,) = (line.split("|") for line in tables.markdown(found).splitlines() if line.startswith("| fewer "))
+    (all_of_them,) = (line.split("|") for line in tables.markdown(found).splitlines() if line.startswith("| lora "))
+    assert (fewer[3].strip(), all_of_them[3].strip()) == ("tome r=2", "none")
+    rows = {row["run"]: row["tokens"] for row in csv.DictReader(tables.to_csv(found).splitlines())}
+    assert (rows["fewer"], rows["lora"]) == ("tome r=2", "")
+    assert tables.row(found[1])["tokens"] == "tome r=2"
+    assert tables.markdown(gather.gathered(runs / "same").finished).startswith("All runs: tokens tome r=2, model ")
+
+
 def test_one_run_keeps_every_column(runs: Path) -> None:
     text = tables.markdown(gather.gathered(runs / "lora").finished)
     assert text.startswith("| run ")
