@@ -14,7 +14,7 @@ from mlx_peft.adaptation.terms import Array, Entering, Layers, places
 from mlx_peft.core.batches import slices
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.sites import PARTS
-from torch_ref.methods.mixed import Held, MixedBlock, MixedLayer, beside_one_another, gathered, grouped, mixing
+from torch_ref.methods.mixed import Groups, Held, MixedBlock, MixedLayer, gathered, grouped, mixing
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
@@ -33,9 +33,9 @@ class Mixer:
         network: without a method; it stays as it is. What is built of it has the very same parameters.
 
     Attributes:
-        gathers: whether the terms of all rows are copied beside one another for one product a layer. Otherwise each
-            adapter's rows have a product of their own, with its terms as they lie: many small products, which cost a
-            GPU a launch each, and a CPU less than the copy.
+        gathers: whether the terms of all rows, filled up to one form, are copied beside one another at once, and kept
+            for the same rows again: the fewest products, as a GPU wants them. Otherwise the rows of each form are a
+            group, and a layer's terms are copied when it is asked.
         rows: that go through the network at once; None: all.
     """
 
@@ -75,22 +75,26 @@ class Mixer:
         self, images: np.ndarray, rows: Sequence[Held | None], form: Form, prompts: tuple[Entering, ...]
     ) -> np.ndarray:
         """What the heads read, float32 ``(batch, heads, dim)``."""
-        order = list(range(len(rows))) if self.gathers else beside_one_another(rows)
         found = [
-            self._evaluated(images[order[part]], [rows[at] for at in order[part]], form, prompts)
+            self._evaluated(images[part], rows[part], form, prompts)
             for part in slices(len(rows), self.rows or len(rows))
         ]
-        return np.concatenate(found)[np.argsort(order)]
+        return np.concatenate(found)
 
     def _evaluated(
         self, images: np.ndarray, rows: Sequence[Held | None], form: Form, prompts: tuple[Entering, ...]
     ) -> np.ndarray:
-        """The same of rows that go through the network together, and stand as ``grouped`` wants them."""
-        groups = [(len(rows), self._gathered(rows, form))] if self.gathers else grouped(rows)
-        pixels = torch.from_numpy(images).to(self.device)
+        """The same of rows that go through the network together."""
+        order, groups = self._together(rows, form) if self.gathers else grouped(rows)
+        pixels = torch.from_numpy(images[order]).to(self.device)
         pixels = preprocess(pixels, self.base.preprocessing, self.architecture.img_size, torch.float32)
         with mixing(groups, prompts):
-            return to_numpy(self.network.prefix(pixels, self.architecture.depth + 1))
+            found = to_numpy(self.network.prefix(pixels, self.architecture.depth + 1))
+        return found[np.argsort(order)]
+
+    def _together(self, rows: Sequence[Held | None], form: Form) -> tuple[list[int], Groups]:
+        """All rows as one group, in the order that they have."""
+        return [*range(len(rows))], [(len(rows), self._gathered(rows, form))]
 
     def _gathered(self, rows: Sequence[Held | None], form: Form) -> Held:
         """The rows' terms; those of the last batch, where this has the same rows: to copy them takes long."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -115,11 +116,21 @@ def test_switching_copies_no_terms_and_neither_does_a_batch_with_the_same_rows(f
 
 
 @pytest.mark.parametrize("side", ["torch"])
-def test_on_a_cpu_torch_copies_no_terms_at_all(few, opened, stacked):
+def test_on_a_cpu_torch_copies_a_layer_s_terms_when_it_is_asked_and_keeps_none(few, opened, mixers, monkeypatch):
+    copied, one = [], torch_ref.methods.mixed.Beside.__getitem__
+
+    def beside(self, path):
+        assert not any(ref() is not None for ref in copied)  # those of the layers before are gone
+        found = one(self, path)
+        copied.extend(weakref.ref(array) for array in found.values())
+        return found
+
+    monkeypatch.setattr(torch_ref.methods.mixed.Beside, "__getitem__", beside)
     bank = opened()
-    for names in (few.names[:4], few.names[1:5], [*few.names, None, *few.names]):
-        bank.logits(pixels(len(names)), names)
-    assert stacked == []
+    bank.logits(pixels(4), few.names[0])
+    assert copied == []
+    bank.logits(pixels(4), few.names[:4])
+    assert copied and not any(ref() is not None for ref in copied) and mixers[0]._last == ([], {}, {})
 
 
 @pytest.fixture

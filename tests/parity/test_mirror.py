@@ -38,12 +38,11 @@ ONLY_HERE = {
     "measured.py": {"kept_bytes"},
     "methods/mixed.py": {
         "Groups",
-        "beside_one_another",
+        "Beside",
         "terms_at",
         "grouped",
-        "parts",
         "scaled",
-    },  # rows of one adapter at a time: no fixed shapes
+    },  # rows of one form at a time: no fixed shapes
     "methods/importance.py": {"Importance.observed", "Importance.observe"},  # the one gives, the other changes
     "models/gelu.py": {"LIMIT", "PHI", "SLOPE", "rational_gelu"},
     "models/stochastic.py": {"current_key", "next_key"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +76,7 @@ class MixedLayer(nn.Module):
             return self.base_layer(x)
         x = x.expand(sum(counts), *x.shape[1:])
         y = self.base_layer(scaled(x, counts, terms)).contiguous()
-        for part, own_x, own in zip(parts(y, counts), parts(x, counts), terms, strict=True):
+        for part, own_x, own in zip(y.split(counts), x.split(counts), terms, strict=True):
             plus(part, own_x, own)
             if not own.keys().isdisjoint(OF_THIRDS):
                 for third, ending in zip(part.chunk(len(THIRDS), dim=-1), THIRDS, strict=True):
@@ -125,14 +124,6 @@ class MixedBlock(nn.Module):
         return tokens
 
 
-def parts(x: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
-    """Each group's rows; of several groups as one matrix each, whose tokens lie below one another."""
-    if len(counts) == 1:
-        return [x]
-    tokens = x[0, ..., 0].numel()
-    return x.reshape(-1, x.shape[-1]).split([count * tokens for count in counts])
-
-
 def scaled(x: Tensor, counts: Sequence[int], terms: Sequence[Mapping[str, Tensor]]) -> Tensor:
     """into * x, of the groups that have it."""
     if not any("into" in own for own in terms):
@@ -153,11 +144,8 @@ def plus(y: Tensor, x: Tensor, own: Mapping[str, Tensor], ending: str = "") -> T
         if (A := own.get(name + ending)) is not None:
             inputs = x if name == "A" else x.reshape(*x.shape[:-1], A.shape[-2], -1).sum(dim=-1)
             B = own["B" + ending]
-            # In place: y is new, and another copy of it costs as much as the products. Of many small products each
-            # view and each look at a shape counts.
-            if y.ndim == 2:
-                y.addmm_(inputs.mm(A), B)
-            elif B.ndim == 3:
+            # In place: y is new, and another copy of it costs as much as the products.
+            if B.ndim == 3:
                 y.baddbmm_(inputs @ A.to(x.dtype), B[:, : A.shape[-1]].to(x.dtype))
             else:
                 y.view(-1, y.shape[-1]).addmm_((inputs @ A.to(x.dtype)).view(-1, A.shape[-1]), B.to(x.dtype))
@@ -169,18 +157,49 @@ def beside(vectors: Tensor, x: Tensor) -> Tensor:
     return vectors if vectors.ndim == 1 else vectors.reshape(len(vectors), *(1,) * (x.ndim - 2), -1)
 
 
-def beside_one_another(rows: Sequence[Held | None]) -> list[int]:
-    """An order in which the rows that have the same terms stand beside one another."""
-    first: dict[int, int] = {}
+class Beside(Mapping[str, Mapping[str, Tensor]]):
+    """Terms of rows that are alike in form: a layer's are copied beside one another when it asks, and not kept.
+
+    Args:
+        rows: each one's terms.
+    """
+
+    def __init__(self, rows: Sequence[Held]) -> None:
+        self.rows = rows
+
+    def __getitem__(self, path: str) -> Mapping[str, Tensor]:
+        return {name: torch.stack([row[path][name] for row in self.rows]) for name in self.rows[0][path]}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows[0])
+
+    def __len__(self) -> int:
+        return len(self.rows[0])
+
+    def __contains__(self, path: object) -> bool:
+        return path in self.rows[0]
+
+
+def grouped(rows: Sequence[Held | None]) -> tuple[list[int], Groups]:
+    """The order in which rows whose terms are alike in form stand beside one another, and what ``mixing`` takes then.
+
+    A group's products are taken together, each row's with its own terms: one for each adapter would be many small ones,
+    and all threads wait for one another at each. Of one adapter nothing is copied.
+    """
+    forms = {id(row): _form(row or {}) for row in rows}
+    groups: dict[object, list[int]] = {}
     for at, row in enumerate(rows):
-        first.setdefault(id(row), at)
-    return sorted(range(len(rows)), key=lambda at: first[id(rows[at])])
+        groups.setdefault(forms[id(row)], []).append(at)
+    order = [at for own in groups.values() for at in own]
+    return order, [(len(own), _beside([rows[at] or {} for at in own])) for own in groups.values()]
 
 
-def grouped(rows: Sequence[Held | None]) -> Groups:
-    """What ``mixing`` takes of rows that stand so."""
-    alike = [list(own) for _, own in groupby(rows, key=id)]
-    return [(len(own), own[0] or {}) for own in alike]
+def _form(row: Held) -> object:
+    return frozenset((path, name, array.shape) for path, terms in row.items() for name, array in terms.items())
+
+
+def _beside(rows: Sequence[Held]) -> Held:
+    return rows[0] if all(row is rows[0] for row in rows) else Beside(rows)
 
 
 def gathered(rows: Sequence[Held | None], form: Form) -> Held:
