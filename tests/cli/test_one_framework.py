@@ -15,7 +15,7 @@ class Missing:
         if name in {missing!r}: raise ModuleNotFoundError("No module named " + repr(name), name=name)
 sys.meta_path.insert(0, Missing())  # as if they were not installed
 from mlx_peft.report import drawing
-drawing.pdf = lambda figure, dpi: b""  # a third of the time, and the same whatever trained
+drawing.pdf = drawing.png = lambda figure, dpi: b""  # a third of the time, and the same whatever trained
 from mlx_peft.cli import {main}
 for sys.argv[1:] in {commands!r}:
     try:

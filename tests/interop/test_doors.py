@@ -8,11 +8,13 @@ import pytest
 import timm
 import torch
 from comparing import relative
+from fake_backend import CLASSES, make_dataset
 
 from convert.adapters.peft import read_adapter
 from mlx_peft.artifacts.load import load_run
 from mlx_peft.artifacts.merge import merge_run
 from mlx_peft.config.schema import Experiment
+from mlx_peft.training import prepare
 from mlx_peft.training.train import train
 
 LOGITS = 1e-5  # relative, float32
@@ -42,11 +44,13 @@ def run(request, tmp_path_factory):
                 "args": ARGS,
             },
             "method": METHODS[method],
-            "data": {"name": "digits", "batch_size": 128, "split": {"val": 0.1, "test": 0.5}},
+            "data": {"name": "colours", "batch_size": 8, "threads": 1},
             "train": {"epochs": 2, "optimizer": {"name": "adamw", "lr": 1e-2}},
         }
     )
-    train(experiment, out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "open_dataset", lambda config, watch=None: make_dataset())
+        train(experiment, out)
     return out, {"mlx": "torch", "torch": "mlx"}[backend]
 
 
@@ -70,7 +74,7 @@ def test_peft_opens_it_on_timms_model(run, images):
     out, _ = run
     loaded, adapter = load_run(out), read_adapter(out / "adapter")
     name = json.loads((out / "result.json").read_text())["model"]
-    model = timm.create_model(name.partition(".")[0], num_classes=10, img_size=32, **ARGS)
+    model = timm.create_model(name.partition(".")[0], num_classes=len(CLASSES), img_size=32, **ARGS)
     model.load_state_dict({n: torch.from_numpy(np.asarray(t)) for n, t in loaded.base.tensors.items()})
     model = peft.PeftModel.from_pretrained(model, str(out / "adapter")).eval()
     with torch.no_grad():
