@@ -31,9 +31,11 @@ from mlx_peft.config.methods import (
     SSF,
     VPT,
     AdaLoRA,
+    AdapterPlus,
     AdaptFormer,
     BitFit,
     FacT,
+    Houlsby,
     LayerNorm,
     Linear,
     LoRA,
@@ -60,7 +62,7 @@ CODES = Quantization(bits=4, group_size=32)
 SAME = 1e-5
 """The same sums in another order: a few roundings of float32 (6e-8) a layer. Logits are about 1."""
 
-NEAR_ONE = {"ia3_l", "ssf_scale", "weight", "lora_magnitude_vector"}
+NEAR_ONE = {"ia3_l", "ssf_scale", "weight", "lora_magnitude_vector", "adapter_scale"}
 """The last names of tensors of which a model that works has numbers around 1."""
 
 METHODS: dict[str, list[MethodConfig]] = {
@@ -87,6 +89,8 @@ METHODS: dict[str, list[MethodConfig]] = {
     "bitfit": [BitFit(), BitFit(blocks=(0,))],
     "layernorm": [LayerNorm(), LayerNorm(blocks=(1,))],
     "adaptformer": [AdaptFormer(bottleneck=6), AdaptFormer(bottleneck=3, scale=0.5, blocks=(1,))],
+    "adapter_plus": [AdapterPlus(bottleneck=5), AdapterPlus(bottleneck=3, blocks=(0,))],
+    "houlsby": [Houlsby(bottleneck=4), Houlsby(bottleneck=6, norms=False, blocks=(1,))],
     "vpt": [VPT(tokens=3), VPT(tokens=2, deep=True), VPT(tokens=3, blocks=(0,)), VPT(tokens=2, blocks=(1,), deep=True)],
 }
 """Of each method that mixes: other ranks, targets, blocks and scalings."""

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from mlx_peft.adaptation.forms import Form
-from mlx_peft.adaptation.terms import Array, Entering, Layers, places
+from mlx_peft.adaptation.terms import BRANCHES, Array, Entering, Layers, places
 from mlx_peft.core.batches import slices
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.sites import PARTS
-from torch_ref.methods.mixed import Groups, Held, MixedBlock, MixedLayer, gathered, grouped, mixing
+from torch_ref.methods.mixed import Groups, Held, MixedBlock, MixedBranch, MixedLayer, gathered, grouped, mixing
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
@@ -49,6 +49,8 @@ class Mixer:
         for path, layer in self.plain.items():
             replace(self.network, path, MixedLayer(layer, path))
         for path in (f"blocks.{number}" for number in range(self.architecture.depth)):
+            for branch in (f"{path}.{name}" for name in BRANCHES):
+                replace(self.network, branch, MixedBranch(find(self.network, branch), branch))
             replace(self.network, path, MixedBlock(find(self.network, path), path))
         self.gathers = self.device.type != "cpu"
         self.rows = None if self.gathers else _rows_at_once(self.architecture)

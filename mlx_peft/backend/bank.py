@@ -11,10 +11,10 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_peft.adaptation.forms import Form
-from mlx_peft.adaptation.terms import Array, Entering, Layers, places
+from mlx_peft.adaptation.terms import BRANCHES, Array, Entering, Layers, places
 from mlx_peft.backend import forks, threads
 from mlx_peft.backend.installed import installed
-from mlx_peft.backend.methods.mixed import Held, MixedBlock, MixedLayer, gathered, mixing
+from mlx_peft.backend.methods.mixed import Held, MixedBlock, MixedBranch, MixedLayer, gathered, mixing
 from mlx_peft.backend.methods.targets import find, replace
 from mlx_peft.backend.models.preprocess import preprocess
 from mlx_peft.backend.models.vit import VisionTransformer
@@ -38,6 +38,8 @@ class Mixer:
         for path, layer in self.plain.items():
             replace(self.network, path, MixedLayer(layer, path))
         for path in (f"blocks.{number}" for number in range(self.architecture.depth)):
+            for branch in (f"{path}.{name}" for name in BRANCHES):
+                replace(self.network, branch, MixedBranch(find(self.network, branch), branch))
             replace(self.network, path, MixedBlock(find(self.network, path), path))
         self.frozen = every(self.network)
         self.programs: dict[Hashable, Callable[[Arrays, Held, mx.array], mx.array]] = {}

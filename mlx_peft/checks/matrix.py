@@ -70,6 +70,8 @@ METHODS: dict[str, Row] = {
     "oft": Row({"block_size": 16, "targets": ["qkv", "proj", "fc2"]}),
     "oft-exact": Row({"block_size": 16, "cayley": "exact", "block_share": True}),
     "adaptformer": Row({"dropout": 0}, roundings=48),  # each backend draws its own
+    "adapter_plus": Row({"drop_path": 0}),
+    "houlsby": Row({"bottleneck": 8}),
     "vpt": Row({}),
     "vpt-deep": Row({"deep": True}),
     "bitfit": Row({}),

@@ -129,7 +129,10 @@ VALUES = {
     "full_finetuning": "full",
     "fine-tuning": "full",
     "ln_tuning": "layernorm",
-    "adapter": "adaptformer",
+    "adapter": "houlsby",
+    "adapter+": "adapter_plus",
+    "adapterplus": "adapter_plus",
+    "adapter-plus": "adapter_plus",
     "prompt_tuning": "vpt",
 }
 """Values that stand for one of those that there are."""

@@ -52,6 +52,11 @@ def normal(shape: tuple[int, ...], std: float, seed: int, name: str) -> NDArray[
     return _normal(generator(seed, name), shape, std)
 
 
+def truncated(shape: tuple[int, ...], std: float, seed: int, name: str) -> NDArray[np.float32]:
+    """float32 from N(0, std), cut off at two standard deviations."""
+    return _truncated(generator(seed, name), shape, std)
+
+
 def initial_state(architecture: Architecture, num_classes: int, seed: int) -> Tensors:
     """A whole ViT as timm initialises it, float32, by name."""
     return {

@@ -71,7 +71,7 @@ def test_other_shells_are_offered_the_same(completed: Completed, shell: str) -> 
 
 
 def test_bash_has_the_equals_sign_as_a_word_of_its_own(completed: Completed) -> None:
-    assert completed("train", "quickstart", "method.name", "=", "ad") == ["adalora", "adaptformer"]
+    assert completed("train", "quickstart", "method.name", "=", "ad") == ["adalora", "adaptformer", "adapter_plus"]
     assert "adalora" in completed("train", "quickstart", "method.name", "=")
 
 

@@ -12,16 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert.adapters.peft import read_adapter
+from mlx_peft.adaptation.adapter import adapter_shapes
 from mlx_peft.adaptation.combining import FAMILIES, Part, combine, exact
 from mlx_peft.config.combination import Combination
 from mlx_peft.config.methods import (
     IA3,
     SSF,
     AdaLoRA,
+    AdapterPlus,
     AdaptFormer,
     BitFit,
     FacT,
     Full,
+    Houlsby,
     LayerNorm,
     Linear,
     LoRA,
@@ -115,27 +118,42 @@ def test_logits_are_those_of_the_summed_updates(side, quantize, methods, written
 
 def test_every_family_has_a_case():
     tried = {type(method) for several in (MERGED | OVER_CODES).values() for method in several}
-    assert tried | {AdaptFormer} == FAMILIES.keys() | {Linear}  # bottlenecks are below: nothing is merged with a ReLU
+    beside = {type(several[0]) for several in BOTTLENECKS.values()}  # below: nothing is merged with an activation
+    assert tried | beside == FAMILIES.keys() | {Linear}
+
+
+BOTTLENECKS = {
+    "adaptformer": [AdaptFormer(bottleneck=6), AdaptFormer(bottleneck=3, scale=0.5, blocks=(1,))],
+    "adapter_plus": [AdapterPlus(bottleneck=6), AdapterPlus(bottleneck=3, blocks=(1,))],
+    "houlsby": [Houlsby(bottleneck=6, norms=False), Houlsby(bottleneck=3, blocks=(1,))],
+}
 
 
 @pytest.mark.parametrize("negative", [False, True])
-def test_bottlenecks_side_by_side_are_their_sum(negative):
-    base = base_of()
-    methods = [AdaptFormer(bottleneck=6), AdaptFormer(bottleneck=3, scale=0.5, blocks=(1,))]
+@pytest.mark.parametrize("kind", BOTTLENECKS)
+def test_bottlenecks_side_by_side_are_their_sum(kind, negative):
+    base, methods = base_of(), BOTTLENECKS[kind]
     weights = [0.7, -0.4 if negative else 0.4]
     parts = [Part(str(i), m, adapter(base, m, i).tensors, weights[i]) for i, m in enumerate(methods)]
     method, found = combine(parts, Combination(how="cat"), base.architecture, None, lambda: base.tensors)
-    assert (method.bottleneck, method.scale, method.blocks) == (9, 1.0, None)
+    assert (method.bottleneck, method.blocks) == (9, None)
+    assert found.keys() == adapter_shapes(method, base.architecture, 5).keys() - {"head.weight", "head.bias"}
     x = np.random.default_rng(0).standard_normal((10, base.architecture.embed_dim))
-    for block in (0, 1):
-        own = [part for part in parts if block in part.method.chosen_blocks(base.architecture)]
-        expected = sum(part.weight * bottleneck(part.method.scale, part.tensors, block, x) for part in own)
-        np.testing.assert_allclose(bottleneck(1.0, found, block, x), expected, atol=1e-6)
+    for path in method.paths(base.architecture):
+        own = [part for part in parts if path in part.method.paths(base.architecture)]
+        expected = sum(part.weight * bottleneck(part.method, part.tensors, path, x) for part in own)
+        np.testing.assert_allclose(bottleneck(method, found, path, x), expected, atol=1e-6)
+    for name in method.selected(base.architecture):
+        expected = base.tensors[name] + sum(
+            part.weight * (part.tensors[name] - base.tensors[name]) for part in parts if name in part.tensors
+        )
+        np.testing.assert_allclose(found[name], expected, atol=1e-6)
 
 
-def bottleneck(scale, tensors, block, x):
-    """Chen et al. 2022, equation 2, without the norm before it."""
-    name = f"blocks.{block}.adapter"
+def bottleneck(method, tensors, path, x):
+    """Chen et al. 2022, equation 2, without the norm before it; with a factor for each channel, Steitz and Roth's."""
+    name = f"{path}.adapter"
+    scale = tensors.get(f"{name}_scale", method.scale if method.name == "adaptformer" else 1.0)
     hidden = np.maximum(x @ tensors[f"{name}_down.weight"].T + tensors[f"{name}_down.bias"], 0)
     return scale * (hidden @ tensors[f"{name}_up.weight"].T + tensors[f"{name}_up.bias"])
 

@@ -40,6 +40,8 @@ METHODS = {
     "ia3": "ia3",
     "ssf": "ssf",
     "adaptformer": "adaptformer",
+    "adapter-plus": "adapter_plus",
+    "houlsby": "houlsby",
     "vpt-shallow": "vpt",
     "vpt-deep": "vpt",
     "oft": "oft",

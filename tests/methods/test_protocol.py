@@ -25,6 +25,8 @@ EVERYTHING = {
     "vera": {"rank": 6, "targets": ["q", "v", "fc1"]},
     "fact": {"rank": 3},
     "adaptformer": {"bottleneck": 6},
+    "adapter_plus": {"bottleneck": 6},
+    "houlsby": {"bottleneck": 6},
     "vpt": {"tokens": 4, "deep": True},
     "oft": {"block_size": 16},
 }

@@ -27,6 +27,8 @@ METHODS = {
     "adaptformer": {"bottleneck": 6, "blocks": [0, -1]},
     "oft": {"block_size": 8, "targets": ["qkv", "fc2"]},
     "oft of one rotation": {"block_count": 3, "block_share": True},
+    "adapter_plus": {"bottleneck": 6, "blocks": [1]},
+    "houlsby": {"bottleneck": 6, "blocks": [0, -1]},
     "vpt": {"tokens": 4},
     "vpt deep": {"tokens": 4, "deep": True, "blocks": "first 2"},
 }

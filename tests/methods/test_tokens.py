@@ -49,7 +49,10 @@ FOUR = {
     "linear": {"name": "linear"},
     "full": {"name": "full"},
 }
-OPTIONS = {"vpt": {"tokens": 3}, "adaptformer": {"dropout": 0}, "adalora": {"init_rank": 4, "target_rank": 2}}
+OPTIONS = {
+    "vpt": {"tokens": 3}, "adaptformer": {"dropout": 0}, "adalora": {"init_rank": 4, "target_rank": 2},
+    "adapter_plus": {"drop_path": 0},
+}  # fmt: skip
 
 
 def made(

@@ -70,6 +70,12 @@ def adapted(backend: str):
     return part(backend, "methods.adaptformer.AdaptedBlock")(block, array(backend, values("down", (4, DIM))), 0.1)
 
 
+def behind(backend: str):
+    block = part(backend, "models.block.Block")(ARCHITECTURE)
+    down, up = array(backend, values("down", (4, DIM))), array(backend, values("up", (DIM, 4)))
+    return part(backend, "methods.adapter_plus.AdaptedBlock")(block, down, up)
+
+
 LAYERS = {
     "linear": linear,
     "layernorm": lambda b: part(b, "models.layers.LayerNorm")(DIM, 1e-6),
@@ -86,8 +92,9 @@ LAYERS = {
     "ssf": ssf,
     "prompts": prompted,
     "adaptformer": adapted,
+    "adapter plus": behind,
 }
-OF_TOKENS = ("attention pool", "prompts", "adaptformer")
+OF_TOKENS = ("attention pool", "prompts", "adaptformer", "adapter plus")
 """What takes tokens, and not an array alone."""
 
 SEVERAL = 6

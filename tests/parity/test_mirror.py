@@ -42,6 +42,7 @@ ONLY_HERE = {
         "terms_at",
         "grouped",
         "scaled",
+        "add_bottlenecks",
     },  # rows of one form at a time: no fixed shapes
     "methods/importance.py": {"Importance.observed", "Importance.observe"},  # the one gives, the other changes
     "models/gelu.py": {"LIMIT", "PHI", "SLOPE", "rational_gelu"},

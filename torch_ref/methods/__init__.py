@@ -15,10 +15,12 @@ from mlx_peft.config.methods import (
     SSF,
     VPT,
     AdaLoRA,
+    AdapterPlus,
     AdaptFormer,
     BitFit,
     FacT,
     Full,
+    Houlsby,
     LayerNorm,
     Linear,
     LoRA,
@@ -32,8 +34,10 @@ from mlx_peft.vit.parameters import is_head
 from torch_ref.methods import quantized, rounding
 from torch_ref.methods.adalora import AdaLoRAMethod
 from torch_ref.methods.adapted import Adapted
+from torch_ref.methods.adapter_plus import AdapterPlusMethod
 from torch_ref.methods.adaptformer import AdaptFormerMethod
 from torch_ref.methods.fact import FacTMethod
+from torch_ref.methods.houlsby import HoulsbyMethod
 from torch_ref.methods.ia3 import IA3Method
 from torch_ref.methods.importance import Importance
 from torch_ref.methods.linear import LinearMethod
@@ -63,6 +67,8 @@ METHODS: dict[str, Method[Any]] = {
         IA3Method(IA3),
         SSFMethod(SSF),
         AdaptFormerMethod(AdaptFormer),
+        AdapterPlusMethod(AdapterPlus),
+        HoulsbyMethod(Houlsby),
         VPTMethod(VPT),
         OFTMethod(OFT),
     )

@@ -15,24 +15,22 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mlx_peft.config.methods import AdaptFormer
 from mlx_peft.vit.initial import kaiming_uniform
 from mlx_peft.vit.places import Kinds
-from torch_ref.methods.adapted import Adapted
+from torch_ref.methods.bottleneck import Bottleneck
 from torch_ref.methods.method import Method
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.block import Block
-from torch_ref.models.layers import Linear
 from torch_ref.models.positions import Positions
-from torch_ref.models.stochastic import Dropout
 from torch_ref.models.tokens import Tokens
 from torch_ref.models.vit import VisionTransformer
 
 
-class AdaptedBlock(Adapted):
-    """A frozen block with a trained bottleneck beside its MLP, in float32 whatever the base's dtype.
+class AdaptedBlock(Bottleneck):
+    """A frozen block with a trained bottleneck beside its MLP.
 
     Args:
         base_layer: the block; it is kept as ``base_layer``.
@@ -42,30 +40,23 @@ class AdaptedBlock(Adapted):
     """
 
     def __init__(self, base_layer: Block, down: Tensor, scale: float, dropout: float = 0.0):
-        super().__init__(base_layer)
-        bottleneck, dim = down.shape
-        self.adapter_down = Linear(dim, bottleneck)
-        self.adapter_down.weight = nn.Parameter(down)
-        self.adapter_up = Linear(bottleneck, dim)
-        self.dropout = Dropout(dropout)
+        super().__init__(base_layer, F.relu, down, dropout=dropout)
         self.scale = scale
-        self.to(down.device)
 
     def forward(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
         tokens = self.base_layer.attend(tokens, positions, queries)
         normed = self.base_layer.norm2(tokens.x)
-        inner = self.dropout(F.relu(self.adapter_down(normed)))
+        added = self.scale * self.bottleneck(normed)
         tokens = tokens.fed(self.base_layer.feed(normed))
-        return tokens.holding(tokens.x + self.scale * self.adapter_up(inner))
+        return tokens.holding(tokens.x + added)
 
 
 class AdaptFormerMethod(Method[AdaptFormer]):
     """Every chosen block is wrapped."""
 
     def apply(self, model: VisionTransformer, config: AdaptFormer, seed: int) -> None:
-        dim = model.architecture.embed_dim
-        for path in (f"blocks.{number}" for number in config.chosen_blocks(model.architecture)):
-            block, name = find(model, path), f"{path}.adapter_down.weight"
-            down = torch.from_numpy(kaiming_uniform((config.bottleneck, dim), dim, seed, name))
-            down = down.to(block.norm2.weight.device)
-            replace(model, path, AdaptedBlock(block, down, config.scale, config.dropout))
+        dim, device = model.architecture.embed_dim, model.head.weight.device
+        for path in config.paths(model.architecture):
+            name = f"{path}.adapter_down.weight"
+            down = torch.from_numpy(kaiming_uniform((config.bottleneck, dim), dim, seed, name)).to(device)
+            replace(model, path, AdaptedBlock(find(model, path), down, config.scale, config.dropout))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -14,6 +14,7 @@ from mlx_peft.adaptation.forms import NEUTRAL, Form
 from mlx_peft.adaptation.terms import THIRDS, Entering
 from mlx_peft.vit.places import Kinds
 from torch_ref.models.block import Block
+from torch_ref.models.gelu import gelu
 from torch_ref.models.positions import Positions
 from torch_ref.models.tokens import Tokens
 
@@ -26,6 +27,9 @@ axis before the others those of a batch's rows."""
 
 Groups = Sequence[tuple[int, Held]]
 """So many rows of a batch, which stand beside one another, and their terms: of all of them alike, or of each."""
+
+Act = Callable[[Tensor], Tensor]
+"""An activation."""
 
 _rows: ContextVar[tuple[Groups, frozenset[str]]] = ContextVar("rows", default=((), frozenset()))
 
@@ -91,7 +95,7 @@ class MixedLayer(nn.Module):
 
 
 class MixedBlock(nn.Module):
-    """A block that the rows' own prompts enter or leave, and beside whose MLP stand the rows' own bottlenecks.
+    """A block that the rows' own prompts enter or leave, with the rows' own bottlenecks beside its MLP and behind it.
 
     Args:
         base_layer: the block; it is kept as ``base_layer``.
@@ -113,15 +117,44 @@ class MixedBlock(nn.Module):
             tokens = tokens.inserted("prompt", torch.cat(entering))
         if self.path in _rows.get()[1] and queries is None:
             queries = tokens.places.without("prompt")
-        if not any("down" in own for own in terms):
-            return self.base_layer(tokens, positions, queries)
-        tokens = self.base_layer.attend(tokens, positions, queries)
-        normed = self.base_layer.norm2(tokens.x)
-        tokens = tokens.fed(self.base_layer.feed(normed))
-        for part, entered, own in zip(tokens.x.split(counts), normed.split(counts), terms, strict=True):
-            if "down" in own:
-                part += bottleneck(entered, own)
+        if any("down" in own for own in terms):
+            tokens = self.base_layer.attend(tokens, positions, queries)
+            normed = self.base_layer.norm2(tokens.x)
+            tokens = tokens.fed(self.base_layer.feed(normed))
+            add_bottlenecks(tokens.x, normed, counts, terms, F.relu)
+        else:
+            tokens = self.base_layer(tokens, positions, queries)
+        add_bottlenecks(tokens.x, tokens.x, counts, terms, gelu, "after_")
         return tokens
+
+
+class MixedBranch(nn.Module):
+    """What a block's attention, or its MLP, ends in, with the rows' own bottlenecks behind it.
+
+    Args:
+        base_layer: a layer scale or nothing; it is kept as ``base_layer``.
+        path: where it stands in the model.
+    """
+
+    def __init__(self, base_layer: nn.Module, path: str):
+        super().__init__()
+        self.base_layer = base_layer
+        self.path = path
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base_layer(x)
+        add_bottlenecks(y, y, *terms_at(self.path), gelu)
+        return y
+
+
+def add_bottlenecks(
+    y: Tensor, x: Tensor, counts: Sequence[int], terms: Sequence[Mapping[str, Tensor]], act: Act, place: str = ""
+) -> None:
+    """Adds to y, in place, the bottlenecks that the groups have at a place, of x, which may be y itself."""
+    if any(f"{place}down" in own for own in terms):
+        for part, entered, own in zip(y.split(counts), x.split(counts), terms, strict=True):
+            if f"{place}down" in own:
+                part += bottleneck(entered, own, act, place)
 
 
 def scaled(x: Tensor, counts: Sequence[int], terms: Sequence[Mapping[str, Tensor]]) -> Tensor:
@@ -132,10 +165,11 @@ def scaled(x: Tensor, counts: Sequence[int], terms: Sequence[Mapping[str, Tensor
     return torch.cat([(part * beside(own["into"], part)).to(x.dtype) if "into" in own else part for part, own in each])
 
 
-def bottleneck(x: Tensor, own: Mapping[str, Tensor]) -> Tensor:
-    """relu(x down + down_bias) up + up_bias, in the dtype of x."""
-    inner = F.relu(x @ own["down"].to(x.dtype) + beside(own["down_bias"], x).to(x.dtype))
-    return inner @ own["up"].to(x.dtype) + beside(own["up_bias"], x).to(x.dtype)
+def bottleneck(x: Tensor, own: Mapping[str, Tensor], act: Act, place: str = "") -> Tensor:
+    """act(x down + down_bias) up + up_bias, in the dtype of x, of the terms whose names begin with the place."""
+    down, down_bias, up, up_bias = (own[place + name] for name in ("down", "down_bias", "up", "up_bias"))
+    inner = act(x @ down.to(x.dtype) + beside(down_bias, x).to(x.dtype))
+    return inner @ up.to(x.dtype) + beside(up_bias, x).to(x.dtype)
 
 
 def plus(y: Tensor, x: Tensor, own: Mapping[str, Tensor], ending: str = "") -> Tensor:

@@ -65,11 +65,11 @@ class Block(nn.Module):
         return self.drop_path2(self.scale_mlp(self.mlp(x)))
 
     def scale_attention(self, x: Tensor) -> Tensor:
-        """The layer scale of the first half."""
+        """The layer scale of the first half, and what a method puts behind it (``ls1``)."""
         return self.ls1(x)
 
     def scale_mlp(self, x: Tensor) -> Tensor:
-        """That of the second half."""
+        """That of the second half (``ls2``)."""
         return self.ls2(x)
 
 
@@ -84,10 +84,10 @@ class EvaBlock(Block):
             self.gamma_2 = nn.Parameter(torch.ones(architecture.embed_dim))
 
     def scale_attention(self, x: Tensor) -> Tensor:
-        return x * self.gamma_1.to(x.dtype) if self.scales else x
+        return super().scale_attention(x * self.gamma_1.to(x.dtype) if self.scales else x)
 
     def scale_mlp(self, x: Tensor) -> Tensor:
-        return x * self.gamma_2.to(x.dtype) if self.scales else x
+        return super().scale_mlp(x * self.gamma_2.to(x.dtype) if self.scales else x)
 
 
 BLOCKS = {"vit": Block, "eva": EvaBlock, "beit": EvaBlock}

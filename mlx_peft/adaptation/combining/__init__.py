@@ -13,10 +13,12 @@ from mlx_peft.config.methods import (
     IA3,
     SSF,
     AdaLoRA,
+    AdapterPlus,
     AdaptFormer,
     BitFit,
     FacT,
     Full,
+    Houlsby,
     LayerNorm,
     Linear,
     LoRA,
@@ -70,6 +72,10 @@ def _differences(name: str) -> Family:
     )
 
 
+def _bottlenecks(name: str) -> Family:
+    return Family(name, "cat", ("cat",), lambda parts, way, model, codes, base: bottlenecks.combine(parts, model, base))
+
+
 WHOLE: tuple[How, ...] = tuple(way for way in WAYS if way not in RULES)
 """These combine whole updates, and never their factors one to one, which are LoRA's alone."""
 
@@ -89,12 +95,9 @@ FAMILIES: Mapping[type[MethodConfig], Family] = {
     BitFit: _differences("other biases"),
     LayerNorm: _differences("other norms"),
     Full: _differences("other weights"),
-    AdaptFormer: Family(
-        "bottlenecks",
-        "cat",
-        ("cat",),
-        lambda parts, way, model, codes, base: bottlenecks.combine(parts, model),
-    ),
+    AdaptFormer: _bottlenecks("bottlenecks"),
+    AdapterPlus: _bottlenecks("bottlenecks behind the blocks"),
+    Houlsby: _bottlenecks("bottlenecks behind attention and MLP"),
 }
 """Each method whose adapters can be combined. A linear probe adds nothing, and goes with all; any other method says in
 ``uncombined`` why its adapters cannot."""

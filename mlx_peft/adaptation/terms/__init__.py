@@ -6,8 +6,10 @@ A layer y = f(x) becomes
 
 n(x) is a norm's input normalised, before its own weight and bias; g(x) the sums of consecutive inputs, a group of a
 quantised weight each; A, G and B may be of one third of a fused qkv's outputs.
-A block gets prompts in front of it, and beside its MLP relu(norm2(x) down + down_bias) up + up_bias. Each is NumPy and
-float32, so that both backends compute the same from the same: what a method's own layer does, without dropout.
+A block gets prompts in front of it, beside its MLP relu(norm2(x) down + down_bias) up + up_bias, and behind it
+x + gelu(x after_down + after_down_bias) after_up + after_up_bias; what its attention and its MLP end in, ``ls1`` and
+``ls2``, gets y + gelu(y down + down_bias) up + up_bias. Each is NumPy and float32, so that both backends compute the
+same from the same: what a method's own layer does, without dropout.
 """
 
 from __future__ import annotations
@@ -16,15 +18,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlx_peft.adaptation.terms import blocks, low_rank, vectors
-from mlx_peft.adaptation.terms.term import THIRDS, Array, Entering, Layers, Plain, Terms, places
+from mlx_peft.adaptation.terms.term import BRANCHES, THIRDS, Array, Entering, Layers, Plain, Terms, places
 from mlx_peft.config.methods import (
     IA3,
     SSF,
     VPT,
     AdaLoRA,
+    AdapterPlus,
     AdaptFormer,
     BitFit,
     FacT,
+    Houlsby,
     LayerNorm,
     Linear,
     LoRA,
@@ -36,7 +40,7 @@ from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
 
-__all__ = ["TERMS", "THIRDS", "Array", "Entering", "Layers", "Plain", "Terms", "places", "terms"]
+__all__ = ["BRANCHES", "TERMS", "THIRDS", "Array", "Entering", "Layers", "Plain", "Terms", "places", "terms"]
 
 
 def terms(method: MethodConfig, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
@@ -61,6 +65,8 @@ TERMS: Mapping[type[MethodConfig], Callable[[Any, Architecture, Tensors, Plain],
     IA3: vectors.ia3,
     SSF: vectors.ssf,
     AdaptFormer: blocks.adaptformer,
+    AdapterPlus: blocks.adapter_plus,
+    Houlsby: blocks.houlsby,
     VPT: blocks.vpt,
 }
 """How each method that mixes says what it does."""

@@ -43,7 +43,8 @@ class Terms:
     Attributes:
         layers: ``into`` ``(in,)``; ``A`` ``(in, r)`` or ``G`` ``(in / g, r)``, and ``B`` ``(r, out)``, with all factors
             in it; ``A_q``, ``B_q`` and so on of a third of the outputs; ``gain``, ``shift``, ``weight`` ``(out,)``. Of
-            a block ``prompts`` ``(p, dim)``; ``down`` ``(dim, b)``, ``down_bias``, ``up`` ``(b, dim)``, ``up_bias``.
+            a block ``prompts`` ``(p, dim)``; ``down`` ``(dim, b)``, ``down_bias``, ``up`` ``(b, dim)``, ``up_bias``,
+            and the same behind it, ``after_down`` and so on; of what its halves end in ``down`` and so on.
         prompts: at the blocks that some enter, or leave.
     """
 
@@ -59,6 +60,10 @@ class Plain(Protocol):
 
     def vector(self, name: str) -> Array | None:
         """A bias, or a norm's weight, by its name; None where the layer has none."""
+
+
+BRANCHES = ("ls1", "ls2")
+"""What a block's attention and its MLP end in, which may have a bottleneck behind it."""
 
 
 def places(architecture: Architecture) -> list[str]:

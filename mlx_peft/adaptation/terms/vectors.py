@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mlx_peft.adaptation.terms.term import Layers, Plain, Terms
-from mlx_peft.config.methods import IA3, SSF, Linear
-from mlx_peft.config.methods.selective import Selective
+from mlx_peft.config.methods import IA3, SSF, Linear, MethodConfig
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.parameters import last
@@ -17,8 +16,8 @@ def linear(method: Linear, architecture: Architecture, tensors: Tensors, base: P
     return Terms({})
 
 
-def selective(method: Selective, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
-    """BitFit's biases and the norms' weights and biases, less those of the base."""
+def selective(method: MethodConfig, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
+    """The biases, and the norms' weights and biases, that a method trains, less those of the base."""
     found: Layers = {}
     for name in method.selected(architecture):
         plain = base.vector(name)

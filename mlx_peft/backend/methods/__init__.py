@@ -14,8 +14,10 @@ from mlx.utils import tree_flatten
 from mlx_peft.backend.methods import quantized, rounding
 from mlx_peft.backend.methods.adalora import AdaLoRAMethod
 from mlx_peft.backend.methods.adapted import Adapted
+from mlx_peft.backend.methods.adapter_plus import AdapterPlusMethod
 from mlx_peft.backend.methods.adaptformer import AdaptFormerMethod
 from mlx_peft.backend.methods.fact import FacTMethod
+from mlx_peft.backend.methods.houlsby import HoulsbyMethod
 from mlx_peft.backend.methods.ia3 import IA3Method
 from mlx_peft.backend.methods.importance import Importance
 from mlx_peft.backend.methods.linear import LinearMethod
@@ -35,10 +37,12 @@ from mlx_peft.config.methods import (
     SSF,
     VPT,
     AdaLoRA,
+    AdapterPlus,
     AdaptFormer,
     BitFit,
     FacT,
     Full,
+    Houlsby,
     LayerNorm,
     Linear,
     LoRA,
@@ -65,6 +69,8 @@ METHODS: dict[str, Method[Any]] = {
         IA3Method(IA3),
         SSFMethod(SSF),
         AdaptFormerMethod(AdaptFormer),
+        AdapterPlusMethod(AdapterPlus),
+        HoulsbyMethod(Houlsby),
         VPTMethod(VPT),
         OFTMethod(OFT),
     )

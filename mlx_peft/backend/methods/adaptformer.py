@@ -16,13 +16,11 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_peft.backend.methods.adapted import Adapted
+from mlx_peft.backend.methods.bottleneck import Bottleneck
 from mlx_peft.backend.methods.method import Method
 from mlx_peft.backend.methods.targets import find, replace
 from mlx_peft.backend.models.block import Block
-from mlx_peft.backend.models.layers import Linear
 from mlx_peft.backend.models.positions import Positions
-from mlx_peft.backend.models.stochastic import Dropout
 from mlx_peft.backend.models.tokens import Tokens
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.config.methods import AdaptFormer
@@ -30,8 +28,8 @@ from mlx_peft.vit.initial import kaiming_uniform
 from mlx_peft.vit.places import Kinds
 
 
-class AdaptedBlock(Adapted):
-    """A frozen block with a trained bottleneck beside its MLP, in float32 whatever the base's dtype.
+class AdaptedBlock(Bottleneck):
+    """A frozen block with a trained bottleneck beside its MLP.
 
     Args:
         base_layer: the block; it is kept as ``base_layer``.
@@ -41,20 +39,15 @@ class AdaptedBlock(Adapted):
     """
 
     def __init__(self, base_layer: Block, down: mx.array, scale: float, dropout: float = 0.0):
-        super().__init__(base_layer)
-        bottleneck, dim = down.shape
-        self.adapter_down = Linear(dim, bottleneck)
-        self.adapter_down.weight = down
-        self.adapter_up = Linear(bottleneck, dim)
-        self.dropout = Dropout(dropout)
+        super().__init__(base_layer, nn.relu, down, dropout=dropout)
         self.scale = scale
 
     def __call__(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
         tokens = self.base_layer.attend(tokens, positions, queries)
         normed = self.base_layer.norm2(tokens.x)
-        inner = self.dropout(nn.relu(self.adapter_down(normed)))
+        added = self.scale * self.bottleneck(normed)
         tokens = tokens.fed(self.base_layer.feed(normed))
-        return tokens.holding(tokens.x + self.scale * self.adapter_up(inner))
+        return tokens.holding(tokens.x + added)
 
 
 class AdaptFormerMethod(Method[AdaptFormer]):
@@ -62,6 +55,6 @@ class AdaptFormerMethod(Method[AdaptFormer]):
 
     def apply(self, model: VisionTransformer, config: AdaptFormer, seed: int) -> None:
         dim = model.architecture.embed_dim
-        for path in (f"blocks.{number}" for number in config.chosen_blocks(model.architecture)):
+        for path in config.paths(model.architecture):
             down = mx.array(kaiming_uniform((config.bottleneck, dim), dim, seed, f"{path}.adapter_down.weight"))
             replace(model, path, AdaptedBlock(find(model, path), down, config.scale, config.dropout))

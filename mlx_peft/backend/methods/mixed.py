@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -12,6 +12,7 @@ import mlx.nn as nn
 from mlx_peft.adaptation.forms import NEUTRAL, Form
 from mlx_peft.adaptation.terms import THIRDS, Entering
 from mlx_peft.backend.models.block import Block
+from mlx_peft.backend.models.gelu import gelu
 from mlx_peft.backend.models.positions import Positions
 from mlx_peft.backend.models.tokens import Tokens
 from mlx_peft.vit.places import Kinds
@@ -22,6 +23,9 @@ OF_THIRDS = frozenset(f"B{third}" for third in THIRDS)
 Held = Mapping[str, Mapping[str, mx.array]]
 """Terms by the path of a layer or a block and by their names, see ``adaptation.terms``: one adapter's, or with another
 axis before the others those of a batch's rows."""
+
+Act = Callable[[mx.array], mx.array]
+"""An activation."""
 
 _rows: ContextVar[tuple[Held, frozenset[str]]] = ContextVar("rows", default=({}, frozenset()))
 
@@ -77,7 +81,7 @@ class MixedLayer(nn.Module):
 
 
 class MixedBlock(nn.Module):
-    """A block that the rows' own prompts enter or leave, and beside whose MLP stand the rows' own bottlenecks.
+    """A block that the rows' own prompts enter or leave, with the rows' own bottlenecks beside its MLP and behind it.
 
     Args:
         base_layer: the block; it is kept as ``base_layer``.
@@ -97,18 +101,41 @@ class MixedBlock(nn.Module):
             tokens = tokens.inserted("prompt", mx.broadcast_to(prompts, (tokens.x.shape[0], *prompts.shape[-2:])))
         if self.path in left and queries is None:
             queries = tokens.places.without("prompt")
-        if "down" not in own:
-            return self.base_layer(tokens, positions, queries)
-        tokens = self.base_layer.attend(tokens, positions, queries)
-        normed = self.base_layer.norm2(tokens.x)
-        tokens = tokens.fed(self.base_layer.feed(normed))
-        return tokens.holding(tokens.x + bottleneck(normed, own))
+        if "down" in own:
+            tokens = self.base_layer.attend(tokens, positions, queries)
+            normed = self.base_layer.norm2(tokens.x)
+            tokens = tokens.fed(self.base_layer.feed(normed))
+            tokens = tokens.holding(tokens.x + bottleneck(normed, own, nn.relu))
+        else:
+            tokens = self.base_layer(tokens, positions, queries)
+        if "after_down" in own:
+            tokens = tokens.holding(tokens.x + bottleneck(tokens.x, own, gelu, "after_"))
+        return tokens
 
 
-def bottleneck(x: mx.array, own: Mapping[str, mx.array]) -> mx.array:
-    """relu(x down + down_bias) up + up_bias, in the dtype of x."""
-    inner = nn.relu(x @ own["down"].astype(x.dtype) + beside(own["down_bias"], x).astype(x.dtype))
-    return inner @ own["up"].astype(x.dtype) + beside(own["up_bias"], x).astype(x.dtype)
+class MixedBranch(nn.Module):
+    """What a block's attention, or its MLP, ends in, with the rows' own bottlenecks behind it.
+
+    Args:
+        base_layer: a layer scale or nothing; it is kept as ``base_layer``.
+        path: where it stands in the model.
+    """
+
+    def __init__(self, base_layer: nn.Module, path: str):
+        super().__init__()
+        self.base_layer = base_layer
+        self.path = path
+
+    def __call__(self, x: mx.array) -> mx.array:
+        y, own = self.base_layer(x), _rows.get()[0].get(self.path)
+        return y if own is None else y + bottleneck(y, own, gelu)
+
+
+def bottleneck(x: mx.array, own: Mapping[str, mx.array], act: Act, place: str = "") -> mx.array:
+    """act(x down + down_bias) up + up_bias, in the dtype of x, of the terms whose names begin with the place."""
+    down, down_bias, up, up_bias = (own[place + name] for name in ("down", "down_bias", "up", "up_bias"))
+    inner = act(x @ down.astype(x.dtype) + beside(down_bias, x).astype(x.dtype))
+    return inner @ up.astype(x.dtype) + beside(up_bias, x).astype(x.dtype)
 
 
 def plus(y: mx.array, x: mx.array, own: Mapping[str, mx.array], ending: str = "") -> mx.array:

@@ -66,11 +66,11 @@ class Block(nn.Module):
         return self.drop_path2(self.scale_mlp(self.mlp(x)))
 
     def scale_attention(self, x: mx.array) -> mx.array:
-        """The layer scale of the first half."""
+        """The layer scale of the first half, and what a method puts behind it (``ls1``)."""
         return self.ls1(x)
 
     def scale_mlp(self, x: mx.array) -> mx.array:
-        """That of the second half."""
+        """That of the second half (``ls2``)."""
         return self.ls2(x)
 
 
@@ -85,10 +85,10 @@ class EvaBlock(Block):
             self.gamma_2 = mx.ones((architecture.embed_dim,))
 
     def scale_attention(self, x: mx.array) -> mx.array:
-        return x * spread(self.gamma_1, x.shape, x.dtype) if self.scales else x
+        return super().scale_attention(x * spread(self.gamma_1, x.shape, x.dtype) if self.scales else x)
 
     def scale_mlp(self, x: mx.array) -> mx.array:
-        return x * spread(self.gamma_2, x.shape, x.dtype) if self.scales else x
+        return super().scale_mlp(x * spread(self.gamma_2, x.shape, x.dtype) if self.scales else x)
 
 
 BLOCKS = {"vit": Block, "eva": EvaBlock, "beit": EvaBlock}

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from mlx_peft.config.methods.added import IA3, SSF, VPT, AdaptFormer
+from mlx_peft.config.methods.added import IA3, SSF, VPT
 from mlx_peft.config.methods.base import MethodConfig
+from mlx_peft.config.methods.bottleneck import AdapterPlus, AdaptFormer, Houlsby
 from mlx_peft.config.methods.lora import LoRA
 from mlx_peft.config.methods.lowrank import AdaLoRA, FacT, QALoRA, VeRA
 from mlx_peft.config.methods.multiplied import OFT
@@ -24,9 +25,11 @@ __all__ = [
     "VPT",
     "AdaLoRA",
     "AdaptFormer",
+    "AdapterPlus",
     "BitFit",
     "FacT",
     "Full",
+    "Houlsby",
     "LayerNorm",
     "Linear",
     "LoRA",
@@ -38,7 +41,22 @@ __all__ = [
 ]
 
 Method = Annotated[
-    Linear | Full | BitFit | LayerNorm | LoRA | QALoRA | AdaLoRA | VeRA | FacT | IA3 | SSF | AdaptFormer | VPT | OFT,
+    Linear
+    | Full
+    | BitFit
+    | LayerNorm
+    | LoRA
+    | QALoRA
+    | AdaLoRA
+    | VeRA
+    | FacT
+    | IA3
+    | SSF
+    | AdaptFormer
+    | AdapterPlus
+    | Houlsby
+    | VPT
+    | OFT,
     Field(discriminator="name"),
 ]
 

@@ -1,4 +1,4 @@
-"""Methods that put scales, prompts or small layers into the model."""
+"""Methods that put scales or prompts into the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from mlx_peft.config.methods.base import Blockwise, Targeted
 from mlx_peft.config.methods.selective import BLOCK
 from mlx_peft.config.quantization import Quantization
-from mlx_peft.core.bounds import Positive, Rank, Share
+from mlx_peft.core.bounds import Rank, Share
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.shapes import Shapes, shapes
@@ -77,29 +77,6 @@ class SSF(Blockwise):
     def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
         layers = self.layers(architecture).items()
         return {f"{path}.{name}": (width,) for path, width in layers for name in ("ssf_scale", "ssf_shift")}
-
-
-class AdaptFormer(Blockwise):
-    """A bottleneck beside the MLP (Chen et al. 2022, arXiv 2205.13535): + s up(relu(down(norm2(x))))."""
-
-    name: Literal["adaptformer"] = "adaptformer"
-    unmerged: ClassVar[str | None] = (
-        "there is a ReLU between its two layers, so no weight can take them up; keep the adapter beside the model"
-    )
-    bottleneck: Rank = 64
-    scale: Positive = Field(0.1, description="s")
-    dropout: Share = Field(0.1, description="on the bottleneck")
-
-    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
-        dim, bottleneck = architecture.embed_dim, self.bottleneck
-        layers = {
-            "adapter_down.weight": (bottleneck, dim),
-            "adapter_down.bias": (bottleneck,),
-            "adapter_up.weight": (dim, bottleneck),
-            "adapter_up.bias": (dim,),
-        }
-        blocks = self.chosen_blocks(architecture)
-        return {f"blocks.{block}.{name}": shape for block in blocks for name, shape in layers.items()}
 
 
 class VPT(Blockwise):

@@ -1,0 +1,88 @@
+"""Methods that put bottlenecks into the blocks: down to a few channels, an activation, and up again."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from mlx_peft.config.methods.base import Blockwise
+from mlx_peft.config.methods.selective import LayerNorm
+from mlx_peft.config.quantization import Quantization
+from mlx_peft.core.bounds import Positive, Rank, Share
+from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.shapes import Shapes
+
+
+def _unmerged(activation: str) -> str:
+    return (
+        f"there is a {activation} between its two layers, so no weight can take them up; keep the adapter beside the "
+        "model"
+    )
+
+
+class Bottlenecked(Blockwise):
+    """A method of bottlenecks, up(act(down(x))), one at each of some places of a block.
+
+    Class attributes:
+        places: what of a block a bottleneck is put around; empty: the block itself.
+    """
+
+    places: ClassVar[tuple[str, ...]] = ("",)
+    bottleneck: Rank
+
+    def paths(self, architecture: Architecture) -> list[str]:
+        """What has a bottleneck, in the model's order. Raises UserError where the model has no such block."""
+        blocks = self.chosen_blocks(architecture)
+        return [f"blocks.{block}{place and '.'}{place}" for block in blocks for place in self.places]
+
+    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
+        dim, bottleneck = architecture.embed_dim, self.bottleneck
+        layers = {
+            "adapter_down.weight": (bottleneck, dim),
+            "adapter_down.bias": (bottleneck,),
+            "adapter_up.weight": (dim, bottleneck),
+            "adapter_up.bias": (dim,),
+        }
+        return {f"{path}.{name}": shape for path in self.paths(architecture) for name, shape in layers.items()}
+
+
+class AdaptFormer(Bottlenecked):
+    """A bottleneck beside the MLP (Chen et al. 2022, arXiv 2205.13535): + s up(relu(down(norm2(x))))."""
+
+    name: Literal["adaptformer"] = "adaptformer"
+    unmerged: ClassVar[str | None] = _unmerged("ReLU")
+    bottleneck: Rank = 64
+    scale: Positive = Field(0.1, description="s")
+    dropout: Share = Field(0.1, description="on the bottleneck")
+
+
+class AdapterPlus(Bottlenecked):
+    """Adapter+ (Steitz and Roth 2024, arXiv 2406.06820): behind each block x + s * up(gelu(down(x))), s by channel."""
+
+    name: Literal["adapter_plus"] = "adapter_plus"
+    unmerged: ClassVar[str | None] = _unmerged("GELU")
+    bottleneck: Rank = 8
+    dropout: Share = Field(0.0, description="on the bottleneck")
+    drop_path: Share = Field(0.1, description="with which probability an image goes past a bottleneck in training")
+
+    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
+        scales = {f"{path}.adapter_scale": (architecture.embed_dim,) for path in self.paths(architecture)}
+        return super().added(architecture, quantization) | scales
+
+
+class Houlsby(Bottlenecked):
+    """Houlsby's adapter (2019, arXiv 1902.00751): y + up(gelu(down(y))) of attention's output y, and of the MLP's.
+
+    Before each is added to the residual stream. The norms are trained too.
+    """
+
+    name: Literal["houlsby"] = "houlsby"
+    places: ClassVar[tuple[str, ...]] = ("ls1", "ls2")
+    unmerged: ClassVar[str | None] = _unmerged("GELU")
+    bottleneck: Rank = 64
+    dropout: Share = Field(0.0, description="on the bottlenecks")
+    norms: bool = Field(True, description="train the norms' weights and biases too")
+
+    def selected(self, architecture: Architecture) -> tuple[str, ...]:
+        return LayerNorm(blocks=self.blocks).selected(architecture) if self.norms else ()
