@@ -20,9 +20,11 @@ from mlx_peft.protocols.loading import load_backend
 from mlx_peft.tasks.logits import finite
 from mlx_peft.vit import relevance
 from mlx_peft.vit.attention import Explanation
+from mlx_peft.vit.places import PATCH
 
 SKIPPED, DROPPED = -1, -2
-"""In the place of a token's number: its patch goes around the block in a token of its own, or is in none any more."""
+"""In the place of a token's number: its patch goes around the block, or its MLP, in a token of its own, or is in none
+any more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,8 @@ class Explained:
         rollout, weighted: see ``vit.relevance``; float64.
         taken: of each block, likewise.
         tokens: of each block: the number of the token that the patch is in as it comes to the block; SKIPPED, DROPPED.
-        counts: of each block: how many tokens go through it, the class token and all others with them.
+        counts: of each block: how many tokens go through it, the class token and all others with them; where some go
+            past its MLP, how many do not.
     """
 
     image: str
@@ -116,12 +119,15 @@ def _told(loaded: Loaded, image: str, pixels: np.ndarray, row: int | None, top: 
         weighted=weighted,
         taken=tuple(taken),
         tokens=tuple(each.reshape(side, side) for each in _numbers(found)),
-        counts=tuple(len(block.asked) for block in found.blocks),
+        counts=tuple(len(block.asked) if block.fed is None else int(block.fed[0].sum()) for block in found.blocks),
     )
 
 
 def _numbers(found: Explanation) -> Iterator[np.ndarray]:
     """Of each block: the token that each patch is in, ``(patches,)``: the one that holds most of it."""
-    for held, through in relevance.holdings(found):
+    for block, (held, through) in zip(found.blocks, relevance.holdings(found), strict=True):
         token = held[0].argmax(0)
-        yield np.where(held[0].max(0) == 0, DROPPED, np.where(token >= through, SKIPPED, token))
+        around = token >= through
+        if block.fed is not None:
+            around |= ~block.fed[0, block.left.span(PATCH)][token - block.asked.span(PATCH).start]
+        yield np.where(held[0].max(0) == 0, DROPPED, np.where(around, SKIPPED, token))

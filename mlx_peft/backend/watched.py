@@ -63,7 +63,7 @@ class Reduction(Reducer):
             "left": left.places,
             "reduction": None if traced is None else to_numpy(traced),
             "sizes": None if left.sizes is None else to_numpy(left.sizes),
-            "fed": None if left.gate is None else to_numpy(left.gate[..., 0] > 0),
+            "fed": None if left.gate is None else to_numpy(left.gate[..., 0]) > 0,
         }
         return left
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 WIDE, LARGE, HEAD, DPI = 11.0, 2.7, 0.7, 120
 """Inches: of the picture, of the height of a large panel, and of what stands above it; dots an inch."""
-STRIPS = {"taken": "what attention takes, block by block", "tokens": "the tokens that come to each block"}
+STRIPS = {"taken": "what attention takes, block by block", "tokens": "the tokens that go through each block"}
 KEY = {
     "taken": ("from the least of the image, dark,", "to the most of it, yellow"),
-    "tokens": ("one colour in a white line: one token of them;", "dim: they go around the block"),
+    "tokens": ("one colour in a white line: one token of them;", "dim: they go around the block, or past its MLP"),
 }
 """What the colours of a strip mean, line by line."""
 MOST, LEAST = 12, 4
@@ -57,8 +57,8 @@ def draw(explained: Explained, answers: Sequence[str], blocks: Sequence[int] | N
 
 
 def reduced(explained: Explained) -> bool:
-    """Whether the patches are in other tokens in some block than in the first."""
-    return any(not np.array_equal(tokens, explained.tokens[0]) for tokens in explained.tokens)
+    """Whether in some block patches go around it, or are in other tokens than in the first."""
+    return any((tokens < 0).any() or not np.array_equal(tokens, explained.tokens[0]) for tokens in explained.tokens)
 
 
 def spread(depth: int, most: int) -> list[int]:

@@ -24,7 +24,7 @@ A picture has the image as the model sees it; attention rollout: how much of eac
 end, by attention alone, block after block; and what is in favour of a class: attention weighted by the gradient of the
 class's logit. Colours go from the least of each image, dark, to the most of it, yellow. Where the model has fewer
 tokens, the last strip has what comes to each block: several patches in one token have its mean colour and a white line
-around them, patches that go around the block are dim, and patches that are gone are black.
+around them, patches that go around the block, or past its MLP, are dim, and patches that are gone are black.
 """
 
 

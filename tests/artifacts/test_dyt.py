@@ -3,67 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
+from artifacts.coloured import BATCH, MODEL, OPTIONS, colours, command, trained  # noqa: F401  colours is a fixture
 from comparing import LOGITS, relative
-from fake_backend import make_dataset
 from PIL import Image
-from typer.testing import CliRunner
 
 # isort: split
 
 from convert.adapters.peft import read_adapter
-from mlx_peft.artifacts import images
+from mlx_peft.artifacts.explain import SKIPPED, Explained, explain
 from mlx_peft.artifacts.load import load_run
-from mlx_peft.cli.app import app
-from mlx_peft.config.schema import Experiment
 from mlx_peft.config.tokens import DyT, ToMe
 from mlx_peft.core.errors import UserError
+from mlx_peft.data.questions import about
 from mlx_peft.protocols.loading import load_library
-from mlx_peft.training import prepare
-from mlx_peft.training.train import train
+from mlx_peft.report.explained import reduced
 
-ARGS = {"patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 2}
-OPTIONS = {"weights": "none", "image_size": 16, "args": ARGS, "num_classes": 3, "head": "new"}
-BATCH = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
-DYT = {"name": "dyt", "rate": 0.7}
-
-
-def command(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, list(map(str, arguments)), obj="torch")
-
-
-def trained(out: Path, tokens: dict[str, Any] | None = DYT, **more: Any) -> Path:
-    """A finished run of one epoch on images of one colour."""
-    experiment = {
-        "backend": "torch",
-        "model": {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 16, "args": ARGS},
-        "method": {"name": "lora", "rank": 4},
-        "tokens": tokens,
-        "data": {"name": "colours", "batch_size": 8, "threads": 1},
-        "train": {"epochs": 1},
-    }
-    train(Experiment.model_validate(experiment | more), out)
-    return out
-
-
-@pytest.fixture(scope="module", autouse=True)
-def colours() -> Iterator[None]:
-    """The data set in the place of any."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (prepare, images):
-            patch.setattr(module, "open_dataset", lambda config, watch=None: make_dataset())
-        yield
+DYT = "dyt rate=0.7"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("runs") / "run")
+    return trained(tmp_path_factory.mktemp("runs") / "run", DYT)
 
 
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
@@ -94,9 +60,23 @@ def test_it_is_evaluated_and_asked_with_them_or_without(run: Path, tmp_path: Pat
 
 
 def test_what_has_no_routers_does_not_get_any(tmp_path: Path) -> None:
-    plain = trained(tmp_path / "plain", None)
+    plain = trained(tmp_path / "plain")
     done = command("eval", plain, "--tokens", "dyt")
     assert done.exit_code == 2 and "dyt has routers, which are trained with an adapter" in done.stderr
+
+
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_what_goes_past_an_mlp_is_told_and_drawn(run: Path, tmp_path: Path, backend: Any) -> None:
+    Image.fromarray(BATCH[0]).save(tmp_path / "a.png")
+    loaded = load_run(run, backend)
+    (found,) = explain(loaded, about([tmp_path / "a.png"], None))
+    assert isinstance(found, Explained) and reduced(found)
+    *routed, last = loaded.model.explain(np.array(found.pixels)[None]).blocks
+    for block, tokens, count in zip(routed, found.tokens, found.counts, strict=False):
+        assert block.fed is not None and 0 < block.fed[0, 1:].sum() < 16
+        np.testing.assert_array_equal(tokens.ravel() == SKIPPED, ~block.fed[0, 1:])
+        assert count == block.fed.sum(), "the class token among them"
+    assert last.fed is None and found.counts[-1] == 17 and (found.tokens[-1] >= 0).all()
 
 
 def test_it_is_merged_without_its_routers_or_not_at_all(run: Path, tmp_path: Path) -> None:
@@ -104,19 +84,19 @@ def test_it_is_merged_without_its_routers_or_not_at_all(run: Path, tmp_path: Pat
     assert done.exit_code == 2 and "tokens: dyt cannot be merged: its routers decide anew for each image" in done.stderr
     assert not (tmp_path / "merged").exists()
     assert command("merge", run, tmp_path / "merged", "--tokens", "none").exit_code == 0
-    weights = {"name": "vit_tiny_patch16_224", "weights": str(run), "image_size": 16, "args": ARGS}
+    weights = MODEL | {"weights": str(run)}
     with pytest.raises(UserError, match="dyt cannot be merged"):
-        trained(tmp_path / "next", model=weights)
+        trained(tmp_path / "next", DYT, model=weights)
 
 
 def test_a_run_goes_on_from_another_s_routers(run: Path, tmp_path: Path) -> None:
     method = {"name": "lora", "rank": 4, "from": str(run)}
     still = {"epochs": 1, "optimizer": {"name": "sgd", "lr": 1e-12}}
-    after = read_adapter(trained(tmp_path / "next", method=method, train=still) / "adapter")
+    after = read_adapter(trained(tmp_path / "next", DYT, method=method, train=still) / "adapter")
     before = read_adapter(run / "adapter")
     np.testing.assert_allclose(after.tensors["routers.weight"], before.tensors["routers.weight"], atol=1e-6)
     with pytest.raises(UserError, match="routers"):
-        trained(tmp_path / "plain", None, method=method)
+        trained(tmp_path / "plain", method=method)
 
 
 def test_routers_are_not_combined(run: Path, tmp_path: Path) -> None:

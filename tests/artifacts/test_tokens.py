@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,63 +10,28 @@ import numpy as np
 import pytest
 import timm
 import torch  # before MLX: see mlx_peft.backend.blas
+from artifacts.coloured import BATCH, OPTIONS, colours, command, trained  # noqa: F401  colours is a fixture
 from comparing import LOGITS, relative
-from fake_backend import make_dataset
 from PIL import Image
 from training.prefixes import Watcher
-from typer.testing import CliRunner
 
 from convert.adapters.peft import read_adapter
-from mlx_peft.artifacts import images
 from mlx_peft.artifacts.convert import convert
 from mlx_peft.artifacts.load import load_model, load_run
 from mlx_peft.artifacts.simulate import simulate_run
-from mlx_peft.cli.app import app
-from mlx_peft.config.schema import Experiment
 from mlx_peft.config.simulation import Simulation
-from mlx_peft.config.tokens import SkipViT, ToMe, reducer_of
+from mlx_peft.config.tokens import SkipViT, ToMe
 from mlx_peft.core.errors import UserError
 from mlx_peft.protocols.loading import load_library
-from mlx_peft.training import prepare
 from mlx_peft.training.run import RunFolder
 from mlx_peft.training.train import train
 
 TOME = ToMe(r=3)
-ARGS = {"patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 2}
-BATCH = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
-
-
-def command(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, list(map(str, arguments)), obj="torch")
-
-
-def trained(out: Path, tokens: str, method: dict[str, Any], **more: Any) -> Path:
-    """A finished run of one epoch on images of one colour."""
-    reducer = reducer_of(tokens)
-    experiment = {
-        "backend": "torch",
-        "model": {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 16, "args": ARGS},
-        "method": method,
-        "tokens": None if reducer is None else reducer.model_dump(),
-        "data": {"name": "colours", "batch_size": 8, "threads": 1},
-        "train": {"epochs": 1},
-    }
-    train(Experiment.model_validate(experiment | more), out)
-    return out
-
-
-@pytest.fixture(scope="module", autouse=True)
-def colours() -> Iterator[None]:
-    """The data set in the place of any."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (prepare, images):
-            patch.setattr(module, "open_dataset", lambda config, watch=None: make_dataset())
-        yield
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("runs") / "run", "tome r=3", {"name": "lora", "rank": 4})
+    return trained(tmp_path_factory.mktemp("runs") / "run", "tome r=3")
 
 
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
@@ -158,8 +122,7 @@ def test_qalora_on_a_quantised_base_trains_merges_and_answers(tmp_path: Path) ->
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
 def test_in_a_notebook_an_adapter_brings_its_tokens(run: Path, backend: Any) -> None:
     library = load_library(backend)
-    options = {"weights": "none", "image_size": 16, "args": ARGS, "num_classes": 3, "head": "new"}
-    model = library.create_model("vit_tiny_patch16_224", **options)
+    model = library.create_model("vit_tiny_patch16_224", **OPTIONS)
     library.load_adapter(model, run)
     assert model.tokens == TOME
     assert relative(model.logits(BATCH), load_run(run, "torch").model.logits(BATCH)) <= LOGITS
@@ -168,11 +131,10 @@ def test_in_a_notebook_an_adapter_brings_its_tokens(run: Path, backend: Any) -> 
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
 def test_a_bank_has_the_models_tokens_and_refuses_an_adapter_of_others(run: Path, backend: Any) -> None:
     library = load_library(backend)
-    options = {"weights": "none", "image_size": 16, "args": ARGS, "num_classes": 3, "head": "new"}
-    plain = library.create_model("vit_tiny_patch16_224", **options)
+    plain = library.create_model("vit_tiny_patch16_224", **OPTIONS)
     with pytest.warns(UserWarning, match="trained with fewer tokens \\(tome r=3\\), and this model has all tokens"):
         assert len(library.load_adapters(plain, run.parent)) == 0
-    model = library.create_model("vit_tiny_patch16_224", tokens=TOME, **options)
+    model = library.create_model("vit_tiny_patch16_224", tokens=TOME, **OPTIONS)
     bank = library.load_adapters(model, run.parent)
     (logits,) = {row.tobytes() for row in bank.logits(BATCH[:1], "run")}
     expected = load_run(run, "torch").model.logits(BATCH[:1])
