@@ -20,6 +20,7 @@ from mlx_peft.artifacts.ingredients import Adapters, Opened, Opening, ground_of,
 from mlx_peft.config.combination import Combination, Origin, combination
 from mlx_peft.config.schema import Model
 from mlx_peft.config.tokens import ReducerConfig
+from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 
 
@@ -110,7 +111,7 @@ def made_of(
         asked = wish.by(usual)
     with _finite(found):
         method, tensors = combined(parts, asked, ground.architecture, ground.quantize, lambda: opening.base().tensors)
-        if not all(np.isfinite(tensor).all() for tensor in (tensors | head.tensors).values()):
+        if not all(np.isfinite(tensor).all() for tensor in (tensors | head.tensors).values()) or _overflows(tensors):
             raise OverflowError
     return Adapter(
         method=method,
@@ -141,6 +142,19 @@ def _finite(found: Sequence[Opened]) -> Iterator[None]:
     except (OverflowError, np.linalg.LinAlgError):
         told = listed(f"{one.name}={one.weight:g}" for one in found)
         raise UserError(f"what is combined is not finite: the weights are too large ({told})") from None
+
+
+def _overflows(tensors: Tensors) -> bool:
+    """Whether the product of a layer's matrices, finite each, is so large that its square is not.
+
+    Attention multiplies two outputs of such layers.
+    """
+    norms: dict[str, float] = {}
+    for name, matrix in tensors.items():
+        if matrix.ndim == 2:
+            layer = name.rpartition(".")[0]
+            norms[layer] = norms.get(layer, 1.0) * float(np.linalg.norm(matrix.astype(np.float64)))
+    return any(norm > np.finfo(np.float32).max ** 0.5 for norm in norms.values())
 
 
 def _tokens(found: Sequence[Opened]) -> ReducerConfig | None:

@@ -16,7 +16,7 @@ from mlx_peft.config import files
 from mlx_peft.config.schema import Data, Experiment
 from mlx_peft.config.schema import Split as Shares
 from mlx_peft.config.yaml_io import Document
-from mlx_peft.core.errors import UserError
+from mlx_peft.core.errors import Command, UserError
 from mlx_peft.core.text import counted
 from mlx_peft.data import Dataset, Split, cached, find, open_dataset
 from mlx_peft.data.looking import Watch, unwatched
@@ -24,6 +24,7 @@ from mlx_peft.data.names import spelled
 from mlx_peft.tasks.task import Task
 from mlx_peft.training.places import data_here, read_found, remembered
 from mlx_peft.training.run import FREE, RunFolder, differences, flatten
+from mlx_peft.training.whereabouts import adapter_in
 
 SplitName = Literal["train", "val", "test"]
 KEPT = ("batch_size", "threads", "unreadable", "cache")
@@ -84,7 +85,7 @@ def run_images(path: Path, overrides: Iterable[str] = (), watch: Watch = unwatch
     """
     run = RunFolder(path)
     if not run.config.exists():
-        raise UserError(f"{path} is not a run (config.yaml is missing): only a run knows its data")
+        raise _no_run(path)
     find_adapter(path, None)
     experiment, given = _harmless(run.read_config()), list(overrides)
     if not given:
@@ -99,6 +100,22 @@ def run_images(path: Path, overrides: Iterable[str] = (), watch: Watch = unwatch
     shares = any(one.startswith("data.split") for one in given)
     data = data if shares else data.model_copy(update={"split": _nothing_held_out(data)})
     return Images(run, data, opened(data, watch), own=False), experiment
+
+
+def _no_run(path: Path) -> UserError:
+    """What to name in the place of a folder that is none: of an adapter, its run, or that of others beside a model."""
+    place = adapter_in(path)
+    if place is None:
+        return UserError(f"{path} is not a run ({RunFolder(path).config.name} is missing): only a run knows its data")
+    around = RunFolder(place.resolve().parent)
+    if around.config.exists():
+        return UserError(f"{path} is the adapter of a run, and only the run knows its data: name {around.path}")
+    return UserError(
+        f"{path} is an adapter without its run, and only a run knows its data: make a model of it, and evaluate that "
+        "on the images of another run of the same classes",
+        arguments=("model",),
+        command=Command("to make one", ("merge", str(path), "FOLDER")),
+    )
 
 
 def _harmless(experiment: Experiment) -> Experiment:

@@ -221,8 +221,10 @@ def check_file(
     """Before any work: that such a file can be written there, whatever its suffix where none is said.
 
     Raises UserError at another suffix, without a folder, and where what is there must not be replaced: a device or a
-    pipe, what the command prints to, and the files that it ``reads``.
+    pipe, what the command prints to, the files that it ``reads``, and those of a run.
     """
+    from mlx_peft.training.taken import is_of_a_run
+
     if suffixes and path.suffix.lower() not in suffixes:
         raise UserError(f"{option}: {path} should end in {' or '.join(suffixes)}")
     if path.is_dir():
@@ -233,6 +235,8 @@ def check_file(
         raise UserError(f"{option}: {path} is {kind}, and a file would be put in its place: name a file")
     if is_among(path, reads) or is_among(path, (STDIN,)):
         raise UserError(f"{option}: {path} is what the command reads: name another file")
+    if path.exists() and is_of_a_run(path):
+        raise UserError(f"{option}: {path} is a file of a run: name another file")
     if is_among(path, (STDOUT, STDERR)):
         raise UserError(f"{option}: {path} is what the command prints to: name another file")
 

@@ -98,6 +98,23 @@ def strange(folder: Path, own: Names) -> Iterator[Path]:
             yield from strange(entry, inside[0])
 
 
+def is_of_a_run(file: Path) -> bool:
+    """Whether a file is one of those that a run has in the folder in which it lies."""
+    whole = file.resolve()
+    return any(RunFolder(folder).config.exists() and _has(OWN, whole.relative_to(folder)) for folder in whole.parents)
+
+
+def _has(own: Names, file: Path) -> bool:
+    """Whether such names lead to a file."""
+    inside: Names | None = own
+    for part in file.parts:
+        ways = [way for name, way in (inside or {}).items() if re.fullmatch(name, part)]
+        if not ways:
+            return False
+        inside = ways[0]
+    return inside is None
+
+
 def check_apart(folder: RunFolder, run: Prepared) -> None:
     """Raises UserError where the run to be replaced holds what the new one is made of."""
     needed = [("data.root is", str(run.here.data.root))]

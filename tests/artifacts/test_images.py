@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from mlx_peft.artifacts.examine import evaluate_run
 from mlx_peft.artifacts.images import run_images
+from mlx_peft.artifacts.merge import merge_run
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.sets import cifar, fashion_mnist
@@ -62,6 +64,19 @@ def test_decoded_images_are_kept_where_the_user_keeps_them(
     wanted = tmp_path / "mine"
     images, _ = run_images(theirs, [f"data.cache.folder={wanted}"])
     assert images.own and images.data.cache.folder == wanted
+
+
+def test_of_an_adapter_it_is_said_what_to_name(theirs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"the adapter of a run, and only the run knows its data: name {theirs}$"):
+        evaluate_run(theirs / "adapter")
+    bare = Path(shutil.copytree(theirs / "adapter", tmp_path / "bare"))
+    with pytest.raises(UserError, match=f"{bare} is an adapter without its run") as told:
+        evaluate_run(bare)
+    assert told.value.command is not None and told.value.command.words == ("merge", str(bare), "FOLDER")
+    merge_run(bare, tmp_path / "model")
+    assert evaluate_run(theirs, model=tmp_path / "model") == pytest.approx(evaluate_run(theirs))
+    with pytest.raises(UserError, match="is not a run"):
+        evaluate_run(tmp_path)
 
 
 @pytest.mark.parametrize("overrides", [(), ("data.root=elsewhere",), ("data.name=cifar10",)])

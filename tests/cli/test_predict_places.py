@@ -72,6 +72,18 @@ def test_what_is_read_is_not_replaced(command, bank, images, asked, out) -> None
     assert out in done.stderr and Path(out).read_bytes() == before
 
 
+def test_a_file_of_a_run_is_not_replaced(command, bank, images) -> None:
+    Path("runs/a").mkdir(parents=True)
+    for name in ("config.yaml", "metrics.jsonl", "mine.jsonl"):
+        Path("runs/a", name).write_text("{}")
+    Path("link.jsonl").symlink_to("runs/a/metrics.jsonl")
+    for out in ("runs/a/metrics.jsonl", "link.jsonl"):
+        done = command("predict", bank / "x", *images, "--out", out, obj="torch")
+        assert done.exit_code == 2 and f"--out: {out} is a file of a run: name another file" in done.stderr
+    assert Path("runs/a/metrics.jsonl").read_text() == "{}"
+    assert command("predict", bank / "x", *images, "--out", "runs/a/mine.jsonl", obj="torch").exit_code == 0
+
+
 def test_what_another_program_made_is_not_replaced(command, bank, images) -> None:
     Path("config.json").write_text("{}")
     done = command("predict", bank / "x", *images, "--out", "config.json", "--format", "jsonl", obj="torch")

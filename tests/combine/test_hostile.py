@@ -70,6 +70,15 @@ def test_weights_that_no_number_can_hold_are_refused_without_a_warning_of_numpys
     assert not (tmp_path / "out").exists()
 
 
+def test_finite_factors_whose_product_no_number_can_hold_are_refused(written, tmp_path):
+    """An SVD halves the exponent: factors of 1e19 each, and what attention makes of two such layers is not finite."""
+    given = {written("a", LoRA(rank=2)): 1e38, written("b", LoRA(rank=2), 1): 1.0}
+    with pytest.raises(UserError, match=r"the weights are too large \(a=1e\+38, b=1\)"):
+        mp.combine(given, tmp_path / "out", how="svd", head="a")
+    assert not (tmp_path / "out").exists()
+    mp.combine(dict(zip(given, (1e6, 1.0), strict=True)), tmp_path / "out", how="svd", head="a")
+
+
 def test_a_folder_whose_name_is_not_utf_8_is_named_as_it_can_be_written(written, tmp_path):
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     written("a", LoRA(rank=2)).rename(odd)
