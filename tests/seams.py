@@ -16,6 +16,19 @@ import mlx_peft.backend.models.reducer
 import torch_ref.models.positions
 import torch_ref.models.reducer
 
+SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3}
+MODELS = {
+    "plain": {"args": SMALL},
+    "distilled": {"name": "deit_tiny_distilled_patch16_224", "args": SMALL},
+    "average pooling": {"args": SMALL | {"global_pool": "avg", "reg_tokens": 2}},
+    "average over all tokens": {"args": SMALL | {"global_pool": "avg", "reg_tokens": 2, "pool_include_prefix": True}},
+    "attention pooling without a class token": {"name": "vit_base_patch16_siglip_224", "args": SMALL},
+    "layer scale and registers": {"name": "vit_small_patch14_reg4_dinov2", "args": SMALL},
+}
+"""Of every way in which patches are read at the end, on images of 32 px."""
+LEFT = np.stack([np.random.default_rng(image).permutation(16)[:9] for image in range(4)])
+"""Of the 16 patches of four images: which a reducer leaves, in which order."""
+
 
 class Ours:
     """What the classes below compute with, in MLX."""

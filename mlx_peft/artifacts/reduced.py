@@ -9,7 +9,8 @@ from typing import Literal
 
 from mlx_peft.artifacts.examine import examine_splits
 from mlx_peft.config.schema import Model
-from mlx_peft.config.tokens import NONE, reducer_of
+from mlx_peft.config.tokens import NONE
+from mlx_peft.config.tokens_text import reducer_of
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.looking import Watch, unwatched
 from mlx_peft.training.run import RunFolder
@@ -43,7 +44,7 @@ def accuracies(
     """The leading metric of each run: of one without a reducer under each of them, of the others under their own.
 
     Args:
-        reducers: see ``config.tokens.reducer_of``; NONE among them.
+        reducers: see ``config.tokens_text.reducer_of``; NONE among them.
 
     Raises:
         UserError: a run, its images or such a split of them are not found, or their tasks have different metrics.

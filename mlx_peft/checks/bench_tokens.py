@@ -17,7 +17,8 @@ from mlx_peft.checks import products, turns
 from mlx_peft.checks.bench import CLASSES, available
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.schema import Experiment, Model
-from mlx_peft.config.tokens import NONE, ReducerConfig, reducer_of
+from mlx_peft.config.tokens import NONE, ReducerConfig
+from mlx_peft.config.tokens_text import reducer_of
 from mlx_peft.core.errors import UserError
 from mlx_peft.protocols.backend import Backend
 from mlx_peft.protocols.loading import BACKENDS, load_backend
@@ -40,7 +41,7 @@ class Settings:
 
     Attributes:
         model: as an experiment has it; its weights do not matter, since only the clock is read.
-        reducers: as a person writes them, NONE first: see ``config.tokens.reducer_of``.
+        reducers: as a person writes them, NONE first: see ``config.tokens_text.reducer_of``.
         backends: those that are timed.
         rank: of LoRA, on all four layers of every block.
         rounds: in each, everything is timed once.

@@ -125,7 +125,7 @@ TokensToo = Annotated[
 
 def tokens_of(text: str | None) -> Tokens:
     """What ``--tokens`` names. Raises UserError where there is no such reducer."""
-    from mlx_peft.config.tokens import reducer_of
+    from mlx_peft.config.tokens_text import reducer_of
 
     return "own" if text is None else reducer_of(text)
 

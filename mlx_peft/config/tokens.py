@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
-from mlx_peft.config import yaml_io
 from mlx_peft.config.section import Section
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.bounds import Positive
@@ -31,9 +29,6 @@ NONE = "none"
 
 ROUTERS = "routers"
 """Where a model has what its reducers train."""
-
-
-_WORD = re.compile(r"[^\s\[\]]*\[[^\[\]]*\]|\S+")  # a list with the blanks in it
 
 
 def is_router(name: str) -> bool:
@@ -233,38 +228,6 @@ class DyT(ReducerConfig):
 
 
 Reducer = Annotated[ToMe | EViT | SkipViT | DyT, Field(discriminator="name")]
-
-
-def reducer_of(text: str) -> ReducerConfig | None:
-    """What a person asks for in one text: ``tome r=13``, ``evit keep=0.7 blocks=[3,6,9]``, or ``none``.
-
-    Raises UserError where there is no such reducer or option.
-    """
-    name, *options = _WORD.findall(text)[:64] or [""]
-    if name == NONE and not options:
-        return None
-    where = f"tokens {shown(text)}"
-    try:
-        return described(_options(name, options, where), where, NONE)
-    except UserError as error:
-        raise UserError(str(error), arguments=("tokens",)) from None
-
-
-def _options(name: str, options: list[str], where: str) -> dict[str, Any]:
-    values: dict[str, Any] = {"name": name}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if name == NONE:
-            raise UserError(f"{where}: {NONE} has no options")
-        if not equals:
-            raise UserError(f"{shown(option)} is no option of {name}; write it like 'r=13'")
-        if key in values:
-            raise UserError(f"{where}: {shown(key)} is written twice")
-        try:
-            values[key] = yaml_io.parse_value(value, where)
-        except UserError:
-            raise UserError(f"{where}: {shown(option)} cannot be read; write r=13 or blocks=[3,6,9]") from None
-    return values
 
 
 def described(values: Any, where: str, *others: str) -> ReducerConfig:

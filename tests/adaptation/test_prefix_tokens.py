@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlx_peft.adaptation.prefix import frozen_prefix
-from mlx_peft.config.tokens import reducer_of
+from mlx_peft.config.tokens_text import reducer_of
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.shapes import shapes
 

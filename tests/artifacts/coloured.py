@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from mlx_peft.artifacts import images
 from mlx_peft.cli.app import app
 from mlx_peft.config.schema import Experiment
-from mlx_peft.config.tokens import reducer_of
+from mlx_peft.config.tokens_text import reducer_of
 from mlx_peft.training import prepare
 from mlx_peft.training.train import train
 

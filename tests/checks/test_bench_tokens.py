@@ -23,7 +23,7 @@ from mlx_peft.checks import bench_tokens, products, turns
 from mlx_peft.checks.bench_tokens import ANSWER, TRAIN, Settings, settings_of
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.schema import Experiment, Model
-from mlx_peft.config.tokens import reducer_of
+from mlx_peft.config.tokens_text import reducer_of
 from mlx_peft.core.errors import UserError
 from mlx_peft.report import tokens
 from mlx_peft.training.train import train

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mlx_peft.config.schema import Experiment
-from mlx_peft.config.tokens import DyT, EViT, ReducerConfig, SkipViT, ToMe, reducer_of
+from mlx_peft.config.tokens import DyT, EViT, ReducerConfig, SkipViT, ToMe
+from mlx_peft.config.tokens_text import reducer_of
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
 

@@ -9,6 +9,7 @@ import pytest
 import seams
 import torch  # before MLX: see mlx_peft.backend.blas
 from comparing import LOGITS, relative
+from seams import LEFT, MODELS, SMALL
 
 from mlx_peft.vit import relevance
 
@@ -17,15 +18,6 @@ from mlx_peft.vit import relevance
 GRADIENTS = 1e-4
 """Relative, float32: gradients of a softmax's results, which are differences of near numbers."""
 
-SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3}
-MODELS = {
-    "plain": {"args": SMALL},
-    "distilled": {"name": "deit_tiny_distilled_patch16_224", "args": SMALL},
-    "average pooling": {"args": SMALL | {"global_pool": "avg", "reg_tokens": 2}},
-    "average over all tokens": {"args": SMALL | {"global_pool": "avg", "reg_tokens": 2, "pool_include_prefix": True}},
-    "attention pooling without a class token": {"name": "vit_base_patch16_siglip_224", "args": SMALL},
-    "layer scale and registers": {"name": "vit_small_patch14_reg4_dinov2", "args": SMALL},
-}
 MERGED = {
     "lora": {"name": "lora", "rank": 2, "targets": ["qkv", "fc1"], "dropout": 0.3},
     "ssf": {"name": "ssf"},
@@ -175,10 +167,6 @@ def test_prompts_hold_no_patch_and_take_what_the_others_leave_them(build, batch,
             R = R[: len(block.left)]
         assert len(R) == 1 and R.sum() == pytest.approx(1)
         assert relative(row, R[0, 1:17]) <= LOGITS
-
-
-LEFT = np.stack([np.random.default_rng(image).permutation(16)[:9] for image in range(4)])
-"""Of the 16 patches of four images: which a reducer leaves, in which order."""
 
 
 def matrices(how: str, found, image: int) -> list[np.ndarray]:

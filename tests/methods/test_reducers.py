@@ -7,6 +7,7 @@ import pytest
 import seams
 import torch  # before MLX: see mlx_peft.backend.blas
 from comparing import LOGITS, relative
+from seams import LEFT, MODELS, SMALL
 
 # isort: split
 
@@ -16,15 +17,6 @@ ROUNDING = 2e-5
 SAME = 1e-6
 """Relative, float32, of a loss that is computed by the same operations, compiled or one by one."""
 
-SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3}
-MODELS = {
-    "plain": {"args": SMALL},
-    "distilled": {"name": "deit_tiny_distilled_patch16_224", "args": SMALL},
-    "average pooling": {"args": SMALL | {"global_pool": "avg", "reg_tokens": 2}},
-    "average over all tokens": {"args": SMALL | {"global_pool": "avg", "reg_tokens": 2, "pool_include_prefix": True}},
-    "attention pooling without a class token": {"name": "vit_base_patch16_siglip_224", "args": SMALL},
-    "layer scale and registers": {"name": "vit_small_patch14_reg4_dinov2", "args": SMALL},
-}
 METHODS = {
     "lora": {"name": "lora", "rank": 2, "targets": ["qkv", "fc1"], "dropout": 0.3},
     "prompts": {"name": "vpt", "tokens": 3, "dropout": 0.3},
@@ -32,9 +24,6 @@ METHODS = {
     "adaptformer": {"name": "adaptformer", "bottleneck": 4, "dropout": 0.3},
     "ssf": {"name": "ssf"},
 }
-LEFT = np.stack([np.random.default_rng(image).permutation(16)[:9] for image in range(4)])
-"""Of the 16 patches of four images: which a reducer leaves, in which order."""
-
 REDUCERS = {
     "dropped": lambda trainer: seams.dropping(trainer, LEFT),
     "attentive": lambda trainer: seams.attentive(trainer, 9),

@@ -20,7 +20,7 @@ import torch_ref.entry
 from convert.base import load_base
 from mlx_peft.checks.parity import GRADIENTS, perturbed
 from mlx_peft.config.schema import Experiment
-from mlx_peft.config.tokens import reducer_of
+from mlx_peft.config.tokens_text import reducer_of
 from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.places import PATCH
 from mlx_peft.vit.relevance import holdings

@@ -15,7 +15,7 @@ from torch import nn
 from mlx_peft.config.tokens import EViT
 from mlx_peft.vit.places import PATCH
 from torch_ref.models.attention import Attended
-from torch_ref.models.ranking import attention_of_class, attentive
+from torch_ref.models.ranking import attentive
 from torch_ref.models.reducer import Reducer
 from torch_ref.models.tokens import Tokens, rows
 
@@ -36,8 +36,7 @@ class EViTReducer(Reducer):
         stay = self.config.kept(count)
         if stay == count:
             return tokens
-        taken = attention_of_class(attended)
-        kept, others = attentive(taken, attended, stay)
+        kept, others, taken = attentive(attended, stay)
         weights = taken.gather(1, others)[:, None].to(tokens.x.dtype)
         fused = weights @ rows(tokens.patches, others)
         places = torch.cat([kept, others[:, :1]], dim=1)  # of the fused ones, that of the most attended

@@ -17,7 +17,7 @@ from torch import nn
 from mlx_peft.config.tokens import SkipViT
 from mlx_peft.vit.places import PATCH
 from torch_ref.models.attention import Attended
-from torch_ref.models.ranking import attention_of_class, attentive
+from torch_ref.models.ranking import attentive
 from torch_ref.models.reducer import Reducer
 from torch_ref.models.tokens import Tokens, rows
 
@@ -38,7 +38,7 @@ class Leaving(Reducer):
         stay = self.config.kept(count)
         if stay == count:
             return tokens
-        kept, others = attentive(attention_of_class(attended), attended, stay)
+        kept, others, _ = attentive(attended, stay)
         return replace(tokens.gathered(kept), aside=rows(tokens.patches, others.sort(dim=1).values))
 
 

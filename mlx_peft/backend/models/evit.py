@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_peft.backend.models.attention import Attended
-from mlx_peft.backend.models.ranking import attention_of_class, attentive
+from mlx_peft.backend.models.ranking import attentive
 from mlx_peft.backend.models.reducer import Reducer
 from mlx_peft.backend.models.tokens import Tokens, rows
 from mlx_peft.config.tokens import EViT
@@ -36,8 +36,7 @@ class EViTReducer(Reducer):
         stay = self.config.kept(count)
         if stay == count:
             return tokens
-        taken = attention_of_class(attended)
-        kept, others = attentive(taken, attended, stay)
+        kept, others, taken = attentive(attended, stay)
         weights = mx.take_along_axis(taken, others, axis=1)[:, None].astype(tokens.x.dtype)
         fused = weights @ rows(tokens.patches, others)
         places = mx.concatenate([kept, others[:, :1]], axis=1)  # of the fused ones, that of the most attended

@@ -31,11 +31,11 @@ def attention_of_class(attended: Attended) -> mx.array:
     return row[:, :, 0, attended.asked.span(PATCH)].mean(axis=1)
 
 
-def attentive(taken: mx.array, attended: Attended, count: int) -> tuple[mx.array, mx.array]:
-    """Of the patch tokens the ``count`` of which most was taken, in their order, and the others, the most first.
+def attentive(attended: Attended, count: int) -> tuple[mx.array, mx.array, mx.array]:
+    """Of the patch tokens the ``count`` of which the class token took most, in their order, and the others, most first.
 
-    Args:
-        taken: what ``attention_of_class`` gives.
+    Returns with both how much it took of each, see ``attention_of_class``.
     """
+    taken = attention_of_class(attended)
     order = ranked(taken * len(attended.asked))  # of each 1, where of all alike is taken
-    return mx.sort(order[:, :count], axis=1), order[:, count:]
+    return mx.sort(order[:, :count], axis=1), order[:, count:], taken

@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_peft.backend.models.attention import Attended
-from mlx_peft.backend.models.ranking import attention_of_class, attentive
+from mlx_peft.backend.models.ranking import attentive
 from mlx_peft.backend.models.reducer import Reducer
 from mlx_peft.backend.models.tokens import Tokens, rows
 from mlx_peft.config.tokens import SkipViT
@@ -38,7 +38,7 @@ class Leaving(Reducer):
         stay = self.config.kept(count)
         if stay == count:
             return tokens
-        kept, others = attentive(attention_of_class(attended), attended, stay)
+        kept, others, _ = attentive(attended, stay)
         return replace(tokens.gathered(kept), aside=rows(tokens.patches, mx.sort(others, axis=1)))
 
 
