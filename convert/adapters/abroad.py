@@ -27,14 +27,22 @@ Choice = Callable[[Architecture, Tensors], Naming]
 
 def of_transformers(architecture: Architecture, head: Tensors) -> Naming:
     """transformers' names of today, version 5's."""
-    name, _ = transformers.class_for(architecture, head)
-    return TRANSFORMERS[name, architecture.mlp_layer == "swiglu_packed"][0]
+    return _of_transformers(architecture, head)[0]
 
 
 def of_transformers_4(architecture: Architecture, head: Tensors) -> Naming:
     """The names that version 4 had."""
+    return _of_transformers(architecture, head)[1]
+
+
+def _of_transformers(architecture: Architecture, head: Tensors) -> tuple[Naming, Naming]:
     name, _ = transformers.class_for(architecture, head)
-    return TRANSFORMERS[name, architecture.mlp_layer == "swiglu_packed"][1]
+    both = TRANSFORMERS.get((name, architecture.mlp_layer == "swiglu_packed"))
+    if both is None:
+        raise UserError(
+            f"adapters over transformers' {name} are not written: one over timm's model is", arguments=("to",)
+        )
+    return both
 
 
 def of_torchvision(architecture: Architecture, head: Tensors) -> Naming:

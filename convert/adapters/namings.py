@@ -15,7 +15,7 @@ from typing import Any
 from convert.adapters import attention
 from convert.layouts import torchvision, transformers, transformers_names
 from convert.layouts.renaming import Pair, from_timm
-from convert.layouts.transformers_config import VARIANTS, Variant
+from convert.layouts.transformers_classes import VARIANTS, Variant
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.sites import PARTS
@@ -135,7 +135,7 @@ def layers_of(pairs: Iterable[Pair]) -> dict[str, str]:
 
 def _of_transformers(name: str, variant: Variant, gated: bool) -> tuple[Naming, Naming]:
     """One of its classes, as version 5 calls its layers, and as version 4 did."""
-    pairs = transformers.pairs_of(variant, gated)
+    pairs = variant.pairs(Architecture(mlp_layer="swiglu_packed" if gated else "mlp"))
     common: dict[str, Any] = {
         "library": "transformers",
         "head": variant.head,
@@ -162,6 +162,7 @@ TRANSFORMERS = {
     (name, gated): _of_transformers(name, variant, gated)
     for gated in (False, True)
     for name, variant in VARIANTS.items()
+    if variant.adapted
 }
 """By class, and whether its MLP is gated: the naming of version 5, and that of version 4."""
 

@@ -138,7 +138,8 @@ def differing(architecture: Architecture, other: Architecture, free: Collection[
     """
 
     def effects(one: Architecture) -> dict[str, Any]:
-        return one.model_dump() | {
+        every = {name: getattr(one, name) for name in Architecture.model_fields}  # a dump leaves some out
+        return every | {
             "fc_norm": one.norm_after_pool,
             "mlp_ratio": one.hidden_dim / one.embed_dim,
             "init_values": bool(one.init_values),

@@ -29,6 +29,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     SQUASHED_CROPPED: {"size": {"height": 256, "width": 256}, "resample": 3, "do_center_crop": True},
     CROPPED: {"size": {"shortest_edge": 224}, "resample": 3, "do_center_crop": True},
     "CLIPImageProcessor": {"size": {"shortest_edge": 224}, "resample": 3, "do_center_crop": True},
+    "BeitImageProcessor": {"size": {"height": 224, "width": 224}, "resample": 3, "do_center_crop": False},
+    "DINOv3ViTImageProcessor": {"size": {"height": 224, "width": 224}, "resample": 2, "do_center_crop": False},
     "SiglipImageProcessor": {"size": {"height": 224, "width": 224}, "resample": 3, "do_center_crop": False},
 }
 """A processor does this where its file does not say."""

@@ -17,7 +17,9 @@ from mlx_peft.core.text import counted
 TIMM = "patch_embed.proj.weight"
 """timm's anchor, and that of all who took its names: DeiT, DINO, DINOv2, MAE."""
 
-TRANSFORMERS = ("embeddings.patch_embeddings.projection.weight", "embeddings.patch_embedding.weight")
+TRANSFORMERS = tuple(
+    f"embeddings.{patches}.weight" for patches in ("patch_embeddings.projection", "patch_embedding", "patch_embeddings")
+)
 """transformers' anchors: such a file alone does not say its norms' epsilon or its activation."""
 
 LAYOUTS = (torchvision.LAYOUT, mlx_vision.LAYOUT, npz.LAYOUT)

@@ -1,4 +1,4 @@
-"""Hugging Face transformers' ViTs: ViT, DeiT, DINOv2 with and without registers, CLIP's and SigLIP's vision towers."""
+"""Hugging Face transformers' ViTs: ViT, DeiT, BEiT, DINOv2 and DINOv3, CLIP's and SigLIP's vision towers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,9 @@ from convert.files import read_json, read_tensors
 from convert.layouts import processor
 from convert.layouts import transformers_names as names
 from convert.layouts.layout import Reading, differing
-from convert.layouts.renaming import Pair, from_timm, to_timm
-from convert.layouts.transformers_config import (
-    AVERAGE,
-    VARIANTS,
-    WRITTEN,
-    Variant,
-    architecture_of,
-    class_of,
-    config_of,
-    whole_config,
-)
+from convert.layouts.renaming import from_timm, to_timm
+from convert.layouts.transformers_classes import AVERAGE, VARIANTS, WRITTEN, Variant
+from convert.layouts.transformers_config import architecture_of, class_of, config_of, whole_config
 from convert.problem import task_of, written
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
@@ -52,11 +44,14 @@ def read(folder: Path) -> Reading:
     config = read_json(path)
     if config.get("quantization_config"):
         raise UserError(f"{path}: quantization_config: the weights are in another tool's codes; take the plain model")
-    tensors = names.as_on_disk(_weights(folder))
+    tensors = _weights(folder)
     variant = VARIANTS[class_of(config, tensors, path)]
+    tensors = variant.on_disk(tensors)
     architecture = architecture_of(config, variant, path)
     tensors, notes = _without_prefix(tensors)
-    ours = to_timm(tensors, [*_pairs(variant, architecture), *variant.head], str(folder))
+    ours = to_timm(tensors, [*variant.pairs(architecture), *variant.head], str(folder))
+    if not architecture.reg_tokens and (empty := ours.get("reg_token")) is not None and not empty.size:
+        del ours["reg_token"]
     if variant.unused and (unused := [name for name in ours if re.fullmatch(variant.unused, name)]):
         ours = {name: tensor for name, tensor in ours.items() if name not in unused}
         notes.append(f"{unused[0].partition('.')[0]}: left out, the model's class does not use it")
@@ -114,7 +109,10 @@ def class_for(architecture: Architecture, tensors: Tensors) -> tuple[str, dict[s
         if bool(variant.head) != ("head.weight" in tensors):
             continue
         config = config_of(architecture, variant)
-        theirs = architecture_of(config, variant, Path(CONFIG))
+        try:
+            theirs = architecture_of(config, variant, Path(CONFIG))
+        except UserError:  # as of heads too narrow for DINOv3's positions
+            continue
         free = set()
         if variant.reads_both and not architecture.norm_after_pool:
             free = {"global_pool", "fc_norm"}  # its head reads the class token and the mean: half of it may be zero
@@ -159,17 +157,6 @@ def _without_prefix(tensors: Tensors) -> tuple[Tensors, list[str]]:
         elif note not in notes:
             notes.append(note)
     return result, notes
-
-
-def pairs_of(variant: Variant, gated: bool) -> list[Pair]:
-    """The names of a class's tower. ``gated``: whether its MLP is a SwiGLU, which a DINOv2's configuration says."""
-    if not variant.kind.startswith("dinov2"):
-        return variant.pairs
-    return [*variant.pairs, *(names.SWIGLU if gated else names.PLAIN_MLP)]
-
-
-def _pairs(variant: Variant, architecture: Architecture) -> list[Pair]:
-    return pairs_of(variant, architecture.mlp_layer == "swiglu_packed")
 
 
 def _to_ours(tensors: Tensors, variant: Variant, architecture: Architecture, what: str) -> tuple[Tensors, Architecture]:
@@ -245,9 +232,8 @@ def _to_theirs(tensors: Tensors, variant: Variant, architecture: Architecture) -
         tensors["pos_embed"] = np.pad(tensors["pos_embed"], ((0, 0), (1, 0), (0, 0)))
     if variant.unused.startswith("norm"):
         tensors |= {"norm.weight": np.ones(dim, np.float32), "norm.bias": np.zeros(dim, np.float32)}
-    tower = from_timm({n: t for n, t in tensors.items() if not is_head(n)}, _pairs(variant, architecture))
-    if variant.kind == "dinov2_with_registers":
-        tower["embeddings.mask_token"] = np.zeros((1, dim), np.float32)
+    tower = from_timm({n: t for n, t in tensors.items() if not is_head(n)}, variant.pairs(architecture))
+    tower |= {name: np.zeros(shape, np.float32) for name, shape in variant.beside(architecture).items()}
     head = head_to_theirs(tensors, variant, architecture)
     return {f"{variant.prefix}{name}": tensor for name, tensor in tower.items()} | head
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convert.layouts import transformers_beit as beit
+from convert.layouts import transformers_dinov3 as dinov3
 from convert.layouts import transformers_names as names
 from convert.layouts.layout import ratio
-from convert.layouts.renaming import Pair
+from convert.layouts.transformers_classes import VARIANTS, WHOLE, Variant
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.vit.architecture import Architecture
@@ -32,91 +33,28 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **BERT, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": 512,
     },
     "siglip_vision_model": {**BERT, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
+    "dinov3_vit": {**BERT, **dinov3.DEFAULTS},
+    "beit": {**BERT, **beit.DEFAULTS},
+    "data2vec-vision": {**BERT, **beit.DEFAULTS},
 }  # fmt: skip
 """A model type's configuration means this where it does not say: files of older versions leave defaults out."""
 
 NUMBERS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_register_tokens", "mlp_ratio",
 )  # fmt: skip
+NONE_TOO = ("num_register_tokens",)
+"""Numbers that may be 0."""
+
 LARGEST = 2**20
 """No number in a configuration may be so large: a shape is computed from it before a tensor is looked at."""
 
 TYPES: dict[str, Any] = {
     **dict.fromkeys(NUMBERS, int), "num_channels": int, "mlp_ratio": (int, float), "layer_norm_eps": (int, float),
     "hidden_act": str, "qkv_bias": bool, "use_swiglu_ffn": bool,
+    **{key: bool if isinstance(value, bool) else (int, float)
+       for key, value in {**beit.DEFAULTS, **dinov3.DEFAULTS}.items() if key not in NUMBERS},
 }  # fmt: skip
 """The types that the values of a configuration may have."""
-
-WHOLE = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
-"""Models with a text tower; the vision tower's configuration is their ``vision_config``."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A model class of transformers.
-
-    Attributes:
-        kind: of the configuration that its tower has.
-        pairs: the tower's names, without the prefix; DINOv2's MLP apart, which its configuration decides.
-        head: the head's; empty where it has none.
-        fields: of the architecture, as far as the configuration does not say them.
-        unused: of the tower's parameters, what the class has but does not use: a pattern of timm's names.
-        whole: the model type of a class whose configuration holds the tower's as ``vision_config``.
-    """
-
-    kind: str
-    pairs: list[Pair]
-    head: list[Pair] = field(default_factory=list)
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    unused: str = ""
-    whole: str = ""
-
-    @property
-    def reads_both(self) -> bool:
-        """Whether its head reads the class token and the mean of the patches, as DINOv2's do."""
-        return bool(self.head) and self.kind.startswith("dinov2")
-
-    @property
-    def prefix(self) -> str:
-        """Of the tower's tensors, in a class that holds more."""
-        if self.kind in WHOLE.values():
-            return "vision_model." if self.head else ""
-        return f"{self.kind}." if self.head else ""
-
-
-_META = {"init_values": 1e-5}
-_REGISTERS = {"init_values": 1e-5, "no_embed_class": True}
-_SIGLIP = {"class_token": False, "global_pool": "map"}
-AVERAGE = {"global_pool": "avg", "fc_norm": False}
-VARIANTS: dict[str, Variant] = {
-    "ViTForImageClassification": Variant("vit", names.VIT, names.CLASSIFIER),
-    "ViTModel": Variant("vit", names.VIT),
-    "DeiTForImageClassification": Variant("deit", names.DEIT, names.CLASSIFIER, {"reg_tokens": 1}),
-    "DeiTForImageClassificationWithTeacher": Variant("deit", names.DEIT_TEACHER, names.TEACHER, {"distilled": True}),
-    "DeiTModel": Variant("deit", names.DEIT, fields={"reg_tokens": 1}),
-    "Dinov2ForImageClassification": Variant("dinov2", names.DINOV2, names.CLASSIFIER, _META),
-    "Dinov2Model": Variant("dinov2", names.DINOV2, fields=_META),
-    "Dinov2WithRegistersForImageClassification": Variant(
-        "dinov2_with_registers", [*names.DINOV2, *names.REGISTERS], names.CLASSIFIER, _REGISTERS
-    ),
-    "Dinov2WithRegistersModel": Variant(
-        "dinov2_with_registers", [*names.DINOV2, *names.REGISTERS], fields=_REGISTERS
-    ),
-    "CLIPVisionModelWithProjection": Variant("clip_vision_model", names.CLIP, names.PROJECTION, {"pre_norm": True}),
-    "CLIPVisionModel": Variant("clip_vision_model", names.CLIP, fields={"pre_norm": True}),
-    "CLIPForImageClassification": Variant(
-        "clip_vision_model", names.CLIP, names.CLASSIFIER, {"pre_norm": True, **AVERAGE, "final_norm": False},
-        unused=r"norm\..*", whole="clip",
-    ),
-    "CLIPModel": Variant("clip_vision_model", names.CLIP, names.PROJECTION, {"pre_norm": True}, whole="clip"),
-    "SiglipVisionModel": Variant("siglip_vision_model", names.SIGLIP, fields=_SIGLIP),
-    "SiglipForImageClassification": Variant(
-        "siglip_vision_model", names.SIGLIP, names.CLASSIFIER, {"class_token": False, **AVERAGE},
-        unused=r"attn_pool\..*", whole="siglip",
-    ),
-    "SiglipModel": Variant("siglip_vision_model", names.SIGLIP, fields=_SIGLIP, whole="siglip"),
-}  # fmt: skip
-WRITTEN = [name for name in VARIANTS if name not in ("CLIPModel", "SiglipModel")]
 
 
 def class_of(config: Mapping[str, Any], tensors: Tensors, path: Path) -> str:
@@ -160,13 +98,14 @@ def architecture_of(config: Mapping[str, Any], variant: Variant, path: Path) -> 
     sides = {key: _side(values[key], key, path) for key in ("image_size", "patch_size")}
     dim = values["hidden_size"]
     for key in NUMBERS:
-        if key in values and not 0 < values[key] < LARGEST:
+        if key in values and not -(key in NONE_TOO) < values[key] < LARGEST:
             raise UserError(f"{path}: {key}: should be a number above 0, not {values[key]!r}")
     fields = {
         "img_size": sides["image_size"], "patch_size": sides["patch_size"], "embed_dim": dim,
         "depth": values["num_hidden_layers"], "num_heads": values["num_attention_heads"],
         "qkv_bias": values.get("qkv_bias", True), "act_layer": ACTIVATIONS[values["hidden_act"]],
-        "norm_eps": values["layer_norm_eps"], "reg_tokens": values.get("num_register_tokens", 0), **variant.fields,
+        "norm_eps": values["layer_norm_eps"], "reg_tokens": values.get("num_register_tokens", 0),
+        **variant.said(values, path), **variant.fields,
     }  # fmt: skip
     if "mlp_ratio" not in DEFAULTS[variant.kind]:
         fields["mlp_ratio"] = ratio(values["intermediate_size"], dim)
@@ -191,6 +130,7 @@ def config_of(architecture: Architecture, variant: Variant) -> dict[str, Any]:
         values["qkv_bias"] = architecture.qkv_bias
     if "num_register_tokens" in values:
         values["num_register_tokens"] = max(architecture.reg_tokens, 1)
+    values |= variant.written(architecture)
     if "mlp_ratio" not in values:
         values["intermediate_size"] = hidden
         return values

@@ -12,6 +12,7 @@ from convert.files import renamed
 from convert.layouts.renaming import Pair, layer, pair
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.vit.architecture import Architecture
 
 TEXT = r"(text_model|text_projection|logit_scale|logit_bias)(\..*)?"
 """What CLIP and SigLIP have beside the vision tower."""
@@ -71,6 +72,18 @@ SWIGLU = [
     *layer("blocks.{i}.mlp.fc2", "encoder.layer.{i}.mlp.weights_out"),
 ]
 REGISTERS = pair("reg_token", "embeddings.register_tokens")
+
+
+def dinov2(architecture: Architecture) -> list[Pair]:
+    """DINOv2's, with the MLP that its configuration decides."""
+    return [*DINOV2, *(SWIGLU if architecture.mlp_layer == "swiglu_packed" else PLAIN_MLP)]
+
+
+def dinov2_with_registers(architecture: Architecture) -> list[Pair]:
+    """The same with registers."""
+    return [*dinov2(architecture), *REGISTERS]
+
+
 TOWER = [
     *pair("pos_embed", "embeddings.position_embedding.weight", to_ours=_batched, to_theirs=_rows),
     *layer("patch_embed.proj", "embeddings.patch_embedding"),
@@ -139,9 +152,14 @@ def in_memory(pairs: Iterable[Pair]) -> list[Pair]:
 _PARTS = {"q": "attention.query", "k": "attention.key", "v": "attention.value", "o": "output.dense"}
 _RENAMED = [
     (
-        re.compile(r"(^|\.)(?<!encoder\.)layers\.(\d+\.(?:attention\.[qkvo]_proj|layernorm_|mlp\.))"),
+        re.compile(
+            r"(^|\.)(?<!encoder\.)layers\."
+            r"(\d+\.(?:attention\.[qkvo]_proj|layernorm_|mlp\.|lambda_|relative_position_bias\.))"
+        ),
         r"\1encoder.layer.\2",
     ),
+    (re.compile(r"(layer\.\d+)\.relative_position_bias\."), r"\1.attention.attention.relative_position_bias."),
+    (re.compile(r"(^|\.)shared_position_bias\."), r"\1encoder.relative_position_bias."),
     *((re.compile(rf"(layer\.\d+\.attention)\.{key}_proj\."), rf"\1.{name}.") for key, name in _PARTS.items()),
 ]
 _MLP = [("mlp.fc1.", "intermediate.dense."), ("mlp.fc2.", "output.dense.")]

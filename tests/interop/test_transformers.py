@@ -65,6 +65,30 @@ MODELS: dict[str, tuple[str, Any]] = {
     "dinov2 with registers, without a head": (
         "Dinov2WithRegistersModel", lambda: transformers.Dinov2WithRegistersConfig(**META, use_swiglu_ffn=True),
     ),
+    "dinov3": ("DINOv3ViTModel", lambda: transformers.DINOv3ViTConfig(**SMALL, num_register_tokens=4)),
+    "dinov3 with swiglu and a bias of k, without registers": (
+        "DINOv3ViTModel",
+        lambda: transformers.DINOv3ViTConfig(**SMALL, use_gated_mlp=True, key_bias=True, hidden_act="silu"),
+    ),
+    "dinov3 without biases": (
+        "DINOv3ViTModel",
+        lambda: transformers.DINOv3ViTConfig(
+            **SMALL, query_bias=False, value_bias=False, proj_bias=False, mlp_bias=False, rope_theta=50.0,
+            num_register_tokens=1,
+        ),
+    ),
+    "beit": (
+        "BeitForImageClassification",
+        lambda: transformers.BeitConfig(**SMALL, **CLASSES, use_relative_position_bias=True),
+    ),
+    "beit with one table, learnt positions and the class token": (
+        "BeitForImageClassification",
+        lambda: transformers.BeitConfig(
+            **SMALL, **CLASSES, use_shared_relative_position_bias=True, use_absolute_position_embeddings=True,
+            use_mean_pooling=False, layer_scale_init_value=0.0, use_mask_token=True,
+        ),
+    ),
+    "beit without a head": ("BeitModel", lambda: transformers.BeitConfig(**SMALL, use_relative_position_bias=True)),
     "clip's tower": ("CLIPVisionModel", lambda: transformers.CLIPVisionConfig(**SMALL)),
     "clip's tower with its projection": (
         "CLIPVisionModelWithProjection",
@@ -78,7 +102,15 @@ MODELS: dict[str, tuple[str, Any]] = {
 OF_TEXTS = {"clip": ("CLIPModel", lambda: whole("clip")), "siglip": ("SiglipModel", lambda: whole("siglip"))}
 """Models of images and texts, of which the images' tower is read: they do not come back whole."""
 
-PRETRAINING = ("pooler.", "mask_token", "text_model.", "text_projection", "logit_scale", "logit_bias")
+OF_BEIT = {
+    "data2vec": (
+        "Data2VecVisionForImageClassification",
+        lambda: transformers.Data2VecVisionConfig(**SMALL, **CLASSES, use_relative_position_bias=True),
+    ),
+}  # fmt: skip
+"""A class that is BEiT's under another name, as which it comes back."""
+
+PRETRAINING = ("pooler.dense", "mask_token", "text_model.", "text_projection", "logit_scale", "logit_bias")
 """Tensors that a classifier has no use for, and that do not come back."""
 
 UNUSED = {"CLIPForImageClassification": "post_layernorm", "SiglipForImageClassification": "vision_model.head."}
@@ -86,7 +118,7 @@ UNUSED = {"CLIPForImageClassification": "post_layernorm", "SiglipForImageClassif
 
 def saved(case: str, folder: Path) -> tuple[torch.nn.Module, Base]:
     """A model of transformers in a folder, and what we make of it."""
-    name, config = (MODELS | OF_TEXTS)[case]
+    name, config = (MODELS | OF_TEXTS | OF_BEIT)[case]
     torch.manual_seed(0)
     model = shaken(getattr(transformers, name)(config()))
     model.save_pretrained(folder)
@@ -119,12 +151,14 @@ def features(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray:
     for key in ("logits", "image_embeds"):
         if key in result:
             return result[key].numpy()
+    if type(model).__name__ == "BeitModel":
+        return result.pooler_output.numpy()
     if "Clip" in type(model).__name__ or "CLIP" in type(model).__name__ or "Siglip" in type(model).__name__:
         return result.pooler_output.numpy()
     return result.last_hidden_state[:, 0].numpy()
 
 
-@pytest.mark.parametrize("case", [*MODELS, *OF_TEXTS])
+@pytest.mark.parametrize("case", [*MODELS, *OF_TEXTS, *OF_BEIT])
 def test_both_backends_give_the_logits_of_transformers_own_class(case: str, tmp_path: Path) -> None:
     model, base = saved(case, tmp_path)
     images = pixels()
@@ -173,7 +207,13 @@ def test_the_way_back_gives_the_same_tensors_bit_for_bit(case: str, tmp_path: Pa
         np.testing.assert_array_equal(rewritten.tensors[key], tensor, err_msg=key)
 
 
-@pytest.mark.parametrize("case", ["vit", "deit with teacher", "dinov2 with swiglu", "dinov2 with registers"])
+IN_MEMORY = (
+    *("vit", "deit with teacher", "dinov2 with swiglu", "dinov2 with registers", "dinov3", "beit"),
+    "beit with one table, learnt positions and the class token",
+)
+
+
+@pytest.mark.parametrize("case", IN_MEMORY)
 def test_the_names_in_memory_are_those_on_disk(case: str, tmp_path: Path) -> None:
     model, base = saved(case, tmp_path)
     assert model.state_dict().keys() != on_disk(tmp_path).keys()

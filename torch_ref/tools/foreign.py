@@ -88,8 +88,9 @@ def _features(model: nn.Module, base: Base) -> Features:
         for key in ("logits", "image_embeds"):
             if key in result:
                 return result[key]
-        if base.architecture.pre_norm or not base.architecture.class_token:  # CLIP's and SigLIP's towers
-            return result.pooler_output
+        architecture = base.architecture
+        if architecture.pre_norm or architecture.norm_after_pool or not architecture.class_token:
+            return result.pooler_output  # CLIP's and SigLIP's towers, and BEiT
         return result.last_hidden_state[:, 0]
 
     return features
