@@ -13,6 +13,8 @@ from mlx_peft.config.tokens import NONE
 from mlx_peft.config.tokens_text import reducer_of
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.looking import Watch, unwatched
+from mlx_peft.tasks.metrics import Metrics
+from mlx_peft.tasks.registry import leading
 from mlx_peft.training.run import RunFolder
 
 
@@ -43,6 +45,8 @@ def accuracies(
 ) -> list[Accuracy]:
     """The leading metric of each run: of one without a reducer under each of them, of the others under their own.
 
+    What a run was measured with at its end is read, and not measured again.
+
     Args:
         reducers: see ``config.tokens_text.reducer_of``; NONE among them.
 
@@ -54,13 +58,20 @@ def accuracies(
     for run in runs:
         own = RunFolder(run).read_config().tokens
         for reducer in [own] if own is not None else map(reducer_of, reducers):
-            done = examine_splits(run, [split], tokens=reducer, watch=watch)
-            values = done.found[split].metrics
-            metrics.add(metric := done.loaded.task.leading(values))
+            values = _recorded(run, split) if reducer == own else None
+            if values is None:
+                values = examine_splits(run, [split], tokens=reducer, watch=watch).found[split].metrics
+            metrics.add(metric := leading(values))
             found.setdefault((str(reducer or NONE), own is not None), []).append(values[metric])
     if len(metrics) > 1:
         raise UserError(f"the runs have different leading metrics: {', '.join(sorted(metrics))}", arguments=("runs",))
     return [Accuracy(*key, split, metric, tuple(values)) for metric in metrics for key, values in found.items()]
+
+
+def _recorded(run: Path, split: str) -> Metrics | None:
+    """A split's metrics in the run's result; None where it has none."""
+    result = RunFolder(run).read_result()
+    return None if result is None else result["metrics"][split]
 
 
 def must_be_seeds(runs: Sequence[Path], reducers: Sequence[str], timed: Model) -> None:
