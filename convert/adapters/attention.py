@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.adapters.lora import A_NAME, B_NAME, leveled, ratio
+from convert.adapters.leveled import A_NAME, B_NAME, leveled, ratio
 from convert.adapters.targeting import pattern
 from mlx_peft.config.methods.lora import of_pattern
 from mlx_peft.core.border import Tensors

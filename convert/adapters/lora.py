@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convert.adapters import codes
 from convert.adapters.block_layers import by_kind, by_layer, must_ask_no_more, understood
+from convert.adapters.leveled import A_NAME, B_NAME, joined
 from convert.adapters.parts import adapted, note, others, parts_of, picked, placed, spread, taken
-from convert.adapters.separate import fused, is_separate, padded, rows, shared, stacked, together
-from convert.adapters.targeting import pattern, target_modules, where
+from convert.adapters.separate import fused, is_separate, rows, shared
+from convert.adapters.targeting import in_every_block, pattern, target_modules, where
 from convert.files import listed
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.methods.lora import of_pattern
@@ -20,7 +23,7 @@ from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.vit.parameters import is_head
 
-A_NAME, B_NAME, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
+MAGNITUDE = "lora_magnitude_vector"
 REST = "lora_magnitude_rest"
 
 READ = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_dropout"}
@@ -42,7 +45,8 @@ def pack(method: LoRA, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
     rank on the weights as they were, [A; A0] and [B, -B0], which is PEFT's own conversion. Alpha grows with the rank so
     that the scaling stays.
     """
-    packed = {name: tensor for name, tensor in tensors.items() if is_head(name)}
+    tensors, packed = codes.stored(tensors)
+    packed |= {name: tensor for name, tensor in tensors.items() if is_head(name)}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     for layer, held in _by_layer(tensors).items():
@@ -69,15 +73,23 @@ def pack(method: LoRA, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
         "use_dora": method.dora,
         "bias": "none",
         "fan_in_fan_out": False,
-        "target_modules": target_modules(ranks, every_block=method.blocks is None),
+        "target_modules": target_modules(
+            ranks, every_block=method.blocks is None and 0 not in method.rank_pattern.values()
+        ),
     }, packed
 
 
 def apart(method: LoRA, tensors: Tensors) -> Tensors:
     """The tensors with q, k and v on layers of their own: parts are such already, a whole qkv is three with one A.
 
-    The magnitudes of parts that are not adapted are left out: those of rows that stay as they were.
+    The magnitudes of parts that are not adapted are left out: those of rows that stay as they were. Raises UserError
+    where the adapter has codes of its own, which are of a whole qkv.
     """
+    if method.own_codes:
+        raise UserError(
+            f"an adapter of the method lora with init: {method.init} has codes of its own for the layers of timm's "
+            "models, and cannot be put on another library's"
+        )
     found = {name: tensor for name, tensor in tensors.items() if is_head(name)}
     for layer, held in _by_layer(tensors).items():
         parts = parts_of(method.targets, layer)
@@ -90,7 +102,9 @@ def apart(method: LoRA, tensors: Tensors) -> Tensors:
 
 def unpack(method: LoRA, packed: Tensors) -> Tensors:
     """What ``pack`` was given, bit for bit. Raises ValueError where the tensors are not of this method."""
+    packed, own = codes.found(packed)
     tensors, layers = by_kind(packed, _kinds(method.dora), "LoRA")
+    tensors |= own
     for layer, held in layers.items():
         A, B, parts = held[A_NAME], held[B_NAME], parts_of(method.targets, layer)
         rank = method.rank_of(layer) * max(len(parts), 1)
@@ -117,6 +131,11 @@ def notes(method: LoRA) -> list[str]:
             f"to Hugging Face PEFT, LoRA with init: {method.init} is LoRA of twice the rank on the weights as they "
             "were; trained further there, the initial factors move too"
         )
+    if method.own_codes:
+        sentences.append(
+            f"it was trained over codes that it chose itself (init: {method.init}), of which Hugging Face PEFT knows "
+            "nothing: there it meets other weights, and gives other logits"
+        )
     if method.lora_plus != 1:
         sentences.append(
             "Hugging Face PEFT has no word for LoRA+ in an adapter: to train it further there, give "
@@ -126,26 +145,28 @@ def notes(method: LoRA) -> list[str]:
 
 
 def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[LoRA, Tensors]:
-    """An adapter that PEFT itself wrote for a timm ViT.
+    """An adapter that PEFT itself wrote for a timm ViT. What it adapts in some blocks has the rank 0 in others.
 
     Raises:
-        UserError: for what is more than LoRA on the linear layers of the blocks, or not on the same ones in each block.
+        UserError: for what is more than LoRA on the linear layers of the blocks, or has q, k and v on layers of their
+            own and not the same ones in each block.
     """
     _must_ask_no_more(config, path)
     dora = bool(config.get("use_dora"))
     layers = _layers(packed, path, dora)
     with understood(LoRA, "LoRA", path):
-        targets, blocks = where(config, layers, path)
+        every = layers if any(map(is_separate, layers)) else in_every_block(layers)
+        targets, blocks = where(config, every, path)
         config = config | {
             field: _fitting(config.get(field) or {}, layers) for field in ("rank_pattern", "alpha_pattern")
         }
         _must_be_numbers(config, path)
         if any(map(is_separate, layers)):
-            config, layers = _joined(config, layers, path)
+            config, layers = joined(config, layers, path)
         method = LoRA.model_validate({
             "rank": config["r"],
             "alpha": config["lora_alpha"],
-            "rank_pattern": config["rank_pattern"],
+            "rank_pattern": {re.escape(layer): 0 for layer in every if layer not in layers} | config["rank_pattern"],
             "alpha_pattern": config["alpha_pattern"],
             "dropout": config.get("lora_dropout", 0),
             "rslora": config.get("use_rslora", False),
@@ -177,49 +198,6 @@ def _must_be_numbers(config: dict[str, Any], path: Path) -> None:
 def _fitting(given: dict[str, Any], layers: Collection[str]) -> dict[str, Any]:
     """What of a pattern is for one of the layers."""
     return {key: value for key, value in given.items() if any(of_pattern({key: True}, layer) for layer in layers)}
-
-
-def _joined(
-    config: dict[str, Any], layers: dict[str, Tensors], path: Path
-) -> tuple[dict[str, Any], dict[str, Tensors]]:
-    """q, k and v on layers of their own as parts of one: their A above each other, their B likewise.
-
-    All have the largest rank and its scaling then: others get zeros for what they lack, and their B the rest of their
-    own scaling. With one rank and one alpha no number changes.
-    """
-    ranks = {layer: of_pattern(config["rank_pattern"], layer) or config["r"] for layer in layers}
-    alphas = {layer: of_pattern(config["alpha_pattern"], layer) or config["lora_alpha"] for layer in layers}
-    for layer, held in layers.items():
-        if len(held[A_NAME]) != ranks[layer]:
-            raise UserError(
-                f"{path}: {layer} has the rank {len(held[A_NAME])}, but its configuration says {ranks[layer]}"
-            )
-    found: dict[str, Tensors] = {}
-    rank_of, alpha_of = {}, {}
-    for layer, names in together({name: name for name in layers}).items():
-        most = max(names, key=lambda name: ranks[name])
-        rank_of[layer], alpha_of[layer] = ranks[most], alphas[most]
-        shares = [leveled(layers[name], ranks[most], ratio(config, ranks, alphas, name, most)) for name in names]
-        found[layer] = {kind: stacked([one[kind] for one in shares], f"{layer}.{kind}") for kind in shares[0]}
-    (rank, rank_pattern), (alpha, alpha_pattern) = pattern(rank_of), pattern(alpha_of)
-    return config | {
-        "r": rank, "rank_pattern": rank_pattern, "lora_alpha": alpha, "alpha_pattern": alpha_pattern,
-    }, found  # fmt: skip
-
-
-def leveled(held: Tensors, rank: int, ratio: float) -> Tensors:
-    """The tensors of a layer with zeros up to a rank, and so many times their scaling."""
-    A, B = held[A_NAME], held[B_NAME]
-    B = B if ratio == 1 else (B * ratio).astype(np.float32)
-    if not np.isfinite(B).all():
-        raise ValueError("the scalings of q, k and v are too far apart for one")
-    return held | {A_NAME: padded(A, rank), B_NAME: padded(B.T, rank).T}
-
-
-def ratio(config: dict[str, Any], ranks: dict[str, int], alphas: dict[str, float], layer: str, other: str) -> float:
-    """How many times the scaling of another layer the scaling of one is."""
-    ranked = ranks[other] / ranks[layer]
-    return alphas[layer] / alphas[other] * (ranked**0.5 if config.get("use_rslora") else ranked)
 
 
 def _kinds(dora: bool) -> set[str]:

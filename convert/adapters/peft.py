@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from convert.adapters import codes
 from convert.adapters.description import DAMAGE, METADATA, Description, described
 from convert.adapters.foreign import translated
 from convert.adapters.format import Format
@@ -176,7 +177,8 @@ def read_adapter(folder: Path) -> Adapter:
     path = folder / WEIGHTS
     if not path.exists() and (folder / "adapter_model.bin").exists():
         raise UserError(f"{folder}: adapter_model.bin is a pickle; save the adapter again as {WEIGHTS}")
-    stored, metadata = read_safetensors(path)
+    stored, metadata = read_safetensors(path, words=True)
+    codes.must_be_words(stored, path)
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in stored.items()}
     if METADATA not in metadata:
         return _from_peft(config, tensors, folder)

@@ -16,10 +16,15 @@ from mlx_peft.vit.sites import LAYERS, PARTS
 
 
 def target_modules(layers: Collection[str], every_block: bool) -> str:
-    """PEFT's regular expression for layers inside the blocks: of every block, or of the layers' own."""
-    names = "|".join(sorted({_name(layer) for layer in layers}))
-    blocks = r"\d+" if every_block else f"({'|'.join(map(str, sorted({_block(layer) for layer in layers})))})"
-    return rf".*blocks\.{blocks}\..*\.({names})"
+    """PEFT's regular expression for layers inside the blocks: of every block, or of the layers' own.
+
+    Where blocks have not the same layers, each is named.
+    """
+    names, numbers = sorted({_name(layer) for layer in layers}), sorted({_block(layer) for layer in layers})
+    if len({*layers}) < len(names) * len(numbers):
+        return rf".*({'|'.join(map(re.escape, layers))})"
+    blocks = r"\d+" if every_block else f"({'|'.join(map(str, numbers))})"
+    return rf".*blocks\.{blocks}\..*\.({'|'.join(names)})"
 
 
 def target_of(layer: str) -> str:
@@ -118,6 +123,12 @@ def are_all(
 def in_block(layers: Collection[str], block: int) -> list[str]:
     """The same layers in another block."""
     return [re.sub(r"^blocks\.\d+", f"blocks.{block}", layer) for layer in layers]
+
+
+def in_every_block(layers: Collection[str]) -> list[str]:
+    """The layers, and the same ones in each block that any of them is in."""
+    blocks = sorted({_block(layer) for layer in layers})
+    return list(dict.fromkeys(other for block in blocks for other in in_block(layers, block)))
 
 
 def _rule(modules: Any) -> Callable[[str], bool]:

@@ -53,6 +53,8 @@ STARTS: Mapping[InitName, Callable[[LoRA, Site, Matrix, int], Factors]] = {
     "pissa": pissa,
     "olora": olora,
     "orthogonal": orthogonal,
+    "loftq": kaiming,
+    "eva": kaiming,
 }
 """The equations of the starts that ``config.methods.inits`` lists."""
 

@@ -211,7 +211,7 @@ def recipe_of(adapter: Adapter, place: Path, model: Model | None) -> Recipe:
     Raises UserError where neither names a model, or the two name different ones.
     """
     if (run := run_of(place)) is not None:
-        recipe = Recipe.of(run)
+        recipe = replace(Recipe.of(run), method=adapter.method)  # whose ranks the run may have dealt out itself
     else:
         if (own := adapter.model or model) is None:
             raise UserError(

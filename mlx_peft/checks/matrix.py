@@ -56,6 +56,7 @@ METHODS: dict[str, Row] = {
     "lora-pissa": Row({"rank": 8, "init": "pissa", "lora_plus": 4, "targets": ["v", "proj"]}),
     "lora-olora": Row({"rank": 8, "init": "olora", "dora": True, "targets": ["q", "fc1"]}),
     "lora-orthogonal": Row({"rank": 8, "init": "orthogonal", "targets": ["v", "fc2"]}),
+    "lora-loftq": Row({"rank": 8, "init": "loftq", "loftq": {"steps": 2}, "dora": True, "targets": ["v", "fc2"]}),
     "lora-blocks": Row({"rank": 4, "targets": "all-linear", "blocks": "last 2", "rank_pattern": {"qkv": 8}}),
     "adalora": Row(
         {"init_rank": 8, "target_rank": 4, "t_init": 10, "t_final": 15, "delta_t": 3, "targets": ["q", "v", "fc1"]},
@@ -86,11 +87,13 @@ METHODS: dict[str, Row] = {
 """The rows of the matrix; a name up to the first hyphen is the method's."""
 
 QUANTIZED_MODELS = ("vit_tiny_patch16_224", "vit_small_patch14_dinov2")
-QUANTIZED_METHODS = ("lora", "lora-dora", "adalora", "vera", "qalora", "qalora-avg")
+QUANTIZED_METHODS = ("lora", "lora-dora", "lora-loftq", "adalora", "vera", "qalora", "qalora-avg")
 """These rows are also compared over quantised bases, or only over them."""
 
 OVER_CODES = {kind.model_fields["name"].default for kind in get_args(get_args(Method)[0]) if kind.over_codes}
-PLAIN_METHODS = tuple(name for name in METHODS if name.partition("-")[0] not in OVER_CODES)
+PLAIN_METHODS = tuple(
+    name for name in METHODS if name.partition("-")[0] not in OVER_CODES and "loftq" not in METHODS[name].options
+)
 
 BITS = (8, 4, 3, 2)
 """A weight in those bases has so many bits."""

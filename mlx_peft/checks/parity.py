@@ -20,6 +20,7 @@ from mlx_peft.protocols.loading import load_backend
 from mlx_peft.protocols.model import Model
 from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.training.allocation import allocator
+from mlx_peft.training.initial import codes_and_factors
 
 LOGITS, GRADIENTS, TRAJECTORY = 1e-5, 1e-4, 1e-4
 """The largest relative errors in float32 are a few hundred roundings (1.2e-7 each) in logits; gradients and losses
@@ -77,7 +78,8 @@ def perturbed(tensors: Tensors, seed: int, through_codes: bool = False) -> Tenso
     sums, both backends round the same weights, and no code falls on either side of a step. Scales of codes stay.
     """
     random = np.random.default_rng(seed)
-    moved = {n: t + 0.02 * random.standard_normal(t.shape).astype(np.float32) for n, t in sorted(tensors.items())}
+    noise = {n: 0.02 * random.standard_normal(t.shape).astype(np.float32) for n, t in sorted(tensors.items())}
+    moved = {n: tensors[n] if tensors[n].dtype == np.uint32 else tensors[n] + change for n, change in noise.items()}
     if not through_codes:
         return moved
     return {n: tensors[n] if is_scale(n) else np.rint(t * 1024) / np.float32(1024) for n, t in moved.items()}
@@ -121,7 +123,8 @@ def compare(ours: Backend, reference: Backend, compared: Combination, seed: int 
     base = load_base(config.model, CLASSES, seed, config.quantize)
     a, b = (backend.build_trainer(config, CLASSES, base) for backend in (ours, reference))
     images, targets = batch(base.architecture.img_size, seed)
-    start = perturbed(b.model.adapter(), seed, through_codes=config.qat is not None)
+    start = b.model.adapter() | (codes_and_factors(config.method, base) if config.method.own_codes else {})
+    start = perturbed(start, seed, through_codes=config.qat is not None)
     a.model.load_adapter(start)
     b.model.load_adapter(start)
     expected = b.model.logits(images)

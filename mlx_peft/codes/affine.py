@@ -1,4 +1,4 @@
-"""MLX's affine codes in NumPy: read for reports on files, packed; how they are made is in ``quant`` of a backend."""
+"""MLX's affine codes in NumPy: made, packed and read. A backend makes the same ones, bit for bit, in its ``quant``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,23 @@ from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
 
 Matrix = NDArray[np.float32]
+Codes = tuple[NDArray[np.uint32], Matrix, Matrix]
+"""The words, scales and biases of a weight."""
+
+
+def quantized(weight: Matrix, bits: int, group_size: int) -> Codes:
+    """The codes of a weight ``(out, in)``; the rule stands in ``quant.affine`` of a backend."""
+    most = 2**bits - 1
+    groups = weight.reshape(len(weight), -1, group_size)
+    lo, hi = groups.min(axis=2), groups.max(axis=2)
+    scale = np.maximum((hi - lo) / np.float32(most), np.float32(1e-7))
+    below = np.abs(lo) > np.abs(hi)
+    scale, edge = np.where(below, scale, -scale), np.where(below, lo, hi)
+    q0 = np.rint(edge / scale)
+    scales = np.divide(edge, q0, out=scale, where=q0 != 0)
+    biases = np.where(q0 != 0, edge, np.float32(0))
+    codes = np.clip(np.rint((groups - biases[..., None]) / scales[..., None]), 0, most)
+    return packed(codes.reshape(weight.shape).astype(np.uint32), bits), scales, biases
 
 
 def dequantized(packed: NDArray[np.uint32], scales: Matrix, biases: Matrix, bits: int) -> Matrix:

@@ -25,6 +25,9 @@ GroupSize = Literal[32, 64, 128]
 WORD = 32
 """The unsigned integers that hold the codes have so many bits."""
 
+CODES = ("weight", "scales", "biases")
+"""The last names of a quantised layer's words, and of the scales and biases of its groups."""
+
 SCALE = "lsq_scale"
 """The last name of a weight's trained scales."""
 
@@ -67,10 +70,14 @@ class Quantization(Section):
         """
         result = dict(unquantised)
         for site in self.sites(architecture):
-            result[f"{site.path}.weight"] = (site.outputs, site.inputs * self.bits // WORD)
-            groups = (site.outputs, site.inputs // self.group_size)
-            result |= {f"{site.path}.scales": groups, f"{site.path}.biases": groups}
+            result |= self.codes(site, site.path)
         return result
+
+    def codes(self, site: Site, path: str) -> Shapes:
+        """The shapes of a layer's words, scales and biases, in this order, where it lies at a path."""
+        groups = (site.outputs, site.inputs // self.group_size)
+        shapes = (site.outputs, site.inputs * self.bits // WORD), groups, groups
+        return {f"{path}.{name}": shape for name, shape in zip(CODES, shapes, strict=True)}
 
 
 class QAT(Section):

@@ -144,8 +144,8 @@ def read(entry: Entry, network: Network) -> Adapter:
 def _must_be_of(adapter: Adapter, network: Network, place: Path) -> None:
     """Raises UserError where an adapter was trained on another base, or not so that a batch can mix it."""
     method, base = adapter.method, network.base
-    if method.unmixed is not None:
-        raise UserError(f"{place}: method {method.name}: a batch cannot mix its adapters: {method.unmixed}")
+    with told_of(place):
+        method.must_mix()
     if adapter.qat is not None:
         raise UserError(
             f"{place} was trained through codes: a batch cannot mix it with others, as its update is part of the "

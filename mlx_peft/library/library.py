@@ -13,6 +13,7 @@ from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import Base, load_base
 from mlx_peft.adaptation.adapter import completed
 from mlx_peft.config.methods import Method, MethodConfig, called
+from mlx_peft.config.methods.base import GIVEN
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.schema import Model
 from mlx_peft.config.tokens import ReducerConfig
@@ -129,6 +130,11 @@ class Library(ByHand[AnyNetwork], Inference[AnyNetwork]):
         method = method_of(method)
         if method.start is not None:
             raise UserError(f"method.from is for runs: to go on from {method.start}, load it into the model")
+        if method.given is not None:
+            raise UserError(
+                f"{method!r} starts from {GIVEN[method.given]}, which a model does not hold: train it by a run, or "
+                "choose another init"
+            )
         method.check_new(model.architecture)
         self._apply(model, method, seed, qat)
 
@@ -140,14 +146,14 @@ class Library(ByHand[AnyNetwork], Inference[AnyNetwork]):
         """Takes a method out again: what it wrapped is as it was, what it added is gone, all can be trained.
 
         The head, and the parameters that a method of the model's own trains (full, BitFit, LayerNorm), keep their
-        values.
+        values; so do codes that an adapter brought with it.
         """
         asking.must_be_model(model)
         whole = model.method is None or set(model.adapter_names) <= self.framework.stored(model).keys()
-        selected = () if model.method is None else model.method.selected(model.architecture)
+        changed = model.method is not None and (model.method.selected(model.architecture) or model.method.own_codes)
         self.framework.remove(model)
         model.qat, model.adapter_names = None, ()
-        if selected or not whole:  # trained itself, or merged into
+        if changed or not whole:  # trained itself, exchanged, or merged into
             model.base = replace(model.base, sha256="")
 
     def merge(self, model: AnyNetwork, dequantize: bool = False) -> Named[Any]:

@@ -15,6 +15,7 @@ from mlx_peft.tasks.metrics import Metrics
 from mlx_peft.tasks.registry import leading
 from mlx_peft.training.checkpoint import Position
 from mlx_peft.training.fit import fit
+from mlx_peft.training.here import Here
 from mlx_peft.training.prepare import Prepared, prepare
 from mlx_peft.training.progress import EpochEvent, Progress, Silent
 from mlx_peft.training.resume import best
@@ -90,7 +91,7 @@ def fitted(
     Raises:
         UserError: as a run; and where the base is not found as it was.
     """
-    run = prepare(experiment, progress, dataset=dataset)
+    run = prepare(experiment, progress, Here(experiment, begun=True), dataset=dataset)  # it has its adapter already
     if run.base.sha256 != base_sha256:
         raise UserError(
             f"the weights below the adapter are not those of {run.base.source}, as this finds them: an earlier method "

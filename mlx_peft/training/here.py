@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.training import places
+from mlx_peft.training.initial import ranks_in
 from mlx_peft.training.run import RunFolder
 from mlx_peft.training.whereabouts import find_weights, given
 
@@ -21,12 +23,14 @@ class Here:
         experiment: with the paths of now.
         found: what the run found before; None where it has not begun, or does not say so.
         begun: whether there is a checkpoint to go on from.
+        ranks: of the layers in that checkpoint, where the run dealt them out before its first step.
         beside: the folder of the file that the experiment was read from, where its paths were looked for too.
     """
 
     experiment: Experiment
     found: places.Found | None = None
     begun: bool = False
+    ranks: Mapping[str, int] = field(default_factory=dict)
     beside: Path | None = None
 
     @property
@@ -91,7 +95,8 @@ def _again(experiment: Experiment, folder: RunFolder, weights: str | None) -> He
     start = here.method.start
     if start is not None and not os.path.exists(start) and found is not None and found.start is not None:
         start = Path(found.start.adapter)
-    return Here(_started(here, start), found, folder.last.exists())
+    ranks = ranks_in(folder) if experiment.method.given == "images" else {}
+    return Here(_started(here, start), found, folder.last.exists(), ranks)
 
 
 def _started(experiment: Experiment, start: Path | None) -> Experiment:

@@ -26,7 +26,7 @@ def adapter(run: Prepared) -> Adapter:
     """What was trained, with all that is needed to use it again."""
     experiment, base = run.experiment, run.base
     return Adapter(
-        method=experiment.method.model_copy(update={"start": None}),  # its tensors are others by now
+        method=run.method.model_copy(update={"start": None}),  # its tensors are others by now
         tensors=run.trainer.model.adapter(),
         classes=run.dataset.classes,
         model=experiment.model.model_copy(update={"head": None}),  # it has a head of its own

@@ -9,6 +9,7 @@ from typing import Any
 
 from convert.base import Base, Found, load_base
 from mlx_peft.adaptation.room import check_training
+from mlx_peft.config.methods import Method
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.bounds import MOST_STEPS
@@ -21,6 +22,7 @@ from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.training.allocation import allocator
 from mlx_peft.training.bases import opener
 from mlx_peft.training.here import Here
+from mlx_peft.training.initial import Initial, again, initial
 from mlx_peft.training.places import Start, remembered
 from mlx_peft.training.prefix import Cache, planned
 from mlx_peft.training.progress import Progress
@@ -44,6 +46,7 @@ class Prepared:
         environment: the contents of ``env.json``.
         here: the experiment with its weights and images where they were found.
         start: the adapter that the run began with.
+        method: the experiment's, with the ranks that training images gave it where it asks for that.
     """
 
     experiment: Experiment
@@ -56,6 +59,7 @@ class Prepared:
     run_id: str
     environment: dict[str, Any]
     here: Experiment
+    method: Method
     start: Start | None = None
 
     @property
@@ -90,10 +94,13 @@ def prepare(
         images=dataset.train.size,
         device=backend.computing(),
     )
-    trainer = backend.build_trainer(experiment, len(dataset.classes), base)
+    first = begun(here, experiment, base, dataset)
+    trainer = backend.build_trainer(experiment.model_copy(update={"method": first.method}), len(dataset.classes), base)
+    if first.tensors:
+        trainer.model.load_adapter(trainer.model.adapter() | first.tensors)
     start, notes = started(trainer.model, here, base, dataset)
     base = base.without_tensors()  # the model has its own
-    for note in (*dataset.notes, *base.notes, *fewer_tokens(experiment, base), *notes):
+    for note in (*dataset.notes, *base.notes, *fewer_tokens(experiment, base), *first.notes, *notes):
         progress.note(note)
     splits = describe_splits(whole)
     return Prepared(
@@ -108,7 +115,15 @@ def prepare(
         environment=environment(backend.version()),
         here=here.experiment,
         start=start,
+        method=first.method,
     )
+
+
+def begun(here: Here, experiment: Experiment, base: Base, dataset: Dataset) -> Initial:
+    """What the run's adapter starts from; of a run that goes on, its method alone, for its checkpoint has the rest."""
+    if here.begun:
+        return Initial(again(experiment.method, base.architecture, here.ranks), {})
+    return initial(experiment, base, dataset)
 
 
 def base_here(here: Here, experiment: Experiment, dataset: Dataset) -> Base:

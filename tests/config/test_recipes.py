@@ -31,6 +31,7 @@ METHODS = {
     "dora": "lora",
     "pissa": "lora",
     "olora": "lora",
+    "eva": "lora",
     "rslora": "lora",
     "loraplus": "lora",
     "qalora": "qalora",

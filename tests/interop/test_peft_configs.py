@@ -11,7 +11,8 @@ import peft
 import peft_reference
 import pytest
 from by_hand import by_hand
-from interop.lora_of_peft import base_of, trained
+from comparing import relative
+from interop.lora_of_peft import LOGITS, base_of, logits, merged, trained
 from peft_reference import timm_of
 
 from convert.adapters.peft import read_adapter, write_adapter
@@ -80,7 +81,6 @@ def test_a_rank_that_the_configuration_does_not_say_is_refused(tmp_path: Path) -
         ({"init_lora_weights": "pissa"}, "init_lora_weights: pissa; PEFT converts it on saving"),
         ({"lora_bias": True, "init_lora_weights": False}, "not supported: lora_bias: True"),
         ({"modules_to_save": ["head", "norm"]}, r"no LoRA of a linear layer in a block: norm\.bias, norm\.weight"),
-        ({"target_modules": r"blocks\.(0\.attn\.qkv|1\.mlp\.fc1)"}, "it adapts qkv in block 0 but fc1 in block 1"),
     ],
 )
 def test_more_than_lora_on_the_blocks_is_refused(changes: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -89,6 +89,23 @@ def test_more_than_lora_on_the_blocks_is_refused(changes: dict[str, object], mes
     peft.get_peft_model(timm_of(base), config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=message):
         read_adapter(tmp_path)
+
+
+def test_other_layers_in_each_block_are_read_as_ranks_of_0(tmp_path: Path) -> None:
+    _, base = base_of("deit_tiny_patch16_224")
+    config = peft.LoraConfig(
+        r=2, target_modules=r"blocks\.(0\.attn\.qkv|1\.mlp\.fc1)", init_lora_weights=False,
+        rank_pattern={"fc1": 3},
+    )  # fmt: skip
+    model = peft.get_peft_model(timm_of(base), config).eval()
+    model.save_pretrained(tmp_path)
+    adapter = read_adapter(tmp_path)
+    assert isinstance(adapter.method, LoRA)
+    ranks = {site.path: adapter.method.rank_of(site.path) for site in adapter.method.sites(base.architecture)}
+    assert ranks == {"blocks.0.attn.qkv": 2, "blocks.1.mlp.fc1": 3}
+    heads = {key: tensor for key, tensor in base.tensors.items() if key.startswith("head")}
+    whole = dataclasses.replace(adapter, tensors=adapter.tensors | heads)
+    assert relative(logits(timm_of(merged(base, whole))), logits(model)) < LOGITS
 
 
 def test_another_method_of_pefts_is_refused_by_name(tmp_path: Path) -> None:

@@ -37,7 +37,6 @@ from mlx_peft.config.methods import (
     VeRA,
 )
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
 
 __all__ = ["BRANCHES", "TERMS", "THIRDS", "Array", "Entering", "Layers", "Plain", "Terms", "places", "terms"]
@@ -48,8 +47,7 @@ def terms(method: MethodConfig, architecture: Architecture, tensors: Tensors, ba
 
     Raises UserError, with the method's name, where rows cannot each have one of their own.
     """
-    if method.unmixed is not None:
-        raise UserError(f"method {method.name}: a batch cannot mix its adapters: {method.unmixed}")
+    method.must_mix()
     return TERMS[type(method)](method, architecture, tensors, base)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -14,6 +14,12 @@ from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.parameters import decays, last
 from mlx_peft.vit.shapes import Shapes
 from mlx_peft.vit.sites import Blocks, Site, Targets, chosen, sites
+
+Given = Literal["weights", "images"]
+"""What a start is made from that a model does not hold."""
+
+GIVEN: dict[Given, str] = {"weights": "the weights before they were quantised", "images": "training images"}
+"""In words."""
 
 
 class MethodConfig(Section):
@@ -42,6 +48,8 @@ class MethodConfig(Section):
     """Last names of tensors that it keeps frozen beside what it trains: an adapter is not whole without them."""
     implied: ClassVar[tuple[str, ...]] = ()
     """Last names of those of them that the base says too: a file of another library's does not have them."""
+    later: ClassVar[tuple[str, ...]] = ()
+    """Options that earlier versions did not have: files and hashes have them where they are not at their defaults."""
     undecayed: ClassVar[tuple[str, ...]] = ()
     """Last names of its tensors that weight decay leaves alone, although they have several axes."""
 
@@ -49,6 +57,8 @@ class MethodConfig(Section):
     def _written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """By the name that a user writes; where there is none, files and hashes are those of before there was any."""
         values: dict[str, Any] = dump(self)
+        said = {name for name, _ in self.__repr_args__()}  # what is not at its default
+        values = {name: value for name, value in values.items() if name in said or name not in self.later}
         start = values.pop("start", None)
         return values if start is None else values | {"from": start}
 
@@ -62,6 +72,21 @@ class MethodConfig(Section):
         """Raises UserError, which says why, where what it trains folds into no plain model."""
         if cls.unmerged is not None:
             raise UserError(f"method {cls.model_fields['name'].default} cannot be merged: {cls.unmerged}")
+
+    @property
+    def own_codes(self) -> bool:
+        """Whether the codes of the layers below its adapters are chosen with these, and kept in them."""
+        return False
+
+    @property
+    def given(self) -> Given | None:
+        """What its tensors start from that a model does not hold; None for most."""
+        return None
+
+    def must_mix(self) -> None:
+        """Raises UserError, which says why, where the rows of one batch may not each have an adapter of their own."""
+        if self.unmixed is not None:
+            raise UserError(f"method {self.name}: a batch cannot mix its adapters: {self.unmixed}")
 
     def must_combine(self) -> None:
         """Raises UserError, which says why, where its adapters cannot be combined with others."""
