@@ -143,7 +143,7 @@ def test_doras_magnitudes_are_those_of_codes_and_factors_together() -> None:
 # A run.
 
 
-@pytest.fixture(scope="module", params=["torch", "mlx"])
+@pytest.fixture(scope="module", params=["torch", pytest.param("mlx", marks=pytest.mark.slow)])
 def run(request, tmp_path_factory):
     args = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
     experiment = Experiment.model_validate(
