@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         unmerge,
     )
     from mlx_peft.config.methods import (
+        BOFT,
         IA3,
         OFT,
         SSF,
@@ -38,8 +39,12 @@ if TYPE_CHECKING:
         Houlsby,
         LayerNorm,
         Linear,
+        LoHa,
+        LoKr,
         LoRA,
+        MiSS,
         QALoRA,
+        RoAd,
         VeRA,
     )
     from mlx_peft.config.quantization import QAT, Quantization
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
     from mlx_peft.notebook.mlx import combine, evaluate, fit, load
 
 __all__ = [
+    "BOFT",
     "IA3",
     "OFT",
     "QAT",
@@ -66,9 +72,13 @@ __all__ = [
     "Houlsby",
     "LayerNorm",
     "Linear",
+    "LoHa",
+    "LoKr",
     "LoRA",
+    "MiSS",
     "QALoRA",
     "Quantization",
+    "RoAd",
     "SkipViT",
     "ToMe",
     "Train",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlx_peft.config.methods import (
+        BOFT,
         IA3,
         OFT,
         SSF,
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
         Houlsby,
         LayerNorm,
         Linear,
+        LoHa,
+        LoKr,
         LoRA,
+        MiSS,
         QALoRA,
+        RoAd,
         VeRA,
     )
     from mlx_peft.config.quantization import QAT, Quantization
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "BOFT",
     "IA3",
     "OFT",
     "QAT",
@@ -66,9 +72,13 @@ __all__ = [
     "Houlsby",
     "LayerNorm",
     "Linear",
+    "LoHa",
+    "LoKr",
     "LoRA",
+    "MiSS",
     "QALoRA",
     "Quantization",
+    "RoAd",
     "SkipViT",
     "ToMe",
     "Train",

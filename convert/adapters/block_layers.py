@@ -61,11 +61,13 @@ def understood(kind: type[BaseModel], method: str, path: Path) -> Iterator[None]
         raise UserError(f"{path}: its {method} configuration is not understood: {reason(error, kind)}") from error
 
 
-def by_kind(packed: Tensors, kinds: Collection[str], method: str) -> tuple[Tensors, dict[str, Tensors]]:
+def by_kind(
+    packed: Tensors, kinds: Collection[str], method: str, some: bool = False
+) -> tuple[Tensors, dict[str, Tensors]]:
     """The heads' tensors by name, and those of each layer by their names in it.
 
     Raises ValueError for a tensor that is none of the ``kinds`` of a linear layer in a block, and for a layer that has
-    not all of them.
+    not all of them, unless ``some`` says that a layer need not.
     """
     heads: Tensors = {}
     layers: dict[str, Tensors] = {}
@@ -81,19 +83,21 @@ def by_kind(packed: Tensors, kinds: Collection[str], method: str) -> tuple[Tenso
     if unknown:
         raise ValueError(f"tensors that are no {method} of a linear layer in a block: {listed(sorted(unknown))}")
     for layer, tensors in layers.items():
-        if missing := sorted({*kinds} - tensors.keys()):
+        if not some and (missing := sorted({*kinds} - tensors.keys())):
             raise ValueError(f"{layer} has no {listed(missing)}")
     return heads, layers
 
 
-def by_layer(packed: Tensors, kinds: Collection[str], method: str, path: Path) -> dict[str, Tensors]:
+def by_layer(
+    packed: Tensors, kinds: Collection[str], method: str, path: Path, some: bool = False
+) -> dict[str, Tensors]:
     """The tensors of each layer by their names in it, heads left out.
 
     Raises:
         UserError: as ``by_kind``, and where there is no such layer.
     """
     try:
-        _, layers = by_kind(packed, kinds, method)
+        _, layers = by_kind(packed, kinds, method, some)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     if not layers:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from convert.adapters import adalora, ia3, ln_tuning, lora, oft, vera
+from convert.adapters import adalora, boft, ia3, ln_tuning, loha, lokr, lora, miss, oft, road, vera
 from convert.adapters.format import Format
 from mlx_peft.config.methods import (
+    BOFT,
     IA3,
     OFT,
     SSF,
@@ -18,9 +19,13 @@ from mlx_peft.config.methods import (
     Houlsby,
     LayerNorm,
     Linear,
+    LoHa,
+    LoKr,
     LoRA,
     MethodConfig,
+    MiSS,
     QALoRA,
+    RoAd,
     VeRA,
 )
 
@@ -47,4 +52,9 @@ FORMATS: dict[type[MethodConfig], Format] = {
     IA3: Format("IA3", ia3.pack, ia3.unpack, ia3.from_peft, ia3.apart, ia3.notes),
     LayerNorm: Format("LN_TUNING", ln_tuning.pack, ln_tuning.unpack, ln_tuning.from_peft),
     OFT: oft.LAYERWISE.format,
+    BOFT: boft.FORMAT,
+    RoAd: road.LAYERWISE.format,
+    LoHa: loha.LAYERWISE.format,
+    LoKr: lokr.LAYERWISE.format,
+    MiSS: miss.FORMAT,
 }

@@ -15,12 +15,11 @@ import numpy as np
 
 from convert.adapters.block_layers import by_kind, by_layer, must_ask_no_more, understood
 from convert.adapters.format import Format
-from convert.adapters.parts import note, parts_of
-from convert.adapters.separate import is_separate, separate, together
+from convert.adapters.parts import note, parts_of, placed, taken
+from convert.adapters.separate import is_separate, rows, separate, shared, stacked, together
 from convert.adapters.targeting import target_modules, where
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError
 from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.sites import PARTS
 
@@ -56,6 +55,43 @@ INPUTS = Side(
 )
 """Of a layer's inputs, which q, k and v share: of whole layers alone."""
 
+STACKED = Side(
+    whole=lambda tensor, parts: tensor,
+    own=lambda tensor, parts: tensor,
+    apart=shared,
+    joined=stacked,
+)
+"""As LoRA's A: what each part has, one after the other."""
+
+PLACED = Side(whole=placed, own=taken, apart=rows, joined=stacked)
+"""As LoRA's B: each part's block in its own rows and columns."""
+
+
+def along(axis: int = 0, fill: float = 0.0) -> Side:
+    """Of a layer's outputs, one after the other along an axis; ``fill`` of those that are not adapted."""
+
+    def whole(tensor: np.ndarray, parts: tuple[str, ...]) -> np.ndarray:
+        own = dict(zip(parts, np.split(tensor, len(parts), axis), strict=True))
+        rest = np.full_like(own[parts[0]], fill)
+        return np.concatenate([own.get(part, rest) for part in PARTS], axis)
+
+    def own(tensor: np.ndarray, parts: tuple[str, ...]) -> np.ndarray:
+        thirds = dict(zip(PARTS, np.split(tensor, len(PARTS), axis), strict=True))
+        if any((third != fill).any() for part, third in thirds.items() if part not in parts):
+            raise ValueError(f"what is not of {', '.join(parts)} should be {fill:g}")
+        return np.concatenate([thirds[part] for part in parts], axis)
+
+    def apart(tensor: np.ndarray, layer: str, parts: tuple[str, ...]) -> dict[str, np.ndarray]:
+        names = [separate(layer, part) for part in parts or PARTS]
+        return dict(zip(names, np.split(tensor, len(names), axis), strict=True))
+
+    def joined(shares: Sequence[np.ndarray], name: str) -> np.ndarray:
+        stacked(shares, name)  # of one shape
+        return np.concatenate(shares, axis)
+
+    return Side(whole, own, apart, joined)
+
+
 Layers = Mapping[str, Tensors]
 """The tensors of each layer, by our names of them."""
 
@@ -72,6 +108,8 @@ class Layerwise:
         options: the method's options, but for targets and blocks, by PEFT's configuration and the tensors.
         read: the configuration's keys that ``options`` knows, or that change nothing in a trained adapter.
         theirs: PEFT's names of tensors, where they are not ours.
+        some: whether a layer has only some of these tensors.
+        levelled: the tensors that PEFT wrote, as a method has them whose options are those of all its layers.
         moves: what of qkv PEFT would train further that is not trained here, for a person.
     """
 
@@ -82,6 +120,8 @@ class Layerwise:
     options: Callable[[dict[str, Any], Layers], dict[str, Any]]
     read: Collection[str]
     theirs: Mapping[str, str] = field(default_factory=dict)
+    some: bool = False
+    levelled: Callable[[dict[str, Any], Layers], Layers] = lambda config, layers: layers
     moves: str = "rows move that are not trained here"
 
     @property
@@ -104,12 +144,11 @@ class Layerwise:
 
     def unpack(self, method: Any, packed: Tensors) -> Tensors:
         """What ``pack`` was given, bit for bit. Raises ValueError where the tensors are not of this method."""
-        tensors, layers = by_kind(packed, self._names, self.peft_type)
+        tensors, layers = by_kind(packed, self._names, self.peft_type, self.some)
         for layer, held in layers.items():
             parts = parts_of(method.targets, layer)
-            for last, side in self.sides.items():
-                tensor = held[self._name(last)]
-                tensors[f"{layer}.{last}"] = side.own(tensor, parts) if parts else tensor
+            for last, tensor in self._ours(held).items():
+                tensors[f"{layer}.{last}"] = self.sides[last].own(tensor, parts) if parts else tensor
         return tensors
 
     def apart(self, method: Any, tensors: Tensors) -> Tensors:
@@ -131,28 +170,25 @@ class Layerwise:
             UserError: for what is more than the method on the linear layers of the blocks.
         """
         must_ask_no_more(config, self.read, path)
-        found = by_layer(packed, self._names, self.peft_type, path)
-        layers = {layer: {last: held[self._name(last)] for last in self.sides} for layer, held in found.items()}
-        try:
-            layers = self._fused(layers)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from error
+        found = by_layer(packed, self._names, self.peft_type, path, self.some)
+        with understood(self.kind, self.peft_type, path):
+            layers = self._fused(self.levelled(config, {layer: self._ours(held) for layer, held in found.items()}))
         targets, blocks = where(config, layers, path)
         with understood(self.kind, self.peft_type, path):
             options = self.options(config, layers) | {"targets": targets, "blocks": blocks}
             method = self.kind.model_validate(options)
         tensors = {name: tensor for name, tensor in packed.items() if is_head(name)}
         for layer, own in together({name: (name, held) for name, held in layers.items()}).items():
-            for last, side in self.sides.items():
+            for last in own[0][1]:
                 name, shares = f"{layer}.{last}", [held[last] for _, held in own]
-                tensors[name] = side.joined(shares, name) if is_separate(own[0][0]) else shares[0]
+                tensors[name] = self.sides[last].joined(shares, name) if is_separate(own[0][0]) else shares[0]
         return method, tensors
 
     def notes(self, method: Any) -> list[str]:
         """What PEFT does not see in the file, and would do otherwise were it to train the adapter further."""
         return note(method.targets, "", self.moves)
 
-    def _fused(self, layers: dict[str, Tensors]) -> dict[str, Tensors]:
+    def _fused(self, layers: Layers) -> Layers:
         """The layers; where inputs are adapted, which q, k and v share, those three as the qkv that has the same."""
         if INPUTS not in self.sides.values():
             return layers
@@ -167,6 +203,10 @@ class Layerwise:
             else:
                 found |= dict(own)
         return found
+
+    def _ours(self, held: Tensors) -> Tensors:
+        """A layer's tensors by our names of them."""
+        return {last: held[self._name(last)] for last in self.sides if self._name(last) in held}
 
     def _name(self, last: str) -> str:
         return self.theirs.get(last, last)

@@ -68,6 +68,11 @@ METHODS: dict[str, Row] = {
     "fact": Row({"rank": 8}),
     "ia3": Row({}),
     "ssf": Row({}),
+    "boft": Row({"block_size": 8, "factors": 2, "targets": ["qkv", "fc2"]}),
+    "road": Row({"group_size": 32, "variant": 2, "targets": ["q", "v", "fc1"]}),
+    "loha": Row({"rank": 4, "targets": ["q", "v", "fc1"]}),
+    "lokr": Row({"rank": 4, "targets": ["qkv", "fc2"]}),
+    "miss": Row({"rank": 48, "targets": ["q", "v", "fc1"]}),
     "oft": Row({"block_size": 16, "targets": ["qkv", "proj", "fc2"]}),
     "oft-exact": Row({"block_size": 16, "cayley": "exact", "block_share": True}),
     "adaptformer": Row({"dropout": 0}, roundings=48),  # each backend draws its own

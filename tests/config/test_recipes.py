@@ -46,6 +46,11 @@ METHODS = {
     "vpt-shallow": "vpt",
     "vpt-deep": "vpt",
     "oft": "oft",
+    "boft": "boft",
+    "road": "road",
+    "loha": "loha",
+    "lokr": "lokr",
+    "miss": "miss",
 }
 """A recipe's name for a method, and the configuration's."""
 IN_FEW_BITS = {"qlora": "lora", "qat": "lora", "qat-lsq": "full"}

@@ -110,9 +110,9 @@ def test_other_layers_in_each_block_are_read_as_ranks_of_0(tmp_path: Path) -> No
 
 def test_another_method_of_pefts_is_refused_by_name(tmp_path: Path) -> None:
     _, base = base_of("deit_tiny_patch16_224")
-    config = peft.LoHaConfig(target_modules=r"blocks.*\.qkv")
+    config = peft.HRAConfig(target_modules=r"blocks.*\.qkv")
     peft.get_peft_model(timm_of(base), config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"peft_type 'LOHA' is not supported \(known: .*LORA.*\)"):
+    with pytest.raises(UserError, match=r"peft_type 'HRA' is not supported \(known: .*LORA.*\)"):
         read_adapter(tmp_path)
 
 

@@ -35,6 +35,46 @@ THEIRS = {
         lambda: peft.OFTConfig(target_modules=["qkv", "fc2"], r=6, oft_block_size=0, block_share=True),
         {"block_count": 6, "block_share": True},
     ),
+    "boft": (
+        lambda: peft.BOFTConfig(target_modules=["qkv", "fc1"], boft_block_size=8, boft_dropout=0.1),
+        {"block_size": 8, "targets": ("qkv", "fc1"), "factors": 1},
+    ),
+    "boft of so many blocks": (
+        lambda: peft.BOFTConfig(target_modules=["qkv", "fc2"], boft_block_size=0, boft_block_num=4),
+        {"block_count": 4},
+    ),
+    "road": (
+        lambda: peft.RoadConfig(target_modules=["qkv", "fc1"], group_size=24),
+        {"variant": 1, "group_size": 24, "targets": ("qkv", "fc1")},
+    ),
+    "road of four": (
+        lambda: peft.RoadConfig(target_modules=["qkv"], group_size=6, variant="road_4"),
+        {"variant": 4, "group_size": 6},
+    ),
+    "loha": (
+        lambda: peft.LoHaConfig(target_modules=["qkv", "fc2"], r=3, alpha=5, module_dropout=0.1, rank_dropout=0.1),
+        {"rank": 3, "alpha": 5.0, "targets": ("qkv", "fc2")},
+    ),
+    "loha of several ranks and scalings": (
+        lambda: peft.LoHaConfig(target_modules=["qkv", "fc2"], r=2, rank_pattern={"fc2": 4}, alpha_pattern={"qkv": 3}),
+        {"rank": 4, "alpha": 16.0},
+    ),
+    "lokr": (
+        lambda: peft.LoKrConfig(target_modules=["qkv", "fc2"], r=3, alpha=5, rank_dropout=0.1, rank_dropout_scale=True),
+        {"rank": 3, "alpha": 5.0, "targets": ("qkv", "fc2"), "factor": None, "decompose_both": False},
+    ),
+    "lokr of both": (
+        lambda: peft.LoKrConfig(target_modules=["qkv"], r=2, decompose_both=True, decompose_factor=6),
+        {"factor": 6, "decompose_both": True},
+    ),
+    "miss": (
+        lambda: peft.MissConfig(target_modules=["qkv", "fc2"], r=9, miss_dropout=0.1),
+        {"rank": 9, "mini": None, "dropout": 0.1, "targets": ("qkv", "fc2")},
+    ),
+    "miss mini": (
+        lambda: peft.MissConfig(target_modules=["qkv", "fc2"], r=8, init_weights="mini", mini_r=6),
+        {"rank": 8, "mini": 6},
+    ),
     "oft of a size that divides nothing": (
         lambda: peft.OFTConfig(target_modules=["qkv"], oft_block_size=7),
         {"block_size": 6},
@@ -61,6 +101,14 @@ def test_an_adapter_that_peft_trained_is_read(case, backend, tmp_path):
 
 REFUSED = {
     "COFT": (lambda: peft.OFTConfig(target_modules=["qkv"], oft_block_size=8, coft=True), "coft: True"),
+    "MiSS that multiplies": (
+        lambda: peft.MissConfig(target_modules=["qkv"], r=8, init_weights="bat"),
+        "init_weights 'bat' multiplies the weight",
+    ),
+    "LoKr of several ranks": (
+        lambda: peft.LoKrConfig(target_modules=["qkv", "fc2"], r=2, rank_pattern={"fc2": 4}),
+        "rank_pattern: {'fc2': 4}",
+    ),
     "no rotation": (
         lambda: peft.OFTConfig(target_modules=["qkv"], oft_block_size=8, num_cayley_neumann_terms=2),
         "a Neumann series of 1 or 2 terms is no rotation",
@@ -94,6 +142,26 @@ BEGINNINGS = {
     "oft": (
         lambda: peft.OFTConfig(target_modules=rf"{EVERYWHERE}(qkv|fc2)", oft_block_size=8),
         {"name": "oft", "block_size": 8, "targets": ["qkv", "fc2"]},
+    ),
+    "boft": (
+        lambda: peft.BOFTConfig(target_modules=rf"{EVERYWHERE}(qkv|proj)"),
+        {"name": "boft"},
+    ),
+    "road": (
+        lambda: peft.RoadConfig(target_modules=rf"{EVERYWHERE}(qkv|proj)", group_size=12),
+        {"name": "road", "group_size": 12},
+    ),
+    "loha": (
+        lambda: peft.LoHaConfig(target_modules=rf"{EVERYWHERE}(qkv|proj)"),
+        {"name": "loha"},
+    ),
+    "lokr": (
+        lambda: peft.LoKrConfig(target_modules=rf"{EVERYWHERE}(qkv|proj)", r=2, decompose_both=True),
+        {"name": "lokr", "rank": 2, "decompose_both": True},
+    ),
+    "miss": (
+        lambda: peft.MissConfig(target_modules=rf"{EVERYWHERE}(qkv|proj)", r=12),
+        {"name": "miss", "rank": 12},
     ),
 }
 

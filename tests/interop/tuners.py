@@ -14,7 +14,9 @@ from peft_reference import timm_of
 
 from interop.vera_ia3 import DEIT, build, moved, written
 
+from convert.adapters.parts import taken
 from convert.adapters.peft import write_adapter
+from mlx_peft.vit.sites import PARTS
 
 SIZES = {"depth": 2, "embed_dim": 24, "num_heads": 3}
 """Of the models: widths of 24, 72 and 96."""
@@ -59,4 +61,13 @@ def same_beginning(one: np.ndarray, other: np.ndarray) -> bool:
 
 def own(gradients: dict[str, np.ndarray], key: str, method) -> np.ndarray:
     """Of PEFT's gradients that of what is trained here under a name."""
-    return gradients[key.replace("oft_R", "oft_R.weight")]
+    layer, _, last = key.rpartition(".")
+    found = gradients[f"{layer}.oft_R.weight" if last == "oft_R" else key]
+    parts = tuple(part for part in PARTS if part in method.targets)
+    if not parts or not layer.endswith(".qkv") or last.endswith("_b"):
+        return found
+    if last.startswith("hada"):
+        return taken(found, parts)
+    axis = 1 if last == "miss_block" else 0
+    thirds = dict(zip(PARTS, np.split(found, len(PARTS), axis), strict=True))
+    return np.concatenate([thirds[part] for part in parts], axis)

@@ -29,6 +29,11 @@ EVERYTHING = {
     "houlsby": {"bottleneck": 6},
     "vpt": {"tokens": 4, "deep": True},
     "oft": {"block_size": 16},
+    "boft": {"block_size": 8, "factors": 2},
+    "road": {"group_size": 16, "targets": ["q", "v", "fc1"]},
+    "loha": {"rank": 3, "targets": ["q", "v", "fc1"]},
+    "lokr": {"rank": 3},
+    "miss": {"rank": 16, "targets": ["q", "v", "fc1"]},
 }
 """Options with which a method has all tensors that it ever has."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from mlx_peft.config.methods import (
+    BOFT,
     IA3,
     OFT,
     SSF,
@@ -23,9 +24,13 @@ from mlx_peft.config.methods import (
     Houlsby,
     LayerNorm,
     Linear,
+    LoHa,
+    LoKr,
     LoRA,
     MethodConfig,
+    MiSS,
     QALoRA,
+    RoAd,
     VeRA,
 )
 from mlx_peft.config.quantization import QAT
@@ -36,16 +41,21 @@ from torch_ref.methods.adalora import AdaLoRAMethod
 from torch_ref.methods.adapted import Adapted
 from torch_ref.methods.adapter_plus import AdapterPlusMethod
 from torch_ref.methods.adaptformer import AdaptFormerMethod
+from torch_ref.methods.boft import BOFTMethod
 from torch_ref.methods.fact import FacTMethod
 from torch_ref.methods.houlsby import HoulsbyMethod
 from torch_ref.methods.ia3 import IA3Method
 from torch_ref.methods.importance import Importance
 from torch_ref.methods.linear import LinearMethod
+from torch_ref.methods.loha import LoHaMethod
+from torch_ref.methods.lokr import LoKrMethod
 from torch_ref.methods.lora import LoRAMethod
 from torch_ref.methods.method import Method
+from torch_ref.methods.miss import MiSSMethod
 from torch_ref.methods.oft import OFTMethod
 from torch_ref.methods.prompt import VPTMethod
 from torch_ref.methods.qalora import QALoRAMethod
+from torch_ref.methods.road import RoAdMethod
 from torch_ref.methods.selective import SelectiveMethod
 from torch_ref.methods.ssf import SSFMethod
 from torch_ref.methods.targets import replace
@@ -71,6 +81,11 @@ METHODS: dict[str, Method[Any]] = {
         HoulsbyMethod(Houlsby),
         VPTMethod(VPT),
         OFTMethod(OFT),
+        BOFTMethod(BOFT),
+        RoAdMethod(RoAd),
+        LoHaMethod(LoHa),
+        LoKrMethod(LoKr),
+        MiSSMethod(MiSS),
     )
 }
 """The registry of methods by their names: nothing else lists them."""

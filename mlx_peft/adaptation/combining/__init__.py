@@ -21,9 +21,12 @@ from mlx_peft.config.methods import (
     Houlsby,
     LayerNorm,
     Linear,
+    LoHa,
+    LoKr,
     LoRA,
     Method,
     MethodConfig,
+    MiSS,
     QALoRA,
     VeRA,
 )
@@ -84,6 +87,9 @@ FAMILIES: Mapping[type[MethodConfig], Family] = {
     AdaLoRA: _low_rank(WHOLE),
     VeRA: _low_rank(WHOLE),
     FacT: _low_rank(WHOLE),
+    LoHa: _low_rank(WHOLE),
+    LoKr: _low_rank(WHOLE),
+    MiSS: _low_rank(WHOLE),
     QALoRA: Family(
         "products of two factors over groups of inputs",
         "cat",

@@ -16,7 +16,7 @@ from mlx_peft.adaptation.combining.part import Part, numbered
 from mlx_peft.adaptation.combining.rules import Array, combined
 from mlx_peft.adaptation.terms import TERMS, THIRDS, Plain
 from mlx_peft.config.combination import Combination
-from mlx_peft.config.methods import AdaLoRA, FacT, LoRA, MethodConfig, QALoRA, VeRA
+from mlx_peft.config.methods import AdaLoRA, FacT, LoHa, LoKr, LoRA, MethodConfig, MiSS, QALoRA, VeRA
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
@@ -60,7 +60,9 @@ def _qalora(method: QALoRA, architecture: Architecture, tensors: Tensors) -> Upd
     return found
 
 
-def _of_terms(method: AdaLoRA | VeRA | FacT, architecture: Architecture, tensors: Tensors) -> Update:
+def _of_terms(
+    method: AdaLoRA | VeRA | FacT | LoHa | LoKr | MiSS, architecture: Architecture, tensors: Tensors
+) -> Update:
     """Those of methods whose A and B are made of other tensors, with all factors in B."""
     layers = TERMS[type(method)](method, architecture, tensors, _Unasked()).layers
     return {path: _joined(terms) for path, terms in layers.items()}
@@ -111,6 +113,9 @@ UPDATES: Mapping[type[MethodConfig], Callable[[Any, Architecture, Tensors], Upda
     AdaLoRA: _of_terms,
     VeRA: _of_terms,
     FacT: _of_terms,
+    LoHa: _of_terms,
+    LoKr: _of_terms,
+    MiSS: _of_terms,
 }
 """How each method says what it adds to the weights."""
 

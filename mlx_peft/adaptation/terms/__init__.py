@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mlx_peft.adaptation.terms import blocks, low_rank, vectors
+from mlx_peft.adaptation.terms import blocks, low_rank, products, vectors
 from mlx_peft.adaptation.terms.term import BRANCHES, THIRDS, Array, Entering, Layers, Plain, Terms, places
 from mlx_peft.config.methods import (
     IA3,
@@ -31,8 +31,11 @@ from mlx_peft.config.methods import (
     Houlsby,
     LayerNorm,
     Linear,
+    LoHa,
+    LoKr,
     LoRA,
     MethodConfig,
+    MiSS,
     QALoRA,
     VeRA,
 )
@@ -66,5 +69,8 @@ TERMS: Mapping[type[MethodConfig], Callable[[Any, Architecture, Tensors, Plain],
     AdapterPlus: blocks.adapter_plus,
     Houlsby: blocks.houlsby,
     VPT: blocks.vpt,
+    LoHa: products.loha,
+    LoKr: products.lokr,
+    MiSS: products.miss,
 }
 """How each method that mixes says what it does."""

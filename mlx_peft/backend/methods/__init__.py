@@ -16,22 +16,28 @@ from mlx_peft.backend.methods.adalora import AdaLoRAMethod
 from mlx_peft.backend.methods.adapted import Adapted
 from mlx_peft.backend.methods.adapter_plus import AdapterPlusMethod
 from mlx_peft.backend.methods.adaptformer import AdaptFormerMethod
+from mlx_peft.backend.methods.boft import BOFTMethod
 from mlx_peft.backend.methods.fact import FacTMethod
 from mlx_peft.backend.methods.houlsby import HoulsbyMethod
 from mlx_peft.backend.methods.ia3 import IA3Method
 from mlx_peft.backend.methods.importance import Importance
 from mlx_peft.backend.methods.linear import LinearMethod
+from mlx_peft.backend.methods.loha import LoHaMethod
+from mlx_peft.backend.methods.lokr import LoKrMethod
 from mlx_peft.backend.methods.lora import LoRAMethod
 from mlx_peft.backend.methods.method import Method
+from mlx_peft.backend.methods.miss import MiSSMethod
 from mlx_peft.backend.methods.oft import OFTMethod
 from mlx_peft.backend.methods.prompt import VPTMethod
 from mlx_peft.backend.methods.qalora import QALoRAMethod
+from mlx_peft.backend.methods.road import RoAdMethod
 from mlx_peft.backend.methods.selective import SelectiveMethod
 from mlx_peft.backend.methods.ssf import SSFMethod
 from mlx_peft.backend.methods.targets import replace
 from mlx_peft.backend.methods.vera import VeRAMethod
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.config.methods import (
+    BOFT,
     IA3,
     OFT,
     SSF,
@@ -45,9 +51,13 @@ from mlx_peft.config.methods import (
     Houlsby,
     LayerNorm,
     Linear,
+    LoHa,
+    LoKr,
     LoRA,
     MethodConfig,
+    MiSS,
     QALoRA,
+    RoAd,
     VeRA,
 )
 from mlx_peft.config.quantization import QAT
@@ -73,6 +83,11 @@ METHODS: dict[str, Method[Any]] = {
         HoulsbyMethod(Houlsby),
         VPTMethod(VPT),
         OFTMethod(OFT),
+        BOFTMethod(BOFT),
+        RoAdMethod(RoAd),
+        LoHaMethod(LoHa),
+        LoKrMethod(LoKr),
+        MiSSMethod(MiSS),
     )
 }
 """The registry of methods by their names: nothing else lists them."""

@@ -12,13 +12,15 @@ from mlx_peft.config.methods.base import MethodConfig
 from mlx_peft.config.methods.bottleneck import AdapterPlus, AdaptFormer, Houlsby
 from mlx_peft.config.methods.lora import LoRA
 from mlx_peft.config.methods.lowrank import AdaLoRA, FacT, QALoRA, VeRA
-from mlx_peft.config.methods.multiplied import OFT
+from mlx_peft.config.methods.multiplied import BOFT, OFT, RoAd
 from mlx_peft.config.methods.selective import BitFit, Full, LayerNorm, Linear
+from mlx_peft.config.methods.updates import LoHa, LoKr, MiSS
 from mlx_peft.config.words import PythonWords
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.sections import sections, variants
 
 __all__ = [
+    "BOFT",
     "IA3",
     "OFT",
     "SSF",
@@ -32,10 +34,14 @@ __all__ = [
     "Houlsby",
     "LayerNorm",
     "Linear",
+    "LoHa",
+    "LoKr",
     "LoRA",
     "Method",
     "MethodConfig",
+    "MiSS",
     "QALoRA",
+    "RoAd",
     "VeRA",
     "called",
 ]
@@ -56,7 +62,12 @@ Method = Annotated[
     | AdapterPlus
     | Houlsby
     | VPT
-    | OFT,
+    | OFT
+    | BOFT
+    | RoAd
+    | LoHa
+    | LoKr
+    | MiSS,
     Field(discriminator="name"),
 ]
 

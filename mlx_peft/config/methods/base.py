@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.section import Section
@@ -13,7 +13,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.parameters import decays, last
 from mlx_peft.vit.shapes import Shapes
-from mlx_peft.vit.sites import Blocks, Site, Targets, chosen, sites
+from mlx_peft.vit.sites import PARTS, Blocks, Site, Targets, chosen, sites
 
 Given = Literal["weights", "images"]
 """What a start is made from that a model does not hold."""
@@ -181,3 +181,17 @@ class Targeted(Blockwise):
 
     def check(self, architecture: Architecture) -> None:
         self.sites(architecture)
+
+
+class Undivided(Targeted):
+    """A method of whole layers, which q, k and v of a fused qkv are not."""
+
+    undivided: ClassVar[str]
+    """Why it cannot be of a part of qkv."""
+
+    @field_validator("targets")
+    @classmethod
+    def _whole_layers(cls, targets: Targets) -> Targets:
+        if parts := [name for name in targets if name in PARTS]:
+            raise ValueError(f"{parts[0]!r} is a part of qkv, and {cls.undivided}: name qkv")
+        return targets

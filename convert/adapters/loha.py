@@ -1,0 +1,66 @@
+"""LoHa as Hugging Face PEFT keeps it: four factors a layer, of two matrices that are multiplied element by element."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from convert.adapters.layerwise import PLACED, STACKED, Layers, Layerwise
+from convert.adapters.separate import padded
+from convert.adapters.targeting import pattern
+from mlx_peft.config.methods import LoHa
+from mlx_peft.config.methods.lora import of_pattern
+
+LEFT, RIGHT = ("hada_w1_a", "hada_w2_a"), ("hada_w1_b", "hada_w2_b")
+
+
+def _written(method: LoHa, layers: Layers) -> dict[str, Any]:
+    """The parts of a fused qkv become one adapter of (parts * r), and alpha grows with it so that the scaling stays."""
+    ranks = {layer: len(held[RIGHT[0]]) for layer, held in layers.items()}
+    alphas = {layer: method.alpha * (rank // method.rank) for layer, rank in ranks.items()}
+    (rank, rank_pattern), (alpha, alpha_pattern) = pattern(ranks), pattern(alphas)
+    return {
+        "r": rank,
+        "alpha": alpha,
+        "rank_pattern": rank_pattern,
+        "alpha_pattern": alpha_pattern,
+        "rank_dropout": 0.0,
+        "module_dropout": 0.0,
+        "use_effective_conv2d": False,
+        "init_weights": True,
+    }
+
+
+def _levelled(config: dict[str, Any], layers: Layers) -> Layers:
+    """All layers with the largest rank, filled up with zeros, and the scaling of most: what is beyond it is in A_1."""
+    most = max(len(held[RIGHT[0]]) for held in layers.values())
+    found = {}
+    for layer, held in layers.items():
+        alpha = of_pattern(config.get("alpha_pattern") or {}, layer) or config["alpha"]
+        times = (alpha / len(held[RIGHT[0]])) / (config["alpha"] / config["r"])
+        own = {name: padded(held[name].T, most).T for name in LEFT}
+        own |= {name: padded(held[name], most) for name in RIGHT}
+        own[LEFT[0]] = own[LEFT[0]] * np.float32(times)
+        found[layer] = own
+    return found
+
+
+def _options(config: dict[str, Any], layers: Layers) -> dict[str, Any]:
+    most = max(len(held[RIGHT[0]]) for held in layers.values())
+    scaling = config["alpha"] / config["r"]
+    return {"rank": most, "alpha": config["alpha"] if most == config["r"] else scaling * most}
+
+
+LAYERWISE = Layerwise(
+    "LOHA",
+    LoHa,
+    {LEFT[0]: PLACED, RIGHT[0]: STACKED, LEFT[1]: PLACED, RIGHT[1]: STACKED},
+    _written,
+    _options,
+    {
+        *("r", "alpha", "rank_pattern", "alpha_pattern"),
+        *("init_weights", "module_dropout", "rank_dropout", "use_effective_conv2d"),  # of the start, training, images
+    },
+    levelled=_levelled,
+)

@@ -1,0 +1,58 @@
+"""The terms of methods whose update of a weight is another product than B A, as the A and B that make the same."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlx_peft.adaptation.terms.term import Array, Layers, Plain, Terms, held, named_pairs
+from mlx_peft.config.methods import LoHa, LoKr, MiSS
+from mlx_peft.core.border import Tensors
+from mlx_peft.vit.architecture import Architecture
+
+
+def loha(method: LoHa, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
+    """Column i of A_1 times column j of A_2, and row i of B_1 times row j of B_2, for each i and j."""
+    found: Layers = {}
+    for site in method.sites(architecture):
+        names = ("w1_a", "w1_b", "w2_a", "w2_b")
+        factors = (np.split(tensors[f"{site.path}.hada_{name}"], site.count) for name in names)
+        pairs = []
+        for a1, b1, a2, b2 in zip(*factors, strict=True):
+            A = (b1[:, None] * b2[None]).reshape(-1, site.inputs)
+            B = (a1[:, :, None] * a2[:, None]).reshape(len(a1), -1)
+            pairs.append((held(A.T), held(method.scaling * B.T)))
+        found[site.path] = named_pairs(site, pairs)
+    return Terms(found)
+
+
+def lokr(method: LoKr, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
+    """The Kronecker product of two products is that of their first factors, times that of their second ones."""
+    found: Layers = {}
+    for site in method.sites(architecture):
+        (left1, right1), (left2, right2) = (_split(f"{site.path}.lokr_{name}", tensors) for name in ("w1", "w2"))
+        pair = held(np.kron(right1, right2).T), held(method.scaling * np.kron(left1, left2).T)
+        found[site.path] = named_pairs(site, [pair])
+    return Terms(found)
+
+
+def _split(name: str, tensors: Tensors) -> tuple[Array, Array]:
+    """A trained matrix as a product of two: its own factors, or itself and the identity of its shorter side."""
+    if name not in tensors:
+        return tensors[f"{name}_a"], tensors[f"{name}_b"]
+    whole = tensors[name]
+    rows, columns = whole.shape
+    eye = np.eye(min(rows, columns), dtype=np.float32)
+    return (whole, eye) if columns <= rows else (eye, whole)
+
+
+def miss(method: MiSS, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
+    """A adds up the pieces of the inputs; it is the same array at all layers of one width."""
+    eye = np.eye(method.rank, dtype=np.float32)
+    widths = {site.inputs for site in method.sites(architecture)}
+    adding = {width: held(np.tile(eye, (-(-width // method.rank), 1))[:width]) for width in widths}
+    found: Layers = {}
+    for site in method.sites(architecture):
+        D = tensors[f"{site.path}.miss_block"]
+        own = np.split(np.tile(D, (1, site.adapted // D.shape[1])), site.count, axis=1)
+        found[site.path] = named_pairs(site, [(adding[site.inputs], held(one)) for one in own])
+    return Terms(found)
