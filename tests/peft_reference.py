@@ -19,6 +19,8 @@ from mlx_peft.core.border import Tensors
 PREFIX = "base_model.model."
 EXPECTED = (
     "Unsupported layer type .*norm",  # of every norm that is timm's own
+    "Failed to load the CUDA extension",  # of BOFT, which does without
+    "Setting boft_n_butterfly_factor to 1",
     "The following rank_pattern keys did not match",  # it takes AdaLoRA's pattern for LoRA's at first, in its own too
 )
 """What PEFT warns of though nothing is wrong. Else it warns of keys that it does not know or does not find."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import peft.tuners.boft.layer
 import pytest
+import torch  # before MLX: see mlx_peft.backend.blas
 from comparing import relative
 from foreign_models import prepared
 from peft_reference import gradients, logits, opened
@@ -86,3 +88,23 @@ def test_an_adapter_that_peft_saved_again_is_the_same_model(case, tmp_path):
         before, after = (kind.model_dump(exclude={"blocks"}) for kind in both)
         assert before == after
         assert again.model.parameters == trainer.model.parameters
+
+
+class PureBlockDiagonals:
+    """What PEFT's CUDA extension computes."""
+
+    @staticmethod
+    def apply(rotations: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.block_diag(*factor) for factor in rotations])
+
+
+@pytest.mark.parametrize("factors", [2, 3])
+def test_several_butterflies_are_those_that_peft_has_with_its_extension(factors, backend, monkeypatch, tmp_path):
+    monkeypatch.setattr(peft.tuners.boft.layer, "get_fbd_cuda", lambda: True)
+    monkeypatch.setattr(peft.tuners.boft.layer, "FastBlockDiag", PureBlockDiagonals)
+    trainer, base = ours(backend, {"name": "boft", "factors": factors, "targets": ["fc2"]}, tmp_path)
+    model = opened(base, tmp_path)
+    assert relative(trainer.model.logits(IMAGES), logits(model, prepared(IMAGES, base))) < LOGITS
+    merged = {n.replace(".modules_to_save.default", ""): t for n, t in model.merge_and_unload().state_dict().items()}
+    for key, tensor in trainer.model.merged().items():
+        assert relative(tensor, merged[key].numpy()) < 2e-6, key

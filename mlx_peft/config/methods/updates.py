@@ -72,7 +72,7 @@ class LoKr(Undivided):
     def factors(self, site: Site) -> dict[str, tuple[int, int]]:
         """The shapes of one layer's tensors by their last names."""
         rows, columns = divided(site.outputs, self.factor), divided(site.inputs, self.factor)
-        found = {}
+        found: dict[str, tuple[int, int]] = {}
         for name, splits, shape in (
             ("lokr_w1", self.decompose_both, (rows[0], columns[0])),
             ("lokr_w2", True, (rows[1], columns[1])),
