@@ -16,13 +16,13 @@ from mlx_peft.vit.parameters import is_head, last
 Arrays = dict[str, mx.array]
 
 
-NO_KERNEL = "freqs"
-"""The last name of what has four axes and is no convolution's."""
+NO_KERNELS = ("freqs", "boft_R")
+"""The last names of what has four axes and is no convolution's."""
 
 
 def to_mlx(tensor: np.ndarray, name: str = "") -> mx.array:
     """A parameter of timm's layout in MLX's: the patch convolution has its channels last."""
-    return mx.array(tensor.transpose(0, 2, 3, 1) if tensor.ndim == 4 and last(name) != NO_KERNEL else tensor)
+    return mx.array(tensor.transpose(0, 2, 3, 1) if tensor.ndim == 4 and last(name) not in NO_KERNELS else tensor)
 
 
 def to_timm(array: mx.array, name: str = "") -> np.ndarray:
@@ -30,7 +30,7 @@ def to_timm(array: mx.array, name: str = "") -> np.ndarray:
     if array.dtype == mx.uint32:
         return to_numpy(array)
     tensor = to_numpy(array.astype(mx.float32))
-    kernel = tensor.ndim == 4 and last(name) != NO_KERNEL
+    kernel = tensor.ndim == 4 and last(name) not in NO_KERNELS
     return np.ascontiguousarray(tensor.transpose(0, 3, 1, 2)) if kernel else tensor
 
 

@@ -55,10 +55,6 @@ THEIRS = {
         lambda: peft.LoHaConfig(target_modules=["qkv", "fc2"], r=3, alpha=5, module_dropout=0.1, rank_dropout=0.1),
         {"rank": 3, "alpha": 5.0, "targets": ("qkv", "fc2")},
     ),
-    "loha of several ranks and scalings": (
-        lambda: peft.LoHaConfig(target_modules=["qkv", "fc2"], r=2, rank_pattern={"fc2": 4}, alpha_pattern={"qkv": 3}),
-        {"rank": 4, "alpha": 16.0},
-    ),
     "lokr": (
         lambda: peft.LoKrConfig(target_modules=["qkv", "fc2"], r=3, alpha=5, rank_dropout=0.1, rank_dropout_scale=True),
         {"rank": 3, "alpha": 5.0, "targets": ("qkv", "fc2"), "factor": None, "decompose_both": False},
@@ -97,6 +93,15 @@ def test_an_adapter_that_peft_trained_is_read(case, backend, tmp_path):
     _, ours = trainer.loss_and_gradients(IMAGES, LABELS)
     for key, gradient in ours.items():
         assert relative(gradient, own(theirs, key, adapter.method)) < GRADIENTS, key
+
+
+def test_a_loha_of_several_ranks_and_scalings_is_one_of_the_largest(backend, tmp_path):
+    config = peft.LoHaConfig(target_modules=["qkv", "fc2"], r=2, rank_pattern={"fc2": 4}, alpha_pattern={"qkv": 3})
+    config.modules_to_save = ["head"]
+    model, base = trained_by_peft(config, tmp_path)
+    trainer, adapter = reread(backend, base, tmp_path)
+    assert (adapter.method.rank, adapter.method.alpha) == (4, 16)
+    assert relative(trainer.model.logits(IMAGES), logits(model, prepared(IMAGES, base))) < LOGITS
 
 
 REFUSED = {

@@ -48,7 +48,7 @@ ONLY_HERE = {
     "models/gelu.py": {"LIMIT", "PHI", "SLOPE", "rational_gelu"},
     "models/stochastic.py": {"current_key", "next_key"},
     "model.py": {"Model.put", "Model.on_device"},
-    "parameters.py": {"NO_KERNEL", "to_mlx", "to_timm"},
+    "parameters.py": {"NO_KERNELS", "to_mlx", "to_timm"},
     "training.py": {
         *("Slots", "Group", "COUNTED", "laid_out"),
         *(f"Update.{own}" for own in ("initial_slots", "state", "shapes", "load_state")),
