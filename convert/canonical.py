@@ -8,6 +8,7 @@ from math import isqrt
 import numpy as np
 
 from convert.files import renamed
+from convert.layouts.eva import from_eva
 from convert.layouts.pretraining import without_pretraining
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.parameters import is_head
@@ -30,7 +31,7 @@ def canonical(tensors: Tensors, family: str) -> tuple[Tensors, tuple[str, ...]]:
     Returns:
         The tensors, and what was left out, in words.
     """
-    tensors, notes = _without_representation(tensors)
+    tensors, notes = from_eva(tensors) if family == "eva" else _without_representation(tensors)
     tensors, more = without_pretraining(tensors)
     tensors, notes = _from_dinov2(tensors), notes + more
     result = {}

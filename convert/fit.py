@@ -113,6 +113,8 @@ class _Fitting:
             if surplus:
                 self.notes.append(f"blocks: those of the weights past the first {depth} are left out")
                 self.tensors = {name: tensor for name, tensor in self.tensors.items() if name not in surplus}
+                if (frequencies := self.tensors.get("rope.freqs")) is not None and frequencies.ndim == 4:
+                    self.tensors["rope.freqs"] = frequencies[:, :depth]
         if pool != "map" and "attn_pool.latent" in self.tensors:
             self.notes.append(f"attn_pool: the weights' attention pooling is left out, global_pool is {pool}")
             self.tensors = {name: t for name, t in self.tensors.items() if not name.startswith("attn_pool.")}

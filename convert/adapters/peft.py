@@ -124,6 +124,11 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
     if layout.from_peft is None:
         return [f"{folder}: Hugging Face PEFT has no method {adapter.method.name!r} and cannot read this adapter"]
     notes = layout.notes(adapter.method)
+    if _is_passed_by(adapter):
+        notes.append(
+            "timm's EvaAttention multiplies with qkv.weight itself where q_bias and v_bias stand beside it, past what "
+            "Hugging Face PEFT puts around qkv: there the adapter acts once it is merged (merge_and_unload), not before"
+        )
     if adapter.qat is not None:
         notes.append(
             f"it was trained through {adapter.qat.bits}-bit codes, of which Hugging Face PEFT knows nothing: there it "
@@ -135,6 +140,13 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
             "meets all of them, and gives other logits"
         )
     return [f"{folder}: {note}" for note in notes]
+
+
+def _is_passed_by(adapter: Adapter) -> bool:
+    """Whether timm calls a layer that the adapter has tensors for by its weight alone."""
+    a = adapter.architecture
+    apart = a is not None and a.qkv == "biases_apart" and a.qkv_bias
+    return apart and any(".attn.qkv." in name for name in adapter.tensors)
 
 
 def common(adapter: Adapter, layout: Format) -> dict[str, Any]:

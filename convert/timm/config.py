@@ -9,11 +9,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from convert.files import listed
+from convert.timm import eva
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.tokens import ReducerConfig, described
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.problems import in_a_line
-from mlx_peft.vit.architecture import Architecture, Preprocessing
+from mlx_peft.vit.architecture import LATER, Architecture, Preprocessing
 from mlx_peft.vit.registry import find
 
 CONFIG = "config.json"
@@ -63,8 +64,11 @@ def preprocessing_of(config: Mapping[str, Any], path: Path) -> Preprocessing:
         raise UserError(f"{path}: pretrained_cfg: {in_a_line(error, Preprocessing)}") from error
 
 
-def from_arguments(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """timm's ``model_args`` as fields of ``Architecture``. Raises UserError for what cannot be one."""
+def from_arguments(arguments: Mapping[str, Any], path: Path, usual: Architecture) -> dict[str, Any]:
+    """timm's ``model_args`` as fields of ``Architecture``, of a model that is the usual one without them.
+
+    Raises UserError for what cannot be one.
+    """
     fields = {name: value for name, value in arguments.items() if value is not None and name not in NO_MATTER}
     if fields.pop("in_chans", 3) != 3:
         raise UserError(f"{path}: model_args.in_chans: only images of three channels are supported")
@@ -73,6 +77,25 @@ def from_arguments(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
             if not value or value[1:] != value[:-1]:
                 raise UserError(f"{path}: model_args.{side}: only squares are supported, not {shown(value)}")
             fields[side] = value[0]
+    return (_of_eva if usual.family == "eva" else _of_vit)(fields, path, usual)
+
+
+def _of_eva(fields: dict[str, Any], path: Path, usual: Architecture) -> dict[str, Any]:
+    """What timm's ``Eva`` is told beside the usual."""
+    said = eva.words(usual)
+    if unknown := [word for word in fields if word not in said]:
+        raise UserError(
+            f"{path}: model_args.{unknown[0]}: timm's Eva has it, or should, and there is no such field here"
+        )
+    try:
+        found = eva.fields(said | fields)
+    except ValueError as error:
+        raise UserError(f"{path}: model_args: a model with {error} is not supported") from error
+    return {name: value for name, value in found.items() if name != "img_size" or name in fields}
+
+
+def _of_vit(fields: dict[str, Any], path: Path, usual: Architecture) -> dict[str, Any]:
+    """What timm's ``VisionTransformer`` is told beside the usual."""
     if "pos_embed" in fields:
         fields["pos_embed"] = fields["pos_embed"] == "learn"
     if "norm_layer" in fields:
@@ -89,6 +112,8 @@ def timm_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
         UserError: for a difference that timm's configuration cannot express.
     """
     usual = find(name).architecture
+    if usual.family == "eva":
+        return _evas_arguments(architecture, usual, name)
     changes = {key: value for key, value in architecture.model_dump().items() if value != getattr(usual, key)}
     changes.pop("img_size", None)  # is pretrained_cfg's input_size
     if "fc_norm" in changes:
@@ -96,7 +121,7 @@ def timm_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
     if "pos_embed" in changes:
         changes["pos_embed"] = "learn" if architecture.pos_embed else "none"
     norms = changes.keys() & {"norm_layer", "norm_eps", "embed_norm"}
-    unsaid = ("distilled", "mlp_layer", "positions", "qkv")
+    unsaid = ("distilled", "mlp_layer", *LATER)
     lost = {key for key, value in changes.items() if value in (None, "token_avg") or key in unsaid}
     if norms and (architecture.norm_eps != TIMM_EPS or changes.get("embed_norm") is False):
         lost |= norms
@@ -107,4 +132,22 @@ def timm_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
         changes["norm_layer"] = architecture.norm_layer
         if architecture.embed_norm:
             changes["embed_norm_layer"] = architecture.norm_layer
+    return changes
+
+
+def _evas_arguments(architecture: Architecture, usual: Architecture, name: str) -> dict[str, Any]:
+    """What ``Eva`` has to be told beside the usual. Raises UserError where it would be another model all the same."""
+    before, said = eva.words(usual), eva.words(architecture)
+    changes = {word: value for word, value in said.items() if value != before[word] and word != "img_size"}
+    after = architecture.final_norm and architecture.norm_after_pool
+    explicit = {"use_fc_norm": after, "use_post_transformer_norm": architecture.final_norm and not after}
+    changes |= {word: value for word, value in explicit.items() if word in changes}  # timm passes over a None
+    said_of = eva.fields(before | changes) | {"img_size": architecture.img_size}
+    found, wanted = usual.model_copy(update=said_of), architecture
+    if found.norm_after_pool == wanted.norm_after_pool:
+        found = found.model_copy(update={"fc_norm": wanted.fc_norm})
+    lost = {key for key in Architecture.model_fields if getattr(found, key) != getattr(wanted, key)}
+    lost |= {word for word, value in changes.items() if value in (None, "token_avg")}
+    if lost:
+        raise UserError(f"timm's config.json cannot express that this {name} has another {listed(sorted(lost))}")
     return changes

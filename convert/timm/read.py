@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from convert.canonical import canonical
 from convert.checkpoint import Checkpoint
@@ -103,7 +103,7 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
     model = config.get("architecture")
     if not isinstance(model, str) or not isinstance(pretrained, dict):
         raise UserError(f"{path}: not a configuration of timm's: it names no architecture")
-    model, exact = model.removeprefix(OURS), config.get("exact_architecture")
+    model = model.removeprefix(OURS)
     if name is not None and model != name.partition(".")[0]:
         raise UserError(f"model.name is {name!r}, but {path} is of a {model!r}")
     entry = find(model)
@@ -111,9 +111,6 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
     if not isinstance(size, list) or len(size) != 3 or size[0] != 3 or size[1] != size[2]:
         found = shown(size)
         raise UserError(f"{path}: pretrained_cfg.input_size: only squares of three channels are supported, not {found}")
-    arguments = config.get("model_args", {})
-    if not isinstance(arguments, dict):
-        raise UserError(f"{path}: model_args is no object")
     tag = pretrained.get("tag")
     if tag is not None and (not isinstance(tag, str) or len(tag) > LONGEST_NAME):
         raise UserError(
@@ -123,14 +120,9 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
     if weights is None:
         raise UserError(f"there is no {WEIGHTS} in {folder}")
     quantization = quantization_of(config["quantization"], path) if "quantization" in config else None
-    architecture = (
-        altered(Architecture(), exact, f"{path}: exact_architecture")
-        if isinstance(exact, dict)
-        else altered(
-            entry.architecture, {"img_size": size[-1]} | from_arguments(arguments, path), f"{path}: model_args"
-        )
-    )
-    tensors, notes = canonical(read_tensors(weights, words=quantization is not None), architecture.family)
+    architecture = _architecture(config, entry.architecture, size[-1], path)
+    tensors = read_tensors(weights, words=quantization is not None)
+    tensors, notes = canonical(tensors, architecture.family)
     must_be_sound(tensors, architecture, quantization, weights)
     rows, number = len(tensors.get("head.weight", ())), config.get("num_classes")
     if rows and isinstance(number, int) and number != rows:
@@ -150,3 +142,17 @@ def from_folder(folder: Path, name: str | None, source: str) -> Checkpoint:
         task=task_of(config, path),
         tokens=tokens_of(config.get("tokens"), path),
     )
+
+
+def _architecture(config: dict[str, Any], usual: Architecture, size: Any, path: Path) -> Architecture:
+    """What the model is: by its fields where the configuration has them, else the usual one with what timm is told.
+
+    Raises:
+        UserError: where the configuration holds what is not understood.
+    """
+    exact, arguments = config.get("exact_architecture"), config.get("model_args", {})
+    if not isinstance(arguments, dict):
+        raise UserError(f"{path}: model_args is no object")
+    if isinstance(exact, dict):
+        return altered(Architecture(), exact, f"{path}: exact_architecture")
+    return altered(usual, {"img_size": size} | from_arguments(arguments, path, usual), f"{path}: model_args")

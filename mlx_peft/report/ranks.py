@@ -20,7 +20,7 @@ DPI = 200
 """Dots an inch of the picture for the screen."""
 PREFIX = "rank/"
 ADAPTER = re.compile(r"blocks\.(\d+)\.(?:attn|mlp)\.(.+)")
-COLUMNS = ("qkv", "qkv/q", "qkv/k", "qkv/v", "proj", "fc1", "fc1_g", "fc1_x", "fc2")
+COLUMNS = ("qkv", "qkv/q", "qkv/k", "qkv/v", "q_proj", "k_proj", "v_proj", "proj", "fc1", "fc1_g", "fc1_x", "fc2")
 """The layers in the order in which a block computes them."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import timm
 import torch
 from comparing import LOGITS, relative
 from foreign_models import logits as ours
-from foreign_models import prepared
+from foreign_models import on_disk, prepared
 
 from convert.base import Base, whole
 from convert.layouts.layout import Asked
@@ -32,6 +33,15 @@ QUICK = (
 )
 """One of each structure that is small; the walk over all takes some twenty minutes and 6 GB."""
 
+SMALL = {
+    "vit_small_patch16_dinov3": 48,
+    "vit_small_plus_patch16_dinov3_qkvb": 48,
+    "eva02_tiny_patch14_224": 42,
+    "vit_pe_core_tiny_patch16_384": 48,
+    "vit_small_patch16_rope_mixed_ape_224": 48,
+}
+"""One of each structure of timm's ``Eva`` that is small, and the image size that its own is cut to."""
+
 
 def another(size: int, patch: int) -> int:
     """A smaller image, of about half the patches along a side."""
@@ -42,15 +52,16 @@ def image(size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
 
 
-def saved_by_timm(name: str, folder: Path) -> None:
+def saved_by_timm(name: str, folder: Path, **args: int) -> None:
     """timm's model with every parameter random, in the folder that timm itself writes."""
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=7, weight_init="skip", **DEPTH).eval()
+    skip = {} if find(name).architecture.family == "eva" else {"weight_init": "skip"}
+    model = timm.create_model(name, num_classes=7, **skip, **DEPTH, **args).eval()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            around = 1.0 if parameter.ndim == 1 and key.endswith(".weight") else 0.0  # of norms
-            parameter.normal_(around, 0.02)
-    timm.models.save_for_hf(model, str(folder), model_args=DEPTH, safe_serialization=True)
+            scales = (parameter.ndim == 1 and key.endswith(".weight")) or ".gamma_" in key  # of norms, and of layers
+            parameter.normal_(1.0 if scales else 0.0, 0.5 if key == "rope.freqs" else 0.02)
+    timm.models.save_for_hf(model, str(folder), model_args=DEPTH | args, safe_serialization=True)
 
 
 def converted(source: Path, out: Path, image_size: int | None) -> Base:
@@ -65,13 +76,29 @@ def test_a_model_of_timms_converts_and_gives_timms_logits(name: str, tmp_path: P
     saved_by_timm(name, tmp_path / "timm")
     architecture = find(name.partition(".")[0]).architecture
     own = architecture.img_size
-    for size in (own, another(own, architecture.patch_size)):
+    compare(tmp_path, (own, another(own, architecture.patch_size)), own)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_each_structure_of_eva_on_a_small_image(name: str, tmp_path: Path) -> None:
+    own = SMALL[name]
+    saved_by_timm(name, tmp_path / "timm", img_size=own)
+    compare(tmp_path, (own, own + 2 * find(name).architecture.patch_size), own)
+
+
+def compare(folder: Path, sizes: Sequence[int], own: int) -> None:
+    """What is in ``timm`` there, at each image size, with timm and in both backends."""
+    for size in sizes:
         resized = {} if size == own else {"img_size": size}
-        base = converted(tmp_path / "timm", tmp_path / str(size), resized.get("img_size"))
+        base = converted(folder / "timm", folder / str(size), resized.get("img_size"))
         images = image(size)
         with torch.no_grad():
-            model = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True, **resized).eval()
+            model = timm.create_model(f"local-dir:{folder / 'timm'}", pretrained=True, **resized).eval()
             expected = model(prepared(images, base)).numpy()
+        if not resized:
+            ours_then = on_disk(folder / str(size))
+            for key, tensor in on_disk(folder / "timm").items():
+                np.testing.assert_array_equal(ours_then[key], tensor, err_msg=key)
         del model
         assert math.isfinite(float(np.linalg.norm(expected))) and np.ptp(expected) > 0
         for backend in ("torch", "mlx"):

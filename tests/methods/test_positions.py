@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import seams
 import torch  # before MLX: see mlx_peft.backend.blas
+import torch.nn.functional as F
 from comparing import LOGITS, relative
 from timm.models.eva import Eva
+
+from mlx_peft.config.tokens import ToMe
 
 ROUNDING = 2e-5
 """Relative, float32: the same sums in another order, through a backward pass."""
@@ -99,6 +102,72 @@ def test_rotary_positions_are_timms(build, batch, away, kind):
     weights.pop("rope.freqs", None)
     without = build({"name": "linear"}, {"args": ARGS | fields | {"positions": "learnt"}}, weights=weights)
     assert relative(without.model.logits(batch[0]), expected) > 1e-3, "the positions must matter to say anything"
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_timms(build, batch, away, kind, checkpointing):
+    fields, arguments = KINDS[kind]
+    model = {"args": ARGS | fields}
+    weights = away(build({"name": "full"}, model).model.adapter(), 0.3)
+    trainer = build({"name": "full"}, model, {"gradient_checkpointing": checkpointing}, weights=weights)
+    trainer.model.load_adapter(weights)
+    reference = of_timm(weights, **arguments)
+    F.cross_entropy(reference(pixels(trainer, batch[0])), torch.from_numpy(batch[1]).long()).backward()
+    expected = {name: parameter.grad.numpy() for name, parameter in reference.named_parameters()}
+    _, found = trainer.loss_and_gradients(batch[0], batch[1])
+    assert found.keys() == expected.keys()
+    scale = max(np.abs(gradient).max() for gradient in expected.values())
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(found[name], gradient, rtol=0, atol=ROUNDING * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_computed_once_goes_on_as_from_images(build, batch, away, kind):
+    model = {"args": ARGS | KINDS[kind][0]}
+    trainer = build({"name": "lora", "rank": 2, "blocks": "last 1"}, model)
+    trainer.model.load_adapter(away(trainer.model.adapter(), 0.3))
+    assert trainer.model.prefix.end == 2
+    features = trainer.model.features(batch[0])
+    assert relative(trainer.model.logits(features), trainer.model.logits(batch[0])) <= LOGITS
+
+
+def test_what_attention_took_is_timms(build, batch, away):
+    weights = away(build({"name": "full"}, MODEL).model.adapter(), 0.3)
+    trainer = build({"name": "linear"}, MODEL, weights=weights)
+    found = trainer.model.explain(batch[0], None)
+    reference, taken = of_timm(weights), []
+    for block in reference.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(lambda module, given, p: taken.append(p.numpy()))
+    with torch.no_grad():
+        expected = reference(pixels(trainer, batch[0])).numpy()
+    assert relative(found.logits, expected) <= LOGITS
+    for one, p in zip(found.blocks, taken, strict=True):
+        assert relative(one.probabilities, p) <= LOGITS
+
+
+def test_a_merged_token_has_the_place_of_the_one_that_it_was_merged_into(build, batch, away):
+    weights = away(build({"name": "full"}, MODEL).model.adapter(), 0.3)
+    trainer = build({"name": "linear"}, MODEL, weights=weights)
+    network, reference = trainer.model.network, of_timm(weights)
+    plain = seams.block(trainer, 1).reducer
+    network.reduce(ToMe(r=3))
+    seams.block(trainer, 1).reducer = plain
+    here = seams.of(trainer)
+    x = here.array(np.ascontiguousarray(pixels(trainer, batch[0]).permute(0, 2, 3, 1).numpy()))
+    tokens = network.between(network.embed(x), 0, 1)
+    indices, sizes, before = (torch.from_numpy(here.numpy(a)).clone() for a in (tokens.indices, tokens.sizes, tokens.x))
+    assert indices.shape == (4, 13) and all({*range(0, 16, 2)} < {*row} for row in indices.tolist())  # all of B
+    assert (sizes.sum(1) == 16).all() and (sizes > 1).any()
+
+    block, rope = reference.blocks[1], reference.rope.get_embed(shape=(4, 4))
+    asked = torch.cat([torch.ones(4, 5), sizes], dim=1).log()[:, None, None]
+    with torch.no_grad():
+        rows = rope[indices.long()][:, None]
+        middle = before + block.gamma_1 * block.attn(block.norm1(before), rope=rows, attn_mask=asked)
+        expected = middle + block.gamma_2 * block.mlp(block.norm2(middle))
+    assert relative(here.numpy(network.between(tokens, 1, 2).x), expected) <= LOGITS
 
 
 @pytest.mark.parametrize("pool", ["avg", "token"])

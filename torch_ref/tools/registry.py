@@ -6,6 +6,7 @@ The constructor's arguments are caught on their way into timm's model builder, s
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,14 +17,19 @@ import timm
 import torch.nn as nn
 from timm.layers import RmsNorm, SwiGLU, get_act_layer
 from timm.layers.mlp import GluMlp
-from timm.models import deit, get_pretrained_cfg, vision_transformer
+from timm.models import deit, eva, get_pretrained_cfg, vision_transformer
 from timm.models._registry import _model_default_cfgs
 
-from mlx_peft.vit.architecture import Architecture
+from convert.timm.eva import fields as evas_fields
+from convert.timm.eva import words
+from mlx_peft.vit.architecture import LATER, Architecture
 from mlx_peft.vit.registry import FILE
 
-MODULES = (vision_transformer, deit)
-SAME = set(Architecture.model_fields) - {"distilled", "embed_norm", "norm_layer", "norm_eps", "act_layer", "mlp_layer"}
+MODULES = (vision_transformer, deit, eva)
+SAME = set(Architecture.model_fields) - {
+    *("distilled", "embed_norm", "norm_layer", "norm_eps", "act_layer", "mlp_layer"),
+    *LATER,
+}
 CONVERTED = {"embed_norm_layer", "norm_layer", "act_layer", "mlp_layer"}
 IGNORED = {"dynamic_img_size", "feature_cfg", "pretrained_filter_fn", "pretrained_strict"}
 NOT_PLAIN = {
@@ -35,6 +41,8 @@ NOT_PLAIN = {
     },
     "attn_layer": {"diff": "it uses differential attention"},
     "global_pool": {"prr": "it pools by patch representation refinement"},
+    "use_post_norm": {True: "its blocks normalise after attention and MLP"},
+    "img_size": {(1024, 768): "its images are no squares, and several heads of most share keys and values"},
 }
 TAG_DEFAULTS: dict[str, Any] = {
     "hub_id": "timm/{name}.{tag}",
@@ -53,6 +61,7 @@ NORMALIZATIONS = {
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "satellite": ((0.43, 0.411, 0.296), (0.213, 0.156, 0.143)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
@@ -91,9 +100,25 @@ def why_not(arguments: dict[str, Any]) -> str | None:
 
 def architecture(caught: Caught) -> dict[str, Any]:
     """timm's constructor arguments as fields of ``Architecture``; what is at its default is left out."""
-    arguments = dict(caught.arguments)
+    fields = (of_eva if caught.model_class is eva.Eva else of_vit)(dict(caught.arguments), caught.model_class)
+    plain = Architecture(**fields).model_dump()
+    return {name: value for name, value in plain.items() if value != Architecture.model_fields[name].default}
+
+
+def of_eva(arguments: dict[str, Any], model_class: type) -> dict[str, Any]:
+    """The arguments of ``Eva`` as fields; what it is not told is at its own default."""
+    norms = norm_fields(arguments.pop("norm_layer", None))
+    defaults = {name: parameter.default for name, parameter in inspect.signature(model_class).parameters.items()}
+    known = words(Architecture()).keys()
+    if unknown := arguments.keys() - known - IGNORED:
+        raise NotImplementedError(f"arguments without a field: {sorted(unknown)}")
+    return evas_fields({word: arguments.get(word, defaults[word]) for word in known}) | norms
+
+
+def of_vit(arguments: dict[str, Any], model_class: type) -> dict[str, Any]:
+    """The arguments of ``VisionTransformer`` as fields."""
     fields = {name: arguments.pop(name) for name in SAME & arguments.keys()}
-    fields["distilled"] = caught.model_class is deit.VisionTransformerDistilled
+    fields["distilled"] = model_class is deit.VisionTransformerDistilled
     fields |= norm_fields(arguments.get("norm_layer"))
     if "embed_norm_layer" in arguments:
         if norm_fields(arguments["embed_norm_layer"]) != norm_fields(arguments["norm_layer"]):
@@ -106,8 +131,7 @@ def architecture(caught: Caught) -> dict[str, Any]:
         fields["mlp_layer"] = {SwiGLU: "swiglu", GluMlp: "swiglu_packed"}[getattr(mlp, "func", mlp)]
     if unknown := arguments.keys() - CONVERTED - IGNORED:
         raise NotImplementedError(f"arguments without a field: {sorted(unknown)}")
-    plain = Architecture(**fields).model_dump()
-    return {name: value for name, value in plain.items() if value != Architecture.model_fields[name].default}
+    return fields
 
 
 def norm_fields(layer: Any) -> dict[str, Any]:
