@@ -85,7 +85,7 @@ def unpack(method: AdaLoRA, packed: Tensors) -> Tensors:
     return tensors
 
 
-def notes(method: AdaLoRA) -> list[str]:
+def notes(method: AdaLoRA, tensors: Tensors) -> list[str]:
     """What PEFT does otherwise in silence, were it to train the adapter further."""
     found = ["the adapter does not know how many steps the run had: total_step is the least that PEFT accepts"]
     if method.orth_weight:
@@ -93,7 +93,7 @@ def notes(method: AdaLoRA) -> list[str]:
             "Hugging Face PEFT adds the orthogonality penalty to no model that returns a tensor, as timm's do: trained "
             "further there, the adapter is without it"
         )
-    found += note(method.targets, "", "rows move that are not trained here")
+    found += note(method.targets, tensors, "", "rows move that are not trained here")
     return found
 
 

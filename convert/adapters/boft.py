@@ -7,6 +7,7 @@ from typing import Any
 
 from convert.adapters.layerwise import INPUTS, Layers, Layerwise, along
 from mlx_peft.config.methods import BOFT
+from mlx_peft.core.border import Tensors
 
 
 def _written(method: BOFT, layers: Layers) -> dict[str, Any]:
@@ -43,7 +44,7 @@ LAYERWISE = Layerwise(
 )
 
 
-def _notes(method: BOFT) -> list[str]:
+def _notes(method: BOFT, tensors: Tensors) -> list[str]:
     if method.factors == 1:
         return []
     return [f"Hugging Face PEFT opens an adapter of {method.factors} butterflies only where it has its CUDA extension"]

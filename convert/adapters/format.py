@@ -21,7 +21,7 @@ class Format:
         apart: the tensors with q, k and v on layers of their own, which ``pack`` takes too. Raises UserError where that
             is another adapter.
         from_peft: reads what PEFT wrote; None where PEFT has no such method.
-        notes: what of a method PEFT passes over in silence, a sentence each.
+        notes: what of a method, whose tensors a model names so, PEFT passes over in silence, a sentence each.
     """
 
     peft_type: str
@@ -29,4 +29,4 @@ class Format:
     unpack: Callable[[Any, Tensors], Tensors]
     from_peft: Callable[[dict[str, Any], Tensors, Path], tuple[Any, Tensors]] | None = None
     apart: Callable[[Any, Tensors], Tensors] = lambda method, tensors: tensors
-    notes: Callable[[Any], list[str]] = lambda method: []
+    notes: Callable[[Any, Tensors], list[str]] = lambda method, tensors: []

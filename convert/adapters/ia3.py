@@ -54,11 +54,11 @@ def unpack(method: IA3, packed: Tensors) -> Tensors:
     return tensors
 
 
-def notes(method: IA3) -> list[str]:
+def notes(method: IA3, tensors: Tensors) -> list[str]:
     """What PEFT does not see in the file, and would do otherwise were it to train the adapter further."""
     if not others(adapted(method.targets)):
         return []
-    return note(method.targets, ", with factors of 1 elsewhere", "those move too")
+    return note(method.targets, tensors, ", with factors of 1 elsewhere", "those move too")
 
 
 def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[IA3, Tensors]:

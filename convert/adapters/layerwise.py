@@ -184,9 +184,9 @@ class Layerwise:
                 tensors[name] = self.sides[last].joined(shares, name) if is_separate(own[0][0]) else shares[0]
         return method, tensors
 
-    def notes(self, method: Any) -> list[str]:
+    def notes(self, method: Any, tensors: Tensors) -> list[str]:
         """What PEFT does not see in the file, and would do otherwise were it to train the adapter further."""
-        return note(method.targets, "", self.moves)
+        return note(method.targets, tensors, "", self.moves)
 
     def _fused(self, layers: Layers) -> Layers:
         """The layers; where inputs are adapted, which q, k and v share, those three as the qkv that has the same."""

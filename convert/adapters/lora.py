@@ -121,11 +121,11 @@ def unpack(method: LoRA, packed: Tensors) -> Tensors:
     return tensors
 
 
-def notes(method: LoRA) -> list[str]:
+def notes(method: LoRA, tensors: Tensors) -> list[str]:
     """What PEFT does not see in the file, and would do otherwise were it to train the adapter further."""
     times = len(adapted(method.targets))
     moves = "rows and blocks move that are not trained here"
-    sentences = note(method.targets, f", of rank {times} times as large", moves)
+    sentences = note(method.targets, tensors, f", of rank {times} times as large", moves)
     if method.start_kept is not None:
         sentences.append(
             f"to Hugging Face PEFT, LoRA with init: {method.init} is LoRA of twice the rank on the weights as they "

@@ -24,9 +24,12 @@ def others(parts: Collection[str]) -> tuple[str, ...]:
     return tuple(part for part in PARTS if part not in parts)
 
 
-def note(targets: Collection[str], there: str, moves: str) -> list[str]:
-    """For a person: what parts are to PEFT, and what it would move were it to train further; nothing without parts."""
-    if not (parts := adapted(targets)):
+def note(targets: Collection[str], names: Collection[str], there: str, moves: str) -> list[str]:
+    """For a person: what parts are to PEFT, and what it would move were it to train further; nothing without parts.
+
+    Nothing either where no tensor's name is of a qkv: q, k and v are layers of their own there, to PEFT too.
+    """
+    if not (parts := adapted(targets)) or not any(".qkv." in name for name in names):
         return []
     return [
         f"to Hugging Face PEFT, what adapts {' and '.join(parts)} is one adapter of the whole qkv{there}; trained "

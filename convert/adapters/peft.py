@@ -123,7 +123,7 @@ def write_adapter(folder: Path, adapter: Adapter) -> list[str]:
         )
     if layout.from_peft is None:
         return [f"{folder}: Hugging Face PEFT has no method {adapter.method.name!r} and cannot read this adapter"]
-    notes = layout.notes(adapter.method)
+    notes = layout.notes(adapter.method, own)
     if _is_passed_by(adapter):
         notes.append(
             "timm's EvaAttention multiplies with qkv.weight itself where q_bias and v_bias stand beside it, past what "

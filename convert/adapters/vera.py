@@ -113,10 +113,10 @@ def unpack(method: VeRA, packed: Tensors) -> Tensors:
     return tensors | dict(zip(OURS, taken, strict=True))
 
 
-def notes(method: VeRA) -> list[str]:
+def notes(method: VeRA, tensors: Tensors) -> list[str]:
     """What PEFT does not see in the file, and would do otherwise were it to train the adapter further."""
     there = f", and the rank is {len(_copies(method))} times as large"
-    return note(method.targets, there, "vectors move that are not trained here")
+    return note(method.targets, tensors, there, "vectors move that are not trained here")
 
 
 def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[VeRA, Tensors]:

@@ -61,6 +61,12 @@ def test_what_peft_does_not_see_is_said(method: LoRA, words: str | None, tmp_pat
     assert all(words in note for note in notes)
 
 
+def test_where_q_k_and_v_are_layers_they_are_so_to_peft_and_no_note_speaks_of_qkv(tmp_path: Path) -> None:
+    method = LoRA(targets=("q", "v"))
+    assert write_adapter(tmp_path / "adapter", trained(*base_of("eva02_base_patch14_224"), method)) == []
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == method.rank
+
+
 def test_a_rank_that_the_configuration_does_not_say_is_refused(tmp_path: Path) -> None:
     write_adapter(tmp_path / "adapter", trained(*base_of("deit_tiny_patch16_224"), LoRA(rank=2, targets=("proj",))))
     _, base = base_of("deit_tiny_patch16_224")
