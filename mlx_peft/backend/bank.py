@@ -34,10 +34,13 @@ class Mixer:
         self.network = deepcopy(network, {id(array): array for array in every(network).values()})
         self.network.eval()
         self.base, self.architecture = network.base, network.architecture
-        self.plain: dict[str, nn.Module] = {path: find(self.network, path) for path in places(self.architecture)}
-        for path, layer in self.plain.items():
+        layers = {path: find(self.network, path) for path in places(self.architecture)}
+        blocks = [f"blocks.{number}" for number in range(self.architecture.depth)]
+        attentions = {f"{path}.attn": find(self.network, f"{path}.attn") for path in blocks}
+        self.plain: dict[str, nn.Module] = layers | attentions
+        for path, layer in layers.items():
             replace(self.network, path, MixedLayer(layer, path))
-        for path in (f"blocks.{number}" for number in range(self.architecture.depth)):
+        for path in blocks:
             for branch in (f"{path}.{name}" for name in BRANCHES):
                 replace(self.network, branch, MixedBranch(find(self.network, branch), branch))
             replace(self.network, path, MixedBlock(find(self.network, path), path))

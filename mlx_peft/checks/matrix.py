@@ -22,6 +22,8 @@ MODELS: dict[str, dict[str, object]] = {
     "vit_small_patch14_dinov2": {"image_size": 112},
     "vit_small_patch14_reg4_dinov2": {"image_size": 112},
     "vit_base_patch16_siglip_224": {"args": {"depth": 2}},
+    "vit_small_patch16_dinov3": {"image_size": 112},
+    "eva02_tiny_patch14_224": {"image_size": 112},
 }
 """The models that are compared, some cut in depth or image size so that a run stays short."""
 
@@ -118,12 +120,14 @@ class Combination:
     Attributes:
         bits: of the base's weights; None: float32.
         cut: what makes the model smaller, as keys of an experiment's ``model``.
+        tokens: what leaves fewer tokens, as an experiment has it; None: nothing.
     """
 
     model: str
     method: str
     bits: int | None = None
     cut: Mapping[str, Any] = field(default_factory=dict)
+    tokens: Mapping[str, Any] | None = None
 
     @property
     def row(self) -> Row:
@@ -145,6 +149,7 @@ class Combination:
                 "method": {"name": self.method.partition("-")[0], **self.row.options},
                 "quantize": self.bits and {"bits": self.bits, "group_size": GROUP_SIZE},
                 "qat": self.row.qat,
+                "tokens": self.tokens,
                 "data": {"name": "digits", "batch_size": BATCH},
                 "train": {"schedule": {"name": "constant"}, "clip_norm": 1.0, "label_smoothing": 0.1},
             }

@@ -86,14 +86,14 @@ def perturbed(tensors: Tensors, seed: int, through_codes: bool = False) -> Tenso
 
 
 def merged_logits(backend: Backend, model: Model, config: Experiment, base: Base, images: np.ndarray) -> np.ndarray:
-    """The logits of a plain model that holds the model's merged tensors."""
+    """The logits of a plain model that holds the model's merged tensors, and leaves the tokens that it leaves."""
     if config.qat is not None:
         merged = replace(base, tensors=model.merged(), quantization=config.qat.format)
     elif config.method.over_codes:
         merged = replace(base, tensors=model.merged())
     else:
         merged = replace(base, tensors=model.merged(dequantize=True), quantization=None)
-    return backend.build_model(merged, CLASSES, Linear()).logits(images)
+    return backend.build_model(merged, CLASSES, Linear(), tokens=config.tokens).logits(images)
 
 
 def trajectory(

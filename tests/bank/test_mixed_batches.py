@@ -95,6 +95,22 @@ SHAPES = {
     "two heads": {"distilled": True},
     "norms everywhere": {"qk_norm": True, "scale_attn_norm": True, "scale_mlp_norm": True, "pre_norm": True},
     "root mean square": {"norm_layer": "rmsnorm", "mlp_layer": "swiglu", "init_values": 0.1},
+    "rotary positions, biases of q and v beside qkv": {
+        "family": "eva",
+        "positions": "rotary",
+        "qkv": "biases_apart",
+        "init_values": 0.5,
+        "reg_tokens": 2,
+        "rope_grid": "centered",
+        "rope_rotate_half": True,
+    },
+    "rotary positions, q, k and v apart": {
+        "family": "eva",
+        "positions": "mixed",
+        "qkv": "split",
+        "mlp_layer": "swiglu",
+        "scale_mlp_norm": True,
+    },
     "a norm behind the pooling, no biases": {"global_pool": "avg", "qkv_bias": False, "proj_bias": False},
 }
 

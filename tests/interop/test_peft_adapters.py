@@ -26,6 +26,10 @@ CASES = {
     "distilled": ("deit_tiny_distilled_patch16_224", LoRA(rank=2, targets=("qkv", "fc2"))),
     "attention pooling": ("vit_base_patch16_siglip_224", LoRA(rank=2, targets=("proj", "fc1", "fc2"))),
     "swiglu": ("aimv2_large_patch14_224", LoRA(rank=2, targets=("fc1", "proj"))),
+    "rotary": ("vit_small_patch16_dinov3", LoRA(rank=2, targets=("q", "v", "proj", "fc1", "fc2"))),
+    "rotary, dora": ("vit_small_plus_patch16_dinov3", LoRA(rank=2, dora=True, targets=("qkv", "fc1"))),
+    "q, k and v apart": ("eva02_base_patch14_224", LoRA(rank=2, targets=("q", "v", "proj", "fc2"))),
+    "q, k and v apart, all": ("eva02_base_patch14_224", LoRA(rank=2, targets=("qkv",), rank_pattern={"k_proj": 3})),
     "one block": ("deit_tiny_patch16_224", LoRA(rank=2, targets=("qkv", "fc2"), blocks=(-1,))),
     "patterns": (
         "deit_tiny_patch16_224",
@@ -89,6 +93,20 @@ def test_an_adapter_that_peft_saved_again_is_the_same_model(case: str, tmp_path:
     assert (again.model, again.classes, again.base_sha256, again.source) == (None, (), None, name)
     assert again.architecture is not None and again.architecture.patch_size == base.architecture.patch_size
     assert relative(logits(timm_of(merged(base, again))), logits(opened)) < LOGITS
+
+
+def test_where_timm_reads_a_layer_s_weight_itself_a_note_says_so_and_peft_s_merge_is_right(tmp_path: Path) -> None:
+    """``EvaAttention`` with biases multiplies with ``qkv.weight``, past what PEFT puts around the layer."""
+    model, base = base_of("eva02_tiny_patch14_224")
+    adapter = trained(model, base, LoRA(rank=2, targets=("qkv",)))
+    notes = write_adapter(tmp_path / "adapter", adapter)
+    assert any("merge_and_unload" in note for note in notes)
+    opened = peft_reference.opened(base, tmp_path / "adapter")
+    expected = logits(timm_of(merged(base, adapter)))
+    assert relative(logits(opened), expected) > 1e-3
+    assert relative(logits(opened.merge_and_unload()), expected) < LOGITS
+    quiet = write_adapter(tmp_path / "other", trained(model, base, LoRA(rank=2, targets=("proj",))))
+    assert not any("merge_and_unload" in note for note in quiet)
 
 
 def test_an_adapter_that_peft_trained_is_read(tmp_path: Path) -> None:

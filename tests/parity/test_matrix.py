@@ -26,6 +26,15 @@ FEW_OF_ADALORA = 18
 COMPILED = ("lora", "adalora")
 """A step that is compiled as one, and one that hands out scores besides."""
 
+ROTARY = ("vit_small_patch16_dinov3", "eva02_tiny_patch14_224")
+TURNED = {
+    "adalora": ("adalora", None, None),
+    "vpt-deep": ("vpt-deep", None, None),
+    "qalora": ("qalora", 4, None),
+    "tome": ("lora", None, {"name": "tome", "r": 3}),
+}
+"""Rows, bits of the base and reducers under which the models with rotary positions are compared."""
+
 FULLY = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_small_patch14_dinov2")
 """Models that go through a trajectory under every method."""
 
@@ -60,6 +69,23 @@ def test_backends_agree_on_every_model(compared):
     """Two blocks of each. Whole models, and their steps, which take longest, are compared in the matrix below."""
     cut = {**compared.cut, "args": {**compared.cut.get("args", {}), "depth": 2}}
     check(replace(compared, cut=cut), steps=False)
+
+
+@pytest.mark.parametrize("name", TURNED)
+@pytest.mark.parametrize("model", ROTARY)
+def test_backends_agree_where_queries_and_keys_are_turned(model, name, few_steps):
+    method, bits, tokens = TURNED[name]
+    cut = {"image_size": 32, "args": {"depth": 2, "mlp_ratio": 4.0, **NARROW}}
+    check(Combination(model, method, bits, cut, tokens), steps=bits is None)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("name", ["qalora", "tome"])
+@pytest.mark.parametrize("model", ROTARY)
+def test_backends_agree_on_whole_models_where_queries_and_keys_are_turned(model, name):
+    method, bits, tokens = TURNED[name]
+    check(Combination(model, method, bits, matrix.MODELS[model], tokens), steps=False)
 
 
 @pytest.mark.parametrize("method", COMPILED)

@@ -8,8 +8,10 @@ from mlx_peft.adaptation.terms.term import Layers, Plain, Terms
 from mlx_peft.config.methods import IA3, SSF, Linear, MethodConfig
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
-from mlx_peft.vit.parameters import last
-from mlx_peft.vit.sites import LAYERS
+from mlx_peft.vit.sites import LAYERS, PARTS
+
+APART = {f"{part}_bias": place for place, part in enumerate(PARTS)}
+"""The biases that may stand beside a qkv that has none, and which third of its outputs each is of."""
 
 
 def linear(method: Linear, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
@@ -17,13 +19,22 @@ def linear(method: Linear, architecture: Architecture, tensors: Tensors, base: P
 
 
 def selective(method: MethodConfig, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
-    """The biases, and the norms' weights and biases, that a method trains, less those of the base."""
+    """The biases, and the norms' weights and biases, that a method trains, less those of the base.
+
+    q_bias and v_bias, which stand beside qkv, are shifts of it.
+    """
     found: Layers = {}
     for name in method.selected(architecture):
-        plain = base.vector(name)
+        plain, (path, _, kind) = base.vector(name), name.rpartition(".")
         assert plain is not None, name  # it is a parameter of the architecture
-        kind = {"bias": "shift", "weight": "weight"}[last(name)]
-        found.setdefault(name.rpartition(".")[0], {})[kind] = tensors[name] - plain
+        change = tensors[name] - plain
+        if kind in APART:
+            shift = found.setdefault(f"{path}.qkv", {}).setdefault(
+                "shift", np.zeros(len(PARTS) * len(change), np.float32)
+            )
+            shift.reshape(len(PARTS), -1)[APART[kind]] = change
+        else:
+            found.setdefault(path, {})[{"bias": "shift", "weight": "weight"}[kind]] = change
     return Terms(found)
 
 
