@@ -157,6 +157,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[LoRA
     with understood(LoRA, "LoRA", path):
         every = layers if any(map(is_separate, layers)) else in_every_block(layers)
         targets, blocks = where(config, every, path)
+        left_out = {re.escape(layer): 0 for layer in every if layer not in layers}
         config = config | {
             field: _fitting(config.get(field) or {}, layers) for field in ("rank_pattern", "alpha_pattern")
         }
@@ -166,7 +167,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[LoRA
         method = LoRA.model_validate({
             "rank": config["r"],
             "alpha": config["lora_alpha"],
-            "rank_pattern": {re.escape(layer): 0 for layer in every if layer not in layers} | config["rank_pattern"],
+            "rank_pattern": left_out | config["rank_pattern"],
             "alpha_pattern": config["alpha_pattern"],
             "dropout": config.get("lora_dropout", 0),
             "rslora": config.get("use_rslora", False),

@@ -20,11 +20,13 @@ def target_modules(layers: Collection[str], every_block: bool) -> str:
 
     Where blocks have not the same layers, each is named.
     """
-    names, numbers = sorted({_name(layer) for layer in layers}), sorted({_block(layer) for layer in layers})
+    names = sorted({_name(layer) for layer in layers})
+    if every_block:
+        return rf".*blocks\.\d+\..*\.({'|'.join(names)})"
+    numbers = sorted({_block(layer) for layer in layers})
     if len({*layers}) < len(names) * len(numbers):
         return rf".*({'|'.join(map(re.escape, layers))})"
-    blocks = r"\d+" if every_block else f"({'|'.join(map(str, numbers))})"
-    return rf".*blocks\.{blocks}\..*\.({'|'.join(names)})"
+    return rf".*blocks\.({'|'.join(map(str, numbers))})\..*\.({'|'.join(names)})"
 
 
 def target_of(layer: str) -> str:

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 
 from mlx_peft.config.methods import LoRA
 from mlx_peft.core.border import Tensors
@@ -85,6 +84,8 @@ def widest(site: Site) -> int:
 
 def leading(gram: Array, count: int) -> tuple[Array, Array]:
     """The leading eigenvectors of a Gram matrix, one a row, and the roots of their values."""
+    from scipy.linalg import eigh  # a third of a second that only this start is worth
+
     width = len(gram)
     values, vectors = eigh(gram, subset_by_index=[width - count, width - 1])
     found = vectors.T[::-1]

@@ -58,7 +58,7 @@ def test_a_configuration_that_contradicts_the_tensors_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_processor_type": "BeitImageProcessor"}, "'BeitImageProcessor' is not supported"),
+        ({"image_processor_type": "LevitImageProcessor"}, "'LevitImageProcessor' is not supported"),
         ({"do_normalize": False}, "do_normalize: false is not supported"),
         ({"rescale_factor": 1.0}, "rescale_factor: only 1/255"),
         ({"resample": 1}, "resample: only 2"),

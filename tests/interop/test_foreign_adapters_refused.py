@@ -102,7 +102,7 @@ CONFIGS = {
     "an expression that runs for ever": ({"rank_pattern": {"(a+)+(a+)+(a{1000}){1000}": 3}}, "expression|pattern"),
     "patterns that are none": ({"rank_pattern": [1, 2]}, "not understood"),
     "an option that changes the logits": ({"lora_bias": True}, "not supported: lora_bias"),
-    "a method of nowhere": ({"peft_type": "LOHA"}, "peft_type LOHA is not supported|peft_type 'LOHA' is not supported"),
+    "a method of nowhere": ({"peft_type": "HRA"}, "peft_type '?HRA'? is not supported"),
 }
 
 

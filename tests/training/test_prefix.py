@@ -76,7 +76,7 @@ def test_the_run_is_the_uncached_one(colours: None, tmp_path: Path, backend: str
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in OVER_CODES])
 def test_every_method_computes_the_same_from_features_as_from_images(backend: str, name: str) -> None:
     blocks = {} if name == "linear" else {"blocks": "last 1"}
-    config = experiment(backend, {"name": name} | blocks, {"args": {**VIT["args"], "embed_dim": 48}})  # type: ignore[dict-item]
+    config = experiment(backend, {"name": name} | blocks, {"args": {**VIT["args"], "embed_dim": 64}})  # type: ignore[dict-item]
     trainer = load_backend(backend).build_trainer(config, 5, load_base(config.model, 5, 0))
     random = np.random.default_rng(0)
     start = {
