@@ -44,6 +44,7 @@ from mlx_peft.config.methods import (
     MethodConfig,
     MiSS,
     QALoRA,
+    RepAdapter,
     VeRA,
 )
 from mlx_peft.config.quantization import Quantization
@@ -97,6 +98,7 @@ METHODS: dict[str, list[MethodConfig]] = {
     "adaptformer": [AdaptFormer(bottleneck=6), AdaptFormer(bottleneck=3, scale=0.5, blocks=(1,))],
     "adapter_plus": [AdapterPlus(bottleneck=5), AdapterPlus(bottleneck=3, blocks=(0,))],
     "houlsby": [Houlsby(bottleneck=4), Houlsby(bottleneck=6, norms=False, blocks=(1,))],
+    "repadapter": [RepAdapter(bottleneck=4, dropout=0), RepAdapter(bottleneck=8, groups=4, scale=0.5, blocks=(0,))],
     "vpt": [VPT(tokens=3), VPT(tokens=2, deep=True), VPT(tokens=3, blocks=(0,)), VPT(tokens=2, blocks=(1,), deep=True)],
 }
 """Of each method that mixes: other ranks, targets, blocks and scalings."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         LoRA,
         MiSS,
         QALoRA,
+        RepAdapter,
         RoAd,
         VeRA,
     )
@@ -78,6 +79,7 @@ __all__ = [
     "MiSS",
     "QALoRA",
     "Quantization",
+    "RepAdapter",
     "RoAd",
     "SkipViT",
     "ToMe",

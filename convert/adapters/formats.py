@@ -25,6 +25,7 @@ from mlx_peft.config.methods import (
     MethodConfig,
     MiSS,
     QALoRA,
+    RepAdapter,
     RoAd,
     VeRA,
 )
@@ -45,6 +46,7 @@ FORMATS: dict[type[MethodConfig], Format] = {
     AdaptFormer: _unchanged("ADAPTFORMER"),
     AdapterPlus: _unchanged("ADAPTER_PLUS"),
     Houlsby: _unchanged("HOULSBY"),
+    RepAdapter: _unchanged("REPADAPTER"),
     VPT: _unchanged("VPT"),
     LoRA: Format("LORA", lora.pack, lora.unpack, lora.from_peft, lora.apart, lora.notes),
     AdaLoRA: Format("ADALORA", adalora.pack, adalora.unpack, adalora.from_peft, adalora.apart, adalora.notes),

@@ -132,6 +132,16 @@ def principal(weight: Matrix, rank: int, scaling: float) -> tuple[Matrix, Matrix
     return np.ascontiguousarray(A * signs[:, None], np.float32), np.ascontiguousarray(B * signs, np.float32)
 
 
+def ungrouped(up: Matrix, groups: int) -> Matrix:
+    """A layer in groups ``(out, in / groups)`` as a plain one ``(out, in)``: zeros where a group does not read."""
+    height, width = len(up) // groups, up.shape[1]
+    whole = np.zeros((len(up), groups * width), np.float32)
+    for group in range(groups):
+        rows = slice(group * height, (group + 1) * height)
+        whole[rows, group * width : (group + 1) * width] = up[rows]
+    return whole
+
+
 def row_norms(weight: Matrix) -> Matrix:
     """The Euclidean norm of each row, float32: DoRA's first magnitudes."""
     norms: Matrix = np.linalg.norm(weight.astype(np.float64), axis=1).astype(np.float32)

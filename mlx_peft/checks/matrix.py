@@ -80,6 +80,7 @@ METHODS: dict[str, Row] = {
     "adaptformer": Row({"dropout": 0}, roundings=48),  # each backend draws its own
     "adapter_plus": Row({"drop_path": 0}),
     "houlsby": Row({"bottleneck": 8}),
+    "repadapter": Row({"dropout": 0}),
     "vpt": Row({}),
     "vpt-deep": Row({"deep": True}),
     "bitfit": Row({}),

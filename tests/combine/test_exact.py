@@ -33,6 +33,7 @@ from mlx_peft.config.methods import (
     Method,
     MiSS,
     QALoRA,
+    RepAdapter,
     VeRA,
 )
 
@@ -50,6 +51,7 @@ MERGED = {
     "other products": [LoHa(rank=2, targets=("q", "fc1")), LoKr(rank=2), MiSS(rank=24, targets=("v", "proj"))],
     "ia3": [IA3(), IA3(targets=("q", "proj", "fc2")), IA3(targets=("qkv",), blocks=(1,))],
     "ssf": [SSF(), SSF(blocks=(1,))],
+    "repadapter": [RepAdapter(bottleneck=4), RepAdapter(bottleneck=3, groups=1, scale=0.5, blocks=(1,))],
     "bitfit": [BitFit(), BitFit(blocks=(0,))],
     "layernorm": [LayerNorm(), LayerNorm(blocks=(1,))],
     "full": [Full(), Full(blocks=(0,))],

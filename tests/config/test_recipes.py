@@ -43,6 +43,7 @@ METHODS = {
     "adaptformer": "adaptformer",
     "adapter-plus": "adapter_plus",
     "houlsby": "houlsby",
+    "repadapter": "repadapter",
     "vpt-shallow": "vpt",
     "vpt-deep": "vpt",
     "oft": "oft",

@@ -1,4 +1,4 @@
-"""Adapter+ and Houlsby's adapter against their papers' equations, in NumPy; counts against formula and papers."""
+"""Adapter+, Houlsby's adapter and RepAdapter against the papers' equations in NumPy; counts against the papers."""
 
 import numpy as np
 import papers
@@ -7,7 +7,8 @@ from comparing import LOGITS, relative
 
 from mlx_peft.adaptation import footprint
 from mlx_peft.adaptation.adapter import adapter_shapes
-from mlx_peft.config.methods import AdapterPlus, Houlsby
+from mlx_peft.config.methods import AdapterPlus, Houlsby, RepAdapter
+from mlx_peft.core.errors import UserError
 from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.registry import find
 
@@ -17,8 +18,12 @@ ROUNDING = 2e-5
 METHODS = {
     "adapter_plus": {"name": "adapter_plus", "bottleneck": 6},
     "houlsby": {"name": "houlsby", "bottleneck": 6},
+    "repadapter": {"name": "repadapter", "bottleneck": 6, "groups": 3, "scale": 0.7, "dropout": 0.0},
 }
-DROPPED = {"adapter_plus": "drop_path", "houlsby": "dropout"}
+NEAR = ("adapter_plus", "houlsby")
+"""They start as Houlsby et al. have it."""
+
+DROPPED = {"adapter_plus": "drop_path", "houlsby": "dropout", "repadapter": "dropout"}
 SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
 MODELS = {
     "plain": {"args": SMALL},
@@ -48,7 +53,19 @@ def houlsby(number, of, x):
     return x + (y + inner(of, "ls2.", y))
 
 
-BLOCKS = {"adapter_plus": adapter_plus, "houlsby": houlsby}
+def repadapter(number, of, x):
+    """Luo et al. 2023, section 3: three groups, each of which reads a third of the bottleneck."""
+
+    def f(norm, x):
+        hidden = of.linear(f"{norm}.adapter_down", x)
+        ups = zip(np.split(hidden, 3, axis=-1), np.split(of[f"{norm}.adapter_up.weight"], 3), strict=True)
+        return x + 0.7 * (np.concatenate([part @ up.T for part, up in ups], axis=-1) + of[f"{norm}.adapter_up.bias"])
+
+    x = x + of.attention(f("norm1", of.norm("norm1", x)))
+    return x + of.mlp(f("norm2", of.norm("norm2", x)))
+
+
+BLOCKS = {"adapter_plus": adapter_plus, "houlsby": houlsby, "repadapter": repadapter}
 
 
 def pixels(trainer, images):
@@ -75,7 +92,7 @@ def test_it_is_the_papers_equation(build, batch, away, name, model, blocks):
     assert relative(bare, expected) > 1e-3, "the bottlenecks must matter for this to say anything"
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", NEAR)
 def test_it_starts_near_the_bare_model_as_houlsby_has_it(build, batch, name):
     bare, trainer = build({"name": "linear"}), build(METHODS[name] | {"bottleneck": 32})
     assert 0 < relative(trainer.model.logits(batch[0]), bare.model.logits(batch[0])) < 0.02
@@ -89,18 +106,47 @@ def test_it_starts_near_the_bare_model_as_houlsby_has_it(build, batch, name):
     assert all((t == 1).all() for n, t in tensors.items() if n.endswith("scale"))
 
 
+def test_repadapter_starts_as_the_bare_model_with_xaviers_down(build, batch):
+    bare, trainer = build({"name": "linear"}), build({"name": "repadapter", "bottleneck": 32})
+    assert relative(trainer.model.logits(batch[0]), bare.model.logits(batch[0])) <= LOGITS
+    down, bound = trainer.model.adapter()["blocks.0.norm1.adapter_down.weight"], np.sqrt(6 / (48 + 32))
+    # 1,536 draws give the deviation of a uniform to four standard errors of 1.6 per cent
+    assert np.abs(down).max() <= bound and down.std() == pytest.approx(bound / np.sqrt(3), rel=0.07)
+
+
+@pytest.mark.parametrize("mlp", ["mlp", "swiglu"])
+def test_repadapter_merges_into_every_layer_that_reads_the_norm(build, batch, away, mlp):
+    model = {"args": SMALL | {"mlp_layer": mlp}}
+    trainer = build(METHODS["repadapter"], model)
+    trainer.model.load_adapter(away(trainer.model.adapter(), 0.2))
+    plain = build({"name": "full"}, model)
+    plain.model.load_adapter(trainer.model.merged())
+    assert relative(plain.model.logits(batch[0]), trainer.model.logits(batch[0])) <= LOGITS
+
+
+def test_repadapter_refuses_to_merge_where_a_layer_has_no_bias_and_groups_that_do_not_divide(build):
+    trainer = build(METHODS["repadapter"], {"args": SMALL | {"qkv_bias": False}})
+    with pytest.raises(UserError, match=r"RepAdapter cannot be merged: blocks.0.attn.qkv has no bias"):
+        trainer.model.merged()
+    with pytest.raises(UserError, match="groups 4 does not divide bottleneck 6"):
+        RepAdapter(bottleneck=6, groups=4)
+    with pytest.raises(UserError, match=r"method.groups: 5 does not divide the model's width, 48"):
+        build({"name": "repadapter", "bottleneck": 10, "groups": 5})
+
+
 @pytest.mark.parametrize(
     ("method", "formula"),
     [
         (AdapterPlus(bottleneck=5), lambda d, b, depth: depth * (2 * d * b + b + 2 * d)),
         (Houlsby(bottleneck=5, norms=False), lambda d, b, depth: 2 * depth * (2 * d * b + b + d)),
         (Houlsby(bottleneck=5), lambda d, b, depth: 2 * depth * (2 * d * b + b + d) + (2 * depth + 1) * 2 * d),
+        (RepAdapter(bottleneck=6, groups=3), lambda d, b, depth: 2 * depth * (d * b + b + d * 2 + d)),
     ],
-    ids=["adapter+", "houlsby without norms", "houlsby"],
+    ids=["adapter+", "houlsby without norms", "houlsby", "repadapter"],
 )
 def test_trained_parameters_are_the_closed_formula(build, method, formula):
     trainer = build(method.model_dump())
-    assert trainer.model.parameters.adapter == formula(48, 5, 3)
+    assert trainer.model.parameters.adapter == formula(48, method.bottleneck, 3)
     found = {n: t.size for n, t in trainer.model.adapter().items() if not is_head(n)}
     assert sum(found.values()) == trainer.model.parameters.adapter
 
@@ -117,6 +163,12 @@ def test_on_vit_b_they_are_as_many_as_steitz_and_roth_count(method, millions):
     """Their counts hold the heads of VTAB's tasks, 0.04 million in the mean."""
     counts = [footprint.count(adapter_shapes(method, find("vit_base_patch16_224").architecture, n)) for n in VTAB]
     assert round(np.mean(counts) / 1e6, 2) == millions
+
+
+def test_on_vit_b_repadapter_has_as_many_as_its_paper_counts_without_biases():
+    shapes = adapter_shapes(RepAdapter(), find("vit_base_patch16_224").architecture, 10)
+    weights = {name: shape for name, shape in shapes.items() if ".adapter_" in name and name.endswith("weight")}
+    assert round(footprint.count(weights) / 1e6, 2) == 0.22
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -145,8 +197,9 @@ def test_where_all_is_dropped_in_training_only_the_bias_of_up_is_left_or_nothing
     assert float(trainer.train_step(*batch, 0.0)) == pytest.approx(float(without.train_step(*batch, 0.0)), rel=1e-6)
 
 
-@pytest.mark.parametrize("method", [AdapterPlus(bottleneck=6), Houlsby(bottleneck=6)], ids=lambda method: method.name)
-def test_an_adapter_comes_back_bit_for_bit_and_is_the_same_model(build, batch, away, saved, method):
+@pytest.mark.parametrize("kind", [AdapterPlus, Houlsby, RepAdapter], ids=lambda kind: kind.__name__)
+def test_an_adapter_comes_back_bit_for_bit_and_is_the_same_model(build, batch, away, saved, kind):
+    method = kind(bottleneck=6)
     trainer = build(method.model_dump())
     trainer.model.load_adapter(away(trainer.model.adapter()))
     notes, again = saved(trainer)

@@ -28,6 +28,7 @@ EVERYTHING = {
     "adaptformer": {"bottleneck": 6},
     "adapter_plus": {"bottleneck": 6},
     "houlsby": {"bottleneck": 6},
+    "repadapter": {"bottleneck": 6},
     "vpt": {"tokens": 4, "deep": True},
     "oft": {"block_size": 16},
     "boft": {"block_size": 8, "factors": 2},

@@ -37,6 +37,7 @@ METHODS = {
     "lokr of both": {"rank": 2, "decompose_both": True, "factor": 8, "targets": ["fc2"]},
     "miss": {"rank": 7, "targets": ["q", "v", "fc1"]},
     "miss mini": {"rank": 16, "mini": 12, "targets": ["qkv", "fc2"]},
+    "repadapter": {"bottleneck": 6, "groups": 3},
     "vpt": {"tokens": 4},
     "vpt deep": {"tokens": 4, "deep": True, "blocks": "first 2"},
 }

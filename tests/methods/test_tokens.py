@@ -51,7 +51,7 @@ FOUR = {
 }
 OPTIONS = {
     "vpt": {"tokens": 3}, "adaptformer": {"dropout": 0}, "adalora": {"init_rank": 4, "target_rank": 2},
-    "adapter_plus": {"drop_path": 0},
+    "adapter_plus": {"drop_path": 0}, "repadapter": {"dropout": 0},
 }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from mlx_peft.config.methods import (
     MethodConfig,
     MiSS,
     QALoRA,
+    RepAdapter,
     RoAd,
     VeRA,
 )
@@ -55,6 +56,7 @@ from torch_ref.methods.miss import MiSSMethod
 from torch_ref.methods.oft import OFTMethod
 from torch_ref.methods.prompt import VPTMethod
 from torch_ref.methods.qalora import QALoRAMethod
+from torch_ref.methods.repadapter import RepAdapterMethod
 from torch_ref.methods.road import RoAdMethod
 from torch_ref.methods.selective import SelectiveMethod
 from torch_ref.methods.ssf import SSFMethod
@@ -79,6 +81,7 @@ METHODS: dict[str, Method[Any]] = {
         AdaptFormerMethod(AdaptFormer),
         AdapterPlusMethod(AdapterPlus),
         HoulsbyMethod(Houlsby),
+        RepAdapterMethod(RepAdapter),
         VPTMethod(VPT),
         OFTMethod(OFT),
         BOFTMethod(BOFT),

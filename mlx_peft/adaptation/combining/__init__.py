@@ -28,6 +28,7 @@ from mlx_peft.config.methods import (
     MethodConfig,
     MiSS,
     QALoRA,
+    RepAdapter,
     VeRA,
 )
 from mlx_peft.config.quantization import Quantization
@@ -104,6 +105,7 @@ FAMILIES: Mapping[type[MethodConfig], Family] = {
     AdaptFormer: _bottlenecks("bottlenecks"),
     AdapterPlus: _bottlenecks("bottlenecks behind the blocks"),
     Houlsby: _bottlenecks("bottlenecks behind attention and MLP"),
+    RepAdapter: _bottlenecks("bottlenecks before attention and MLP"),
 }
 """Each method whose adapters can be combined. A linear probe adds nothing, and goes with all; any other method says in
 ``uncombined`` why its adapters cannot."""

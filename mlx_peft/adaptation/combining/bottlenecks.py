@@ -10,7 +10,8 @@ import numpy as np
 from mlx_peft.adaptation.combining.differences import Base
 from mlx_peft.adaptation.combining.part import Part
 from mlx_peft.adaptation.combining.rules import Array
-from mlx_peft.config.methods import AdapterPlus, AdaptFormer, Houlsby, Method
+from mlx_peft.adaptation.factors import ungrouped
+from mlx_peft.config.methods import AdapterPlus, AdaptFormer, Houlsby, Method, RepAdapter
 from mlx_peft.config.methods.bottleneck import Bottlenecked
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
@@ -18,8 +19,8 @@ from mlx_peft.vit.architecture import Architecture
 
 def combine(parts: Sequence[Part], architecture: Architecture, base: Base) -> tuple[Method, Tensors]:
     """One bottleneck as wide as all together, exactly: down_1, down_2, ... one above the other; up_i, times w_i s_i,
-    side by side; and the biases of up, likewise weighted, added. Where a part has none, zeros. Norms that are trained
-    beside them are the base's and the weighted sum of what each has changed.
+    side by side, without groups; and the biases of up, likewise weighted, added. Where a part has none, zeros. Norms
+    that are trained beside them are the base's and the weighted sum of what each has changed.
     """
     methods = [_bottlenecked(part) for part in parts]
     blocks = sorted({block for method in methods for block in method.chosen_blocks(architecture)})
@@ -33,23 +34,26 @@ def combine(parts: Sequence[Part], architecture: Architecture, base: Base) -> tu
     for part, own in zip(parts, methods, strict=True):
         rows = slice(first, first + own.bottleneck)
         for path in own.paths(architecture):
-            _beside(found, part.tensors, f"{path}.adapter", rows, np.float32(part.weight) * _scale(part, path))
+            _beside(found, part, path, rows)
         first = rows.stop
     return method, found | _norms(method, parts, architecture, base)
 
 
-def _beside(found: Tensors, tensors: Tensors, name: str, rows: slice, scale: Array) -> None:
-    """Puts one bottleneck in its rows of the wide one's hidden layer; ``scale``: of its outputs."""
+def _beside(found: Tensors, part: Part, path: str, rows: slice) -> None:
+    """Puts a part's bottleneck in its rows of the wide one's hidden layer."""
+    tensors, name, scale = part.tensors, f"{path}.adapter", np.float32(part.weight) * _scale(part, path)
+    up = tensors[f"{name}_up.weight"]
+    up = ungrouped(up, part.method.groups) if isinstance(part.method, RepAdapter) else up
     found[f"{name}_down.weight"][rows] = tensors[f"{name}_down.weight"]
     found[f"{name}_down.bias"][rows] = tensors[f"{name}_down.bias"]
-    found[f"{name}_up.weight"][:, rows] = tensors[f"{name}_up.weight"] * scale[..., None]
+    found[f"{name}_up.weight"][:, rows] = up * scale[..., None]
     found[f"{name}_up.bias"] += tensors[f"{name}_up.bias"] * scale
 
 
 def _scale(part: Part, path: str) -> Array:
     """s of a part's bottleneck: a number, or one for each channel."""
     method = part.method
-    number = method.scale if isinstance(method, AdaptFormer) else 1.0
+    number = method.scale if isinstance(method, AdaptFormer | RepAdapter) else 1.0
     return np.asarray(part.tensors.get(f"{path}.adapter_scale", number), np.float32)
 
 
@@ -75,5 +79,6 @@ WIDER: Mapping[type[Bottlenecked], Callable[[Sequence[Any], int, Blocks], Method
     Houlsby: lambda methods, width, blocks: Houlsby(
         bottleneck=width, blocks=blocks, norms=any(method.norms for method in methods)
     ),
+    RepAdapter: lambda methods, width, blocks: RepAdapter(bottleneck=width, blocks=blocks, groups=1, scale=1.0),
 }
 """The method of one bottleneck that is as wide as all together, from theirs, in some blocks."""

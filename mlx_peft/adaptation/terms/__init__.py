@@ -37,6 +37,7 @@ from mlx_peft.config.methods import (
     MethodConfig,
     MiSS,
     QALoRA,
+    RepAdapter,
     VeRA,
 )
 from mlx_peft.core.border import Tensors
@@ -68,6 +69,7 @@ TERMS: Mapping[type[MethodConfig], Callable[[Any, Architecture, Tensors, Plain],
     AdaptFormer: blocks.adaptformer,
     AdapterPlus: blocks.adapter_plus,
     Houlsby: blocks.houlsby,
+    RepAdapter: low_rank.repadapter,
     VPT: blocks.vpt,
     LoHa: products.loha,
     LoKr: products.lokr,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from mlx_peft.adaptation.factors import ungrouped
 from mlx_peft.adaptation.terms.term import Array, Layers, Plain, Terms, factor_pairs, held, named_pairs
-from mlx_peft.config.methods import AdaLoRA, FacT, LoRA, QALoRA, VeRA
+from mlx_peft.config.methods import AdaLoRA, FacT, LoRA, QALoRA, RepAdapter, VeRA
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.sites import Site
@@ -87,4 +88,19 @@ def fact(method: FacT, architecture: Architecture, tensors: Tensors, base: Plain
         else:
             A, B = U, (V @ cores.transpose(0, 2, 1)).reshape(-1, V.shape[1]).T
         found[site.path] = {"A": held(A[: site.inputs]), "B": held(method.scale * B[:, : site.outputs])}
+    return Terms(found)
+
+
+def repadapter(method: RepAdapter, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
+    """W (x + s up(down(x))) of each layer W that reads a bottleneck: A is down, and W is in B and in the shift."""
+    found: Layers = {}
+    for path, readers in method.readers(architecture).items():
+        down, bias, up, up_bias = (
+            tensors[f"{path}.adapter_{name}"] for name in ("down.weight", "down.bias", "up.weight", "up.bias")
+        )
+        up = method.scale * ungrouped(up, method.groups)
+        for site in readers:
+            weight = base.dense(site.path)
+            shift = weight @ (up @ bias + method.scale * up_bias)
+            found[site.path] = {"A": held(down.T), "B": held((weight @ up).T), "shift": held(shift)}
     return Terms(found)

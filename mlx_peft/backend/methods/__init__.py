@@ -30,6 +30,7 @@ from mlx_peft.backend.methods.miss import MiSSMethod
 from mlx_peft.backend.methods.oft import OFTMethod
 from mlx_peft.backend.methods.prompt import VPTMethod
 from mlx_peft.backend.methods.qalora import QALoRAMethod
+from mlx_peft.backend.methods.repadapter import RepAdapterMethod
 from mlx_peft.backend.methods.road import RoAdMethod
 from mlx_peft.backend.methods.selective import SelectiveMethod
 from mlx_peft.backend.methods.ssf import SSFMethod
@@ -57,6 +58,7 @@ from mlx_peft.config.methods import (
     MethodConfig,
     MiSS,
     QALoRA,
+    RepAdapter,
     RoAd,
     VeRA,
 )
@@ -81,6 +83,7 @@ METHODS: dict[str, Method[Any]] = {
         AdaptFormerMethod(AdaptFormer),
         AdapterPlusMethod(AdapterPlus),
         HoulsbyMethod(Houlsby),
+        RepAdapterMethod(RepAdapter),
         VPTMethod(VPT),
         OFTMethod(OFT),
         BOFTMethod(BOFT),

@@ -45,16 +45,22 @@ def unwrap(model: VisionTransformer, keeps_codes: bool) -> dict[str, nn.Module]:
     """
     replaced = {path: layer for path, layer in model.named_modules() if isinstance(layer, Adapted)}
     for path, layer in replaced.items():
-        if isinstance(layer.base_layer, QuantizedLinear) and not keeps_codes:
-            raise UserError(
-                f"{path} is quantised, and what its {layer.base_layer.bits}-bit codes and the update add up to has no "
-                "such codes: either merge into dequantised weights (dequantize), which is exact, or quantise the "
-                "merged ones again (requantize), which is not"
-            )
+        if not keeps_codes:
+            must_be_plain(path, layer.base_layer)
     merged = {path: layer.merged() for path, layer in replaced.items()}  # all of them, before one is put in place
     for path, layer in merged.items():
         replace(model, path, layer)
     return replaced
+
+
+def must_be_plain(path: str, layer: nn.Module) -> None:
+    """Raises UserError where a layer that an update would be merged into has codes."""
+    if isinstance(layer, QuantizedLinear):
+        raise UserError(
+            f"{path} is quantised, and what its {layer.bits}-bit codes and the update add up to has no such codes: "
+            "either merge into dequantised weights (dequantize), which is exact, or quantise the merged ones again "
+            "(requantize), which is not"
+        )
 
 
 def train(model: VisionTransformer, name: str) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mlx_peft.config.methods.added import IA3, SSF, VPT
 from mlx_peft.config.methods.base import MethodConfig
-from mlx_peft.config.methods.bottleneck import AdapterPlus, AdaptFormer, Houlsby
+from mlx_peft.config.methods.bottleneck import AdapterPlus, AdaptFormer, Houlsby, RepAdapter
 from mlx_peft.config.methods.lora import LoRA
 from mlx_peft.config.methods.lowrank import AdaLoRA, FacT, QALoRA, VeRA
 from mlx_peft.config.methods.multiplied import BOFT, OFT, RoAd
@@ -41,6 +41,7 @@ __all__ = [
     "MethodConfig",
     "MiSS",
     "QALoRA",
+    "RepAdapter",
     "RoAd",
     "VeRA",
     "called",
@@ -61,6 +62,7 @@ Method = Annotated[
     | AdaptFormer
     | AdapterPlus
     | Houlsby
+    | RepAdapter
     | VPT
     | OFT
     | BOFT

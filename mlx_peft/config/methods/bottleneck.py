@@ -1,17 +1,19 @@
-"""Methods that put bottlenecks into the blocks: down to a few channels, an activation, and up again."""
+"""Methods that put bottlenecks into the blocks: down to a few channels and up again, mostly with an activation."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mlx_peft.config.methods.base import Blockwise
 from mlx_peft.config.methods.selective import LayerNorm
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.core.bounds import Positive, Rank, Share
+from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.shapes import Shapes
+from mlx_peft.vit.sites import Site, sites
 
 
 def _unmerged(activation: str) -> str:
@@ -22,7 +24,7 @@ def _unmerged(activation: str) -> str:
 
 
 class Bottlenecked(Blockwise):
-    """A method of bottlenecks, up(act(down(x))), one at each of some places of a block.
+    """A method of bottlenecks, down and up again, one at each of some places of a block.
 
     Class attributes:
         places: what of a block a bottleneck is put around; empty: the block itself.
@@ -86,3 +88,47 @@ class Houlsby(Bottlenecked):
 
     def selected(self, architecture: Architecture) -> tuple[str, ...]:
         return LayerNorm(blocks=self.blocks).selected(architecture) if self.norms else ()
+
+
+class RepAdapter(Bottlenecked):
+    """RepAdapter (Luo et al. 2023, arXiv 2302.08106): x + s up(down(x)) of what attention and MLP read; up in groups.
+
+    There is no activation, so that the layers that read it take it up.
+    """
+
+    name: Literal["repadapter"] = "repadapter"
+    places: ClassVar[tuple[str, ...]] = ("norm1", "norm2")
+    bottleneck: Rank = 8
+    groups: Rank = Field(2, description="of channels, of which each reads a share of the bottleneck alone")
+    scale: Positive = Field(1.0, description="s; the authors choose it for each task")
+    dropout: Share = Field(0.1, description="on the bottleneck")
+
+    @model_validator(mode="after")
+    def _groups_divide_the_bottleneck(self) -> RepAdapter:
+        if self.bottleneck % self.groups:
+            raise ValueError(f"groups {self.groups} does not divide bottleneck {self.bottleneck}")
+        return self
+
+    def check(self, architecture: Architecture) -> None:
+        super().check(architecture)
+        if architecture.embed_dim % self.groups:
+            raise UserError(f"method.groups: {self.groups} does not divide the model's width, {architecture.embed_dim}")
+
+    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
+        up = (architecture.embed_dim, self.bottleneck // self.groups)
+        return {
+            name: up if name.endswith("adapter_up.weight") else shape
+            for name, shape in super().added(architecture, quantization).items()
+        }
+
+    def readers(self, architecture: Architecture) -> dict[str, list[Site]]:
+        """The linear layers that read what comes out of each bottleneck, by its path."""
+        found = {}
+        for path in self.paths(architecture):
+            _, block, place = path.split(".")
+            found[path] = sites(architecture, (READ_BY[place],), (int(block),))
+        return found
+
+
+READ_BY = {"norm1": "qkv", "norm2": "fc1"}
+"""The target that reads what comes out of a norm."""
