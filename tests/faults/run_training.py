@@ -62,6 +62,7 @@ METHODS = {
     "adaptformer": {"method": {"name": "adaptformer"}},
     "adapter_plus": {"method": {"name": "adapter_plus"}},
     "houlsby": {"method": {"name": "houlsby"}},
+    "repadapter": {"method": {"name": "repadapter"}},
     "vpt": {"method": {"name": "vpt", "deep": True}},
     "ssf": {"method": {"name": "ssf"}},
     "bitfit": {"method": {"name": "bitfit"}},
