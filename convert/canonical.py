@@ -8,6 +8,7 @@ from math import isqrt
 import numpy as np
 
 from convert.files import renamed
+from convert.layouts.dinov3 import from_dinov3
 from convert.layouts.eva import from_eva
 from convert.layouts.pretraining import without_pretraining
 from mlx_peft.core.border import Tensors
@@ -20,9 +21,9 @@ REPRESENTATION = "pre_logits."
 def canonical(tensors: Tensors, family: str) -> tuple[Tensors, tuple[str, ...]]:
     """A checkpoint under timm's present names, as its ``checkpoint_filter_fn`` has them.
 
-    DeiT-3's layer scales, which are called as Eva's still are, DINOv2's own names, patch embeddings kept as linear
-    layers. The representation layer of old weights is left out, and with it the head that was trained behind it, which
-    timm keeps; and so is what only self-supervised training needs.
+    DeiT-3's layer scales, which are called as Eva's still are, DINOv2's and DINOv3's own names, patch embeddings kept
+    as linear layers. The representation layer of old weights is left out, and with it the head that was trained behind
+    it, which timm keeps; and so is what only self-supervised training needs.
 
     Args:
         tensors: by name, as they were found.
@@ -33,7 +34,8 @@ def canonical(tensors: Tensors, family: str) -> tuple[Tensors, tuple[str, ...]]:
     """
     tensors, notes = from_eva(tensors) if family == "eva" else _without_representation(tensors)
     tensors, more = without_pretraining(tensors)
-    tensors, notes = _from_dinov2(tensors), notes + more
+    tensors, most = from_dinov3(tensors)
+    tensors, notes = _from_dinov2(tensors), (*notes, *more, *most)
     result = {}
     for name, tensor in tensors.items():
         if name == PATCHES and tensor.ndim == 2:

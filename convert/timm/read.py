@@ -10,6 +10,7 @@ from convert.checkpoint import Checkpoint
 from convert.files import read_json, read_tensors
 from convert.fit import class_names, must_be_sound
 from convert.hub import download
+from convert.layouts.dinov3 import without_zero_biases
 from convert.layouts.naming import fitting
 from convert.problem import task_of
 from convert.timm.config import CONFIG, OURS, WEIGHTS, from_arguments, preprocessing_of, quantization_of, tokens_of
@@ -51,6 +52,8 @@ def from_tensors(tensors: Tensors, path: Path, name: str | None) -> Checkpoint:
     name = name or _only(_fitting(tensors), path)
     entry = find(name)
     tensors, notes = canonical(tensors, entry.architecture.family)
+    tensors, zeros = without_zero_biases(tensors, entry.architecture)
+    notes += zeros
     must_be_sound(tensors, entry.architecture, None, path)
     if entry.tag and not name.endswith(f".{entry.tag}"):
         others = [find(f"{name}.{tag}") for tag in tags(name)]
