@@ -9,8 +9,10 @@ from convert.canonical import PATCHES
 from convert.layouts.layout import differing
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
-from mlx_peft.vit.architecture import Architecture
+from mlx_peft.vit.architecture import RELATIVE, Architecture
+from mlx_peft.vit.parameters import last
 from mlx_peft.vit.registry import find, names
+from mlx_peft.vit.relative import TABLE
 from mlx_peft.vit.shapes import shapes
 
 DECISIVE = ("embed_dim", "depth", "num_heads", "patch_size", "distilled", "mlp_layer", "mlp_ratio", "class_token")
@@ -63,10 +65,13 @@ def fitting(tensors: Tensors) -> list[str]:
         if (architecture.depth, architecture.embed_dim, architecture.patch_size) == (depth, *kernels.shape[::2][:2]):
             wanted = {key: shape for key, shape in shapes(architecture, 1).items() if not _free(key)}
             given = {key: tensor.shape for key, tensor in tensors.items() if not _free(key)}
-            if wanted == given and ("pos_embed" in tensors) == architecture.pos_embed:
+            tables = any(last(key) == TABLE for key in tensors)
+            if wanted == given and (
+                ("pos_embed" in tensors, tables) == (architecture.pos_embed, architecture.positions in RELATIVE)
+            ):
                 found.append(name)
     return found
 
 
 def _free(name: str) -> bool:
-    return name.startswith(("head.", "head_dist.")) or name == "pos_embed"
+    return name.startswith(("head.", "head_dist.")) or last(name) in ("pos_embed", TABLE)

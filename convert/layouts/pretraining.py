@@ -18,6 +18,7 @@ LEFT_OUT = {
     r"(head\.(?:mlp|last_layer)2?)\..*": "the projection head of DINO's training",
     r"(head|predictor)\.\d+\..*": "a projection head of MoCo v3's training",
     r"(lm_head)\..*": "the head of BEiT's training",
+    r"(?:.*\.)?(relative_position_index)": "tables of indices, which are computed",
     r"(mask_token|masked_embed)": "what masked patches are replaced with in training",
 }
 """Tensors of these names are used by no classifier; what they are, by what is matched first."""

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from convert.files import listed
-from convert.timm import eva
+from convert.timm import beit, eva
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.tokens import ReducerConfig, described
 from mlx_peft.core.errors import UserError, shown
@@ -22,6 +22,9 @@ WEIGHTS = "model.safetensors"
 
 OURS = "mlx_peft:"
 """It stands before the name of an architecture that timm has no words for, so that timm refuses the folder."""
+
+SPOKEN: dict[str, Any] = {"eva": eva, "beit": beit}
+"""What says, of a family, which words its class in timm has: ``fields`` and ``words``; others have timm's ViT's."""
 
 TIMM_EPS = 1e-6
 """The eps of a norm that timm's configuration names, as it can name no other."""
@@ -77,18 +80,19 @@ def from_arguments(arguments: Mapping[str, Any], path: Path, usual: Architecture
             if not value or value[1:] != value[:-1]:
                 raise UserError(f"{path}: model_args.{side}: only squares are supported, not {shown(value)}")
             fields[side] = value[0]
-    return (_of_eva if usual.family == "eva" else _of_vit)(fields, path, usual)
+    return (_in_words if usual.family in SPOKEN else _of_vit)(fields, path, usual)
 
 
-def _of_eva(fields: dict[str, Any], path: Path, usual: Architecture) -> dict[str, Any]:
-    """What timm's ``Eva`` is told beside the usual."""
-    said = eva.words(usual)
+def _in_words(fields: dict[str, Any], path: Path, usual: Architecture) -> dict[str, Any]:
+    """What a class is told beside the usual that has words of its own."""
+    spoken = SPOKEN[usual.family]
+    said = spoken.words(usual)
     if unknown := [word for word in fields if word not in said]:
         raise UserError(
-            f"{path}: model_args.{unknown[0]}: timm's Eva has it, or should, and there is no such field here"
+            f"{path}: model_args.{unknown[0]}: timm's class has it, or should, and there is no such field here"
         )
     try:
-        found = eva.fields(said | fields)
+        found = spoken.fields(said | fields)
     except ValueError as error:
         raise UserError(f"{path}: model_args: a model with {error} is not supported") from error
     return {name: value for name, value in found.items() if name != "img_size" or name in fields}
@@ -112,8 +116,8 @@ def timm_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
         UserError: for a difference that timm's configuration cannot express.
     """
     usual = find(name).architecture
-    if usual.family == "eva":
-        return _evas_arguments(architecture, usual, name)
+    if usual.family in SPOKEN:
+        return _words_for(architecture, usual, name)
     changes = {key: value for key, value in architecture.model_dump().items() if value != getattr(usual, key)}
     changes.pop("img_size", None)  # is pretrained_cfg's input_size
     if "fc_norm" in changes:
@@ -135,14 +139,15 @@ def timm_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
     return changes
 
 
-def _evas_arguments(architecture: Architecture, usual: Architecture, name: str) -> dict[str, Any]:
-    """What ``Eva`` has to be told beside the usual. Raises UserError where it would be another model all the same."""
-    before, said = eva.words(usual), eva.words(architecture)
+def _words_for(architecture: Architecture, usual: Architecture, name: str) -> dict[str, Any]:
+    """What a class has to be told beside the usual. Raises UserError where it would be another model all the same."""
+    spoken = SPOKEN[usual.family]
+    before, said = spoken.words(usual), spoken.words(architecture)
     changes = {word: value for word, value in said.items() if value != before[word] and word != "img_size"}
     after = architecture.final_norm and architecture.norm_after_pool
     explicit = {"use_fc_norm": after, "use_post_transformer_norm": architecture.final_norm and not after}
     changes |= {word: value for word, value in explicit.items() if word in changes}  # timm passes over a None
-    said_of = eva.fields(before | changes) | {"img_size": architecture.img_size}
+    said_of = spoken.fields(before | changes) | {"img_size": architecture.img_size}
     found, wanted = usual.model_copy(update=said_of), architecture
     if found.norm_after_pool == wanted.norm_after_pool:
         found = found.model_copy(update={"fc_norm": wanted.fc_norm})

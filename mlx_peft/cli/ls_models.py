@@ -94,15 +94,13 @@ def models() -> Iterator[Entry]:
 
 
 def families() -> Iterator[Entry]:
-    """Every family that has models here, and what is known of their weights."""
+    """Every family, with its models and what is known of their weights."""
     from mlx_peft.vit.families import FAMILIES
 
     every = list(models())
     for family in FAMILIES:
         members = narrowed(every, Wanted(family=(family.name,)))
         weights = [one for entry in members for one in entry["weights"]]
-        if not members:
-            continue
         yield {
             "name": family.name,
             "models": len(members),

@@ -74,7 +74,6 @@ FAMILIES = (
         "rope-vit", "ViTs with rotary positions (Heo et al. 2024)", "https://github.com/naver-ai/rope-vit",
         ("*_rope_*.naver_*",),
     ),
-    Family("sapiens2", "Sapiens2, of people", "https://github.com/facebookresearch/sapiens2", ("*_sapiens2.*",)),
     Family("lingbot", "LingBot-Vision", "https://github.com/robbyant/lingbot-vision", ("*_lingbot.*",)),
     Family(
         "siglip2", "SigLIP 2, images and text (Tschannen et al. 2025)", "https://github.com/google-research/big_vision",

@@ -10,6 +10,12 @@ SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant", "h": "huge"}
 OTHERS = {
     **{f"dinov2_vit{short}14": f"vit_{size}_patch14_dinov2.lvd142m" for short, size in SIZES.items()},
     **{f"dinov2_vit{short}14_reg": f"vit_{size}_patch14_reg4_dinov2.lvd142m" for short, size in SIZES.items()},
+    **{f"dinov3_vit{short}16": f"vit_{SIZES[short]}_patch16_dinov3.lvd1689m" for short in "sbl"},
+    "dinov3_vits16plus": "vit_small_plus_patch16_dinov3.lvd1689m",
+    "dinov3_vith16plus": "vit_huge_plus_patch16_dinov3.lvd1689m",
+    "dinov3_vit7b16": "vit_7b_patch16_dinov3.lvd1689m",
+    "dinov3_vitl16_pretrain_sat493m": "vit_large_patch16_dinov3.sat493m",
+    "dinov3_vit7b16_pretrain_sat493m": "vit_7b_patch16_dinov3.sat493m",
     **{f"dinov2_{size}": f"vit_{size}_patch14_dinov2.lvd142m" for size in SIZES.values()},
     **{f"dinov2_with_registers_{size}": f"vit_{size}_patch14_reg4_dinov2.lvd142m" for size in SIZES.values()},
     **{f"dino_vit{short}{patch}": f"vit_{SIZES[short]}_patch{patch}_224.dino" for short in "sb" for patch in (8, 16)},

@@ -101,7 +101,8 @@ def test_what_nothing_is_called_is_refused(command: Any, arguments: list[str], m
 
 def test_a_family_says_where_its_weights_are_had_and_under_which_licence(command: Any) -> None:
     found = {entry["name"]: entry for entry in json.loads(command("ls", "families", "--json").stdout)}
-    assert list(found) == [family.name for family in FAMILIES if family.name in found]
+    assert list(found) == [family.name for family in FAMILIES]
+    assert found["dinov3"]["licenses"] == ["dinov3-license"] and "facebook/dinov3" in found["dinov3"]["consent"]
     assert sum(entry["tags"] for entry in found.values()) == sum(len(tags(name)) for name in names())
     assert found["mae"]["licenses"] == ["cc-by-nc-4.0"]
     assert (found["ijepa"]["on_hub"], found["ijepa"]["tags"]) == (0, 4)

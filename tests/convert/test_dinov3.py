@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,22 @@ import pytest
 import torch
 from timm.models.eva import Eva, checkpoint_filter_fn
 
+from convert.base import load_base
 from convert.canonical import canonical
 from convert.layouts.dinov3 import without_zero_biases
+from mlx_peft.config.schema import Model
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
 
 DIM, DEPTH = 16, 2
+PERIODS = np.float32(100) ** (np.arange(4, dtype=np.float32) / 4)
 
 
 def eva(gated: bool) -> Eva:
     """timm's class on DINOv3's plan, small, with biases of q and v."""
     return Eva(
-        img_size=32, patch_size=8, embed_dim=DIM, depth=DEPTH, num_heads=2, num_classes=0, qkv_bias=True,
+        img_size=32, patch_size=8, embed_dim=DIM, depth=DEPTH, num_heads=1, num_classes=0, qkv_bias=True,
         init_values=0.1, rope_type="dinov3", rope_temperature=100, use_rot_pos_emb=True, use_abs_pos_emb=False,
         rope_rotate_half=True, num_reg_tokens=4, use_fc_norm=False, norm_layer=partial(torch.nn.LayerNorm, eps=1e-5),
         swiglu_mlp=gated, swiglu_align_to=8,
@@ -38,7 +42,7 @@ def metas(gated: bool) -> Tensors:
 
     state: Tensors = {
         "cls_token": drawn(1, 1, DIM), "storage_tokens": drawn(1, 4, DIM), "mask_token": drawn(1, DIM),
-        "rope_embed.periods": rounded(100.0 ** (np.arange(2, dtype=np.float32) / 2)),
+        "rope_embed.periods": rounded(PERIODS),
         "patch_embed.proj.weight": drawn(DIM, 3, 8, 8), "patch_embed.proj.bias": drawn(DIM),
         "norm.weight": drawn(DIM), "norm.bias": drawn(DIM), "local_cls_norm.weight": drawn(DIM),
         "local_cls_norm.bias": drawn(DIM),
@@ -82,9 +86,9 @@ def test_a_file_says_whether_its_periods_were_rounded() -> None:
     state = metas(gated=False)
     [note] = [note for note in canonical(state, "eva")[1] if "periods" in note]
     assert "the file has them rounded to bfloat16" in note and "here they are computed in float32" in note
-    state["rope_embed.periods"] = np.float32([1, 10])
+    state["rope_embed.periods"] = PERIODS
     assert not [note for note in canonical(state, "eva")[1] if "periods" in note]
-    state["rope_embed.periods"] = np.float32([1, 30])
+    state["rope_embed.periods"] = PERIODS**2
     with pytest.raises(UserError, match="are not those of a temperature of 100"):
         canonical(state, "eva")
 
@@ -108,6 +112,23 @@ def test_a_bias_of_k_counts_only_where_nothing_masks_it() -> None:
     for name in [name for name in state if name.endswith("qkv.bias")]:
         state[name][DIM : 2 * DIM] = 0
     assert canonical(state, "eva")[0].keys() == eva(gated=False).state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3_qkvb", "vit_small_patch16_dinov3"])
+def test_a_file_of_metas_opens_under_either_of_timms_names(name: str, tmp_path: Path) -> None:
+    """Its blocks and widths are cut; the biases of the second, which has none in timm, are all zero."""
+    state = metas(gated=False)
+    if not name.endswith("qkvb"):
+        state = {key: tensor * (not key.endswith("qkv.bias")) for key, tensor in state.items()}
+    torch.save({key: torch.from_numpy(tensor) for key, tensor in state.items()}, tmp_path / "dinov3_vits16.pth")
+    args = {"embed_dim": DIM, "depth": DEPTH, "num_heads": 1, "patch_size": 8}
+    model = Model(name=f"{name}.lvd1689m", weights=str(tmp_path / "dinov3_vits16.pth"), image_size=32, args=args)
+    base = load_base(model, 5, seed=0)
+    np.testing.assert_array_equal(base.tensors["reg_token"], state["storage_tokens"])
+    assert ("blocks.1.attn.q_bias" in base.tensors) is name.endswith("qkvb")
+    said = "\n".join(base.notes)
+    assert "rounded to bfloat16" in said
+    assert ("q_bias, v_bias: all are zero, and left out" in said) is not name.endswith("qkvb")
 
 
 @pytest.mark.parametrize(("bias", "model", "left_out"), [(0, False, True), (0, True, False), (1, False, False)])

@@ -39,8 +39,9 @@ SMALL = {
     "eva02_tiny_patch14_224": 42,
     "vit_pe_core_tiny_patch16_384": 48,
     "vit_small_patch16_rope_mixed_ape_224": 48,
+    "beit_base_patch16_224": 48,
 }
-"""One of each structure of timm's ``Eva`` that is small, and the image size that its own is cut to."""
+"""One of each structure of timm's ``Eva`` and ``Beit`` that is small, and the image size that its own is cut to."""
 
 
 def another(size: int, patch: int) -> int:
@@ -55,12 +56,12 @@ def image(size: int) -> np.ndarray:
 def saved_by_timm(name: str, folder: Path, **args: int) -> None:
     """timm's model with every parameter random, in the folder that timm itself writes."""
     torch.manual_seed(0)
-    skip = {} if find(name).architecture.family == "eva" else {"weight_init": "skip"}
+    skip = {"weight_init": "skip"} if find(name).architecture.family == "vit" else {}
     model = timm.create_model(name, num_classes=7, **skip, **DEPTH, **args).eval()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             scales = (parameter.ndim == 1 and key.endswith(".weight")) or ".gamma_" in key  # of norms, and of layers
-            parameter.normal_(1.0 if scales else 0.0, 0.5 if key == "rope.freqs" else 0.02)
+            parameter.normal_(1.0 if scales else 0.0, 0.5 if key == "rope.freqs" or "relative" in key else 0.02)
     timm.models.save_for_hf(model, str(folder), model_args=DEPTH | args, safe_serialization=True)
 
 
@@ -80,7 +81,7 @@ def test_a_model_of_timms_converts_and_gives_timms_logits(name: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_each_structure_of_eva_on_a_small_image(name: str, tmp_path: Path) -> None:
+def test_each_structure_of_eva_and_beit_on_a_small_image(name: str, tmp_path: Path) -> None:
     own = SMALL[name]
     saved_by_timm(name, tmp_path / "timm", img_size=own)
     compare(tmp_path, (own, own + 2 * find(name).architecture.patch_size), own)

@@ -17,15 +17,17 @@ import timm
 import torch.nn as nn
 from timm.layers import RmsNorm, SwiGLU, get_act_layer
 from timm.layers.mlp import GluMlp
-from timm.models import deit, eva, get_pretrained_cfg, vision_transformer
+from timm.models import beit, deit, eva, get_pretrained_cfg, vision_transformer
 from timm.models._registry import _model_default_cfgs
 
-from convert.timm.eva import fields as evas_fields
-from convert.timm.eva import words
+from convert.timm.config import SPOKEN
 from mlx_peft.vit.architecture import LATER, Architecture
 from mlx_peft.vit.registry import FILE
 
-MODULES = (vision_transformer, deit, eva)
+MODULES = (vision_transformer, deit, eva, beit)
+FAMILIES = {eva.Eva: "eva", beit.Beit: "beit"}
+"""The families whose classes have words of their own, by their class."""
+
 SAME = set(Architecture.model_fields) - {
     *("distilled", "embed_norm", "norm_layer", "norm_eps", "act_layer", "mlp_layer"),
     *LATER,
@@ -100,19 +102,20 @@ def why_not(arguments: dict[str, Any]) -> str | None:
 
 def architecture(caught: Caught) -> dict[str, Any]:
     """timm's constructor arguments as fields of ``Architecture``; what is at its default is left out."""
-    fields = (of_eva if caught.model_class is eva.Eva else of_vit)(dict(caught.arguments), caught.model_class)
+    fields = (in_words if caught.model_class in FAMILIES else of_vit)(dict(caught.arguments), caught.model_class)
     plain = Architecture(**fields).model_dump()
     return {name: value for name, value in plain.items() if value != Architecture.model_fields[name].default}
 
 
-def of_eva(arguments: dict[str, Any], model_class: type) -> dict[str, Any]:
-    """The arguments of ``Eva`` as fields; what it is not told is at its own default."""
+def in_words(arguments: dict[str, Any], model_class: type) -> dict[str, Any]:
+    """The arguments of a class that has words of its own as fields; what it is not told is at its own default."""
+    spoken = SPOKEN[FAMILIES[model_class]]
     norms = norm_fields(arguments.pop("norm_layer", None))
     defaults = {name: parameter.default for name, parameter in inspect.signature(model_class).parameters.items()}
-    known = words(Architecture()).keys()
+    known = spoken.words(Architecture()).keys()
     if unknown := arguments.keys() - known - IGNORED:
         raise NotImplementedError(f"arguments without a field: {sorted(unknown)}")
-    return evas_fields({word: arguments.get(word, defaults[word]) for word in known}) | norms
+    return spoken.fields({word: arguments.get(word, defaults[word]) for word in known}) | norms
 
 
 def of_vit(arguments: dict[str, Any], model_class: type) -> dict[str, Any]:
