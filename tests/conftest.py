@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,10 @@ from kernels import compiler
 from sketching import drawn_finely, sketched
 from typer.main import get_command
 
+from convert import base
+from mlx_peft.core.border import Tensors
+from mlx_peft.vit.architecture import Architecture
+
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
@@ -24,6 +29,19 @@ os.environ["MLX_DISABLE_COMPILE"] = "1"
 """On Linux, MLX builds a kernel with g++ for every function that it compiles and has not met: a second each, half of
 the time that the tests would take. What is computed does not depend on it, as ``parity/test_compiled.py`` shows."""
 
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+    """Where Linux has a folder in memory, ``tmp_path`` lies there: what is written safely is waited for on a disk."""
+
+gc.disable()
+"""Till all is collected: imports leave nothing behind, and looking for it again and again is a fifth of their time."""
+
+SELDOM = 20_000
+"""New objects until Python looks for cycles among them, in the place of 700."""
+
+SMALL = 2 << 20
+"""Bytes of a model that is kept for the next test."""
 
 LONGEST = 80
 """Letters of a parameter in a test's name."""
@@ -46,6 +64,8 @@ def pytest_collection_finish() -> None:
     and a forked process copies none of it."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(SELDOM)
+    gc.enable()
 
 
 @pytest.fixture
@@ -73,6 +93,22 @@ def commands_made_once() -> Iterator[None]:
     """Typer's runner makes every command of the program anew for each that it runs: as long as many a test takes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.testing, "_get_command", cache(get_command), raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_models_drawn_once() -> Iterator[None]:
+    """Most tests begin with one of a few random models. What is drawn depends on nothing but what is asked for."""
+    draw, size = base.initial_state, cache(base.weights)
+    kept = lru_cache(64)(draw)
+
+    def drawn(architecture: Architecture, num_classes: int, seed: int) -> Tensors:
+        if size(architecture, num_classes) > SMALL:
+            return draw(architecture, num_classes, seed)
+        return {name: tensor.copy() for name, tensor in kept(architecture, num_classes, seed).items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "initial_state", drawn)
         yield
 
 

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 import torch_ref.entry
 from convert.base import Base, load_base
@@ -67,7 +68,7 @@ def merged() -> Callable[[str], tuple[Base, Tensors]]:
 @pytest.fixture(scope="session", autouse=True)
 def traced_once() -> Iterator[None]:
     """torch traces a model of the same modules and tensors once, which takes seconds: what is made of the graph, its
-    metadata and its files, is made each time."""
+    metadata and its files, is made each time. Its table of ONNX operations, half of each export, is read once."""
     trace, programs = torch.onnx.export, {}
 
     def traced(model: torch.nn.Module, *arguments: Any, **options: Any) -> Any:
@@ -79,6 +80,7 @@ def traced_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.onnx, "export", traced)
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
         yield
 
 
