@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from mlx_peft.config.tokens import ToMe
 from mlx_peft.vit.places import PATCH
 from torch_ref.models.attention import Attended
-from torch_ref.models.ranking import ranked, rounded
+from torch_ref.models.ranking import GRAIN
 from torch_ref.models.reducer import Reducer
-from torch_ref.models.tokens import Tokens, rows
+from torch_ref.models.tokens import Tokens
 
 EPS = 1e-12
 """Nothing is divided by less."""
@@ -69,10 +69,11 @@ def matching(k: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
     merged, the most alike first, ``(batch, r)``; and where among the first stand those of B that each is merged into,
     ``(batch, r)``.
     """
-    metric = F.normalize(k.float().mean(dim=1), dim=-1, eps=EPS)
-    scores = rounded(metric[:, 1::2] @ metric[:, ::2].transpose(1, 2))
-    best, nearest = scores.max(dim=2)  # of equal ones the first
-    order = ranked(best)
+    metric = k.float().sum(dim=1)  # whose direction is the mean's
+    length = torch.linalg.vector_norm(metric, dim=-1, keepdim=True).clamp_min_(EPS)
+    metric /= length * GRAIN**0.5  # a product of two is a cosine in multiples of GRAIN
+    best, nearest = (metric[:, 1::2] @ metric[:, ::2].transpose(1, 2)).round_().max(dim=2)  # of equal ones the first
+    order = best.argsort(dim=1, descending=True, stable=True)
     a, b = 2 * order + 1, torch.arange(0, k.shape[2], 2, device=k.device).expand(len(k), -1)
     left = torch.cat([a[:, r:].sort(dim=1).values, b], dim=1)
     return left, a[:, :r], a.shape[1] - r + nearest.gather(1, order[:, :r])
@@ -86,31 +87,43 @@ def merged(x: Tensor, weights: Tensor, left: Tensor, gone: Tensor, into: Tensor)
         left: which are left, in order, ``(batch, n)``.
         gone, into: which are not, and where among those that are left what takes each stands, ``(batch, r)``.
     """
-    row = torch.arange(left.shape[1], device=left.device)[:, None]
-    added = (into[:, None] == row) * weights.gather(1, gone)[:, None]
-    total = weights.gather(1, left) + added.sum(dim=2)
-    return _Merged.apply(x, left, gone, into, added / total[..., None], weights, total), total
+    total = weights.gather(1, left).scatter_add_(1, into, weights.gather(1, gone))
+    there = torch.arange(left.shape[1], device=left.device).expand_as(left)
+    goes = left.new_empty(weights.shape).scatter_(1, left, there).scatter_(1, gone, into)
+    shares = (weights / total.gather(1, goes)).to(x.dtype)
+    return _Merged.apply(x, goes, shares, *_beside_one_another(left, gone, into)), total
+
+
+def _beside_one_another(left: Tensor, gone: Tensor, into: Tensor) -> tuple[Tensor, Tensor]:
+    """All tokens, those beside one another that become one, ``(batch, tokens)``; and where each of these begins."""
+    into, order = into.sort(dim=1, stable=True)
+    there = torch.arange(left.shape[1], device=left.device)
+    begins = there + torch.searchsorted(into, there.repeat(len(left), 1))
+    which = left.new_empty(len(left), left.shape[1] + gone.shape[1]).scatter_(1, begins, left)
+    behind = into + torch.arange(1, gone.shape[1] + 1, device=left.device)
+    return which.scatter_(1, behind, gone.gather(1, order)), begins
 
 
 class _Merged(torch.autograd.Function):
-    """A token goes to one place, with one share: its gradient is a row of the gradient that comes back, times that.
-
-    Of gathering and adding up, torch itself would make two arrays of zeros, and add rows to them.
-    """
+    """Sums of rows, and each row's gradient: that of the one sum in which it is, times its share there."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, left: Tensor, gone: Tensor, into: Tensor, shares: Tensor, weights: Tensor, total: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(left, gone, into, weights, total)
-        y = rows(x, left)
-        return y.baddbmm_(shares.to(y.dtype), rows(x, gone) - rows(y, into))
+    def forward(ctx: Any, x: Tensor, goes: Tensor, shares: Tensor, which: Tensor, begins: Tensor) -> Tensor:
+        ctx.save_for_backward(goes, shares)
+        return _summed(x, which, shares.gather(1, which), begins)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        left, gone, into, weights, total = ctx.saved_tensors
-        back = torch.cat([left, gone], dim=1).argsort(dim=1)
-        there = torch.arange(left.shape[1], device=left.device).expand_as(left)
-        goes = torch.cat([there, into], dim=1).gather(1, back)
-        shares = weights / total.gather(1, goes)
-        return rows(cotangent, goes) * shares[..., None].to(cotangent.dtype), *[None] * 6
+        goes, shares = ctx.saved_tensors
+        each = torch.arange(goes.shape[1], device=goes.device).expand_as(goes)
+        return _summed(cotangent, goes, shares, each), *[None] * 4
+
+
+def _summed(x: Tensor, which: Tensor, shares: Tensor, begins: Tensor) -> Tensor:
+    """Rows ``which (batch, m)`` of each image's ``x (batch, rows, dim)``, each times its share ``(batch, m)``, added up
+    from one of ``begins (batch, n)`` to the next: ``(batch, n, dim)``, in one pass over x."""
+    image = torch.arange(len(x), device=x.device)[:, None]
+    table, rows = x.detach().reshape(-1, x.shape[2]), (which + x.shape[1] * image).flatten()
+    begins = (begins + which.shape[1] * image).flatten()
+    found = F.embedding_bag(rows, table, begins, mode="sum", per_sample_weights=shares.flatten())
+    return found.view(len(x), -1, x.shape[2])
