@@ -27,7 +27,7 @@ from mlx_peft.vit.relevance import holdings
 
 BACKENDS = {"mlx": mlx_peft.backend.entry, "torch": torch_ref.entry}
 
-NARROW = {"embed_dim": 64, "depth": 4, "num_heads": 2}
+NARROW = {"embed_dim": 64, "depth": 3, "num_heads": 2}
 MODELS = {
     "plain": {"name": "vit_tiny_patch16_224", "image_size": 64, "args": NARROW},
     "registers": {"name": "vit_small_patch14_reg4_dinov2", "image_size": 56, "args": NARROW},
@@ -65,7 +65,7 @@ def made(
         "method": method,
         "quantize": {"bits": 4, "group_size": 32} if KINDS[method["name"]].over_codes else None,
         "tokens": None if reducer is None else reducer.model_dump(),
-        "data": {"name": "digits", "batch_size": 3},
+        "data": {"name": "digits", "batch_size": 2},
         "train": train or {},
     })  # fmt: skip
     base = load_base(experiment.model, 5, 0, experiment.quantize)
@@ -74,9 +74,9 @@ def made(
     trainer = BACKENDS[backend].build_trainer(experiment, 5, base)
     trainer.model.load_adapter(perturbed(trainer.model.adapter(), 0))
     side = base.architecture.img_size
-    images = np.random.default_rng(3).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
+    images = np.random.default_rng(3).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
     return SimpleNamespace(
-        trainer=trainer, model=trainer.model, images=images, base=base, targets=np.array([0, 1, 4], np.int32)
+        trainer=trainer, model=trainer.model, images=images, base=base, targets=np.array([0, 4], np.int32)
     )
 
 

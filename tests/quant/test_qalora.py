@@ -76,7 +76,7 @@ def test_both_backends_have_equal_gradients(described, batch):
     assert all(near(mine[name], theirs[name], 1e-4) for name in theirs)
 
 
-def test_a_merged_run_is_an_ordinary_quantised_model(described, batch, tmp_path):
+def test_a_merged_run_is_an_ordinary_quantised_model(described, batch, colours, tmp_path):
     config = described({"name": "qalora", "rank": 4}, {"bits": 4, "group_size": 32}, epochs=1)
     config = config.model_copy(update={"backend": "torch"})
     train(config, tmp_path / "run")
