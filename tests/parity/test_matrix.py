@@ -17,7 +17,7 @@ NARROW = {"patch_size": 8, "embed_dim": 128, "num_heads": 4}
 """What the small model is cut to in the quick cells, besides its depth: two groups of codes wide, sixteen patches."""
 
 SIDES = {"vit_base_patch16_224": 64, "vit_base_patch16_siglip_224": 64, "deit_small_patch16_224": 112}
-"""Image sizes that wide models have in the quick cells; narrow ones have their own, and all have it in the slow ones."""
+"""Image sizes of wide models in the quick cells; narrow ones have their own there, and all in the slow ones."""
 
 FEW = 5
 """Steps of a quick cell's trajectory; the slow ones have all."""
