@@ -43,7 +43,11 @@ ONLY_HERE = {
         "grouped",
         "scaled",
         "add_bottlenecks",
+        "begins",
+        "MixedLayer.begun",
     },  # rows of one form at a time: no fixed shapes
+    "models/layers.py": {"Linear.onto"},  # in place
+    "quant/affine.py": {"QuantizedLinear.onto"},
     "methods/importance.py": {"Importance.observed", "Importance.observe"},  # the one gives, the other changes
     "models/gelu.py": {"LIMIT", "PHI", "SLOPE", "rational_gelu"},
     "models/stochastic.py": {"current_key", "next_key"},

@@ -79,9 +79,12 @@ class MixedLayer(nn.Module):
         if not counts:
             return self.base_layer(x)
         x = x.expand(sum(counts), *x.shape[1:])
-        y = self.base_layer(scaled(x, counts, terms)).contiguous()
+        entering = scaled(x, counts, terms)
+        first = all(map(begins, terms))
+        y = self.begun(x, entering, counts, terms) if first else self.base_layer(entering).contiguous()
         for part, own_x, own in zip(y.split(counts), x.split(counts), terms, strict=True):
-            plus(part, own_x, own)
+            if not first:
+                plus(part, own_x, own)
             if not own.keys().isdisjoint(OF_THIRDS):
                 for third, ending in zip(part.chunk(len(THIRDS), dim=-1), THIRDS, strict=True):
                     plus(third, own_x, own, ending)
@@ -92,6 +95,26 @@ class MixedLayer(nn.Module):
             if "shift" in own:
                 part += beside(own["shift"], part)
         return y
+
+    def begun(
+        self, x: Tensor, entering: Tensor, counts: Sequence[int], terms: Sequence[Mapping[str, Tensor]]
+    ) -> Tensor:
+        """layer(entering) + x A B, of a linear layer: the narrow product is written, and the wide one added to it.
+
+        The bias is one more row of B. To write the bias first and to add both products would read y once more.
+        """
+        bias = self.base_layer.bias
+        y = x.new_empty(*x.shape[:-1], self.base_layer.shape[0])
+        for part, own_x, own in zip(y.split(counts), x.split(counts), terms, strict=True):
+            A, B = own["A"].to(x.dtype), own["B"].to(x.dtype)
+            inner = own_x @ A
+            if bias is not None:
+                inner, B = (
+                    F.pad(inner, (0, 1), value=1.0),
+                    torch.cat([B, bias.to(x.dtype).expand(len(B), 1, -1)], dim=1),
+                )
+            torch.bmm(inner, B, out=part)
+        return self.base_layer.onto(y, entering)
 
 
 class MixedBlock(nn.Module):
@@ -170,6 +193,11 @@ def bottleneck(x: Tensor, own: Mapping[str, Tensor], act: Act, place: str = "") 
     down, down_bias, up, up_bias = (own[place + name] for name in ("down", "down_bias", "up", "up_bias"))
     inner = act(x @ down.to(x.dtype) + beside(down_bias, x).to(x.dtype))
     return inner @ up.to(x.dtype) + beside(up_bias, x).to(x.dtype)
+
+
+def begins(own: Mapping[str, Tensor]) -> bool:
+    """Whether a layer may begin with these terms: each row has an A and a B of its own."""
+    return own.keys() >= {"A", "B"} and "G" not in own and own["B"].ndim == 3
 
 
 def plus(y: Tensor, x: Tensor, own: Mapping[str, Tensor], ending: str = "") -> Tensor:

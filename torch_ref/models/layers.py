@@ -66,6 +66,11 @@ class Linear(nn.Module):
         """x W^T, the bias left out."""
         return x @ self.weight.to(x.dtype).T
 
+    def onto(self, y: Tensor, x: Tensor) -> Tensor:
+        """y + x W^T in the place of y, the bias left out."""
+        y.view(-1, y.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), self.weight.to(x.dtype).T)
+        return y
+
     def with_weight(self, weight: Tensor) -> Linear:
         """A plain layer with another weight, frozen: in this one's dtype, with its bias."""
         layer = Linear(weight.shape[1], weight.shape[0], bias=False).requires_grad_(False)

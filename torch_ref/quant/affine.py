@@ -119,6 +119,10 @@ class QuantizedLinear(nn.Module):
         """x W^T, the bias left out."""
         return product(x, self.weight, self.scales, self.biases, self.bits, self.group_size)
 
+    def onto(self, y: Tensor, x: Tensor) -> Tensor:
+        """y + x W^T in the place of y, the bias left out."""
+        return y.add_(self.product(x))
+
     def dequantized(self) -> Linear:
         """A plain layer with the weight that the codes stand for, frozen, in the dtype of the scales."""
         outputs, inputs = self.shape
