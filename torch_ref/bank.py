@@ -14,7 +14,8 @@ from mlx_peft.adaptation.terms import BRANCHES, Array, Entering, Layers, places
 from mlx_peft.core.batches import slices
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.sites import PARTS
-from torch_ref.methods.mixed import Groups, Held, MixedBlock, MixedBranch, MixedLayer, gathered, grouped, mixing
+from torch_ref.methods.gathering import Groups, Held, Laid, gathered, grouped
+from torch_ref.methods.mixed import MixedBlock, MixedBranch, MixedLayer, mixing
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
@@ -57,7 +58,7 @@ class Mixer:
             replace(self.network, path, MixedBlock(find(self.network, path), path))
         self.gathers = self.device.type != "cpu"
         self.rows = None if self.gathers else _rows_at_once(self.architecture)
-        self._last: tuple[list[Held | None], Form, Held] = ([], {}, {})
+        self._last: tuple[list[Laid | None], Form, Held] = ([], {}, {})
 
     def dense(self, path: str) -> Array:
         """A linear layer's weight, ``(out, in)``; of codes, what they stand for."""
@@ -69,15 +70,13 @@ class Mixer:
         found = dict(self.plain[path].named_parameters()).get(last)
         return None if found is None else to_numpy(found)
 
-    def hold(self, layers: Layers) -> Held:
+    def hold(self, layers: Layers) -> Laid:
         """Terms where the network is; what several layers share is held once."""
-        arrays = {id(array): array for terms in layers.values() for array in terms.values()}
-        held = {key: torch.tensor(array, device=self.device) for key, array in arrays.items()}
-        return {path: {name: held[id(array)] for name, array in terms.items()} for path, terms in layers.items()}
+        return Laid(layers, self.device)
 
     @torch.inference_mode()
     def vectors(
-        self, images: np.ndarray, rows: Sequence[Held | None], form: Form, prompts: tuple[Entering, ...]
+        self, images: np.ndarray, rows: Sequence[Laid | None], form: Form, prompts: tuple[Entering, ...]
     ) -> np.ndarray:
         """What the heads read, float32 ``(batch, heads, dim)``."""
         found = [
@@ -87,7 +86,7 @@ class Mixer:
         return np.concatenate(found)
 
     def _evaluated(
-        self, images: np.ndarray, rows: Sequence[Held | None], form: Form, prompts: tuple[Entering, ...]
+        self, images: np.ndarray, rows: Sequence[Laid | None], form: Form, prompts: tuple[Entering, ...]
     ) -> np.ndarray:
         """The same of rows that go through the network together."""
         order, groups = self._together(rows, form) if self.gathers else grouped(rows)
@@ -97,11 +96,11 @@ class Mixer:
             found = to_numpy(self.network.prefix(pixels, self.architecture.depth + 1))
         return found[np.argsort(order)]
 
-    def _together(self, rows: Sequence[Held | None], form: Form) -> tuple[list[int], Groups]:
+    def _together(self, rows: Sequence[Laid | None], form: Form) -> tuple[list[int], Groups]:
         """All rows as one group, in the order that they have."""
         return [*range(len(rows))], [(len(rows), self._gathered(rows, form))]
 
-    def _gathered(self, rows: Sequence[Held | None], form: Form) -> Held:
+    def _gathered(self, rows: Sequence[Laid | None], form: Form) -> Held:
         """The rows' terms; those of the last batch, where this has the same rows: to copy them takes long."""
         before, last, terms = self._last
         if (

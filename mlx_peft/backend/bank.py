@@ -14,7 +14,8 @@ from mlx_peft.adaptation.forms import Form
 from mlx_peft.adaptation.terms import BRANCHES, Array, Entering, Layers, places
 from mlx_peft.backend import forks, threads
 from mlx_peft.backend.installed import installed
-from mlx_peft.backend.methods.mixed import Held, MixedBlock, MixedBranch, MixedLayer, gathered, mixing
+from mlx_peft.backend.methods.gathering import Held, gathered
+from mlx_peft.backend.methods.mixed import MixedBlock, MixedBranch, MixedLayer, mixing
 from mlx_peft.backend.methods.targets import find, replace
 from mlx_peft.backend.models.preprocess import preprocess
 from mlx_peft.backend.models.vit import VisionTransformer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,17 @@ import pytest
 from banks import SAME, SIDES, adapter, alone, arrays, base_of, folder_of, network, pixels
 
 import torch_ref.bank
-import torch_ref.methods.mixed
+import torch_ref.methods.gathering
 
 # isort: split
 import mlx_peft.backend.bank
-import mlx_peft.backend.methods.mixed
+import mlx_peft.backend.methods.gathering
 from convert.adapters.peft import write_adapter
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.config.methods import IA3, SSF, LoRA, QALoRA
 from mlx_peft.core.errors import UserError
 
-MIXED = {"mlx": mlx_peft.backend.methods.mixed, "torch": torch_ref.methods.mixed}
+GATHERING = {"mlx": mlx_peft.backend.methods.gathering, "torch": torch_ref.methods.gathering}
 MIXERS = {"mlx": mlx_peft.backend.bank.Mixer, "torch": torch_ref.bank.Mixer}
 
 
@@ -43,7 +44,7 @@ def bytes_of(*trees) -> int:
     found, rest = {}, list(trees)
     while rest:
         one = rest.pop()
-        if isinstance(one, dict):
+        if isinstance(one, Mapping):
             rest += one.values()
         else:
             found[id(one)] = one.nbytes
@@ -95,8 +96,8 @@ def test_the_base_s_arrays_are_the_model_s_own_whatever_is_switched(side, few, m
 @pytest.fixture
 def stacked(side, monkeypatch):
     """One entry for each term that was copied beside those of other rows."""
-    calls, stack = [], MIXED[side].stacked
-    monkeypatch.setattr(MIXED[side], "stacked", lambda *given: calls.append(given) or stack(*given))
+    calls, stack = [], GATHERING[side].stacked
+    monkeypatch.setattr(GATHERING[side], "stacked", lambda *given: calls.append(given) or stack(*given))
     return calls
 
 
@@ -117,20 +118,21 @@ def test_switching_copies_no_terms_and_neither_does_a_batch_with_the_same_rows(f
 
 @pytest.mark.parametrize("side", ["torch"])
 def test_on_a_cpu_torch_copies_a_layer_s_terms_when_it_is_asked_and_keeps_none(few, opened, mixers, monkeypatch):
-    copied, one = [], torch_ref.methods.mixed.Beside.__getitem__
+    copied, one = {}, torch_ref.methods.gathering.Beside._array
 
-    def beside(self, path):
-        assert not any(ref() is not None for ref in copied)  # those of the layers before are gone
-        found = one(self, path)
-        copied.extend(weakref.ref(array) for array in found.values())
+    def beside(self, part):
+        found = one(self, part)
+        copied[part] = weakref.ref(found)
+        assert {other for other, ref in copied.items() if ref() is not None} <= {part, "shared"}
         return found
 
-    monkeypatch.setattr(torch_ref.methods.mixed.Beside, "__getitem__", beside)
+    monkeypatch.setattr(torch_ref.methods.gathering.Beside, "_array", beside)
     bank = opened()
     bank.logits(pixels(4), few.names[0])
-    assert copied == []
+    assert copied == {}
     bank.logits(pixels(4), few.names[:4])
-    assert copied and not any(ref() is not None for ref in copied) and mixers[0]._last == ([], {}, {})
+    assert len(copied) > 1 and not any(ref() is not None for ref in copied.values())
+    assert mixers[0]._last == ([], {}, {})
 
 
 @pytest.fixture

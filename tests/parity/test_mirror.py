@@ -37,15 +37,13 @@ ONLY_HERE = {
     "device.py": {"device"},
     "measured.py": {"kept_bytes"},
     "methods/mixed.py": {
-        "Groups",
-        "Beside",
         "terms_at",
-        "grouped",
         "scaled",
         "add_bottlenecks",
         "begins",
         "MixedLayer.begun",
     },  # rows of one form at a time: no fixed shapes
+    "methods/gathering.py": {"Groups", "Laid", "Beside", "SHARED", "grouped"},
     "models/layers.py": {"Linear.onto"},  # in place
     "quant/affine.py": {"QuantizedLinear.onto"},
     "methods/importance.py": {"Importance.observed", "Importance.observe"},  # the one gives, the other changes

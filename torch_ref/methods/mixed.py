@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlx_peft.adaptation.forms import NEUTRAL, Form
 from mlx_peft.adaptation.terms import THIRDS, Entering
 from mlx_peft.vit.places import Kinds
+from torch_ref.methods.gathering import Groups
 from torch_ref.models.block import Block
 from torch_ref.models.gelu import gelu
 from torch_ref.models.positions import Positions
@@ -20,13 +20,6 @@ from torch_ref.models.tokens import Tokens
 
 OF_THIRDS = frozenset(f"B{third}" for third in THIRDS)
 """The names of terms of a third of a layer's outputs; each has its A or G."""
-
-Held = Mapping[str, Mapping[str, Tensor]]
-"""Terms by the path of a layer or a block and by their names, see ``adaptation.terms``: one adapter's, or with another
-axis before the others those of a batch's rows."""
-
-Groups = Sequence[tuple[int, Held]]
-"""So many rows of a batch, which stand beside one another, and their terms: of all of them alike, or of each."""
 
 Act = Callable[[Tensor], Tensor]
 """An activation."""
@@ -217,79 +210,3 @@ def plus(y: Tensor, x: Tensor, own: Mapping[str, Tensor], ending: str = "") -> T
 def beside(vectors: Tensor, x: Tensor) -> Tensor:
     """A vector, or one a row, ``(batch, width)``, with as many axes as x, ``(batch, ..., width)``."""
     return vectors if vectors.ndim == 1 else vectors.reshape(len(vectors), *(1,) * (x.ndim - 2), -1)
-
-
-class Beside(Mapping[str, Mapping[str, Tensor]]):
-    """Terms of rows that are alike in form: a layer's are copied beside one another when it asks, and not kept.
-
-    Args:
-        rows: each one's terms.
-    """
-
-    def __init__(self, rows: Sequence[Held]) -> None:
-        self.rows = rows
-
-    def __getitem__(self, path: str) -> Mapping[str, Tensor]:
-        return {name: torch.stack([row[path][name] for row in self.rows]) for name in self.rows[0][path]}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.rows[0])
-
-    def __len__(self) -> int:
-        return len(self.rows[0])
-
-    def __contains__(self, path: object) -> bool:
-        return path in self.rows[0]
-
-
-def grouped(rows: Sequence[Held | None]) -> tuple[list[int], Groups]:
-    """The order in which rows whose terms are alike in form stand beside one another, and what ``mixing`` takes then.
-
-    A group's products are taken together, each row's with its own terms: one for each adapter would be many small ones,
-    and all threads wait for one another at each. Of one adapter nothing is copied.
-    """
-    forms = {id(row): _form(row or {}) for row in rows}
-    groups: dict[object, list[int]] = {}
-    for at, row in enumerate(rows):
-        groups.setdefault(forms[id(row)], []).append(at)
-    order = [at for own in groups.values() for at in own]
-    return order, [(len(own), _beside([rows[at] or {} for at in own])) for own in groups.values()]
-
-
-def _form(row: Held) -> object:
-    return frozenset((path, name, array.shape) for path, terms in row.items() for name, array in terms.items())
-
-
-def _beside(rows: Sequence[Held]) -> Held:
-    return rows[0] if all(row is rows[0] for row in rows) else Beside(rows)
-
-
-def gathered(rows: Sequence[Held | None], form: Form) -> Held:
-    """The terms of rows that have these, or None: of one adapter alone its own, without a copy.
-
-    Whatever is smaller than the form is filled up at its ends with what changes nothing.
-    """
-    if all(row is rows[0] for row in rows):
-        return rows[0] or {}
-    return {
-        path: {
-            name: stacked([None if row is None else row.get(path, {}).get(name) for row in rows], shape, name)
-            for name, shape in shapes.items()
-        }
-        for path, shapes in form.items()
-    }
-
-
-def stacked(arrays: Sequence[Tensor | None], shape: tuple[int, ...], name: str) -> Tensor:
-    """A term of all rows, ``(batch, *shape)``."""
-    fill = NEUTRAL.get(name, 0.0)
-    empty = next(array for array in arrays if array is not None).new_full((), fill).expand(shape)
-    return torch.stack([empty if array is None else filled(array, shape, fill) for array in arrays])
-
-
-def filled(array: Tensor, shape: Sequence[int], fill: float) -> Tensor:
-    """An array of at least its own shape, filled up at the ends of its axes."""
-    missing = [wanted - size for size, wanted in zip(array.shape, shape, strict=True)]
-    if not any(missing):
-        return array
-    return F.pad(array, [side for count in reversed(missing) for side in (0, count)], value=fill)
