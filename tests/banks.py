@@ -25,7 +25,7 @@ from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from convert.base import Base, load_base
 from mlx_peft.adaptation.adapter import adapter_shapes
 from mlx_peft.adaptation.factors import row_norms
-from mlx_peft.adaptation.projections import projections
+from mlx_peft.adaptation.projections import bases, projections
 from mlx_peft.config.methods import (
     IA3,
     SSF,
@@ -43,7 +43,9 @@ from mlx_peft.config.methods import (
     LoRA,
     MethodConfig,
     MiSS,
+    PVeRA,
     QALoRA,
+    RandLoRA,
     RepAdapter,
     VeRA,
 )
@@ -87,6 +89,8 @@ METHODS: dict[str, list[MethodConfig]] = {
         AdaLoRA(init_rank=3, target_rank=2, targets=("q", "v", "fc1")),
     ],
     "vera": [VeRA(rank=4, targets=("all-linear",)), VeRA(rank=7, projection_key=1), VeRA(rank=3, targets=("k", "fc2"))],
+    "pvera": [PVeRA(rank=5, targets=("q", "v", "fc1")), PVeRA(rank=3, targets=("proj",), blocks=(1,))],
+    "randlora": [RandLoRA(rank=10, alpha=10), RandLoRA(rank=32, alpha=24, targets=("mlp",), blocks=(0,))],
     "fact": [FacT(rank=3, scale=0.5), FacT(rank=5, blocks=(0,))],
     "loha": [LoHa(rank=2, targets=("all-linear",)), LoHa(rank=3, alpha=5, targets=("q", "v"), blocks=(1,))],
     "lokr": [LoKr(rank=2), LoKr(rank=3, decompose_both=True, factor=16, targets=("fc2",)), LoKr(rank=40, blocks=(0,))],
@@ -140,9 +144,13 @@ def adapter(base: Base, method: MethodConfig, seed: int, classes: int = 3, multi
     for name in (name for name in tensors if last(name) == "lora_magnitude_rest"):  # rows that are not adapted
         parts = np.split(row_norms(base.tensors[name.replace("lora_magnitude_rest", "weight")]), len(PARTS))
         tensors[name] = np.concatenate([parts[PARTS.index(part)] for part in others(adapted(method.targets))])
-    if isinstance(method, VeRA):
-        A, B = projections(method.projection_key, method.rank, *widths(method.sites(base.architecture)))
-        tensors |= {"shared.vera_A": A, "shared.vera_B": B}
+    if isinstance(method, VeRA | PVeRA):
+        shape = widths(method.sites(base.architecture))
+        A, B = projections(method.projection_key, method.rank, *shape, method.halves)
+        tensors |= {f"shared.{method.name}_A": A, f"shared.{method.name}_B": B}
+    if isinstance(method, RandLoRA):
+        A, B = bases(method, *method.widths(base.architecture))
+        tensors |= {"shared.randlora_A": A, "shared.randlora_B": B}
     return Adapter(
         method=method, tensors=tensors, classes=tuple(f"class {i}" for i in range(classes)),
         model=Model(name=base.name, weights="none", image_size=SIZE), architecture=base.architecture,

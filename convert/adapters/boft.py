@@ -45,9 +45,11 @@ LAYERWISE = Layerwise(
 
 
 def _notes(method: BOFT, tensors: Tensors) -> list[str]:
-    if method.factors == 1:
-        return []
-    return [f"Hugging Face PEFT opens an adapter of {method.factors} butterflies only where it has its CUDA extension"]
+    own = LAYERWISE.notes(method, tensors)
+    if method.factors > 1:
+        there = "Hugging Face PEFT opens an adapter of"
+        own.append(f"{there} {method.factors} butterflies only where it has its CUDA extension")
+    return own
 
 
 FORMAT = replace(LAYERWISE.format, notes=_notes)

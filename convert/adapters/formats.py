@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convert.adapters import adalora, boft, ia3, ln_tuning, loha, lokr, lora, miss, oft, road, vera
+from convert.adapters import adalora, boft, ia3, ln_tuning, loha, lokr, lora, miss, oft, randlora, road, vera
 from convert.adapters.format import Format
 from mlx_peft.config.methods import (
     BOFT,
@@ -24,7 +24,9 @@ from mlx_peft.config.methods import (
     LoRA,
     MethodConfig,
     MiSS,
+    PVeRA,
     QALoRA,
+    RandLoRA,
     RepAdapter,
     RoAd,
     VeRA,
@@ -50,7 +52,7 @@ FORMATS: dict[type[MethodConfig], Format] = {
     VPT: _unchanged("VPT"),
     LoRA: Format("LORA", lora.pack, lora.unpack, lora.from_peft, lora.apart, lora.notes),
     AdaLoRA: Format("ADALORA", adalora.pack, adalora.unpack, adalora.from_peft, adalora.apart, adalora.notes),
-    VeRA: Format("VERA", vera.pack, vera.unpack, vera.from_peft, vera.apart, vera.notes),
+    VeRA: vera.VERA.format,
     IA3: Format("IA3", ia3.pack, ia3.unpack, ia3.from_peft, ia3.apart, ia3.notes),
     LayerNorm: Format("LN_TUNING", ln_tuning.pack, ln_tuning.unpack, ln_tuning.from_peft),
     OFT: oft.LAYERWISE.format,
@@ -59,4 +61,6 @@ FORMATS: dict[type[MethodConfig], Format] = {
     LoHa: loha.LAYERWISE.format,
     LoKr: lokr.LAYERWISE.format,
     MiSS: miss.FORMAT,
+    RandLoRA: randlora.FORMAT,
+    PVeRA: vera.PVERA.format,
 }

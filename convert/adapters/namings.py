@@ -20,7 +20,7 @@ from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.sites import PARTS
 
-OWN = re.compile(r"(.+)\.((?:lora|vera|ia3|ln_tuning|oft|boft|road|hada|lokr|miss)_\w+(?:\.\w+)?)")
+OWN = re.compile(r"(.+)\.((?:lora|randlora|vera|pvera|ia3|ln_tuning|oft|boft|road|hada|lokr|miss)_\w+(?:\.\w+)?)")
 """A tensor that one of PEFT's methods adds: the layer's name, and the tensor's name in it."""
 
 NUMBER = re.compile(r"((?:^|\.)layers?\.(?:encoder_layer_)?)(0|[1-9]\d{0,3})(?=\.)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from math import prod
 
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT, Quantization
@@ -38,6 +39,12 @@ def adapter_shapes(
     found = {name: shape for name, shape in own.items() if name in trained}
     found |= method.added(architecture, quantization) | (qat.added(architecture) if qat else {})
     return found | (tokens.added(architecture) if tokens else {})
+
+
+def trained_count(method: MethodConfig, architecture: Architecture, quantization: Quantization | None = None) -> int:
+    """How many numbers a method trains, heads left out. Raises UserError where it cannot be put on such a model."""
+    found = adapter_shapes(method, architecture, 1, quantization)
+    return sum(prod(shape) for name, shape in found.items() if not is_head(name) and not method.keeps(name))
 
 
 def required(method: MethodConfig, wanted: Shapes, held: Collection[str]) -> Shapes:

@@ -41,7 +41,8 @@ class Row(NamedTuple):
     options: dict[str, object]
     lr: float = 1e-3
     steps: int | None = None
-    """Of the trajectory; STEPS where None. A method that deals out ranks needs more to go through all of its phases."""
+    """Of the trajectory; STEPS where None. A method that deals out ranks needs more to go through all of its phases;
+    one that draws in every step has none."""
     qat: dict[str, object] | None = None
     """Codes that are trained through. Then there is no trajectory: a code is a step function of its weight, so that
     weights which differ by a rounding fall now and then on either side of a step, and the losses drift apart."""
@@ -75,6 +76,8 @@ METHODS: dict[str, Row] = {
     "loha": Row({"rank": 4, "targets": ["q", "v", "fc1"]}),
     "lokr": Row({"rank": 4, "targets": ["qkv", "fc2"]}),
     "miss": Row({"rank": 48, "targets": ["q", "v", "fc1"]}),
+    "randlora": Row({"rank": 24, "alpha": 48, "targets": ["qkv", "fc2"]}),
+    "pvera": Row({"rank": 64, "targets": ["q", "v", "fc1"]}, steps=0),  # each backend draws its own
     "oft": Row({"block_size": 16, "targets": ["qkv", "proj", "fc2"]}),
     "oft-exact": Row({"block_size": 16, "cayley": "exact", "block_share": True}),
     "adaptformer": Row({"dropout": 0}, roundings=48),  # each backend draws its own

@@ -11,7 +11,7 @@ import typer
 from mlx_peft.cli import completing
 from mlx_peft.cli.common import AsJson, echo, echo_json
 from mlx_peft.cli.ls_models import Wanted, families, models, narrowed, nothing, where
-from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.errors import UserError, suggest, told_of
 
 Kind = Literal["models", "families", "methods", "tokens", "datasets", "recipes", "suites"]
 
@@ -53,6 +53,16 @@ OnHub = Annotated[
     bool | None,
     typer.Option("--weights/--no-weights", help="Models: with weights on the hub, or without any.", show_default=False),
 ]
+On = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="MODEL",
+        help="Recipes: with the numbers that the method of each trains on it, the head left out.",
+        show_default=False,
+        autocompletion=completing.models,
+    ),
+]
 
 
 def ls(
@@ -65,6 +75,7 @@ def ls(
     licence: Licences = None,
     image_size: ImageSizes = None,
     weights: OnHub = None,
+    on: On = "",
     as_json: AsJson = False,
 ) -> None:
     """List models, families, methods, data sets, recipes and more.
@@ -72,7 +83,8 @@ def ls(
     Of a model: parameters without a head, image size, and the families, licences and tags of its weights; an option
     that is given several times asks for any of its values, different options for all of theirs. Of a family: how many
     models and weights it has, under which licences, and where they are had. Of a method: whether it merges into a plain
-    model, PEFT reads its adapters, a batch may mix several of them, and several become one. Of a data set: its variants
+    model, PEFT reads its adapters, a batch may mix several of them, and several become one. Of a recipe, with --on: how
+    many numbers its method trains on a model. Of a data set: its variants
     (protocols, partitions, sizes), the first the default, with their images; with --json, what each is, and where the
     set is to be had.
     """
@@ -88,7 +100,9 @@ def ls(
         raise UserError(f"{' '.join(asked.words)}: only models are asked for so, and not {kind}")
     wanted = pattern.lower() if set("*?[") & set(pattern) else f"*{pattern.lower()}*"
     named = [entry for name, entry in entries.items() if fnmatch.fnmatchcase(name.lower(), wanted)]
-    found = narrowed(named, asked)
+    if on and kind != "recipes":
+        raise UserError(f"--on: only what recipes train is counted so, and not {kind}")
+    found = [counted(entry, on) for entry in named] if on else narrowed(named, asked)
     if as_json:
         echo_json(found)
     elif found:
@@ -207,6 +221,18 @@ def recipes() -> Iterator[dict[str, Any]]:
 
     for name in recipes.names():
         yield {"name": name, "description": recipes.description(name)}
+
+
+def counted(entry: dict[str, Any], model: str) -> dict[str, Any]:
+    """A recipe with how much its method trains on a model."""
+    from mlx_peft.adaptation.adapter import trained_count
+    from mlx_peft.config import files, recipes
+    from mlx_peft.vit.registry import find
+
+    architecture, experiment = find(model).architecture, files.load(recipes.find(entry["name"]))
+    with told_of(entry["name"]):
+        count = trained_count(experiment.method, architecture, experiment.quantize)
+    return {"name": entry["name"], "parameters": count, "description": entry["description"]}
 
 
 def suites() -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from convert.adapters.description import METADATA
 from convert.adapters.peft import CONFIG, WEIGHTS, read_adapter, write_adapter
-from mlx_peft.config.methods import Full, LoRA
+from mlx_peft.config.methods import BOFT, OFT, Full, LoRA, RoAd
 from mlx_peft.config.quantization import QAT
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.sums import SUMS
@@ -91,6 +91,13 @@ HOSTILE = {
         lambda f: write_adapter(f, adapter(base_of(), Full(), 0)),
         "method full: a batch cannot mix its adapters: it trains the weights themselves",
     ),
+    **{
+        f"turns of {method.name}": (
+            lambda f, method=method: write_adapter(f, adapter(base_of(), method, 0)),
+            f"method {method.name}: a batch cannot mix its adapters: it turns",
+        )
+        for method in (OFT(block_size=8), BOFT(), RoAd(group_size=16))
+    },
     "no head": (lambda f: resaved(f, without("head")), "holds no classifier"),
     "no bias of the head": (lambda f: resaved(f, without("head.bias")), r"missing or unknown: head\.bias"),
     "a head of one row": (

@@ -32,7 +32,9 @@ from mlx_peft.config.methods import (
     LoRA,
     Method,
     MiSS,
+    PVeRA,
     QALoRA,
+    RandLoRA,
     RepAdapter,
     VeRA,
 )
@@ -49,6 +51,7 @@ MERGED = {
     "lora in other blocks": [LoRA(rank=4, blocks=(0,)), LoRA(rank=4, targets=("fc2",), blocks=(1,))],
     "all that is of low rank": [AdaLoRA(init_rank=3, target_rank=2, targets=("q", "proj")), VeRA(rank=4), FacT(rank=3)],
     "other products": [LoHa(rank=2, targets=("q", "fc1")), LoKr(rank=2), MiSS(rank=24, targets=("v", "proj"))],
+    "random products": [RandLoRA(rank=16, alpha=2), PVeRA(rank=4, targets=("k", "fc1"))],
     "ia3": [IA3(), IA3(targets=("q", "proj", "fc2")), IA3(targets=("qkv",), blocks=(1,))],
     "ssf": [SSF(), SSF(blocks=(1,))],
     "repadapter": [RepAdapter(bottleneck=4), RepAdapter(bottleneck=3, groups=1, scale=0.5, blocks=(1,))],

@@ -52,6 +52,8 @@ METHODS = {
     "loha": "loha",
     "lokr": "lokr",
     "miss": "miss",
+    "randlora": "randlora",
+    "pvera": "pvera",
 }
 """A recipe's name for a method, and the configuration's."""
 IN_FEW_BITS = {"qlora": "lora", "qat": "lora", "qat-lsq": "full"}

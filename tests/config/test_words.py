@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from peft import AdaLoraConfig, IA3Config, LoraConfig, VeraConfig
+from peft import AdaLoraConfig, IA3Config, LoraConfig, PveraConfig, RandLoraConfig, VeraConfig
 from pydantic import ValidationError
 
 from mlx_peft.config import problems
 from mlx_peft.config.files import load
-from mlx_peft.config.methods import IA3, AdaLoRA, LoRA, MethodConfig, VeRA, called
+from mlx_peft.config.methods import IA3, AdaLoRA, LoRA, MethodConfig, PVeRA, RandLoRA, VeRA, called
 from mlx_peft.config.schema import Data, Experiment
 from mlx_peft.config.words import KEYS, OPTIONS, VALUES, paths
 from mlx_peft.core.errors import UserError
@@ -140,6 +140,8 @@ def test_ours_are_keys_and_values_that_there_are() -> None:
         (LoraConfig, "r lora_alpha lora_dropout target_modules use_dora use_rslora layers_to_transform", LoRA),
         (AdaLoraConfig, "init_r target_r tinit tfinal deltaT lora_alpha lora_dropout target_modules", AdaLoRA),
         (VeraConfig, "r vera_dropout target_modules projection_prng_key d_initial", VeRA),
+        (PveraConfig, "r pvera_dropout target_modules projection_prng_key d_initial", PVeRA),
+        (RandLoraConfig, "r randlora_alpha randlora_dropout target_modules projection_prng_key", RandLoRA),
         (IA3Config, "target_modules feedforward_modules", IA3),
     ],
 )

@@ -54,6 +54,8 @@ METHODS = {
     "loha": {"method": {"name": "loha", "rank": 4, "targets": TALL}},
     "lokr": {"method": {"name": "lokr", "rank": 4, "targets": TALL}},
     "miss": {"method": {"name": "miss", "rank": 8, "targets": TALL}},
+    "randlora": {"method": {"name": "randlora", "rank": 8, "alpha": 16, "dropout": 0.1, "targets": TALL}},
+    "pvera": {"method": {"name": "pvera", "rank": 16, "dropout": 0.1, "targets": TALL}},
     "oft": {"method": {"name": "oft", "block_size": 8, "targets": TALL}},
     "boft": {"method": {"name": "boft", "block_size": 8, "targets": TALL}},
     "road": {"method": {"name": "road", "group_size": 8, "targets": TALL}},

@@ -115,6 +115,7 @@ def reopened(model: torch.nn.Module, adapter: Path) -> torch.nn.Module:
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing")
         warnings.filterwarnings("ignore", "Unsupported layer type .*LayerNorm")  # of every norm, which it adapts
         warnings.filterwarnings("ignore", "The following rank_pattern keys did not match")  # AdaLoRA's, in its own too
+        warnings.filterwarnings("ignore", "Found missing adapter keys while .*randlora_")  # of what each layer shares
         return peft.PeftModel.from_pretrained(model, str(adapter)).eval()
 
 

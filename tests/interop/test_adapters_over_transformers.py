@@ -36,6 +36,7 @@ def methods(family: str) -> dict[str, peft.PeftConfig]:
             init_r=4, target_r=2, lora_alpha=6, total_step=10, target_modules=[*QV, out], **head
         ),
         "vera": peft.VeraConfig(r=8, target_modules=[*QV, "fc1"], **head),
+        "pvera": peft.PveraConfig(r=8, target_modules=[*QV, "fc1"], **head),
         "ia3": peft.IA3Config(target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"], **head),
         "layernorm": peft.LNTuningConfig(target_modules=NORMS[family], **head),
     }  # fmt: skip

@@ -11,11 +11,26 @@ from interop.over_transformers import logits, reopened, saved
 from convert.adapters.abroad import of_transformers, write_for
 from convert.adapters.peft import Adapter
 from convert.base import load_base
-from mlx_peft.config.methods import IA3, SSF, AdaLoRA, LayerNorm, LoRA, VeRA
+from mlx_peft.config.methods import (
+    BOFT,
+    IA3,
+    OFT,
+    SSF,
+    AdaLoRA,
+    LayerNorm,
+    LoHa,
+    LoKr,
+    LoRA,
+    MiSS,
+    PVeRA,
+    RandLoRA,
+    RoAd,
+    VeRA,
+)
 from mlx_peft.core.errors import UserError
 from mlx_peft.protocols.loading import load_backend
 
-KEPT = ("lora_magnitude_rest", "pissa_A", "pissa_B", "vera_A", "vera_B")
+KEPT = ("lora_magnitude_rest", "pissa_A", "pissa_B", "vera_A", "vera_B", "randlora_A", "randlora_B")
 METHODS = {
     "a whole qkv": LoRA(rank=3, alpha=5, targets=("qkv", "fc2")),
     "dora of a whole qkv": LoRA(rank=3, dora=True, targets=("qkv", "proj")),
@@ -27,6 +42,14 @@ METHODS = {
     "some blocks": LoRA(rank=2, targets=("q", "v"), blocks=(1,)),
     "adalora of a whole qkv": AdaLoRA(init_rank=4, target_rank=2, targets=("qkv", "proj")),
     "vera of parts": VeRA(rank=8, targets=("q", "v", "fc2")),
+    "pvera of parts": PVeRA(rank=8, targets=("q", "v", "fc2")),
+    "randlora of wholes": RandLoRA(rank=9, alpha=9, targets=("proj", "fc1", "fc2")),
+    "loha of parts": LoHa(rank=2, targets=("q", "v", "fc1")),
+    "lokr of wholes": LoKr(rank=2, targets=("proj", "mlp")),
+    "miss of a whole qkv": MiSS(rank=6, targets=("qkv", "fc2")),
+    "road of parts": RoAd(group_size=4, targets=("k", "v", "proj")),
+    "oft of a whole qkv": OFT(block_size=4, targets=("qkv", "fc2")),
+    "boft of a whole qkv": BOFT(block_size=4, targets=("qkv", "proj")),
     "ia3 of a whole qkv": IA3(targets=("qkv", "fc2"), feedforward=("qkv", "fc2")),
     "norms": LayerNorm(),
 }

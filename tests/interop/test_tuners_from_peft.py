@@ -71,6 +71,35 @@ THEIRS = {
         lambda: peft.MissConfig(target_modules=["qkv", "fc2"], r=8, init_weights="mini", mini_r=6),
         {"rank": 8, "mini": 6},
     ),
+    "randlora": (
+        lambda: peft.RandLoraConfig(
+            target_modules=["qkv", "fc1", "fc2"], r=7, randlora_alpha=2, randlora_dropout=0.1, projection_prng_key=5
+        ),
+        {"rank": 7, "alpha": 2.0, "dropout": 0.1, "projection_key": 5, "targets": ("qkv", "fc1", "fc2")},
+    ),
+    "randlora very sparse": (
+        lambda: peft.RandLoraConfig(target_modules=["blocks.1.attn.proj"], r=24, randlora_alpha=2, very_sparse=True),
+        {"rank": 24, "bases": "very_sparse", "targets": ("proj",), "blocks": (1,)},
+    ),
+    "randlora without projections": (
+        lambda: peft.RandLoraConfig(target_modules=["qkv", "attn.proj"], r=5, randlora_alpha=2, save_projection=False),
+        {"rank": 5, "bases": "uniform", "targets": ("qkv", "proj")},
+    ),
+    "pvera": (
+        lambda: peft.PveraConfig(
+            target_modules=["qkv", "fc2"],
+            r=6,
+            pvera_dropout=0.25,
+            d_initial=0.5,
+            projection_prng_key=7,
+            generator_seed=3,
+        ),
+        {"rank": 6, "dropout": 0.25, "d_initial": 0.5, "projection_key": 7, "targets": ("qkv", "fc2"), "blocks": None},
+    ),
+    "pvera without projections": (
+        lambda: peft.PveraConfig(target_modules=["qkv", "fc1", "fc2"], r=4, save_projection=False),
+        {"rank": 4, "targets": ("qkv", "fc1", "fc2")},
+    ),
     "oft of a size that divides nothing": (
         lambda: peft.OFTConfig(target_modules=["qkv"], oft_block_size=7),
         {"block_size": 6},
@@ -78,7 +107,7 @@ THEIRS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Invalid .oft_block_size.")
+@pytest.mark.filterwarnings("ignore:Invalid .oft_block_size.", "ignore:Specified to not save")
 @pytest.mark.parametrize("case", THEIRS)
 def test_an_adapter_that_peft_trained_is_read(case, backend, tmp_path):
     config, expected = THEIRS[case][0](), THEIRS[case][1]
@@ -110,6 +139,18 @@ REFUSED = {
         lambda: peft.MissConfig(target_modules=["qkv"], r=8, init_weights="bat"),
         "init_weights 'bat' multiplies the weight",
     ),
+    "PVeRA that draws as it answers": (
+        lambda: peft.PveraConfig(target_modules=["qkv"], r=2, sample_at_inference=True),
+        "sample_at_inference: True",
+    ),
+    "RandLoRA of an MLP without its projections": (
+        lambda: peft.RandLoraConfig(target_modules=["qkv", "fc2"], r=5, save_projection=False),
+        "what it has of fc2 does not say how large they are: .* save_projection=True",
+    ),
+    "RandLoRA of the patches": (
+        lambda: peft.RandLoraConfig(target_modules=["qkv", "head"], r=3),
+        r"no RandLoRA of a linear layer in a block: head\.randlora",
+    ),
     "LoKr of several ranks": (
         lambda: peft.LoKrConfig(target_modules=["qkv", "fc2"], r=2, rank_pattern={"fc2": 4}),
         "rank_pattern: {'fc2': 4}",
@@ -125,7 +166,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Invalid .oft_block_size.")
+@pytest.mark.filterwarnings("ignore:Invalid .oft_block_size.", "ignore:Specified to not save")
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_more_than_the_method_is_refused(case, tmp_path):
     trained_by_peft(REFUSED[case][0](), tmp_path)
@@ -168,6 +209,14 @@ BEGINNINGS = {
         lambda: peft.MissConfig(target_modules=rf"{EVERYWHERE}(qkv|proj)", r=12),
         {"name": "miss", "rank": 12},
     ),
+    "randlora": (
+        lambda: peft.RandLoraConfig(target_modules=rf"{EVERYWHERE}(qkv|fc2)", r=7),
+        {"name": "randlora", "rank": 7, "targets": ["qkv", "fc2"]},
+    ),
+    "pvera": (
+        lambda: peft.PveraConfig(target_modules=rf"{EVERYWHERE}(proj|fc2)", r=6),
+        {"name": "pvera", "rank": 6, "targets": ["proj", "fc2"]},
+    ),
 }
 
 
@@ -178,7 +227,7 @@ def test_it_begins_with_what_peft_begins_with(case, backend):
     trainer, base = build(backend, method)
     theirs = begun(config(), base)
     for name, tensor in trainer.model.adapter().items():
-        if name.startswith("head"):
+        if name.startswith(("head", "shared")):
             continue
         other = own(theirs, name, trainer.experiment.method)
         assert tensor.shape == other.shape

@@ -37,6 +37,15 @@ CASES = {
     "miss": (DEIT, {"name": "miss", "rank": 8, "targets": "all-linear"}),
     "miss that divides nothing, of parts": (DEIT, {"name": "miss", "rank": 7, "targets": ["k", "v", "fc1"]}),
     "miss mini": (DEIT, {"name": "miss", "rank": 6, "mini": 12}),
+    "randlora": (DEIT, {"name": "randlora", "rank": 5, "alpha": 2, "targets": "all-linear"}),
+    "randlora of one product": (DEIT, {"name": "randlora", "rank": 24, "alpha": 2, "targets": ["qkv"], "blocks": [1]}),
+    "randlora sparse": (
+        DEIT,
+        {"name": "randlora", "rank": 7, "alpha": 2, "bases": "sparse", "targets": "mlp"},
+    ),
+    "pvera": (DEIT, {"name": "pvera", "rank": 6, "targets": "all-linear"}),
+    "pvera of parts": (DEIT, {"name": "pvera", "rank": 5, "targets": ["q", "v"], "dropout": 0.1}),
+    "pvera of parts and wholes": (DEIT, {"name": "pvera", "rank": 4, "targets": ["k", "fc2", "proj"]}),
     "oft swiglu": ("aimv2_large_patch14_224", {"name": "oft", "block_size": 2, "targets": "mlp"}),
 }
 

@@ -14,6 +14,7 @@ from peft_reference import timm_of
 
 from interop.vera_ia3 import DEIT, build, moved, written
 
+from convert.adapters.copies import WHOLE, copied
 from convert.adapters.parts import taken
 from convert.adapters.peft import write_adapter
 from mlx_peft.vit.sites import PARTS
@@ -64,7 +65,11 @@ def own(gradients: dict[str, np.ndarray], key: str, method) -> np.ndarray:
     layer, _, last = key.rpartition(".")
     found = gradients[f"{layer}.oft_R.weight" if last == "oft_R" else key]
     parts = tuple(part for part in PARTS if part in method.targets)
-    if not parts or not layer.endswith(".qkv") or last.endswith("_b"):
+    if last == "pvera_lambda_d" and parts:
+        copies = copied(method.targets)
+        wanted = [copies.index(part) for part in (parts if layer.endswith(".qkv") else (WHOLE,))]
+        return found.reshape(2, len(copies), -1)[:, wanted].swapaxes(0, 1).ravel()
+    if not parts or not layer.endswith(".qkv") or last.endswith(("w1_b", "w2_b")):
         return found
     if last.startswith("hada"):
         return taken(found, parts)

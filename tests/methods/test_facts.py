@@ -65,6 +65,22 @@ def test_the_page_has_every_method_and_every_recipe_of_one():
     assert sorted(named) == sorted(shipped.keys() - in_few_bits)
 
 
+@pytest.mark.parametrize(
+    ("column", "model"), [("parameters", "vit_base_patch16_224"), ("on DINOv2-S", "vit_small_patch14_dinov2")]
+)
+def test_the_counts_on_the_page_are_those_that_ls_prints(column, model):
+    done = CliRunner().invoke(app, ["ls", "recipes", "dinov2-small-*-folder", "--on", model, "--json"])
+    counts = {entry["name"]: entry["parameters"] for entry in json.loads(done.stdout)}
+    table = {row["recipe"].strip("`"): int(row[column].replace(",", "")) for row in rows()}
+    assert table == {name: counts[name] for name in table}
+
+
+def test_only_what_recipes_train_is_counted():
+    done = CliRunner().invoke(app, ["ls", "methods", "--on", "vit_base_patch16_224"])
+    assert done.exit_code == 2
+    assert "--on: only what recipes train is counted so, and not methods" in done.stderr
+
+
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row["method"])
 def test_a_row_of_the_page_is_what_the_code_says(row):
     method = method_of(row)

@@ -36,6 +36,8 @@ EVERYTHING = {
     "loha": {"rank": 3, "targets": ["q", "v", "fc1"]},
     "lokr": {"rank": 3},
     "miss": {"rank": 16, "targets": ["q", "v", "fc1"]},
+    "randlora": {"rank": 16},
+    "pvera": {"rank": 6, "targets": ["q", "v", "fc1"]},
 }
 """Options with which a method has all tensors that it ever has."""
 

@@ -50,7 +50,7 @@ def check(compared, steps=True):
     assert cell.merged is None or cell.merged <= parity.LOGITS
     assert cell.loss <= parity.LOGITS
     assert cell.gradients <= parity.GRADIENTS, cell.worst
-    assert (cell.trajectory is not None) == (steps and compared.row.qat is None)
+    assert (cell.trajectory is not None) == (steps and compared.steps > 0)
     assert cell.trajectory is None or cell.trajectory <= parity.TRAJECTORY
     assert not cell.masks
     return cell

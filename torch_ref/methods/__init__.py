@@ -29,7 +29,9 @@ from mlx_peft.config.methods import (
     LoRA,
     MethodConfig,
     MiSS,
+    PVeRA,
     QALoRA,
+    RandLoRA,
     RepAdapter,
     RoAd,
     VeRA,
@@ -55,7 +57,9 @@ from torch_ref.methods.method import Method
 from torch_ref.methods.miss import MiSSMethod
 from torch_ref.methods.oft import OFTMethod
 from torch_ref.methods.prompt import VPTMethod
+from torch_ref.methods.pvera import PVeRAMethod
 from torch_ref.methods.qalora import QALoRAMethod
+from torch_ref.methods.randlora import RandLoRAMethod
 from torch_ref.methods.repadapter import RepAdapterMethod
 from torch_ref.methods.road import RoAdMethod
 from torch_ref.methods.selective import SelectiveMethod
@@ -89,6 +93,8 @@ METHODS: dict[str, Method[Any]] = {
         LoHaMethod(LoHa),
         LoKrMethod(LoKr),
         MiSSMethod(MiSS),
+        RandLoRAMethod(RandLoRA),
+        PVeRAMethod(PVeRA),
     )
 }
 """The registry of methods by their names: nothing else lists them."""

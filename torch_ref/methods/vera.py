@@ -50,6 +50,7 @@ class VeRALinear(LowRankLinear):
         self.vera_lambda_b = nn.Parameter(torch.zeros(rows // len(PARTS) * count if parts else rows))
         self.parts = parts
         self._shared = (shared,)  # in a tuple, so that it is no child of every layer
+        self.to(base_layer.weight.device)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """A ``(r, in)``, and lambda_b B lambda_d as one ``(out, r)`` matrix, zero in the rows of untouched parts."""
@@ -68,8 +69,9 @@ class VeRAMethod(Method[VeRA]):
     def apply(self, model: VisionTransformer, config: VeRA, seed: int) -> None:
         sites = config.sites(model.architecture)
         A, B = projections(config.projection_key, config.rank, *widths(sites))
-        model.shared.vera_A = nn.Parameter(torch.from_numpy(A), requires_grad=False)
-        model.shared.vera_B = nn.Parameter(torch.from_numpy(B), requires_grad=False)
+        device = model.head.weight.device
+        model.shared.vera_A = nn.Parameter(torch.from_numpy(A).to(device), requires_grad=False)
+        model.shared.vera_B = nn.Parameter(torch.from_numpy(B).to(device), requires_grad=False)
 
         def wrapper(site: Site, layer: Linear) -> VeRALinear:
             return VeRALinear(layer, model.shared, config.d_initial, config.dropout, site.parts)

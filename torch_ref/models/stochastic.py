@@ -31,9 +31,14 @@ def randomness(seed: int) -> Iterator[None]:
             _active.reset(token)
 
 
+def drawing(training: bool) -> bool:
+    """Whether a layer, in training mode or not, draws now."""
+    return training and _active.get()
+
+
 def keep(x: Tensor, rate: float, shape: tuple[int, ...], training: bool) -> Tensor:
     """x * m / (1 - rate), m ~ Bernoulli(1 - rate) of ``shape``, broadcast over x; x itself where nothing is dropped."""
-    if not rate or not training or not _active.get():
+    if not rate or not drawing(training):
         return x
     mask = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
     return x * mask.div_(1 - rate)
@@ -41,10 +46,22 @@ def keep(x: Tensor, rate: float, shape: tuple[int, ...], training: bool) -> Tens
 
 def logistic(x: Tensor, training: bool) -> Tensor:
     """x + g, g ~ Logistic(0, 1) for each element, the difference of two Gumbel draws; x where none is drawn."""
-    if not training or not _active.get():
+    if not drawing(training):
         return x
     u = torch.rand(x.shape, device=x.device).clamp_(min=SMALLEST)
     return x + (torch.log(u) - torch.log1p(-u)).to(x.dtype)
+
+
+def normal(x: Tensor) -> Tensor:
+    """N(0, 1) for each element of x, in its type; within ``randomness``."""
+    return torch.randn(x.shape, device=x.device).to(x.dtype)
+
+
+def sampled(mean: Tensor, log_variance: Tensor, training: bool) -> Tensor:
+    """mean + e exp(log_variance / 2), e ~ N(0, 1) for each element; the mean where none is drawn."""
+    if not drawing(training):
+        return mean
+    return mean + normal(mean) * torch.exp(log_variance / 2)
 
 
 class Dropout(nn.Module):

@@ -27,7 +27,9 @@ from mlx_peft.config.methods import (
     Method,
     MethodConfig,
     MiSS,
+    PVeRA,
     QALoRA,
+    RandLoRA,
     RepAdapter,
     VeRA,
 )
@@ -91,6 +93,8 @@ FAMILIES: Mapping[type[MethodConfig], Family] = {
     LoHa: _low_rank(WHOLE),
     LoKr: _low_rank(WHOLE),
     MiSS: _low_rank(WHOLE),
+    RandLoRA: _low_rank(WHOLE),
+    PVeRA: _low_rank(WHOLE),
     QALoRA: Family(
         "products of two factors over groups of inputs",
         "cat",

@@ -16,7 +16,19 @@ from mlx_peft.adaptation.combining.part import Part, numbered
 from mlx_peft.adaptation.combining.rules import Array, combined
 from mlx_peft.adaptation.terms import TERMS, THIRDS, Plain
 from mlx_peft.config.combination import Combination
-from mlx_peft.config.methods import AdaLoRA, FacT, LoHa, LoKr, LoRA, MethodConfig, MiSS, QALoRA, VeRA
+from mlx_peft.config.methods import (
+    AdaLoRA,
+    FacT,
+    LoHa,
+    LoKr,
+    LoRA,
+    MethodConfig,
+    MiSS,
+    PVeRA,
+    QALoRA,
+    RandLoRA,
+    VeRA,
+)
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
@@ -61,7 +73,7 @@ def _qalora(method: QALoRA, architecture: Architecture, tensors: Tensors) -> Upd
 
 
 def _of_terms(
-    method: AdaLoRA | VeRA | FacT | LoHa | LoKr | MiSS, architecture: Architecture, tensors: Tensors
+    method: AdaLoRA | VeRA | FacT | LoHa | LoKr | MiSS | RandLoRA | PVeRA, architecture: Architecture, tensors: Tensors
 ) -> Update:
     """Those of methods whose A and B are made of other tensors, with all factors in B."""
     layers = TERMS[type(method)](method, architecture, tensors, _Unasked()).layers
@@ -116,6 +128,8 @@ UPDATES: Mapping[type[MethodConfig], Callable[[Any, Architecture, Tensors], Upda
     LoHa: _of_terms,
     LoKr: _of_terms,
     MiSS: _of_terms,
+    RandLoRA: _of_terms,
+    PVeRA: _of_terms,
 }
 """How each method says what it adds to the weights."""
 

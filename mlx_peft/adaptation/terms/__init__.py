@@ -36,7 +36,9 @@ from mlx_peft.config.methods import (
     LoRA,
     MethodConfig,
     MiSS,
+    PVeRA,
     QALoRA,
+    RandLoRA,
     RepAdapter,
     VeRA,
 )
@@ -74,5 +76,7 @@ TERMS: Mapping[type[MethodConfig], Callable[[Any, Architecture, Tensors, Plain],
     LoHa: products.loha,
     LoKr: products.lokr,
     MiSS: products.miss,
+    RandLoRA: products.randlora,
+    PVeRA: low_rank.pvera,
 }
 """How each method that mixes says what it does."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from mlx_peft.adaptation.factors import ungrouped
 from mlx_peft.adaptation.terms.term import Array, Layers, Plain, Terms, factor_pairs, held, named_pairs
-from mlx_peft.config.methods import AdaLoRA, FacT, LoRA, QALoRA, RepAdapter, VeRA
+from mlx_peft.config.methods import AdaLoRA, FacT, LoRA, PVeRA, QALoRA, RepAdapter, VeRA
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.sites import Site
@@ -67,12 +67,22 @@ def adalora(method: AdaLoRA, architecture: Architecture, tensors: Tensors, base:
 
 def vera(method: VeRA, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
     """B with both vectors in it. A is the same array at all layers of one width."""
-    A, B = tensors["shared.vera_A"], tensors["shared.vera_B"]
+    return _projected(method, architecture, tensors)
+
+
+def pvera(method: PVeRA, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
+    """As VeRA's, of the means, which are what it answers with: A's upper half, and lambda_d's."""
+    return _projected(method, architecture, tensors)
+
+
+def _projected(method: VeRA | PVeRA, architecture: Architecture, tensors: Tensors) -> Terms:
+    word, rank = method.name, method.rank
+    A, B = tensors[f"shared.{word}_A"][:rank], tensors[f"shared.{word}_B"]
     narrowed = {width: held(A[:, :width].T) for width in {site.inputs for site in method.sites(architecture)}}
     found: Layers = {}
     for site in method.sites(architecture):
-        vectors = (np.split(tensors[f"{site.path}.vera_lambda_{name}"], site.count) for name in "db")
-        scaled = [held((b[:, None] * B[: len(b)] * d).T) for d, b in zip(*vectors, strict=True)]
+        vectors = (np.split(tensors[f"{site.path}.{word}_lambda_{name}"], site.count) for name in "db")
+        scaled = [held((b[:, None] * B[: len(b)] * d[:rank]).T) for d, b in zip(*vectors, strict=True)]
         found[site.path] = named_pairs(site, [(narrowed[site.inputs], one) for one in scaled])
     return Terms(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mlx_peft.adaptation.terms.term import Array, Layers, Plain, Terms, held, named_pairs
-from mlx_peft.config.methods import LoHa, LoKr, MiSS
+from mlx_peft.config.methods import LoHa, LoKr, MiSS, RandLoRA
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
 
@@ -55,4 +55,22 @@ def miss(method: MiSS, architecture: Architecture, tensors: Tensors, base: Plain
         D = tensors[f"{site.path}.miss_block"]
         own = np.split(np.tile(D, (1, site.adapted // D.shape[1])), site.count, axis=1)
         found[site.path] = named_pairs(site, [(adding[site.inputs], held(one)) for one in own])
+    return Terms(found)
+
+
+def randlora(method: RandLoRA, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
+    """What is trained is in that of the smaller width; the other is the same array at all layers of one size."""
+    A, B = tensors["shared.randlora_A"], tensors["shared.randlora_B"]
+    random: dict[tuple[int, int], Array] = {}
+    found: Layers = {}
+    for site in method.sites(architecture):
+        scale, gamma = (tensors[f"{site.path}.randlora_{name}"] for name in ("lambda", "gamma"))
+        count, width = gamma.shape
+        size, height = (site.inputs, site.outputs), max(site.inputs, site.outputs)
+        trained = (scale[:, :, None] * A[:, :, :width] * gamma).reshape(-1, width)
+        if size not in random:
+            own = method.scaling * B[:height, :count].reshape(height, -1)
+            random[size] = held(own.T if width == site.inputs else own)
+        pair = (held(trained.T), random[size]) if width == site.inputs else (random[size], held(trained))
+        found[site.path] = named_pairs(site, [pair])
     return Terms(found)

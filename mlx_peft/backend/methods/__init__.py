@@ -29,7 +29,9 @@ from mlx_peft.backend.methods.method import Method
 from mlx_peft.backend.methods.miss import MiSSMethod
 from mlx_peft.backend.methods.oft import OFTMethod
 from mlx_peft.backend.methods.prompt import VPTMethod
+from mlx_peft.backend.methods.pvera import PVeRAMethod
 from mlx_peft.backend.methods.qalora import QALoRAMethod
+from mlx_peft.backend.methods.randlora import RandLoRAMethod
 from mlx_peft.backend.methods.repadapter import RepAdapterMethod
 from mlx_peft.backend.methods.road import RoAdMethod
 from mlx_peft.backend.methods.selective import SelectiveMethod
@@ -57,7 +59,9 @@ from mlx_peft.config.methods import (
     LoRA,
     MethodConfig,
     MiSS,
+    PVeRA,
     QALoRA,
+    RandLoRA,
     RepAdapter,
     RoAd,
     VeRA,
@@ -91,6 +95,8 @@ METHODS: dict[str, Method[Any]] = {
         LoHaMethod(LoHa),
         LoKrMethod(LoKr),
         MiSSMethod(MiSS),
+        RandLoRAMethod(RandLoRA),
+        PVeRAMethod(PVeRA),
     )
 }
 """The registry of methods by their names: nothing else lists them."""

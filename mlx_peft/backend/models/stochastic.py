@@ -42,6 +42,11 @@ def next_key() -> mx.array | None:
     return key
 
 
+def drawing(training: bool) -> bool:
+    """Whether a layer, in training mode or not, draws now."""
+    return training and _key.get() is not None
+
+
 def keep(x: mx.array, rate: float, shape: tuple[int, ...], training: bool) -> mx.array:
     """x * m / (1 - rate), m ~ Bernoulli(1 - rate) of ``shape``, broadcast over x; x itself where nothing is dropped."""
     if not rate or not training or (key := next_key()) is None:
@@ -56,6 +61,18 @@ def logistic(x: mx.array, training: bool) -> mx.array:
         return x
     u = mx.maximum(mx.random.uniform(shape=x.shape, key=key), SMALLEST)
     return x + (mx.log(u) - mx.log1p(-u)).astype(x.dtype)
+
+
+def normal(x: mx.array) -> mx.array:
+    """N(0, 1) for each element of x, in its type; within ``randomness``."""
+    return mx.random.normal(x.shape, key=next_key()).astype(x.dtype)
+
+
+def sampled(mean: mx.array, log_variance: mx.array, training: bool) -> mx.array:
+    """mean + e exp(log_variance / 2), e ~ N(0, 1) for each element; the mean where none is drawn."""
+    if not drawing(training):
+        return mean
+    return mean + normal(mean) * mx.exp(log_variance / 2)
 
 
 class Dropout(nn.Module):

@@ -11,8 +11,9 @@ from mlx_peft.config.methods.added import IA3, SSF, VPT
 from mlx_peft.config.methods.base import MethodConfig
 from mlx_peft.config.methods.bottleneck import AdapterPlus, AdaptFormer, Houlsby, RepAdapter
 from mlx_peft.config.methods.lora import LoRA
-from mlx_peft.config.methods.lowrank import AdaLoRA, FacT, QALoRA, VeRA
+from mlx_peft.config.methods.lowrank import AdaLoRA, FacT, QALoRA
 from mlx_peft.config.methods.multiplied import BOFT, OFT, RoAd
+from mlx_peft.config.methods.projected import PVeRA, RandLoRA, VeRA
 from mlx_peft.config.methods.selective import BitFit, Full, LayerNorm, Linear
 from mlx_peft.config.methods.updates import LoHa, LoKr, MiSS
 from mlx_peft.config.words import PythonWords
@@ -40,7 +41,9 @@ __all__ = [
     "Method",
     "MethodConfig",
     "MiSS",
+    "PVeRA",
     "QALoRA",
+    "RandLoRA",
     "RepAdapter",
     "RoAd",
     "VeRA",
@@ -69,7 +72,9 @@ Method = Annotated[
     | RoAd
     | LoHa
     | LoKr
-    | MiSS,
+    | MiSS
+    | RandLoRA
+    | PVeRA,
     Field(discriminator="name"),
 ]
 

@@ -12,7 +12,7 @@ from mlx_peft.core.bounds import MOST_STEPS, NotNegative, Positive, Rank, Share,
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.shapes import Shapes
-from mlx_peft.vit.sites import GROUPS, Site, Targets, sites, widths
+from mlx_peft.vit.sites import GROUPS, Site, sites
 
 
 class QALoRA(Targeted):
@@ -96,36 +96,6 @@ class AdaLoRA(Targeted):
         for site in self.sites(architecture):
             factors = low_rank(site, self.init_rank) | {"E": (site.count * self.init_rank, 1)}
             found |= {f"{site.path}.lora_{factor}": shape for factor, shape in factors.items()}
-        return found
-
-
-class VeRA(Targeted):
-    """Vector-based random adaptation (Kopiczko et al. 2024, arXiv 2310.11454).
-
-    y = W x + b + lambda_b * (B (lambda_d * (A drop(x)))): A and B are random, frozen and shared by all layers.
-    """
-
-    name: Literal["vera"] = "vera"
-    in_peft: ClassVar[bool] = True
-    rounds: ClassVar[bool] = True
-    kept: ClassVar[tuple[str, ...]] = ("vera_A", "vera_B")
-    targets: Targets = ("q", "v")
-    rank: Rank = 256
-    d_initial: Positive = Field(0.1, description="lambda_d at the start")
-    dropout: Share = Field(0.0, description="on the input of A")
-    projection_key: int = Field(0, ge=0, lt=2**64, description="that A and B are drawn from, as PEFT draws them")
-
-    @property
-    def dropped(self) -> float:
-        return self.dropout
-
-    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
-        sites = self.sites(architecture)
-        inputs, outputs = widths(sites)
-        found: Shapes = {"shared.vera_A": (self.rank, inputs), "shared.vera_B": (outputs, self.rank)}
-        for site in sites:
-            found[f"{site.path}.vera_lambda_d"] = (site.count * self.rank,)
-            found[f"{site.path}.vera_lambda_b"] = (site.adapted,)
         return found
 
 
