@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,9 +34,6 @@ if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
     """Where Linux has a folder in memory, ``tmp_path`` lies there: what is written safely is waited for on a disk."""
 
-gc.disable()
-"""Till all is collected: imports leave nothing behind, and looking for it again and again is a fifth of their time."""
-
 SELDOM = 20_000
 """New objects until Python looks for cycles among them, in the place of 700."""
 
@@ -59,13 +56,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"give the parameters of this test short ids: {item.nodeid[: 4 * LONGEST]}")
 
 
-def pytest_collection_finish() -> None:
-    """What was imported and collected stays to the end: the garbage collector need not look through it again and again,
-    and a forked process copies none of it."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(SELDOM)
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Imports leave nothing behind, and looking for it again and again is a fifth of their time. What was imported and
+    collected stays to the end: the garbage collector need not look through it either, and a forked process copies none
+    of it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(SELDOM)
+        gc.enable()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from mlx_peft.core.errors import UserError
 
 MODULES = {"mlx": mlx_peft, "torch": torch_ref}
 LOGITS = 1e-5  # relative, float32
+ARGS = {"embed_dim": 48, "depth": 2, "num_heads": 3}
 
 
 @pytest.fixture(params=MODULES)
@@ -31,12 +32,12 @@ def images():
 
 
 def create(mp, seed=0):
-    return mp.create_model("vit_tiny_patch16_224", weights="none", num_classes=4, image_size=48, seed=seed)
+    return mp.create_model("vit_tiny_patch16_224", weights="none", num_classes=4, image_size=48, args=ARGS, seed=seed)
 
 
 def logits(mp, model, images):
     with torch.no_grad():
-        return np.array(model(mp.prepare(model, images)))
+        return np.asarray(model(mp.prepare(model, images)))
 
 
 def test_the_names_are_the_same():
@@ -60,9 +61,9 @@ def test_pixels_past_the_last_patch_change_nothing_and_are_warned_of(mp):
     cut = images.copy()
     cut[:, 48:] = cut[:, :, 48:] = 0
     with pytest.warns(UserWarning, match=r"image size 60 is no multiple of the patch size 16: the last 12 rows"):
-        model = mp.create_model("vit_tiny_patch16_224", weights="none", num_classes=4, image_size=60)
+        model = mp.create_model("vit_tiny_patch16_224", weights="none", num_classes=4, image_size=60, args=ARGS)
     assert np.array_equal(logits(mp, model, images), logits(mp, model, cut))
-    theirs = timm.create_model("vit_tiny_patch16_224", img_size=60).eval()
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=60, **ARGS).eval()
     pixels = [torch.from_numpy(array).permute(0, 3, 1, 2).float() for array in (images, cut)]
     assert torch.equal(theirs(pixels[0]), theirs(pixels[1])), "timm's convolution leaves them out too"
 

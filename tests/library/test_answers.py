@@ -83,12 +83,12 @@ def test_a_file_that_is_none_is_named(model, tmp_path):
 
 def test_preparing_is_what_predicting_sees(mp, model, images):
     with torch.no_grad():
-        logits = np.array(model(mp.prepare(model, images)))
+        logits = np.asarray(model(mp.prepare(model, images)))
     np.testing.assert_allclose(logits, model.logits(images), rtol=1e-6)
     assert tuple(mp.prepare(model, images[0]).shape) == (1, SIZE, SIZE, 3)
     assert tuple(mp.prepare(model, images.transpose(0, 3, 1, 2), layout="NCHW").shape) == images.shape
     with pytest.raises(UserError, match="normalised already"):
-        mp.prepare(model, np.array(mp.prepare(model, images)))
+        mp.prepare(model, np.asarray(mp.prepare(model, images)))
     with pytest.raises(UserError, match="no images to prepare"):
         mp.prepare(model, [])
 
@@ -111,13 +111,13 @@ def test_features_and_heads_are_timms(mp, images, name, options):
     theirs.load_state_dict({name: torch.from_numpy(np.asarray(t)) for name, t in mp.state_dict(model).items()})
     x = mp.prepare(model, images)
     with torch.no_grad():
-        tokens = theirs.forward_features(torch.from_numpy(np.array(x)).permute(0, 3, 1, 2))
+        tokens = theirs.forward_features(torch.tensor(np.asarray(x)).permute(0, 3, 1, 2))
         pairs = [(model.forward_features(x), torch.stack(tokens, 1) if isinstance(tokens, tuple) else tokens)]
         for pre_logits in (False, True):
             head = theirs.forward_head(tokens, pre_logits=pre_logits)
             pairs.append((model.forward_head(model.forward_features(x), pre_logits), head))
         for found, expected in pairs:
-            assert relative(np.array(found), expected.numpy()) <= TIMM
+            assert relative(np.asarray(found), expected.numpy()) <= TIMM
 
 
 @pytest.mark.parametrize("pooling", ["token", "avg", "map"])

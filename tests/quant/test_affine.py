@@ -39,7 +39,7 @@ KINDS = {
 
 def same(a, b):
     """The same bits, zeros of either sign apart."""
-    a, b = np.array(a), np.array(b)
+    a, b = np.asarray(a), np.asarray(b)
     return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b)
 
 
@@ -78,7 +78,7 @@ def test_products_and_their_gradients_are_those_of_the_dense_weight(bits, group)
     z.backward(torch.from_numpy(g))
 
     for found, wanted in ((y, x @ dense.T), (mine, g @ dense), (z.detach(), x @ dense.T), (theirs.grad, g @ dense)):
-        assert relative(np.array(found), wanted) <= EXACT
+        assert relative(np.asarray(found), wanted) <= EXACT
 
 
 def test_the_product_on_a_cpu_is_mlx_quantized_matmul():

@@ -209,7 +209,8 @@ def test_peft_is_said_not_to_know_the_codes(build, tmp_path):
 @pytest.mark.parametrize("method", [Full(), LoRA(targets=("qkv",))], ids=lambda m: m.name)
 def test_the_library_rounds_and_takes_it_back(library, method):
     mp = {"mlx_peft": mlx_peft, "torch_ref": torch_ref}[library]
-    model = mp.create_model("vit_tiny_patch16_224", weights="none", num_classes=3, image_size=32)
+    args = {"embed_dim": 64, "depth": 2, "num_heads": 2}
+    model = mp.create_model("vit_tiny_patch16_224", weights="none", num_classes=3, image_size=32, args=args)
     images = mp.prepare(model, np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))
     before, names = np.array(model(images).tolist()), mp.state_dict(model).keys()
     mp.add_adapter(model, method, qat=QAT(bits=2, group_size=64, scales="learned"))
