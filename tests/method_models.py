@@ -41,6 +41,10 @@ class Mlx:
     Quantized = MlxQuantized
     array, copied = staticmethod(mx.array), staticmethod(mlx_parameters.to_timm)
 
+    def stored(self, model):
+        """What an adapter is made of, as NumPy in timm's layout."""
+        return mlx_parameters.to_tensors(model, mlx_parameters.stored(model))
+
     def answers(self, model, pixels):
         """Logits."""
         return np.array(model(mx.array(pixels)))
@@ -73,6 +77,9 @@ class Torch:
     methods, parameters, model = torch_methods, torch_parameters, TorchModel
     Quantized = TorchQuantized
     array, copied = staticmethod(torch.from_numpy), staticmethod(torch_parameters.to_numpy)
+
+    def stored(self, model):
+        return torch_parameters.to_tensors(torch_parameters.stored(model))
 
     def half(self, array):
         return torch.from_numpy(array).bfloat16()
@@ -112,7 +119,7 @@ def build(
     side.parameters.fill(model, base)
     side.methods.apply(model, KINDS[name](name=name, **options), 0, qat)
     random = np.random.default_rng(seed)
-    tensors = {name: side.copied(p) for name, p in sorted(side.parameters.stored(model).items())}
+    tensors = dict(sorted(side.stored(model).items()))
     for name, tensor in tensors.items():
         if not is_head(name):
             tensor += 0.1 * random.standard_normal(tensor.shape).astype(np.float32)

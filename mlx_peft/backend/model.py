@@ -136,7 +136,7 @@ class Model:
 
     def adapter(self) -> Tensors:
         forks.check()
-        return to_tensors(stored(self.network))
+        return to_tensors(self.network, stored(self.network))
 
     def load_adapter(self, tensors: Tensors) -> None:
         load_adapter(self.network, tensors)
@@ -146,7 +146,7 @@ class Model:
         forks.check()
         replaced = methods.merge(self.network, dequantize)
         try:
-            return to_tensors(every(self.network))
+            return to_tensors(self.network, every(self.network))
         finally:
             methods.unmerge(self.network, replaced)
 

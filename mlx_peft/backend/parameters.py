@@ -9,28 +9,29 @@ from mlx.utils import tree_flatten, tree_unflatten
 from convert.base import Base
 from mlx_peft.backend import methods
 from mlx_peft.backend.methods import quantized, rounding
+from mlx_peft.backend.models.layers import ChannelsLast
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.core.border import Parameters, Tensors
-from mlx_peft.vit.parameters import is_head, last
+from mlx_peft.vit.parameters import is_head
 
 Arrays = dict[str, mx.array]
 
 
-NO_KERNELS = ("freqs", "boft_R")
-"""The last names of what has four axes and is no convolution's."""
+def kernels(network: VisionTransformer) -> set[str]:
+    """The names of the convolutions' weights, which have their channels last here and first in timm."""
+    return {f"{path}.weight" for path, layer in network.named_modules() if isinstance(layer, ChannelsLast)}
 
 
-def to_mlx(tensor: np.ndarray, name: str = "") -> mx.array:
-    """A parameter of timm's layout in MLX's: the patch convolution has its channels last."""
-    return mx.array(tensor.transpose(0, 2, 3, 1) if tensor.ndim == 4 and last(name) not in NO_KERNELS else tensor)
+def to_mlx(tensor: np.ndarray, kernel: bool = False) -> mx.array:
+    """A parameter of timm's layout in MLX's; kernel: of a convolution, ``(out, in, height, width)``."""
+    return mx.array(tensor.transpose(0, 2, 3, 1) if kernel else tensor)
 
 
-def to_timm(array: mx.array, name: str = "") -> np.ndarray:
+def to_timm(array: mx.array, kernel: bool = False) -> np.ndarray:
     """The reverse of ``to_mlx``, in float32 and C order; the words of codes as they are."""
     if array.dtype == mx.uint32:
         return to_numpy(array)
     tensor = to_numpy(array.astype(mx.float32))
-    kernel = tensor.ndim == 4 and last(name) not in NO_KERNELS
     return np.ascontiguousarray(tensor.transpose(0, 3, 1, 2)) if kernel else tensor
 
 
@@ -39,9 +40,10 @@ def to_numpy(array: mx.array) -> np.ndarray:
     return np.array(array, order="C")
 
 
-def to_tensors(arrays: Arrays) -> Tensors:
-    """Parameters by name, as NumPy in timm's layout."""
-    return {name: to_timm(p, name) for name, p in arrays.items()}
+def to_tensors(network: VisionTransformer, arrays: Arrays) -> Tensors:
+    """Parameters of the network by name, or their gradients, as NumPy in timm's layout."""
+    own = kernels(network)
+    return {name: to_timm(p, name in own) for name, p in arrays.items()}
 
 
 def every(network: VisionTransformer) -> Arrays:
@@ -51,8 +53,8 @@ def every(network: VisionTransformer) -> Arrays:
 
 def load(network: VisionTransformer, tensors: Tensors) -> None:
     """Sets parameters by name, each in its own type. Raises ValueError where a name is unknown or a shape differs."""
-    known = every(network)
-    arrays = {name: to_mlx(tensor, name) for name, tensor in tensors.items()}
+    known, convolutions = every(network), kernels(network)
+    arrays = {name: to_mlx(tensor, name in convolutions) for name, tensor in tensors.items()}
     for name, array in arrays.items():
         if name not in known:
             raise ValueError(f"{name} is no parameter of the model")

@@ -16,7 +16,7 @@ from mlx_peft.backend.installed import installed
 from mlx_peft.backend.losses import LOSSES
 from mlx_peft.backend.model import Model
 from mlx_peft.backend.models.stochastic import randomness
-from mlx_peft.backend.parameters import Arrays, stored, to_numpy, to_timm
+from mlx_peft.backend.parameters import Arrays, stored, to_numpy, to_tensors
 from mlx_peft.backend.training import SCALES, Update
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import Tensors, must_match
@@ -129,7 +129,8 @@ class Trainer:
         self.model.network.train()
         count = mx.array(self.model.base.task.total_weight(targets), mx.float32)
         loss, gradients = mx.value_and_grad(scaled)({**self.model.trained})  # a copy: a dictionary keeps what is traced
-        return float(loss) / scale, {name: to_timm(g / scale, name) for name, g in gradients.items()}
+        unscaled = {name: gradient / scale for name, gradient in gradients.items()}
+        return float(loss) / scale, to_tensors(self.model.network, unscaled)
 
     def state(self) -> Tensors:
         forks.check()

@@ -44,13 +44,13 @@ ONLY_HERE = {
         "MixedLayer.begun",
     },  # rows of one form at a time: no fixed shapes
     "methods/gathering.py": {"Groups", "Laid", "Beside", "SHARED", "grouped"},
-    "models/layers.py": {"Linear.onto"},  # in place
+    "models/layers.py": {"ChannelsLast", "Linear.onto"},  # torch has convolutions as timm has them, and adds in place
     "quant/affine.py": {"QuantizedLinear.onto"},
     "methods/importance.py": {"Importance.observed", "Importance.observe"},  # the one gives, the other changes
     "models/gelu.py": {"LIMIT", "PHI", "SLOPE", "rational_gelu"},
     "models/stochastic.py": {"current_key", "next_key"},
     "model.py": {"Model.put", "Model.on_device"},
-    "parameters.py": {"NO_KERNELS", "to_mlx", "to_timm"},
+    "parameters.py": {"kernels", "to_mlx", "to_timm"},
     "training.py": {
         *("Slots", "Group", "COUNTED", "laid_out"),
         *(f"Update.{own}" for own in ("initial_slots", "state", "shapes", "load_state")),

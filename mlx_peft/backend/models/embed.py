@@ -5,14 +5,14 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_peft.backend.models.layers import norm, spread
+from mlx_peft.backend.models.layers import ChannelsLast, norm, spread
 from mlx_peft.vit.architecture import Architecture
 
 
-class PatchProjection(nn.Module):
+class PatchProjection(ChannelsLast):
     """The convolution with stride = kernel, as one product of flattened patches.
 
-    ``weight`` is ``(dim, patch, patch, 3)``, channels last; timm's ``(dim, 3, patch, patch)`` at the border.
+    ``weight`` is ``(dim, patch, patch, 3)``.
     """
 
     def __init__(self, architecture: Architecture):

@@ -32,6 +32,10 @@ def spread(parameter: mx.array, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.a
     return spread_out(parameter)
 
 
+class ChannelsLast(nn.Module):
+    """A layer whose ``weight`` is a convolution's, ``(out, height, width, in)``: timm's is ``(out, in, ...)``."""
+
+
 class Linear(nn.Module):
     """y = x W^T + b; W ``(out, in)``, b ``(out,)`` or none.
 
