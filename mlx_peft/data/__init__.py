@@ -1,6 +1,6 @@
 """Images on disk to uint8 NumPy batches, the same whatever the backend and the number of threads."""
 
-from mlx_peft.data.cache import cached
+from mlx_peft.data.cached_images import cached
 from mlx_peft.data.dataset import ArrayImages, Dataset, EncodedImages, FileImages, Images, Split
 from mlx_peft.data.opening import open_dataset
 from mlx_peft.data.pipeline import (

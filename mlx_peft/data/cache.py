@@ -19,20 +19,18 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakSet
 
 import numpy as np
 from PIL import Image
 
-from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.own import open_own, own_folder, unfollowed
+from mlx_peft.core.own import open_own, unfollowed
 from mlx_peft.core.writing import replace_own
-from mlx_peft.data.dataset import Dataset, FileImages, Split
 from mlx_peft.data.reading import RULES
 
 HEADER = struct.Struct("<4sIII")
@@ -234,32 +232,6 @@ class _Counter:
         os.pwrite(self.file, COUNTED + b"%016d\n" % value, 0)
 
 
-@dataclass(frozen=True)
-class CachedImages:
-    """Image files, each decoded once."""
-
-    images: FileImages
-    cache: Cache
-
-    @property
-    def identifiers(self) -> Sequence[str]:
-        return self.images.identifiers
-
-    @property
-    def stored_size(self) -> None:
-        return None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def take(self, rows: np.ndarray) -> CachedImages:
-        return replace(self, images=self.images.take(rows))
-
-    def read(self, index: int) -> np.ndarray:
-        path = f"{self.images.root}/{self.images.paths[index]}"
-        return self.cache.read(path, lambda: self.images.read(index))
-
-
 def shrunk(image: np.ndarray, side: int | None) -> np.ndarray:
     """The image with its shorter side at most `side`, by Pillow's bicubic filter; as it is where that is None."""
     height, width = image.shape[:2]
@@ -268,33 +240,3 @@ def shrunk(image: np.ndarray, side: int | None) -> np.ndarray:
         return image
     size = max(side, width * side // shorter), max(side, height * side // shorter)
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BICUBIC))
-
-
-def cached(dataset: Dataset, config: schema.Data) -> Dataset:
-    """The data set with its image files read through the cache that ``data.cache`` asks for.
-
-    Where its images are no files of their own there is nothing to keep, and a note says so: configurations for several
-    data sets have one cache. Raises UserError where the cache's folder cannot be used.
-    """
-    if not config.cache.gigabytes:
-        return dataset
-    if not any(isinstance(split.images, FileImages) for split in dataset.splits.values()):
-        note = f"data.cache: not used, since {dataset.name} has no image files of their own"
-        return replace(dataset, notes=(*dataset.notes, note))
-    try:
-        folder = own_folder("decoded", config.cache.folder)
-    except (OSError, RuntimeError) as error:
-        where = config.cache.folder or "the user's folder for caches"
-        raise UserError(
-            f"data.cache.folder: {where} cannot be used ({getattr(error, 'strerror', None) or error})"
-        ) from error
-    cache = Cache(folder, int(config.cache.gigabytes * 1e9), config.cache.side)
-
-    def through(split: Split | None) -> Split | None:
-        if split is None or not isinstance(split.images, FileImages):
-            return split
-        return replace(split, images=CachedImages(split.images, cache))
-
-    train = through(dataset.train)
-    assert train is not None
-    return replace(dataset, train=train, val=through(dataset.val), test=through(dataset.test))

@@ -17,7 +17,8 @@ from PIL import Image, ImageFile, TiffImagePlugin
 from mlx_peft.cli import main
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import eval_image, jpeg, limits, memory, read_image, reading
-from mlx_peft.data.cache import Cache, CachedImages
+from mlx_peft.data.cache import Cache
+from mlx_peft.data.cached_images import CachedImages
 from mlx_peft.data.dataset import EncodedImages, FileImages
 from mlx_peft.vit.architecture import Preprocessing
 
