@@ -47,10 +47,13 @@ class Wanted:
     @property
     def options(self) -> dict[str, list[str]]:
         """What is asked, by its field, as a command line has it; fields that ask nothing are left out."""
-        words = {
-            key: [f"--{key.replace('_', '-')} {value}" for value in getattr(self, key)]
-            for key in ("family", "size", "licence", "image_size")
+        asked: dict[str, tuple[object, ...]] = {
+            "family": self.family,
+            "size": self.size,
+            "licence": self.licence,
+            "image_size": self.image_size,
         }
+        words = {key: [f"--{key.replace('_', '-')} {value}" for value in values] for key, values in asked.items()}
         words["weights"] = {None: [], True: ["--weights"], False: ["--no-weights"]}[self.weights]
         return {key: given for key, given in words.items() if given}
 
