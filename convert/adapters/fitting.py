@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from convert.fit import must_hold
@@ -11,7 +12,11 @@ from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, told_of
+from mlx_peft.core.text import counted
 from mlx_peft.vit.architecture import Architecture
+
+BLOCK = re.compile(r"blocks\.(\d+)\.")
+"""The beginning of a name in a block, with the block's number."""
 
 
 def must_fit(
@@ -31,7 +36,11 @@ def must_fit(
     with told_of(what):
         wanted = adapter_shapes(method, architecture, classes, quantization, qat, tokens)
     held = {name: tensor.shape for name, tensor in tensors.items()}
-    must_hold(held, required(method, wanted, held), what)
+    needed = required(method, wanted, held)
+    own, there = (len({match[1] for name in names if (match := BLOCK.match(name))}) for names in (held, needed))
+    if own and there and own != there:  # in place of the names of all of their tensors
+        raise UserError(f"{what}: it is of {counted(own, 'block')}, and there its method is on {there:,}")
+    must_hold(held, needed, what)
 
 
 def must_have_head(rows: int, place: Path) -> None:

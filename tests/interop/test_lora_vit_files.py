@@ -116,7 +116,14 @@ def shaped(name: str, shape: tuple[int, ...]):
 DAMAGE = {
     "a factor is missing": (without("w_b_003"), "a w_a and a w_b of q and of v for each block.*w_b_003"),
     "v of the last block is missing": (without("w_a_023", "w_b_023"), "of q and of v for each block.*w_a_023"),
-    "a block is missing": (without("w_a_022", "w_b_022", "w_a_023", "w_b_023"), "missing or unknown: blocks.11"),
+    "a block is missing": (
+        without("w_a_022", "w_b_022", "w_a_023", "w_b_023"),
+        "is of 11 blocks, and there its method is on 12",
+    ),
+    "all but two blocks are missing": (
+        lambda h: {n: t for n, t in h.items() if n < "w_a_004" or "w_b_000" <= n < "w_b_004" or "fc" in n},
+        "is of 2 blocks, and there its method is on 12",
+    ),
     "no head": (without("fc_192in_3out"), "should have one head, fc_192in_CLASSESout, not none"),
     "two heads": (shaped("fc_192in_5out", (5, 192)), "should have one head"),
     "a head of another width": (
