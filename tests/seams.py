@@ -1,4 +1,4 @@
-"""Relative positions and reducers that only tests have, for either backend: what a block has places for."""
+"""Reducers that only tests have, for either backend: what a block has a place for; and timm's gradients beside ours."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch  # before MLX: see mlx_peft.backend.blas
+import torch.nn.functional as F
 
 # isort: split
 import mlx.core as mx
 
-import mlx_peft.backend.models.positions
 import mlx_peft.backend.models.reducer
-import torch_ref.models.positions
 import torch_ref.models.reducer
 
 SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3}
@@ -26,6 +25,9 @@ MODELS = {
     "layer scale and registers": {"name": "vit_small_patch14_reg4_dinov2", "args": SMALL},
 }
 """Of every way in which patches are read at the end, on images of 32 px."""
+ROUNDING = 2e-5
+"""Relative, float32: the same sums in another order, through a backward pass."""
+
 LEFT = np.stack([np.random.default_rng(image).permutation(16)[:9] for image in range(4)])
 """Of the 16 patches of four images: which a reducer leaves, in which order."""
 
@@ -33,16 +35,12 @@ LEFT = np.stack([np.random.default_rng(image).permutation(16)[:9] for image in r
 class Ours:
     """What the classes below compute with, in MLX."""
 
-    positions, reducer = mlx_peft.backend.models.positions.Positions, mlx_peft.backend.models.reducer.Reducer
-    array = parameter = staticmethod(mx.array)
+    reducer = mlx_peft.backend.models.reducer.Reducer
+    array = staticmethod(mx.array)
 
     @staticmethod
     def numpy(x: Any) -> np.ndarray:
         return np.array(x)
-
-    @staticmethod
-    def join(parts: list, axis: int) -> Any:
-        return mx.concatenate(parts, axis=axis)
 
     @staticmethod
     def order(x: Any) -> Any:
@@ -61,20 +59,12 @@ class Ours:
 class Theirs(Ours):
     """The same, in PyTorch."""
 
-    positions, reducer = torch_ref.models.positions.Positions, torch_ref.models.reducer.Reducer
+    reducer = torch_ref.models.reducer.Reducer
     array = staticmethod(torch.from_numpy)
 
     @staticmethod
     def numpy(x: Any) -> np.ndarray:
         return x.detach().numpy()
-
-    @staticmethod
-    def parameter(x: np.ndarray) -> Any:
-        return torch.nn.Parameter(torch.from_numpy(x))
-
-    @staticmethod
-    def join(parts: list, axis: int) -> Any:
-        return torch.cat(parts, dim=axis)
 
     @staticmethod
     def order(x: Any) -> Any:
@@ -92,32 +82,6 @@ class Theirs(Ours):
 def of(backend: ModuleType | object) -> type[Ours]:
     """The framework of a trainer."""
     return Ours if type(backend).__module__.startswith("mlx_peft") else Theirs
-
-
-def relative(trainer: Any, table: np.ndarray) -> Any:
-    """Swin's and BEiT's: to the score of two patches a number is added that their distance chooses, a head its own.
-
-    Args:
-        table: ``(heads, (2 grid - 1)^2)``.
-    """
-    here, side = of(trainer), trainer.model.base.architecture.grid_size
-    row, column = (place[:, None] - place for place in np.divmod(np.arange(side**2), side))
-    distance = (row + side - 1) * (2 * side - 1) + column + side - 1  # (grid^2, grid^2)
-
-    class Relative(here.positions):
-        def bias(self, attention: Any, tokens: Any, queries: Any) -> Any:
-            batch, special = tokens.x.shape[0], len(tokens.places) - tokens.places.count("patch")
-            every = here.repeated(np.arange(side**2), batch)
-            asked, asking = (every if t.indices is None else t.indices for t in (tokens, queries))
-            found = self.table[:, here.array(distance)[asking[:, :, None], asked[:, None, :]]].swapaxes(0, 1)
-            none = here.array(np.zeros((*found.shape[:2], found.shape[2], special), np.float32))
-            found = here.join([none, found], axis=3)
-            none = here.array(np.zeros((*found.shape[:2], special, found.shape[3]), np.float32))
-            return here.join([none, found], axis=2)
-
-    positions = Relative(trainer.model.base.architecture, None)
-    positions.table = here.parameter(table)
-    return positions
 
 
 def dropping(trainer: Any, which: np.ndarray) -> Any:
@@ -165,21 +129,22 @@ def merging(trainer: Any) -> Any:
     return Merge()
 
 
-def gradient(trainer: Any, x: np.ndarray) -> np.ndarray:
-    """Of the sum of squared logits for the table of the positions, in training; x as it enters the model."""
-    model = trainer.model.network.train()
-    if of(trainer) is Ours:
-        model.freeze()
-        model.positions.unfreeze()
+def pixels(trainer: Any, images: np.ndarray) -> torch.Tensor:
+    """Images as timm's model takes them: normalised, channels first."""
+    preprocessing = trainer.model.base.preprocessing
+    x = (torch.from_numpy(images) / 255 - torch.tensor(preprocessing.mean)) / torch.tensor(preprocessing.std)
+    return x.permute(0, 3, 1, 2)
 
-        def squares(parameters: dict) -> mx.array:
-            model.update(parameters)
-            return (model(mx.array(x)) ** 2).sum()
 
-        return np.array(mx.grad(squares)(model.trainable_parameters())["positions"]["table"])
-    model.requires_grad_(False)
-    model.positions.requires_grad_(True)
-    return torch.autograd.grad((model(torch.from_numpy(x)) ** 2).sum(), model.positions.table)[0].numpy()
+def same_gradients(trainer: Any, reference: torch.nn.Module, images: np.ndarray, targets: np.ndarray) -> None:
+    """Holds the gradients of everything that a trainer trains against those of timm's model with the same weights."""
+    F.cross_entropy(reference(pixels(trainer, images)), torch.from_numpy(targets).long()).backward()
+    expected = {name: parameter.grad.numpy() for name, parameter in reference.named_parameters()}
+    _, found = trainer.loss_and_gradients(images, targets)
+    assert found.keys() == expected.keys()
+    scale = max(np.abs(gradient).max() for gradient in expected.values())
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(found[name], gradient, rtol=0, atol=ROUNDING * scale, err_msg=name)
 
 
 def block(trainer: Any, number: int) -> Any:

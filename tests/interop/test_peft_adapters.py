@@ -28,6 +28,7 @@ CASES = {
     "swiglu": ("aimv2_large_patch14_224", LoRA(rank=2, targets=("fc1", "proj"))),
     "rotary": ("vit_small_patch16_dinov3", LoRA(rank=2, targets=("q", "v", "proj", "fc1", "fc2"))),
     "rotary, dora": ("vit_small_plus_patch16_dinov3", LoRA(rank=2, dora=True, targets=("qkv", "fc1"))),
+    "relative": ("beit_base_patch16_224", LoRA(rank=2, dora=True, targets=("proj", "fc1", "fc2"))),
     "q, k and v apart": ("eva02_base_patch14_224", LoRA(rank=2, targets=("q", "v", "proj", "fc2"))),
     "q, k and v apart, all": ("eva02_base_patch14_224", LoRA(rank=2, targets=("qkv",), rank_pattern={"k_proj": 3})),
     "one block": ("deit_tiny_patch16_224", LoRA(rank=2, targets=("qkv", "fc2"), blocks=(-1,))),
@@ -95,9 +96,12 @@ def test_an_adapter_that_peft_saved_again_is_the_same_model(case: str, tmp_path:
     assert relative(logits(timm_of(merged(base, again))), logits(opened)) < LOGITS
 
 
-def test_where_timm_reads_a_layer_s_weight_itself_a_note_says_so_and_peft_s_merge_is_right(tmp_path: Path) -> None:
-    """``EvaAttention`` with biases multiplies with ``qkv.weight``, past what PEFT puts around the layer."""
-    model, base = base_of("eva02_tiny_patch14_224")
+@pytest.mark.parametrize("name", ["eva02_tiny_patch14_224", "beit_base_patch16_224"])
+def test_where_timm_reads_a_layer_s_weight_itself_a_note_says_so_and_peft_s_merge_is_right(
+    name: str, tmp_path: Path
+) -> None:
+    """Eva's and Beit's attention with biases multiply with ``qkv.weight``, past what PEFT puts around the layer."""
+    model, base = base_of(name)
     adapter = trained(model, base, LoRA(rank=2, targets=("qkv",)))
     notes = write_adapter(tmp_path / "adapter", adapter)
     assert any("merge_and_unload" in note for note in notes)

@@ -7,6 +7,7 @@ import pytest
 import seams
 import torch  # before MLX: see mlx_peft.backend.blas
 from comparing import LOGITS, relative
+from seams import LEFT, pixels
 from timm.layers import resize_rel_pos_bias_table
 from timm.models.beit import Beit
 
@@ -33,11 +34,6 @@ KINDS = {
 """Fields of ours and timm's arguments in which each differs from BEiT."""
 
 PROMPTS = {"name": "vpt", "tokens": 4, "deep": True}
-LEFT = np.stack([np.random.default_rng(image).permutation(16)[:9] for image in range(4)])
-"""Of the 16 patches of four images: which a reducer leaves, in which order."""
-
-ROUNDING = 2e-5
-"""Relative, float32: the same sums in another order, through a backward pass."""
 
 
 def of_timm(weights: dict[str, np.ndarray], **changes) -> Beit:
@@ -52,12 +48,6 @@ def of_timm(weights: dict[str, np.ndarray], **changes) -> Beit:
     return model.eval()
 
 
-def pixels(trainer, images: np.ndarray) -> torch.Tensor:
-    preprocessing = trainer.model.base.preprocessing
-    x = (torch.from_numpy(images) / 255 - torch.tensor(preprocessing.mean)) / torch.tensor(preprocessing.std)
-    return x.permute(0, 3, 1, 2)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_relative_positions_are_timms(build, batch, away, kind):
     fields, arguments = KINDS[kind]
@@ -70,6 +60,17 @@ def test_relative_positions_are_timms(build, batch, away, kind):
     plain = {name: tensor for name, tensor in weights.items() if "relative" not in name}
     without = build({"name": "linear"}, {"args": ARGS | fields | {"positions": "learnt"}}, weights=plain)
     assert relative(without.model.logits(batch[0]), expected) > 1e-3, "the positions must matter to say anything"
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["of each block", "shared"])
+def test_gradients_are_timms(build, batch, away, kind, checkpointing):
+    fields, arguments = KINDS[kind]
+    model = {"args": ARGS | fields}
+    weights = away(build({"name": "full"}, model).model.adapter(), 0.3)
+    trainer = build({"name": "full"}, model, {"gradient_checkpointing": checkpointing}, weights=weights)
+    trainer.model.load_adapter(weights)
+    seams.same_gradients(trainer, of_timm(weights, **arguments), *batch)
 
 
 @torch.no_grad()
