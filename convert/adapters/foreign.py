@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convert.adapters import halves
 from convert.adapters.block_layers import must_ask_no_more
 from convert.adapters.namings import BLOCK, NAMINGS, OWN, Naming, numbered
 from convert.adapters.targeting import are_all, in_block, target_modules
@@ -122,7 +123,7 @@ def translated(config: dict[str, Any], tensors: Tensors, path: Path) -> Translat
         raise UserError(f"{path}: it is over several models: {listed(sorted(prefixes))}")
     what = str(path)
     head, fields = naming.head_to_ours(to_timm(heads, naming.head, what), what)
-    config = _to_ours(config, modules, naming, min(prefixes), path)
+    config, result = halves.joined(_to_ours(config, modules, naming, min(prefixes), path), result, path)
     return Translated(config, naming.as_it_acts(result) | head, fields, naming)
 
 
@@ -135,6 +136,8 @@ def written(config: dict[str, Any], tensors: Tensors, naming: Naming, head: Tens
     Raises:
         UserError: where the class has no such layer.
     """
+    if naming.halves:
+        config, tensors = halves.parted(config, tensors)
     layers: dict[str, str] = {}
     result: Tensors = {}
     for name, tensor in tensors.items():

@@ -77,6 +77,11 @@ class Naming:
         """Whether q, k and v are layers of their own."""
         return f"blocks.{{i}}.attn.{PARTS[0]}" in self.layers
 
+    @property
+    def halves(self) -> bool:
+        """Whether the first layer of a gated MLP is in halves."""
+        return "blocks.{i}.mlp.fc1_g" in self.layers and "blocks.{i}.mlp.fc1" not in self.layers
+
     def ours(self, template: str) -> str | None:
         """Our name of a layer, whatever stands before theirs; None where it is no layer of the class."""
         fitting = (ours for ours, theirs in self.layers.items() if f".{template}".endswith(f".{theirs}"))
@@ -120,7 +125,7 @@ def numbered(name: str, place: re.Pattern[str] = NUMBER) -> tuple[str, str]:
 
 
 def layers_of(pairs: Iterable[Pair]) -> dict[str, str]:
-    """The names of layers from those of their weights: q, k and v apart where they are layers of their own."""
+    """The names of layers from those of their weights: q, k and v, and the halves of SwiGLU, where they are such."""
     found = {}
     for one in pairs:
         if not all(name.endswith(".weight") for name in (one.ours, *one.theirs)):
@@ -130,6 +135,8 @@ def layers_of(pairs: Iterable[Pair]) -> dict[str, str]:
             found[ours] = theirs[0]
         elif len(theirs) == len(PARTS):
             found |= {f"{ours.removesuffix('qkv')}{part}": name for part, name in zip(PARTS, theirs, strict=True)}
+        else:  # SwiGLU's gate and value
+            found |= {f"{ours}_{half}": name for half, name in zip("gx", theirs, strict=True)}
     return found
 
 
@@ -142,7 +149,6 @@ def _of_transformers(name: str, variant: Variant, gated: bool) -> tuple[Naming, 
         "prefix": variant.prefix,
         "unused": variant.unused,
         "left_out": transformers_names.TEXT,
-        "refused": {transformers_names.HALVES: "gate_proj and up_proj are one layer here, fc1, as they are on disk"},
         "head_to_ours": partial(_head_to_ours, variant),
         "head_to_theirs": partial(_head_to_theirs, variant),
     }

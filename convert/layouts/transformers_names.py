@@ -125,10 +125,8 @@ _IN_MEMORY = {
     "mlp.weights_out": "mlp.down_proj",
 }
 _BERT_IN_MEMORY = {"encoder.layer.": "layers.", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2"}
-HALVES = r".*\.mlp\.(gate|up)_proj"
-"""The halves of SwiGLU's first layer, which version 5 has apart in memory and whole on disk."""
-
 _GATES = {"mlp.weights_in": ("mlp.gate_proj", "mlp.up_proj")}
+"""The halves of SwiGLU's first layer, which version 5 has apart in memory and whole on disk."""
 
 
 def in_memory(pairs: Iterable[Pair]) -> list[Pair]:

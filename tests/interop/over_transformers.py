@@ -49,6 +49,15 @@ FAMILIES = {
 }  # fmt: skip
 """The class of each family that classifies images, and a small configuration."""
 
+GATED = "dinov2 with swiglu"
+EVERY = FAMILIES | {
+    GATED: (
+        "Dinov2ForImageClassification",
+        lambda: transformers.Dinov2Config(**META, **CLASSES, use_swiglu_ffn=True),
+    )
+}
+"""The same with one whose MLP has its first layer in halves under version 5."""
+
 BERT_4 = {"attention.q_proj": "attention.attention.query", "attention.k_proj": "attention.attention.key",
           "attention.v_proj": "attention.attention.value", "attention.o_proj": "attention.output.dense"}  # fmt: skip
 VIT_4 = {"vit.layers": "vit.encoder.layer", "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}
@@ -72,7 +81,7 @@ class Family:
 
     def model(self) -> torch.nn.Module:
         """The model anew: peft changes the one that it is given."""
-        kind = getattr(transformers, FAMILIES[self.name][0])
+        kind = getattr(transformers, EVERY[self.name][0])
         return kind.from_pretrained(self.folder, dtype=torch.float32).eval()
 
     @property
@@ -88,7 +97,7 @@ class Family:
 
 def saved(name: str, folder: Path) -> Family:
     """A family's model with random weights, on disk."""
-    kind, config = FAMILIES[name]
+    kind, config = EVERY[name]
     torch.manual_seed(0)
     shaken(getattr(transformers, kind)(config())).save_pretrained(folder)
     transformers.ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(folder)

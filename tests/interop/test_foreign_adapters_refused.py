@@ -77,7 +77,6 @@ TENSORS = {
     ),
     "a head that is no matrix": (lambda: sound() | {"classifier.weight": np.ones((3, 2, DIM))}, r"head\.weight should"),
     "a head of another name": (lambda: sound() | {"scores.weight": np.ones((3, DIM))}, r"no layers: scores\.weight"),
-    "half of a gated MLP": (lambda: sound() | pair("dinov2.encoder.layer.0.mlp.gate_proj"), "are one layer here, fc1"),
 }  # fmt: skip
 """What is in the file, and what is said of it."""
 
