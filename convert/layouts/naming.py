@@ -25,17 +25,18 @@ def _every() -> dict[str, Architecture]:
 
 
 def nearest(architecture: Architecture) -> str:
-    """The name whose architecture differs least, first in what a name is for.
+    """The name whose architecture differs least, of those of its family, and first in what a name is for.
 
     Of equals, it is one of the same image size, with published weights, and called ViT.
     """
 
-    def distance(name: str) -> tuple[int, int, bool, bool, bool]:
+    def distance(name: str) -> tuple[bool, int, int, bool, bool, bool]:
         other = _every()[name]
         odd = [fault.partition(":")[0] for fault in differing(architecture, other, {"img_size"})]
         unpublished = find(name).preprocessing is None
         decisive = sum(key in DECISIVE for key in odd)
-        return decisive, len(odd), architecture.img_size != other.img_size, unpublished, not name.startswith("vit_")
+        resized, plain = architecture.img_size != other.img_size, name.startswith("vit_")
+        return "family" in odd, decisive, len(odd), resized, unpublished, not plain
 
     return min(_every(), key=distance)
 

@@ -28,6 +28,9 @@ from mlx_peft.vit.registry import altered
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
+WEIGHTLESS = ("global_pool", "norm_eps", "act_layer")
+"""Fields that decide no tensor."""
+
 
 def is_folder(config: Mapping[str, Any]) -> bool:
     """Whether a ``config.json`` is of transformers: it names its model type, and timm's its architecture."""
@@ -103,7 +106,7 @@ def class_for(architecture: Architecture, tensors: Tensors) -> tuple[str, dict[s
     Raises:
         UserError: where no class is, with what the nearest one differs in.
     """
-    faults: list[tuple[int, str]] = []
+    faults: list[tuple[int, str, dict[str, Any]]] = []
     for name in WRITTEN:
         variant = VARIANTS[name]
         if bool(variant.head) != ("head.weight" in tensors):
@@ -121,8 +124,18 @@ def class_for(architecture: Architecture, tensors: Tensors) -> tuple[str, dict[s
             odd.append("a bias of the head")
         if not odd:
             return name, config
-        faults.append((len(odd), f"{name} has no {', '.join(odd)}"))
-    raise UserError(f"transformers has no class for this model: the nearest, {min(faults)[1]}")
+        faults.append((len(odd), f"{name} has no {', '.join(odd)}", _to_set(odd, theirs)))
+    _, fault, settable = min(faults, key=lambda one: one[:2])
+    advice = "".join(f"; with {key}={value} it is one, of the same weights" for key, value in settable.items())
+    raise UserError(
+        f"transformers has no class for this model: the nearest, {fault}{advice}", arguments=("args",) * bool(settable)
+    )
+
+
+def _to_set(odd: Sequence[str], theirs: Architecture) -> dict[str, Any]:
+    """What a user may set so that a model is of a class, where it differs in one field and that asks for no weights."""
+    keys = [fault.partition(":")[0] for fault in odd]
+    return {key: getattr(theirs, key) for key in keys if keys == [key] and key in WEIGHTLESS}
 
 
 def _weights(folder: Path) -> Tensors:
