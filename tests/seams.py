@@ -136,7 +136,9 @@ def pixels(trainer: Any, images: np.ndarray) -> torch.Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-def same_gradients(trainer: Any, reference: torch.nn.Module, images: np.ndarray, targets: np.ndarray) -> None:
+def same_gradients(
+    trainer: Any, reference: torch.nn.Module, images: np.ndarray, targets: np.ndarray, rounding: float = ROUNDING
+) -> None:
     """Holds the gradients of everything that a trainer trains against those of timm's model with the same weights."""
     F.cross_entropy(reference(pixels(trainer, images)), torch.from_numpy(targets).long()).backward()
     expected = {name: parameter.grad.numpy() for name, parameter in reference.named_parameters()}
@@ -144,7 +146,7 @@ def same_gradients(trainer: Any, reference: torch.nn.Module, images: np.ndarray,
     assert found.keys() == expected.keys()
     scale = max(np.abs(gradient).max() for gradient in expected.values())
     for name, gradient in expected.items():
-        np.testing.assert_allclose(found[name], gradient, rtol=0, atol=ROUNDING * scale, err_msg=name)
+        np.testing.assert_allclose(found[name], gradient, rtol=0, atol=rounding * scale, err_msg=name)
 
 
 def block(trainer: Any, number: int) -> Any:

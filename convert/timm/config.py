@@ -118,7 +118,8 @@ def timm_arguments(architecture: Architecture, name: str) -> dict[str, Any]:
     usual = find(name).architecture
     if usual.family in SPOKEN:
         return _words_for(architecture, usual, name)
-    changes = {key: value for key, value in architecture.model_dump().items() if value != getattr(usual, key)}
+    every = {key: getattr(architecture, key) for key in Architecture.model_fields}  # a dump leaves some out
+    changes = {key: value for key, value in every.items() if value != getattr(usual, key)}
     changes.pop("img_size", None)  # is pretrained_cfg's input_size
     if "fc_norm" in changes:
         changes["fc_norm"] = architecture.norm_after_pool

@@ -22,6 +22,7 @@ RENAMED = {
     "scale_mlp": "scale_mlp_norm",
     "scale_attn_inner": "scale_attn_norm",
     "use_abs_pos_emb": "pos_embed",
+    "use_post_norm": "post_norm",
     "use_pre_transformer_norm": "pre_norm",
     "use_fc_norm": "fc_norm",
 }
@@ -52,6 +53,8 @@ def fields(said: Mapping[str, Any]) -> dict[str, Any]:
     if final and after:
         raise ValueError("both use_post_transformer_norm and a norm after pooling")
     reference = said["ref_feat_shape"]
+    if said["use_post_norm"]:  # timm's blocks have no layer scale then, whatever is said
+        found["init_values"] = None
     return {
         **found,
         **_mlp(said),

@@ -93,6 +93,8 @@ class Simulation(BaseModel):
         lacking = []
         if architecture.norm_layer != "layernorm":
             lacking.append(f"{architecture.norm_layer} has no bias")
+        if architecture.post_norm:
+            lacking.append("norms stand behind attention and MLP")
         of_qkv = architecture.qkv_bias and architecture.qkv == "fused"
         for present, layers in ((of_qkv, "qkv"), (architecture.proj_bias, "fc1")):
             if not present:

@@ -37,6 +37,7 @@ LATER = (
     "ref_feat_shape",
     "attn_pool_num_heads",
     "attn_pool_mlp_ratio",
+    "post_norm",
 )
 """Earlier versions do not know these fields: at their defaults they are left out of files, which stay as they were."""
 
@@ -99,6 +100,9 @@ class Architecture(BaseModel):
         ge=1,
         le=MOST_PIXELS,
         description="side of the grid that rotary coordinates are scaled to; null: its own",
+    )
+    post_norm: bool = Field(
+        False, description="blocks normalise what attention and MLP give, not what they read; init_values: of the norms"
     )
     pre_norm: bool = False
     final_norm: bool = True

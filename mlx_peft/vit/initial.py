@@ -29,6 +29,9 @@ EVA_HEAD = 1e-3
 
 BLOCK_OUTPUT = re.compile(r"blocks\.(\d+)\.(attn\.proj|mlp\.fc2)\.weight")
 
+POST_NORM = re.compile(r"blocks\.\d+\.norm[12]")
+"""The norms that do what a layer scale does elsewhere, where they stand behind attention and MLP."""
+
 
 def generator(seed: int, name: str) -> np.random.Generator:
     """The random stream of one tensor."""
@@ -88,7 +91,8 @@ def _initial(name: str, shape: tuple[int, ...], architecture: Architecture, seed
     if layer == "patch_embed.proj":
         return kaiming_uniform(shape, 3 * architecture.patch_size**2, seed, name)
     if kind == "weight" and len(shape) == 1:
-        return np.ones(shape, np.float32)
+        small = architecture.post_norm and architecture.init_values and POST_NORM.fullmatch(layer)
+        return np.full(shape, architecture.init_values if small else 1, np.float32)
 
     values = np.zeros(shape, np.float32) if kind in BIASES else _normal(random, shape, 0.02)
     if architecture.family in OF_BEIT:

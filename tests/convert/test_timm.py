@@ -99,10 +99,17 @@ def test_a_folder_with_files_in_it_is_left_alone(tiny: Tiny, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "args", [{"mlp_layer": "swiglu"}, {"norm_eps": 1e-5}, {"norm_layer": "rmsnorm", "norm_eps": 1e-5}]
+    ("name", "args"),
+    [
+        ("deit_tiny_patch16_224", {"mlp_layer": "swiglu"}),
+        ("deit_tiny_patch16_224", {"norm_eps": 1e-5}),
+        ("deit_tiny_patch16_224", {"norm_layer": "rmsnorm", "norm_eps": 1e-5}),
+        ("deit_tiny_patch16_224", {"post_norm": True}),
+        ("vit_base_patch16_rpn_224", {"post_norm": False}),
+    ],
 )
-def test_what_timm_cannot_be_told_is_refused(args: dict[str, object], tiny: Tiny, tmp_path: Path) -> None:
-    base = tiny("deit_tiny_patch16_224", **args)
+def test_what_timm_cannot_be_told_is_refused(name: str, args: dict[str, object], tiny: Tiny, tmp_path: Path) -> None:
+    base = tiny(name, **args)
     with pytest.raises(UserError, match=rf"cannot express .* another .*{sorted(args)[0]}"):
         write_model(tmp_path / "model", base=base, tensors=base.tensors)
     assert not (tmp_path / "model").exists()

@@ -132,6 +132,8 @@ def test_repadapter_refuses_to_merge_where_a_layer_has_no_bias_and_groups_that_d
         RepAdapter(bottleneck=6, groups=4)
     with pytest.raises(UserError, match=r"method.groups: 5 does not divide the model's width, 48"):
         build({"name": "repadapter", "bottleneck": 10, "groups": 5})
+    with pytest.raises(UserError, match="between a norm and what reads it, and this model's blocks normalise after"):
+        build(METHODS["repadapter"], {"args": SMALL | {"post_norm": True}})
 
 
 @pytest.mark.parametrize(

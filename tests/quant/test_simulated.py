@@ -230,7 +230,11 @@ def test_a_sample_is_bounded_and_its_extremes_are_of_all(monkeypatch, batch):
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"norm_layer": "rmsnorm"}, "rmsnorm has no bias"), ({"qkv_bias": False}, "qkv has no bias")],
+    [
+        ({"norm_layer": "rmsnorm"}, "rmsnorm has no bias"),
+        ({"qkv_bias": False}, "qkv has no bias"),
+        ({"post_norm": True}, "norms stand behind attention and MLP"),
+    ],
 )
 def test_repq_is_refused_where_nothing_takes_up_the_shift(change, named):
     architecture = Architecture(**change)

@@ -76,8 +76,8 @@ def test_the_data_file_is_what_the_generator_writes() -> None:
 
 def test_a_model_that_is_no_plain_vit_is_refused_with_the_reason() -> None:
     assert len(DATA["left_out"]) + len(names()) >= 251
-    with pytest.raises(UserError, match="'vit_base_patch16_rpn_224' is not supported: its blocks normalise after"):
-        find("vit_base_patch16_rpn_224")
+    with pytest.raises(UserError, match="'vit_base_patch16_xp_224' is not supported: its blocks run attention and"):
+        find("vit_base_patch16_xp_224")
 
 
 def test_unknown_names_are_met_with_the_nearest() -> None:

@@ -135,9 +135,9 @@ class MixedBlock(nn.Module):
             queries = tokens.places.without("prompt")
         if any("down" in own for own in terms):
             tokens = self.base_layer.attend(tokens, positions, queries)
-            normed = self.base_layer.norm2(tokens.x)
-            tokens = tokens.fed(self.base_layer.feed(normed))
-            add_bottlenecks(tokens.x, normed, counts, terms, F.relu)
+            read = self.base_layer.read_by_mlp(tokens.x)
+            tokens = tokens.fed(self.base_layer.feed(read))
+            add_bottlenecks(tokens.x, read, counts, terms, F.relu)
         else:
             tokens = self.base_layer(tokens, positions, queries)
         add_bottlenecks(tokens.x, tokens.x, counts, terms, gelu, "after_")

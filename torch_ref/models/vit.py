@@ -14,7 +14,7 @@ from mlx_peft.library.answering import Answering
 from mlx_peft.library.standing import Standing
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.places import PARAMETERS, PATCH, Places
-from torch_ref.models.block import BLOCKS, recomputed
+from torch_ref.models.block import block_class, recomputed
 from torch_ref.models.embed import PatchEmbed
 from torch_ref.models.layers import Linear, norm, spread
 from torch_ref.models.pool import AttentionPool
@@ -62,7 +62,7 @@ class VisionTransformer(Answering, nn.Module):
         setattr(self, kind.home, learnt)  # what its positions learn for all blocks
         self.positions = kind(architecture, learnt)
         self.norm_pre = norm(architecture, dim, architecture.pre_norm)
-        block = BLOCKS[architecture.family]
+        block = block_class(architecture)
         self.blocks = nn.ModuleList(block(architecture, drop_path * i / max(depth - 1, 1), i) for i in range(depth))
         after = architecture.norm_after_pool
         self.norm = norm(architecture, dim, architecture.final_norm and not after)

@@ -32,19 +32,17 @@ SAME = set(Architecture.model_fields) - {
     *("distilled", "embed_norm", "norm_layer", "norm_eps", "act_layer", "mlp_layer"),
     *LATER,
 }
-CONVERTED = {"embed_norm_layer", "norm_layer", "act_layer", "mlp_layer"}
+CONVERTED = {"embed_norm_layer", "norm_layer", "act_layer", "mlp_layer", "block_fn"}
 IGNORED = {"dynamic_img_size", "feature_cfg", "pretrained_filter_fn", "pretrained_strict"}
 NOT_PLAIN = {
     "block_fn": {
         "ParallelThingsBlock": "its blocks run several attentions and MLPs side by side",
-        "ResPostBlock": "its blocks normalise after attention and MLP",
         "ParallelScalingBlock": "its blocks run attention and MLP in parallel from one product",
         "DiffParallelScalingBlock": "its blocks run differential attention and MLP in parallel",
     },
     "attn_layer": {"diff": "it uses differential attention"},
     "global_pool": {"prr": "it pools by patch representation refinement"},
-    "use_post_norm": {True: "its blocks normalise after attention and MLP"},
-    "img_size": {(1024, 768): "its images are no squares, and several heads of most share keys and values"},
+    "img_size": {(1024, 768): "its images are no squares"},
 }
 TAG_DEFAULTS: dict[str, Any] = {
     "hub_id": "timm/{name}.{tag}",
@@ -92,12 +90,15 @@ def construction(name: str) -> Caught:
 
 
 def why_not(arguments: dict[str, Any]) -> str | None:
-    """The reason why a model is no plain ViT, or None."""
+    """The reasons why a model is no plain ViT, or None."""
+    found = []
     for argument, reasons in NOT_PLAIN.items():
         value = arguments.get(argument)
         if value is not None and (name := getattr(value, "__name__", value)) in reasons:
-            return reasons[name]
-    return None
+            found.append(reasons[name])
+    if len({*arguments.get("num_kv_heads", ())}) > 1:
+        found.append("heads of some blocks share keys and values")
+    return ", and ".join(found) or None
 
 
 def architecture(caught: Caught) -> dict[str, Any]:
@@ -122,6 +123,7 @@ def of_vit(arguments: dict[str, Any], model_class: type) -> dict[str, Any]:
     """The arguments of ``VisionTransformer`` as fields."""
     fields = {name: arguments.pop(name) for name in SAME & arguments.keys()}
     fields["distilled"] = model_class is deit.VisionTransformerDistilled
+    fields["post_norm"] = arguments.get("block_fn") is vision_transformer.ResPostBlock
     fields |= norm_fields(arguments.get("norm_layer"))
     if "embed_norm_layer" in arguments:
         if norm_fields(arguments["embed_norm_layer"]) != norm_fields(arguments["norm_layer"]):

@@ -44,9 +44,9 @@ class AdaptedBlock(Bottleneck):
 
     def __call__(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
         tokens = self.base_layer.attend(tokens, positions, queries)
-        normed = self.base_layer.norm2(tokens.x)
-        added = self.scale * self.bottleneck(normed)
-        tokens = tokens.fed(self.base_layer.feed(normed))
+        read = self.base_layer.read_by_mlp(tokens.x)
+        added = self.scale * self.bottleneck(read)
+        tokens = tokens.fed(self.base_layer.feed(read))
         return tokens.holding(tokens.x + added)
 
 

@@ -99,9 +99,9 @@ class MixedBlock(nn.Module):
             queries = tokens.places.without("prompt")
         if "down" in own:
             tokens = self.base_layer.attend(tokens, positions, queries)
-            normed = self.base_layer.norm2(tokens.x)
-            tokens = tokens.fed(self.base_layer.feed(normed))
-            tokens = tokens.holding(tokens.x + bottleneck(normed, own, nn.relu))
+            read = self.base_layer.read_by_mlp(tokens.x)
+            tokens = tokens.fed(self.base_layer.feed(read))
+            tokens = tokens.holding(tokens.x + bottleneck(read, own, nn.relu))
         else:
             tokens = self.base_layer(tokens, positions, queries)
         if "after_down" in own:

@@ -53,16 +53,24 @@ class Block(nn.Module):
 
     def __call__(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
         tokens = self.attend(tokens, positions, queries)
-        return tokens.fed(self.feed(self.norm2(tokens.x)))
+        return tokens.fed(self.feed(self.read_by_mlp(tokens.x)))
 
     def attend(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
         """The first half: x + attn(norm1(x)), and what the reducer leaves of it."""
-        x, attended = self.attn(tokens.holding(self.norm1(tokens.x)), positions, queries)
+        x, attended = self.attn(tokens.holding(self.read_by_attention(tokens.x)), positions, queries)
         tokens = tokens.only(queries)
         return self.reducer(tokens.holding(tokens.x + self.drop_path1(self.scale_attention(x))), attended)
 
+    def read_by_attention(self, x: mx.array) -> mx.array:
+        """What attention reads of the tokens: norm1(x)."""
+        return self.norm1(x)
+
+    def read_by_mlp(self, x: mx.array) -> mx.array:
+        """What the MLP reads of them: norm2(x)."""
+        return self.norm2(x)
+
     def feed(self, x: mx.array) -> mx.array:
-        """The second half's branch, of a normalised x: mlp(x)."""
+        """The second half's branch, of what the MLP reads: mlp(x)."""
         return self.drop_path2(self.scale_mlp(self.mlp(x)))
 
     def scale_attention(self, x: mx.array) -> mx.array:
@@ -91,8 +99,32 @@ class EvaBlock(Block):
         return super().scale_mlp(x * spread(self.gamma_2, x.shape, x.dtype) if self.scales else x)
 
 
+class PostNormBlock(Block):
+    """x + norm1(attn(x)), then x + norm2(mlp(x)): timm's ``ResPostBlock`` and ``EvaBlockPostNorm``. No layer scale."""
+
+    def __init__(self, architecture: Architecture, drop_path: float = 0.0, number: int = 0):
+        super().__init__(architecture.model_copy(update={"init_values": None}), drop_path, number)
+
+    def read_by_attention(self, x: mx.array) -> mx.array:
+        return x
+
+    def read_by_mlp(self, x: mx.array) -> mx.array:
+        return x
+
+    def scale_attention(self, x: mx.array) -> mx.array:
+        return super().scale_attention(self.norm1(x))
+
+    def scale_mlp(self, x: mx.array) -> mx.array:
+        return super().scale_mlp(self.norm2(x))
+
+
 BLOCKS = {"vit": Block, "eva": EvaBlock, "beit": EvaBlock}
-"""A model's blocks, by its family."""
+"""A model's blocks, by its family, where they normalise what is read."""
+
+
+def block_class(architecture: Architecture) -> type[Block]:
+    """What a model's blocks are."""
+    return PostNormBlock if architecture.post_norm else BLOCKS[architecture.family]
 
 
 def recomputed(block: nn.Module, *above: nn.Module) -> Callable[[Tokens, Positions, Kinds | None], Tokens]:

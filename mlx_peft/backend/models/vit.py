@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_peft.backend import forks
-from mlx_peft.backend.models.block import BLOCKS, recomputed
+from mlx_peft.backend.models.block import block_class, recomputed
 from mlx_peft.backend.models.embed import PatchEmbed
 from mlx_peft.backend.models.layers import Linear, norm, spread
 from mlx_peft.backend.models.pool import AttentionPool
@@ -64,7 +64,7 @@ class VisionTransformer(Answering, nn.Module):
         setattr(self, kind.home, learnt)  # what its positions learn for all blocks
         self.positions = kind(architecture, learnt)
         self.norm_pre = norm(architecture, dim, architecture.pre_norm)
-        block = BLOCKS[architecture.family]
+        block = block_class(architecture)
         self.blocks = [block(architecture, drop_path * i / max(depth - 1, 1), i) for i in range(depth)]
         after = architecture.norm_after_pool
         self.norm = norm(architecture, dim, architecture.final_norm and not after)

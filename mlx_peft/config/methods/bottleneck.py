@@ -111,6 +111,11 @@ class RepAdapter(Bottlenecked):
 
     def check(self, architecture: Architecture) -> None:
         super().check(architecture)
+        if architecture.post_norm:
+            raise UserError(
+                "method repadapter stands between a norm and what reads it, and this model's blocks "
+                "normalise after attention and MLP"
+            )
         if architecture.embed_dim % self.groups:
             raise UserError(f"method.groups: {self.groups} does not divide the model's width, {architecture.embed_dim}")
 
