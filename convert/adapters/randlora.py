@@ -88,15 +88,32 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[Rand
             "targets": targets,
             "blocks": blocks,
         })  # fmt: skip
+    _must_be_of(method.rank, layers, path)
     if config.get("save_projection", True):
         if missing := [name for name in THEIRS if name not in packed]:
             raise UserError(f"{path}: it says that its projections were saved, and {missing[0]} is missing")
         shared = packed[THEIRS[0]], packed[THEIRS[1]]
+        if (shared[0].shape[:2], shared[1].shape[2:]) != ((method.rank, 1), (method.rank,)):
+            raise UserError(
+                f"{path}: its random matrices A {shared[0].shape} and B {shared[1].shape} are not of the rank "
+                f"{method.rank}: they should be (r, 1, width) and (height, count, r)"
+            )
     else:
         shared = bases(method, *_sizes(layers, path))
     tensors = {name: tensor for name, tensor in packed.items() if is_head(name)}
     tensors |= {f"{layer}.{last}": tensor for layer, held in layers.items() for last, tensor in held.items()}
     return method, tensors | dict(zip(OURS, shared, strict=True))
+
+
+def _must_be_of(rank: int, layers: dict[str, Tensors], path: Path) -> None:
+    """Raises UserError where what a layer trains is not of the rank that the configuration says."""
+    for layer, tensors in layers.items():
+        scale, gamma = tensors[LAMBDA].shape, tensors[GAMMA].shape
+        if len(gamma) != 2 or scale != (rank, gamma[0]) or gamma[0] != -(-gamma[1] // rank):
+            raise UserError(
+                f"{path}: {layer} has a {LAMBDA} {scale} and a {GAMMA} {gamma}, and the rank is {rank}: they should be "
+                "(r, n) and (n, width), n being width / r rounded up"
+            )
 
 
 def _small(packed: Tensors) -> Tensors:

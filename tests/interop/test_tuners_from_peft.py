@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import peft
 import pytest
 from comparing import relative
@@ -13,7 +14,7 @@ from peft_reference import gradients, logits, timm_of
 # isort: split
 
 from interop.tuners import EVERYWHERE, begun, own, same_beginning
-from interop.vera_ia3 import GRADIENTS, IMAGES, LABELS, LOGITS, build, reread, trained_by_peft
+from interop.vera_ia3 import GRADIENTS, IMAGES, LABELS, LOGITS, build, reread, rewritten, trained_by_peft
 
 from convert.adapters.peft import read_adapter
 from mlx_peft.core.errors import UserError
@@ -171,6 +172,25 @@ REFUSED = {
 def test_what_is_more_than_the_method_is_refused(case, tmp_path):
     trained_by_peft(REFUSED[case][0](), tmp_path)
     with pytest.raises(UserError, match=REFUSED[case][1]):
+        read_adapter(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Specified to not save")
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_randlora_whose_tensors_are_not_of_its_rank_is_refused(saved, tmp_path):
+    trained_by_peft(peft.RandLoraConfig(target_modules=["qkv"], r=5, save_projection=saved), tmp_path)
+    file = tmp_path / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"r": 65_000}))
+    with pytest.raises(UserError, match=r"qkv has a randlora_lambda \(5, 5\) .*, and the rank is 65000"):
+        read_adapter(tmp_path)
+    file.write_text(json.dumps(config | {"save_projection": True}))
+    flat = {
+        "base_model.randlora_A": np.ones((5, 24), np.float32),
+        "base_model.randlora_B": np.ones((72, 5), np.float32),
+    }
+    rewritten(tmp_path, lambda tensors: tensors.update(flat))
+    with pytest.raises(UserError, match="are not of the rank 5"):
         read_adapter(tmp_path)
 
 

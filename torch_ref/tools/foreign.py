@@ -118,6 +118,8 @@ def peft_adapter(path: Path, base: Base) -> Features:
     host, features = HOSTS["timm" if naming is None else naming.library]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of what peft calls in transformers
+        # Of what layers share, and a file has once: convert.adapters.randlora says it to whoever writes one.
+        warnings.filterwarnings("ignore", "Found missing adapter keys while .*randlora_[AB]")
         return features(peft.PeftModel.from_pretrained(host(base), path, config=config).eval(), base)
 
 
