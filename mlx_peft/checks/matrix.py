@@ -24,8 +24,9 @@ MODELS: dict[str, dict[str, object]] = {
     "vit_base_patch16_siglip_224": {"args": {"depth": 2}},
     "vit_small_patch16_dinov3": {"image_size": 112},
     "eva02_tiny_patch14_224": {"image_size": 112},
+    "beit_base_patch16_224": {"image_size": 112, "args": {"depth": 2, "embed_dim": 384, "num_heads": 6}},
 }
-"""The models that are compared, some cut in depth or image size so that a run stays short."""
+"""The models that are compared, some cut in depth, width or image size so that a run stays short."""
 
 
 GROUP_SIZE = 64

@@ -38,6 +38,15 @@ TURNED = {
 }
 """Rows, bits of the base and reducers under which the models with rotary positions are compared."""
 
+BEIT = "beit_base_patch16_224"
+SCORED = {
+    "adalora": ("adalora", None, None),
+    "vpt-deep": ("vpt-deep", None, None),
+    "full": ("full", None, None),
+    "tome": ("full", None, {"name": "tome", "r": 3}),
+}
+"""The same for the model whose positions are added to scores: its tables are zero at first, and full moves them."""
+
 FULLY = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_small_patch14_dinov2")
 """Models that go through a trajectory under every method."""
 
@@ -83,6 +92,12 @@ def test_backends_agree_where_queries_and_keys_are_turned(model, name, few_steps
     method, bits, tokens = TURNED[name]
     cut = {"image_size": 32, "args": {"depth": 2, "mlp_ratio": 4.0, **NARROW}}
     check(Combination(model, method, bits, cut, tokens), steps=bits is None)
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_backends_agree_where_positions_are_added_to_scores(name, few_steps):
+    method, bits, tokens = SCORED[name]
+    check(Combination(BEIT, method, bits, {"image_size": 32, "args": {"depth": 2, **NARROW}}, tokens))
 
 
 @pytest.mark.slow
