@@ -43,7 +43,7 @@ KINDS = {
 
 AMPLIFIED = 2e-4
 """Relative, where norms stand behind attention and MLP: what these give is small, and a norm makes its rounding larger
-by as much as it makes them."""
+by as much as it makes them: timm's own gradients in float32 are 4e-5 away from those in float64."""
 
 PROMPTS = {"name": "vpt", "tokens": 4, "deep": True}
 
