@@ -22,6 +22,7 @@ from mlx_peft.vit.sites import Site
 from torch_ref.methods.importance import Importance
 from torch_ref.methods.lora import LoRALinear
 from torch_ref.methods.method import Method
+from torch_ref.methods.parts import placed
 from torch_ref.methods.targets import find, wrap
 from torch_ref.models.layers import Linear
 from torch_ref.models.vit import VisionTransformer
@@ -48,7 +49,7 @@ class AdaLoRALinear(LoRALinear):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """E * A and B of the whole change from W."""
-        return self.lora_A * self.lora_E, self.placed(self.lora_B)
+        return self.lora_A * self.lora_E, placed(self.lora_B, self.parts)
 
 
 class AdaLoRAMethod(Method[AdaLoRA]):

@@ -14,6 +14,7 @@ from mlx_peft.config.methods import IA3
 from mlx_peft.vit.sites import LAYERS, PARTS, Site
 from torch_ref.methods.adapted import Adapted
 from torch_ref.methods.method import Method
+from torch_ref.methods.parts import among_all
 from torch_ref.methods.targets import wrap
 from torch_ref.models.layers import Linear
 from torch_ref.models.vit import VisionTransformer
@@ -41,11 +42,7 @@ class IA3Linear(Adapted):
 
     def factors(self) -> Tensor:
         """l of all outputs, or of all inputs: with parts, ones for the others."""
-        if not self.parts:
-            return self.ia3_l
-        own = dict(zip(self.parts, self.ia3_l.chunk(len(self.parts)), strict=True))
-        ones = self.ia3_l.new_ones(self.ia3_l.shape[0] // len(self.parts))
-        return torch.cat([own.get(part, ones) for part in PARTS])
+        return among_all(self.ia3_l, self.parts, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         # The product in float32: half precision has few numbers around 1, and l moves in small steps.

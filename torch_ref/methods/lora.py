@@ -29,6 +29,7 @@ from mlx_peft.config.methods import LoRA
 from mlx_peft.vit.sites import PARTS, Site
 from torch_ref.methods.lowrank import LowRankLinear, formed_product
 from torch_ref.methods.method import Method
+from torch_ref.methods.parts import placed
 from torch_ref.methods.targets import wrap
 from torch_ref.models.layers import Linear
 from torch_ref.models.vit import VisionTransformer
@@ -70,25 +71,16 @@ class LoRALinear(LowRankLinear):
         self.parts = parts
         self.kept = kept
 
-    def placed(self, B: Tensor) -> Tensor:
-        """B as one ``(out, r)`` matrix; with parts ``(out, parts r)``, each part's block in its rows and columns."""
-        if not self.parts:
-            return B
-        blocks = dict(zip(self.parts, B.chunk(len(self.parts)), strict=True))
-        zeros = torch.zeros_like(blocks[self.parts[0]])
-        columns = [torch.cat([blocks[part] if part == row else zeros for row in PARTS]) for part in self.parts]
-        return torch.cat(columns, dim=1)
-
     def taken(self) -> tuple[Tensor, Tensor] | None:
         """A0 and -B0, placed as B is; None where the update counts from W."""
         if self.kept is None:
             return None
         A, B = map(self.get_parameter, self.kept)
-        return A, -self.placed(B)
+        return A, -placed(B, self.parts)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """A and B of the whole change from W; where the start counts [A; A0] and [B, -B0]."""
-        A, B, taken = self.lora_A, self.placed(self.lora_B), self.taken()
+        A, B, taken = self.lora_A, placed(self.lora_B, self.parts), self.taken()
         return (A, B) if taken is None else (torch.cat([A, taken[0]]), torch.cat([B, taken[1]], dim=1))
 
     def less_initial(self, y: Tensor, x: Tensor) -> Tensor:
@@ -101,7 +93,7 @@ class LoRALinear(LowRankLinear):
         if self.kept is None:
             return super().beside(x)
         y = self.less_initial(self.base_layer(x), x)
-        return self.plus(y, self.dropout(x), self.lora_A, self.placed(self.lora_B))
+        return self.plus(y, self.dropout(x), self.lora_A, placed(self.lora_B, self.parts))
 
     def formed(self) -> Tensor:
         """W + s B A ``(out, in)``, in float32."""
@@ -146,7 +138,7 @@ class DoRALinear(LoRALinear):
             if dropped is not x:
                 frozen = self.less_initial(self.base_layer.product(dropped), dropped)
             y = y + (c - 1).to(x.dtype) * frozen
-            y = self.plus(y, dropped, self.lora_A, c[:, None] * self.placed(self.lora_B))
+            y = self.plus(y, dropped, self.lora_A, c[:, None] * placed(self.lora_B, self.parts))
         return y if bias is None else y + bias.to(x.dtype)
 
     def formed(self) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from mlx_peft.adaptation.terms import THIRDS, Entering
 from mlx_peft.vit.places import Kinds
 from torch_ref.methods.gathering import Groups
-from torch_ref.models.block import Block
 from torch_ref.models.gelu import gelu
 from torch_ref.models.positions import Positions
 from torch_ref.models.tokens import Tokens
@@ -50,15 +49,11 @@ def terms_at(path: str) -> tuple[list[int], list[Mapping[str, Tensor]]]:
     return [count for count, _ in groups], [held.get(path, {}) for _, held in groups]
 
 
-class MixedLayer(nn.Module):
-    """y = gain * (layer(into * x) + n(x) * weight + (x A + g(x) G) B) + shift, of each row its own.
-
-    The terms are those of ``mlx_peft.adaptation.terms``.
-
-    An input that all images share, one row, gets a row for each. Products are taken in the dtype of x.
+class Mixed(nn.Module):
+    """A layer or a block of which the rows of a batch each have their own.
 
     Args:
-        base_layer: a linear layer, the patch projection or a norm; it is kept as ``base_layer``.
+        base_layer: what all have; it is kept as ``base_layer``.
         path: where it stands in the model.
     """
 
@@ -66,6 +61,15 @@ class MixedLayer(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.path = path
+
+
+class MixedLayer(Mixed):
+    """y = gain * (layer(into * x) + n(x) * weight + (x A + g(x) G) B) + shift, of each row its own.
+
+    The layer is a linear one, the patch projection or a norm; the terms are those of ``mlx_peft.adaptation.terms``.
+
+    An input that all images share, one row, gets a row for each. Products are taken in the dtype of x.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         counts, terms = terms_at(self.path)
@@ -110,18 +114,8 @@ class MixedLayer(nn.Module):
         return self.base_layer.onto(y, entering)
 
 
-class MixedBlock(nn.Module):
-    """A block that the rows' own prompts enter or leave, with the rows' own bottlenecks beside its MLP and behind it.
-
-    Args:
-        base_layer: the block; it is kept as ``base_layer``.
-        path: where it stands in the model.
-    """
-
-    def __init__(self, base_layer: Block, path: str):
-        super().__init__()
-        self.base_layer = base_layer
-        self.path = path
+class MixedBlock(Mixed):
+    """A block that prompts of the rows' own enter or leave, with bottlenecks of theirs beside its MLP and behind it."""
 
     def forward(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
         counts, terms = terms_at(self.path)
@@ -144,18 +138,8 @@ class MixedBlock(nn.Module):
         return tokens
 
 
-class MixedBranch(nn.Module):
-    """What a block's attention, or its MLP, ends in, with the rows' own bottlenecks behind it.
-
-    Args:
-        base_layer: a layer scale or nothing; it is kept as ``base_layer``.
-        path: where it stands in the model.
-    """
-
-    def __init__(self, base_layer: nn.Module, path: str):
-        super().__init__()
-        self.base_layer = base_layer
-        self.path = path
+class MixedBranch(Mixed):
+    """What a block's attention, or its MLP, ends in, with the rows' own bottlenecks behind it."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.base_layer(x)

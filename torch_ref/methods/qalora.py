@@ -20,6 +20,7 @@ from mlx_peft.vit.initial import kaiming_uniform
 from mlx_peft.vit.sites import Site
 from torch_ref.methods.lora import LoRALinear
 from torch_ref.methods.method import Method
+from torch_ref.methods.parts import placed
 from torch_ref.methods.targets import wrap
 from torch_ref.models.layers import Linear
 from torch_ref.models.vit import VisionTransformer
@@ -49,7 +50,7 @@ class QALoRALinear(LoRALinear):
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = self.dropout(self.pooled(x))
-        return self.plus(self.base_layer(x), pooled, self.lora_A, self.placed(self.lora_B))
+        return self.plus(self.base_layer(x), pooled, self.lora_A, placed(self.lora_B, self.parts))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """A ``(r, in)``, each value once for each input of its group, and B."""
@@ -60,7 +61,7 @@ class QALoRALinear(LoRALinear):
     def change(self) -> Tensor:
         """What is added to the weights of each group, ``(out, in / g)``."""
         scaling = self.scaling / self.group_size if self.average else self.scaling
-        return scaling * (self.placed(self.lora_B) @ self.lora_A)
+        return scaling * (placed(self.lora_B, self.parts) @ self.lora_A)
 
     @torch.no_grad()
     def merged(self) -> QuantizedLinear | Linear:

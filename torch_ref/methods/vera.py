@@ -16,6 +16,7 @@ from mlx_peft.config.methods import VeRA
 from mlx_peft.vit.sites import PARTS, Site, widths
 from torch_ref.methods.lowrank import LowRankLinear
 from torch_ref.methods.method import Method
+from torch_ref.methods.parts import among_all
 from torch_ref.methods.targets import wrap
 from torch_ref.models.layers import Linear
 from torch_ref.models.vit import VisionTransformer
@@ -56,11 +57,8 @@ class VeRALinear(LowRankLinear):
         """A ``(r, in)``, and lambda_b B lambda_d as one ``(out, r)`` matrix, zero in the rows of untouched parts."""
         (shared,), count = self._shared, max(len(self.parts), 1)
         d, b = self.vera_lambda_d.reshape(count, 1, -1), self.vera_lambda_b.reshape(count, -1, 1)
-        blocks = b * shared.vera_B[: b.shape[1]] * d
-        if self.parts:
-            own = dict(zip(self.parts, blocks, strict=True))
-            blocks = torch.stack([own[part] if part in own else torch.zeros_like(blocks[0]) for part in PARTS])
-        return shared.vera_A[:, : self.base_layer.shape[1]], blocks.reshape(-1, d.shape[2])
+        B = (b * shared.vera_B[: b.shape[1]] * d).reshape(-1, d.shape[2])
+        return shared.vera_A[:, : self.base_layer.shape[1]], among_all(B, self.parts)
 
 
 class VeRAMethod(Method[VeRA]):

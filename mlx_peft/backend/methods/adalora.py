@@ -18,6 +18,7 @@ import numpy as np
 from mlx_peft.backend.methods.importance import Importance
 from mlx_peft.backend.methods.lora import LoRALinear
 from mlx_peft.backend.methods.method import Method
+from mlx_peft.backend.methods.parts import placed
 from mlx_peft.backend.methods.targets import find, wrap
 from mlx_peft.backend.models.layers import Linear
 from mlx_peft.backend.models.vit import VisionTransformer
@@ -47,7 +48,7 @@ class AdaLoRALinear(LoRALinear):
 
     def factors(self) -> tuple[mx.array, mx.array]:
         """E * A and B of the whole change from W."""
-        return self.lora_A * self.lora_E, self.placed(self.lora_B)
+        return self.lora_A * self.lora_E, placed(self.lora_B, self.parts)
 
 
 class AdaLoRAMethod(Method[AdaLoRA]):

@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from mlx_peft.backend.methods.adapted import Adapted
 from mlx_peft.backend.methods.method import Method
+from mlx_peft.backend.methods.parts import among_all
 from mlx_peft.backend.methods.targets import wrap
 from mlx_peft.backend.models.layers import Linear
 from mlx_peft.backend.models.vit import VisionTransformer
@@ -40,11 +41,7 @@ class IA3Linear(Adapted):
 
     def factors(self) -> mx.array:
         """l of all outputs, or of all inputs: with parts, ones for the others."""
-        if not self.parts:
-            return self.ia3_l
-        own = dict(zip(self.parts, mx.split(self.ia3_l, len(self.parts)), strict=True))
-        ones = mx.ones((self.ia3_l.shape[0] // len(self.parts),))
-        return mx.concatenate([own.get(part, ones) for part in PARTS])
+        return among_all(self.ia3_l, self.parts, 1.0)
 
     def __call__(self, x: mx.array) -> mx.array:
         # The product in float32: half precision has few numbers around 1, and l moves in small steps.

@@ -26,6 +26,7 @@ import numpy as np
 from mlx_peft.adaptation.factors import initial_factors, row_norms
 from mlx_peft.backend.methods.lowrank import LowRankLinear, formed_product
 from mlx_peft.backend.methods.method import Method
+from mlx_peft.backend.methods.parts import placed
 from mlx_peft.backend.methods.targets import wrap
 from mlx_peft.backend.models.layers import Linear, spread
 from mlx_peft.backend.models.vit import VisionTransformer
@@ -70,27 +71,16 @@ class LoRALinear(LowRankLinear):
         self.parts = parts
         self.kept = kept
 
-    def placed(self, B: mx.array) -> mx.array:
-        """B as one ``(out, r)`` matrix; with parts ``(out, parts r)``, each part's block in its rows and columns."""
-        if not self.parts:
-            return B
-        blocks = dict(zip(self.parts, mx.split(B, len(self.parts)), strict=True))
-        zeros = mx.zeros_like(blocks[self.parts[0]])
-        columns = [
-            mx.concatenate([blocks[part] if part == row else zeros for row in PARTS], axis=0) for part in self.parts
-        ]
-        return mx.concatenate(columns, axis=1)
-
     def taken(self) -> tuple[mx.array, mx.array] | None:
         """A0 and -B0, placed as B is; None where the update counts from W."""
         if self.kept is None:
             return None
         A, B = (self[name] for name in self.kept)
-        return A, -self.placed(B)
+        return A, -placed(B, self.parts)
 
     def factors(self) -> tuple[mx.array, mx.array]:
         """A and B of the whole change from W; where the start counts [A; A0] and [B, -B0]."""
-        A, B, taken = self.lora_A, self.placed(self.lora_B), self.taken()
+        A, B, taken = self.lora_A, placed(self.lora_B, self.parts), self.taken()
         return (A, B) if taken is None else (mx.concatenate([A, taken[0]]), mx.concatenate([B, taken[1]], axis=1))
 
     def less_initial(self, y: mx.array, x: mx.array) -> mx.array:
@@ -103,7 +93,7 @@ class LoRALinear(LowRankLinear):
         if self.kept is None:
             return super().beside(x)
         y = self.less_initial(self.base_layer(x), x)
-        return self.plus(y, self.dropout(x), self.lora_A, self.placed(self.lora_B))
+        return self.plus(y, self.dropout(x), self.lora_A, placed(self.lora_B, self.parts))
 
     def formed(self) -> mx.array:
         """W + s B A ``(out, in)``, in float32."""
@@ -147,7 +137,7 @@ class DoRALinear(LoRALinear):
             if dropped is not x:
                 frozen = self.less_initial(self.base_layer.product(dropped), dropped)
             y = y + spread(c - 1, y.shape, x.dtype) * frozen
-            y = self.plus(y, dropped, self.lora_A, c[:, None] * self.placed(self.lora_B))
+            y = self.plus(y, dropped, self.lora_A, c[:, None] * placed(self.lora_B, self.parts))
         return y if bias is None else y + spread(bias, y.shape, x.dtype)
 
     def formed(self) -> mx.array:

@@ -11,7 +11,6 @@ import mlx.nn as nn
 
 from mlx_peft.adaptation.terms import THIRDS, Entering
 from mlx_peft.backend.methods.gathering import Held
-from mlx_peft.backend.models.block import Block
 from mlx_peft.backend.models.gelu import gelu
 from mlx_peft.backend.models.positions import Positions
 from mlx_peft.backend.models.tokens import Tokens
@@ -41,15 +40,11 @@ def mixing(terms: Held, prompts: Sequence[Entering] = ()) -> Iterator[None]:
         _rows.reset(token)
 
 
-class MixedLayer(nn.Module):
-    """y = gain * (layer(into * x) + n(x) * weight + (x A + g(x) G) B) + shift, of each row its own.
-
-    The terms are those of ``mlx_peft.adaptation.terms``.
-
-    An input that all images share, one row, gets a row for each. Products are taken in the dtype of x.
+class Mixed(nn.Module):
+    """A layer or a block of which the rows of a batch each have their own.
 
     Args:
-        base_layer: a linear layer, the patch projection or a norm; it is kept as ``base_layer``.
+        base_layer: what all have; it is kept as ``base_layer``.
         path: where it stands in the model.
     """
 
@@ -57,6 +52,15 @@ class MixedLayer(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.path = path
+
+
+class MixedLayer(Mixed):
+    """y = gain * (layer(into * x) + n(x) * weight + (x A + g(x) G) B) + shift, of each row its own.
+
+    The layer is a linear one, the patch projection or a norm; the terms are those of ``mlx_peft.adaptation.terms``.
+
+    An input that all images share, one row, gets a row for each. Products are taken in the dtype of x.
+    """
 
     def __call__(self, x: mx.array) -> mx.array:
         own = _rows.get()[0].get(self.path)
@@ -76,18 +80,8 @@ class MixedLayer(nn.Module):
         return y.astype(x.dtype)
 
 
-class MixedBlock(nn.Module):
-    """A block that the rows' own prompts enter or leave, with the rows' own bottlenecks beside its MLP and behind it.
-
-    Args:
-        base_layer: the block; it is kept as ``base_layer``.
-        path: where it stands in the model.
-    """
-
-    def __init__(self, base_layer: Block, path: str):
-        super().__init__()
-        self.base_layer = base_layer
-        self.path = path
+class MixedBlock(Mixed):
+    """A block that prompts of the rows' own enter or leave, with bottlenecks of theirs beside its MLP and behind it."""
 
     def __call__(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
         terms, left = _rows.get()
@@ -109,18 +103,8 @@ class MixedBlock(nn.Module):
         return tokens
 
 
-class MixedBranch(nn.Module):
-    """What a block's attention, or its MLP, ends in, with the rows' own bottlenecks behind it.
-
-    Args:
-        base_layer: a layer scale or nothing; it is kept as ``base_layer``.
-        path: where it stands in the model.
-    """
-
-    def __init__(self, base_layer: nn.Module, path: str):
-        super().__init__()
-        self.base_layer = base_layer
-        self.path = path
+class MixedBranch(Mixed):
+    """What a block's attention, or its MLP, ends in, with the rows' own bottlenecks behind it."""
 
     def __call__(self, x: mx.array) -> mx.array:
         y, own = self.base_layer(x), _rows.get()[0].get(self.path)

@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from mlx_peft.backend.methods.lora import LoRALinear
 from mlx_peft.backend.methods.method import Method
+from mlx_peft.backend.methods.parts import placed
 from mlx_peft.backend.methods.targets import wrap
 from mlx_peft.backend.models.layers import Linear
 from mlx_peft.backend.models.vit import VisionTransformer
@@ -49,7 +50,7 @@ class QALoRALinear(LoRALinear):
 
     def __call__(self, x: mx.array) -> mx.array:
         pooled = self.dropout(self.pooled(x))
-        return self.plus(self.base_layer(x), pooled, self.lora_A, self.placed(self.lora_B))
+        return self.plus(self.base_layer(x), pooled, self.lora_A, placed(self.lora_B, self.parts))
 
     def factors(self) -> tuple[mx.array, mx.array]:
         """A ``(r, in)``, each value once for each input of its group, and B."""
@@ -60,7 +61,7 @@ class QALoRALinear(LoRALinear):
     def change(self) -> mx.array:
         """What is added to the weights of each group, ``(out, in / g)``."""
         scaling = self.scaling / self.group_size if self.average else self.scaling
-        return scaling * (self.placed(self.lora_B) @ self.lora_A)
+        return scaling * (placed(self.lora_B, self.parts) @ self.lora_A)
 
     def merged(self) -> QuantizedLinear | Linear:
         """The quantised layer with other biases; over a base that was dequantised, a plain layer."""

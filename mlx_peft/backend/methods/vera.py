@@ -14,6 +14,7 @@ import mlx.nn as nn
 from mlx_peft.adaptation.projections import projections
 from mlx_peft.backend.methods.lowrank import LowRankLinear
 from mlx_peft.backend.methods.method import Method
+from mlx_peft.backend.methods.parts import among_all
 from mlx_peft.backend.methods.targets import wrap
 from mlx_peft.backend.models.layers import Linear
 from mlx_peft.backend.models.vit import VisionTransformer
@@ -55,11 +56,8 @@ class VeRALinear(LowRankLinear):
         """A ``(r, in)``, and lambda_b B lambda_d as one ``(out, r)`` matrix, zero in the rows of untouched parts."""
         (shared,), count = self._shared, max(len(self.parts), 1)
         d, b = self.vera_lambda_d.reshape(count, 1, -1), self.vera_lambda_b.reshape(count, -1, 1)
-        blocks = b * shared.vera_B[: b.shape[1]] * d
-        if self.parts:
-            own = dict(zip(self.parts, blocks, strict=True))
-            blocks = mx.stack([own[part] if part in own else mx.zeros_like(blocks[0]) for part in PARTS])
-        return shared.vera_A[:, : self.base_layer.shape[1]], blocks.reshape(-1, d.shape[2])
+        B = (b * shared.vera_B[: b.shape[1]] * d).reshape(-1, d.shape[2])
+        return shared.vera_A[:, : self.base_layer.shape[1]], among_all(B, self.parts)
 
 
 class VeRAMethod(Method[VeRA]):
