@@ -92,7 +92,7 @@ METHODS: dict[str, list[MethodConfig]] = {
     "pvera": [PVeRA(rank=5, targets=("q", "v", "fc1")), PVeRA(rank=3, targets=("proj",), blocks=(1,))],
     "randlora": [RandLoRA(rank=10, alpha=10), RandLoRA(rank=32, alpha=24, targets=("mlp",), blocks=(0,))],
     "fact": [FacT(rank=3, scale=0.5), FacT(rank=5, blocks=(0,))],
-    "loha": [LoHa(rank=2, targets=("all-linear",)), LoHa(rank=3, alpha=5, targets=("q", "v"), blocks=(1,))],
+    "loha": [LoHa(rank=2, targets=("all-linear",)), LoHa(rank=9, alpha=15, targets=("v", "fc1"), blocks=(1,))],
     "lokr": [LoKr(rank=2), LoKr(rank=3, decompose_both=True, factor=16, targets=("fc2",)), LoKr(rank=40, blocks=(0,))],
     "miss": [MiSS(rank=8, targets=("q", "v", "fc1")), MiSS(rank=24), MiSS(rank=16, mini=32, targets=("qkv",))],
     "ia3": [IA3(), IA3(targets=("q", "proj", "fc1"), feedforward=("fc1",)), IA3(targets=("qkv",), blocks=(1,))],

@@ -31,6 +31,10 @@ CASES = {
     "road of four, of parts": (DEIT, {"name": "road", "group_size": 6, "variant": 4, "targets": ["q", "v", "fc2"]}),
     "loha": (DEIT, {"name": "loha", "rank": 2, "targets": "all-linear"}),
     "loha of parts": (DEIT, {"name": "loha", "rank": 3, "alpha": 5, "targets": ["q", "v", "fc2"]}),
+    "loha of a rank whose square is above the widths": (
+        DEIT,
+        {"name": "loha", "rank": 6, "targets": ["k", "fc1", "fc2"]},
+    ),
     "lokr": (DEIT, {"name": "lokr", "rank": 2, "targets": "all-linear"}),
     "lokr of both": (DEIT, {"name": "lokr", "rank": 1, "alpha": 3, "decompose_both": True, "factor": 8}),
     "lokr of a large rank": (DEIT, {"name": "lokr", "rank": 20, "factor": 5, "blocks": [1]}),

@@ -11,15 +11,21 @@ from mlx_peft.vit.architecture import Architecture
 
 
 def loha(method: LoHa, architecture: Architecture, tensors: Tensors, base: Plain) -> Terms:
-    """Column i of A_1 times column j of A_2, and row i of B_1 times row j of B_2, for each i and j."""
+    """Column i of A_1 times column j of A_2, and row i of B_1 times row j of B_2, for each i and j.
+
+    Where these are more than the lesser width, the product itself, and an identity.
+    """
     found: Layers = {}
     for site in method.sites(architecture):
         names = ("w1_a", "w1_b", "w2_a", "w2_b")
         factors = (np.split(tensors[f"{site.path}.hada_{name}"], site.count) for name in names)
         pairs = []
         for a1, b1, a2, b2 in zip(*factors, strict=True):
-            A = (b1[:, None] * b2[None]).reshape(-1, site.inputs)
-            B = (a1[:, :, None] * a2[:, None]).reshape(len(a1), -1)
+            if method.rank**2 <= min(len(a1), site.inputs):
+                A = (b1[:, None] * b2[None]).reshape(-1, site.inputs)
+                B = (a1[:, :, None] * a2[:, None]).reshape(len(a1), -1)
+            else:
+                B, A = _split((a1 @ b1) * (a2 @ b2))
             pairs.append((held(A.T), held(method.scaling * B.T)))
         found[site.path] = named_pairs(site, pairs)
     return Terms(found)
@@ -29,17 +35,19 @@ def lokr(method: LoKr, architecture: Architecture, tensors: Tensors, base: Plain
     """The Kronecker product of two products is that of their first factors, times that of their second ones."""
     found: Layers = {}
     for site in method.sites(architecture):
-        (left1, right1), (left2, right2) = (_split(f"{site.path}.lokr_{name}", tensors) for name in ("w1", "w2"))
+        (left1, right1), (left2, right2) = (_factors(f"{site.path}.lokr_{name}", tensors) for name in ("w1", "w2"))
         pair = held(np.kron(right1, right2).T), held(method.scaling * np.kron(left1, left2).T)
         found[site.path] = named_pairs(site, [pair])
     return Terms(found)
 
 
-def _split(name: str, tensors: Tensors) -> tuple[Array, Array]:
-    """A trained matrix as a product of two: its own factors, or itself and the identity of its shorter side."""
-    if name not in tensors:
-        return tensors[f"{name}_a"], tensors[f"{name}_b"]
-    whole = tensors[name]
+def _factors(name: str, tensors: Tensors) -> tuple[Array, Array]:
+    """The factors of a trained matrix: its own, or else those of ``_split``."""
+    return _split(tensors[name]) if name in tensors else (tensors[f"{name}_a"], tensors[f"{name}_b"])
+
+
+def _split(whole: Array) -> tuple[Array, Array]:
+    """A matrix as a product of two: itself and the identity of its shorter side."""
     rows, columns = whole.shape
     eye = np.eye(min(rows, columns), dtype=np.float32)
     return (whole, eye) if columns <= rows else (eye, whole)

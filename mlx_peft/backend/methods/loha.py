@@ -1,7 +1,8 @@
 """LoHa: the update of a weight is the product, element by element, of two matrices of low rank.
 
 y = W x + b + s (A_1 B_1 * A_2 B_2) x; A_1, A_2 ``(out, r)``, B_1, B_2 ``(r, in)``; s = alpha / r. The product is one of
-rank r^2: the sum, over i and j, of (column i of A_1 * column j of A_2) (row i of B_1 * row j of B_2).
+rank r^2: the sum, over i and j, of (column i of A_1 * column j of A_2) (row i of B_1 * row j of B_2). Where r^2 is
+above the lesser width of the layer, the matrices are multiplied out.
 Initially B_2 = 0, A_1 and A_2 ~ U(-1/sqrt(r), 1/sqrt(r)), and B_1 ~ U(-1/sqrt(in), 1/sqrt(in)), which is Kaiming
 uniform with a = sqrt 5. Hyeon-Woo et al. 2022 (arXiv 2108.06098), section 2; scaled and initialised as Hugging Face
 PEFT does it.
@@ -41,12 +42,18 @@ class LoHaLinear(LowRankLinear):
         self.parts = parts
 
     def factors(self) -> tuple[mx.array, mx.array]:
-        """The update without s as B A, of rank parts r^2."""
-        count, (rows, rank) = max(len(self.parts), 1), self.hada_w1_a.shape
+        """The update without s as B A: of rank r^2 for each part, or of its lesser width, where that is smaller."""
+        count, rank = max(len(self.parts), 1), self.hada_w1_a.shape[1]
+        a1, a2 = (a.reshape(count, -1, rank) for a in (self.hada_w1_a, self.hada_w2_a))
         b1, b2 = (b.reshape(count, rank, -1) for b in (self.hada_w1_b, self.hada_w2_b))
-        A = (b1[:, :, None] * b2[:, None]).reshape(-1, b1.shape[2])
-        B = (self.hada_w1_a[:, :, None] * self.hada_w2_a[:, None]).reshape(rows, -1)
-        return A, placed(B, self.parts)
+        rows, inputs = a1.shape[1], b1.shape[2]
+        least = min(rows, inputs)
+        if rank**2 <= least:
+            A, B = b1[:, :, None] * b2[:, None], a1[..., None] * a2[:, :, None]
+        else:
+            whole, eye = (a1 @ b1) * (a2 @ b2), mx.broadcast_to(mx.eye(least), (count, least, least))
+            A, B = (whole, eye) if rows == least else (eye, whole)
+        return A.reshape(-1, inputs), placed(B.reshape(count * rows, -1), self.parts)
 
 
 class LoHaMethod(Method[LoHa]):

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from mlx_peft.config.methods.base import Targeted, Undivided
+from mlx_peft.config.methods.lowrank import fits
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.core.bounds import Positive, Rank, Share
 from mlx_peft.core.errors import UserError
@@ -31,6 +32,10 @@ class LoHa(Targeted):
     def scaling(self) -> float:
         """s in the equation."""
         return self.alpha / self.rank
+
+    def check_new(self, architecture: Architecture) -> None:
+        for site in self.sites(architecture):
+            fits(self.rank, site)
 
     def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
         return {
