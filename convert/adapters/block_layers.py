@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 
 from convert.files import listed
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError, shortened
+from mlx_peft.core.errors import UserError, shortened, shown
 from mlx_peft.core.problems import reason
 from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.sites import LAYERS, PARTS
@@ -59,6 +60,26 @@ def understood(kind: type[BaseModel], method: str, path: Path) -> Iterator[None]
         yield
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise UserError(f"{path}: its {method} configuration is not understood: {reason(error, kind)}") from error
+
+
+def must_be_numbers(config: Mapping[str, Any], alpha: str, path: Path) -> None:
+    """Raises UserError where a rank or an alpha, whose key is ``alpha``, is none: of all layers, or of a pattern's.
+
+    With an alpha of 0 an adapter would add nothing.
+    """
+    for key, pattern, kinds, what in (
+        ("r", "rank_pattern", (int,), "a whole"),
+        (alpha, "alpha_pattern", (int, float), "a finite"),
+    ):
+        for value in (config[key], *(config.get(pattern) or {}).values()):
+            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
+                raise UserError(f"{path}: {key} should be {what} number above 0, not {shown(value)}")
+
+
+def must_have_rank(layer: str, rank: int, said: int, path: Path) -> None:
+    """Raises UserError where the tensors of a layer have another rank than a configuration says."""
+    if rank != said:
+        raise UserError(f"{path}: {layer} has the rank {rank}, but its configuration says {said}")
 
 
 def by_kind(

@@ -35,6 +35,7 @@ LAYERWISE = Layerwise(
     "BOFT",
     BOFT,
     {"boft_R": INPUTS, "boft_s": along(fill=1)},
+    {"boft_R": ("m", "in / b", "b", "b"), "boft_s": ("out", "1")},
     _written,
     _options,
     {

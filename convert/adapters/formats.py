@@ -57,7 +57,7 @@ FORMATS: dict[type[MethodConfig], Format] = {
     LayerNorm: Format("LN_TUNING", ln_tuning.pack, ln_tuning.unpack, ln_tuning.from_peft),
     OFT: oft.LAYERWISE.format,
     BOFT: boft.FORMAT,
-    RoAd: road.LAYERWISE.format,
+    RoAd: road.FORMAT,
     LoHa: loha.LAYERWISE.format,
     LoKr: lokr.LAYERWISE.format,
     MiSS: miss.FORMAT,

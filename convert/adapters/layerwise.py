@@ -20,6 +20,7 @@ from convert.adapters.separate import is_separate, rows, separate, shared, stack
 from convert.adapters.targeting import target_modules, where
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.core.border import Tensors
+from mlx_peft.core.errors import UserError
 from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.sites import PARTS
 
@@ -104,6 +105,7 @@ class Layerwise:
         peft_type: as ``adapter_config.json`` has it.
         kind: the method's class.
         sides: how each of a layer's tensors lies, by our names of them.
+        axes: likewise, how many it has along each axis, in words.
         written: the method's part of PEFT's configuration, by the method and the tensors as PEFT has them.
         options: the method's options, but for targets and blocks, by PEFT's configuration and the tensors.
         read: the configuration's keys that ``options`` knows, or that change nothing in a trained adapter.
@@ -116,12 +118,13 @@ class Layerwise:
     peft_type: str
     kind: type[MethodConfig]
     sides: Mapping[str, Side]
+    axes: Mapping[str, tuple[str, ...]]
     written: Callable[[Any, Layers], dict[str, Any]]
     options: Callable[[dict[str, Any], Layers], dict[str, Any]]
     read: Collection[str]
     theirs: Mapping[str, str] = field(default_factory=dict)
     some: bool = False
-    levelled: Callable[[dict[str, Any], Layers], Layers] = lambda config, layers: layers
+    levelled: Callable[[dict[str, Any], Layers, Path], Layers] = lambda config, layers, path: layers
     moves: str = "rows move that are not trained here"
 
     @property
@@ -171,8 +174,10 @@ class Layerwise:
         """
         must_ask_no_more(config, self.read, path)
         found = by_layer(packed, self._names, self.peft_type, path, self.some)
+        layers: Layers = {layer: self._ours(held) for layer, held in found.items()}
+        self._must_have_axes(layers, path)
         with understood(self.kind, self.peft_type, path):
-            layers = self._fused(self.levelled(config, {layer: self._ours(held) for layer, held in found.items()}))
+            layers = self._fused(self.levelled(config, layers, path))
         targets, blocks = where(config, layers, path)
         with understood(self.kind, self.peft_type, path):
             options = self.options(config, layers) | {"targets": targets, "blocks": blocks}
@@ -203,6 +208,16 @@ class Layerwise:
             else:
                 found |= dict(own)
         return found
+
+    def _must_have_axes(self, layers: Layers, path: Path) -> None:
+        """Raises UserError where a tensor has not as many axes as it should, or nothing along one."""
+        for layer, held in layers.items():
+            for last, tensor in held.items():
+                if tensor.ndim != len(self.axes[last]) or not tensor.size:
+                    wanted = str(self.axes[last]).replace("'", "")
+                    raise UserError(
+                        f"{path}: {layer}.{self._name(last)} should have the shape {wanted}, not {tensor.shape}"
+                    )
 
     def _ours(self, held: Tensors) -> Tensors:
         """A layer's tensors by our names of them."""

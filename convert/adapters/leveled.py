@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from convert.adapters.block_layers import must_have_rank
 from convert.adapters.separate import padded, stacked, together
 from convert.adapters.targeting import pattern
 from mlx_peft.config.methods.lora import of_pattern
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError
 
 A_NAME, B_NAME = "lora_A.weight", "lora_B.weight"
 """PEFT's names of a layer's factors."""
@@ -26,10 +26,7 @@ def joined(config: dict[str, Any], layers: dict[str, Tensors], path: Path) -> tu
     ranks = {layer: of_pattern(config["rank_pattern"], layer) or config["r"] for layer in layers}
     alphas = {layer: of_pattern(config["alpha_pattern"], layer) or config["lora_alpha"] for layer in layers}
     for layer, held in layers.items():
-        if len(held[A_NAME]) != ranks[layer]:
-            raise UserError(
-                f"{path}: {layer} has the rank {len(held[A_NAME])}, but its configuration says {ranks[layer]}"
-            )
+        must_have_rank(layer, len(held[A_NAME]), ranks[layer], path)
     found: dict[str, Tensors] = {}
     rank_of, alpha_of = {}, {}
     for layer, names in together({name: name for name in layers}).items():

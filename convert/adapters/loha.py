@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convert.adapters.block_layers import must_be_numbers, must_have_rank
 from convert.adapters.layerwise import PLACED, STACKED, Layers, Layerwise
 from convert.adapters.separate import padded
 from convert.adapters.targeting import pattern
@@ -32,16 +34,23 @@ def _written(method: LoHa, layers: Layers) -> dict[str, Any]:
     }
 
 
-def _levelled(config: dict[str, Any], layers: Layers) -> Layers:
+def _levelled(config: dict[str, Any], layers: Layers, path: Path) -> Layers:
     """All layers with the largest rank, filled up with zeros, and the scaling of most: what is beyond it is in A_1."""
+    must_be_numbers(config, "alpha", path)
     most = max(len(held[RIGHT[0]]) for held in layers.values())
     found = {}
     for layer, held in layers.items():
-        alpha = of_pattern(config.get("alpha_pattern") or {}, layer) or config["alpha"]
-        times = (alpha / len(held[RIGHT[0]])) / (config["alpha"] / config["r"])
+        rank, alpha = (
+            of_pattern(config.get(pattern) or {}, layer) or config[key]
+            for key, pattern in (("r", "rank_pattern"), ("alpha", "alpha_pattern"))
+        )
+        must_have_rank(layer, len(held[RIGHT[0]]), rank, path)
+        times = (alpha / rank) / (config["alpha"] / config["r"])
         own = {name: padded(held[name].T, most).T for name in LEFT}
         own |= {name: padded(held[name], most) for name in RIGHT}
         own[LEFT[0]] = own[LEFT[0]] * np.float32(times)
+        if not np.isfinite(own[LEFT[0]]).all():
+            raise ValueError("the scalings of its layers are too far apart for one")
         found[layer] = own
     return found
 
@@ -56,6 +65,7 @@ LAYERWISE = Layerwise(
     "LOHA",
     LoHa,
     {LEFT[0]: PLACED, RIGHT[0]: STACKED, LEFT[1]: PLACED, RIGHT[1]: STACKED},
+    {name: ("out", "r") for name in LEFT} | {name: ("r", "in") for name in RIGHT},
     _written,
     _options,
     {

@@ -57,6 +57,7 @@ LAYERWISE = Layerwise(
     "LOKR",
     LoKr,
     {f"lokr_w{number}{factor}": WHOLE for number in (1, 2) for factor in ("", "_a", "_b")},
+    {f"lokr_w{number}{factor}": ("rows", "columns") for number in (1, 2) for factor in ("", "_a", "_b")},
     _written,
     _options,
     {

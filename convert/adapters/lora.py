@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -11,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from convert.adapters import codes
-from convert.adapters.block_layers import by_kind, by_layer, must_ask_no_more, understood
+from convert.adapters.block_layers import (
+    by_kind,
+    by_layer,
+    must_ask_no_more,
+    must_be_numbers,
+    must_have_rank,
+    understood,
+)
 from convert.adapters.leveled import A_NAME, B_NAME, joined
 from convert.adapters.parts import adapted, note, others, parts_of, picked, placed, spread, taken
 from convert.adapters.separate import fused, is_separate, rows, shared
@@ -20,7 +26,7 @@ from convert.files import listed
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.methods.lora import of_pattern
 from mlx_peft.core.border import Tensors
-from mlx_peft.core.errors import UserError, shown
+from mlx_peft.core.errors import UserError
 from mlx_peft.vit.parameters import is_head
 
 MAGNITUDE = "lora_magnitude_vector"
@@ -161,7 +167,7 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[LoRA
         config = config | {
             field: _fitting(config.get(field) or {}, layers) for field in ("rank_pattern", "alpha_pattern")
         }
-        _must_be_numbers(config, path)
+        must_be_numbers(config, "lora_alpha", path)
         if any(map(is_separate, layers)):
             config, layers = joined(config, layers, path)
         method = LoRA.model_validate({
@@ -177,23 +183,11 @@ def from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[LoRA
         })  # fmt: skip
     for layer, held in layers.items():
         rank, count = method.rank_of(layer), max(len(parts_of(targets, layer)), 1)
-        if rank * count != len(held[A_NAME]):
-            raise UserError(f"{path}: {layer} has the rank {len(held[A_NAME])}, but its configuration says {rank}")
+        must_have_rank(layer, len(held[A_NAME]), rank * count, path)
     tensors = {name: tensor for name, tensor in packed.items() if is_head(name)}
     for layer, held in layers.items():
         tensors |= {f"{layer}.{name.removesuffix('.weight')}": tensor for name, tensor in held.items()}
     return method, tensors
-
-
-def _must_be_numbers(config: dict[str, Any], path: Path) -> None:
-    """Raises UserError where a rank or an alpha is none. With an alpha of 0 an adapter would add nothing."""
-    for key, pattern_key, kinds, what in (
-        ("r", "rank_pattern", (int,), "a whole"),
-        ("lora_alpha", "alpha_pattern", (int, float), "a finite"),
-    ):
-        for value in (config[key], *config[pattern_key].values()):
-            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
-                raise UserError(f"{path}: {key} should be {what} number above 0, not {shown(value)}")
 
 
 def _fitting(given: dict[str, Any], layers: Collection[str]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ LAYERWISE = Layerwise(
     "MISS",
     MiSS,
     {"miss_block": along(axis=1)},
+    {"miss_block": ("r", "out")},
     _written,
     _options,
     {"r", "mini_r", "miss_dropout", "init_weights"},

@@ -71,6 +71,7 @@ LAYERWISE = Layerwise(
     "OFT",
     OFT,
     {"oft_R": INPUTS},
+    {"oft_R": ("in / b", "b (b - 1) / 2")},
     _written,
     _options,
     {

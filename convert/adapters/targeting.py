@@ -14,6 +14,9 @@ from mlx_peft.core import patterns
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.sites import LAYERS, PARTS
 
+PLAIN = re.compile(r"[\w.]+")
+"""A name, which as an expression fits at once or not at all."""
+
 
 def target_modules(layers: Collection[str], every_block: bool) -> str:
     """PEFT's regular expression for layers inside the blocks: of every block, or of the layers' own.
@@ -87,9 +90,10 @@ def named_out(config: Mapping[str, Any], layers: Sequence[str], heads: Sequence[
     """
     exact: dict[str, Any] = {"target_modules": "|".join(map(re.escape, layers)), "modules_to_save": list(heads)}
     exact |= {field: None for field in ("exclude_modules", "layers_to_transform", "layers_pattern") if field in config}
-    if config.get("peft_type") == "LORA":
-        for field in ("rank_pattern", "alpha_pattern"):
-            given = config.get(field) or {}
+    for field in ("rank_pattern", "alpha_pattern"):
+        if (given := config.get(field)) and config.get("peft_type") == "ADALORA":  # whose keys are names of tensors
+            exact[field] = {key: value for key, value in given.items() if PLAIN.fullmatch(key)}
+        elif given:
             fitting = {layer: patterns.first_at_end(given, layer) for layer in layers}
             exact[field] = {re.escape(layer): given[key] for layer, key in fitting.items() if key is not None}
     if isinstance(inner := config.get("feedforward_modules"), str):

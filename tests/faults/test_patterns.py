@@ -177,6 +177,15 @@ def test_targets_that_are_neither_an_expression_nor_names_are_refused(adapter: t
         read_adapter(folder)
 
 
+@pytest.mark.parametrize("kind", ["LOHA", "LOKR", "ADALORA"])
+def test_patterns_of_pefts_other_tuners_are_not_given_to_it_either(kind: str) -> None:
+    layers, tensor = ["blocks.0.attn.qkv"], "blocks.0.attn.qkv.lora_E"
+    found = named_out({"peft_type": kind, "rank_pattern": {SLOW: [4], tensor: [5]}}, layers, [])["rank_pattern"]
+    assert found == ({tensor: [5]} if kind == "ADALORA" else {})
+    found = named_out({"peft_type": kind, "alpha_pattern": {SLOW: 4, "qkv": 5}}, layers, [])["alpha_pattern"]
+    assert SLOW not in found and 5 in found.values()
+
+
 def test_peft_is_given_names_in_the_place_of_expressions() -> None:
     layers = ["blocks.0.attn.qkv", "blocks.1.mlp.fc2"]
     config = {
@@ -190,6 +199,5 @@ def test_peft_is_given_names_in_the_place_of_expressions() -> None:
         "layers_pattern": None,
         "modules_to_save": ["head"],
         "rank_pattern": {r"blocks\.0\.attn\.qkv": 8},
-        "alpha_pattern": {},
         "feedforward_modules": ["blocks.1.mlp.fc2"],
     }
