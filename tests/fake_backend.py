@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,9 @@ class FakeModel:
     def merged(self, dequantize: bool = False) -> Tensors:
         return self.base.tensors | self.head
 
-    def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:
+    def record(
+        self, images: np.ndarray, observe: Callable[[str, np.ndarray], object], at: Collection[str] | None = None
+    ) -> None:
         raise NotImplementedError
 
     def explain(self, images: np.ndarray, classes: Sequence[int] | None = None) -> Explanation:

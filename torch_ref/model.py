@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -116,9 +116,11 @@ class Model:
             methods.unmerge(self.network, replaced)
 
     @torch.inference_mode()
-    def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:
+    def record(
+        self, images: np.ndarray, observe: Callable[[str, np.ndarray], object], at: Collection[str] | None = None
+    ) -> None:
         self.network.eval()
-        simulated.record(self.network, self.pixels(images), lambda point, x: observe(point, to_numpy(x)))
+        simulated.record(self.network, self.pixels(images), lambda point, x: observe(point, to_numpy(x)), at)
 
     def explain(self, images: np.ndarray, classes: Sequence[int] | None = None) -> Explanation:
         self.network.eval()

@@ -26,6 +26,9 @@ from mlx_peft.vit.sites import Site
 
 Array = NDArray[np.float64]
 
+LEAST = float(np.finfo(np.float32).eps) ** 0.5
+"""Singular values that are so many times less than the first are rounding: a Gram matrix in float32 has no smaller."""
+
 
 class Components:
     """The leading principal components of rows that come by in batches.
@@ -154,7 +157,8 @@ class Explained:
         assert each.vectors is not None
         A = each.vectors[:rank]
         if self.method.eva.whiten:
-            A = A / np.sqrt(np.maximum(each.values[:rank, None], np.finfo(np.float32).tiny))
+            least = LEAST * each.values[0]
+            A = A / np.sqrt(np.maximum(each.values[:rank, None], least)) if least else A
         return np.ascontiguousarray(A, np.float32)
 
 
@@ -176,13 +180,18 @@ def dealt(shares: Mapping[str, Array], costs: Mapping[str, int], budget: int) ->
 
 
 def with_ranks(method: LoRA, ranks: Mapping[str, int]) -> LoRA:
-    """The method with a rank for each layer, by its whole name, and the scaling that the layer had."""
+    """The method with a rank for each layer, by its whole name, and the scaling that the layer had.
+
+    Layers that it leaves as they are, by a rank of 0, it goes on to leave so.
+    """
+    left_out = {key: rank for key, rank in method.rank_pattern.items() if rank == 0}
+    otherwise = method.model_copy(update={"rank_pattern": left_out})
     rank_pattern: dict[str, int] = {}
     alpha_pattern: dict[str, float] = {}
     for path, rank in ranks.items():
-        if rank != method.rank:
+        if rank != otherwise.rank_of(path):
             rank_pattern[re.escape(path)] = rank
         alpha = method.scaling_of(path) * (rank**0.5 if method.rslora else rank)
         if rank and alpha != method.alpha:
             alpha_pattern[re.escape(path)] = alpha
-    return method.model_copy(update={"rank_pattern": rank_pattern, "alpha_pattern": alpha_pattern})
+    return method.model_copy(update={"rank_pattern": rank_pattern | left_out, "alpha_pattern": alpha_pattern})

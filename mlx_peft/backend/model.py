@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -150,11 +150,13 @@ class Model:
         finally:
             methods.unmerge(self.network, replaced)
 
-    def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:
+    def record(
+        self, images: np.ndarray, observe: Callable[[str, np.ndarray], object], at: Collection[str] | None = None
+    ) -> None:
         forks.check()
         self.network.eval()
         x = self.pixels(mx.array(images))
-        simulated.record(self.network, x, lambda point, x: observe(point, np.array(x.astype(mx.float32))))
+        simulated.record(self.network, x, lambda point, x: observe(point, np.array(x.astype(mx.float32))), at)
 
     def explain(self, images: np.ndarray, classes: Sequence[int] | None = None) -> Explanation:
         forks.check()

@@ -6,7 +6,7 @@ their place the float32 features that the model made of them (the dtype tells wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -68,11 +68,14 @@ class Model(Answering, Protocol):
         """
         ...
 
-    def record(self, images: np.ndarray, observe: Callable[[str, np.ndarray], object]) -> None:
+    def record(
+        self, images: np.ndarray, observe: Callable[[str, np.ndarray], object], at: Collection[str] | None = None
+    ) -> None:
         """Shows what enters each product of the blocks, evaluation mode, float32: ``observe(point, operand)``.
 
         The points are those of ``config.simulation``; an operand is ``(batch, tokens, dim)`` or, inside attention,
-        ``(batch, heads, tokens, ...)``. For a model that is not simulated yet.
+        ``(batch, heads, tokens, ...)``. ``at``: the points that are shown; None: all. Attention's probabilities are
+        formed only where one of its own is. For a model that is not simulated yet.
         """
         ...
 

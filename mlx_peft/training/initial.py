@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
+
 from convert import tensor_file
 from convert.base import Base
 from mlx_peft.adaptation.eva import Explained, with_ranks
@@ -72,14 +74,17 @@ def codes_and_factors(method: Method, base: Base) -> Tensors:
 def of_images(experiment: Experiment, base: Base, dataset: Dataset) -> Initial:
     """EVA's ranks and factors, from the first batches of the first epoch, in a plain model and evaluation mode.
 
-    Raises UserError where no batch is large enough.
+    A batch goes through the model in as many parts as in a step of training. Raises UserError where all batches
+    together are too small.
     """
     assert isinstance(experiment.method, LoRA)
     backend, classes = load_backend(experiment.backend), len(dataset.classes)
     model = backend.build_model(base, classes, Linear(), seed=experiment.seed, tokens=experiment.tokens)
     explained, seen = Explained(experiment.method, base.architecture), 0
     for batch in islice(feed(experiment, dataset, base).train(0, 0), experiment.method.eva.batches):
-        model.record(batch.images[: batch.count], explained)
+        for images in np.array_split(batch.images[: batch.count], experiment.train.accumulate):
+            if len(images):
+                model.record(images, explained, explained.active)
         explained.deal()
         seen += 1
         if explained.settled:

@@ -95,6 +95,15 @@ def test_a_layer_keeps_its_scaling_whatever_rank_it_is_dealt(rslora: bool) -> No
     assert LoRA.model_validate(found.model_dump()) == found
 
 
+def test_a_layer_that_the_user_leaves_out_stays_left_out() -> None:
+    architecture = altered(find("vit_tiny_patch16_224").architecture, {"embed_dim": WIDTH, "depth": 2}, "args")
+    method = LoRA(rank=4, targets=("qkv", "proj"), init="eva", rank_pattern={"qkv": 2, r"attn\..*": 0})
+    ranks = {"blocks.0.attn.qkv": 4, "blocks.1.attn.qkv": 0}
+    found = with_ranks(method, ranks)
+    assert [site.path for site in found.sites(architecture)] == ["blocks.0.attn.qkv"]
+    assert {path: found.rank_of(path) for path in ranks} == ranks
+
+
 def test_ranks_add_up_and_a_layer_without_one_is_not_adapted() -> None:
     architecture = altered(find("vit_tiny_patch16_224").architecture, {"embed_dim": WIDTH, "depth": 2}, "args")
     method = LoRA(rank=4, targets=("q", "v", "fc1"), init="eva", eva={"rho": 2})  # type: ignore[arg-type]
@@ -130,6 +139,18 @@ def test_whitened_directions_are_divided_by_the_root_of_their_value() -> None:
         factors.append(explained.result()[1]["blocks.0.attn.qkv.lora_A"])
     values = explained.components["blocks.0.attn.qkv"].values
     assert relative(factors[1], factors[0] / np.sqrt(values[:, None])) <= 1e-6
+
+
+@pytest.mark.parametrize("rows", [batches(2, 1)[0], np.ones((9, WIDTH), np.float32)], ids=["two directions", "none"])
+def test_a_direction_in_which_nothing_varies_is_not_whitened_beyond_what_float32_tells(rows: np.ndarray) -> None:
+    architecture = altered(find("vit_tiny_patch16_224").architecture, {"embed_dim": WIDTH, "depth": 1}, "args")
+    method = LoRA(rank=COUNT, targets=("qkv",), init="eva", eva={"rho": 1, "whiten": True})  # type: ignore[arg-type]
+    explained = Explained(method, architecture)
+    explained("blocks.0.attn.qkv", rows)
+    explained.deal()
+    lengths = np.linalg.norm(explained.result()[1]["blocks.0.attn.qkv.lora_A"], axis=1)
+    least = 3.4e-4 * explained.components["blocks.0.attn.qkv"].values[0]  # the root of 2^-23
+    assert lengths.max() <= (least**-0.5 * 1.02 if least else 1.0001)
 
 
 def test_too_few_rows_in_every_batch_are_told() -> None:

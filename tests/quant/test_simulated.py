@@ -13,7 +13,9 @@ import mlx.core as mx
 from quant.rounded import LOG_CODES, ROUNDING, in_backends
 
 import mlx_peft.backend.entry
+import mlx_peft.backend.methods.simulated
 import torch_ref.entry
+import torch_ref.methods.simulated
 from convert.base import load_base
 from mlx_peft.codes import calibration as calibrate
 from mlx_peft.codes.calibration import Errors, Ranges, choices, normed, plan
@@ -97,6 +99,25 @@ def test_what_is_recorded_is_what_enters_timms_layers(backend, batch):
         (softmax @ seen["blocks.0.attn.v"]).transpose(0, 2, 1, 3).reshape(4, 17, 64),
         atol=1e-4,
     )
+
+
+def test_of_some_points_nothing_else_is_shown_and_no_probabilities_are_formed(backend, batch, monkeypatch):
+    trainer = plain(backend)
+    every, some = {}, {}
+    trainer.model.record(batch[0], every.__setitem__)
+
+    def formed(*_):
+        raise AssertionError("attention is taken apart")
+
+    with monkeypatch.context() as whole:
+        for module in (mlx_peft.backend.methods.simulated, torch_ref.methods.simulated):
+            whole.setattr(module, "Attend", formed)
+        trainer.model.record(batch[0], some.__setitem__, ["blocks.1.attn.proj", "blocks.0.mlp.fc2"])
+    assert some.keys() == {"blocks.1.attn.proj", "blocks.0.mlp.fc2"}
+    for point, operand in some.items():
+        assert relative(operand, every[point]) <= ROUNDING
+    trainer.model.record(batch[0], some.__setitem__, ["blocks.1.attn.softmax"])
+    np.testing.assert_array_equal(some["blocks.1.attn.softmax"], every["blocks.1.attn.softmax"])
 
 
 def test_recording_leaves_the_model_as_it_was(backend, batch):

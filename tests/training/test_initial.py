@@ -9,6 +9,7 @@ import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 from comparing import relative
 
+import torch_ref.entry
 from convert.adapters.peft import read_adapter
 from mlx_peft.artifacts.load import load_run
 from mlx_peft.config.methods import LoRA
@@ -86,6 +87,22 @@ def test_a_damaged_checkpoint_leaves_the_ranks_to_the_one_before(runs, tmp_path)
     shutil.copy(folder.last, folder.previous)
     folder.last.write_bytes(b"damaged")
     assert initial.ranks_in(folder) == expected
+
+
+def test_a_batch_that_is_trained_in_parts_is_looked_at_in_parts_and_only_at_what_is_needed(tmp_path, monkeypatch):
+    seen, looked = [], torch_ref.entry.Model.record
+
+    def record(model, images, observe, at=None):
+        seen.append((len(images), frozenset(at)))
+        looked(model, images, observe, at)
+
+    monkeypatch.setattr(torch_ref.entry.Model, "record", record)
+    train(experiment(train=NEVER | {"accumulate": 4}), tmp_path / "parts")
+    adapted = {f"blocks.{block}.{layer}" for block in range(2) for layer in ("attn.qkv", "attn.proj", "mlp.fc2")}
+    assert [count for count, _ in seen] == [32] * 4 * 3
+    assert all(points <= adapted for _, points in seen) and seen[0][1] == adapted
+    method = read_adapter(tmp_path / "parts" / "adapter").method
+    assert sum(method.rank_of(path) for path in adapted) == 6 * 3
 
 
 def test_the_run_and_its_adapter_alone_are_opened_with_their_ranks(runs):

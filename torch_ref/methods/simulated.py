@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from torch import Tensor
@@ -16,17 +16,24 @@ from torch_ref.quant.simulated import Attend, Before, Preceded, quantize
 
 
 def insert(model: VisionTransformer, before: Mapping[str, Before]) -> None:
-    """Puts ``before[point]`` before the operand of each point; for the points see ``config.simulation.points``."""
+    """Puts ``before[point]`` before the operand of each point that it has; the points are ``config.simulation.points``.
+
+    Where it has none of a block's attention, that stays one operation, which need not form its probabilities.
+    """
     for site in layers(model.architecture):
-        replace(model, site.path, Preceded(find(model, site.path), before[site.path]))
+        if site.path in before:
+            replace(model, site.path, Preceded(find(model, site.path), before[site.path]))
     for index, block in enumerate(model.blocks):
-        block.attn.attend = Attend({operand: before[f"blocks.{index}.attn.{operand}"] for operand in ATTENTION})
+        own = {operand: f"blocks.{index}.attn.{operand}" for operand in ATTENTION}
+        if not before.keys().isdisjoint(own.values()):
+            block.attn.attend = Attend({operand: before.get(point, unchanged) for operand, point in own.items()})
 
 
 def remove(model: VisionTransformer) -> None:
     """Takes out what ``insert`` put in."""
     for site in layers(model.architecture):
-        replace(model, site.path, find(model, site.path).base_layer)
+        if isinstance(layer := find(model, site.path), Preceded):
+            replace(model, site.path, layer.base_layer)
     for block in model.blocks:
         block.attn.attend = attend
 
@@ -37,9 +44,15 @@ def simulate(model: VisionTransformer, quantizers: Mapping[str, Quantizer]) -> N
     insert(model, {point: before.get(point, unchanged) for point in points(model.architecture)})
 
 
-def record(model: VisionTransformer, x: Tensor, observe: Callable[[str, Tensor], object]) -> None:
-    """Takes a model's input through it, and shows each operand as it comes by; the model is not simulated yet."""
-    insert(model, {point: partial(shown, observe, point) for point in points(model.architecture)})
+def record(
+    model: VisionTransformer, x: Tensor, observe: Callable[[str, Tensor], object], at: Collection[str] | None = None
+) -> None:
+    """Takes a model's input through it, and shows each operand as it comes by; the model is not simulated yet.
+
+    ``at``: the points that are shown; None: all.
+    """
+    every = points(model.architecture) if at is None else at
+    insert(model, {point: partial(shown, observe, point) for point in every})
     try:
         model(x)
     finally:
