@@ -62,6 +62,12 @@ def write_for(choice: Choice, folder: Path, adapter: Adapter, architecture: Arch
             cannot be written.
     """
     layout, adapter = FORMATS[type(adapter.method)], shareable(adapter)
+    if adapter.method.own_codes:
+        raise UserError(
+            f"an adapter of the method {adapter.method.name} that has codes of its own has them for the layers of "
+            "timm's models, and cannot be put on another library's",
+            arguments=("to",),
+        )
     naming = choice(architecture, adapter.tensors)
     own = {name: tensor for name, tensor in adapter.tensors.items() if not (is_scale(name) or is_router(name))}
     if layout.from_peft is None:

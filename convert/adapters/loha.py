@@ -44,11 +44,13 @@ def _levelled(config: dict[str, Any], layers: Layers, path: Path) -> Layers:
             of_pattern(config.get(pattern) or {}, layer) or config[key]
             for key, pattern in (("r", "rank_pattern"), ("alpha", "alpha_pattern"))
         )
-        must_have_rank(layer, len(held[RIGHT[0]]), rank, path)
+        for name in (*LEFT, *RIGHT):
+            must_have_rank(layer, held[name].shape[name in LEFT], rank, path)
         times = (alpha / rank) / (config["alpha"] / config["r"])
         own = {name: padded(held[name].T, most).T for name in LEFT}
         own |= {name: padded(held[name], most) for name in RIGHT}
-        own[LEFT[0]] = own[LEFT[0]] * np.float32(times)
+        with np.errstate(over="ignore"):  # the next line tells
+            own[LEFT[0]] = own[LEFT[0]] * np.float32(times)
         if not np.isfinite(own[LEFT[0]]).all():
             raise ValueError("the scalings of its layers are too far apart for one")
         found[layer] = own

@@ -88,14 +88,8 @@ def pack(method: LoRA, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
 def apart(method: LoRA, tensors: Tensors) -> Tensors:
     """The tensors with q, k and v on layers of their own: parts are such already, a whole qkv is three with one A.
 
-    The magnitudes of parts that are not adapted are left out: those of rows that stay as they were. Raises UserError
-    where the adapter has codes of its own, which are of a whole qkv.
+    The magnitudes of parts that are not adapted are left out: those of rows that stay as they were.
     """
-    if method.own_codes:
-        raise UserError(
-            f"an adapter of the method lora with init: {method.init} has codes of its own for the layers of timm's "
-            "models, and cannot be put on another library's"
-        )
     found = {name: tensor for name, tensor in tensors.items() if is_head(name)}
     for layer, held in _by_layer(tensors).items():
         parts = parts_of(method.targets, layer)

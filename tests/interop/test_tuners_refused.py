@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from convert.adapters.abroad import of_transformers, write_for
 from convert.adapters.peft import CONFIG, WEIGHTS, Adapter, read_adapter
-from mlx_peft.config.methods import LoKr, RoAd
+from mlx_peft.config.methods import LoKr, LoRA, RoAd
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
 
@@ -108,6 +108,7 @@ TENSORS = {
     "angles in a matrix": ("ROAD", {f"{QKV}.road_theta": numbers(36, 1)}, r"shape \(out variant / 2,\), not \(36, 1\)"),
     "an empty matrix": ("MISS", {f"{QKV}.miss_block": numbers(0, 72)}, r"shape \(r, out\), not \(0, 72\)"),
     "a factor of one axis": ("LOKR", {f"{QKV}.lokr_w1": numbers(8)}, r"w1 should have the shape \(rows, columns\)"),
+    "factors of two ranks": ("LOHA", {f"{QKV}.hada_w2_b": numbers(2, 24)}, "qkv has the rank 2, but .* says 3"),
     "no factor": ("LOHA", {f"{QKV}.hada_w2_b": None}, r"blocks\.0\.attn\.qkv has no hada_w2_b"),
     "a core of convolutions": ("LOHA", {f"{QKV}.hada_t1": numbers(3, 3, 1, 1)}, r"no LOHA of a linear .*qkv\.hada_t1"),
     "a path in a name": ("MISS", {"blocks.0.attn.../../qkv.miss_block": numbers(8, 72)}, r"no .*/\.\./qkv"),
@@ -134,10 +135,11 @@ def test_tensors_are_refused_by_name(case, tmp_path):
             "groups of 18 outputs do not divide the 24 of each of q, k and v",
         ),
         (LoKr(targets=("qkv",)), {f"{QKV}.lokr_w1": numbers(8, 4)}, "LoKr on a whole qkv has no equal"),
+        (LoRA(init="loftq"), {}, "lora that has codes of its own has them for the layers of timm's models"),
     ],
-    ids=["road", "lokr"],
+    ids=["road", "lokr", "loftq"],
 )
-def test_what_is_no_adapter_of_q_k_and_v_apart_is_not_written_so(method, tensors, reason, tmp_path):
+def test_what_is_no_adapter_of_another_librarys_layers_is_not_written_so(method, tensors, reason, tmp_path):
     adapter = Adapter(
         method=method, tensors=tensors | {"head.weight": numbers(3, 24), "head.bias": numbers(3)}, classes=(),
         model=None, architecture=None, preprocessing=None, base_sha256=None, source="unknown",
