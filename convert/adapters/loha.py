@@ -67,7 +67,7 @@ LAYERWISE = Layerwise(
     "LOHA",
     LoHa,
     {LEFT[0]: PLACED, RIGHT[0]: STACKED, LEFT[1]: PLACED, RIGHT[1]: STACKED},
-    {name: ("out", "r") for name in LEFT} | {name: ("r", "in") for name in RIGHT},
+    dict.fromkeys(LEFT, ("out", "r")) | dict.fromkeys(RIGHT, ("r", "in")),
     _written,
     _options,
     {

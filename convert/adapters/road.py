@@ -26,7 +26,7 @@ LAYERWISE = Layerwise(
     "ROAD",
     RoAd,
     {"road_theta": along(fill=0), "road_alpha": along(fill=1)},
-    {name: ("out variant / 2",) for name in ("road_theta", "road_alpha")},
+    dict.fromkeys(("road_theta", "road_alpha"), ("out variant / 2",)),
     _written,
     _options,
     {"variant", "group_size", "init_weights"},

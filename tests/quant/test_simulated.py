@@ -25,6 +25,9 @@ from mlx_peft.config.simulation import Simulation, layers, points
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
 
+WHOLE = 1e-5
+"""Relative, float32: attention as one operation adds up in another order than taken apart."""
+
 LOGITS = 0.02
 """Relative, between backends under W8A8: where an operand lies within rounding of an edge, it gets another code, which
 is off by a whole step of its quantiser, 1/255 of the range; few do, and most of it averages out."""
@@ -114,10 +117,9 @@ def test_of_some_points_nothing_else_is_shown_and_no_probabilities_are_formed(ba
             whole.setattr(module, "Attend", formed)
         trainer.model.record(batch[0], some.__setitem__, ["blocks.1.attn.proj", "blocks.0.mlp.fc2"])
     assert some.keys() == {"blocks.1.attn.proj", "blocks.0.mlp.fc2"}
-    for point, operand in some.items():
-        assert relative(operand, every[point]) <= ROUNDING
     trainer.model.record(batch[0], some.__setitem__, ["blocks.1.attn.softmax"])
-    np.testing.assert_array_equal(some["blocks.1.attn.softmax"], every["blocks.1.attn.softmax"])
+    for point, operand in some.items():
+        assert relative(operand, every[point]) <= WHOLE, point
 
 
 def test_recording_leaves_the_model_as_it_was(backend, batch):

