@@ -142,7 +142,7 @@ def differing(architecture: Architecture, other: Architecture, free: Collection[
         return every | {
             "fc_norm": one.norm_after_pool,
             "mlp_ratio": one.hidden_dim / one.embed_dim,
-            "init_values": bool(one.init_values),
+            "init_values": one.layer_scale,
             "pool_include_prefix": one.pool_include_prefix and one.global_pool in ("avg", "token_avg"),
             "no_embed_class": one.no_embed_class and one.num_prefix_tokens > 0,
         }

@@ -15,7 +15,10 @@ from mlx_peft.vit.registry import find, names
 from mlx_peft.vit.relative import TABLE
 from mlx_peft.vit.shapes import shapes
 
-DECISIVE = ("embed_dim", "depth", "num_heads", "patch_size", "distilled", "mlp_layer", "mlp_ratio", "class_token")
+DECISIVE = (
+    *("embed_dim", "depth", "num_heads", "patch_size", "distilled", "mlp_layer", "mlp_ratio", "class_token"),
+    "positions",
+)
 """A model that differs in one of these fields is no longer what its name says."""
 
 

@@ -13,7 +13,7 @@ from convert.timm import beit, eva
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.tokens import ReducerConfig, described
 from mlx_peft.core.errors import UserError, shown
-from mlx_peft.core.problems import in_a_line
+from mlx_peft.core.problems import in_a_line, reason, validated
 from mlx_peft.vit.architecture import LATER, Architecture, Preprocessing
 from mlx_peft.vit.registry import find
 
@@ -24,13 +24,16 @@ OURS = "mlx_peft:"
 """It stands before the name of an architecture that timm has no words for, so that timm refuses the folder."""
 
 SPOKEN: dict[str, Any] = {"eva": eva, "beit": beit}
-"""What says, of a family, which words its class in timm has: ``fields`` and ``words``; others have timm's ViT's."""
+"""What says, of a family, which words its class in timm has: ``Words``, ``fields`` and ``words``; others have timm's
+ViT's."""
 
 TIMM_EPS = 1e-6
 """The eps of a norm that timm's configuration names, as it can name no other."""
 
-NO_MATTER = {"num_classes", "weight_init", "fix_init", "dynamic_img_size", "dynamic_img_pad"} | {
-    f"{what}_rate" for what in ("drop", "pos_drop", "patch_drop", "proj_drop", "attn_drop", "drop_path")
+NO_MATTER = {
+    *("num_classes", "weight_init", "fix_init", "head_init_scale", "dynamic_img_size", "dynamic_img_pad"),
+    *(f"{what}_rate" for what in ("drop", "pos_drop", "patch_drop", "proj_drop", "attn_drop", "drop_path")),
+    *(f"rope_{what}_coords" for what in ("shift", "jitter", "rescale")),  # in training alone
 }
 """These arguments of timm's change neither the parameters nor the forward pass in evaluation."""
 
@@ -75,7 +78,7 @@ def from_arguments(arguments: Mapping[str, Any], path: Path, usual: Architecture
     fields = {name: value for name, value in arguments.items() if value is not None and name not in NO_MATTER}
     if fields.pop("in_chans", 3) != 3:
         raise UserError(f"{path}: model_args.in_chans: only images of three channels are supported")
-    for side in ("img_size", "patch_size"):
+    for side in ("img_size", "patch_size", "ref_feat_shape"):
         if isinstance(value := fields.get(side), list):
             if not value or value[1:] != value[:-1]:
                 raise UserError(f"{path}: model_args.{side}: only squares are supported, not {shown(value)}")
@@ -86,13 +89,9 @@ def from_arguments(arguments: Mapping[str, Any], path: Path, usual: Architecture
 def _in_words(fields: dict[str, Any], path: Path, usual: Architecture) -> dict[str, Any]:
     """What a class is told beside the usual that has words of its own."""
     spoken = SPOKEN[usual.family]
-    said = spoken.words(usual)
-    if unknown := [word for word in fields if word not in said]:
-        raise UserError(
-            f"{path}: model_args.{unknown[0]}: timm's class has it, or should, and there is no such field here"
-        )
+    said = validated(spoken.Words, f"{path}: model_args", spoken.words(usual) | fields)
     try:
-        found = spoken.fields(said | fields)
+        found = spoken.fields(said)
     except ValueError as error:
         raise UserError(f"{path}: model_args: a model with {error} is not supported") from error
     return {name: value for name, value in found.items() if name != "img_size" or name in fields}
@@ -148,7 +147,10 @@ def _words_for(architecture: Architecture, usual: Architecture, name: str) -> di
     after = architecture.final_norm and architecture.norm_after_pool
     explicit = {"use_fc_norm": after, "use_post_transformer_norm": architecture.final_norm and not after}
     changes |= {word: value for word, value in explicit.items() if word in changes}  # timm passes over a None
-    said_of = spoken.fields(before | changes) | {"img_size": architecture.img_size}
+    try:
+        said_of = spoken.fields(spoken.Words(**before | changes)) | {"img_size": architecture.img_size}
+    except ValueError as error:  # pydantic's is one
+        raise UserError(f"timm's config.json cannot express a {name} with {reason(error, spoken.Words)}") from error
     found, wanted = usual.model_copy(update=said_of), architecture
     if found.norm_after_pool == wanted.norm_after_pool:
         found = found.model_copy(update={"fc_norm": wanted.fc_norm})

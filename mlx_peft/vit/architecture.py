@@ -207,6 +207,13 @@ class Architecture(BaseModel):
         return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
 
     @property
+    def layer_scale(self) -> bool:
+        """Whether blocks have layer scales. timm's ``Eva`` has them at 0 too, where ViT and BEiT have none."""
+        if self.init_values is None or self.post_norm:
+            return False
+        return self.init_values != 0 or self.family == "eva"
+
+    @property
     def feature_dim(self) -> int:
         """Width of what a head reads."""
         return 2 * self.embed_dim if self.global_pool == "token_avg" else self.embed_dim

@@ -74,7 +74,7 @@ def _block(architecture: Architecture, block: str) -> Shapes:
     if architecture.scale_mlp_norm:
         result |= _norm(architecture, f"{block}.mlp.norm", inner)
     result |= _linear(f"{block}.mlp.fc2", dim, inner, bias)
-    if architecture.init_values and not architecture.post_norm:  # as timm: none at 0 either
+    if architecture.layer_scale:
         result |= {f"{block}.{name}": (dim,) for name in GAMMAS[architecture.family]}
     return result
 

@@ -172,4 +172,4 @@ def norm(architecture: Architecture, dim: int, present: bool = True) -> nn.Modul
 
 def layer_scale(architecture: Architecture) -> nn.Module:
     """The architecture's layer scale, or an identity."""
-    return LayerScale(architecture.embed_dim) if architecture.init_values else nn.Identity()
+    return LayerScale(architecture.embed_dim) if architecture.layer_scale else nn.Identity()

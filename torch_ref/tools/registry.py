@@ -116,7 +116,10 @@ def in_words(arguments: dict[str, Any], model_class: type) -> dict[str, Any]:
     known = spoken.words(Architecture()).keys()
     if unknown := arguments.keys() - known - IGNORED:
         raise NotImplementedError(f"arguments without a field: {sorted(unknown)}")
-    return spoken.fields({word: arguments.get(word, defaults[word]) for word in known}) | norms
+    said = {word: arguments.get(word, defaults[word]) for word in known}
+    if isinstance(sides := said.get("ref_feat_shape"), tuple):
+        [said["ref_feat_shape"]] = set(sides)
+    return spoken.fields(spoken.Words(**said)) | norms
 
 
 def of_vit(arguments: dict[str, Any], model_class: type) -> dict[str, Any]:

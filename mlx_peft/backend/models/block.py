@@ -87,7 +87,7 @@ class EvaBlock(Block):
 
     def __init__(self, architecture: Architecture, drop_path: float = 0.0, number: int = 0):
         super().__init__(architecture.model_copy(update={"init_values": None}), drop_path, number)
-        self.scales = bool(architecture.init_values)
+        self.scales = architecture.layer_scale
         if self.scales:
             self.gamma_1 = mx.ones((architecture.embed_dim,))
             self.gamma_2 = mx.ones((architecture.embed_dim,))
