@@ -8,7 +8,7 @@ from torch import Tensor
 
 from convert.base import Base
 from mlx_peft.core.border import Parameters, Tensors
-from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.parameters import EXACT, is_head, last
 from torch_ref import methods
 from torch_ref.methods import quantized, rounding
 from torch_ref.models.vit import VisionTransformer
@@ -56,8 +56,9 @@ def fill(network: VisionTransformer, base: Base) -> None:
 
 
 def lower(network: VisionTransformer, dtype: torch.dtype) -> None:
-    """Makes what is frozen so precise, but for what a method keeps, codes, and the weights that they are made of."""
+    """Makes what is frozen so precise, but for what a method keeps, codes, the weights that they are made of, EXACT."""
     own = rounding.exact(network) | methods.kept(network).keys()
+    own |= {name for name in frozen(network) if last(name) in EXACT}
     for name, p in frozen(network).items():
         if name not in own and p.is_floating_point():
             p.data = p.data.to(dtype)

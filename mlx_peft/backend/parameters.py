@@ -12,7 +12,7 @@ from mlx_peft.backend.methods import quantized, rounding
 from mlx_peft.backend.models.layers import ChannelsLast
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.core.border import Parameters, Tensors
-from mlx_peft.vit.parameters import is_head
+from mlx_peft.vit.parameters import EXACT, is_head, last
 
 Arrays = dict[str, mx.array]
 
@@ -74,8 +74,9 @@ def fill(network: VisionTransformer, base: Base) -> None:
 
 
 def lower(network: VisionTransformer, dtype: mx.Dtype) -> None:
-    """Makes what is frozen so precise, but for what a method keeps, codes, and the weights that they are made of."""
+    """Makes what is frozen so precise, but for what a method keeps, codes, the weights that they are made of, EXACT."""
     own = rounding.exact(network) | methods.kept(network).keys()
+    own |= {name for name in frozen(network) if last(name) in EXACT}
     network.update(
         tree_unflatten([
             (name, p.astype(dtype))

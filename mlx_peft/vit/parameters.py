@@ -11,6 +11,9 @@ TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed", "latent", "freqs"
 BIASES = ("bias", "q_bias", "v_bias")
 """The biases of linear layers and norms, by their last names: q's and v's may stand beside a layer that has none."""
 
+EXACT = ("freqs",)
+"""The parameters that are never rounded, by their last names: an angle's error is a frequency's times a place."""
+
 
 def is_head(name: str) -> bool:
     """Whether the parameter belongs to a classifier."""

@@ -116,3 +116,15 @@ def test_after_a_step_that_overflowed_training_goes_on_as_if_it_had_not_been(bui
     a, b = plain.model.adapter(), interrupted.model.adapter()
     for key in a:
         np.testing.assert_array_equal(b[key], a[key], key)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_the_frequencies_of_positions_are_not_rounded(build, precision):
+    """Rounded to bfloat16, one of 1 is off by 1/256, and what it turns 13 patches further on by 0.05 radians."""
+    positions = {"family": "eva", "positions": "mixed", "rope_temperature": 10.0}
+    trainer = build(LORA, {"args": ONE_BLOCK["args"] | positions}, {"precision": precision})
+    whole = build({"name": "full"}, {"args": ONE_BLOCK["args"] | positions}).model.adapter()["rope.freqs"]
+    found = trainer.model.network.rope.freqs
+    assert str(found.dtype).endswith("float32")
+    np.testing.assert_array_equal(np.asarray(found.tolist(), np.float32), whole)
+    assert not str(trainer.model.network.patch_embed.proj.weight.dtype).endswith("float32")
