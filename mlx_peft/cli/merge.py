@@ -46,6 +46,7 @@ def merge(
 ) -> None:
     """Write a run as a plain model, a folder that timm opens."""
     from mlx_peft.artifacts.merge import merge_run
+    from mlx_peft.artifacts.targets import TARGETS
 
     written = merge_run(
         run, out, backend_of(ctx, backend), name=adapter, model=base_of(model, weights, image_size), weights=weights,
@@ -56,4 +57,4 @@ def merge(
         return
     echo_written(out, written)
     if written.quantization is None and written.in_timm:
-        echo(f'open it with: timm.create_model("local-dir:{out}")')
+        echo(f"open it with: {TARGETS['timm'].opened.format(out=out)}")

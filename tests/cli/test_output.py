@@ -215,3 +215,17 @@ def test_a_command_that_is_asked_to_end_leaves_nothing_behind(tmp_path: Path, nu
     assert process.returncode == 128 + number
     assert b"Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
+
+
+def test_merge_says_how_timm_opens_what_it_wrote_with_its_weights(
+    command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def merge_run(run: Path, out: Path, backend: str, **options: Any) -> SimpleNamespace:
+        out.mkdir()
+        return SimpleNamespace(quantization=None, sqnr={}, logits=None, tokens=None, in_timm=True)
+
+    monkeypatch.setattr("mlx_peft.artifacts.merge.merge_run", merge_run)
+    out = tmp_path / "merged"
+    assert command("merge", "run", str(out)).stdout.splitlines()[-1] == (
+        f'open it with: timm.create_model("local-dir:{out}", pretrained=True)'
+    )
