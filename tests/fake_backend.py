@@ -16,6 +16,7 @@ from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Precision
 from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Device, Parameters, Tensors
+from mlx_peft.core.world import ALONE, World
 from mlx_peft.data import ArrayImages, Dataset, Split
 from mlx_peft.protocols import loading
 from mlx_peft.training import prepare
@@ -162,6 +163,10 @@ def build_model(
 
 def build_trainer(experiment: Experiment, num_classes: int, base: Base) -> FakeTrainer:
     return FakeTrainer(base, num_classes)
+
+
+def world() -> World:
+    return ALONE
 
 
 def computing() -> Device:

@@ -11,6 +11,7 @@ from torch_ref.device import computing, peak_memory, synchronize, version
 from torch_ref.measured import multiply, resizing, saved_bytes
 from torch_ref.model import Model
 from torch_ref.trainer import Trainer
+from torch_ref.world import world
 
 __all__ = [
     "build_model",
@@ -22,6 +23,7 @@ __all__ = [
     "saved_bytes",
     "synchronize",
     "version",
+    "world",
 ]
 
 

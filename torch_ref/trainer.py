@@ -11,6 +11,7 @@ from torch import Tensor
 from convert.base import Base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import Tensors, must_match
+from mlx_peft.core.world import rows_of
 from torch_ref import methods
 from torch_ref.device import peak_memory
 from torch_ref.losses import LOSSES
@@ -18,13 +19,14 @@ from torch_ref.model import Model
 from torch_ref.models.stochastic import randomness
 from torch_ref.parameters import Arrays, load, stored, to_numpy
 from torch_ref.training import SCALES, Update
+from torch_ref.world import World, world
 
 
 class Trainer:
     """See ``mlx_peft.protocols.trainer.Trainer``."""
 
-    def __init__(self, experiment: Experiment, num_classes: int, base: Base) -> None:
-        self.experiment = experiment
+    def __init__(self, experiment: Experiment, num_classes: int, base: Base, ranks: World | None = None) -> None:
+        self.experiment, self.world = experiment, ranks or world()
         self.model = Model(
             base,
             num_classes,
@@ -63,16 +65,20 @@ class Trainer:
         return loss
 
     def _summed(self, images: np.ndarray, targets: np.ndarray, weight: float) -> Tensor:
-        """The loss of a batch, the sum of its parts', whose gradients lie in the parameters then."""
+        """The loss of a batch, the sum of its parts' of all processes; their gradients lie in the parameters then."""
         self.model.network.train()
         parts = self.experiment.train.accumulate
         loss, scale = torch.zeros((), device=self.model.device), self.update.scale()
         self.update.optimizer.zero_grad()  # what a step that was broken off has left
-        with randomness(self.experiment.seed << 32 | self.step):
-            for x, y in zip(np.split(images, parts), np.split(targets, parts), strict=True):
-                part = self.loss(x, y, weight, parts)
+        with randomness(self.experiment.seed << 32 | self.step, self.world.rank):
+            for own in rows_of(self.world, len(images), parts):
+                part = self.loss(images[own], targets[own], weight, parts * self.world.size)
                 (part * scale).backward()
                 loss += part.detach()
+        loss, *summed = self.world.sum([loss, *(p.grad for p in self.model.trained.values())])
+        for p, gradient in zip(self.model.trained.values(), summed, strict=True):
+            if gradient is not p.grad:
+                p.grad.copy_(gradient)  # which lies in memory as the optimiser wants it
         return loss
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ from mlx_peft.backend.device import computing, peak_memory, synchronize, version
 from mlx_peft.backend.measured import multiply, resizing, saved_bytes
 from mlx_peft.backend.model import Model
 from mlx_peft.backend.trainer import Trainer
+from mlx_peft.backend.world import world
 from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Precision
@@ -22,6 +23,7 @@ __all__ = [
     "saved_bytes",
     "synchronize",
     "version",
+    "world",
 ]
 
 

@@ -18,15 +18,17 @@ from mlx_peft.backend.model import Model
 from mlx_peft.backend.models.stochastic import randomness
 from mlx_peft.backend.parameters import Arrays, stored, to_numpy, to_tensors
 from mlx_peft.backend.training import SCALES, Update
+from mlx_peft.backend.world import World, world
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import Tensors, must_match
+from mlx_peft.core.world import rows_of
 
 
 class Trainer:
     """See ``mlx_peft.protocols.trainer.Trainer``. One thread must own it, as it must the model."""
 
-    def __init__(self, experiment: Experiment, num_classes: int, base: Base) -> None:
-        self.experiment = experiment
+    def __init__(self, experiment: Experiment, num_classes: int, base: Base, ranks: World | None = None) -> None:
+        self.experiment, self.world = experiment, ranks or world()
         self.model = Model(
             base,
             num_classes,
@@ -65,7 +67,7 @@ class Trainer:
         key: mx.array,
     ) -> tuple[mx.array, Arrays]:  # fmt: skip
         def scaled(trained: Arrays) -> tuple[mx.array, mx.array]:
-            loss = self.loss(trained, images, targets, count, self.experiment.train.accumulate)
+            loss = self.loss(trained, images, targets, count, self.experiment.train.accumulate * self.world.size)
             return loss * scale, loss
 
         self.model.network.train()
@@ -91,21 +93,26 @@ class Trainer:
         return loss
 
     def _summed(self, images: np.ndarray, targets: np.ndarray, weight: float) -> tuple[mx.array, Arrays]:
-        """Loss and gradients of a batch, the sums of its parts'; where there are several, they have been waited for."""
+        """Loss and gradients of a batch, the sums of its parts' of all processes; where there are several parts or
+        processes, they have been waited for."""
         key, parts = mx.random.key(self.experiment.seed << 32 | self.step), self.experiment.train.accumulate
-        keys = mx.random.split(key, parts) if parts > 1 else [key]
+        of_all = parts * self.world.size
+        keys = [*mx.random.split(key, of_all)][self.world.rank :: self.world.size] if of_all > 1 else [key]
         count, scale = mx.array(weight, mx.float32), mx.array(self.update.scale(self.slots))
         loss = mx.array(0.0)
         total: Arrays = {}
-        for key, x, y in zip(keys, np.split(images, parts), np.split(targets, parts), strict=True):
+        for key, own in zip(keys, rows_of(self.world, len(images), parts), strict=True):
             part, gradients = self._gradients(
-                self.model.frozen, self.model.trained, mx.array(x), mx.array(y), count, scale, key
+                self.model.frozen, self.model.trained, mx.array(images[own]), mx.array(targets[own]), count, scale, key
             )
             total = {name: total[name] + g for name, g in gradients.items()} if total else gradients
             loss = loss + part
             if parts > 1:
+                # In the order in which processes exchange them: the norm that clips them is summed as they lie.
+                total = {name: mx.contiguous(g) for name, g in total.items()}
                 mx.eval(loss, total)  # lets go of this part's activations before whatever is next
-        return loss, total
+        loss, *summed = self.world.sum([loss, *total.values()])
+        return loss, dict(zip(total, summed, strict=True))
 
     def scores(self) -> Tensors:
         forks.check()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,18 +48,19 @@ def train(
     experiment = read_experiment(ctx, source, overrides, backend)
     run = run or default_run(config, experiment, overrides)
 
-    from mlx_peft.cli.output import kept_elsewhere, said_beside
+    from mlx_peft.cli.output import said_beside
     from mlx_peft.cli.progress import watch
     from mlx_peft.config import recipes
-    from mlx_peft.report import evaluation, ranks
-    from mlx_peft.report.summary import summary
+    from mlx_peft.protocols.loading import load_backend
+    from mlx_peft.training.progress import Silent
     from mlx_peft.training.stop import Interrupted
     from mlx_peft.training.train import train
     from mlx_peft.training.work import threads_worth
 
     threads.at_most(threads_worth(experiment))
+    first = load_backend(experiment.backend).world().rank == 0
     with said_beside(run / "config.yaml"):
-        with watch() as progress:
+        with watch() if first else nullcontext(Silent()) as progress:
             progress.note(f"{experiment.method.name} on {experiment.data.name} with {experiment.backend}, in {run}")
             try:
                 result = train(
@@ -68,13 +70,23 @@ def train(
             except Interrupted as stopped:
                 progress.note(f"{stopped}; {mistakes.help_line(stopped.command, ctx)}")
                 raise typer.Exit(130) from None
-        figure, pictures = ranks.write(run), evaluation.write_result(run, result)
-        if as_json:
-            echo_json(result)
-            return
-        places = {"adapter": run / "adapter", "ranks": figure, "pictures": pictures}
-        with kept_elsewhere():
-            echo("\n".join([summary(result), *(f"{name:<8} {place}" for name, place in places.items() if place)]))
+        if first:
+            show(run, result, as_json)
+
+
+def show(run: Path, result: dict[str, Any], as_json: bool) -> None:
+    """Draws what is drawn of a finished run, and prints what it came to."""
+    from mlx_peft.cli.output import kept_elsewhere
+    from mlx_peft.report import evaluation, ranks
+    from mlx_peft.report.summary import summary
+
+    figure, pictures = ranks.write(run), evaluation.write_result(run, result)
+    if as_json:
+        echo_json(result)
+        return
+    places = {"adapter": run / "adapter", "ranks": figure, "pictures": pictures}
+    with kept_elsewhere():
+        echo("\n".join([summary(result), *(f"{name:<8} {place}" for name, place in places.items() if place)]))
 
 
 def again(config: str, out: Path | None, resume: bool) -> tuple[str, Path | None]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.world import ALONE, World, rows_of
 from mlx_peft.data import augment, colour
 from mlx_peft.data.dataset import ADVICE, Images, Split
 from mlx_peft.data.memory import one_image
@@ -67,13 +69,15 @@ def train_batches(
     num_classes: int | None = None,
     smoothing: float = 0.0,
     parts: int = 1,
+    world: World = ALONE,
 ) -> Iterator[Batch]:
     """The batches `start`, `start` + 1, ... of an epoch, sampled, augmented and mixed.
 
     A pure function of its arguments, the number of threads apart, which changes nothing. Arrays cross at their stored
     size unless they are cropped at random; everything else at `image_size`. `num_classes` and `smoothing` are
-    for soft targets; a batch is computed in `parts`. Raises UserError at an unreadable image, unless the split has it
-    left out.
+    for soft targets; a batch is computed in `parts`. Of `world` a process reads the rows that it computes, and those
+    that are mixed with them; the others are zero. Raises UserError at an unreadable image, unless the split has it left
+    out.
     """
     images, wanted = split.images, config.augment
     random_resized = wanted.crop == "random_resized"
@@ -107,12 +111,31 @@ def train_batches(
 
     size = (images.stored_size if as_stored else None) or (image_size, image_size)
     order = epoch_order(split.labels, config, seed, epoch)
-    targets = Targets(split.task, split.labels, config, num_classes, smoothing, parts)
-    return _batches(split, order, targets, row, size, config.threads, start, finish)
+    targets = Targets(split.task, split.labels, config, num_classes, smoothing, parts * world.size)
+    own = rows_of(world, targets.batch_size, parts)
+    needed = partial(_needed, own, split.unread is not None, wanted.mixes)
+    steps = range(start, -(-len(order) // targets.batch_size))
+    return _batches(split, order, targets, row, size, config.threads, steps, needed, finish)
 
 
-def eval_batches(split: Split, config: schema.Data, preprocessing: Preprocessing, image_size: int) -> Iterator[Batch]:
-    """The batches of a split in its own order: arrays at their stored size, files by the evaluation recipe."""
+def _needed(own: Sequence[slice], leaves_out: bool, mixes: bool, count: int) -> np.ndarray:
+    """Of the first ``count`` rows of a batch those that a process reads: its own, and those that are mixed with them.
+
+    All where unreadable images are left out, each of which moves those behind it.
+    """
+    read = np.full(count, leaves_out)
+    for run in own:
+        read[run] = True
+    return read | read[::-1] if mixes else read
+
+
+def eval_batches(
+    split: Split, config: schema.Data, preprocessing: Preprocessing, image_size: int, world: World = ALONE
+) -> Iterator[Batch]:
+    """The batches of a split in its own order: arrays at their stored size, files by the evaluation recipe.
+
+    Of `world` a process has every size-th batch.
+    """
     images = split.images
     stored = images.stored_size
 
@@ -120,8 +143,9 @@ def eval_batches(split: Split, config: schema.Data, preprocessing: Preprocessing
         image = images.read(index)
         return image if stored else _seen(images, index, image, preprocessing, image_size)
 
-    targets = Targets(split.task, split.labels, as_evaluated(config), None)
-    return _batches(split, np.arange(split.size), targets, row, stored or (image_size, image_size), config.threads)
+    targets, size = Targets(split.task, split.labels, as_evaluated(config), None), stored or (image_size, image_size)
+    steps = range(steps_per_epoch(split, targets.batch_size))[world.rank :: world.size]
+    return _batches(split, np.arange(split.size), targets, row, size, config.threads, steps)
 
 
 def _seen(images: Images, index: int, image: np.ndarray, preprocessing: Preprocessing, image_size: int) -> np.ndarray:
@@ -184,10 +208,13 @@ def _batches(
     row: Callable[[int, int], np.ndarray],
     size: tuple[int, int],
     threads: int,
-    start: int = 0,
+    numbers: range,
+    needed: Callable[[int], np.ndarray] = lambda count: np.ones(count, bool),
     finish: Callable[[Batch, int], None] = lambda batch, step: None,
 ) -> Iterator[Batch]:
-    """Batches of the rows in `order`, by their index and copy; `finish` is called on each whole batch and its number.
+    """Batches, by their numbers, of the rows in `order`, by their index and copy.
+
+    Of so many images those are read that are `needed`; `finish` is called on each whole batch and its number.
 
     However the consumer leaves, the threads end when the iterator is closed, once each has done what it is doing.
     """
@@ -196,12 +223,13 @@ def _batches(
 
     def submit(step: int) -> tuple[Batch, list[Future[list[str | None]]]]:
         whole = slice(step * batch_size, (step + 1) * batch_size)
-        indices, numbers = order[whole], copies[whole]
+        indices = order[whole]
         images = np.zeros((batch_size, *size, 3), np.uint8)
         batch = Batch(images, targets.batch(indices), indices, targets.weight(indices))
-        chunks = [slice(first, first + CHUNK) for first in range(0, len(indices), CHUNK)]
+        places = np.flatnonzero(needed(len(indices)))
+        chunks = [places[first : first + CHUNK] for first in range(0, len(places), CHUNK)]
         return batch, [
-            pool.submit(_fill, split, row, indices[chunk], numbers[chunk], images[: len(indices)][chunk])
+            pool.submit(_fill, split, row, indices[chunk], copies[whole][chunk], [images[place] for place in chunk])
             for chunk in chunks
         ]
 
@@ -209,7 +237,7 @@ def _batches(
     pool = ThreadPoolExecutor(threads, thread_name_prefix="mlx-peft-data")
     lost = 0
     try:
-        steps = iter(range(start, -(-len(order) // batch_size)))
+        steps = iter(numbers)
         while True:
             while len(pending) <= PREFETCH and (step := next(steps, None)) is not None:
                 pending.append((step, *submit(step)))
@@ -250,7 +278,7 @@ def _left_out(split: Split, batch: Batch, reasons: list[str | None], targets: Ta
 
 
 def _fill(
-    split: Split, row: Callable[[int, int], np.ndarray], indices: np.ndarray, numbers: np.ndarray, out: np.ndarray
+    split: Split, row: Callable[[int, int], np.ndarray], indices: np.ndarray, numbers: np.ndarray, out: list[np.ndarray]
 ) -> list[str | None]:
     """Puts images in their places, and says of each why it is not there, if it is to be left out."""
     reasons: list[str | None] = []

@@ -10,6 +10,7 @@ from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Precision
 from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Device
+from mlx_peft.core.world import World
 from mlx_peft.protocols.measured import Measured
 from mlx_peft.protocols.model import Model
 from mlx_peft.protocols.trainer import Trainer
@@ -47,6 +48,10 @@ class Backend(Measured, Protocol):
 
     def build_trainer(self, experiment: Experiment, num_classes: int, base: Base) -> Trainer:
         """The model of an experiment and its optimiser, ready for the first step."""
+        ...
+
+    def world(self) -> World:
+        """The processes of which this one is one: those that a launcher has started, or this one alone."""
         ...
 
     def computing(self) -> Device:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
+from mlx_peft.core.border import Tensors
+from mlx_peft.core.world import World, shared
 from mlx_peft.data import Batch
 from mlx_peft.protocols.model import Answering, Model
 from mlx_peft.tasks.logits import finite
@@ -25,6 +27,19 @@ def answers(model: Answering, batches: Iterable[Batch]) -> Iterator[Answers]:
     for batch in batches:
         if batch.count:
             yield finite(model.logits(batch.images)[: batch.count]), batch.targets[: batch.count]
+
+
+def answers_of_all(
+    model: Answering, batches: Iterable[Batch], count: int, world: World, check: Callable[[], None]
+) -> Iterator[Answers]:
+    """What ``answers`` gives of ``count`` batches that several processes share: see ``core.world.shared``."""
+
+    def compute(batch: Batch) -> Tensors | None:
+        found = next(answers(model, [batch]), None)
+        return None if found is None else {"logits": found[0], "targets": found[1]}
+
+    for found in shared(world, batches, count, compute, check):
+        yield found["logits"], found["targets"]
 
 
 def measured(answers: Iterable[Answers], task: Task, num_classes: int) -> Metrics:

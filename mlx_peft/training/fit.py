@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -15,18 +15,19 @@ from convert.files import listed
 from mlx_peft.config.schema import Experiment, Train
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.memory import process_peak
+from mlx_peft.core.world import Lost
 from mlx_peft.data import Batch
 from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.training.allocation import Kept, RankAllocator, allocator, ranks
-from mlx_peft.training.checkpoint import Position, save_checkpoint
-from mlx_peft.training.evaluate import evaluate
+from mlx_peft.training.checkpoint import Position
+from mlx_peft.training.evaluate import answers_of_all, measured
 from mlx_peft.training.feed import Feed
+from mlx_peft.training.keeping import Keeper, keeping
 from mlx_peft.training.progress import EpochEvent, Progress, StepEvent
-from mlx_peft.training.resume import VERSION, Diverged, diverged, ended
-from mlx_peft.training.run import MetricsFile, Record, RunFolder, binding, read_metrics
+from mlx_peft.training.resume import Diverged, diverged, ended
+from mlx_peft.training.run import Record, RunFolder
 from mlx_peft.training.schedule import learning_rate
-from mlx_peft.training.stop import Interrupted, Stopped, StopSignal
-from mlx_peft.training.tracking import Tracker, open_trackers
+from mlx_peft.training.stop import Interrupted, Stopped, StopSignal, again
 
 
 def fit(
@@ -54,16 +55,8 @@ def fit(
     dealer = allocator(experiment.method, steps)
     if dealer:
         dealer.start(trainer, position.kept)
-    with ExitStack() as stack:
-        metrics = stack.enter_context(closing(MetricsFile(folder.metrics, position.metrics_bytes)))
-        trackers = open_trackers(experiment.track, folder.path, read_metrics(folder.metrics))
-        for tracker in trackers:
-            stack.enter_context(closing(tracker))
-        facts = {"version": VERSION, "identity": identity, "settings": binding(experiment)}
-        loop = Loop(
-            trainer, experiment.train, feed, folder, facts, steps, position, metrics, trackers, progress, stop, dealer
-        )
-        loop.run()
+    with keeping(folder, experiment, position, identity, writes=feed.world.rank == 0) as keeper:
+        Loop(trainer, experiment.train, feed, folder, keeper, steps, position, progress, stop, dealer).run()
     return position
 
 
@@ -86,13 +79,10 @@ class Loop:
     train: Train
     feed: Feed
     folder: RunFolder
-    facts: dict[str, Any]
-    """What each checkpoint says beside the position."""
+    keeper: Keeper
     steps: int
     """The number of steps of the whole run."""
     position: Position
-    metrics: MetricsFile
-    trackers: list[Tracker]
     progress: Progress
     stop: StopSignal
     dealer: RankAllocator | None = None
@@ -117,17 +107,21 @@ class Loop:
                     self.train_epoch()
                 self.end_epoch()
         except Stopped:
+            while self.under_way:
+                self.settle()
             self.save()
             raise Interrupted(self.folder, self.position.step, self.steps) from None
         except Diverged:
             raise
-        except Exception:
+        except Exception as error:
             self.rescue()
+            if isinstance(error, Lost):
+                error.command = again(self.folder)
             raise
 
     def rescue(self) -> None:
         """An error ends the run: a checkpoint of where it stands, if that can be known and kept."""
-        self.trackers = []  # one of them may be the reason
+        self.keeper.forget_trackers()
         try:
             while self.under_way:
                 self.settle()
@@ -147,18 +141,31 @@ class Loop:
         every = self.train.checkpoint_every
         number = self.position.step
         self.clock = time.perf_counter()
-        for batch in self.feed.train(self.position.epoch, self.position.batch):
+        for batch in self.batches():
             self.under_way.append(self.launch(batch, number))
             number += 1
             if len(self.under_way) > 1:
                 self.settle()
-            due = every is not None and number % every == 0
-            if due or self.stop.requested:
+            if every is not None and number % every == 0:
                 self.settle()
-                self.stop.check()
                 self.save()
         if self.under_way:
             self.settle()
+        self.stop.check()
+
+    def batches(self) -> Iterator[Batch]:
+        """The rest of the epoch's. Before each of them the processes of the run agree whether to go on."""
+        batches = iter(self.feed.train(self.position.epoch, self.position.batch))
+        while True:
+            try:
+                batch = next(batches, None)
+            except UserError:
+                self.feed.world.any(True)  # the others stop
+                raise
+            if batch is None:
+                return
+            self.stop.check()
+            yield batch
 
     def launch(self, batch: Batch, number: int) -> Launched:
         """Starts the step of a number, counted from 0. Waits for it only where ranks are decided on after it."""
@@ -224,11 +231,13 @@ class Loop:
         better = candidate
         if self.feed.val is not None:
             self.progress.evaluating("val")
-            val = evaluate(self.trainer.model, self.stop.watch(self.feed.val()), self.feed.task, self.feed.num_classes)
+            answers = answers_of_all(
+                self.trainer.model, self.feed.val(), self.feed.val_steps, self.feed.world, self.stop.check
+            )
+            val = measured(answers, self.feed.task, self.feed.num_classes)
             better = candidate and (not here.best or self.feed.task.score(val) > self.feed.task.score(here.best))
         if val and better:
-            old = self.folder.previous_best
-            save_checkpoint(self.folder.best, self.trainer.model.adapter(), previous=old, epoch=epoch, metrics=val)
+            self.keeper.select(self.trainer.model.adapter, epoch, val)
         event = EpochEvent(
             epoch=epoch,
             epochs=self.train.epochs,
@@ -239,38 +248,40 @@ class Loop:
         )
         metrics = {f"val_{name}": value for name, value in (val or {}).items() if name != "count"}
         record = {"step": here.step, "epoch": epoch, "train_loss": event.train_loss} | metrics
-        self.metrics.write(record | {"seconds": event.seconds})
+        self.keeper.write(record | {"seconds": event.seconds})
+        self.add_up_peaks()
         # All at once, so that the position is before the epoch's end or after it whatever raises.
         if better:
             here.best_epoch, here.best, here.epochs_without_improvement = epoch, val or {}, 0
         elif candidate:
             here.epochs_without_improvement += 1
         here.next_epoch()
-        self.track(record | {"seconds": event.seconds})
+        self.keeper.track(record | {"seconds": event.seconds})
         self.save()
         self.progress.epoch(event)
 
     def record(self, *records: Record) -> None:
         for record in records:
-            self.metrics.write(record)
-        self.track(*records)
-
-    def track(self, *records: Record) -> None:
+            self.keeper.write(record)
         for record in records:
-            for tracker in self.trackers:
-                tracker.log(record)
+            self.keeper.track(record)
 
     def save(self) -> None:
         """A checkpoint of the run as it stands, the last one kept. The time it takes is not training."""
         self.must_be_finite()
-        here, folder = self.position, self.folder
-        here.metrics_bytes, here.metrics_sha256 = self.metrics.sync()
+        here = self.position
         here.peak_bytes = max(here.peak_bytes, self.peak())
         here.process_bytes = max(here.process_bytes, process_peak())
-        save_checkpoint(
-            folder.last, self.trainer.state(), previous=folder.previous, position=asdict(here), **self.facts
-        )
+        self.keeper.checkpoint(self.trainer.state, here)
         self.clock = time.perf_counter()
+
+    def add_up_peaks(self) -> None:
+        """What the processes of the run hold together counts, where there are several."""
+        if self.feed.world.size > 1:
+            peaks = [content.split() for content in self.feed.world.gather(b"%d %d" % (self.peak(), process_peak()))]
+            arrays, processes = (sum(map(int, column)) for column in zip(*peaks, strict=True))
+            here = self.position
+            here.peak_bytes, here.process_bytes = max(here.peak_bytes, arrays), max(here.process_bytes, processes)
 
     def peak(self) -> int:
         """Bytes at the peak so far: of arrays where they are counted, else of the process."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ import numpy as np
 from mlx_peft.adaptation.prefix import Prefix
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core import memory
+from mlx_peft.core.border import Tensors
 from mlx_peft.core.memory import gib
 from mlx_peft.core.text import counted
-from mlx_peft.data import Batch, Dataset, Split, eval_features, train_features
+from mlx_peft.core.world import shared
+from mlx_peft.data import Batch, Dataset, Split, eval_features, steps_per_epoch, train_features
 from mlx_peft.protocols.model import Model
 from mlx_peft.training.feed import Feed
 from mlx_peft.training.progress import Progress
@@ -57,13 +60,19 @@ def planned(model: Model, experiment: Experiment, dataset: Dataset, progress: Pr
 
 
 def cached_feed(
-    feed: Feed, model: Model, experiment: Experiment, dataset: Dataset, read: Callable[[Split], Iterable[Batch]]
+    feed: Feed,
+    model: Model,
+    experiment: Experiment,
+    dataset: Dataset,
+    read: Callable[[Split], Iterable[Batch]],
+    check: Callable[[], None],
 ) -> Feed:
     """The batches of ``feed``, in the same order, with features in place of images.
 
     They are computed where they are first asked for, so that the time counts as the training or the evaluation that
     needs them, and in the split's own order, so that a run that was resumed has the same to the last bit. ``read``
-    gives a split's images in that order.
+    gives a split's images in that order, of several processes each every size-th batch; ``check`` is called before
+    each round of them.
     """
     assert model.prefix is not None
     shape = model.prefix.shape
@@ -73,10 +82,13 @@ def cached_feed(
     def features(split: Split) -> tuple[np.ndarray, np.ndarray]:
         """Of each image, and of which there are some: an image that cannot be read has none."""
         kept, there = np.empty((split.size, *shape), np.float32), np.zeros(split.size, bool)
-        for batch in read(split):
-            kept[batch.rows] = model.features(batch.images)[: batch.count]
-            there[batch.rows] = True
+        count = steps_per_epoch(split, experiment.data.batch_size)
+        for found in shared(feed.world, read(split), count, computed, check):
+            kept[found["rows"]], there[found["rows"]] = found["features"], True
         return kept, there
+
+    def computed(batch: Batch) -> Tensors:
+        return {"rows": batch.rows, "features": model.features(batch.images)[: batch.count]}
 
     def train_batches(epoch: int, start: int) -> Iterable[Batch]:
         return train_features(
@@ -88,10 +100,11 @@ def cached_feed(
             start=start,
             num_classes=len(dataset.classes),
             smoothing=experiment.train.label_smoothing,
-            parts=experiment.train.accumulate,
+            parts=experiment.train.accumulate * feed.world.size,
         )
 
     def val_batches(split: Split) -> Iterable[Batch]:
-        return eval_features(split, *features(split), experiment.data)
+        batches = eval_features(split, *features(split), experiment.data)
+        return islice(batches, feed.world.rank, None, feed.world.size)
 
     return replace(feed, train=train_batches, val=None if val is None else lambda: val_batches(val))

@@ -16,6 +16,7 @@ from mlx_peft.core.bounds import MOST_STEPS
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.sought import sought_beside
 from mlx_peft.core.text import counted
+from mlx_peft.core.world import World
 from mlx_peft.data import Dataset, Split, cached, open_dataset, steps_per_epoch
 from mlx_peft.protocols.loading import load_backend
 from mlx_peft.protocols.trainer import Trainer
@@ -79,6 +80,7 @@ def prepare(
     here = here or Here(experiment)
     check_trackers(experiment.track)
     backend = load_backend(experiment.backend)
+    check_shares(experiment, backend.world())
     root = here.experiment.data.root
     with remembered(here.experiment.data, here.found), sought_beside(root, here.beside):
         whole = dataset or cached(open_dataset(here.experiment.data, progress.opening), experiment.data)
@@ -112,7 +114,7 @@ def prepare(
         cache=planned(trainer.model, experiment, dataset, progress),
         splits=splits,
         run_id=run_id(experiment, splits),
-        environment=environment(backend.version()),
+        environment=environment(backend.version(), backend.world().size),
         here=here.experiment,
         start=start,
         method=first.method,
@@ -153,6 +155,17 @@ def base_here(here: Here, experiment: Experiment, dataset: Dataset) -> Base:
     if here.experiment.model.is_local and not written.is_local:
         return replace(base, source=find(written.name).hub_id or written.weights)
     return base
+
+
+def check_shares(experiment: Experiment, world: World) -> None:
+    """Raises UserError where the processes of a run cannot have equal shares of a batch."""
+    batch, parts = experiment.data.batch_size, experiment.train.accumulate
+    if batch % (parts * world.size):
+        of_parts = f", each of {parts} parts of it (train.accumulate)" if parts > 1 else ""
+        raise UserError(
+            f"data.batch_size is {batch}, which {world.size} processes cannot share evenly{of_parts}: choose a "
+            f"multiple of {parts * world.size}"
+        )
 
 
 def check_data(experiment: Experiment, dataset: Dataset) -> None:

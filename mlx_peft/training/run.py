@@ -232,10 +232,12 @@ def changed_id(run_id: str, changes: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12] if changes else run_id
 
 
-def environment(framework: str) -> dict[str, str]:
-    """Versions, platform and threads; nothing that names a person or a machine."""
+def environment(framework: str, processes: int = 1) -> dict[str, str]:
+    """Versions, platform, processes and threads; nothing that names a person or a machine."""
     facts = {"python": platform.python_version(), "system": platform.platform(), "machine": platform.machine()}
     facts |= {"cpus": str(os.cpu_count()), **threads.facts(), "framework": framework}
+    if processes > 1:
+        facts["processes"] = str(processes)
     for package in ("mlx-peft", "numpy", "pillow", "safetensors", "simplejpeg"):
         if (version := version_of(package)) is not None:
             facts[package] = version

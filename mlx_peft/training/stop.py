@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from mlx_peft.core import signals
 from mlx_peft.core.errors import Command
+from mlx_peft.core.world import ALONE, World
 from mlx_peft.core.writing import DiskFull
 from mlx_peft.training.run import RunFolder
 
@@ -42,12 +43,12 @@ class StopSignal:
     person's, and has its usual effect.
     """
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, world: World = ALONE) -> None:
+        self.requested, self.world = False, world
 
     def check(self) -> None:
-        """Raises Stopped where a stop was requested."""
-        if self.requested:
+        """Raises Stopped where a stop was requested, of any process of the run: all of them ask here."""
+        if self.world.any(self.requested):
             raise Stopped
 
     def watch(self, items: Iterable[Item]) -> Iterator[Item]:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from convert.adapters.peft import write_adapter
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.sums import write_with_sums
-from mlx_peft.data import eval_batches
+from mlx_peft.core.world import first_tells, together
+from mlx_peft.data import eval_batches, steps_per_epoch
 from mlx_peft.data.leftout import unread_notes
+from mlx_peft.protocols.loading import load_backend
 from mlx_peft.tasks.metrics import Evaluation
 from mlx_peft.training import outcome
 from mlx_peft.training.allocation import check_longer
 from mlx_peft.training.checkpoint import Position
-from mlx_peft.training.evaluate import answers, examined
+from mlx_peft.training.evaluate import answers_of_all, examined
 from mlx_peft.training.feed import Feed, feed
 from mlx_peft.training.fit import fit
 from mlx_peft.training.here import located
 from mlx_peft.training.prefix import cached_feed
 from mlx_peft.training.prepare import Prepared, prepare
 from mlx_peft.training.progress import Progress, Silent
-from mlx_peft.training.resume import best, must_go_on, stands
+from mlx_peft.training.ranks import as_the_first, of_the_first
+from mlx_peft.training.resume import Diverged, best, must_go_on, stands
 from mlx_peft.training.run import CHANGEABLE, RunFolder, json_bytes, longer
 from mlx_peft.training.stop import Interrupted, Stopped, StopSignal, resumable
 from mlx_peft.training.taken import begin, check_replaceable, replace, set_aside
@@ -50,6 +54,66 @@ def train(
     """
     progress = progress or Silent()
     folder = RunFolder(out)
+    world = load_backend(experiment.backend).world()
+    first = world.rank == 0
+    with first_tells(world, Diverged):
+        with together(world):
+            before = claimed(folder, experiment, resume, overwrite, progress) if first else None
+        if world.any(before is not None and not longer(folder.read_config(), experiment)):
+            return before or {}
+        with together(world):
+            here = located(experiment, folder, resume=resume, weights=weights, beside=beside)
+            run = prepare(experiment, progress, here)
+            if overwrite and first:
+                replace(folder, run, progress)
+        with folder.locked() if first else nullcontext(), resumable(), StopSignal(world).listening() as stop:
+            images = batches(run, stop)
+            with together(world):
+                position = Position()
+                if first:
+                    folder.check(experiment, resume=resume or overwrite, changeable=CHANGEABLE)
+                    position = stands(folder, run.trainer, experiment, images.steps, run.identity, progress)
+                    if before is not None:  # nothing that a run may not go on with is found from here on
+                        set_aside(folder)
+                    begin(run, folder, progress)
+            position = as_the_first(world, run.trainer, position)
+            position = fit(
+                run.trainer, experiment, images, folder, position, identity=run.identity, progress=progress, stop=stop
+            )
+            result, notes = finished(run, position, folder, progress, stop)
+    for note in (*notes, *unread_notes(run.whole.unread)):
+        progress.note(note)
+    return result
+
+
+def finished(
+    run: Prepared, position: Position, folder: RunFolder, progress: Progress, stop: StopSignal
+) -> tuple[dict[str, Any], list[str]]:
+    """The selected epoch's adapter, tested and written, and what is to be said of it; the first process alone writes,
+    and has a result."""
+    world, model = stop.world, run.trainer.model
+    first = world.rank == 0
+    notes: list[str] = []
+    with together(world):
+        if first and run.dataset.val is not None:
+            model.load_adapter(best(folder, position))
+        if first:
+            notes = write_adapter(folder.adapter, outcome.adapter(run))
+    if world.size > 1:
+        model.load_adapter(of_the_first(world, model.adapter))
+    test = tested(run, position, folder, progress, stop)
+    if not first:
+        return {}, notes
+    result = outcome.result(run, position, test, folder)
+    write_with_sums(folder.path, {folder.result.name: json_bytes(result)}, there=[folder.metrics.name])
+    return result, notes
+
+
+def claimed(
+    folder: RunFolder, experiment: Experiment, resume: bool, overwrite: bool, progress: Progress
+) -> dict[str, Any] | None:
+    """The result of a run that is finished and to go on; None of one that is not. Raises UserError where the folder is
+    another's, or what is there cannot go on."""
     if overwrite and folder.config.exists():
         check_replaceable(folder)
     else:
@@ -57,40 +121,20 @@ def train(
     finished = folder.read_result() if resume else None
     if resume and folder.config.exists():
         check_longer(experiment.method, folder.read_config().train.epochs, experiment.train.epochs)
-    if finished is not None and not longer(folder.read_config(), experiment):
+    if finished is None:
+        return None
+    if longer(folder.read_config(), experiment):
+        must_go_on(folder, experiment.train)
+    else:
         for path in (folder.metrics, folder.environment):
             folder.check_sum(path)
-        progress.note(f"{out} is finished: nothing is left to do")
-        return finished
-    if finished is not None:
-        must_go_on(folder, experiment.train)
-    run = prepare(experiment, progress, located(experiment, folder, resume=resume, weights=weights, beside=beside))
-    if overwrite:
-        replace(folder, run, progress)
-    with folder.locked(), resumable(), StopSignal().listening() as stop:
-        folder.check(experiment, resume=resume or overwrite, changeable=CHANGEABLE)
-        images = batches(run, stop)
-        position = stands(folder, run.trainer, experiment, images.steps, run.identity, progress)
-        if finished is not None:  # nothing that a run may not go on with is found from here on
-            set_aside(folder)
-        begin(run, folder, progress)
-        position = fit(
-            run.trainer, experiment, images, folder, position, identity=run.identity, progress=progress, stop=stop
-        )
-        if run.dataset.val is not None:
-            run.trainer.model.load_adapter(best(folder, position))
-        notes = write_adapter(folder.adapter, outcome.adapter(run))
-        test = tested(run, position, folder, progress, stop)
-        result = outcome.result(run, position, test, folder)
-        write_with_sums(folder.path, {folder.result.name: json_bytes(result)}, there=[folder.metrics.name])
-    for note in (*notes, *unread_notes(run.whole.unread)):
-        progress.note(note)
-    return result
+        progress.note(f"{folder.path} is finished: nothing is left to do")
+    return finished
 
 
 def batches(run: Prepared, stop: StopSignal) -> Feed:
     """What the run trains on: images, or the features of a frozen prefix in their place."""
-    images = feed(run.experiment, run.dataset, run.base)
+    images = feed(run.experiment, run.dataset, run.base, stop.world)
     if run.cache is None:
         return images
     data, preprocessing, size = run.experiment.data, run.base.preprocessing, run.base.architecture.img_size
@@ -99,7 +143,8 @@ def batches(run: Prepared, stop: StopSignal) -> Feed:
         run.trainer.model,
         run.experiment,
         run.dataset,
-        lambda split: stop.watch(eval_batches(split, data, preprocessing, size)),
+        lambda split: eval_batches(split, data, preprocessing, size, stop.world),
+        stop.check,
     )
 
 
@@ -110,9 +155,11 @@ def tested(
     if run.whole.test is None:
         return None
     progress.evaluating("test")
-    base = run.base
-    images = eval_batches(run.whole.test, run.experiment.data, base.preprocessing, base.architecture.img_size)
+    base, data, world = run.base, run.experiment.data, stop.world
+    images = eval_batches(run.whole.test, data, base.preprocessing, base.architecture.img_size, world)
+    count = steps_per_epoch(run.whole.test, data.batch_size)
     try:
-        return examined(answers(run.trainer.model, stop.watch(images)), run.dataset.task, len(run.dataset.classes))
+        answers = answers_of_all(run.trainer.model, images, count, world, stop.check)
+        return examined(answers, run.dataset.task, len(run.dataset.classes))
     except Stopped:
         raise Interrupted(folder, position.step, position.step) from None

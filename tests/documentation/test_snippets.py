@@ -31,6 +31,13 @@ NOT_RUN = {
     ),
     **dict.fromkeys(
         (
+            "torchrun --nproc-per-node 2 -m torch_ref train dinov2-small-lora-folder data.root=photos --resume",
+            "mlx.launch -n 2 mlx-peft train dinov2-small-lora-folder data.root=photos --resume",
+        ),
+        "two processes with a model of the hub; tests/distributed has small ones",
+    ),
+    **dict.fromkeys(
+        (
             "mlx-peft predict food101/ IMAGE.jpg --weights vit/",
             "mlx-peft convert food101/ renewed/ --to peft-transformers --weights vit/",
             "mlx-peft convert food101/ ours/ --to peft --weights vit/",

@@ -200,7 +200,7 @@ def test_equal_ranks_need_no_mask(engine: SimpleNamespace) -> None:
 
 def test_only_an_epoch_within_the_budget_is_selected(engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     found = iter([0.9, 0.8, 0.7, 0.6])
-    monkeypatch.setattr("mlx_peft.training.fit.evaluate", lambda *_: {"top1": next(found), "loss": 1.0, "count": 21})
+    monkeypatch.setattr("mlx_peft.training.fit.measured", lambda *_: {"top1": next(found), "loss": 1.0, "count": 21})
     experiment = dealing(engine, t_final=2)  # the last mask is at step 22 of 24, in the fourth epoch
     patient = experiment.train.model_copy(update={"epochs": 4, "early_stopping": 1})
     position = run(engine, engine.out, experiment.model_copy(update={"train": patient}), make_trainer(engine))

@@ -26,7 +26,7 @@ def script(monkeypatch: pytest.MonkeyPatch, *scores: tuple[float, float]) -> Non
         top1, loss = next(left)
         return {"top1": top1, "loss": loss, "count": 21}
 
-    monkeypatch.setattr("mlx_peft.training.fit.evaluate", scripted)
+    monkeypatch.setattr("mlx_peft.training.fit.measured", scripted)
 
 
 def test_a_loss_is_read_only_after_the_next_step_is_under_way(engine: SimpleNamespace, folder: RunFolder) -> None:
@@ -150,7 +150,7 @@ def test_checkpoints_come_every_so_many_steps_and_after_each_epoch(
         if path == folder.last:
             saved.append((facts["position"]["step"], facts["position"]["batch"]))
 
-    monkeypatch.setattr("mlx_peft.training.fit.save_checkpoint", spy)
+    monkeypatch.setattr("mlx_peft.training.keeping.save_checkpoint", spy)
     start(engine, folder, engine.experiment(epochs=2, checkpoint_every=4))
     assert saved == [(4, 4), (6, 0), (8, 2), (12, 6), (12, 0)]
 

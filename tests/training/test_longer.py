@@ -120,7 +120,7 @@ def test_what_cannot_change_is_refused_by_name(engine: SimpleNamespace, change: 
 
 
 def test_a_run_that_stopped_early_waits_longer(engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_peft.training.fit.evaluate", lambda *_: {"top1": 0.5, "loss": 1.0, "count": 21})
+    monkeypatch.setattr("mlx_peft.training.fit.measured", lambda *_: {"top1": 0.5, "loss": 1.0, "count": 21})
     experiment = engine.experiment(epochs=6, early_stopping=1)
     train(experiment, engine.out)
     assert losses(engine.out)[-1]["epoch"] == 2
@@ -131,7 +131,7 @@ def test_a_run_that_stopped_early_waits_longer(engine: SimpleNamespace, monkeypa
 def test_a_run_that_would_end_where_it_is_stays_as_it_was(
     engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlx_peft.training.fit.evaluate", lambda *_: {"top1": 0.5, "loss": 1.0, "count": 21})
+    monkeypatch.setattr("mlx_peft.training.fit.measured", lambda *_: {"top1": 0.5, "loss": 1.0, "count": 21})
     experiment = engine.experiment(epochs=6, early_stopping=1)
     train(experiment, engine.out)
     before = contents(engine.out)

@@ -56,7 +56,7 @@ def test_a_tracker_that_fails_leaves_a_run_that_ends_the_same(
         def close(self) -> None: ...
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlx_peft.training.fit.open_trackers", lambda *_: [Failing()])
+        patch.setattr("mlx_peft.training.keeping.open_trackers", lambda *_: [Failing()])
         with pytest.raises(UserError, match="no space left for the events"):
             train(engine.experiment(), engine.out)
     train(engine.experiment(), engine.out, resume=True)

@@ -67,7 +67,7 @@ def test_the_adapter_and_the_test_metrics_are_those_of_the_selected_epoch(
     engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.5, 0.9, 0.1])
-    monkeypatch.setattr("mlx_peft.training.fit.evaluate", lambda *_: {"top1": next(scores), "loss": 1.0, "count": 21})
+    monkeypatch.setattr("mlx_peft.training.fit.measured", lambda *_: {"top1": next(scores), "loss": 1.0, "count": 21})
     result = train(engine.experiment(), engine.out)
     assert result["selected"] == {"epoch": 2, "by": "val.top1"}
     assert result["metrics"]["val"]["top1"] == 0.9

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,11 +20,12 @@ SMALLEST = 2.0**-24
 
 
 @contextmanager
-def randomness(seed: int) -> Iterator[None]:
-    """Within it, layers in training mode draw from ``seed``. torch's own generators are left as they were."""
+def randomness(seed: int, rank: int = 0) -> Iterator[None]:
+    """Within it, layers in training mode draw from ``seed``, each process of a run on its own. torch's own generators
+    are left as they were."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.manual_seed(int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0]) if rank else seed)
         token = _active.set(True)
         try:
             yield
