@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mlx_peft.config.methods import (
         BOFT,
         IA3,
+        LST,
         OFT,
         SSF,
         VPT,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         AdapterPlus,
         AdaptFormer,
         BitFit,
+        Convpass,
         FacT,
         Full,
         Houlsby,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BOFT",
     "IA3",
+    "LST",
     "OFT",
     "QAT",
     "SSF",
@@ -66,6 +69,7 @@ __all__ = [
     "AdaptFormer",
     "AdapterPlus",
     "BitFit",
+    "Convpass",
     "Data",
     "DyT",
     "EViT",

@@ -119,7 +119,7 @@ def training(
     trained |= {name for name in held if name not in own and not method.keeps(name)}
     prefix = frozen_prefix(architecture, 0.0, {**own, **held}, trained, None, experiment.tokens)
     # The first of them may be met by the gradient at its end alone, and of the last only what is read goes through.
-    through = max(architecture.depth - (0 if prefix is None else prefix.end) - 1, 0)
+    through = 0 if method.beside else max(architecture.depth - (0 if prefix is None else prefix.end) - 1, 0)
     images, size = -(-batch // train.accumulate), BYTES[train.precision]
     attended, fed = tokens(architecture, experiment.tokens)
     blocks = range(architecture.depth - 1 - through, architecture.depth - 1)

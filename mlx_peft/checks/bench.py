@@ -16,6 +16,7 @@ import numpy as np
 
 from convert.base import load_base
 from mlx_peft.checks import products, turns
+from mlx_peft.config.methods import LoRA, called
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.memory import process_peak
@@ -27,6 +28,10 @@ from mlx_peft.vit.registry import find
 CLASSES = 10
 CONTENDERS = (*BACKENDS, *PEERS)
 """These are timed by default. Others come as Python files: modules as ``protocols.measured.Contender`` has it."""
+PEERS_METHOD = LoRA.model_fields["name"].default
+"""What contenders that are no backend train."""
+AT = "@"
+"""Between a method's name and a contender's."""
 STEP, FIGURES = "step", "figures"
 """What a contender's process is asked."""
 
@@ -38,9 +43,13 @@ class Settings:
     model: str = "vit_small_patch16_224"
     batch_size: int = 8
     rank: int = 8
+    """LoRA's."""
     targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
+    """LoRA's."""
     rounds: int = 9
     warmup: int = 2
+    methods: tuple[str, ...] = ("lora",)
+    """Each is timed in every backend; other contenders train LoRA alone."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class Timing:
     """One contender's figures; seconds are of a whole training step, forward, backward and optimiser."""
 
     name: str
+    method: str
     version: str
     seconds: list[float]
     images_per_second: float
@@ -64,12 +74,13 @@ class Timing:
     """The most that the whole process held of the machine's memory."""
 
 
-def experiment(settings: Settings) -> Experiment:
-    """LoRA over random weights; images are random too, since only the clock is read."""
+def experiment(settings: Settings, method: str) -> Experiment:
+    """A method over random weights; images are random too, since only the clock is read."""
+    options = {"rank": settings.rank, "targets": settings.targets} if method == PEERS_METHOD else {}
     return Experiment.model_validate(
         {
             "model": {"name": settings.model, "weights": "none"},
-            "method": {"name": "lora", "rank": settings.rank, "targets": settings.targets},
+            "method": called(method, options).model_dump(),
             "data": {"name": "digits", "batch_size": settings.batch_size},
         }
     )
@@ -87,9 +98,13 @@ def module(contender: str) -> Contender:
     return cast(Contender, found)
 
 
-def work(contender: str, settings: Settings) -> Callable[[str], Any]:
-    """What the process of one contender answers: to STEP a step's seconds, to FIGURES the other figures."""
-    backend, config = module(contender), experiment(settings)
+def work(entry: str, settings: Settings) -> Callable[[str], Any]:
+    """What the process of one contender answers: to STEP a step's seconds, to FIGURES the other figures.
+
+    ``entry`` is as ``entries`` has it.
+    """
+    method, _, contender = entry.partition(AT)
+    backend, config = module(contender), experiment(settings, method)
     base = load_base(config.model, CLASSES, config.seed)
     trainer = backend.build_trainer(config, CLASSES, base)
     size, random = base.architecture.img_size, np.random.default_rng(0)
@@ -135,13 +150,27 @@ def available(contenders: Sequence[str]) -> Iterator[str]:
             yield name
 
 
+def entries(settings: Settings, beside: Sequence[str]) -> list[str]:
+    """What is timed, a method and a contender each: ``lora@torch``. What is no backend trains LoRA alone."""
+    return [
+        f"{method}{AT}{contender}"
+        for method in settings.methods
+        for contender in (*available(list(CONTENDERS)), *beside)
+        if contender in BACKENDS or method == PEERS_METHOD
+    ]
+
+
 def run(settings: Settings, beside: Sequence[str] = ()) -> list[Timing]:
     """Times every contender that is installed, and the Python files of ``beside``, round by round in turn."""
-    find(settings.model)  # a mistake is told once, not by every process
+    architecture = find(settings.model).architecture  # a mistake is told once, not by every process
+    for method in settings.methods:
+        chosen = experiment(settings, method).method
+        chosen.check(architecture)
+        chosen.check_quantization(architecture, None)
     for file in beside:
         if not Path(file).is_file():
             raise UserError(f"{file}: no such file", arguments=("beside",))
-    names = [*available(list(CONTENDERS)), *beside]
+    names = entries(settings, beside)
     with turns.workers("mlx_peft.checks.bench", names, asdict(settings)) as workers:
         times: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(settings.rounds):
@@ -150,11 +179,13 @@ def run(settings: Settings, beside: Sequence[str] = ()) -> list[Timing]:
         return [timing(name, settings, times[name], worker.ask(FIGURES)) for name, worker in workers.items()]
 
 
-def timing(name: str, settings: Settings, seconds: list[float], figures: dict[str, Any]) -> Timing:
+def timing(entry: str, settings: Settings, seconds: list[float], figures: dict[str, Any]) -> Timing:
     """A contender's figures, from its steps' seconds and what its process printed at the end."""
     needed = figures["products_seconds"]
+    method, _, contender = entry.partition(AT)
     return Timing(
-        name=Path(name).stem,
+        name=Path(contender).stem,
+        method=method,
         version=figures["version"],
         seconds=seconds,
         images_per_second=settings.batch_size / min(seconds),

@@ -85,6 +85,8 @@ METHODS: dict[str, Row] = {
     "adapter_plus": Row({"drop_path": 0}),
     "houlsby": Row({"bottleneck": 8}),
     "repadapter": Row({"dropout": 0}),
+    "convpass": Row({"dropout": 0}),
+    "lst": Row({}),
     "vpt": Row({}),
     "vpt-deep": Row({"deep": True}),
     "bitfit": Row({}),

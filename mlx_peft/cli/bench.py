@@ -24,6 +24,10 @@ def bench(
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 8,
     rank: Annotated[int, typer.Option(min=1, help="LoRA's rank, on qkv, proj, fc1 and fc2.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Steps of each contender, in turn.")] = 9,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A method to time; may be said several times.", show_default="lora"),
+    ] = None,
     beside: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE.py", help="A contender of your own: see tests/bench.", show_default=False),
@@ -32,14 +36,15 @@ def bench(
 ) -> None:
     """Time training steps, reading images, answers and fewer tokens.
 
-    Without a command: a LoRA training step of each backend, and of peft on timm.
+    Without a command: a training step of each backend, and for LoRA of peft on timm.
     """
     if ctx.invoked_subcommand:
         return
     from mlx_peft.checks import bench
     from mlx_peft.report import checks
 
-    settings = bench.Settings(model=model, batch_size=batch_size, rank=rank, rounds=rounds)
+    methods = tuple(dict.fromkeys(method or ("lora",)))
+    settings = bench.Settings(model=model, batch_size=batch_size, rank=rank, rounds=rounds, methods=methods)
     report = bench.run(settings, [str(file) for file in beside or []])
     if as_json:
         echo_json(bench.summary(settings, report))

@@ -99,14 +99,16 @@ def steps(settings: bench.Settings, timings: Sequence[bench.Timing]) -> str:
     def mebibytes(count: int | None) -> str:
         return UNMEASURED if count is None else f"{count / 2**20:,.0f}"
 
+    several = len(settings.methods) > 1
+    names = [f"{timing.method} in {timing.name}" if several else timing.name for timing in timings]
     numbers = [
         "images/s", "fastest step, ms", "matrix products", "saved activations, MiB", "peak of arrays, MiB",
         "peak of the process, MiB",
-        *(f"time / {timing.name}'s" for timing in timings),
+        *(f"time / {name}'s" for name in names),
     ]  # fmt: skip
     rows = [
         [
-            timing.name,
+            name,
             timing.version,
             f"{timing.images_per_second:.1f}",
             f"{1000 * min(timing.seconds):.0f}",
@@ -116,10 +118,12 @@ def steps(settings: bench.Settings, timings: Sequence[bench.Timing]) -> str:
             mebibytes(timing.process_bytes),
             *(f"{bench.ratio(timing, other):.2f}" for other in timings),
         ]
-        for timing in timings
+        for name, timing in zip(names, timings, strict=True)
     ]
+    lora = f"LoRA r {settings.rank} on {', '.join(settings.targets)}"
+    methods = ", ".join(lora if method == bench.PEERS_METHOD else method for method in settings.methods)
     setting = (
-        f"LoRA r {settings.rank} on {', '.join(settings.targets)}; {settings.model}, batch {settings.batch_size}, "
+        f"{methods}; {settings.model}, batch {settings.batch_size}, "
         f"float32; {settings.rounds} rounds in turn, {os.cpu_count()} CPUs"
     )
     return f"{setting}\n\n{Columns(('', 'framework', *numbers), numbers).table(rows)}"

@@ -191,6 +191,7 @@ def check_method(experiment: Experiment, architecture: Architecture, quantizatio
     if experiment.qat is not None:
         experiment.method.check_rounding(architecture, experiment.qat, quantization)
     experiment.method.check_new(architecture)
+    experiment.method.check_tokens(experiment.tokens)
     if experiment.tokens is not None:
         experiment.tokens.check(architecture)
 

@@ -16,7 +16,7 @@ from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.parameters import BIASES, is_head
 from mlx_peft.vit.relative import TABLE
 from mlx_peft.vit.rotary import mixed_frequencies
-from mlx_peft.vit.shapes import shapes
+from mlx_peft.vit.shapes import Shapes, shapes
 
 TOKEN = {"vit": 1e-6, "eva": 0.02, "beit": 0.02}
 """The deviation of class and register tokens, by family."""
@@ -62,15 +62,18 @@ def truncated(shape: tuple[int, ...], std: float, seed: int, name: str) -> NDArr
 
 def initial_state(architecture: Architecture, num_classes: int, seed: int) -> Tensors:
     """A whole ViT as timm initialises it, float32, by name."""
-    return {
-        name: _initial(name, shape, architecture, seed) for name, shape in shapes(architecture, num_classes).items()
-    }
+    return initial_values(shapes(architecture, num_classes), architecture, seed)
 
 
 def initial_head(architecture: Architecture, num_classes: int, seed: int) -> Tensors:
     """The classifier alone, or both of a distilled model: the tensors that ``initial_state`` has for it."""
     every = shapes(architecture, num_classes)
     return {name: _initial(name, every[name], architecture, seed) for name in every if is_head(name)}
+
+
+def initial_values(shapes: Shapes, architecture: Architecture, seed: int) -> Tensors:
+    """Tensors of other names that parts of such a model are made of, as it would have them, float32, by name."""
+    return {name: _initial(name, shape, architecture, seed) for name, shape in shapes.items()}
 
 
 def _initial(name: str, shape: tuple[int, ...], architecture: Architecture, seed: int) -> NDArray[np.float32]:

@@ -36,43 +36,43 @@ def shapes(architecture: Architecture, num_classes: int) -> Shapes:
     if not architecture.pre_norm:
         result["patch_embed.proj.bias"] = (dim,)
     if architecture.embed_norm:
-        result |= _norm(architecture, "patch_embed.norm", dim)
+        result |= norm_shapes(architecture, "patch_embed.norm", dim)
     if architecture.pre_norm:
-        result |= _norm(architecture, "norm_pre", dim)
+        result |= norm_shapes(architecture, "norm_pre", dim)
     for index in range(architecture.depth):
-        result |= _block(architecture, f"blocks.{index}")
+        result |= block_shapes(architecture, f"blocks.{index}")
     if architecture.final_norm and not architecture.norm_after_pool:
-        result |= _norm(architecture, "norm", dim)
+        result |= norm_shapes(architecture, "norm", dim)
     if architecture.global_pool == "map":
         result |= _attention_pooling(architecture)
     if architecture.final_norm and architecture.norm_after_pool:
-        result |= _norm(architecture, "fc_norm", dim)
+        result |= norm_shapes(architecture, "fc_norm", dim)
     for head in heads(architecture):
         result |= _linear(head, num_classes, architecture.feature_dim)
     return result
 
 
-def _block(architecture: Architecture, block: str) -> Shapes:
-    """A transformer block: attention, then the MLP, each behind its norm."""
+def block_shapes(architecture: Architecture, block: str) -> Shapes:
+    """A transformer block of a name: attention, then the MLP, each behind its norm."""
     dim, bias = architecture.embed_dim, architecture.proj_bias
-    result = _norm(architecture, f"{block}.norm1", dim)
+    result = norm_shapes(architecture, f"{block}.norm1", dim)
     result |= PROJECTIONS[architecture.qkv](f"{block}.attn", dim, architecture.qkv_bias)
     if architecture.positions == "relative":
         result[f"{block}.attn.{TABLE}"] = table_shape(architecture)
     if architecture.qk_norm:
         for name in ("q_norm", "k_norm"):
-            result |= _norm(architecture, f"{block}.attn.{name}", architecture.head_dim)
+            result |= norm_shapes(architecture, f"{block}.attn.{name}", architecture.head_dim)
     if architecture.scale_attn_norm:
-        result |= _norm(architecture, f"{block}.attn.norm", dim)
+        result |= norm_shapes(architecture, f"{block}.attn.norm", dim)
     result |= _linear(f"{block}.attn.proj", dim, dim, bias)
-    result |= _norm(architecture, f"{block}.norm2", dim)
+    result |= norm_shapes(architecture, f"{block}.norm2", dim)
     first = {"mlp": ("fc1",), "swiglu": ("fc1_g", "fc1_x"), "swiglu_packed": ("fc1",)}[architecture.mlp_layer]
     hidden = architecture.hidden_dim
     inner = hidden // 2 if architecture.mlp_layer == "swiglu_packed" else hidden
     for name in first:
         result |= _linear(f"{block}.mlp.{name}", hidden, dim, bias)
     if architecture.scale_mlp_norm:
-        result |= _norm(architecture, f"{block}.mlp.norm", inner)
+        result |= norm_shapes(architecture, f"{block}.mlp.norm", inner)
     result |= _linear(f"{block}.mlp.fc2", dim, inner, bias)
     if architecture.layer_scale:
         result |= {f"{block}.{name}": (dim,) for name in GAMMAS[architecture.family]}
@@ -101,7 +101,7 @@ def _attention_pooling(architecture: Architecture) -> Shapes:
         **_linear("attn_pool.q", dim, dim),
         **_linear("attn_pool.kv", 2 * dim, dim),
         **_linear("attn_pool.proj", dim, dim),
-        **_norm(architecture, "attn_pool.norm", dim),
+        **norm_shapes(architecture, "attn_pool.norm", dim),
         **_linear("attn_pool.mlp.fc1", hidden, dim),
         **_linear("attn_pool.mlp.fc2", dim, hidden),
     }
@@ -111,7 +111,8 @@ def _linear(name: str, outputs: int, inputs: int, bias: bool = True) -> Shapes:
     return {f"{name}.weight": (outputs, inputs)} | ({f"{name}.bias": (outputs,)} if bias else {})
 
 
-def _norm(architecture: Architecture, name: str, width: int) -> Shapes:
+def norm_shapes(architecture: Architecture, name: str, width: int) -> Shapes:
+    """The architecture's norm of a name, over so many channels."""
     kinds = ("weight", "bias") if architecture.norm_layer == "layernorm" else ("weight",)
     return {f"{name}.{kind}": (width,) for kind in kinds}
 

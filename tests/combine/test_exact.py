@@ -22,6 +22,7 @@ from mlx_peft.config.methods import (
     AdapterPlus,
     AdaptFormer,
     BitFit,
+    Convpass,
     FacT,
     Full,
     Houlsby,
@@ -135,6 +136,7 @@ BOTTLENECKS = {
     "adaptformer": [AdaptFormer(bottleneck=6), AdaptFormer(bottleneck=3, scale=0.5, blocks=(1,))],
     "adapter_plus": [AdapterPlus(bottleneck=6), AdapterPlus(bottleneck=3, blocks=(1,))],
     "houlsby": [Houlsby(bottleneck=6, norms=False), Houlsby(bottleneck=3, blocks=(1,))],
+    "convpass": [Convpass(bottleneck=6, conv="xavier"), Convpass(bottleneck=3, scale=0.5, blocks=(1,))],
 }
 
 
@@ -160,10 +162,17 @@ def test_bottlenecks_side_by_side_are_their_sum(kind, negative):
 
 
 def bottleneck(method, tensors, path, x):
-    """Chen et al. 2022, equation 2, without the norm before it; with a factor for each channel, Steitz and Roth's."""
+    """Chen et al. 2022, equation 2, without the norm before it; with a factor for each channel, Steitz and Roth's.
+
+    Where there is a convolution, the rows of x are neighbours in a ring.
+    """
     name = f"{path}.adapter"
-    scale = tensors.get(f"{name}_scale", method.scale if method.name == "adaptformer" else 1.0)
+    scale = tensors.get(f"{name}_scale", method.scale if method.name in ("adaptformer", "convpass") else 1.0)
     hidden = np.maximum(x @ tensors[f"{name}_down.weight"].T + tensors[f"{name}_down.bias"], 0)
+    if f"{name}_conv.weight" in tensors:
+        taps = tensors[f"{name}_conv.weight"].reshape(*hidden.shape[1:] * 2, 9)
+        summed = sum(np.roll(hidden, tap, axis=0) @ taps[..., tap].T for tap in range(9))
+        hidden = np.maximum(summed + tensors[f"{name}_conv.bias"], 0)
     return scale * (hidden @ tensors[f"{name}_up.weight"].T + tensors[f"{name}_up.bias"])
 
 

@@ -54,6 +54,8 @@ METHODS = {
     "miss": "miss",
     "randlora": "randlora",
     "pvera": "pvera",
+    "convpass": "convpass",
+    "lst": "lst",
 }
 """A recipe's name for a method, and the configuration's."""
 IN_FEW_BITS = {"qlora": "lora", "qat": "lora", "qat-lsq": "full"}

@@ -65,6 +65,8 @@ METHODS = {
     "adapter_plus": {"method": {"name": "adapter_plus"}},
     "houlsby": {"method": {"name": "houlsby"}},
     "repadapter": {"method": {"name": "repadapter"}},
+    "convpass": {"method": {"name": "convpass"}},
+    "lst": {"method": {"name": "lst"}},
     "vpt": {"method": {"name": "vpt", "deep": True}},
     "ssf": {"method": {"name": "ssf"}},
     "bitfit": {"method": {"name": "bitfit"}},

@@ -41,6 +41,9 @@ METHODS = {
     "randlora of one product": {"rank": 48, "targets": ["proj"]},
     "pvera": {"rank": 7, "targets": ["q", "v", "fc1"]},
     "repadapter": {"bottleneck": 6, "groups": 3},
+    "convpass": {"bottleneck": 6},
+    "lst": {"reduction": 4},
+    "lst of some blocks": {"reduction": 8, "blocks": "last 2"},
     "vpt": {"tokens": 4},
     "vpt deep": {"tokens": 4, "deep": True, "blocks": "first 2"},
 }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mlx_peft.config.methods import (
     BOFT,
     IA3,
+    LST,
     OFT,
     SSF,
     VPT,
@@ -19,6 +20,7 @@ from mlx_peft.config.methods import (
     AdapterPlus,
     AdaptFormer,
     BitFit,
+    Convpass,
     FacT,
     Full,
     Houlsby,
@@ -45,6 +47,7 @@ from torch_ref.methods.adapted import Adapted
 from torch_ref.methods.adapter_plus import AdapterPlusMethod
 from torch_ref.methods.adaptformer import AdaptFormerMethod
 from torch_ref.methods.boft import BOFTMethod
+from torch_ref.methods.convpass import ConvpassMethod
 from torch_ref.methods.fact import FacTMethod
 from torch_ref.methods.houlsby import HoulsbyMethod
 from torch_ref.methods.ia3 import IA3Method
@@ -53,6 +56,7 @@ from torch_ref.methods.linear import LinearMethod
 from torch_ref.methods.loha import LoHaMethod
 from torch_ref.methods.lokr import LoKrMethod
 from torch_ref.methods.lora import LoRAMethod
+from torch_ref.methods.lst import LSTMethod
 from torch_ref.methods.method import Method
 from torch_ref.methods.miss import MiSSMethod
 from torch_ref.methods.oft import OFTMethod
@@ -86,6 +90,7 @@ METHODS: dict[str, Method[Any]] = {
         AdapterPlusMethod(AdapterPlus),
         HoulsbyMethod(Houlsby),
         RepAdapterMethod(RepAdapter),
+        ConvpassMethod(Convpass),
         VPTMethod(VPT),
         OFTMethod(OFT),
         BOFTMethod(BOFT),
@@ -95,6 +100,7 @@ METHODS: dict[str, Method[Any]] = {
         MiSSMethod(MiSS),
         RandLoRAMethod(RandLoRA),
         PVeRAMethod(PVeRA),
+        LSTMethod(LST),
     )
 }
 """The registry of methods by their names: nothing else lists them."""
@@ -111,6 +117,7 @@ def apply(model: VisionTransformer, method: MethodConfig, seed: int, qat: QAT | 
         raise UserError(f"the model has the method {model.method.name!r} already; take it out with remove_adapter")
     method.check(model.architecture)
     method.check_quantization(model.architecture, model.quantization)
+    method.check_tokens(model.tokens)
     if qat is not None:
         method.check_rounding(model.architecture, qat, model.quantization)
     model.requires_grad_(False)

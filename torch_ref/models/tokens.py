@@ -26,6 +26,7 @@ class Tokens:
         gate: float32 ``(batch, tokens, 1)``: 0 for the tokens that go past the MLP that is next, 1 for others; None: 1.
         passed: float32 ``(batch, routers)``: the share of the patch tokens that each router so far has let through;
             None: there was none.
+        side: ``(batch, tokens, width)``: what a narrower network has made of them so far; None: there is none.
     """
 
     x: Tensor
@@ -35,6 +36,7 @@ class Tokens:
     aside: Tensor | None = None
     gate: Tensor | None = None
     passed: Tensor | None = None
+    side: Tensor | None = None
 
     def holding(self, x: Tensor) -> Tokens:
         """The same tokens with other values."""
@@ -122,7 +124,10 @@ class Tokens:
 
     def arrays(self) -> Arrays:
         """What of it is computed, by name; ``with_arrays`` is the reverse."""
-        known = {"x": self.x, "sizes": self.sizes, "aside": self.aside, "passed": self.passed, "indices": self.indices}
+        known = {
+            "side": self.side, "x": self.x, "sizes": self.sizes, "aside": self.aside, "passed": self.passed,
+            "indices": self.indices,
+        }  # fmt: skip
         return {name: array for name, array in known.items() if array is not None}
 
     def with_arrays(self, arrays: Arrays) -> Tokens:

@@ -81,6 +81,8 @@ class VisionTransformer(Answering, nn.Module):
         """
         if config is not None:
             config.check(self.architecture)
+        if self.method is not None:
+            self.method.check_tokens(config)
         self.routers = routers(config, self.architecture, seed).to(self.head.weight.device)
         found = reducers(config, len(self.blocks), self.routers)
         for number, block in enumerate(self.blocks):

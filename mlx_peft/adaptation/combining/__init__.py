@@ -16,6 +16,7 @@ from mlx_peft.config.methods import (
     AdapterPlus,
     AdaptFormer,
     BitFit,
+    Convpass,
     FacT,
     Full,
     Houlsby,
@@ -110,6 +111,7 @@ FAMILIES: Mapping[type[MethodConfig], Family] = {
     AdapterPlus: _bottlenecks("bottlenecks behind the blocks"),
     Houlsby: _bottlenecks("bottlenecks behind attention and MLP"),
     RepAdapter: _bottlenecks("bottlenecks before attention and MLP"),
+    Convpass: _bottlenecks("bottlenecks with convolutions"),
 }
 """Each method whose adapters can be combined. A linear probe adds nothing, and goes with all; any other method says in
 ``uncombined`` why its adapters cannot."""

@@ -11,7 +11,7 @@ from mlx_peft.adaptation.combining.differences import Base
 from mlx_peft.adaptation.combining.part import Part
 from mlx_peft.adaptation.combining.rules import Array
 from mlx_peft.adaptation.factors import ungrouped
-from mlx_peft.config.methods import AdapterPlus, AdaptFormer, Houlsby, Method, RepAdapter
+from mlx_peft.config.methods import AdapterPlus, AdaptFormer, Convpass, Houlsby, Method, RepAdapter
 from mlx_peft.config.methods.bottleneck import Bottlenecked
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
@@ -47,13 +47,16 @@ def _beside(found: Tensors, part: Part, path: str, rows: slice) -> None:
     found[f"{name}_down.weight"][rows] = tensors[f"{name}_down.weight"]
     found[f"{name}_down.bias"][rows] = tensors[f"{name}_down.bias"]
     found[f"{name}_up.weight"][:, rows] = up * scale[..., None]
+    if isinstance(part.method, Convpass):
+        found[f"{name}_conv.weight"][rows, rows] = tensors[f"{name}_conv.weight"]
+        found[f"{name}_conv.bias"][rows] = tensors[f"{name}_conv.bias"]
     found[f"{name}_up.bias"] += tensors[f"{name}_up.bias"] * scale
 
 
 def _scale(part: Part, path: str) -> Array:
     """s of a part's bottleneck: a number, or one for each channel."""
     method = part.method
-    number = method.scale if isinstance(method, AdaptFormer | RepAdapter) else 1.0
+    number = method.scale if isinstance(method, AdaptFormer | Convpass | RepAdapter) else 1.0
     return np.asarray(part.tensors.get(f"{path}.adapter_scale", number), np.float32)
 
 
@@ -79,6 +82,7 @@ WIDER: Mapping[type[Bottlenecked], Callable[[Sequence[Any], int, Blocks], Method
     Houlsby: lambda methods, width, blocks: Houlsby(
         bottleneck=width, blocks=blocks, norms=any(method.norms for method in methods)
     ),
+    Convpass: lambda methods, width, blocks: Convpass(bottleneck=width, blocks=blocks, scale=1.0),
     RepAdapter: lambda methods, width, blocks: RepAdapter(bottleneck=width, blocks=blocks, groups=1, scale=1.0),
 }
 """The method of one bottleneck that is as wide as all together, from theirs, in some blocks."""

@@ -17,6 +17,7 @@ from mlx_peft.backend.methods.adapted import Adapted
 from mlx_peft.backend.methods.adapter_plus import AdapterPlusMethod
 from mlx_peft.backend.methods.adaptformer import AdaptFormerMethod
 from mlx_peft.backend.methods.boft import BOFTMethod
+from mlx_peft.backend.methods.convpass import ConvpassMethod
 from mlx_peft.backend.methods.fact import FacTMethod
 from mlx_peft.backend.methods.houlsby import HoulsbyMethod
 from mlx_peft.backend.methods.ia3 import IA3Method
@@ -25,6 +26,7 @@ from mlx_peft.backend.methods.linear import LinearMethod
 from mlx_peft.backend.methods.loha import LoHaMethod
 from mlx_peft.backend.methods.lokr import LoKrMethod
 from mlx_peft.backend.methods.lora import LoRAMethod
+from mlx_peft.backend.methods.lst import LSTMethod
 from mlx_peft.backend.methods.method import Method
 from mlx_peft.backend.methods.miss import MiSSMethod
 from mlx_peft.backend.methods.oft import OFTMethod
@@ -42,6 +44,7 @@ from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.config.methods import (
     BOFT,
     IA3,
+    LST,
     OFT,
     SSF,
     VPT,
@@ -49,6 +52,7 @@ from mlx_peft.config.methods import (
     AdapterPlus,
     AdaptFormer,
     BitFit,
+    Convpass,
     FacT,
     Full,
     Houlsby,
@@ -88,6 +92,7 @@ METHODS: dict[str, Method[Any]] = {
         AdapterPlusMethod(AdapterPlus),
         HoulsbyMethod(Houlsby),
         RepAdapterMethod(RepAdapter),
+        ConvpassMethod(Convpass),
         VPTMethod(VPT),
         OFTMethod(OFT),
         BOFTMethod(BOFT),
@@ -97,6 +102,7 @@ METHODS: dict[str, Method[Any]] = {
         MiSSMethod(MiSS),
         RandLoRAMethod(RandLoRA),
         PVeRAMethod(PVeRA),
+        LSTMethod(LST),
     )
 }
 """The registry of methods by their names: nothing else lists them."""
@@ -113,6 +119,7 @@ def apply(model: VisionTransformer, method: MethodConfig, seed: int, qat: QAT | 
         raise UserError(f"the model has the method {model.method.name!r} already; take it out with remove_adapter")
     method.check(model.architecture)
     method.check_quantization(model.architecture, model.quantization)
+    method.check_tokens(model.tokens)
     if qat is not None:
         method.check_rounding(model.architecture, qat, model.quantization)
     model.freeze()

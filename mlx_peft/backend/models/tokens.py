@@ -25,6 +25,7 @@ class Tokens:
         gate: float32 ``(batch, tokens, 1)``: 0 for the tokens that go past the MLP that is next, 1 for others; None: 1.
         passed: float32 ``(batch, routers)``: the share of the patch tokens that each router so far has let through;
             None: there was none.
+        side: ``(batch, tokens, width)``: what a narrower network has made of them so far; None: there is none.
     """
 
     x: mx.array
@@ -34,6 +35,7 @@ class Tokens:
     aside: mx.array | None = None
     gate: mx.array | None = None
     passed: mx.array | None = None
+    side: mx.array | None = None
 
     def holding(self, x: mx.array) -> Tokens:
         """The same tokens with other values."""
@@ -123,8 +125,12 @@ class Tokens:
 
     def arrays(self) -> Arrays:
         """What of it is computed, by name; ``with_arrays`` is the reverse."""
-        known = {"x": self.x, "sizes": self.sizes, "aside": self.aside, "passed": self.passed, "indices": self.indices}
-        # MLX's checkpoint gives outputs without a gradient no cotangent, and all behind them the wrong ones: the last.
+        known = {
+            "side": self.side, "x": self.x, "sizes": self.sizes, "aside": self.aside, "passed": self.passed,
+            "indices": self.indices,
+        }  # fmt: skip
+        # MLX's checkpoint gives outputs without a gradient no cotangent, and all behind them the wrong ones: the last
+        # are whole numbers, and beside a side network x.
         return {name: array for name, array in known.items() if array is not None}
 
     def with_arrays(self, arrays: Arrays) -> Tokens:

@@ -9,12 +9,13 @@ from pydantic import Field
 
 from mlx_peft.config.methods.added import IA3, SSF, VPT
 from mlx_peft.config.methods.base import MethodConfig
-from mlx_peft.config.methods.bottleneck import AdapterPlus, AdaptFormer, Houlsby, RepAdapter
+from mlx_peft.config.methods.bottleneck import AdapterPlus, AdaptFormer, Convpass, Houlsby, RepAdapter
 from mlx_peft.config.methods.lora import LoRA
 from mlx_peft.config.methods.lowrank import AdaLoRA, FacT, QALoRA
 from mlx_peft.config.methods.multiplied import BOFT, OFT, RoAd
 from mlx_peft.config.methods.projected import PVeRA, RandLoRA, VeRA
 from mlx_peft.config.methods.selective import BitFit, Full, LayerNorm, Linear
+from mlx_peft.config.methods.side import LST
 from mlx_peft.config.methods.updates import LoHa, LoKr, MiSS
 from mlx_peft.config.words import PythonWords
 from mlx_peft.core.errors import UserError, shown
@@ -23,6 +24,7 @@ from mlx_peft.core.sections import sections, variants
 __all__ = [
     "BOFT",
     "IA3",
+    "LST",
     "OFT",
     "SSF",
     "VPT",
@@ -30,6 +32,7 @@ __all__ = [
     "AdaptFormer",
     "AdapterPlus",
     "BitFit",
+    "Convpass",
     "FacT",
     "Full",
     "Houlsby",
@@ -66,6 +69,7 @@ Method = Annotated[
     | AdapterPlus
     | Houlsby
     | RepAdapter
+    | Convpass
     | VPT
     | OFT
     | BOFT
@@ -74,7 +78,8 @@ Method = Annotated[
     | LoKr
     | MiSS
     | RandLoRA
-    | PVeRA,
+    | PVeRA
+    | LST,
     Field(discriminator="name"),
 ]
 

@@ -8,6 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.section import Section
+from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.bounds import UserPath
 from mlx_peft.core.errors import UserError
 from mlx_peft.vit.architecture import Architecture
@@ -40,6 +41,10 @@ class MethodConfig(Section):
     in_peft: ClassVar[bool] = False
     unmixed: ClassVar[str | None] = None
     uncombined: ClassVar[str | None] = None
+    unreduced: ClassVar[str | None] = None
+    """Why a model that has it may not have fewer tokens; None where it may."""
+    beside: ClassVar[bool] = False
+    """Whether what it trains stands beside the model's blocks, so that no gradient goes through them."""
     over_codes: ClassVar[bool] = False
     """Whether it needs a quantised base, which it merges into as it is."""
     rounds: ClassVar[bool] = False
@@ -106,6 +111,11 @@ class MethodConfig(Section):
 
     def check_quantization(self, architecture: Architecture, quantization: Quantization | None) -> None:
         """Raises UserError where the method cannot be put on a base that is quantised like this; None: not at all."""
+
+    def check_tokens(self, tokens: ReducerConfig | None) -> None:
+        """Raises UserError where the method cannot be on a model that has fewer tokens like this; None: all of them."""
+        if tokens is not None and self.unreduced is not None:
+            raise UserError(f"tokens: method {self.name} does not go with {tokens.name}: {self.unreduced}")
 
     def check_rounding(self, architecture: Architecture, qat: QAT, quantization: Quantization | None) -> None:
         """Raises UserError where the method cannot be trained through codes like these.

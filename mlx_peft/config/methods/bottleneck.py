@@ -27,7 +27,7 @@ class Bottlenecked(Blockwise):
     """A method of bottlenecks, down and up again, one at each of some places of a block.
 
     Class attributes:
-        places: what of a block a bottleneck is put around; empty: the block itself.
+        places: what of a block a bottleneck is put around, or its own name there; empty: the block itself.
     """
 
     places: ClassVar[tuple[str, ...]] = ("",)
@@ -133,6 +133,32 @@ class RepAdapter(Bottlenecked):
             _, block, place = path.split(".")
             found[path] = sites(architecture, (READ_BY[place],), (int(block),))
         return found
+
+
+class Convpass(Bottlenecked):
+    """Convpass (Jie and Deng 2022, arXiv 2207.07039): + s up(act(conv(act(down(norm(x)))))) beside attention and MLP.
+
+    The 3x3 convolution goes over the grid of patches; a token that is no patch is a grid of its own.
+    """
+
+    name: Literal["convpass"] = "convpass"
+    places: ClassVar[tuple[str, ...]] = ("bypass_attn", "bypass_mlp")
+    unmerged: ClassVar[str | None] = _unmerged("QuickGELU")
+    unmixed: ClassVar[str | None] = "its convolutions over the grid of patches are no scales and sums of a row's tokens"
+    unreduced: ClassVar[str | None] = "its convolutions go over the whole grid of patches"
+    bottleneck: Rank = 8
+    scale: Positive = Field(1.0, description="s; the authors choose it for each task, from 0.01 to 100")
+    conv: Literal["identity", "xavier"] = Field(
+        "identity", description="what the convolution begins as; the authors choose it for each task"
+    )
+    dropout: Share = Field(0.1, description="on the bottleneck")
+
+    def added(self, architecture: Architecture, quantization: Quantization | None = None) -> Shapes:
+        layers = {"weight": (self.bottleneck, self.bottleneck, 3, 3), "bias": (self.bottleneck,)}
+        convolutions = {
+            f"{path}.adapter_conv.{name}": shape for path in self.paths(architecture) for name, shape in layers.items()
+        }
+        return super().added(architecture, quantization) | convolutions
 
 
 READ_BY = {"norm1": "qkv", "norm2": "fc1"}
