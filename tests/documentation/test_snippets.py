@@ -79,6 +79,7 @@ MORE = {
     "mlx-peft parity --all": "--model vit_tiny_patch16_224 --method linear --no-steps",
     "mlx-peft parity --precision bfloat16": "--model vit_tiny_patch16_224 --method linear --no-steps",
     "mlx-peft bench": BENCH,
+    "mlx-peft bench --method lora --method lst": BENCH,
     "mlx-peft bench tokens": f"'tome r=2' {FEWER}",
     "mlx-peft bench tokens 'tome r=2' skipvit --out speed": FEWER,
     "mlx-peft bench tokens 'tome r=2' --run runs/mine --out speed": "--backend torch --batch-size 1 --rounds 1",
