@@ -279,6 +279,6 @@ def described_by(weights: str | None) -> Model | None:
 
 def _model_of(checkpoint: Checkpoint, path: Path) -> Model:
     """A model in an experiment's words: of another layout than timm's, with what makes it another than its name."""
-    found = checkpoint.architecture.model_dump()
-    args = {} if checkpoint.layout == "timm" else {field: found[field] for field in DECISIVE}
+    found = checkpoint.architecture.model_dump()  # without what earlier versions had no word for, where it is as theirs
+    args = {} if checkpoint.layout == "timm" else {field: found[field] for field in DECISIVE if field in found}
     return validated(Model, str(path), {"name": checkpoint.name, "weights": str(path), "args": args})

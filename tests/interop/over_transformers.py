@@ -89,7 +89,9 @@ class Family:
         """The same as ours are told."""
         found = open_path(self.folder, Asked())
         fields = found.architecture.model_dump()
-        return Model(name=found.name, weights=str(self.folder), args={key: fields[key] for key in DECISIVE})
+        return Model(
+            name=found.name, weights=str(self.folder), args={key: fields[key] for key in DECISIVE if key in fields}
+        )
 
     def load(self, adapter: Path, backend: str) -> Loaded:
         return load_run(adapter, backend, model=self.named)  # type: ignore[arg-type]
@@ -124,6 +126,7 @@ def reopened(model: torch.nn.Module, adapter: Path) -> torch.nn.Module:
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing")
         warnings.filterwarnings("ignore", "Unsupported layer type .*LayerNorm")  # of every norm, which it adapts
         warnings.filterwarnings("ignore", "The following rank_pattern keys did not match")  # AdaLoRA's, in its own too
+        warnings.filterwarnings("ignore", "Failed to load the CUDA|Setting boft_n_butterfly")  # BOFT, without CUDA
         warnings.filterwarnings("ignore", "Found missing adapter keys while .*randlora_")  # of what each layer shares
         return peft.PeftModel.from_pretrained(model, str(adapter)).eval()
 

@@ -48,7 +48,7 @@ METHODS = {
     "lokr of wholes": LoKr(rank=2, targets=("proj", "mlp")),
     "miss of a whole qkv": MiSS(rank=6, targets=("qkv", "fc2")),
     "road of parts": RoAd(group_size=4, targets=("k", "v", "proj")),
-    "oft of a whole qkv": OFT(block_size=4, targets=("qkv", "fc2")),
+    "oft of a whole qkv": OFT(block_size=2, targets=("qkv", "fc2")),
     "boft of a whole qkv": BOFT(block_size=4, targets=("qkv", "proj")),
     "ia3 of a whole qkv": IA3(targets=("qkv", "fc2"), feedforward=("qkv", "fc2")),
     "norms": LayerNorm(),
