@@ -23,7 +23,7 @@ from mlx_peft.backend.methods.adapted import Adapted
 from mlx_peft.backend.methods.method import Method
 from mlx_peft.backend.methods.targets import find, replace
 from mlx_peft.backend.models.block import Block
-from mlx_peft.backend.models.layers import Linear, quick_gelu, spread
+from mlx_peft.backend.models.layers import ChannelsLast, Linear, quick_gelu, spread
 from mlx_peft.backend.models.positions import Positions
 from mlx_peft.backend.models.stochastic import Dropout
 from mlx_peft.backend.models.tokens import Tokens
@@ -33,12 +33,12 @@ from mlx_peft.vit.initial import uniform
 from mlx_peft.vit.places import PATCH, Kinds
 
 
-class GridConv(nn.Module):
+class GridConv(ChannelsLast):
     """A 3x3 convolution of tokens: of patches over their grid, of every other token alone."""
 
     def __init__(self, weight: mx.array):
         super().__init__()
-        self.weight = weight.transpose(0, 2, 3, 1)  # as every convolution of MLX has it
+        self.weight = weight.transpose(0, 2, 3, 1)
         self.bias = mx.zeros((len(weight),))
 
     def __call__(self, tokens: Tokens) -> mx.array:
