@@ -66,23 +66,24 @@ def repadapter(number, of, x):
     return x + of.mlp(f("norm2", of.norm("norm2", x)))
 
 
+def bypass(of, at, x):
+    """Over a grid of 4 x 4: what stands before the patches are grids of their own."""
+    quick_gelu = lambda x: x / (1 + np.exp(-1.702 * x))  # noqa: E731
+    hidden, weight = quick_gelu(of.linear(f"{at}.adapter_down", x)), of[f"{at}.adapter_conv.weight"]
+    alone, patches = hidden[:, :-16], hidden[:, -16:]
+    padded = np.pad(patches.reshape(len(x), 4, 4, -1), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifts = ((row, column) for row in range(3) for column in range(3))
+    summed = sum(padded[:, i : i + 4, j : j + 4] @ weight[:, :, i, j].T for i, j in shifts)
+    hidden = np.concatenate([alone @ weight[:, :, 1, 1].T, summed.reshape(patches.shape)], axis=1)
+    return 0.7 * of.linear(f"{at}.adapter_up", quick_gelu(hidden + of[f"{at}.adapter_conv.bias"]))
+
+
 def convpass(number, of, x):
-    """Jie and Deng 2022, section 3.2, over a grid of 4 x 4: what stands before the patches are grids of their own."""
-
-    def f(at, x):
-        quick_gelu = lambda x: x / (1 + np.exp(-1.702 * x))  # noqa: E731
-        hidden, weight = quick_gelu(of.linear(f"{at}.adapter_down", x)), of[f"{at}.adapter_conv.weight"]
-        alone, patches = hidden[:, :-16], hidden[:, -16:]
-        padded = np.pad(patches.reshape(len(x), 4, 4, -1), ((0, 0), (1, 1), (1, 1), (0, 0)))
-        shifts = ((row, column) for row in range(3) for column in range(3))
-        summed = sum(padded[:, i : i + 4, j : j + 4] @ weight[:, :, i, j].T for i, j in shifts)
-        hidden = np.concatenate([alone @ weight[:, :, 1, 1].T, summed.reshape(patches.shape)], axis=1)
-        return 0.7 * of.linear(f"{at}.adapter_up", quick_gelu(hidden + of[f"{at}.adapter_conv.bias"]))
-
+    """Jie and Deng 2022, section 3.2."""
     normed = of.norm("norm1", x)
-    x = x + of.attention(normed) + f("bypass_attn", normed)
+    x = x + of.attention(normed) + bypass(of, "bypass_attn", normed)
     normed = of.norm("norm2", x)
-    return x + of.mlp(normed) + f("bypass_mlp", normed)
+    return x + of.mlp(normed) + bypass(of, "bypass_mlp", normed)
 
 
 BLOCKS = {"adapter_plus": adapter_plus, "houlsby": houlsby, "repadapter": repadapter, "convpass": convpass}
@@ -132,6 +133,21 @@ def test_repadapter_starts_as_the_bare_model_with_xaviers_down(build, batch):
     down, bound = trainer.model.adapter()["blocks.0.norm1.adapter_down.weight"], np.sqrt(6 / (48 + 32))
     # 1,536 draws give the deviation of a uniform to four standard errors of 1.6 per cent
     assert np.abs(down).max() <= bound and down.std() == pytest.approx(bound / np.sqrt(3), rel=0.07)
+
+
+def test_convpass_reads_what_attention_and_mlp_read_where_the_norms_are_behind_them(build, batch, away):
+    model = {"args": SMALL | {"post_norm": True}}
+    weights = away(build({"name": "full"}, model).model.adapter())
+    trainer = build(METHODS["convpass"], model, weights=weights)
+    tensors = away(trainer.model.adapter(), 0.2)
+    trainer.model.load_adapter(tensors)
+
+    def block(number, of, x):
+        x = x + of.norm("norm1", of.attention(x)) + bypass(of, "bypass_attn", x)
+        return x + of.norm("norm2", of.mlp(x)) + bypass(of, "bypass_mlp", x)
+
+    expected = papers.logits(weights | tensors, pixels(trainer, batch[0]), block)
+    assert relative(trainer.model.logits(batch[0]), expected) <= LOGITS
 
 
 @pytest.mark.parametrize("conv", ["identity", "xavier"])

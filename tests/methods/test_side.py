@@ -85,9 +85,13 @@ def test_trained_parameters_are_the_closed_formula(build):
     assert build(LADDER).model.parameters.adapter == n * (block + reads + 1) + reads + 2 * w + w * d + d
 
 
-@pytest.mark.parametrize("family", ["vit", "eva"])
-def test_checkpointing_gives_the_same_gradients(build, batch, away, family):
-    model = {"args": SMALL | {"family": family, "init_values": 0.1}}
+@pytest.mark.parametrize(
+    "args",
+    [{"init_values": 0.1}, {"family": "eva", "init_values": 0.1}, {"post_norm": True}],
+    ids=["vit", "eva", "post"],
+)
+def test_checkpointing_gives_the_same_gradients(build, batch, away, args):
+    model = {"args": SMALL | args}
     plain, recomputed = build(LADDER, model), build(LADDER, model, {"gradient_checkpointing": True})
     start, gradients = away(plain.model.adapter()), []
     for trainer in (plain, recomputed):

@@ -27,7 +27,7 @@ from mlx_peft.vit.places import Kinds
 from torch_ref.methods.adapted import Adapted
 from torch_ref.methods.method import Method
 from torch_ref.methods.targets import find, replace
-from torch_ref.models.block import BLOCKS, Block
+from torch_ref.models.block import Block, block_class
 from torch_ref.models.layers import Linear, norm, spread
 from torch_ref.models.positions import Positions
 from torch_ref.models.tokens import Tokens
@@ -53,7 +53,7 @@ class LadderBlock(Adapted):
             self.side_first = Linear(dim, narrow.embed_dim)
         self.side_down = Linear(dim, narrow.embed_dim)
         self.side_gate = nn.Parameter(torch.zeros(1))
-        self.side_block = BLOCKS[narrow.family](narrow)
+        self.side_block = block_class(narrow)(narrow)
         if last:
             self.side_norm = norm(narrow, narrow.embed_dim)
             self.side_up = Linear(narrow.embed_dim, dim)

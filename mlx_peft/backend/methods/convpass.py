@@ -103,11 +103,11 @@ class BypassedBlock(Adapted):
 
     def __call__(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
         block = self.base_layer
-        normed = tokens.holding(block.norm1(tokens.x)).only(queries)
+        normed = tokens.holding(block.read_by_attention(tokens.x)).only(queries)
         added = self.scale * block.drop_path1(self.bypass_attn(normed))
         tokens = block.attend(tokens, positions, queries)
         tokens = tokens.holding(tokens.x + added)
-        normed = tokens.holding(block.norm2(tokens.x))
+        normed = tokens.holding(block.read_by_mlp(tokens.x))
         added = self.scale * block.drop_path2(self.bypass_mlp(normed))
         tokens = tokens.fed(block.feed(normed.x))
         return tokens.holding(tokens.x + added)

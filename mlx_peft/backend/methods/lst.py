@@ -24,7 +24,7 @@ from mlx.utils import tree_unflatten
 from mlx_peft.backend.methods.adapted import Adapted
 from mlx_peft.backend.methods.method import Method
 from mlx_peft.backend.methods.targets import find, replace
-from mlx_peft.backend.models.block import BLOCKS, Block
+from mlx_peft.backend.models.block import Block, block_class
 from mlx_peft.backend.models.layers import Linear, norm, spread
 from mlx_peft.backend.models.positions import Positions
 from mlx_peft.backend.models.tokens import Tokens
@@ -54,7 +54,7 @@ class LadderBlock(Adapted):
             self.side_first = Linear(dim, narrow.embed_dim)
         self.side_down = Linear(dim, narrow.embed_dim)
         self.side_gate = mx.zeros((1,))
-        self.side_block = BLOCKS[narrow.family](narrow)
+        self.side_block = block_class(narrow)(narrow)
         if last:
             self.side_norm = norm(narrow, narrow.embed_dim)
             self.side_up = Linear(narrow.embed_dim, dim)
