@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from convert.files import listed
+from convert.files import listed, read_json
 from convert.timm import beit, eva
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.tokens import ReducerConfig, described
@@ -68,6 +68,11 @@ def preprocessing_of(config: Mapping[str, Any], path: Path) -> Preprocessing:
         return Preprocessing(**{key: config[key] for key in Preprocessing.model_fields if key in config})
     except ValidationError as error:
         raise UserError(f"{path}: pretrained_cfg: {in_a_line(error, Preprocessing)}") from error
+
+
+def in_our_words(folder: Path) -> bool:
+    """Whether a folder of timm's layout is of a model that timm has no words for, and refuses."""
+    return str(read_json(folder / CONFIG).get("architecture")).startswith(OURS)
 
 
 def from_arguments(arguments: Mapping[str, Any], path: Path, usual: Architecture) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from convert.base import Base, whole
 from convert.checkpoint import Checkpoint
 from convert.layouts.layout import Asked
 from convert.named import open_named
+from convert.timm.config import in_our_words
 from mlx_peft.artifacts.ahead import must_merge
 from mlx_peft.artifacts.load import Loaded, described, load_run, put_on
 from mlx_peft.artifacts.place import find_adapter
@@ -148,6 +149,8 @@ def at_its_grid(checkpoint: Checkpoint, args: Mapping[str, Any]) -> Checkpoint:
 
 
 def _opener(checkpoint: Checkpoint, path: Path) -> str | None:
+    if checkpoint.layout == "timm" and path.is_dir() and in_our_words(path):
+        return None
     if checkpoint.layout == "timm" and path.is_dir() and checkpoint.quantization is None:
         return "timm folder"
     if checkpoint.layout == "timm" and not path.exists():

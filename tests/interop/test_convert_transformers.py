@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 import transformers
 from by_hand import by_hand
 from comparing import LOGITS, relative
-from foreign_models import SIZE, logits, pixels, prepared, shaken
+from foreign_models import SIZE, logits, on_disk, pixels, prepared, shaken
 from interop.converting import CLASSES, command, converted
 
 from convert.base import whole
@@ -70,6 +71,9 @@ def test_what_timm_has_no_words_for_is_kept_by_our_own_folder_and_refused_by_tim
     assert relative(logits(base, "mlx", pixels()), expected) <= LOGITS
     with pytest.raises(RuntimeError, match="Unknown model"):
         timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    converted(tmp_path / "out", tmp_path / "back", "--to", "transformers")  # proved without timm
+    for key, tensor in on_disk(tmp_path / "hf").items():
+        np.testing.assert_array_equal(on_disk(tmp_path / "back")[key], tensor, err_msg=key)
 
 
 def test_images_are_predicted_with_a_folder_of_transformers_and_with_our_own(tmp_path: Path) -> None:
