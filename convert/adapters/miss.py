@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from convert.adapters.layerwise import Layers, Layerwise, along
@@ -22,9 +23,6 @@ def _written(method: MiSS, layers: Layers) -> dict[str, Any]:
 
 
 def _options(config: dict[str, Any], layers: Layers) -> dict[str, Any]:
-    """Raises ValueError for the variant Bat, whose update is a product with the weight itself."""
-    if config.get("init_weights") == "bat":
-        raise ValueError("init_weights 'bat' multiplies the weight, and is another method than MiSS, which adds to it")
     mini = config["mini_r"] if config.get("init_weights") == "mini" else None
     return {"rank": config["r"], "mini": mini, "dropout": config.get("miss_dropout", 0)}
 
@@ -48,5 +46,14 @@ def _apart(method: MiSS, tensors: Tensors) -> Tensors:
     return LAYERWISE.apart(method, tensors)
 
 
-FORMAT = replace(LAYERWISE.format, apart=_apart)
+def _from_peft(config: dict[str, Any], packed: Tensors, path: Path) -> tuple[MiSS, Tensors]:
+    """Raises UserError for the variant Bat, whose update is a product with the weight itself."""
+    if config.get("init_weights") == "bat":
+        raise UserError(
+            f"{path}: init_weights 'bat' multiplies the weight, and is another method than MiSS, which adds to it"
+        )
+    return LAYERWISE.from_peft(config, packed, path)
+
+
+FORMAT = replace(LAYERWISE.format, apart=_apart, from_peft=_from_peft)
 """How its adapters lie on disk."""

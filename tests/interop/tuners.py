@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import peft
-import torch  # before MLX: see mlx_peft.backend.blas
+import torch
 from peft_reference import timm_of
 
 # isort: split
@@ -46,6 +46,7 @@ def begun(config: peft.PeftConfig, base) -> dict[str, np.ndarray]:
     """What PEFT's own model begins with."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        torch.manual_seed(0)
         return added(peft.get_peft_model(timm_of(base), config))
 
 
