@@ -162,7 +162,7 @@ def test_an_adapter_that_claims_more_than_it_holds_is_refused(written, tmp_path)
     claimed = base_of().architecture.model_copy(update={"depth": 400})
     place = written("a", LoRA(blocks=(0,)), architecture=claimed)
     other = written("b", LoRA(), 1, architecture=claimed)
-    with pytest.raises(UserError, match="b does not fit the model of the others: it is of 2 blocks, and there .* 400"):
+    with pytest.raises(UserError, match=r"b does not fit the model of the others: it is of 2 blocks, and there .* 400"):
         mp.combine([place, other], tmp_path / "out", head="a")
 
 
