@@ -133,6 +133,11 @@ class Architecture(BaseModel):
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of attn_pool_num_heads {self.pool_heads}")
         if self.hidden_dim < 1 + (self.mlp_layer == "swiglu_packed"):
             raise ValueError(f"mlp_ratio {self.mlp_ratio} of embed_dim {self.embed_dim} leaves the MLP no hidden layer")
+        if self.mlp_layer == "swiglu_packed" and self.hidden_dim % 2:
+            raise ValueError(
+                f"mlp_ratio {self.mlp_ratio} of embed_dim {self.embed_dim} gives mlp_layer 'swiglu_packed' a hidden "
+                f"layer of {self.hidden_dim}, which has no equal halves"
+            )
         if self.global_pool in ("token", "token_avg") and not self.class_token:
             raise ValueError(f"global_pool {self.global_pool!r} needs class_token: true")
         if self.global_pool == "token_avg" and (self.norm_after_pool or self.distilled):

@@ -120,3 +120,7 @@ def test_an_altered_architecture_is_checked() -> None:
         altered(Architecture(), {"depth": 0}, "model.args")
     with pytest.raises(UserError, match=r"model\.args: .*not a multiple of num_heads 5"):
         altered(Architecture(), {"num_heads": 5}, "model.args")
+    with pytest.raises(UserError, match="a hidden layer of 341, which has no equal halves"):
+        altered(
+            Architecture(), {"embed_dim": 64, "num_heads": 1, "mlp_ratio": 16 / 3, "mlp_layer": "swiglu_packed"}, "a"
+        )
