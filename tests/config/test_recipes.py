@@ -14,6 +14,7 @@ from mlx_peft.data import REGISTRY
 from mlx_peft.vit import registry
 
 OTHERS = {
+    "dinov3-small-lora-folder",
     "quickstart",
     "quickstart-pretrain",
     "vit-base-lora-vtab-1k-cifar",
@@ -128,13 +129,19 @@ def test_a_recipe_has_images_to_choose_the_epoch_by(name: str) -> None:
     assert variant.sizes.get("val") or shares.get("val")
 
 
-@pytest.mark.parametrize("name", [name for name in recipes.names() if "-lora-" in name and "dinov2" not in name])
+@pytest.mark.parametrize("name", [name for name in recipes.names() if "-lora-" in name and "dinov" not in name])
 def test_a_recipe_is_what_its_name_says(name: str) -> None:
     model, data = name.split("-lora-")
     experiment = files.load(recipes.find(name))
     assert experiment.model.name.startswith(f"{model.replace('-', '_')}_patch16_224.")
     assert isinstance(experiment.method, LoRA)
     assert experiment.data.name.replace(":", "-") == data
+
+
+def test_dinov3_is_trained_as_dinov2_is() -> None:
+    found, other = (files.load(recipes.find(f"{name}-small-lora-folder")) for name in ("dinov3", "dinov2"))
+    assert found.model.name == "vit_small_patch16_dinov3"
+    assert found.model_copy(update={"model": other.model}) == other
 
 
 @pytest.mark.parametrize("name", recipes.names())
