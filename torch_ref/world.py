@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mlx_peft.core.errors import UserError
 from mlx_peft.core.world import PATIENCE, Lost
 
 
@@ -26,7 +27,10 @@ class World:
 
     def _join(self) -> None:
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+            device, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+            if device >= there:
+                raise UserError(f"each process takes a GPU of its own: start no more than there are here, {there}")
+            torch.cuda.set_device(device)
         with lost():
             kind, patience = "nccl" if torch.cuda.is_available() else "gloo", timedelta(seconds=PATIENCE)
             store, rank, size = next(dist.rendezvous("env://", timeout=patience))

@@ -18,6 +18,10 @@ _LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 """One of these is set in a process that ``mlx.launch`` or ``mpirun`` started."""
 
 
+_PIECE = 2**28
+"""So many bytes of each process are exchanged at once: an array's length is an int32."""
+
+
 class World:
     """See ``mlx_peft.core.world.World``. Alone where no launcher (``mlx.launch``) says otherwise."""
 
@@ -47,20 +51,25 @@ class World:
         return self._placed(content, self.rank, self.size)
 
     def _placed(self, content: bytes, place: int, places: int) -> list[bytes]:
-        """Each process's bytes in its place, by a sum of arrays that are 0 elsewhere: MLX gathers equal lengths."""
+        """Each process's bytes in its place, by sums of arrays that are 0 elsewhere: MLX gathers equal lengths."""
         if self.size == 1:
             return [content]
-        lengths = np.zeros(places, np.int32)
+        lengths = np.zeros(places, np.int64)
         lengths[place] = len(content)
         lengths = np.array(self._sum(mx.array(lengths)))
-        arrays = np.zeros((places, max(lengths.max(), 1)), np.uint8)
-        arrays[place, : len(content)] = np.frombuffer(content, np.uint8)
-        arrays = np.array(self._sum(mx.array(arrays)))
-        return [array[:length].tobytes() for array, length in zip(arrays, lengths.tolist(), strict=True)]
+        longest, pieces = max(int(lengths.max()), 1), []
+        for first in range(0, longest, _PIECE):
+            own = np.frombuffer(content[first : first + _PIECE], np.uint8)
+            arrays = np.zeros((places, min(_PIECE, longest - first)), np.uint8)
+            arrays[place, : len(own)] = own
+            pieces.append(np.array(self._sum(mx.array(arrays))))
+        whole = np.concatenate(pieces, axis=1)
+        return [array[:length].tobytes() for array, length in zip(whole, lengths.tolist(), strict=True)]
 
     def _sum(self, array: mx.array) -> mx.array:
         """Over all processes, waited for. On the processor: several rings have failed on Metal (MLX's tracker)."""
-        with lost():
+        mx.eval(array)  # what fails or takes long in here is not another process's
+        with lost(self.rank):
             found = mx.distributed.all_sum(array, group=self._group, stream=mx.cpu)
             mx.eval(found)
         return found
@@ -77,10 +86,10 @@ def _joined() -> World:
 
 
 @contextmanager
-def lost() -> Iterator[None]:
+def lost(rank: int = 0) -> Iterator[None]:
     """Raises Lost where another process does not take part in the block's exchange."""
     # MLX waits for one that hangs for ever, and hears no signal meanwhile.
-    watch = threading.Timer(PATIENCE, _give_up)
+    watch = threading.Timer(PATIENCE, _give_up, [rank])
     watch.daemon = True
     watch.start()
     try:
@@ -91,7 +100,8 @@ def lost() -> Iterator[None]:
         watch.cancel()
 
 
-def _give_up() -> None:
-    """Ends a process that waits for another one that does not answer."""
-    print(f"error: {Lost(f'no answer for {PATIENCE:.0f} s')}", file=sys.stderr, flush=True)
+def _give_up(rank: int) -> None:
+    """Ends a process that waits for another one that does not answer; the first one says so."""
+    if rank == 0:
+        print(f"error: {Lost(f'no answer for {PATIENCE:.0f} s')}", file=sys.stderr, flush=True)
     os._exit(2)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import numpy as np
 from safetensors.numpy import load, save
 
 from mlx_peft.core.border import Tensors
@@ -98,7 +99,9 @@ def together(world: World) -> Iterator[None]:
         if world.size == 1:
             raise
         fault = error
-    texts = [text.decode() for text in world.gather(b"" if fault is None else str(fault).encode() or b"?")]
+    # Escaped, since the name of a file may be no UTF-8.
+    own = b"" if fault is None else str(fault).encode(errors="backslashreplace") or b"?"
+    texts = [text.decode() for text in world.gather(own)]
     wrong = [(rank, text) for rank, text in enumerate(texts) if text]
     if not wrong:
         return
@@ -118,6 +121,11 @@ def first_tells(world: World, *kinds: type[UserError]) -> Iterator[None]:
         if world.rank and isinstance(error, (Lost, *kinds)):
             raise SystemExit(2) from None
         raise
+
+
+def packed(tensors: Tensors) -> bytes:
+    """Tensors as the bytes of a safetensors file, whatever order their memory has: the library takes it as it lies."""
+    return save({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()})
 
 
 def shared(
@@ -142,6 +150,6 @@ def shared(
         if world.size == 1:
             contents = [found]
         else:
-            contents = [load(content) if content else None for content in world.gather(save(found) if found else b"")]
+            contents = [load(content) if content else None for content in world.gather(packed(found) if found else b"")]
         yield from (content for content in contents if content is not None)
     next(own, None)  # lets it end

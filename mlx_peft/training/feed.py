@@ -9,6 +9,7 @@ from convert.base import Base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.world import ALONE, World
 from mlx_peft.data import Batch, Dataset, eval_batches, steps_per_epoch, train_batches
+from mlx_peft.data.unread import Unread
 from mlx_peft.tasks.task import Task
 
 
@@ -25,6 +26,8 @@ class Feed:
     val_steps: int
     task: Task
     num_classes: int
+    unread: Unread | None = None
+    """The images that could not be read, where these are left out."""
     world: World = ALONE
     """The processes that share them."""
 
@@ -52,5 +55,6 @@ def feed(experiment: Experiment, dataset: Dataset, base: Base, world: World = AL
         val_steps=0 if val is None else steps_per_epoch(val, data.batch_size),
         task=dataset.task,
         num_classes=num_classes,
+        unread=dataset.unread,
         world=world,
     )

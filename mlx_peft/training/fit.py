@@ -15,7 +15,6 @@ from convert.files import listed
 from mlx_peft.config.schema import Experiment, Train
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.memory import process_peak
-from mlx_peft.core.world import Lost
 from mlx_peft.data import Batch
 from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.training.allocation import Kept, RankAllocator, allocator, ranks
@@ -24,10 +23,11 @@ from mlx_peft.training.evaluate import answers_of_all, measured
 from mlx_peft.training.feed import Feed
 from mlx_peft.training.keeping import Keeper, keeping
 from mlx_peft.training.progress import EpochEvent, Progress, StepEvent
+from mlx_peft.training.ranks import heard_by_all
 from mlx_peft.training.resume import Diverged, diverged, ended
 from mlx_peft.training.run import Record, RunFolder
 from mlx_peft.training.schedule import learning_rate
-from mlx_peft.training.stop import Interrupted, Stopped, StopSignal, again
+from mlx_peft.training.stop import Interrupted, Stopped, StopSignal
 
 
 def fit(
@@ -113,10 +113,8 @@ class Loop:
             raise Interrupted(self.folder, self.position.step, self.steps) from None
         except Diverged:
             raise
-        except Exception as error:
+        except Exception:
             self.rescue()
-            if isinstance(error, Lost):
-                error.command = again(self.folder)
             raise
 
     def rescue(self) -> None:
@@ -159,8 +157,8 @@ class Loop:
         while True:
             try:
                 batch = next(batches, None)
-            except UserError:
-                self.feed.world.any(True)  # the others stop
+            except UserError as error:
+                self.stop.check(error)
                 raise
             if batch is None:
                 return
@@ -235,6 +233,7 @@ class Loop:
                 self.trainer.model, self.feed.val(), self.feed.val_steps, self.feed.world, self.stop.check
             )
             val = measured(answers, self.feed.task, self.feed.num_classes)
+            heard_by_all(self.feed.world, self.feed.unread)
             better = candidate and (not here.best or self.feed.task.score(val) > self.feed.task.score(here.best))
         if val and better:
             self.keeper.select(self.trainer.model.adapter, epoch, val)

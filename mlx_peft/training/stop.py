@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from mlx_peft.core import signals
-from mlx_peft.core.errors import Command
-from mlx_peft.core.world import ALONE, World
+from mlx_peft.core.errors import Command, UserError
+from mlx_peft.core.world import ALONE, Lost, World, together
 from mlx_peft.core.writing import DiskFull
 from mlx_peft.training.run import RunFolder
-
-Item = TypeVar("Item")
 
 
 def again(folder: RunFolder, *overrides: str) -> Command:
@@ -46,16 +44,16 @@ class StopSignal:
     def __init__(self, world: World = ALONE) -> None:
         self.requested, self.world = False, world
 
-    def check(self) -> None:
-        """Raises Stopped where a stop was requested, of any process of the run: all of them ask here."""
-        if self.world.any(self.requested):
-            raise Stopped
+    def check(self, fault: UserError | None = None) -> None:
+        """Raises Stopped where a stop was requested, of any process of the run: all of them ask here.
 
-    def watch(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, until a stop is requested."""
-        for item in items:
-            self.check()
-            yield item
+        Where one of them cannot go on, for a ``fault``, all raise what ``together`` raises.
+        """
+        if self.world.any(self.requested or fault is not None):
+            with together(self.world):
+                if fault is not None:
+                    raise fault
+            raise Stopped
 
     @contextmanager
     def listening(self) -> Iterator[StopSignal]:
@@ -73,9 +71,12 @@ class StopSignal:
 
 
 @contextmanager
-def resumable() -> Iterator[None]:
-    """Adds to the message of a full disk that the run can go on."""
+def resumable(folder: RunFolder) -> Iterator[None]:
+    """Adds to the message of a full disk, and of a process that is lost, that the run can go on."""
     try:
         yield
+    except Lost as error:
+        error.command = again(folder)
+        raise
     except DiskFull as error:
         raise DiskFull(f"{error}; make room, then continue the run", arguments=("resume",)) from error

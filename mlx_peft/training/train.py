@@ -24,7 +24,7 @@ from mlx_peft.training.here import located
 from mlx_peft.training.prefix import cached_feed
 from mlx_peft.training.prepare import Prepared, prepare
 from mlx_peft.training.progress import Progress, Silent
-from mlx_peft.training.ranks import as_the_first, of_the_first
+from mlx_peft.training.ranks import agreed, as_the_first, heard_by_all, of_the_first
 from mlx_peft.training.resume import Diverged, best, must_go_on, stands
 from mlx_peft.training.run import CHANGEABLE, RunFolder, json_bytes, longer
 from mlx_peft.training.stop import Interrupted, Stopped, StopSignal, resumable
@@ -48,9 +48,10 @@ def train(
     ``overwrite`` puts the run in the place of another, once all of it was prepared. ``weights`` says where those of a
     run that goes on are now, and ``beside`` a folder that paths of the experiment may be relative to. The epoch is
     selected on the validation split, or is the last one where there is none; the test split is read once, after that.
+    Of several processes (see ``core.world``) all call this alike; the first one writes, and has the result.
 
     Raises UserError, before ``out`` is touched, for all that can be known before training; Interrupted, with a
-    checkpoint written, on SIGINT, SIGTERM and SIGHUP.
+    checkpoint written, on SIGINT, SIGTERM and SIGHUP; SystemExit where another process tells why a run of several ends.
     """
     progress = progress or Silent()
     folder = RunFolder(out)
@@ -64,9 +65,11 @@ def train(
         with together(world):
             here = located(experiment, folder, resume=resume, weights=weights, beside=beside)
             run = prepare(experiment, progress, here)
+        run = agreed(world, run, progress)
+        with together(world):
             if overwrite and first:
                 replace(folder, run, progress)
-        with folder.locked() if first else nullcontext(), resumable(), StopSignal(world).listening() as stop:
+        with folder.locked() if first else nullcontext(), resumable(folder), StopSignal(world).listening() as stop:
             images = batches(run, stop)
             with together(world):
                 position = Position()
@@ -160,6 +163,8 @@ def tested(
     count = steps_per_epoch(run.whole.test, data.batch_size)
     try:
         answers = answers_of_all(run.trainer.model, images, count, world, stop.check)
-        return examined(answers, run.dataset.task, len(run.dataset.classes))
+        evaluation = examined(answers, run.dataset.task, len(run.dataset.classes))
     except Stopped:
         raise Interrupted(folder, position.step, position.step) from None
+    heard_by_all(world, run.whole.unread)
+    return evaluation

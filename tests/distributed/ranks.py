@@ -34,6 +34,9 @@ from mlx_peft.training.train import train
 PATIENT = 6.0
 """Seconds that a process waits for the others here: those that are alive answer within a tenth of that."""
 
+BEGUN = {"mlx": 20, "torch": 12}
+"""So many exchanges come before the first step."""
+
 LOADED = {"mlx": (BACKENDS["mlx"],), "torch": (BACKENDS["torch"], "torch._dynamo")}
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -133,10 +136,10 @@ def at_exchange(backend: str, number: int, harm: Callable[[], None]) -> None:
     world.PATIENCE = PATIENT  # type: ignore[attr-defined]
     numbers, usual = count(), world.lost
 
-    def lost() -> Any:
+    def lost(*rank: int) -> Any:
         if next(numbers) == number:
             harm()
-        return usual()
+        return usual(*rank)
 
     world.lost = lost  # type: ignore[attr-defined]
 
@@ -148,6 +151,8 @@ def equal(ranks: Ranks) -> dict[str, list[int]]:
         (ranks.folder / folder).mkdir()
 
         def work(rank: int) -> None:
+            if ranks.backend == "mlx":  # what is told goes in pieces, as what is too large for an array does
+                sys.modules["mlx_peft.backend.world"]._PIECE = 1000  # type: ignore[attr-defined]
             for name, settings in SETTINGS.items():
                 train(experiment(ranks.backend, settings), ranks.folder / folder / name)
 
@@ -160,7 +165,7 @@ def killed(ranks: Ranks) -> dict[str, Any]:
     """A run of two processes of which one is killed, again and again, wherever; then three end it."""
     chance, statuses = random.Random(0), []
     for _ in range(10):
-        victim, exchange = chance.randrange(2), chance.randrange(2, 14)
+        victim, exchange = chance.randrange(2), chance.randrange(2, BEGUN[ranks.backend] + 8)
 
         def harm(rank: int, victim: int = victim, exchange: int = exchange) -> None:
             never = rank != victim

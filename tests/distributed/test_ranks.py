@@ -69,6 +69,9 @@ def they_are_equal(folder: Path, statuses: dict[str, Any]) -> None:
     assert statuses["equal"] == {"one": [0], "two": [0, 0]}, told(folder)
     for name in SETTINGS:
         must_be_the_same(folder / "2" / name, folder / "1" / name)
+        memory = [json.loads((folder / size / name / "result.json").read_text())["memory"] for size in ("1", "2")]
+        assert memory[1]["process_bytes"] > 1.5 * memory[0]["process_bytes"]  # that of both
+    assert (folder / "two.1.txt").read_text() == ""
     # Processes are parts of a batch.
     must_be_the_same(folder / "2" / "lora", folder / "1" / "accumulated", rounding=0)
     trained, other = (folder / run / "adapter/adapter_model.safetensors" for run in ("2/lora", "1/accumulated"))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from distributed.threads import play
 from PIL import Image
 
 from mlx_peft.artifacts import examine, images
@@ -45,9 +46,9 @@ def changed(experiment: Experiment, **data: Any) -> Experiment:
 class Breaking(Silent):
     """Breaks an image of each split once training has begun, and stops the run after a step, if it is to."""
 
-    def __init__(self, experiment: Experiment, stop: int | None = None) -> None:
+    def __init__(self, experiment: Experiment, stop: int | None = None, row: int = 1) -> None:
         dataset = open_dataset(experiment.data)
-        self.images = {name: split.images.identifiers[1] for name, split in dataset.splits.items()}
+        self.images = {name: split.images.identifiers[row] for name, split in dataset.splits.items()}
         self.root, self.stop, self.notes = Path(experiment.data.root), stop, list[str]()
 
     def note(self, text: str) -> None:
@@ -89,3 +90,17 @@ def test_a_run_is_resumed_on_the_same_images(large: Experiment, engine: SimpleNa
     result = train(changed(large, unreadable=unreadable), engine.out, resume=True)
     for key in ("metrics", "splits", "unreadable"):
         assert json.dumps(result[key]) == json.dumps(expected[key])
+
+
+def test_what_any_of_several_processes_could_not_read_is_written_down(
+    large: Experiment, engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one reads the last batch of a split that is evaluated."""
+    watching = Breaking(large, row=-1)
+    ends = play(monkeypatch, lambda world: train(large, engine.out, progress=None if world.rank else watching))
+    for split in ("val", "test"):
+        found = ends[0]["unreadable"][split]
+        assert (found["count"], [one["image"] for one in found["images"]]) == (1, [watching.images[split]])
+        assert ends[0]["metrics"][split]["count"] == ends[0]["splits"][split]["size"] - 1
+        assert any(note.startswith(f"left out of its batch, {split}: ") for note in watching.notes)
+    assert len((engine.out / "unreadable.jsonl").read_text().splitlines()) == 3
