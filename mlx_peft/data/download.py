@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import http.client
 import os
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,25 +63,43 @@ def fetch(remote: Remote, folder: Path) -> Path:
     if target.exists():
         return target
     part = folder / f"{remote.name}{PART}"
-    print(f"downloading {remote.url} ({remote.megabytes}) to {target}", file=sys.stderr)
     try:
-        with made(folder):
-            for attempt in range(1, ATTEMPTS + 1):
-                done = _size(part)
-                try:
-                    _continue(remote, part)
-                    break
-                except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-                    if attempt == ATTEMPTS or _size(part) == done:  # nothing came: it would not the next moment
-                        raise UserError(
-                            f"{remote.url}: cannot be fetched ({getattr(error, 'reason', error)}); try again, "
-                            f"which continues, or put {remote.name} into {folder} by hand"
-                        ) from error
-            _verify(remote, part)
-            os.replace(part, target)
+        with made(folder), _alone(folder):
+            if not target.exists():
+                print(f"downloading {remote.url} ({remote.megabytes}) to {target}", file=sys.stderr)
+                _fetch_whole(remote, part)
+                os.replace(part, target)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
     return target
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits for other processes that fetch into the folder, as those of one run do, where its file system has locks."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _fetch_whole(remote: Remote, part: Path) -> None:
+    """Continues the part to its end, over some connections. Raises UserError where it is not what it should be."""
+    for attempt in range(1, ATTEMPTS + 1):
+        done = _size(part)
+        try:
+            _continue(remote, part)
+            break
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            if attempt == ATTEMPTS or _size(part) == done:  # nothing came: it would not the next moment
+                raise UserError(
+                    f"{remote.url}: cannot be fetched ({getattr(error, 'reason', error)}); try again, "
+                    f"which continues, or put {remote.name} into {part.parent} by hand"
+                ) from error
+    _verify(remote, part)
 
 
 def _size(part: Path) -> int:

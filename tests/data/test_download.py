@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -70,6 +71,12 @@ def test_a_file_is_fetched_once_and_announced(server: str, tmp_path: Path, capsy
     output = capsys.readouterr()
     assert output.out == ""
     assert f"downloading {server}/set.tar.gz (0.3 MiB)" in output.err
+
+
+def test_those_that_want_a_file_at_once_fetch_it_once(server: str, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: fetch(remote(f"{server}/set.tar.gz"), tmp_path).read_bytes(), range(4)))
+    assert found == [CONTENT] * 4 and Handler.ranges == [None]
 
 
 def test_an_earlier_part_is_continued(server: str, tmp_path: Path) -> None:
