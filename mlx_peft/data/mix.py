@@ -20,6 +20,11 @@ def rows(images: int, batch_size: int, parts: int = 1) -> int:
     return min(batch_size, -(-images // parts) * parts)
 
 
+def as_evaluated(config: schema.Data) -> schema.Data:
+    """As images are evaluated: with their own labels, all counting alike."""
+    return config.model_copy(update={"augment": schema.Augment(), "class_weights": "none"})
+
+
 class Targets:
     """What the labels of a split become in a batch, as their task has it.
 

@@ -14,7 +14,8 @@ import numpy as np
 from mlx_peft.core import cores
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.memory import one_image
-from mlx_peft.data.pipeline import CHUNK, PREFETCH
+from mlx_peft.data.ahead import PREFETCH
+from mlx_peft.data.filling import CHUNK
 
 One = TypeVar("One")
 
@@ -80,7 +81,7 @@ def decoded(
             taken, images, futures = pending.popleft()
             yield Part(taken, images, [error for future in futures for error in future.result()])
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # not waited for: see data.pipeline
+        pool.shutdown(wait=False, cancel_futures=True)  # not waited for: see data.ahead
 
 
 def _parts(asked: Iterable[One | Pause], count: int) -> Iterator[list[One]]:

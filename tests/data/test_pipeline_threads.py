@@ -20,7 +20,7 @@ from mlx_peft.data import (
     open_dataset,
     train_batches,
 )
-from mlx_peft.data.pipeline import PREFETCH
+from mlx_peft.data.ahead import PREFETCH
 
 
 def workers() -> list[threading.Thread]:

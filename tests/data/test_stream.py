@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_peft.core.errors import UserError
-from mlx_peft.data.pipeline import PREFETCH
+from mlx_peft.data.ahead import PREFETCH
 from mlx_peft.data.stream import PAUSE, Pause, decoded
 
 
