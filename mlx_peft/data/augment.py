@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from mlx_peft.config import schema
+from mlx_peft.config.augment import Erasing
 from mlx_peft.vit.architecture import Preprocessing
 
 _IMAGE, _SHUFFLE = 0, 1
@@ -102,9 +102,7 @@ def _reflect(indices: np.ndarray, size: int) -> np.ndarray:
     return mirrored
 
 
-def erase(
-    rng: np.random.Generator, image: np.ndarray, config: schema.Erasing, preprocessing: Preprocessing
-) -> np.ndarray:
+def erase(rng: np.random.Generator, image: np.ndarray, config: Erasing, preprocessing: Preprocessing) -> np.ndarray:
     """The image, or with the probability asked for a copy without a box: timm's algorithm.
 
     The box is filled with the mean colour of the weights' training images, or with noise of their mean and deviation:

@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from weakref import WeakSet
 
@@ -54,8 +55,8 @@ every large array, which without one would be refused its memory.
 class Cache:
     """A folder of decoded images of at most so many bytes; safe to use from several threads and processes."""
 
-    def __init__(self, folder: Path, limit: int, side: int | None) -> None:
-        """Counts what is there, and makes room by deleting what has not been read for longest.
+    def __init__(self, folder: Path, limit: int, side: int | None, *, tidy: bool = True) -> None:
+        """Counts what is there, and makes room by deleting what has not been read for longest; unless another has.
 
         Raises UserError where the folder cannot be made or written to.
         """
@@ -70,10 +71,15 @@ class Cache:
             folder.mkdir(parents=True, exist_ok=True)
             if folder.is_symlink():
                 raise OSError(errno.ELOOP, "it is a link, and none is followed")
-            with self._counter() as counter:
-                counter.write(self._tidied())
+            if tidy:
+                with self._counter() as counter:
+                    counter.write(self._tidied())
         except OSError as error:
             raise UserError(f"data.cache.folder: {folder} cannot be used ({error.strerror or error})") from error
+
+    def __reduce__(self) -> tuple[Callable[..., Cache], tuple[Path, int, int | None]]:
+        """In another process it is another one, of the same folder."""
+        return _joined, (self.folder, self.limit, self.side)
 
     def read(self, path: str, decode: Callable[[], np.ndarray]) -> np.ndarray:
         """The image in a file, shrunk to `side`: out of the cache, or by `decode`, and kept.
@@ -193,6 +199,11 @@ class Cache:
                 Path(path).unlink(missing_ok=True)  # who has it mapped keeps it
                 used -= size
         return used
+
+
+@lru_cache(maxsize=8)
+def _joined(folder: Path, limit: int, side: int | None) -> Cache:
+    return Cache(folder, limit, side, tidy=False)
 
 
 _opened: WeakSet[Cache] = WeakSet()

@@ -39,6 +39,9 @@ class CachedImages:
         path = f"{self.images.root}/{self.images.paths[index]}"
         return self.cache.read(path, lambda: self.images.read(index))
 
+    def portable(self) -> CachedImages:
+        return self
+
 
 def cached(dataset: Dataset, config: schema.Data) -> Dataset:
     """The data set with its image files read through the cache that ``data.cache`` asks for.

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mlx_peft.config import schema
+from mlx_peft.config.data import Data
 from mlx_peft.core.own import fresh, own_folder, unfollowed
 from mlx_peft.core.versions import version_of
 from mlx_peft.core.writing import in_place_of, part_of
@@ -59,7 +59,7 @@ class Memory:
     kind: str
 
     @classmethod
-    def of(cls, config: schema.Data, kind: str) -> Memory:
+    def of(cls, config: Data, kind: str) -> Memory:
         """What is remembered of the set that a configuration names."""
         named = [config.name, config.variant, os.path.abspath(config.root), config.columns.model_dump_json()]
         key = hashlib.sha256(repr(named).encode("utf-8", "surrogateescape")).hexdigest()[:40]

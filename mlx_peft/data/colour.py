@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from mlx_peft.config import schema
+from mlx_peft.config.augment import Augment, ColorJitter, RandAugment
 
 BINS = 31
 """There are so many steps from no change to the largest; a magnitude of 9 is the tenth."""
@@ -63,7 +63,7 @@ def change(operation: str, magnitude: int, size: tuple[int, int]) -> float:
     return share * ends.get(operation, 0.9 if operation in SIGNED else 0.0)
 
 
-def changed(rng: np.random.Generator, image: np.ndarray, config: schema.Augment) -> np.ndarray:
+def changed(rng: np.random.Generator, image: np.ndarray, config: Augment) -> np.ndarray:
     """A uint8 ``(height, width, 3)`` image after whichever of the two is asked for; as it is where neither is."""
     if not (config.randaugment or config.color_jitter):
         return image
@@ -75,7 +75,7 @@ def changed(rng: np.random.Generator, image: np.ndarray, config: schema.Augment)
     return np.asarray(picture)
 
 
-def rand_augment(rng: np.random.Generator, image: Image.Image, config: schema.RandAugment) -> Image.Image:
+def rand_augment(rng: np.random.Generator, image: Image.Image, config: RandAugment) -> Image.Image:
     """RandAugment (Cubuk et al. 2020): `ops` operations, drawn alike and with replacement, each at one magnitude."""
     names = list(OPERATIONS)
     for _ in range(config.ops):
@@ -87,7 +87,7 @@ def rand_augment(rng: np.random.Generator, image: Image.Image, config: schema.Ra
     return image
 
 
-def color_jitter(rng: np.random.Generator, image: Image.Image, config: schema.ColorJitter) -> Image.Image:
+def color_jitter(rng: np.random.Generator, image: Image.Image, config: ColorJitter) -> Image.Image:
     """Brightness, contrast and saturation times factors in 1 - x .. 1 + x, the hue turned by -x .. x; in any order."""
     steps = list(JITTER.items())
     for number in rng.permutation(len(steps)):

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from mlx_peft.core.errors import UserError
+from mlx_peft.data.carried import Contents, Pixels
 from mlx_peft.data.checked import file_mark, mark
 from mlx_peft.data.looking import CHUNK, Watch, unwatched
 from mlx_peft.data.names import spelled
@@ -48,6 +49,10 @@ class Images(Protocol):
         """One image, uint8 ``(height, width, 3)`` RGB; may be a read-only view. Raises UserError if it is broken."""
         ...
 
+    def portable(self) -> Images:
+        """The same images, which another process can have whole: pickled, and each at the cost of one. For a few."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
@@ -79,6 +84,9 @@ class ArrayImages:
     def read(self, index: int) -> np.ndarray:
         image: np.ndarray = self.pixels[self.rows[index]]
         return image if image.ndim == 3 else np.broadcast_to(image[..., None], (*image.shape, 3))
+
+    def portable(self) -> Pixels:
+        return Pixels(self.pixels[self.rows], self.identifiers)
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,9 @@ class FileImages:
         """The bytes of a file. Raises UserError where it cannot be read."""
         return file_bytes(self.root / self.paths[index])
 
+    def portable(self) -> FileImages:
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class EncodedImages:
@@ -160,6 +171,9 @@ class EncodedImages:
     def encoded(self, index: int) -> bytes:
         """The bytes of a file."""
         return self.cell(int(self.rows[index]))
+
+    def portable(self) -> EncodedImages:
+        return replace(self, cell=Contents.of(self.cell, self.rows.tolist()))
 
 
 def _or_skip(

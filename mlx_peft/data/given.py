@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,6 +15,7 @@ from mlx_peft.core.batches import slices
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.core.paths import given_path
 from mlx_peft.data import pillow
+from mlx_peft.data.dataset import Images
 from mlx_peft.data.litter import files_below
 from mlx_peft.data.reading import SUFFIXES
 from mlx_peft.data.recipe import eval_image
@@ -73,6 +75,35 @@ def seen(image: One, preprocessing: Preprocessing, size: int) -> np.ndarray:
     if isinstance(image, np.ndarray) and image.shape[:2] == (size, size):
         return image
     return eval_image(image, preprocessing, size)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Images as a model sees them when it predicts: those of an array by the recipe of its weights too."""
+
+    images: Images
+    preprocessing: Preprocessing
+    size: int
+
+    @property
+    def identifiers(self) -> Sequence[str]:
+        return self.images.identifiers
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        return self.size, self.size
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, rows: np.ndarray) -> Seen:
+        return replace(self, images=self.images.take(rows))
+
+    def read(self, index: int) -> np.ndarray:
+        return seen(self.images.read(index), self.preprocessing, self.size)
+
+    def portable(self) -> Seen:
+        return replace(self, images=self.images.portable())
 
 
 def stacked(images: Sequence[One], preprocessing: Preprocessing, size: int) -> np.ndarray:

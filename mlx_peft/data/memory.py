@@ -33,13 +33,13 @@ class Budget:
         """
         self._give_back_kept()
         share, rest = min(peak, self.total), 0
-        self._take(share)
+        self.take(share)
         try:
             yield
             if getattr(self._thread, "keeps", False):
                 self._thread.kept = rest = min(kept, share)
         finally:
-            self._give_back(share - rest)
+            self.give_back(share - rest)
 
     @contextmanager
     def one_image(self) -> Iterator[None]:
@@ -51,7 +51,8 @@ class Budget:
             self._thread.keeps = False
             self._give_back_kept()
 
-    def _take(self, share: int) -> None:
+    def take(self, share: int) -> None:
+        """Waits until so many bytes, at most ``total``, are free, and takes them."""
         with self._changed:
             if self._waiting or self._used + share > self.total:
                 turn = object()
@@ -64,7 +65,8 @@ class Budget:
             self._used += share
             self.most = max(self.most, self._used)
 
-    def _give_back(self, share: int) -> None:
+    def give_back(self, share: int) -> None:
+        """So many bytes are free again."""
         with self._changed:
             self._used -= share
             if self._waiting:
@@ -73,13 +75,22 @@ class Budget:
     def _give_back_kept(self) -> None:
         if kept := getattr(self._thread, "kept", 0):
             self._thread.kept = 0
-            self._give_back(kept)
+            self.give_back(kept)
+
+
+_lent: list[Budget] = []
 
 
 @cache
 def budget() -> Budget:
     """That of this process."""
-    return Budget(limits().memory)
+    return _lent[0] if _lent else Budget(limits().memory)
+
+
+def lend(budget_of_another: Budget) -> None:
+    """This process decodes for another, and keeps to what that one gives it."""
+    _lent[:] = [budget_of_another]
+    budget.cache_clear()
 
 
 # A forked process has none of its parent's threads, which would never give back what they have taken.

@@ -112,6 +112,8 @@ def _rgb(image: Image.Image, layout: tiff.Layout) -> np.ndarray:
     if image.format == "PNG" and "transparency" in image.info:
         image.info["transparency"] = _eight_bits(image.info["transparency"], image.mode, layout.bits)
     if layout.alpha and image.has_transparency_data:
+        if layout.multiplied:
+            image = Image.frombytes("La", image.size, image.tobytes())
         image = image.convert("LA") if image.mode == "La" else image  # which has no way to RGBA of its own
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mlx_peft.config import schema
+from mlx_peft.config.augment import Augment
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import augment, colour
 from mlx_peft.data.dataset import Images
@@ -39,7 +39,7 @@ class Augmented:
     image_size: the model's. seed and epoch: whatever is random is drawn by them, the index and the copy.
     """
 
-    augment: schema.Augment
+    augment: Augment
     preprocessing: Preprocessing
     image_size: int
     seed: int

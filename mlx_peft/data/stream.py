@@ -13,9 +13,9 @@ import numpy as np
 
 from mlx_peft.core import cores
 from mlx_peft.core.errors import UserError
-from mlx_peft.data.memory import one_image
 from mlx_peft.data.ahead import PREFETCH
 from mlx_peft.data.filling import CHUNK
+from mlx_peft.data.memory import one_image
 
 One = TypeVar("One")
 

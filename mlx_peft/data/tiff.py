@@ -41,6 +41,8 @@ class Layout:
     planes: bool = False
     alpha: bool = True
     """Whether the sample after the colours says how much they cover."""
+    multiplied: bool = False
+    """Whether grey is multiplied by that already, which Pillow is not told."""
     inverted: bool = False
     """Whether 0 is white, and Pillow will not see to it."""
 
@@ -65,6 +67,8 @@ def checked(data: bytes) -> tuple[bytes, Layout]:
         data = _with(data, order, entries[PHOTOMETRIC], BLACK_IS_ZERO)
     if PLANAR in entries and layout.samples == 1:  # a plane or not, it is one; Pillow takes its bits for others then
         data = _with(data, order, entries[PLANAR], CHUNKY)
+    if layout.samples == 2 and EXTRA in entries:  # newer Pillows read grey with alpha alone, and that not multiplied
+        data = _with(data, order, entries[EXTRA], UNASSOCIATED)
     for tag in DIRECTORIES:
         if tag in entries:  # it would load, without need, whatever they claim: they become the one that was checked
             data = _with(data, order, entries[tag], place)
@@ -82,6 +86,7 @@ def _layout(entries: Mapping[int, tags.Entry]) -> Layout:
         photometric,
         samples > 1 and _number(entries, PLANAR, 1) == PLANES,
         extra[:1] in ((ASSOCIATED,), (UNASSOCIATED,)),
+        samples == 2 and extra[:1] == (ASSOCIATED,),
         # Without the tag Pillow takes 0 to be white as well, and turns up to 8 bits round.
         photometric == WHITE_IS_ZERO and samples == 1 and (PHOTOMETRIC in entries or max(bits, default=0) > 8),
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from mlx_peft.config.schema import Data
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.paths import given_path
 from mlx_peft.core.problems import validated
-from mlx_peft.data import ArrayImages, Dataset, Images, Split, cached, given, open_dataset
+from mlx_peft.data import ArrayImages, Dataset, Split, cached, given, open_dataset
 from mlx_peft.data.splits import hold_out
 from mlx_peft.library.framework import Network
 from mlx_peft.training.outcome import as_evaluated
@@ -77,35 +77,9 @@ def dataset(data: Any, config: Data, model: Network) -> Dataset:
     return hold_out(IN_MEMORY, model.classes or tuple(map(str, range(rows))), train, config.split)
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """Images as a model sees them when it predicts: those of an array by the recipe of its weights too."""
-
-    images: Images
-    preprocessing: Preprocessing
-    size: int
-
-    @property
-    def identifiers(self) -> Sequence[str]:
-        return self.images.identifiers
-
-    @property
-    def stored_size(self) -> tuple[int, int]:
-        return self.size, self.size
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def take(self, rows: np.ndarray) -> Seen:
-        return replace(self, images=self.images.take(rows))
-
-    def read(self, index: int) -> np.ndarray:
-        return given.seen(self.images.read(index), self.preprocessing, self.size)
-
-
 def seen(split: Split, model: Network) -> Split:
     """A split whose images are seen as ``model.predict`` sees them."""
-    return replace(split, images=Seen(split.images, model.base.preprocessing, model.architecture.img_size))
+    return replace(split, images=given.Seen(split.images, model.base.preprocessing, model.architecture.img_size))
 
 
 def as_trained_on(found: Dataset, model: Network) -> Preprocessing:

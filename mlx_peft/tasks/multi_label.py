@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mlx_peft.config.schema import Data
+from mlx_peft.config.data import Data
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import counted
 from mlx_peft.tasks import answers, multi_label_metrics

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mlx_peft.config.schema import Data
+from mlx_peft.config.data import Data
 from mlx_peft.core.text import counted
 from mlx_peft.tasks import answers, single_label_metrics
 from mlx_peft.tasks.metrics import Answers, Evaluation

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mlx_peft.config.schema import Data
+from mlx_peft.config.data import Data
 from mlx_peft.tasks.answers import ACTIVATIONS
 from mlx_peft.tasks.metrics import Answers, Evaluation
 
