@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 
 from convert.base import load_base
 from mlx_peft.checks import products, turns
+from mlx_peft.checks.busy import UNWATCHED, Around, Others
 from mlx_peft.config.methods import LoRA, called
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
@@ -160,8 +160,12 @@ def entries(settings: Settings, beside: Sequence[str]) -> list[str]:
     ]
 
 
-def run(settings: Settings, beside: Sequence[str] = ()) -> list[Timing]:
-    """Times every contender that is installed, and the Python files of ``beside``, round by round in turn."""
+def run(settings: Settings, beside: Sequence[str] = (), others: Around = UNWATCHED) -> list[Timing]:
+    """Times every contender that is installed, and the Python files of ``beside``, round by round in turn.
+
+    ``others``: around what is timed, as ``checks.busy.Others`` is. Raises UserError where a name is wrong, or a process
+    dies.
+    """
     architecture = find(settings.model).architecture  # a mistake is told once, not by every process
     for method in settings.methods:
         chosen = experiment(settings, method).method
@@ -171,7 +175,7 @@ def run(settings: Settings, beside: Sequence[str] = ()) -> list[Timing]:
         if not Path(file).is_file():
             raise UserError(f"{file}: no such file", arguments=("beside",))
     names = entries(settings, beside)
-    with turns.workers("mlx_peft.checks.bench", names, asdict(settings)) as workers:
+    with others, turns.workers("mlx_peft.checks.bench", names, asdict(settings)) as workers:
         times: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(settings.rounds):
             for name, worker in workers.items():
@@ -202,9 +206,9 @@ def ratio(timing: Timing, other: Timing) -> float:
     return statistics.median(a / b for a, b in zip(timing.seconds, other.seconds, strict=True))
 
 
-def summary(settings: Settings, timings: Sequence[Timing]) -> dict[str, object]:
+def summary(settings: Settings, timings: Sequence[Timing], others: Others) -> dict[str, object]:
     """What ``bench --json`` prints."""
-    return {"settings": asdict(settings), "cpus": os.cpu_count(), "contenders": [asdict(t) for t in timings]}
+    return {"settings": asdict(settings), **others.facts(), "contenders": [asdict(t) for t in timings]}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Contenders take turns, so that what else the machine does falls on all alike; a 
 from __future__ import annotations
 
 import importlib.util
-import os
 import statistics
 import tempfile
 import time
@@ -19,6 +18,7 @@ import numpy as np
 
 from convert.base import load_base
 from mlx_peft.checks.bench import available
+from mlx_peft.checks.busy import UNWATCHED, Around, Others
 from mlx_peft.config import schema
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import counted
@@ -71,8 +71,10 @@ class Share:
         return (self.pipeline_seconds + self.resize_seconds) / self.step_seconds
 
 
-def throughput(settings: Settings) -> list[Throughput]:
+def throughput(settings: Settings, others: Around = UNWATCHED) -> list[Throughput]:
     """Times the pipeline, with and without a decoded cache, and the DataLoader where torch is installed.
+
+    ``others``: around what is timed, as ``checks.busy.Others`` is.
 
     Raises UserError where the two would read different images.
     """
@@ -108,11 +110,12 @@ def throughput(settings: Settings) -> list[Throughput]:
                 contenders["torch DataLoader", interpolation] = lambda loader=loader: loader  # type: ignore[misc]
             contenders["mlx-peft", interpolation] = batches(dataset, config, settings, interpolation)
             contenders["mlx-peft, decoded cache", interpolation] = batches(kept, config, settings, interpolation)
-        speeds = rounds(contenders, dataset.train.size, settings.rounds)
+        with others:
+            speeds = rounds(contenders, dataset.train.size, settings.rounds)
     found = []
     for (name, interpolation), own in speeds.items():
-        others = speeds.get(("torch DataLoader", interpolation))
-        ratio = statistics.median(a / b for a, b in zip(own, others, strict=True)) if others else None
+        theirs = speeds.get(("torch DataLoader", interpolation))
+        ratio = statistics.median(a / b for a, b in zip(own, theirs, strict=True)) if theirs else None
         found.append(Throughput(name, interpolation, own, ratio))
     return found
 
@@ -141,7 +144,12 @@ def rounds(
 
 
 def small_images(
-    model: str = "vit_tiny_patch16_224", batch_size: int = 32, side: int = 32, rounds: int = 5, threads: int = 2
+    model: str = "vit_tiny_patch16_224",
+    batch_size: int = 32,
+    side: int = 32,
+    rounds: int = 5,
+    threads: int = 2,
+    others: Around = UNWATCHED,
 ) -> list[Share]:
     """What 32 px images (CIFAR's size; noise, since only the clock is read) cost a LoRA step of each backend."""
     data = {
@@ -178,22 +186,25 @@ def small_images(
 
         actions = {"pipeline": epoch, "resize": resize, "step": step}
         times: dict[str, list[float]] = {action: [] for action in actions}
-        for number in range(rounds + 1):
-            for action, act in actions.items():
-                began = time.perf_counter()
-                act()
-                if number:
-                    times[action].append(time.perf_counter() - began)
+        with others:
+            for number in range(rounds + 1):
+                for action, act in actions.items():
+                    began = time.perf_counter()
+                    act()
+                    if number:
+                        times[action].append(time.perf_counter() - began)
         median = {action: statistics.median(values) for action, values in times.items()}
         found.append(Share(name, model, batch_size, median["pipeline"] / 40, median["resize"], median["step"]))
     return found
 
 
-def summary(settings: Settings, speeds: Sequence[Throughput], shares: Sequence[Share]) -> dict[str, object]:
+def summary(
+    settings: Settings, speeds: Sequence[Throughput], shares: Sequence[Share], others: Others
+) -> dict[str, object]:
     """What ``bench data --json`` prints."""
     return {
         "settings": asdict(settings),
-        "cpus": os.cpu_count(),
+        **others.facts(),
         "throughput": [asdict(speed) for speed in speeds],
         "small_images": [{**asdict(share), "share": share.share} for share in shares],
     }

@@ -6,7 +6,6 @@ Each contender has a process of its own, and all answer the same batch in turn, 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from convert.base import Base, load_base
 from mlx_peft.adaptation.adapter import adapter_shapes
 from mlx_peft.checks import turns
 from mlx_peft.checks.bench import available
+from mlx_peft.checks.busy import UNWATCHED, Around, Others
 from mlx_peft.checks.resident import resident_bytes
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
@@ -96,8 +96,6 @@ class Report:
     settings: Settings
     timings: list[Timing]
     holdings: list[Holding]
-    load: tuple[float, float]
-    """The machine's load average, before and after."""
 
 
 def experiment(settings: Settings) -> Experiment:
@@ -211,11 +209,14 @@ def contenders(frameworks: Sequence[str] = ()) -> list[str]:
     return [f"{name} {way}" for name in chosen for way in ways[name]]
 
 
-def run(settings: Settings, frameworks: Sequence[str] = ()) -> Report:
-    """Times every contender, batch by batch in turn; the first round of each number of adapters is not counted."""
+def run(settings: Settings, frameworks: Sequence[str] = (), others: Around = UNWATCHED) -> Report:
+    """Times every contender, batch by batch in turn; the first round of each number of adapters is not counted.
+
+    ``others``: around what is timed, as ``checks.busy.Others`` is.
+    """
     find(settings.model)  # a mistake is told once, not by every process
-    names, before = contenders(frameworks), os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as folder:
+    names = contenders(frameworks)
+    with others, tempfile.TemporaryDirectory() as folder:
         own = write(settings, Path(folder))
         settings = replace(settings, folder=folder)
         with turns.workers("mlx_peft.checks.bench_inference", names, asdict(settings)) as workers:
@@ -227,7 +228,7 @@ def run(settings: Settings, frameworks: Sequence[str] = ()) -> Report:
         for name, found in figures.items()
         if name.endswith(MIXED)
     ]
-    return Report(replace(settings, folder=""), timings, holdings, (before, os.getloadavg()[0]))
+    return Report(replace(settings, folder=""), timings, holdings)
 
 
 def _rounds(settings: Settings, count: int, workers: dict[str, turns.Worker]) -> list[Timing]:
@@ -253,9 +254,9 @@ def share(timing: Timing, of: Timing, kind: Literal["wall", "process"] = "wall")
     return statistics.median(b / a for a, b in zip(own, theirs, strict=True))
 
 
-def summary(reports: Sequence[Report]) -> dict[str, object]:
+def summary(reports: Sequence[Report], others: Others) -> dict[str, object]:
     """What ``bench inference --json`` prints."""
-    return {"cpus": os.cpu_count(), "reports": [asdict(report) for report in reports]}
+    return {**others.facts(), "reports": [asdict(report) for report in reports]}
 
 
 if __name__ == "__main__":

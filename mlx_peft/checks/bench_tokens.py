@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from convert.base import Base, load_base
 from mlx_peft.checks import products, turns
 from mlx_peft.checks.bench import CLASSES, available
+from mlx_peft.checks.busy import UNWATCHED, Around, Others
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.schema import Experiment, Model
 from mlx_peft.config.tokens import NONE, ReducerConfig
@@ -107,9 +107,9 @@ def settings_of(
     return Settings(named.model_dump(mode="json"), tuple(found.values()), there, **options)
 
 
-def run(settings: Settings) -> list[Speed]:
-    """Times everything in every backend. Raises UserError where a process dies."""
-    with turns.workers(MODULE, settings.backends, asdict(settings)) as workers:
+def run(settings: Settings, others: Around = UNWATCHED) -> list[Speed]:
+    """Times everything in every backend, within ``others``. Raises UserError where a process dies."""
+    with others, turns.workers(MODULE, settings.backends, asdict(settings)) as workers:
         times: dict[tuple[str, str, str], list[float]] = {}
         for _ in range(settings.rounds):
             for reducer in settings.reducers:
@@ -195,11 +195,11 @@ def _spelled(text: str) -> str:
     return str(reducer_of(text) or NONE)
 
 
-def summary(settings: Settings, speeds: Sequence[Speed]) -> dict[str, Any]:
+def summary(settings: Settings, speeds: Sequence[Speed], others: Others) -> dict[str, Any]:
     """What ``bench tokens --json`` prints."""
     return {
         "settings": asdict(settings),
-        "cpus": os.cpu_count(),
+        **others.facts(),
         "speeds": [{**asdict(one), "images_per_second": one.images_per_second} for one in speeds],
     }
 

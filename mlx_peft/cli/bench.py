@@ -9,7 +9,7 @@ import typer
 
 from mlx_peft.cli import completing
 from mlx_peft.cli.bench_tokens import tokens
-from mlx_peft.cli.common import AsJson, echo, echo_json
+from mlx_peft.cli.common import AsJson, Busy, echo, echo_json
 from mlx_peft.cli.mistakes import GROUP, Answering, AnsweringGroup
 
 app = typer.Typer(cls=AnsweringGroup, invoke_without_command=True, context_settings=GROUP)
@@ -32,6 +32,7 @@ def bench(
         list[Path] | None,
         typer.Option(metavar="FILE.py", help="A contender of your own: see tests/bench.", show_default=False),
     ] = None,
+    busy: Busy = False,
     as_json: AsJson = False,
 ) -> None:
     """Time training steps, reading images, answers and fewer tokens.
@@ -41,15 +42,17 @@ def bench(
     if ctx.invoked_subcommand:
         return
     from mlx_peft.checks import bench
+    from mlx_peft.checks.busy import Others
     from mlx_peft.report import checks
 
     methods = tuple(dict.fromkeys(method or ("lora",)))
     settings = bench.Settings(model=model, batch_size=batch_size, rank=rank, rounds=rounds, methods=methods)
-    report = bench.run(settings, [str(file) for file in beside or []])
+    others = Others(busy)
+    report = bench.run(settings, [str(file) for file in beside or []], others)
     if as_json:
-        echo_json(bench.summary(settings, report))
+        echo_json(bench.summary(settings, report, others))
     else:
-        echo(checks.steps(settings, report))
+        echo(checks.steps(settings, report, others))
 
 
 @app.command(cls=Answering)
@@ -62,19 +65,22 @@ def data(
     threads: Annotated[int, typer.Option(min=1, help="Of the pipeline, and workers of the DataLoader.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Of each contender, in turn.")] = 5,
     steps: Annotated[bool, typer.Option(help="Also what 32 px arrays cost a training step of ViT-Tiny.")] = True,
+    busy: Busy = False,
     as_json: AsJson = False,
 ) -> None:
     """Time the reading of images beside a torch DataLoader."""
     from mlx_peft.checks import bench_data
+    from mlx_peft.checks.busy import Others
     from mlx_peft.report import checks
 
     settings = bench_data.Settings(str(root), image_size, batch_size, threads, rounds)
-    speeds = bench_data.throughput(settings)
-    shares = bench_data.small_images(rounds=rounds, threads=threads) if steps else []
+    others = Others(busy)
+    speeds = bench_data.throughput(settings, others)
+    shares = bench_data.small_images(rounds=rounds, threads=threads, others=others) if steps else []
     if as_json:
-        echo_json(bench_data.summary(settings, speeds, shares))
+        echo_json(bench_data.summary(settings, speeds, shares, others))
     else:
-        echo(checks.images(settings, speeds, shares))
+        echo(checks.images(settings, speeds, shares, others))
 
 
 @app.command(cls=Answering)
@@ -97,23 +103,26 @@ def inference(
         list[str] | None,
         typer.Option(metavar="NAME", help="Only mlx, torch or peft; may be said several times.", show_default="all"),
     ] = None,
+    busy: Busy = False,
     as_json: AsJson = False,
 ) -> None:
     """Time batches that mix adapters beside a merged model, switching, and peft."""
     from mlx_peft.checks import bench_inference
+    from mlx_peft.checks.busy import Others
     from mlx_peft.report.inference import inference as tables
 
     counts = tuple(sorted(set(adapters or (1, 8, 32))))
+    others = Others(busy)
     reports = [
         bench_inference.run(
-            bench_inference.Settings(model, size, batch_size, rank, counts, rounds, resident), [*(only or ())]
+            bench_inference.Settings(model, size, batch_size, rank, counts, rounds, resident), [*(only or ())], others
         )
         for size in image_size or [64]
     ]
     if as_json:
-        echo_json(bench_inference.summary(reports))
+        echo_json(bench_inference.summary(reports, others))
     else:
-        echo(tables(reports))
+        echo(tables(reports, others))
 
 
 app.command(cls=Answering)(tokens)

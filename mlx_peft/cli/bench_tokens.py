@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mlx_peft.cli import completing
-from mlx_peft.cli.common import AsJson, Backend, echo, echo_json
+from mlx_peft.cli.common import AsJson, Backend, Busy, echo, echo_json
 
 if TYPE_CHECKING:
     from mlx_peft.artifacts.reduced import Accuracy
     from mlx_peft.checks.bench_tokens import Settings, Speed
+    from mlx_peft.checks.busy import Others
     from mlx_peft.config.schema import Model
 
 
@@ -55,6 +56,7 @@ def tokens(
         Path | None, typer.Option(metavar="FOLDER", help="Also write the table, CSV and the curve.", show_default=False)
     ] = None,
     backend: Backend = None,
+    busy: Busy = False,
     as_json: AsJson = False,
 ) -> None:
     """Time inference and a LoRA training step with fewer tokens.
@@ -64,6 +66,7 @@ def tokens(
     from mlx_peft.artifacts.ahead import must_hold_files
     from mlx_peft.artifacts.reduced import accuracies, must_be_seeds
     from mlx_peft.checks import bench_tokens
+    from mlx_peft.checks.busy import Others
     from mlx_peft.cli.progress import watch
 
     if out is not None:
@@ -74,22 +77,25 @@ def tokens(
         batch_size=batch_size, rank=rank, rounds=rounds,
     )  # fmt: skip
     must_be_seeds(runs or [], settings.reducers, timed)
+    others = Others(busy)
+    speeds = bench_tokens.run(settings, others)  # first: a machine that is busy is told of at once
     with watch() as progress:
         found = accuracies(runs or [], settings.reducers, split, watch=progress.opening)
-        speeds = bench_tokens.run(settings)
-    _tell(settings, speeds, found, out, as_json)
+    _tell(settings, speeds, others, found, out, as_json)
 
 
-def _tell(settings: Settings, speeds: list[Speed], found: list[Accuracy], out: Path | None, as_json: bool) -> None:
+def _tell(
+    settings: Settings, speeds: list[Speed], others: Others, found: list[Accuracy], out: Path | None, as_json: bool
+) -> None:
     from mlx_peft.checks import bench_tokens
     from mlx_peft.report import tokens
 
     if as_json:
-        echo_json(bench_tokens.summary(settings, speeds) | {"accuracies": [asdict(one) for one in found]})
+        echo_json(bench_tokens.summary(settings, speeds, others) | {"accuracies": [asdict(one) for one in found]})
     else:
-        echo(tokens.table(settings, speeds, found))
+        echo(tokens.table(settings, speeds, others, found))
     if out is not None:
-        for path in tokens.write(out, settings, speeds, found):
+        for path in tokens.write(out, settings, speeds, others, found):
             echo(path, err=True)
 
 

@@ -47,6 +47,9 @@ Backend = Annotated[
     typer.Option("--backend", metavar="mlx|torch", help="What computes: mlx or torch.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON document to standard output, nothing else.")]
+Busy = Annotated[
+    bool, typer.Option("--busy", help="Record on a busy machine too, with what others take of it beside the times.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.", show_default=False)]
 RunOrAdapter = Annotated[
     Path,

@@ -13,16 +13,16 @@ PROCESSORS = Path("/sys/devices/system/cpu")
 
 def free() -> int:
     """The machine's processors, less those that its affinity or its control group's quota leaves out; at least one."""
-    return max(1, min([len(_allowed()) or os.cpu_count() or 1, *map(math.ceil, _quotas())]))
+    return max(1, min([len(allowed()) or os.cpu_count() or 1, *map(math.ceil, _quotas())]))
 
 
 def whole() -> int:
     """As ``free``, where two processors that are one core count as one: to multiply they have one unit between them."""
-    siblings = [text(PROCESSORS / f"cpu{number}" / "topology" / "thread_siblings_list") for number in _allowed()]
+    siblings = [text(PROCESSORS / f"cpu{number}" / "topology" / "thread_siblings_list") for number in allowed()]
     return min([free(), len({*siblings}) if all(siblings) and siblings else free()])
 
 
-def _allowed() -> set[int]:
+def allowed() -> set[int]:
     """The processors that this process's affinity names; none where the system knows no affinity."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlx_peft.checks import bench, bench_data
+from mlx_peft.checks.busy import Others
 from mlx_peft.checks.parity import Cell
 from mlx_peft.checks.precision import HalfCell
 from mlx_peft.core.text import counted
@@ -93,7 +93,7 @@ def figures(cell: Cell | HalfCell) -> dict[str, float]:
     return dict(zip(_FIGURES, (cell.logits, cell.loss, cell.gradients), strict=True))
 
 
-def steps(settings: bench.Settings, timings: Sequence[bench.Timing]) -> str:
+def steps(settings: bench.Settings, timings: Sequence[bench.Timing], others: Others) -> str:
     """Every contender of ``bench``, and its time as a share of each other's, median over rounds."""
 
     def mebibytes(count: int | None) -> str:
@@ -123,14 +123,16 @@ def steps(settings: bench.Settings, timings: Sequence[bench.Timing]) -> str:
     lora = f"LoRA r {settings.rank} on {', '.join(settings.targets)}"
     methods = ", ".join(lora if method == bench.PEERS_METHOD else method for method in settings.methods)
     setting = (
-        f"{methods}; {settings.model}, batch {settings.batch_size}, "
-        f"float32; {settings.rounds} rounds in turn, {os.cpu_count()} CPUs"
+        f"{methods}; {settings.model}, batch {settings.batch_size}, float32; {settings.rounds} rounds in turn, {others}"
     )
     return f"{setting}\n\n{Columns(('', 'framework', *numbers), numbers).table(rows)}"
 
 
 def images(
-    settings: bench_data.Settings, speeds: Sequence[bench_data.Throughput], shares: Sequence[bench_data.Share]
+    settings: bench_data.Settings,
+    speeds: Sequence[bench_data.Throughput],
+    shares: Sequence[bench_data.Share],
+    others: Others,
 ) -> str:
     """The pipelines of ``bench data``, and below them, where it was measured, what small images cost a step."""
     numbers = ("images/s, median", "lowest to highest", "median ratio to the DataLoader")
@@ -146,7 +148,7 @@ def images(
     ]
     setting = (
         f"Files to {settings.image_size} px, batches of {settings.batch_size}, {settings.threads} threads or workers, "
-        f"{settings.rounds} rounds in turn, {os.cpu_count()} CPUs"
+        f"{settings.rounds} rounds in turn, {others}"
     )
     found = f"{setting}\n\n{Columns(('pipeline', 'interpolation', *numbers), numbers).table(rows)}"
     return f"{found}\n\n{_small_images(shares)}" if shares else found

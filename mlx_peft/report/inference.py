@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Sequence
 from typing import Literal
 
 from mlx_peft.checks.bench_inference import MERGED, MIXED, Report, Timing, share
+from mlx_peft.checks.busy import Others
 from mlx_peft.report.blocks import Columns
 
 UNMEASURED = "-"
@@ -20,17 +20,17 @@ GROWN = "A process that has freed memory uses it again, and may grow by less tha
 MEMORY = ("adapters in memory", "own bytes, MiB", "the process grew by, MiB", "ratio")
 
 
-def inference(reports: Sequence[Report]) -> str:
+def inference(reports: Sequence[Report], others: Others) -> str:
     """The tables of all sizes, and below them what the adapters in memory cost."""
-    return "\n\n".join(part for report in reports for part in (_times(report), _memory(report)))
+    return "\n\n".join(part for report in reports for part in (_times(report, others), _memory(report)))
 
 
-def _times(report: Report) -> str:
-    settings, before, after = report.settings, *report.load
+def _times(report: Report, others: Others) -> str:
+    settings = report.settings
     setting = (
         f"{settings.model} at {settings.image_size} px, batches of {settings.batch_size}, LoRA r {settings.rank} on "
         f"all linear layers, float32; {settings.rounds} rounds in turn, adapters dealt out anew in each; "
-        f"{os.cpu_count()} CPUs, load average {before:.1f} before, {after:.1f} after; "
+        f"{others}; "
         "images/s are the fastest round's, shares the medians of the rounds"
     )
     table = Columns(("contender", *NUMBERS), NUMBERS).table(_cells(report, timing) for timing in report.timings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mlx_peft.artifacts.reduced import Accuracy
 from mlx_peft.checks.bench_tokens import ANSWER, TRAIN, Settings, Speed
+from mlx_peft.checks.busy import Others
 from mlx_peft.config.tokens import NONE
 from mlx_peft.core.text import csv_cell
 from mlx_peft.core.writing import disk_errors, write_together
@@ -30,7 +30,7 @@ LOOKS: dict[bool, Literal["--", "-"]] = {False: "--", True: "-"}
 """How a line is drawn."""
 
 
-def table(settings: Settings, speeds: Sequence[Speed], accuracies: Sequence[Accuracy] = ()) -> str:
+def table(settings: Settings, speeds: Sequence[Speed], others: Others, accuracies: Sequence[Accuracy] = ()) -> str:
     """A row for each reducer: images a second and how many times the plain model's, operations, and accuracy."""
     kinds = list(dict.fromkeys((one.backend, one.what) for one in speeds))
     trained = [kind for kind in TRAINED if any(one.trained == kind for one in accuracies)]
@@ -47,7 +47,7 @@ def table(settings: Settings, speeds: Sequence[Speed], accuracies: Sequence[Accu
         rows.append([reducer, flops[ANSWER], flops[TRAIN], *fast, *good])
     setting = (
         f"{settings.model['name']}, {settings.batch_size} images a batch, float32; LoRA r {settings.rank} on qkv, "
-        f"proj, fc1 and fc2; {settings.rounds} rounds in turn, {os.cpu_count()} CPUs. Images a second at the median "
+        f"proj, fc1 and fc2; {settings.rounds} rounds in turn, {others}. Images a second at the median "
         "round, and how many times the plain model's, the median of the rounds'. FLOPs of the model's products, an "
         "image; an addition and a multiplication are two"
     )
@@ -102,13 +102,15 @@ def draw(speeds: Sequence[Speed], accuracies: Sequence[Accuracy]) -> dict[str, b
     return pictures(figure, DPI)
 
 
-def write(out: Path, settings: Settings, speeds: Sequence[Speed], accuracies: Sequence[Accuracy] = ()) -> list[Path]:
+def write(
+    out: Path, settings: Settings, speeds: Sequence[Speed], others: Others, accuracies: Sequence[Accuracy] = ()
+) -> list[Path]:
     """Writes ``tokens.md``, ``.csv``, ``.png`` and ``.pdf`` into a folder. Returns what was written.
 
     Raises UserError where they cannot be written; then none of them is changed.
     """
     files = {
-        out / "tokens.md": f"{table(settings, speeds, accuracies)}\n".encode(),
+        out / "tokens.md": f"{table(settings, speeds, others, accuracies)}\n".encode(),
         out / "tokens.csv": to_csv(speeds, accuracies).encode(),
     } | {out / f"tokens{ending}": content for ending, content in draw(speeds, accuracies).items()}
     with disk_errors(out):

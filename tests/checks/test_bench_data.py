@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from machines import Machine
 from PIL import Image
 
 from mlx_peft.checks import bench_data
@@ -78,13 +79,13 @@ def test_small_images_cost_their_share_of_a_step(monkeypatch: pytest.MonkeyPatch
 
 
 def test_tables_and_json() -> None:
-    settings = Settings("images")
+    settings, others = Settings("images"), Machine(0.0).others()
     speeds = [Throughput("ours", "bicubic", [100.0, 300.0, 200.0], 1.5), Throughput("alone", "bicubic", [5.0], None)]
     shares = [Share("mlx", "vit", 32, 0.001, 0.002, 0.1)]
-    text = checks.images(settings, speeds, shares)
+    text = checks.images(settings, speeds, shares, others)
     assert "| ours | bicubic | 200 | 100 to 300 | 1.50 |" in text
     assert "| alone | bicubic | 5 | 5 to 5 | - |" in text
     assert "| mlx | 1.0 | 2.0 | 100 | 3.0% |" in text
-    assert checks.images(settings, speeds, []).endswith("| - |")
-    document = json.loads(json.dumps(bench_data.summary(settings, speeds, shares)))
+    assert checks.images(settings, speeds, [], others).endswith("| - |")
+    document = json.loads(json.dumps(bench_data.summary(settings, speeds, shares, others)))
     assert document["small_images"][0]["share"] == pytest.approx(0.03)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from machines import Machine
 
 from convert.base import load_base
 from mlx_peft.checks import bench_inference
@@ -79,7 +80,7 @@ def test_every_contender_is_asked_the_same_batches_and_the_first_of_each_kind_is
     assert [len(timing.wall) for timing in report.timings] == [1] * 6
     assert [len(timing.switches) for timing in report.timings] == [0, 0, 1, 0, 0, 2]
     assert [held.adapters for held in report.holdings] == [3] and report.holdings[0].own == 3000
-    assert inference([report]).count("torch, mixed") == 2
+    assert inference([report], Machine(0.0).others()).count("torch, mixed") == 2
 
 
 def test_tables_and_json() -> None:
@@ -89,13 +90,14 @@ def test_tables_and_json() -> None:
         Timing("peft", MIXED, 2, [2.0, 2.5], [4.0, 4.0], []),
         Timing("peft", SWITCHED, 2, [4.0, 4.0], [4.0, 4.0], [0.033, 0.035, 0.033]),
     ]
-    report = Report(SMALL, timings, [Holding("torch", "torch 2", 200, 2**30, 2**30 + 2**28)], (0.5, 2.0))
-    text = inference([report])
+    report = Report(SMALL, timings, [Holding("torch", "torch 2", 200, 2**30, 2**30 + 2**28)])
+    others = Machine(0.0).others()
+    text = inference([report], others)
     assert "| torch, mixed | 2 | 3.2 | 0.80 | 0.75 | 1.80 | 1.50 | - |" in text
     assert "| peft, one by one | 2 | 1.0 | 0.25 | 0.50 | 0.56 | 1.00 | 33.00 |" in text
     assert "| torch | torch 2 | 200 | 1,024 | 1,280 | 1.25 |" in text
-    assert "load average 0.5 before, 2.0 after; images/s are the fastest round's" in text
-    document = json.loads(json.dumps(bench_inference.summary([report])))
+    assert "CPUs, of which other processes took 0%; images/s are the fastest round's" in text
+    document = json.loads(json.dumps(bench_inference.summary([report], others)))
     assert document["reports"][0]["timings"][1]["wall"] == [1.25, 1.25]
 
 

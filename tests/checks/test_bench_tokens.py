@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from machines import Machine
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -151,9 +152,9 @@ ACCURACIES = [
 
 def test_a_table_csv_and_a_picture_say_the_same(speeds: tuple[Settings, list, list], tmp_path: Path) -> None:
     settings, found, _ = speeds
-    assert "top-1" not in tokens.table(settings, found)
+    assert "top-1" not in tokens.table(settings, found, Machine(0.0).others())
     assert tokens.draw(found, []).keys() == {".png", ".pdf"}
-    files = tokens.write(tmp_path, settings, found, ACCURACIES)
+    files = tokens.write(tmp_path, settings, found, Machine(0.0).others(), ACCURACIES)
     assert [file.name for file in files] == ["tokens.md", "tokens.csv", "tokens.png", "tokens.pdf"]
     assert "val top-1, off the shelf (%)" in files[0].read_text()
     (line,) = (line for line in files[0].read_text().splitlines() if line.startswith("| tome r=2 "))

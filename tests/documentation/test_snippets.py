@@ -53,7 +53,7 @@ NOT_RUN = {
 
 SMALL = f"model.image_size={SIZE} '{{}}' train.epochs=1 data.batch_size=8".format(f"model.args={ARGS}".replace("'", ""))
 FOLDER = "data.name=folder data.root=photos data.variant=null"
-BENCH = "--model vit_tiny_patch16_224 --batch-size 1 --rounds 1"
+BENCH = "--model vit_tiny_patch16_224 --batch-size 1 --rounds 1 --busy"
 FEWER = f"{BENCH} --image-size 64 --backend torch"
 
 MORE = {
@@ -82,8 +82,8 @@ MORE = {
     "mlx-peft bench --method lora --method lst": BENCH,
     "mlx-peft bench tokens": f"'tome r=2' {FEWER}",
     "mlx-peft bench tokens 'tome r=2' skipvit --out speed": FEWER,
-    "mlx-peft bench tokens 'tome r=2' --run runs/mine --out speed": "--backend torch --batch-size 1 --rounds 1",
-    "mlx-peft bench data IMAGES": f"--image-size {SIZE} --batch-size 4 --rounds 1 --no-steps",
+    "mlx-peft bench tokens 'tome r=2' --run runs/mine --out speed": "--backend torch --batch-size 1 --rounds 1 --busy",
+    "mlx-peft bench data IMAGES": f"--image-size {SIZE} --batch-size 4 --rounds 1 --no-steps --busy",
 }
 """What a command is given besides, so that it takes no time and needs no data set."""
 
