@@ -14,6 +14,7 @@ from mlx_peft.data.leftout import unread_notes
 from mlx_peft.data.looking import Watch, unwatched
 from mlx_peft.tasks.metrics import Evaluation, Metrics
 from mlx_peft.training.evaluate import answers, examined
+from mlx_peft.training.predictions import Predictions, Recorder
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class Examined:
     Attributes:
         splits: the images of each split that was measured.
         found: by split.
+        said: of each image, by split.
         loaded: what was measured, with notes on it and on the images.
     """
 
     images: Images
     splits: dict[str, Split]
     found: dict[str, Evaluation]
+    said: dict[str, Predictions]
     loaded: Loaded
 
 
@@ -54,18 +57,6 @@ def evaluate_run(
     return done.found[split].metrics
 
 
-def evaluate_splits(
-    path: Path,
-    splits: Sequence[SplitName],
-    backend: Literal["mlx", "torch"] | None = None,
-    *,
-    model: Path | None = None,
-) -> tuple[dict[str, Metrics], Loaded]:
-    """As ``evaluate_run``, on several splits; and what was evaluated."""
-    done = examine_splits(path, splits, backend, model=model)
-    return {split: evaluation.metrics for split, evaluation in done.found.items()}, done.loaded
-
-
 def examine_splits(
     path: Path,
     splits: Sequence[SplitName | None],
@@ -77,7 +68,8 @@ def examine_splits(
     tokens: Tokens = "own",
     watch: Watch = unwatched,
 ) -> Examined:
-    """As ``evaluate_splits``, with what the metrics are made of. A split of None is the one for evaluation."""
+    """As ``evaluate_run``, on several splits, with what the metrics are made of; a split of None is the one for
+    evaluation."""
     images, experiment = run_images(path, overrides, watch)
     wanted = {split.name: split for split in map(images.split, splits)}
     if model is None:
@@ -91,8 +83,11 @@ def examine_splits(
     size = min(images.data.batch_size, max((split.size for split in wanted.values()), default=1))
     loaded.check_room(size)
     found: dict[str, Evaluation] = {}
+    said: dict[str, Predictions] = {}
     for name, split in wanted.items():
         batches = eval_batches(split, images.data, loaded.preprocessing, loaded.image_size)
-        found[name] = examined(answers(loaded.model, batches), loaded.task, len(loaded.classes))
+        recorder = Recorder(split)
+        found[name] = examined(answers(loaded.model, batches, recorder), loaded.task, len(loaded.classes))
+        said[name] = recorder.predictions
     notes += unread_notes(images.dataset.unread)
-    return Examined(images, wanted, found, replace(loaded, notes=(*loaded.notes, *dict.fromkeys(notes))))
+    return Examined(images, wanted, found, said, replace(loaded, notes=(*loaded.notes, *dict.fromkeys(notes))))

@@ -24,10 +24,14 @@ from mlx_peft.core.text import counted
 from mlx_peft.data import Split, eval_batches
 from mlx_peft.data.leftout import unread_notes
 from mlx_peft.protocols.model import Model
-from mlx_peft.tasks.metrics import Answers, Metrics
+from mlx_peft.tasks.metrics import Metrics
 from mlx_peft.tasks.task import Task
 from mlx_peft.training.evaluate import answers, measured
+from mlx_peft.training.predictions import Predictions, Recorder
 from mlx_peft.training.run import RunFolder
+
+BLOCK = 1024
+"""Logits of so many images are in float64 at a time."""
 
 RECORDED = 8
 """Calibration takes so many images at a time. It looks at their operands one after another, and keeps none."""
@@ -60,6 +64,7 @@ class Simulated:
         logits: ||a - b|| / ||b|| over the split's images, b being the run's own logits.
         agreement: share of the answers that are the run's own: see ``Task.decided``.
         weights, activations: SQNR in dB, by layer and by point: see ``codes.calibration.Plan``.
+        said: of each of the split's images.
     """
 
     simulation: Simulation
@@ -69,6 +74,7 @@ class Simulated:
     agreement: float
     weights: dict[str, float]
     activations: dict[str, float]
+    said: Predictions
 
 
 @dataclass(frozen=True)
@@ -131,15 +137,16 @@ def simulate_run(
     for simulation, calibration in zip(simulations, calibrations, strict=True):
         planned = plan(simulation, loaded.base.architecture, tensors, calibration.choices)
         note(f"{measuring}: {simulation.name} simulated, {simulation.calibration}")
-        metrics, logits = evaluated(simulated(loaded, planned))
+        metrics, said = evaluated(simulated(loaded, planned))
         after.append(
             Simulated(
                 simulation,
                 calibration.images,
                 metrics,
-                *compared(logits, expected, dataset.task),
+                *compared(said.logits, expected.logits, dataset.task),
                 planned.weights,
                 planned.activations,
+                said,
             )
         )
     for text in unread_notes(dataset.unread):
@@ -156,32 +163,26 @@ def _merging() -> Iterator[None]:
         raise UserError(f"quantisation is simulated on merged weights: {error}") from None
 
 
-def _evaluated(model: Model, loaded: Loaded, split: Split, data: Data) -> tuple[Metrics, list[np.ndarray]]:
-    """The metrics of a model in the place of the one that was loaded, and its logits."""
-    kept: list[np.ndarray] = []
-
-    def seen() -> Iterator[Answers]:
-        for logits, targets in answers(model, eval_batches(split, data, loaded.preprocessing, loaded.image_size)):
-            kept.append(logits.astype(np.float32))
-            yield logits, targets
-
-    return measured(seen(), loaded.task, len(loaded.classes)), kept
+def _evaluated(model: Model, loaded: Loaded, split: Split, data: Data) -> tuple[Metrics, Predictions]:
+    """The metrics of a model in the place of the one that was loaded, and what it says of each image."""
+    recorder = Recorder(split)
+    found = answers(model, eval_batches(split, data, loaded.preprocessing, loaded.image_size), recorder)
+    return measured(found, loaded.task, len(loaded.classes)), recorder.predictions
 
 
-def compared(logits: Sequence[np.ndarray], expected: Sequence[np.ndarray], task: Task) -> tuple[float, float]:
+def compared(logits: np.ndarray, expected: np.ndarray, task: Task) -> tuple[float, float]:
     """The relative distance of logits, and the share of answers that agree.
 
     Args:
-        logits, expected: in parts, float32 ``(images of a part, classes)``.
+        logits, expected: float32 ``(images, classes)``.
     """
     apart = whole = 0.0
-    agree: list[np.ndarray] = []
-    for here, there in zip(logits, expected, strict=True):
-        wide = there.astype(np.float64)
+    for first in range(0, len(logits), BLOCK):
+        here, wide = logits[first : first + BLOCK], expected[first : first + BLOCK].astype(np.float64)
         apart += float(np.square(here - wide).sum())
         whole += float(np.square(wide).sum())
-        agree.append(task.decided(here) == task.decided(there))
-    return math.sqrt(apart / whole) if whole else math.nan, float(np.concatenate(agree).mean())
+    agree = task.decided(logits) == task.decided(expected)
+    return math.sqrt(apart / whole) if whole else math.nan, float(agree.mean())
 
 
 def rebuilt(loaded: Loaded, tensors: Tensors) -> Model:

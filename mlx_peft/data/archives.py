@@ -1,11 +1,13 @@
-"""Arrays out of NumPy's archives (``.npz``): numbers of an expected shape, never objects, never more of them."""
+"""Arrays out of NumPy's archives (``.npz``): numbers or text of expected shapes, never objects, never more of them."""
 
 from __future__ import annotations
 
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import EllipsisType
 from typing import IO
 
 import numpy as np
@@ -23,38 +25,59 @@ MAX_BYTES = 2**34
 _BLOCK = 2**22
 
 
-def read_npz(path: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: str = "u1 i8 u2 i4") -> dict[str, np.ndarray]:
-    """Arrays of an archive, by name; -1 in a shape is any size.
+KINDS = {"whole numbers": {"u1", "i8", "u2", "i4"}, "text or numbers": {"U", "u1", "i8", "i4", "f4"}}
+"""Types of arrays, without their order of bytes; ``U`` is text of any length."""
+
+Shape = tuple[int | EllipsisType, ...]
+"""-1 is any size, and ``...`` at the end any sides."""
+
+
+def names_in(path: Path) -> list[str]:
+    """The names of an archive's arrays. Raises UserError, naming the file, where it is missing or damaged."""
+    with _opened(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def read_npz(
+    path: Path, shapes: Mapping[str, Shape], kinds: str = "whole numbers", most: int = MAX_BYTES
+) -> dict[str, np.ndarray]:
+    """Arrays of an archive, by name: of these shapes, of one of ``KINDS``, of so many bytes at most.
 
     Each member's header is compared with what is expected before anything is unpacked, so that neither a pickled object
     is loaded nor a bomb unpacked. Raises UserError, naming the file, where it is missing, damaged or something else.
     """
+    with _opened(path) as archive:
+        names = archive.namelist()
+        for name in shapes:
+            if f"{name}.npy" not in names:
+                raise UserError(f"{path}: no array {name!r}; there is {', '.join(names[:10]) or 'nothing'}")
+        return {name: _member(archive, name, shape, kinds, most, path) for name, shape in shapes.items()}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An archive; what is wrong with it while the block reads it is a UserError that names the file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            for name in shapes:
-                if f"{name}.npy" not in names:
-                    raise UserError(f"{path}: no array {name!r}; there is {', '.join(names[:10]) or 'nothing'}")
-            return {name: _member(archive, name, shape, dtypes, path) for name, shape in shapes.items()}
+            yield archive
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except damage.NPZ as error:
         raise UserError(f"{path}: not a readable npz archive ({error or type(error).__name__})") from error
 
 
-def _member(archive: zipfile.ZipFile, name: str, expected: tuple[int, ...], dtypes: str, path: Path) -> np.ndarray:
+def _member(archive: zipfile.ZipFile, name: str, expected: Shape, kinds: str, most: int, path: Path) -> np.ndarray:
     with archive.open(f"{name}.npy") as file:
         shape, fortran, dtype = _header(file)
-        fits = len(shape) == len(expected) and all(b in (-1, a) for a, b in zip(shape, expected, strict=True))
-        if dtype.str[1:] not in dtypes.split() or not fits or fortran:
-            wanted = ", ".join("n" if side == -1 else str(side) for side in expected)
-            raise UserError(f"{path}: {name} is {dtype} {shape}, not whole numbers ({wanted})")
+        if not {dtype.str[1:], dtype.kind} & KINDS[kinds] or not _fits(shape, expected) or fortran:
+            wanted = ", ".join({-1: "n", ...: "..."}.get(side, str(side)) for side in expected)
+            raise UserError(f"{path}: {name} is {dtype} {shape}, not {kinds} ({wanted})")
         count = 1
         for side in shape:
             count *= side
         size = count * dtype.itemsize
-        if size > MAX_BYTES:
-            raise UserError(f"{path}: {name} has {size:,} bytes; at most {MAX_BYTES:,} are unpacked")
+        if size > most:
+            raise UserError(f"{path}: {name} has {size:,} bytes; at most {most:,} are unpacked")
         if archive.getinfo(f"{name}.npy").file_size < size:
             raise UserError(f"{path}: {name} is shorter than {dtype} {shape} needs")
         array = _empty(count, dtype)
@@ -69,6 +92,13 @@ def _member(archive: zipfile.ZipFile, name: str, expected: tuple[int, ...], dtyp
         if file.read(1):
             raise UserError(f"{path}: {name} is longer than {dtype} {shape}")
         return array.reshape(shape)
+
+
+def _fits(shape: tuple[int, ...], expected: Shape) -> bool:
+    """Whether a shape is one that is expected."""
+    if expected[-1:] == (...,):
+        shape, expected = shape[: len(expected) - 1], expected[:-1]
+    return len(shape) == len(expected) and all(b in (-1, a) for a, b in zip(shape, expected, strict=True))
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:

@@ -118,4 +118,6 @@ def _fitted(run: Prepared, folder: RunFolder, progress: Progress) -> Fitted:
             run.trainer.model.load_adapter(best(folder, position))
         test = tested(run, position, folder, progress, stop)
     history = read_metrics(folder.metrics)
-    return Fitted(position.best or None, None if test is None else test.metrics, position.best_epoch, history)
+    return Fitted(
+        position.best or None, None if test is None else test.evaluation.metrics, position.best_epoch, history
+    )

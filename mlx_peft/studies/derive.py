@@ -9,17 +9,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mlx_peft.artifacts.examine import evaluate_splits
+from mlx_peft.artifacts.examine import examine_splits
 from mlx_peft.artifacts.merge import Written, merge_run, quantize_model
 from mlx_peft.artifacts.simulate import simulate_run
 from mlx_peft.config.step import Step
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import canonical
 from mlx_peft.core.memory import peak_facts, process_peak
-from mlx_peft.core.sums import SUMS
+from mlx_peft.core.sums import SUMS, write_with_sums
 from mlx_peft.protocols.loading import load_backend
 from mlx_peft.tasks.metrics import Metrics
-from mlx_peft.training.run import RunFolder, write_json
+from mlx_peft.training.predictions import Predictions, encoded
+from mlx_peft.training.run import RunFolder, json_bytes
 
 MODEL = "model"
 """A model that was made lies in this folder, inside the step's."""
@@ -33,22 +34,25 @@ class Made:
 
     Attributes:
         metrics: by split.
+        said: of each image, by split.
         stored_bytes: of the model's file; None where nothing but a simulation was made.
         arrays_bytes: the most that the backend's arrays held at once; None likewise, and where nobody counts.
         report: what else is known of it.
     """
 
     metrics: dict[str, Metrics]
+    said: dict[str, Predictions]
     stored_bytes: int | None = None
     arrays_bytes: int | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
 
 def _model(run: Path, out: Path, splits: Sequence[SplitName], written: Written) -> Made:
-    metrics, loaded = evaluate_splits(run, splits, model=out)
+    done = examine_splits(run, splits, model=out)
+    metrics = {split: evaluation.metrics for split, evaluation in done.found.items()}
     stored = sum(file.stat().st_size for file in out.glob("*.safetensors"))
-    peak = load_backend(loaded.recipe.backend).peak_memory()
-    return Made(metrics, stored, peak, {"sqnr_db": written.sqnr} if written.sqnr else {})
+    peak = load_backend(done.loaded.recipe.backend).peak_memory()
+    return Made(metrics, done.said, stored, peak, {"sqnr_db": written.sqnr} if written.sqnr else {})
 
 
 def _merge(run: Path, step: Step, out: Path, splits: Sequence[SplitName]) -> Made:
@@ -69,7 +73,8 @@ def _simulate(run: Path, step: Step, out: Path, splits: Sequence[SplitName]) -> 
         "sqnr_db": {"weights": one.weights, "activations": one.activations},
         "images": one.images and asdict(one.images),
     }
-    return Made({split: simulated.metrics for split, simulated in after.items()}, report=report)
+    metrics = {split: simulated.metrics for split, simulated in after.items()}
+    return Made(metrics, {split: simulated.said for split, simulated in after.items()}, report=report)
 
 
 MAKERS: dict[str, Callable[[Path, Step, Path, Sequence[SplitName]], Made]] = {
@@ -93,8 +98,9 @@ def check_folder(folder: RunFolder, identity: str) -> None:
             f"{folder.path} holds something else ({result.get('run_id')}): choose another folder", arguments=("out",)
         )
     there = list(folder.path.iterdir()) if folder.path.exists() else []
+    ours = (*unfinished(folder.path), folder.path / SUMS, folder.predictions)  # which are written before the result
     if result is None and (
-        strange := [path.name for path in there if path not in (*unfinished(folder.path), folder.path / SUMS)]
+        strange := [path.name for path in there if path not in ours and not path.name.endswith(".tmp")]
     ):
         raise UserError(f"{folder.path} is not empty ({min(strange)}): choose another folder", arguments=("out",))
 
@@ -138,5 +144,5 @@ def derive(run: Path, step: Step, out: Path) -> dict[str, Any]:
         "environment": parent["environment"],
     }
     out.mkdir(parents=True, exist_ok=True)
-    write_json(folder.result, result)
+    write_with_sums(out, {folder.predictions.name: encoded(outcome.said), folder.result.name: json_bytes(result)})
     return result

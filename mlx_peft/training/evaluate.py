@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
+import numpy as np
+
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.world import World, shared
 from mlx_peft.data import Batch
@@ -19,26 +21,42 @@ def evaluate(model: Model, batches: Iterable[Batch], task: Task, num_classes: in
     return measured(answers(model, batches), task, num_classes)
 
 
-def answers(model: Answering, batches: Iterable[Batch]) -> Iterator[Answers]:
+Seen = Callable[[np.ndarray, np.ndarray], object]
+"""Is told of each batch which of the split's images it has, int64 ``(n,)``, and their logits, ``(n, classes)``."""
+
+
+def unseen(rows: np.ndarray, logits: np.ndarray) -> None:
+    """Nobody is told."""
+
+
+def answers(model: Answering, batches: Iterable[Batch], seen: Seen = unseen) -> Iterator[Answers]:
     """What a model says of each batch's images. Raises UserError where a logit is not finite.
 
     Rows that fill a batch up are left out.
     """
     for batch in batches:
         if batch.count:
-            yield finite(model.logits(batch.images)[: batch.count]), batch.targets[: batch.count]
+            logits = finite(model.logits(batch.images)[: batch.count])
+            seen(batch.rows, logits)
+            yield logits, batch.targets[: batch.count]
 
 
 def answers_of_all(
-    model: Answering, batches: Iterable[Batch], count: int, world: World, check: Callable[[], None]
+    model: Answering,
+    batches: Iterable[Batch],
+    count: int,
+    world: World,
+    check: Callable[[], None],
+    seen: Seen = unseen,
 ) -> Iterator[Answers]:
     """What ``answers`` gives of ``count`` batches that several processes share: see ``core.world.shared``."""
 
     def compute(batch: Batch) -> Tensors | None:
         found = next(answers(model, [batch]), None)
-        return None if found is None else {"logits": found[0], "targets": found[1]}
+        return None if found is None else {"logits": found[0], "targets": found[1], "rows": batch.rows}
 
     for found in shared(world, batches, count, compute, check):
+        seen(found["rows"], found["logits"])
         yield found["logits"], found["targets"]
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, SupportsFloat
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,16 +14,16 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.core.memory import process_peak
 from mlx_peft.data import Batch
 from mlx_peft.protocols.trainer import Trainer
-from mlx_peft.training.allocation import Kept, RankAllocator, allocator, ranks
+from mlx_peft.training.allocation import RankAllocator, allocator
 from mlx_peft.training.checkpoint import Position
 from mlx_peft.training.evaluate import answers_of_all, measured
 from mlx_peft.training.feed import Feed
 from mlx_peft.training.keeping import Keeper, keeping
-from mlx_peft.training.progress import EpochEvent, Progress, StepEvent
+from mlx_peft.training.progress import EpochEvent, Progress
 from mlx_peft.training.ranks import heard_by_all
 from mlx_peft.training.resume import Diverged, diverged, ended
-from mlx_peft.training.run import Record, RunFolder
-from mlx_peft.training.schedule import learning_rate
+from mlx_peft.training.run import RunFolder
+from mlx_peft.training.steps import Steps
 from mlx_peft.training.stop import Interrupted, Stopped, StopSignal
 
 
@@ -56,19 +53,9 @@ def fit(
     if dealer:
         dealer.start(trainer, position.kept)
     with keeping(folder, experiment, position, identity, writes=feed.world.rank == 0) as keeper:
-        Loop(trainer, experiment.train, feed, folder, keeper, steps, position, progress, stop, dealer).run()
+        made = Steps(trainer, experiment.train, folder, keeper, steps, position, progress, dealer)
+        Loop(trainer, experiment.train, feed, folder, keeper, made, position, progress, stop, dealer).run()
     return position
-
-
-@dataclass(frozen=True)
-class Launched:
-    """A step under way: its loss has not been waited for."""
-
-    loss: SupportsFloat
-    count: int
-    lr: float
-    kept: Kept = field(default_factory=dict)
-    """The triplets that are not masked after it, where ranks are dealt out."""
 
 
 @dataclass
@@ -80,37 +67,28 @@ class Loop:
     feed: Feed
     folder: RunFolder
     keeper: Keeper
-    steps: int
-    """The number of steps of the whole run."""
+    steps: Steps
     position: Position
     progress: Progress
     stop: StopSignal
     dealer: RankAllocator | None = None
     """What deals out the ranks, where the method has them dealt out."""
-    under_way: deque[Launched] = field(default_factory=deque)
-    """Steps that were launched and not waited for: one, or two while the older is waited for."""
-    clock: float = field(default_factory=time.perf_counter)
-    """When the time that counts as training was last added up."""
-    window_images: int = 0
-    """The number of images that were trained on since the last record."""
-    window_seconds: float = 0.0
 
     @property
     def finished(self) -> bool:
         return ended(self.position, self.train) is not None
 
     def run(self) -> None:
-        self.progress.start(self.position.step, self.steps, self.train.epochs)
+        self.progress.start(self.position.step, self.steps.total, self.train.epochs)
         try:
             while not self.finished:
                 if self.position.batch < self.feed.steps:
                     self.train_epoch()
                 self.end_epoch()
         except Stopped:
-            while self.under_way:
-                self.settle()
+            self.steps.settle_all()
             self.save()
-            raise Interrupted(self.folder, self.position.step, self.steps) from None
+            raise Interrupted(self.folder, self.position.step, self.steps.total) from None
         except Diverged:
             raise
         except Exception:
@@ -121,8 +99,7 @@ class Loop:
         """An error ends the run: a checkpoint of where it stands, if that can be known and kept."""
         self.keeper.forget_trackers()
         try:
-            while self.under_way:
-                self.settle()
+            self.steps.settle_all()
             if self.trainer.step != self.position.step:
                 raise UserError("a step was interrupted before its end")
             self.save()
@@ -135,20 +112,15 @@ class Loop:
             )
 
     def train_epoch(self) -> None:
-        """The rest of the epoch. A step's loss is read once the next step is under way, so that neither waits."""
+        """The rest of the epoch, with the checkpoints in it."""
         every = self.train.checkpoint_every
-        number = self.position.step
-        self.clock = time.perf_counter()
-        for batch in self.batches():
-            self.under_way.append(self.launch(batch, number))
-            number += 1
-            if len(self.under_way) > 1:
-                self.settle()
-            if every is not None and number % every == 0:
-                self.settle()
+        self.steps.start_clock()
+        for number, batch in enumerate(self.batches(), start=self.position.step):
+            self.steps.go_on(batch, number)
+            if every is not None and (number + 1) % every == 0:
+                self.steps.settle_all()
                 self.save()
-        if self.under_way:
-            self.settle()
+        self.steps.settle_all()
         self.stop.check()
 
     def batches(self) -> Iterator[Batch]:
@@ -164,60 +136,6 @@ class Loop:
                 return
             self.stop.check()
             yield batch
-
-    def launch(self, batch: Batch, number: int) -> Launched:
-        """Starts the step of a number, counted from 0. Waits for it only where ranks are decided on after it."""
-        lr = learning_rate(number, self.steps, self.train.optimizer.lr, self.train.schedule)
-        if self.dealer is None:
-            loss = self.trainer.train_step(batch.images, batch.targets, lr, weight=batch.weight)
-            return Launched(loss, batch.count, lr)
-        observe = self.dealer.observes(number + 1)
-        loss = self.trainer.train_step(batch.images, batch.targets, lr, weight=batch.weight, observe=observe)
-        return Launched(loss, batch.count, lr, self.dealer.after(self.trainer, number + 1))
-
-    def settle(self) -> None:
-        """Waits for the oldest step under way, and moves the position past it. Only then is it told to anyone."""
-        step = self.under_way.popleft()
-        loss = float(step.loss)
-        here = self.position
-        here.step += 1
-        here.batch += 1
-        if not math.isfinite(loss):
-            raise diverged(f"the loss is {loss}", self.position, self.folder, self.train)
-        now = time.perf_counter()
-        seconds, self.clock = now - self.clock, now
-        here.loss_sum += loss * step.count
-        here.images += step.count
-        here.epoch_seconds += seconds
-        self.window_images += step.count
-        self.window_seconds += seconds
-        speed = self.window_images / self.window_seconds
-        logged = here.step == 1 or here.step % self.train.log_every == 0
-        records: list[Record] = []
-        if logged:
-            records.append({
-                "step": here.step, "epoch": here.epoch + 1, "loss": loss, "lr": step.lr, "images_per_second": speed
-            })  # fmt: skip
-            self.window_images, self.window_seconds = 0, 0.0
-        left = ranks(step.kept)
-        if left != ranks(here.kept):
-            dealt: Record = {f"rank/{adapter}": rank for adapter, rank in left.items()}
-            records.append({"step": here.step, "epoch": here.epoch + 1} | dealt)
-        here.kept = step.kept
-        self.record(*records)
-        self.progress.step(
-            StepEvent(
-                step=here.step,
-                steps=self.steps,
-                epoch=here.epoch + 1,
-                epochs=self.train.epochs,
-                loss=loss,
-                lr=step.lr,
-                images_per_second=speed,
-                peak_bytes=self.peak(),
-                logged=logged,
-            )
-        )
 
     def end_epoch(self) -> None:
         """Validation, selection, and a checkpoint of the whole epoch."""
@@ -259,33 +177,24 @@ class Loop:
         self.save()
         self.progress.epoch(event)
 
-    def record(self, *records: Record) -> None:
-        for record in records:
-            self.keeper.write(record)
-        for record in records:
-            self.keeper.track(record)
-
     def save(self) -> None:
         """A checkpoint of the run as it stands, the last one kept. The time it takes is not training."""
         self.must_be_finite()
         here = self.position
-        here.peak_bytes = max(here.peak_bytes, self.peak())
+        here.peak_bytes = max(here.peak_bytes, self.steps.peak())
         here.process_bytes = max(here.process_bytes, process_peak())
         self.keeper.checkpoint(self.trainer.state, here)
-        self.clock = time.perf_counter()
+        self.steps.start_clock()
 
     def add_up_peaks(self) -> None:
         """What the processes of the run hold together counts, where there are several."""
         if self.feed.world.size > 1:
-            peaks = [content.split() for content in self.feed.world.gather(b"%d %d" % (self.peak(), process_peak()))]
+            peaks = [
+                content.split() for content in self.feed.world.gather(b"%d %d" % (self.steps.peak(), process_peak()))
+            ]
             arrays, processes = (sum(map(int, column)) for column in zip(*peaks, strict=True))
             here = self.position
             here.peak_bytes, here.process_bytes = max(here.peak_bytes, arrays), max(here.process_bytes, processes)
-
-    def peak(self) -> int:
-        """Bytes at the peak so far: of arrays where they are counted, else of the process."""
-        arrays = self.trainer.peak_memory()
-        return process_peak() if arrays is None else arrays
 
     def must_be_finite(self) -> None:
         """Raises Diverged where a parameter that is trained is not finite: nothing can be made of it any more."""

@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def predictions(self) -> Path:
+        """What it said of each image: see ``training.predictions``."""
+        return self.path / "predictions.npz"
+
+    @property
     def environment(self) -> Path:
         return self.path / "env.json"
 
@@ -88,7 +93,7 @@ class RunFolder:
     @property
     def texts(self) -> tuple[str, ...]:
         """Names of the files whose digests stand in ``SHA256SUMS.txt``, from before they are written."""
-        return tuple(path.name for path in (self.config, self.metrics, self.result, self.environment))
+        return tuple(path.name for path in (self.config, self.metrics, self.result, self.environment, self.predictions))
 
     def check_sum(self, path: Path) -> bool:
         """Whether there is a digest of one of ``texts``. Raises UserError where it is another one."""

@@ -25,7 +25,7 @@ Names = Mapping[str, "Names | None"]
 EPOCHS = r"epochs-\d+(-\d+)?"
 ADAPTER: Names = {r"adapter_config\.json|adapter_model\.safetensors|SHA256SUMS\.txt": None}
 KEPT: Names = {
-    r"config\.yaml|metrics\.jsonl|result\.json|env\.json|SHA256SUMS\.txt": None,
+    r"config\.yaml|metrics\.jsonl|result\.json|env\.json|predictions\.npz|SHA256SUMS\.txt": None,
     "adapter": ADAPTER,
 }
 OWN: Names = {
@@ -153,5 +153,6 @@ def set_aside(folder: RunFolder) -> None:
         shutil.copytree(folder.adapter, new / folder.adapter.name)
     with disk_errors(folder.path):
         folder.result.unlink()
+        folder.predictions.unlink(missing_ok=True)
         shutil.rmtree(folder.adapter)
         (folder.path / SUMS).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mlx_peft.training.evaluate import answers_of_all, examined
 from mlx_peft.training.feed import Feed, feed
 from mlx_peft.training.fit import fit
 from mlx_peft.training.here import located
+from mlx_peft.training.predictions import Predictions, Recorder, encoded
 from mlx_peft.training.prefix import cached_feed
 from mlx_peft.training.prepare import Prepared, prepare
 from mlx_peft.training.progress import Progress, Silent
@@ -83,14 +85,14 @@ def train(
             position = fit(
                 run.trainer, experiment, images, folder, position, identity=run.identity, progress=progress, stop=stop
             )
-            result, notes = finished(run, position, folder, progress, stop)
+            result, notes = finished(run, images, position, folder, progress, stop)
     for note in (*notes, *unread_notes(run.whole.unread)):
         progress.note(note)
     return result
 
 
 def finished(
-    run: Prepared, position: Position, folder: RunFolder, progress: Progress, stop: StopSignal
+    run: Prepared, images: Feed, position: Position, folder: RunFolder, progress: Progress, stop: StopSignal
 ) -> tuple[dict[str, Any], list[str]]:
     """The selected epoch's adapter, tested and written, and what is to be said of it; the first process alone writes,
     and has a result."""
@@ -104,11 +106,14 @@ def finished(
             notes = write_adapter(folder.adapter, outcome.adapter(run))
     if world.size > 1:
         model.load_adapter(of_the_first(world, model.adapter))
+    said = validated(run, images, position, folder, progress, stop)
     test = tested(run, position, folder, progress, stop)
     if not first:
         return {}, notes
-    result = outcome.result(run, position, test, folder)
-    write_with_sums(folder.path, {folder.result.name: json_bytes(result)}, there=[folder.metrics.name])
+    result = outcome.result(run, position, test and test.evaluation, folder)
+    predictions = encoded(said | ({} if test is None else {"test": test.predictions}))
+    files = {folder.predictions.name: predictions, folder.result.name: json_bytes(result)}
+    write_with_sums(folder.path, files, there=[folder.metrics.name])
     return result, notes
 
 
@@ -151,9 +156,34 @@ def batches(run: Prepared, stop: StopSignal) -> Feed:
     )
 
 
-def tested(
-    run: Prepared, position: Position, folder: RunFolder, progress: Progress, stop: StopSignal
-) -> Evaluation | None:
+def validated(
+    run: Prepared, images: Feed, position: Position, folder: RunFolder, progress: Progress, stop: StopSignal
+) -> dict[str, Predictions]:
+    """What the selected epoch's model says of the validation split; nothing where there is none.
+
+    Raises Interrupted where ``stop`` is requested.
+    """
+    if images.val is None or run.dataset.val is None:
+        return {}
+    progress.evaluating("val")
+    recorder = Recorder(run.dataset.val)
+    try:
+        for _ in answers_of_all(run.trainer.model, images.val(), images.val_steps, stop.world, stop.check, recorder):
+            pass
+    except Stopped:
+        raise Interrupted(folder, position.step, position.step) from None
+    return {"val": recorder.predictions}
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """What came of the look at the test split."""
+
+    evaluation: Evaluation
+    predictions: Predictions
+
+
+def tested(run: Prepared, position: Position, folder: RunFolder, progress: Progress, stop: StopSignal) -> Tested | None:
     """The one look at the test split; None where there is none. Raises Interrupted where ``stop`` is requested."""
     if run.whole.test is None:
         return None
@@ -161,10 +191,11 @@ def tested(
     base, data, world = run.base, run.experiment.data, stop.world
     images = eval_batches(run.whole.test, data, base.preprocessing, base.architecture.img_size, world)
     count = steps_per_epoch(run.whole.test, data.batch_size)
+    recorder = Recorder(run.whole.test)
     try:
-        answers = answers_of_all(run.trainer.model, images, count, world, stop.check)
+        answers = answers_of_all(run.trainer.model, images, count, world, stop.check, recorder)
         evaluation = examined(answers, run.dataset.task, len(run.dataset.classes))
     except Stopped:
         raise Interrupted(folder, position.step, position.step) from None
     heard_by_all(world, run.whole.unread)
-    return evaluation
+    return Tested(evaluation, recorder.predictions)

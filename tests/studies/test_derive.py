@@ -105,7 +105,7 @@ def test_a_finished_step_is_not_made_again_and_half_of_one_is(lora: Path, tmp_pa
     (out / "model" / "half").touch()
     (out / ".model.abc123" / "new").mkdir(parents=True)  # where a killed process was writing
     made = derive(lora, step, out)
-    assert {path.name for path in out.iterdir()} == {"model", "result.json", "SHA256SUMS.txt"}
+    assert {path.name for path in out.iterdir()} == {"model", "predictions.npz", "result.json", "SHA256SUMS.txt"}
     assert not (out / "model" / "half").exists()
     (out / "result.json").write_text(json.dumps(made | {"status": "as it was"}))
     (out / "SHA256SUMS.txt").unlink()

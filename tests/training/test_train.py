@@ -30,7 +30,7 @@ def test_a_run_leaves_every_file_that_was_promised(engine: SimpleNamespace) -> N
     result = train(engine.experiment(), engine.out)
     folder = RunFolder(engine.out)
     visible = {entry.name for entry in engine.out.iterdir() if not entry.name.startswith(".")}
-    files = {"config.yaml", "metrics.jsonl", "result.json", "env.json", "SHA256SUMS.txt"}
+    files = {"config.yaml", "metrics.jsonl", "result.json", "env.json", "predictions.npz", "SHA256SUMS.txt"}
     assert visible == {*files, "adapter", "checkpoint"}
     assert load_config(folder.config) == engine.experiment()
     assert json.loads(folder.result.read_text()) == result
