@@ -73,8 +73,9 @@ def _simulate(run: Path, step: Step, out: Path, splits: Sequence[SplitName]) -> 
         "sqnr_db": {"weights": one.weights, "activations": one.activations},
         "images": one.images and asdict(one.images),
     }
-    metrics = {split: simulated.metrics for split, simulated in after.items()}
-    return Made(metrics, {split: simulated.said for split, simulated in after.items()}, report=report)
+    metrics: dict[str, Metrics] = {split: simulated.metrics for split, simulated in after.items()}
+    said: dict[str, Predictions] = {split: simulated.said for split, simulated in after.items()}
+    return Made(metrics, said, report=report)
 
 
 MAKERS: dict[str, Callable[[Path, Step, Path, Sequence[SplitName]], Made]] = {

@@ -110,7 +110,7 @@ def finished(
     test = tested(run, position, folder, progress, stop)
     if not first:
         return {}, notes
-    result = outcome.result(run, position, test and test.evaluation, folder)
+    result = outcome.result(run, position, None if test is None else test.evaluation, folder)
     predictions = encoded(said | ({} if test is None else {"test": test.predictions}))
     files = {folder.predictions.name: predictions, folder.result.name: json_bytes(result)}
     write_with_sums(folder.path, files, there=[folder.metrics.name])
