@@ -33,7 +33,7 @@ def test_the_test_split_is_read_once_and_after_all_else(
     for module in (feed_module, train_module):
         monkeypatch.setattr(module, "eval_batches", spy)
     train(engine.experiment(), engine.out)
-    assert order == ["val", "val", "val", "test"]
+    assert order == ["val", "val", "val", "val", "test"]  # each epoch, and what the selected one says of each image
 
 
 def test_nothing_that_trains_or_selects_is_handed_the_test_split(
