@@ -1,4 +1,4 @@
-"""``study.json``: what a study is to make, what became of each run, and what was chosen, with all that it was chosen from.
+"""``study.json``: what a study is to make, what became of each run, and what was chosen from which candidates.
 
 It lies in the study's folder, and is written again, whole, after each change::
 
@@ -7,7 +7,7 @@ It lies in the study's folder, and is written again, whole, after each change::
       "nodes": [                      # every run of the study, in the order of its file
         {
           "name": "lora-lr=0.001-seed=0",
-          "kind": "tune",             # tune: to choose by, without the test split; final: tested once; then: made of one
+          "kind": "tune",             # tune: to choose by, never tested; final: tested once; then: made of one
           "label": "lora",            # the line of a table that it belongs to: equal but for seeds, and what was chosen
           "method": "lora",
           "seed": 0,
@@ -155,11 +155,11 @@ class Before:
     seconds: dict[tuple[str, bool], float]
 
     @classmethod
-    def of(cls, record: StudyRecord | None) -> Before:
-        """What a record says."""
+    def of(cls, record: StudyRecord | None, *, retry: bool = False) -> Before:
+        """What a record says; without the errors, where what failed is to be made again."""
         nodes = [] if record is None else [node for node in record.nodes if node.run_id is not None]
         keys = [((str(node.run_id), node.kind != "tune"), node) for node in nodes]
         return cls(
-            {key: node.error or "" for key, node in keys if node.status == "failed" and node.error is not None},
+            {key: node.error or "" for key, node in keys if node.status == "failed" and not retry},
             {key: node.seconds for key, node in keys if node.seconds is not None},
         )

@@ -68,7 +68,9 @@ def test_each_image_is_read_once(engine: SimpleNamespace, reads: list[str]) -> N
     assert any("nothing before the head is trained" in note and "once" in note for note in watcher.notes)
 
 
-def test_a_finished_training_is_resumed_without_reading_its_training_images(engine: SimpleNamespace, reads: list[str]) -> None:
+def test_a_finished_training_is_resumed_without_reading_training_images(
+    engine: SimpleNamespace, reads: list[str]
+) -> None:
     class Impatient(Silent):
         def evaluating(self, split: str) -> None:
             if split == "test":
