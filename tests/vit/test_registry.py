@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import pytest
@@ -26,15 +27,27 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.nn.init, fill, lambda tensor, *_, **__: tensor)
 
 
+def depth_of(caught: generator.Caught) -> int:
+    """How many blocks timm builds: as many as its model's function says, or its class."""
+    if "depth" in caught.arguments:
+        depth: int = caught.arguments["depth"]
+        return depth
+    return int(inspect.signature(caught.model_class).parameters["depth"].default)
+
+
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("blocks", [2, pytest.param(None, marks=pytest.mark.slow)], ids=["two blocks", "whole"])
 @pytest.mark.parametrize("name", names())
-def test_an_entry_describes_the_model_that_timm_builds(name: str) -> None:
+def test_an_entry_describes_the_model_that_timm_builds(name: str, blocks: int | None) -> None:
     entry = find(name)
     architecture = entry.architecture
+    assert architecture.depth == depth_of(generator.construction(name))
+    depth = blocks or architecture.depth
     unfilled = {"weight_init": "skip"} if architecture.family == "vit" else {}
     with torch.device("meta"):
-        model = timm.create_model(entry.name, num_classes=7, **unfilled)
-    assert shapes(architecture, 7) == {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        model = timm.create_model(entry.name, num_classes=7, depth=depth, **unfilled)
+    found = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    assert shapes(altered(architecture, {"depth": depth}, "depth"), 7) == found
 
     block = model.blocks[0]
     assert type(block.mlp.act).__name__.removesuffix("_") == ACTIVATIONS[architecture.act_layer]
