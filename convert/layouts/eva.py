@@ -30,6 +30,10 @@ FOUND_AGAIN = re.compile(r"(.*\.)?rope\.(?!freqs$)")
 MASKED, OF_MASKED = "mask_token", ("lm_head.",)
 """What a checkpoint of masked training has, and what else of it is no part of the model."""
 
+OF_OTHERS = {"storage_tokens", "reg_token", "fc_norm.weight"}
+"""One of these is beside a mask token where the last norm is the model's own: DINOv3's, under its authors' names and
+timm's, and a model that was tuned afterwards."""
+
 
 def from_eva(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
     """The tensors under timm's names, and what was left out or renamed, in words.
@@ -42,7 +46,7 @@ def from_eva(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
     found = {name: tensor for name, tensor in tensors.items() if not FOUND_AGAIN.match(name)}
     notes: tuple[str, ...] = ()
     parts = PARTS | (APART if "blocks.0.attn.q_proj.weight" in found else {})
-    if MASKED in found and not {"storage_tokens", "fc_norm.weight"} & found.keys():
+    if MASKED in found and not OF_OTHERS & found.keys():
         found = {name: t for name, t in found.items() if name != MASKED and not name.startswith(OF_MASKED)}
         parts |= {r"^norm\.": "fc_norm."}
         notes = ("mask_token, lm_head: of masked training, left out; its last norm is taken for fc_norm",)

@@ -81,6 +81,13 @@ def test_metas_names_become_what_timm_makes_of_them(gated: bool) -> None:
     assert "local_cls_norm: a norm of its training, for small crops alone, left out" in said
 
 
+def test_a_mask_token_under_timms_names_is_left_out_and_the_last_norm_stays() -> None:
+    state = canonical(metas(gated=False), "eva")[0]
+    found, notes = canonical(state | {"mask_token": np.zeros((1, 1, DIM), np.float32)}, "eva")
+    assert found.keys() == state.keys()
+    assert notes == ("mask_token: what masked patches are replaced with in training, left out",)
+
+
 def test_a_file_says_whether_its_periods_were_rounded() -> None:
     """Of Meta's files they are; timm and transformers compute them in float32."""
     state = metas(gated=False)
