@@ -87,7 +87,7 @@ def _adapter(adapter: Adapter, kind: str, path: Path, file: Path) -> dict[str, A
     method = adapter.method.model_dump(mode="json")
     counts = Counter({"head": 0, "adapter": 0})
     for name, tensor in adapter.tensors.items():
-        counts["head" if is_head(name) else "adapter"] += tensor.size
+        counts["head" if is_head(name) else "frozen" if adapter.method.keeps(name) else "adapter"] += tensor.size
     return {
         "path": str(path),
         "kind": kind,

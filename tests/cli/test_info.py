@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from banks import adapter, base_of
 from PIL import Image
 
 from convert.adapters.peft import Adapter, write_adapter
 from convert.base import Base, load_base
 from convert.files import write_safetensors
 from convert.timm.write import write_model
-from mlx_peft.config.methods import LoRA
+from mlx_peft.config.methods import LoRA, MethodConfig, PVeRA, RandLoRA, VeRA
 from mlx_peft.config.schema import Model
 
 NAME = "deit_tiny_patch16_224"
@@ -91,6 +92,21 @@ def test_an_adapter(command: Any, base: Base, tmp_path: Path) -> None:
     assert (found["kind"], found["method"], found["rank"], found["model"]) == ("adapter", "lora", 4, NAME)
     assert found["parameters_of"] == {"head": 75, "adapter": 4 * (24 + 72)}
     assert (found["base_sha256"], found["options"]["targets"]) == ("00ff", ["qkv"])
+
+
+FROZEN = [VeRA(rank=4), PVeRA(rank=4), RandLoRA(rank=10, alpha=10), LoRA(rank=2, init="pissa")]
+
+
+@pytest.mark.parametrize("method", FROZEN, ids=lambda method: method.name)
+def test_what_an_adapter_keeps_frozen_is_counted_apart(command: Any, tmp_path: Path, method: MethodConfig) -> None:
+    own = adapter(base_of(), method, 0)
+    write_adapter(tmp_path / "adapter", own)
+    sizes = {name: tensor.size for name, tensor in own.tensors.items()}
+    head = sum(size for name, size in sizes.items() if name.startswith("head"))
+    kept = sum(size for name, size in sizes.items() if name.startswith("shared.") or name.endswith(("pissa_A", "pissa_B")))
+    assert kept > 0
+    expected = {"head": head, "adapter": sum(sizes.values()) - head - kept, "frozen": kept}
+    assert info(command, tmp_path / "adapter")["parameters_of"] == expected
 
 
 def test_a_file_that_may_be_several_models_says_what_is_open(command: Any, tmp_path: Path) -> None:
