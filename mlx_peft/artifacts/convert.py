@@ -73,7 +73,7 @@ def convert(
     if dtype is not None and dtype not in target.dtypes:
         raise UserError(f"the format {to} has {', '.join(target.dtypes)}, not {dtype}", arguments=("dtype",))
     target.ready(out)
-    found = open_source(source, backend=backend, **asked)
+    found = open_source(source, backend=backend, takes=target.takes, **asked)
     target.check(found)
     must_have_room(out, found.asked.tensors, target.width(dtype, quantization))
     proof = Proof() if verify else None

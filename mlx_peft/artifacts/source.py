@@ -19,9 +19,10 @@ from convert.checkpoint import Checkpoint
 from convert.layouts.layout import Asked
 from convert.named import open_named
 from convert.timm.config import in_our_words
-from mlx_peft.artifacts.ahead import must_merge
+from mlx_peft.artifacts.ahead import method_in
 from mlx_peft.artifacts.load import Loaded, described, load_run, put_on
 from mlx_peft.artifacts.place import find_adapter
+from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
 from mlx_peft.protocols.loading import load_foreign
@@ -31,6 +32,8 @@ from mlx_peft.vit.registry import altered
 
 Logits = Callable[[np.ndarray], np.ndarray]
 """A function from uint8 images ``(batch, size, size, 3)`` to float32 logits ``(batch, classes)``."""
+
+Takes = Callable[[type[MethodConfig]], None]
 
 OPENERS = {"torchvision": "torchvision", "transformers": "transformers", "npz": "npz", "timm": "timm"}
 """By layout, how a source is opened by its own library; mlx-image's is not asked for."""
@@ -70,6 +73,7 @@ def open_source(
     adapter: str | None = None,
     alpha: int | None = None,
     backend: Literal["mlx", "torch"] = "mlx",
+    takes: Takes = lambda method: None,
 ) -> Source:
     """Finds a model and recognises what it is.
 
@@ -82,6 +86,7 @@ def open_source(
         adapter: which adapter is meant, in a folder of several.
         alpha: of an old LoRA-ViT file, which does not say it; None: none.
         backend: what merges an adapter.
+        takes: raises UserError where what is asked for cannot be made of an adapter of the method, merged or not.
 
     Raises:
         UserError: where there is no such model, or it leaves open what it is.
@@ -103,13 +108,18 @@ def open_source(
         named = None if model is None else Model(name=model, weights=weights or "timm", image_size=image_size)
         if old:
             return _old(path, named, backend, weights, alpha)
-        return _run(path, named, adapter, backend, weights)
+        return _run(path, named, adapter, backend, weights, takes)
     if adapter is not None or weights is not None:
         raise UserError(
             f"an adapter's name or its weights were given, and {source} is no adapter", arguments=("adapter", "weights")
         )
-    args = args or {}
-    path, found = open_named(source, path, Asked(model, args), part)
+    return _model(source, path, Asked(model, args or {}), part, image_size)
+
+
+def _model(source: str, path: Path, named: Asked, part: str | None, image_size: int | None) -> Source:
+    """A whole model, from a file, a folder or the hub; whoever else opens it is the reference."""
+    args = named.args
+    path, found = open_named(source, path, named, part)
     checkpoint = at_its_grid(found, args)
     base = whole(checkpoint, args={} if checkpoint.described else args)
     changes = {key: value for key, value in args.items() if getattr(base.architecture, key, None) != value}
@@ -159,13 +169,21 @@ def _opener(checkpoint: Checkpoint, path: Path) -> str | None:
 
 
 def _run(
-    path: Path, named: Model | None, adapter: str | None, backend: Literal["mlx", "torch"], weights: str | None
+    path: Path,
+    named: Model | None,
+    adapter: str | None,
+    backend: Literal["mlx", "torch"],
+    weights: str | None,
+    takes: Takes,
 ) -> Source:
     """A run or an adapter, merged; what it computes unmerged is the reference, and what PEFT computes with it."""
-    must_merge(find_adapter(path, adapter))
+    place = find_adapter(path, adapter)
+    if (method := method_in(place)) is not None:
+        takes(method)
+        method.must_merge()
     # Files are compared with all tokens: others know of no fewer.
     loaded = load_run(path, backend, name=adapter, precision="float32", model=named, weights=weights, tokens=None)
-    return _merged(loaded, "run" if RunFolder(path).config.exists() else "peft", find_adapter(path, adapter), backend)
+    return _merged(loaded, "run" if RunFolder(path).config.exists() else "peft", place, backend)
 
 
 def _old(

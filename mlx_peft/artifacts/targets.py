@@ -19,6 +19,7 @@ from convert.timm.config import timm_arguments
 from convert.timm.write import write_model
 from mlx_peft.artifacts.export import RUNTIMES, Exported, class_names, export_model
 from mlx_peft.artifacts.source import Source
+from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.writing import new_folder
@@ -72,6 +73,11 @@ class Target:
     def ready(self, out: Path) -> None:
         """Raises UserError where nothing of the format can be written at ``out``, whatever the source is."""
 
+    def takes(self, method: type[MethodConfig]) -> None:
+        """Raises UserError where the format holds adapters, and PEFT, which reads them, does not know the method."""
+        if not self.whole:
+            _must_be_in_peft(method)
+
     def width(self, dtype: str | None, quantization: Quantization | None) -> int:
         """The fewest bytes that a number takes in the file; 0 where it is an adapter, or most of them are codes."""
         return 0 if quantization is not None or not self.whole else {"float32": 4}.get(dtype or "float32", 2)
@@ -104,6 +110,9 @@ class Runtime:
         RUNTIMES[self.kind].must_be_name_of(out)
         must_have_exporter(self.kind)
 
+    def takes(self, method: type[MethodConfig]) -> None:
+        """Every method: what an adapter makes of its model is one as any other."""
+
     def width(self, dtype: str | None, quantization: Quantization | None) -> int:
         """The fewest bytes that a number takes in the file."""
         return 2 if self.dtypes == ("float16",) else 4
@@ -120,6 +129,15 @@ def must_have_head(found: Source, needed: bool) -> None:
         raise UserError(
             f"the format needs a classifier, and the source has none: train one, or choose another format{notes}"
         )
+
+
+def _must_be_in_peft(method: type[MethodConfig]) -> None:
+    if FORMATS[method].from_peft is not None:
+        return
+    instead = ": convert the run to a whole model, such as timm's" if method.unmerged is None else ""
+    raise UserError(
+        f"Hugging Face PEFT has no method {method.model_fields['name'].default!r}{instead}", arguments=("to",)
+    )
 
 
 def _anything(found: Source) -> None:
@@ -145,17 +163,6 @@ def _fits_transformers(found: Source) -> None:
 
 def _fits_torchvision(found: Source) -> None:
     torchvision.must_fit(found.asked.architecture)
-
-
-def _fits_peft(found: Source) -> None:
-    assert found.adapter is not None
-    kind = type(found.adapter.method)
-    if FORMATS[kind].from_peft is None:
-        raise UserError(
-            f"Hugging Face PEFT has no method {kind.model_fields['name'].default!r}: convert the run to a whole model, "
-            "such as timm's",
-            arguments=("to",),
-        )
 
 
 def _timm(out: Path, job: Job) -> list[str]:
@@ -204,10 +211,9 @@ def _peft(out: Path, job: Job) -> list[str]:
 
 
 def _fits_over(choice: Choice) -> Callable[[Source], None]:
-    """Whether another library has a model for the adapter, which PEFT must have too."""
+    """Whether another library has a model for the adapter."""
 
     def fits(found: Source) -> None:
-        _fits_peft(found)
         assert found.adapter is not None
         choice(found.base.architecture, found.adapter.tensors)
 
@@ -242,7 +248,7 @@ TARGETS: dict[str, Target | Runtime] = {
         needs_head=True,
     ),
     "mlx": Target(_anything, _mlx, None, 'mlx_peft.create_model("{name}", weights="{out}")'),
-    "peft": Target(_fits_peft, _peft, "peft", PEFT, ("float32",), whole=False),
+    "peft": Target(_anything, _peft, "peft", PEFT, ("float32",), whole=False),
     "peft-transformers": _adapter_over(of_transformers, PEFT),
     "peft-transformers4": _adapter_over(of_transformers_4, f"{PEFT} under transformers 4"),
     "peft-torchvision": _adapter_over(of_torchvision, PEFT),
