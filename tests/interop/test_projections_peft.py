@@ -11,6 +11,7 @@ from comparing import relative
 
 # isort: split
 import mlx.core as mx
+import mlx.nn as nn
 from interop.tuners import EVERYWHERE
 from interop.vera_ia3 import IMAGES, LABELS, build, moved, trained_by_peft
 
@@ -113,9 +114,11 @@ def test_in_training_a_layer_of_pvera_is_pefts_given_the_same_noise(backend, mon
     given(monkeypatch, backend, 1)
     wrapped = mx.array if backend == "mlx" else torch.from_numpy
     methods = mlx_peft.backend.methods if backend == "mlx" else torch_ref.methods
-    linear = methods.pvera.Linear(24, 36)
+    linear = methods.vera.Linear(24, 36)
     linear.weight, linear.bias = (as_parameter(backend, p.detach().numpy()) for p in (dense.weight, dense.bias))
-    shared = type("Shared", (), {f"pvera_{n}": wrapped(getattr(theirs, f"pvera_{n}")["default"].numpy()) for n in "AB"})
+    shared = {"mlx": nn.Module, "torch": torch.nn.Module}[backend]()
+    for name in ("pvera_A", "pvera_B"):
+        setattr(shared, name, as_parameter(backend, getattr(theirs, name)["default"].numpy()))
     ours = methods.pvera.PVeRALinear(linear, shared, 0.1)
     for name, values in vectors.items():
         setattr(ours, name, as_parameter(backend, values.astype(np.float32)))

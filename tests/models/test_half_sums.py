@@ -51,7 +51,9 @@ def lora(backend: str, kind: str):
 
 def vera(backend: str):
     shared = part(backend, "models.layers.nn").Module()
-    shared.vera_A, shared.vera_B = array(backend, values("A", (8, DIM))), array(backend, values("B", (DIM, 8)))
+    for name, shape in (("vera_A", (8, DIM)), ("vera_B", (DIM, 8))):
+        own = array(backend, values(name[-1], shape))
+        setattr(shared, name, torch.nn.Parameter(own, requires_grad=False) if backend == "torch_ref" else own)
     return part(backend, "methods.vera.VeRALinear")(linear(backend), shared, 0.1)
 
 

@@ -8,11 +8,13 @@ lambda_b = 0. Kopiczko et al. 2024 (arXiv 2310.11454), section 3; drawn as Huggi
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from mlx_peft.adaptation.projections import projections
-from mlx_peft.config.methods import VeRA
+from mlx_peft.config.methods.projected import Vectors
 from mlx_peft.vit.sites import PARTS, Site, widths
 from torch_ref.methods.lowrank import LowRankLinear
 from torch_ref.methods.method import Method
@@ -25,17 +27,20 @@ from torch_ref.models.vit import VisionTransformer
 class VeRALinear(LowRankLinear):
     """A frozen linear layer with a trained scaling of shared projections, in float32 whatever the base's dtype.
 
-    With ``parts``, some of q, k and v of a fused qkv are adapted, each with its own vectors; they are held one after
-    the other, ``vera_lambda_d (parts r,)`` and ``vera_lambda_b (parts out/3,)``, and each part takes B's leading out/3
-    rows. The rows of the other parts stay untouched.
+    The vectors are ``WORD_lambda_d (h r,)``, where A has h r rows and B r columns, and ``WORD_lambda_b (out,)``. With
+    ``parts``, some of q, k and v of a fused qkv are adapted, each with its own vectors; they are held one after the
+    other, and each part takes B's leading out/3 rows. The rows of the other parts stay untouched.
 
     Args:
         base_layer: the layer; it is kept as ``base_layer``.
-        shared: holds ``vera_A`` and ``vera_B``, at least as large as the layer; read anew at each call.
+        shared: holds ``WORD_A`` and ``WORD_B``, at least as large as the layer; read anew at each call.
         d_initial: lambda_d at the start.
         dropout: probability on the input of A.
         parts: some of ``("q", "k", "v")``, in this order; empty for the whole layer.
     """
+
+    word: ClassVar[str] = "vera"
+    """WORD: what the names of all that is its own begin with."""
 
     def __init__(
         self,
@@ -47,31 +52,43 @@ class VeRALinear(LowRankLinear):
     ):
         super().__init__(base_layer, dropout=dropout)
         rows, count = base_layer.shape[0], max(len(parts), 1)
-        self.vera_lambda_d = nn.Parameter(torch.full((count * shared.vera_A.shape[0],), d_initial))
-        self.vera_lambda_b = nn.Parameter(torch.zeros(rows // len(PARTS) * count if parts else rows))
+        d = torch.full((count * shared.get_parameter(f"{self.word}_A").shape[0],), d_initial)
+        b = torch.zeros(rows // len(PARTS) * count if parts else rows)
+        self.register_parameter(f"{self.word}_lambda_d", nn.Parameter(d))
+        self.register_parameter(f"{self.word}_lambda_b", nn.Parameter(b))
         self.parts = parts
         self._shared = (shared,)  # in a tuple, so that it is no child of every layer
         self.to(base_layer.weight.device)
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """A ``(r, in)``, and lambda_b B lambda_d as one ``(out, r)`` matrix, zero in the rows of untouched parts."""
+    def scaled(self) -> tuple[Tensor, Tensor, Tensor]:
+        """A ``(h r, in)``, and of each part lambda_d ``(parts, h, r)`` and lambda_b B ``(parts, out/parts, r)``."""
         (shared,), count = self._shared, max(len(self.parts), 1)
-        d, b = self.vera_lambda_d.reshape(count, 1, -1), self.vera_lambda_b.reshape(count, -1, 1)
-        B = (b * shared.vera_B[: b.shape[1]] * d).reshape(-1, d.shape[2])
-        return shared.vera_A[:, : self.base_layer.shape[1]], among_all(B, self.parts)
+        A, B = shared.get_parameter(f"{self.word}_A"), shared.get_parameter(f"{self.word}_B")
+        b = self.get_parameter(f"{self.word}_lambda_b").reshape(count, -1, 1)
+        d = self.get_parameter(f"{self.word}_lambda_d").reshape(count, -1, B.shape[1])
+        return A[:, : self.base_layer.shape[1]], d, b * B[: b.shape[1]]
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A's first r rows ``(r, in)``, and lambda_b B lambda_d as one ``(out, r)`` matrix, zero in the rows of
+        untouched parts."""
+        A, d, B = self.scaled()
+        rank = d.shape[2]
+        return A[:rank], among_all((B * d[:, :1]).reshape(-1, rank), self.parts)
 
 
-class VeRAMethod(Method[VeRA]):
+class VeRAMethod(Method[Vectors]):
     """The projections are drawn from their own key, whatever the seed, and every target is wrapped."""
 
-    def apply(self, model: VisionTransformer, config: VeRA, seed: int) -> None:
+    layer: ClassVar[type[VeRALinear]] = VeRALinear
+
+    def apply(self, model: VisionTransformer, config: Vectors, seed: int) -> None:
         sites = config.sites(model.architecture)
-        A, B = projections(config.projection_key, config.rank, *widths(sites))
-        device = model.head.weight.device
-        model.shared.vera_A = nn.Parameter(torch.from_numpy(A).to(device), requires_grad=False)
-        model.shared.vera_B = nn.Parameter(torch.from_numpy(B).to(device), requires_grad=False)
+        A, B = projections(config.projection_key, config.rank, *widths(sites), config.halves)
+        for name, projection in (("A", A), ("B", B)):
+            frozen = nn.Parameter(torch.from_numpy(projection).to(model.head.weight.device), requires_grad=False)
+            model.shared.register_parameter(f"{config.name}_{name}", frozen)
 
         def wrapper(site: Site, layer: Linear) -> VeRALinear:
-            return VeRALinear(layer, model.shared, config.d_initial, config.dropout, site.parts)
+            return self.layer(layer, model.shared, config.d_initial, config.dropout, site.parts)
 
         wrap(model, sites, wrapper)
