@@ -203,8 +203,8 @@ if sys.orig_argv[1:3] == A_RUN:
 """The start of a run that ends its sweep at the second line of its metrics, however fast the machine is."""
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
-def test_a_run_in_earnest_is_stopped_in_the_middle_and_gone_on_with(tmp_path: Path, how: signal.Signals) -> None:
+def test_a_run_in_earnest_is_stopped_in_the_middle_again_and_again_and_gone_on_with(tmp_path: Path) -> None:
+    """Killed with its sweep, then interrupted."""
     for number in range(32):
         image = tmp_path / "images" / f"class {number % 2}" / f"{number}.png"
         image.parent.mkdir(parents=True, exist_ok=True)
@@ -221,6 +221,7 @@ def test_a_run_in_earnest_is_stopped_in_the_middle_and_gone_on_with(tmp_path: Pa
 
     (tmp_path / "site" / "sitecustomize.py").parent.mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(STOPPING)
+    folder = tmp_path / "out" / "quickstart"
 
     def made(variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "mlx_peft", "sweep", "one.yaml", "--out", "out", "--json"]
@@ -228,13 +229,17 @@ def test_a_run_in_earnest_is_stopped_in_the_middle_and_gone_on_with(tmp_path: Pa
             command, cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True, timeout=HUNG
         )
 
-    path = os.pathsep.join([str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    stopped = made({"PYTHONPATH": path, "STOPPED_BY": str(int(how))})  # the run writes what this reads: it is over
-    folder = tmp_path / "out" / "quickstart"
-    if how is signal.SIGINT:
-        assert stopped.returncode == 130, stopped.stderr
-        assert [run["status"] for run in json.loads(stopped.stdout)["runs"]] == ["interrupted"]
-    assert (folder / "metrics.jsonl").exists() and not (folder / "result.json").exists()
+    def stopped(how: signal.Signals) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join([str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = made({"PYTHONPATH": path, "STOPPED_BY": str(int(how))})  # the run writes what this reads: it is over
+        assert (folder / "metrics.jsonl").exists() and not (folder / "result.json").exists()
+        return done
+
+    assert stopped(signal.SIGKILL).returncode == -signal.SIGKILL
+    interrupted = stopped(signal.SIGINT)
+    assert interrupted.returncode == 130, interrupted.stderr
+    assert "going on after step" in interrupted.stderr
+    assert [run["status"] for run in json.loads(interrupted.stdout)["runs"]] == ["interrupted"]
 
     going_on = made({})
     assert going_on.returncode == 0, going_on.stderr

@@ -17,4 +17,4 @@ if __name__ == "__main__":
         import torch_ref.world  # noqa: F401
 
         at_exchange("torch", 20, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    train(experiment("torch", SETTINGS["lora"]), Path(sys.argv[1]) / "run", resume=True)
+    train(experiment("torch", SETTINGS["lora"], epochs=8), Path(sys.argv[1]) / "run", resume=True)

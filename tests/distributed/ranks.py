@@ -1,5 +1,5 @@
-"""Runs of several processes: ``ranks.py BACKEND FOLDER``. Each process is a fork of this one, which computes
-nothing, so that a backend is loaded once; what it says stands in ``RUN.RANK.txt`` beside its run.
+"""Runs of several processes: ``ranks.py BACKEND FOLDER EPOCHS KILLS``. Each process is a fork of this one, which
+computes nothing, so that a backend is loaded once; what it says stands in ``RUN.RANK.txt`` beside its run.
 
 A launcher is played: its variables are set, and the processes are started. What one launcher does besides is tried with
 ``torchrun`` itself.
@@ -31,8 +31,9 @@ from mlx_peft.training import prepare
 from mlx_peft.training.stop import Interrupted
 from mlx_peft.training.train import train
 
-PATIENT = 6.0
-"""Seconds that a process waits for the others here: those that are alive answer within a tenth of that."""
+PATIENT, SHORT = 6.0, 1.0
+"""Seconds that a process waits for the others here: those that are alive answer within a tenth of the first. The second
+is for one that never answers: MLX's process computes while it waits. PyTorch's keeps to what it began with."""
 
 BEGUN = {"mlx": 20, "torch": 12}
 """So many exchanges come before the first step."""
@@ -42,21 +43,27 @@ LOADED = {"mlx": (BACKENDS["mlx"],), "torch": (BACKENDS["torch"], "torch._dynamo
 SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {},
     "accumulated": {"train": {"accumulate": 2}},
-    "mixed": {"data": {"augment": {"mixup": 0.8, "cutmix": 1.0}}},
-    "weighted": {"data": {"class_weights": "balanced"}, "train": {"label_smoothing": 0.1}},
     "adalora": {
-        "method": {"name": "adalora", "init_rank": 3, "target_rank": 2, "t_init": 3, "t_final": 9, "delta_t": 2}
+        "method": {"name": "adalora", "init_rank": 3, "target_rank": 2, "t_init": 3, "t_final": 5, "delta_t": 2}
     },
-    "bitfit": {"method": {"name": "bitfit"}},
-    "full": {"method": {"name": "full"}, "train": {"optimizer": {"name": "adamw", "lr": 1e-3}}},
+    "bitfit, weighted": {
+        "method": {"name": "bitfit"},
+        "data": {"class_weights": "balanced"},
+        "train": {"label_smoothing": 0.1},
+    },
+    "full, mixed": {
+        "method": {"name": "full"},
+        "data": {"augment": {"mixup": 0.8, "cutmix": 1.0}},
+        "train": {"optimizer": {"name": "adamw", "lr": 1e-3}},
+    },
     "probe": {"method": {"name": "linear"}},
 }
 """What runs differ in; there are 44 images, so that the last batch of 12 is not full."""
 
 
-def experiment(backend: str, settings: dict[str, Any]) -> Experiment:
-    """A run of 32 steps."""
-    train = {"epochs": 8, "log_every": 1, "optimizer": {"name": "adamw", "lr": 5e-3}, "clip_norm": 1.0}
+def experiment(backend: str, settings: dict[str, Any], epochs: int) -> Experiment:
+    """A run of four steps an epoch."""
+    train = {"epochs": epochs, "log_every": 1, "optimizer": {"name": "adamw", "lr": 5e-3}, "clip_norm": 1.0}
     return Experiment.model_validate({
         "backend": backend,
         "model": {**MODEL, "args": {**MODEL["args"], "embed_dim": 16, "depth": 2, "num_heads": 2}},
@@ -74,17 +81,20 @@ def small() -> None:
 
 
 class Ranks:
-    """Processes of one backend, which share their runs' folder."""
+    """Processes of one backend, which share their runs' folder; and how long each run is."""
 
-    def __init__(self, backend: str, folder: Path) -> None:
-        self.backend, self.folder = backend, folder
+    def __init__(self, backend: str, folder: Path, epochs: int) -> None:
+        self.backend, self.folder, self.epochs = backend, folder, epochs
         for module in LOADED[backend]:  # before a fork: it takes longer than a run
             importlib.import_module(module)
 
-    def run(self, size: int, work: Callable[[int], object], name: str = "") -> list[int]:
-        """The statuses with which so many processes end, whose work is given their rank; minus a signal's number."""
+    def experiment(self, settings: str) -> Experiment:
+        return experiment(self.backend, SETTINGS[settings], self.epochs)
+
+    def begin(self, size: int, work: Callable[[int], object], name: str) -> list[int]:
+        """So many processes, whose work is given their rank, by their numbers."""
         hosts = [[f"127.0.0.1:{free_port()}"] for _ in range(size)]
-        file = self.folder / "hosts.json"
+        file = self.folder / f"{name}.hosts.json"
         file.write_text(json.dumps(hosts))
 
         def rank(number: int) -> Callable[[], None]:
@@ -110,17 +120,28 @@ class Ranks:
 
             return work_of_it
 
-        children = [begin(rank(number)) for number in range(size)]
-        return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        return [begin(rank(number)) for number in range(size)]
 
-    def train(self, size: int, name: str, settings: str, harm: Callable[[int], None] = lambda rank: None) -> list[int]:
-        """The statuses of processes that begin or go on with a run, of which each may come to harm."""
+    def run(self, size: int, work: Callable[[int], object], name: str) -> list[int]:
+        """The statuses with which they end."""
+        return [status(child) for child in self.begin(size, work, name)]
+
+    def training(self, name: str, settings: str, harm: Callable[[int], None]) -> Callable[[int], None]:
+        """Begins or goes on with a run, of which each process may come to harm."""
 
         def work(rank: int) -> None:
             harm(rank)
-            train(experiment(self.backend, SETTINGS[settings]), self.folder / name, resume=True)
+            train(self.experiment(settings), self.folder / name, resume=True)
 
-        return self.run(size, work, name)
+        return work
+
+    def train(self, size: int, name: str, settings: str, harm: Callable[[int], None] = lambda rank: None) -> list[int]:
+        return self.run(size, self.training(name, settings, harm), name)
+
+
+def status(child: int) -> int:
+    """With which a process ends; minus the number of the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def free_port() -> int:
@@ -152,19 +173,19 @@ def equal(ranks: Ranks) -> dict[str, list[int]]:
 
         def work(rank: int) -> None:
             if ranks.backend == "mlx":  # what is told goes in pieces, as what is too large for an array does
-                sys.modules["mlx_peft.backend.world"]._PIECE = 1000  # type: ignore[attr-defined]
-            for name, settings in SETTINGS.items():
-                train(experiment(ranks.backend, settings), ranks.folder / folder / name)
+                sys.modules["mlx_peft.backend.world"]._PIECE = 2**14  # type: ignore[attr-defined]
+            for name in SETTINGS:
+                train(ranks.experiment(name), ranks.folder / folder / name)
 
         return work
 
     return {"one": ranks.run(1, all_of("1"), "one"), "two": ranks.run(2, all_of("2"), "two")}
 
 
-def killed(ranks: Ranks) -> dict[str, Any]:
+def killed(ranks: Ranks, kills: int) -> dict[str, Any]:
     """A run of two processes of which one is killed, again and again, wherever; then three end it."""
     chance, statuses = random.Random(0), []
-    for _ in range(10):
+    for _ in range(kills):
         victim, exchange = chance.randrange(2), chance.randrange(2, BEGUN[ranks.backend] + 8)
 
         def harm(rank: int, victim: int = victim, exchange: int = exchange) -> None:
@@ -175,17 +196,28 @@ def killed(ranks: Ranks) -> dict[str, Any]:
     return {"killed": statuses, "ended by three": ranks.train(3, "killed", "lora")}
 
 
-def hung(ranks: Ranks) -> dict[str, Any]:
-    """A run of two processes of which the second is alive and does nothing; then one ends it."""
+def hanging(ranks: Ranks) -> list[int]:
+    """A run of two processes of which the second is alive and does nothing."""
+    world = sys.modules["mlx_peft.backend.world" if ranks.backend == "mlx" else "torch_ref.world"]
 
-    def harm(rank: int) -> None:
-        def sleep() -> None:
-            signal.alarm(int(1.5 * PATIENT))
-            signal.pause()
+    def wait_less() -> None:
+        world.PATIENCE = SHORT  # type: ignore[attr-defined]
 
-        at_exchange(ranks.backend, 20 if rank else -1, sleep)
+    return ranks.begin(
+        2,
+        ranks.training(
+            "hung", "lora", lambda rank: at_exchange(ranks.backend, 20, signal.pause if rank else wait_less)
+        ),
+        "hung",
+    )
 
-    return {"hung": ranks.train(2, "hung", "lora", harm), "ended by one": ranks.train(1, "hung", "lora")}
+
+def hung(ranks: Ranks, children: list[int]) -> dict[str, Any]:
+    """What becomes of them, of which the second is killed only when the first has ended; then one ends the run."""
+    first, second = children
+    ends = [status(first)]
+    os.kill(second, signal.SIGKILL)
+    return {"hung": [*ends, status(second)], "ended by one": ranks.train(1, "hung", "lora")}
 
 
 def stopped(ranks: Ranks) -> dict[str, Any]:
@@ -198,5 +230,7 @@ def stopped(ranks: Ranks) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    here = Ranks(sys.argv[1], Path(sys.argv[2]))
-    print(json.dumps({play.__name__: play(here) for play in (equal, killed, hung, stopped)}))
+    here = Ranks(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    waiting = hanging(here)  # meanwhile the others are played
+    found = {"equal": equal(here), "killed": killed(here, int(sys.argv[4])), "stopped": stopped(here)}
+    print(json.dumps(found | {"hung": hung(here, waiting)}))
