@@ -103,7 +103,9 @@ def test_what_an_adapter_keeps_frozen_is_counted_apart(command: Any, tmp_path: P
     write_adapter(tmp_path / "adapter", own)
     sizes = {name: tensor.size for name, tensor in own.tensors.items()}
     head = sum(size for name, size in sizes.items() if name.startswith("head"))
-    kept = sum(size for name, size in sizes.items() if name.startswith("shared.") or name.endswith(("pissa_A", "pissa_B")))
+    kept = sum(
+        size for name, size in sizes.items() if name.startswith("shared.") or name.endswith(("pissa_A", "pissa_B"))
+    )
     assert kept > 0
     expected = {"head": head, "adapter": sum(sizes.values()) - head - kept, "frozen": kept}
     assert info(command, tmp_path / "adapter")["parameters_of"] == expected
