@@ -1,4 +1,5 @@
-"""A Mac without torch trains, and so does a GPU box without MLX."""
+"""A Mac without torch trains, and so does a GPU box without MLX: what every day's ``faults/test_structured.py`` does with
+either alone is done here by the programs themselves."""
 
 import subprocess
 import sys
@@ -34,6 +35,7 @@ def run(main, missing, *commands):
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=HUNG)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("main", "missing"),
     [("main", ["torch", "torchvision", "timm", "peft"]), ("torch_main", ["mlx", "mlx.core", "mlx.data"])],

@@ -22,7 +22,7 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import Tensors
 
 CLASSES = ("cat", "dog", 'a "fox"', "Wölfe", "5")
-ARGS: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3, "patch_size": 8}
+ARGS: dict[str, Any] = {"depth": 1, "embed_dim": 48, "num_heads": 3, "patch_size": 8}
 MODELS = {
     "distilled": "deit_tiny_distilled_patch16_224.fb_in1k",
     "registers": "vit_small_patch14_reg4_dinov2.lvd142m",

@@ -141,6 +141,7 @@ class Place:
         self.fresh()
         for words in (
             ("train", "@experiment.yaml", "--out", "@run"),
+            ("eval", "@run"),
             ("merge", "@run", "@model"),
             ("convert", "@model", "@hf", "--to", "transformers", "--no-verify"),
         ):

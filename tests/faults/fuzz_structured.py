@@ -2,7 +2,8 @@
 
     python tests/faults/fuzz_structured.py BACKEND FIRST LAST FOLDER [sketched]
 
-In one process, so that thousands of cases need minutes. Of each case from FIRST on, up to LAST, it prints two lines:
+In one process, so that thousands of cases need minutes, and in one that cannot import the other backend's framework: so
+training, evaluating, merging and all else that is asked of the documents needs one. Of each case from FIRST on, up to LAST, it prints two lines:
 ``start NUMBER``, and JSON with what came of it. A case is a function of its number alone: to see it again, give that.
 One that takes too long ends the process, by the kernel's own clock: no code of ours need be reached.
 """
@@ -38,6 +39,9 @@ MACHINE = 2**29
 
 SPARE = 4 * 2**30
 """Bytes of addresses beyond those in use: what a fault may take before it is one, so that it stops nobody else."""
+
+OTHERS = {"mlx": ("torch", "torchvision", "timm", "peft", "transformers"), "torch": ("mlx", "mlx.core", "mlx.data")}
+"""What must not be needed, by backend."""
 
 STATUSES = {0, 2}
 UNWANTED = ("Traceback", "errors.pydantic.dev", "this needs more memory than there is")
@@ -97,7 +101,20 @@ def case(place: Place, number: int) -> dict[str, Any]:
     return found
 
 
+class Missing:
+    """Finds modules as if some were not installed."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name in self.names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 def main(backend: str, first: int, last: int, folder: Path) -> None:
+    sys.meta_path.insert(0, Missing(OTHERS[backend]))
+    assert not {*OTHERS[backend]} & sys.modules.keys()
     warnings.simplefilter("ignore")
     typer.testing._get_command = cache(get_command)  # else it makes every command of the program anew for each case
     evaluation.pictures = undrawn

@@ -19,7 +19,7 @@ NARROW = {"patch_size": 8, "embed_dim": 128, "num_heads": 4}
 SIDES = {"vit_base_patch16_224": 64, "vit_base_patch16_siglip_224": 64, "deit_small_patch16_224": 112}
 """Image sizes of wide models in the quick cells; narrow ones have their own there, and all in the slow ones."""
 
-FEW = 5
+FEW = 3
 """Steps of a quick cell's trajectory; the slow ones have all."""
 
 ADALORA = {"t_init": 3, "t_final": 3, "delta_t": 2}

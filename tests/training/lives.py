@@ -1,4 +1,4 @@
-"""Runs that are killed: ``lives.py anywhere OUT SEED...`` or ``lives.py points OUT``. Prints the number of kills."""
+"""Runs that are killed: ``lives.py anywhere OUT SEED...`` or ``lives.py points OUT EPOCHS``. Prints the number of kills."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def few_metrics(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(single_label_metrics, "measure", lambda *_: Evaluation({}, None, {}, {}))
 
 
-def training(out: Path, prepare: Callable[[], None] = lambda: None) -> Callable[[], None]:
+def training(out: Path, prepare: Callable[[], None] = lambda: None, epochs: int = 2) -> Callable[[], None]:
     """Starts or resumes a run."""
 
     def work() -> None:
         prepare()
-        train(make_experiment(epochs=2, checkpoint_every=4, log_every=1), out, resume=True)
+        train(make_experiment(epochs=epochs, checkpoint_every=4, log_every=1), out, resume=True)
 
     return work
 
@@ -49,13 +49,13 @@ def anywhere(out: Path, seeds: list[int]) -> int:
     return kills
 
 
-def at_every_point(out: Path) -> int:
+def at_every_point(out: Path, epochs: int) -> int:
     """A run for each call that touches the disk: killed just before it, and resumed."""
     for point in count():
         folder = out / str(point)
-        if not life(training(folder, lambda point=point: die_before(point))):  # type: ignore[misc]
+        if not life(training(folder, lambda point=point: die_before(point), epochs)):  # type: ignore[misc]
             return point
-        life(training(folder))
+        life(training(folder, epochs=epochs))
     raise AssertionError
 
 
@@ -81,4 +81,5 @@ if __name__ == "__main__":
     os.fsync = lambda file: None  # most of the time; what a killed process wrote is not lost without it
     place = Path(sys.argv[2])
     training(place / "first")()  # which imports what a run needs: once here, and not in each life
-    print(anywhere(place, [*map(int, sys.argv[3:])]) if sys.argv[1] == "anywhere" else at_every_point(place))
+    numbers = [*map(int, sys.argv[3:])]
+    print(anywhere(place, numbers) if sys.argv[1] == "anywhere" else at_every_point(place, *numbers))
