@@ -43,13 +43,15 @@ def ended(*arguments: object, **options: Any) -> subprocess.CompletedProcess[byt
 
 @contextmanager
 def no_file_above(size: int) -> Iterator[None]:
-    """Stands for a full disk."""
+    """Stands for a full disk. Python would keep what it compiles there, cut off, and read it ever after."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_predictions_of_a_hostile_class_are_shown_and_not_obeyed(command, monkeypatch: pytest.MonkeyPatch) -> None:
