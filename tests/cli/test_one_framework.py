@@ -1,5 +1,7 @@
-"""A Mac without torch trains, and so does a GPU box without MLX: what every day's ``faults/test_structured.py`` does with
-either alone is done here by the programs themselves."""
+"""A Mac without torch trains, and so does a GPU box without MLX.
+
+Every day ``faults/test_structured.py`` does so with either alone; the programs themselves do here.
+"""
 
 import subprocess
 import sys

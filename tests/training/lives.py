@@ -1,4 +1,4 @@
-"""Runs that are killed: ``lives.py anywhere OUT SEED...`` or ``lives.py points OUT EPOCHS``. Prints the number of kills."""
+"""Runs that are killed: ``lives.py anywhere OUT SEED...`` or ``lives.py points OUT EPOCHS``. It prints how often."""
 
 from __future__ import annotations
 
