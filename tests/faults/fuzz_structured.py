@@ -3,9 +3,9 @@
     python tests/faults/fuzz_structured.py BACKEND FIRST LAST FOLDER [sketched]
 
 In one process, so that thousands of cases need minutes, and in one that cannot import the other backend's framework:
-training, evaluating, merging and all else that is done here needs one. Of each case from FIRST on, up to LAST, it prints
-two lines: ``start NUMBER``, and JSON with what came of it. A case is a function of its number alone: to see it again,
-give that. One that takes too long ends the process, by the kernel's own clock: no code of ours need be reached.
+training, evaluating, merging and all else that is done here needs one. Of each case from FIRST on, up to LAST, two
+lines are printed: ``start NUMBER``, and JSON with what came of it. A case is a function of its number alone: to see it
+again, give that. One that takes too long ends the process, by the kernel's own clock: no code of ours need be reached.
 """
 
 from __future__ import annotations
