@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_peft.core.writing import disk_errors, write_together
-from mlx_peft.report import curves, tables
+from mlx_peft.report import tables
 from mlx_peft.report.drawing import pictures
-from mlx_peft.report.gather import Damaged, FinishedRun
+from mlx_peft.report.figures import SIZES, Drawing, drawings
+from mlx_peft.report.gather import Gathered
+from mlx_peft.report.study import Study
+from mlx_peft.report.web.page import page
+from mlx_peft.report.web.pictures import picture
 
 DPI = 300
 """Dots an inch of a picture for the screen."""
+FIGURES = "figures"
+"""The folder of the figures, inside the report's."""
 
 
-def write(runs: Sequence[FinishedRun], out: Path, damaged: Sequence[Damaged] = ()) -> list[Path]:
-    """Writes ``table.md``, ``table.csv`` and, where epochs were recorded, ``curves.png`` and ``.pdf``.
+def write(found: Gathered, study: Study, out: Path, title: str = "Report") -> list[Path]:
+    """Writes the page, ``report.html``, the tables (``table.md``, ``table.csv``, ``means.csv``, ``table.tex``), and the
+    figures of what there is.
 
-    Returns what was written.
+    Of each figure there are ``figures/NAME-single.pdf`` and ``-double.pdf``, as wide as one column of a paper and as
+    two, and the same as PNG. Returns what was written.
 
     Raises UserError where they cannot be written; then none of them is changed.
     """
+    shown = drawings(study)
+    figures = {name: content for drawing in shown for name, content in _drawn(drawing).items()}
+    seen = [picture(figures[f"{drawing.name}-double.png"], drawing.caption) for drawing in shown]
     files = {
-        out / "table.md": tables.markdown(runs, damaged).encode(),
-        out / "table.csv": tables.to_csv(runs).encode(),
+        out / "report.html": page(title, found, study, seen).encode(),
+        out / "table.md": tables.markdown(study.runs, found.damaged, study).encode(),
+        out / "table.csv": tables.to_csv(study.runs).encode(),
+        out / "means.csv": tables.means_csv(study).encode(),
+        out / "table.tex": tables.latex(study).encode(),
     }
-    if (figure := curves.draw(runs)) is not None:
-        files |= {out / f"curves{ending}": content for ending, content in pictures(figure, DPI).items()}
+    files |= {out / FIGURES / name: content for name, content in figures.items()}
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+        if figures:
+            (out / FIGURES).mkdir(exist_ok=True)
     write_together(files)
     return list(files)
+
+
+def _drawn(drawing: Drawing) -> dict[str, bytes]:
+    """The files of a figure, by name."""
+    found = {}
+    for size, inches in SIZES.items():
+        for ending, content in pictures(drawing.draw(inches), DPI).items():
+            found[f"{drawing.name}-{size}{ending}"] = content
+    return found

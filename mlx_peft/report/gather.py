@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from mlx_peft.core.errors import UserError, shortened
 from mlx_peft.core.problems import in_a_line
-from mlx_peft.report.order import in_order
 from mlx_peft.report.peaks import told_apart
+from mlx_peft.report.plan import Plan, in_order, plans
+from mlx_peft.report.protocol import Protocol, described, read
+from mlx_peft.report.results import Result, is_number
+from mlx_peft.studies.record import RECORD
 from mlx_peft.tasks.registry import leading_metrics
 from mlx_peft.training.run import RunFolder, configuration_id
 
@@ -21,82 +25,6 @@ LARGEST = 2**28
 
 LAST_EPOCH = 10**9
 
-Text = Annotated[str, Field(max_length=1000)]
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Measure = Annotated[float, Field(ge=-1e18, le=1e18)]
-
-
-class _Part(BaseModel):
-    """A part of a result: what is shown must be of its kind, the rest may be anything, and all of it may be missing."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-
-
-class _Split(_Part):
-    """The metrics of a split; the tasks' leading ones are shares."""
-
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
-
-    loss: Measure | None = None
-
-    @model_validator(mode="after")
-    def _has_shares(self) -> _Split:
-        for name in leading_metrics():
-            value = (self.model_extra or {}).get(name)
-            if value is not None and not (_is_number(value) and 0 <= value <= 1):
-                raise ValueError(f"{name} should be from 0 to 1")
-        return self
-
-
-class _Metrics(_Part):
-    val: _Split | None = None
-    test: _Split | None = None
-
-
-class _Parameters(_Part):
-    trainable: Count | None = None
-    adapter: Count | None = None
-
-
-class _Time(_Part):
-    train_seconds: Measure | None = None
-    epoch_seconds: Measure | None = None
-    images_per_second: Measure | None = None
-
-
-class _Stored(_Part):
-    total_bytes: Count | None = None
-
-
-class _Memory(_Part):
-    peak_bytes: Count | None = None
-    arrays_bytes: Count | None = None
-    process_bytes: Count | None = None
-
-
-class _Selected(_Part):
-    epoch: Count | None = None
-    by: Text | None = None
-
-
-class Result(_Part):
-    """What of a ``result.json`` is shown. It says what a run is by nothing but its identity."""
-
-    run_id: Text
-    configuration_id: Text | None = None
-    method: Text | None = None
-    tokens: Text | None = None
-    model: Text | None = None
-    dataset: Text | None = None
-    backend: Text | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
-    metrics: _Metrics | None = None
-    parameters: _Parameters | None = None
-    time: _Time | None = None
-    stored: _Stored | None = None
-    memory: _Memory | None = None
-    selected: _Selected | None = None
-
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -104,12 +32,16 @@ class FinishedRun:
 
     Attributes:
         configuration: what it has in common with runs of other seeds, and with nothing else; None where it is unknown.
+        folder: where it lies; None of one that was never on a disk.
+        settings: its configuration, by dotted key; empty where it is unknown.
     """
 
     name: str
     result: dict[str, Any]
     metrics: tuple[dict[str, float], ...]
     configuration: str | None = None
+    folder: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def value(self, dotted: str) -> Any:
         """The value at ``metrics.test.top1`` of the result; None where it is not there."""
@@ -138,34 +70,42 @@ class Gathered:
     Attributes:
         damaged: finished, and left out: a file of theirs cannot be read, or is not what a run writes.
         unfinished: the folders of those that were begun and have no result.
+        plans: what suites and studies there say of their runs.
     """
 
     finished: list[FinishedRun]
     damaged: list[Damaged]
     unfinished: list[Path]
+    plans: list[Plan] = field(default_factory=list)
 
 
 def gathered(folder: Path) -> Gathered:
     """Looks for runs. Raises UserError where there is no finished one that is whole."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
+    found = plans(folder)
     runs: list[FinishedRun] = []
     damaged: list[Damaged] = []
-    for path in in_order([path.parent for path in folder.rglob("result.json")], folder):
+    protocols: dict[str, Protocol] = {}
+    for path in in_order([path.parent for path in folder.rglob("result.json")], found):
         name = _name(path, folder)
         try:
-            runs += [run] if (run := read_run(path, name)) else []
+            runs += [run] if (run := read_run(path, name, protocols)) else []
         except UserError as error:
             damaged.append(Damaged(name, str(error)))
+    damaged += [Damaged(_name(plan.folder / RECORD, folder), plan.fault) for plan in found if plan.fault is not None]
     if not runs:
         left_out = "".join(f"\n  left out, damaged: {one.name}: {one.reason}" for one in damaged)
         raise UserError(f"no finished run below {folder} (a finished run has a result.json){left_out}")
     begun = (path.parent for path in sorted(folder.rglob("metrics.jsonl")))
-    return Gathered(runs, damaged, [path for path in begun if not (path / "result.json").exists()])
+    unfinished = [path for path in begun if not (path / "result.json").exists()]
+    return Gathered(_like_parents(runs), damaged, unfinished, found)
 
 
-def read_run(folder: Path, name: str) -> FinishedRun | None:
+def read_run(folder: Path, name: str, protocols: dict[str, Protocol] | None = None) -> FinishedRun | None:
     """The finished run in a folder, under a name; None where its ``result.json`` is another program's.
+
+    ``protocols`` are those that were read, by configuration: runs that differ in their seed alone have one.
 
     Raises UserError, with what is wrong, where a file of it cannot be read or is not what a run writes.
     """
@@ -178,7 +118,32 @@ def read_run(folder: Path, name: str) -> FinishedRun | None:
     except ValidationError as error:
         raise UserError(f"result.json is not a run's: {in_a_line(error, Result)}") from None
     records = tuple(_records(log)) if log.exists() else ()
-    return FinishedRun(name, told_apart(result), records, _configuration(result, RunFolder(folder)))
+    configuration = _configuration(result, RunFolder(folder))
+    found = _protocol(configuration, RunFolder(folder), {} if protocols is None else protocols)
+    shown = {**told_apart(result), "protocol": described(result, found)}
+    return FinishedRun(name, shown, records, configuration, folder, found.settings)
+
+
+def _protocol(configuration: str | None, folder: RunFolder, known: dict[str, Protocol]) -> Protocol:
+    if configuration is None:
+        return read(folder)
+    if configuration not in known:
+        known[configuration] = read(folder)
+    return known[configuration]
+
+
+def _like_parents(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """The runs; what was made of another of them was trained as that one was."""
+    known = {run.result.get("run_id"): run for run in runs}
+
+    def complete(run: FinishedRun) -> FinishedRun:
+        parent = known.get(run.result.get("of"))
+        if parent is None or parent is run:
+            return run
+        protocol = described(run.result, Protocol(run.result["protocol"], {}), parent.result)
+        return replace(run, result={**run.result, "protocol": protocol}, settings=parent.settings)
+
+    return [complete(run) for run in runs]
 
 
 def _configuration(result: dict[str, Any], folder: RunFolder) -> str | None:
@@ -196,7 +161,7 @@ def _records(log: Path) -> list[dict[str, float]]:
     found = []
     for number, line in enumerate(_text(log).splitlines(), start=1):
         record = _parsed(line, f"line {number} of {log.name}")
-        if not isinstance(record, dict) or not all(map(_is_number, record.values())):
+        if not isinstance(record, dict) or not all(map(is_number, record.values())):
             raise UserError(f"line {number} of {log.name} is no record of numbers")
         whole = record.get("epoch", 1)
         if not 0 <= whole <= LAST_EPOCH or not float(whole).is_integer():
@@ -205,10 +170,6 @@ def _records(log: Path) -> list[dict[str, float]]:
             raise UserError(f"line {number} of {log.name}: a share should be from 0 to 1")
         found.append(record)
     return found
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and -1e18 <= value <= 1e18  # which NaN is not
 
 
 def _read(path: Path) -> Any:

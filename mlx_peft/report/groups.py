@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from mlx_peft.report.gather import FinishedRun
+from mlx_peft.report.significance import t_interval
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class Spread:
     mean: float
     deviation: float | None
     n: int
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Student's 95 % interval of the mean; None of one measurement."""
+        return None if self.deviation is None else t_interval(self.mean, self.deviation, self.n)
 
 
 def spread(values: Iterable[float]) -> Spread | None:

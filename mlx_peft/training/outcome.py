@@ -69,6 +69,7 @@ def result(run: Prepared, position: Position, test: Evaluation | None, folder: R
         "stored": storage(run.base, len(dataset.classes), folder),
         "cached_features": run.cache and run.cache.facts(),
         "splits": run.splits,
+        "preprocessing": run.base.preprocessing.model_dump(mode="json"),
         "notes": [*run.whole.notes, *unread_notes(run.whole.unread)],
         **unreadable.facts(run.whole.unread),
         **({"changes": changes} if changes else {}),

@@ -44,7 +44,7 @@ def test_a_run_its_figures_and_reports_of_it_may_be_called_anything(
     done = command("report", f"runs {ODD}", "--out", f"report {ODD}")
     assert done.exit_code == 0, done.output
     assert r"caf\xe9" in done.stdout
-    assert {path.name for path in Path(f"report {ODD}").iterdir()} >= {"table.md", "table.csv", "curves.png"}
+    assert {path.name for path in Path(f"report {ODD}").iterdir()} >= {"table.md", "table.csv", "table.tex", "figures"}
     rows = json.loads(command("report", f"runs {ODD}", "--json").stdout)
     assert [row["run"] for row in rows] == [f"0{ODD}", f"1{ODD}"], "the names as they are come back from JSON"
     assert len(written(tmp_path)) > 10

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import markdown
-from mlx_peft.report import files, gather, tables
+from mlx_peft.report import columns, files, gather, study, tables
 from mlx_peft.report.format import count, decimal, percent, seconds, size
+from mlx_peft.report.rows import drawn
 
 VALUES = {
     "run_id": "0123456789ab",
@@ -37,6 +38,15 @@ def finish(folder: Path, method: str, top1: float | None, **more: Any) -> None:
     records = [{"step": 1, "epoch": 1, "loss": 1.0}]
     records += [{"step": e, "epoch": e, "val_top1": 0.1 * e, "train_loss": 1 / e} for e in (1, 2, 3)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+TABLES = ["report.html", "table.md", "table.csv", "means.csv", "table.tex"]
+
+
+def write(folder: Path, out: Path) -> list[Path]:
+    """A report of what lies below a folder."""
+    found = gather.gathered(folder)
+    return files.write(found, study.examined(found), out)
 
 
 @pytest.fixture
@@ -83,13 +93,13 @@ def test_names_are_obeyed_by_nothing_that_shows_them(tmp_path: Path) -> None:
     finish(tmp_path / "a" / "[bold]x", "=cmd()", 0.5, dataset="\x1b[31mred|b", model="$x", seed=-1)
     found = gather.gathered(tmp_path / "a")
     console = Console(file=io.StringIO(), width=300, force_terminal=True, color_system="truecolor")
-    console.print(tables.drawn(tables.each(found.finished)))
+    console.print(drawn(tables.each(found.finished)))
     assert "[bold]x" in console.file.getvalue()  # type: ignore[attr-defined]
     assert r"\x1b[31mred|b" in console.file.getvalue()  # type: ignore[attr-defined]
     assert r" \x1b\[31mred\|b " in tables.markdown(found.finished)
     (row,) = csv.DictReader(tables.to_csv(found.finished).splitlines())
     assert (row["method"], row["seed"], row["dataset"]) == ("'=cmd()", "-1", r"\x1b[31mred|b")
-    assert files.write(found.finished, tmp_path / "out")[-1].name == "curves.pdf"
+    assert write(tmp_path / "a", tmp_path / "out")[-1].name == "curves-double.pdf"
 
 
 def test_the_table_says_what_was_measured_and_dashes_what_was_not(runs: Path) -> None:
@@ -118,20 +128,20 @@ def test_the_tokens_stand_where_runs_differ_in_them(runs: Path) -> None:
     assert (fewer[3].strip(), all_of_them[3].strip()) == ("tome r=2", "none")
     rows = {row["run"]: row["tokens"] for row in csv.DictReader(tables.to_csv(found).splitlines())}
     assert (rows["fewer"], rows["lora"]) == ("tome r=2", "")
-    assert tables.row(found[1])["tokens"] == "tome r=2"
+    assert columns.row(found[1])["tokens"] == "tome r=2"
     assert tables.markdown(gather.gathered(runs / "same").finished).startswith("All runs: tokens tome r=2, model ")
 
 
 def test_one_run_keeps_every_column(runs: Path) -> None:
     text = tables.markdown(gather.gathered(runs / "lora").finished)
     assert text.startswith("| run ")
-    assert all(place[0].heading in text for place in tables.columns())
+    assert all(column.heading in text for column in (*columns.RUN_COLUMNS, *columns.COST_COLUMNS))
 
 
 def test_the_terminal_shows_the_same_cells(runs: Path) -> None:
     found = gather.gathered(runs).finished
     console = Console(width=200, file=io.StringIO())
-    console.print(tables.drawn(tables.each(found)))
+    console.print(drawn(tables.each(found)))
     text = console.file.getvalue()
     for line in tables.markdown(found).splitlines()[4:]:
         assert all(cell.strip() in text for cell in line.strip("|").split("|"))
@@ -151,8 +161,10 @@ def test_a_bar_in_a_name_does_not_break_the_table(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("fine_pictures")
 def test_a_report_is_written_with_its_figure(runs: Path, tmp_path: Path) -> None:
-    written = files.write(gather.gathered(runs).finished, tmp_path / "out" / "report")
-    assert [path.name for path in written] == ["table.md", "table.csv", "curves.png", "curves.pdf"]
+    written = write(runs, tmp_path / "out" / "report")
+    figures = [f"figures/{name}-{size}.{ending}" for name in ("curves",)
+               for size in ("single", "double") for ending in ("png", "pdf")]  # fmt: skip
+    assert [path.relative_to(tmp_path / "out" / "report").as_posix() for path in written] == [*TABLES, *figures]
     assert written[-1].read_bytes().startswith(b"%PDF-")
     with Image.open(written[-2]) as figure:
         assert figure.width > 1000
@@ -160,23 +172,20 @@ def test_a_report_is_written_with_its_figure(runs: Path, tmp_path: Path) -> None
 
 
 def test_the_same_runs_give_the_same_figure(runs: Path, tmp_path: Path) -> None:
-    first, second = (files.write(gather.gathered(runs).finished, tmp_path / name)[-2:] for name in "ab")
+    first, second = (write(runs, tmp_path / name)[-2:] for name in "ab")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 def test_without_an_epoch_there_is_no_figure(tmp_path: Path) -> None:
     finish(tmp_path / "run", "lora", 0.5)
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "loss": 1.0}\n')
-    assert [path.name for path in files.write(gather.gathered(tmp_path).finished, tmp_path / "out")] == [
-        "table.md",
-        "table.csv",
-    ]
+    assert [path.name for path in write(tmp_path, tmp_path / "out")] == TABLES
 
 
 def test_a_folder_that_cannot_be_made_is_named(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file/out: cannot be written: Not a directory"):
-        files.write(gather.gathered(runs).finished, tmp_path / "file" / "out")
+        write(runs, tmp_path / "file" / "out")
 
 
 def test_numbers_are_written_for_a_person() -> None:

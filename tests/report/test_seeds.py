@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 
 from mlx_peft.config.files import dump
 from mlx_peft.config.schema import Experiment
-from mlx_peft.report import curves, gather, tables
+from mlx_peft.report import gather, tables
 from mlx_peft.report.drawing import COLOURS, png
+from mlx_peft.report.figures import SIZES, curves
 from mlx_peft.report.gather import FinishedRun
 from mlx_peft.report.groups import grouped, spread
 from mlx_peft.training.run import configuration_id
@@ -70,7 +71,7 @@ def test_a_group_is_called_what_its_runs_have_in_common(names: tuple[str, str], 
 def test_runs_stand_alone_whose_configuration_or_seed_does_not_make_them_a_group() -> None:
     runs = [run("a", 0, 0.5, None), run("b", 1, 0.5, None), run("c", 0, 0.5, "x"), run("d", 0, 0.5, "x")]
     assert [group.name for group in grouped(runs)] == ["a", "b", "c", "d"]
-    assert tables.means(runs) is None
+    assert len(tables.sections(runs)) == 1
 
 
 def test_a_table_of_means_says_of_how_many_seeds_they_are() -> None:
@@ -124,7 +125,7 @@ def test_runs_are_in_the_order_of_their_suite(tmp_path: Path) -> None:
 @pytest.fixture
 def drawn() -> Iterator[Any]:
     def draw(runs: list[FinishedRun]) -> Figure:
-        figure = curves.draw(runs)
+        figure = curves.draw(runs, SIZES["double"])
         assert figure is not None
         assert png(figure, 50)
         return figure
@@ -138,7 +139,7 @@ def names(figure: Figure) -> list[str]:
 
 def test_a_line_is_the_mean_and_its_band_one_deviation_to_each_side(drawn: Any) -> None:
     figure = drawn(seeds())
-    assert names(figure) == ["lora (n = 3, mean ± s.d.)", "linear (n = 3, mean ± s.d.)"]
+    assert names(figure) == ["lora (n = 3)", "linear (n = 3)"]
     assert [axes.get_ylabel() for axes in figure.axes] == ["validation top-1 (%)", "validation loss", "training loss"]
     top1 = figure.axes[0]
     assert [to_hex(line.get_color()) for line in top1.lines] == [colour.lower() for colour in COLOURS[:2]]

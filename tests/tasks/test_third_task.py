@@ -33,6 +33,7 @@ from mlx_peft.data.sheet import contact_sheet
 from mlx_peft.report import card, evaluation, simulation
 from mlx_peft.report.files import write
 from mlx_peft.report.gather import gathered
+from mlx_peft.report.study import examined
 from mlx_peft.report.summary import metrics_line
 from mlx_peft.tasks.registry import TASKS
 from mlx_peft.training.preview import preview
@@ -123,7 +124,7 @@ def test_its_files_say_what_it_is_and_a_person_is_answered_with_values(runs: Pat
 def test_reports_and_pictures_have_its_metric(runs: Path, tmp_path: Path) -> None:
     found = gathered(runs)
     assert not found.damaged
-    write(found.finished, tmp_path)
+    write(found, examined(found), tmp_path)
     assert "test close (%)" in (tmp_path / "table.md").read_text()
     result = json.loads((runs / "torch" / "result.json").read_text())
     assert "close" in metrics_line("test", result["metrics"]["test"])

@@ -1,0 +1,210 @@
+"""Methods against data sets: which configuration stands in which cell, and why a cell has none or fewer seeds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mlx_peft.config.naming import label, short
+from mlx_peft.report.gather import FinishedRun
+from mlx_peft.report.groups import Group, Spread, grouped
+from mlx_peft.report.plan import TRIAL, Planned
+from mlx_peft.tasks.registry import figures, leading_metrics
+from mlx_peft.training.run import FREE
+
+NO_METHOD = (*FREE, "seed", "backend", "data.name", "data.variant", "data.columns", "model.weights")
+"""Settings that say where images and weights are, and not what is done with them."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A data set, and the measure by which methods are compared on it.
+
+    Attributes:
+        dataset: its name, unique on the board.
+        split: ``test``; ``val`` where nothing was tested.
+        measure: that which leads in its task: ``top1``.
+        images: of the split; None where no run says it.
+    """
+
+    dataset: str
+    split: str
+    measure: str
+    images: int | None
+
+    @property
+    def key(self) -> str:
+        """Where the number stands in a result."""
+        return f"metrics.{self.split}.{self.measure}"
+
+    @property
+    def heading(self) -> str:
+        """``test top-1 (%)``"""
+        return f"{self.split} {figures()[self.measure]} (%)"
+
+
+@dataclass(frozen=True)
+class Board:
+    """The configurations that are compared, by what was done and on which data set.
+
+    Attributes:
+        rows: what was done, in the order of the runs.
+        cells: the configuration of a row and a column's number; none where there is no result.
+        notes: of such a cell, with a result or without, what is missing there, and why.
+        apart: what has no place on it, and why.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[str, ...]
+    cells: Mapping[tuple[str, int], Group]
+    notes: Mapping[tuple[str, int], tuple[str, ...]]
+    apart: tuple[str, ...] = ()
+
+    def score(self, row: str, column: int) -> Spread | None:
+        """What the seeds gave; None where there is no result."""
+        group = self.cells.get((row, column))
+        return None if group is None else group.spread(self.columns[column].key)
+
+    def complete(self) -> list[str]:
+        """The rows that have a result on every set: those that can be compared over all of them."""
+        return [row for row in self.rows if all(self.score(row, at) for at in range(len(self.columns)))]
+
+
+def board(runs: Sequence[FinishedRun], plan: Sequence[Planned] = ()) -> Board:
+    """The board of all that was measured on the test split; of what was validated, where nothing was tested.
+
+    What has no such measure is not on it.
+    """
+    planned = {one.run_id: one for one in plan if one.run_id is not None and one.kind != TRIAL}
+    split = next((split for split in ("test", "val") if any(_measure(run, split) for run in runs)), "test")
+    groups = [group for group in grouped(runs) if _measure(group.runs[0], split)]
+    found: dict[tuple[object, ...], list[Group]] = {}
+    for group in groups:
+        found.setdefault((_set_of(group.runs[0], split), _measure(group.runs[0], split)), []).append(group)
+    columns = _columns(found, split)
+    names = _labels([*found.values()], planned)
+    cells = {(names[_key(group)], at): group for at, members in enumerate(found.values()) for group in members}
+    rows = tuple(dict.fromkeys(names[_key(group)] for group in groups))
+    return _explained(Board(columns, rows, cells, {}), plan, {run.result.get("run_id") for run in runs})
+
+
+def without_trials(runs: Sequence[FinishedRun], plan: Sequence[Planned]) -> list[FinishedRun]:
+    """The runs that a study did not make just to choose by; without a study all of them."""
+    trials = {one.run_id for one in plan if one.kind == TRIAL} - {one.run_id for one in plan if one.kind != TRIAL}
+    return [run for run in runs if run.result.get("run_id") not in trials]
+
+
+def _measure(run: FinishedRun, split: str) -> str | None:
+    return next((name for name in leading_metrics() if run.value(f"metrics.{split}.{name}") is not None), None)
+
+
+def _set_of(run: FinishedRun, split: str) -> tuple[object, ...]:
+    """What runs on the same images have in common."""
+    return run.value("dataset"), run.value(f"splits.{split}.sha256")
+
+
+def _columns(found: Mapping[tuple[object, ...], Sequence[Group]], split: str) -> tuple[Column, ...]:
+    names = [str(members[0].runs[0].value("dataset")) for members in found.values()]
+    times = Counter(names)
+    columns = []
+    for name, ((own, measure), members) in zip(names, found.items(), strict=True):
+        run = members[0].runs[0]
+        aside = str(own[1] if isinstance(own, tuple) else "")[:6]
+        images = run.value(f"metrics.{split}.count")
+        columns.append(
+            Column(
+                name if times[name] == 1 else f"{name} ({aside or measure})",
+                split,
+                str(measure),
+                round(images) if isinstance(images, int | float) else None,
+            )
+        )
+    return tuple(columns)
+
+
+def _key(group: Group) -> str:
+    """The name of its first run, which is a path: no other has it."""
+    return group.runs[0].name
+
+
+def _labels(sets: Sequence[Sequence[Group]], planned: Mapping[str, Planned]) -> dict[str, str]:
+    """What each configuration is called, by its key: by its study; on a single set by its runs' own name; else by its
+    method and the settings in which those of one method differ on one set."""
+    derived = _by_settings(sets) if len(sets) > 1 else {}
+    times = Counter(label for members in sets for label in {_label_of_study(one, planned) for one in members})
+    told = {label for label, on in times.items() if on > 1 or len(sets) == 1}  # a label of one set names that too
+    named: dict[str, str] = {}
+    for members in sets:
+        own: dict[str, str] = {}
+        for one in members:
+            known = _label_of_study(one, planned)
+            own[_key(one)] = known if known is not None and known in told else derived.get(_key(one), one.name)
+        twice = Counter(own.values())
+        named |= {_key(one): own[_key(one)] if twice[own[_key(one)]] == 1 else one.name for one in members}
+    return named
+
+
+def _label_of_study(group: Group, planned: Mapping[str, Planned]) -> str | None:
+    own = planned.get(group.runs[0].result.get("run_id") or "")
+    return None if own is None else own.label
+
+
+def _by_settings(sets: Sequence[Sequence[Group]]) -> dict[str, str]:
+    differing: dict[str, dict[str, None]] = {}
+    for members in sets:
+        for method, alike in _by_method(members).items():
+            settings = [group.runs[0].settings for group in alike]
+            keys = [key for key in dict.fromkeys(key for one in settings for key in one) if not _no_method(key)]
+            told = (key for key in keys if len({str(one.get(key)) for one in settings}) > 1)
+            differing.setdefault(method, {}).update(dict.fromkeys(told))
+    found = {}
+    for members in sets:
+        for method, alike in _by_method(members).items():
+            keys = [*differing[method]]
+            for group in alike:
+                own = group.runs[0].settings
+                said = [f"{short(key, keys)}={label(own[key])}" for key in keys if key in own]
+                found[_key(group)] = " ".join([method, *said])
+    return found
+
+
+def _by_method(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """The configurations by method, tokens, and what was made of the run afterwards."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        run = group.runs[0]
+        parts = (run.value("method") or group.name, run.value("tokens"), run.value("step.name"))
+        found.setdefault(" ".join(str(part) for part in parts if part is not None), []).append(group)
+    return found
+
+
+def _no_method(key: str) -> bool:
+    return any(key == other or key.startswith(f"{other}.") for other in NO_METHOD)
+
+
+def _explained(found: Board, plan: Sequence[Planned], there: set[object]) -> Board:
+    """The board with what is missing: planned runs without a result in their cells, and cells without a plan."""
+    notes: dict[tuple[str, int], tuple[str, ...]] = {}
+    rows, apart = list(found.rows), []
+    for one in plan:
+        if one.kind == TRIAL or one.status == "finished" or (one.run_id is not None and one.run_id in there):
+            continue
+        at = _column_of(found, one)
+        if at is None:
+            apart.append(f"{one.name}: {one.reason}")
+            continue
+        row = one.label or one.without_seed
+        rows += [row] if row not in rows else []
+        notes[row, at] = (*notes.get((row, at), ()), f"{one.name}: {one.reason}")
+    for row in rows:
+        for at in range(len(found.columns)):
+            if found.score(row, at) is None and (row, at) not in notes:
+                notes[row, at] = ("there is no such run",)
+    return Board(found.columns, tuple(rows), found.cells, notes, tuple(apart))
+
+
+def _column_of(found: Board, planned: Planned) -> int | None:
+    if len(found.columns) == 1:
+        return 0
+    return next((at for at, column in enumerate(found.columns) if column.dataset == planned.dataset), None)

@@ -1,0 +1,194 @@
+"""What accuracy costs: against trained parameters, memory and time, with what nothing else beats on both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from mlx_peft.report.boards import Board
+from mlx_peft.report.drawing import fitted
+from mlx_peft.report.figures.layout import (
+    GREY,
+    NAMED,
+    POINTS,
+    Drawing,
+    across,
+    legend,
+    legend_lines,
+    look,
+    panels,
+    titled,
+)
+from mlx_peft.report.groups import Group, Spread, spread
+from mlx_peft.report.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_SETS = 6
+"""Of more data sets one panel has the means over all of them."""
+HEIGHT = 2.3
+WIDE = 8
+"""A cost is drawn on a logarithmic scale where the largest is so many times the smallest."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What something costs: where it stands in a result, one of several places, and how it is told."""
+
+    name: str
+    keys: tuple[str, ...]
+    axis: tuple[str, ...]
+    scale: float
+    caption: str
+
+
+COSTS = (
+    Cost(
+        "parameters",
+        ("parameters.trainable",),
+        ("trained parameters, head included",),
+        1,
+        "against trained parameters, those of the head included",
+    ),
+    Cost(
+        "memory",
+        ("memory.process_bytes", "memory.arrays_bytes"),
+        ("peak memory of the process (MB)", "peak memory of arrays (MB)"),
+        1e-6,
+        "against the peak of memory in training",
+    ),
+    Cost("time", ("time.epoch_seconds",), ("seconds an epoch",), 1, "against the time of an epoch"),
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A configuration: its row's number, what it costs, and what it is worth, in per cent."""
+
+    row: int
+    cost: float
+    score: float
+    deviation: float
+
+
+def tradeoffs(study: Study) -> list[Drawing]:
+    """A figure for each cost that two configurations say, and in which they differ."""
+    found = []
+    for cost in COSTS:
+        key = max(cost.keys, key=lambda key: sum(_cost(group, key) is not None for group in study.board.cells.values()))
+        sets = _points(study.board, key, cost.scale)
+        if any(len({point.cost for point in points}) > 1 for points in sets.values()):
+            caption = (
+                f"Accuracy {cost.caption}. The line joins what nothing else beats at once in cost and in accuracy; "
+                "bars are one standard deviation over seeds."
+            )
+            axis = cost.axis[cost.keys.index(key)]
+            found.append(Drawing(cost.name, caption, partial(_draw, study.board, sets, axis)))
+    return found
+
+
+def _cost(group: Group, key: str) -> float | None:
+    known = group.spread(key)
+    return None if known is None else known.mean
+
+
+def _points(board: Board, key: str, scale: float) -> dict[str, list[Point]]:
+    """The points of each panel, by its name: a data set's, or the means over all."""
+    found: dict[str, list[Point]] = {}
+    numbers = {row: at for at, row in enumerate(board.rows)}
+    if len(board.columns) > MOST_SETS:
+        for row in board.complete():
+            cells = [(board.cells[row, at], board.score(row, at)) for at in range(len(board.columns))]
+            costs = [_cost(group, key) for group, _ in cells]
+            known = [cost for cost in costs if cost is not None]
+            if len(known) == len(costs):
+                score = spread(one.mean for _, one in cells if one is not None)
+                found.setdefault(f"mean of {len(costs)} data sets", []).append(
+                    _point(numbers[row], fmean(known) * scale, score, spreads=False)
+                )
+        return found
+    for (row, at), group in board.cells.items():
+        cost = _cost(group, key)
+        if cost is not None and cost > 0:
+            there = board.columns[at]
+            found.setdefault(there.dataset, []).append(_point(numbers[row], cost * scale, board.score(row, at)))
+    return found
+
+
+def _point(row: int, cost: float, score: Spread | None, *, spreads: bool = True) -> Point:
+    assert score is not None
+    return Point(row, cost, 100 * score.mean, 100 * (score.deviation or 0.0) if spreads else 0.0)
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """Those that no other one beats: none costs as little and is worth more, or as much and costs less; by cost."""
+    found: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.cost, -point.score)):
+        if not found or point.score > found[-1].score:
+            found.append(point)
+    return found
+
+
+def _draw(board: Board, sets: Mapping[str, Sequence[Point]], axis: str, width: float) -> Figure:
+    best = {point.row for points in sets.values() for point in front(points)}
+    shown = {point.row for points in sets.values() for point in points}
+    named = sorted(shown if len(shown) <= NAMED else best)[:NAMED]
+    looks = {row: number for number, row in enumerate(named)}
+    names = [board.rows[row] for row in named]
+    _, below = legend_lines(names, width)
+    figure, grid = panels(len(sets), width, HEIGHT, below)
+    for axes, (dataset, points) in zip(grid, sets.items(), strict=True):
+        _panel(axes, points, looks)
+        if len(sets) > 1 or len(board.columns) > 1:
+            titled(axes, dataset, width / across(len(sets), width) - 0.5)
+        axes.set_xlabel(fitted(axis, width / across(len(sets), width) - 0.4, POINTS), fontsize=POINTS)
+    figure.supylabel(" or ".join(dict.fromkeys(one.heading for one in board.columns)), fontsize=POINTS)
+    legend(figure, names, width)
+    return figure
+
+
+def _panel(axes: Axes, points: Sequence[Point], looks: Mapping[int, int]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    costs = [point.cost for point in points]
+    if min(costs) > 0 and max(costs) > WIDE * min(costs):
+        axes.set_xscale("log")
+        _few_decades(axes, max(costs) / min(costs))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.margins(0.08)
+    best = front(points)
+    axes.plot(
+        [point.cost for point in best],
+        [point.score for point in best],
+        color=GREY,
+        linewidth=1.0,
+        drawstyle="steps-post",
+    )
+    for point in points:
+        number = looks.get(point.row)
+        mark = {"color": GREY, "marker": ".", "linestyle": "", "markersize": 3} if number is None else look(number)
+        axes.errorbar(point.cost, point.score, point.deviation or None, elinewidth=0.6, ecolor=GREY, zorder=3, **mark)
+    axes.ticklabel_format(axis="y", useOffset=False)
+
+
+def _few_decades(axes: Axes, ratio: float) -> None:
+    """Ticks at 1, 2 and 5 where the axis has but one or two powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if ratio > 300 else (1, 3) if ratio > 30 else (1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _short(value: float) -> str:
+    """``200k``, ``3M``"""
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:g}{unit}"
+    return f"{value:g}"
