@@ -28,6 +28,7 @@ LORA: dict[str, Any] = {"name": "lora", "rank": 4, "targets": ["qkv", "fc2"]}
 DROPPING = {"drop_path": 0.3, "head_dropout": 0.3}
 DEEP = {"patch_size": 4, "embed_dim": 32, "depth": 3, "num_heads": 2}
 CODES = {"bits": 4, "group_size": 32}
+TOKENS = {"method": LORA, "tokens": {"name": "tome", "r": 1}, "train": {"gradient_checkpointing": True}}
 WAYS: dict[str, dict[str, Any]] = {
     "dropout": {"method": LORA | {"dropout": 0.3}, "model": DROPPING},
     "accumulated and clipped": {"method": LORA, "train": {"accumulate": 2, "clip_norm": 0.1}},
@@ -35,15 +36,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "float16": {"method": LORA, "train": {"precision": "float16"}},
     "over codes": {"method": LORA, "quantize": CODES},
     "scores observed": {"method": {"name": "adalora", "init_rank": 4, "target_rank": 2, "targets": ["qkv"]}},
-    "tokens merged, recomputed": {
-        "method": LORA,
-        "model": {"args": DEEP},
-        "tokens": {"name": "tome", "r": 1},
-        "train": {"gradient_checkpointing": True},
-    },
+    "tokens merged, recomputed": TOKENS | {"model": {"args": DEEP | {"depth": 1}}},
     "everything trained": {"method": {"name": "full"}, "train": {"optimizer": {"name": "sgd", "momentum": 0.9}}},
 }
 SLOWER: dict[str, dict[str, Any]] = {
+    "tokens merged in each block, recomputed": TOKENS | {"model": {"args": DEEP}},
     "tokens led round": {
         "method": LORA,
         "model": {"args": DEEP},
@@ -56,7 +53,7 @@ SLOWER: dict[str, dict[str, Any]] = {
         "train": {"gradient_checkpointing": True, "accumulate": 2},
     },
 }
-"""Each kernel of another form is built by g++, which takes a second: of the reducers one is enough for every day."""
+"""Each kernel of another form is built by g++, which takes a second: one reducer in one block is enough for every day."""
 
 
 def trainer(way: str) -> Trainer:

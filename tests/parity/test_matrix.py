@@ -26,8 +26,8 @@ ADALORA = {"t_init": 3, "t_final": 3, "delta_t": 2}
 FEW_OF_ADALORA = 12
 """Which goes through all of its phases: three steps before ranks are dealt out, six in which they are, three after."""
 
-COMPILED = ("lora", "adalora")
-"""A step that is compiled as one, and one that hands out scores besides."""
+COMPILED = ("lora", pytest.param("adalora", marks=pytest.mark.slow))
+"""A step that is compiled as one, and one that hands out scores besides: ``test_compiled.py`` has both every day."""
 
 ROTARY = ("vit_small_patch16_dinov3", "eva02_tiny_patch14_224")
 TURNED = {
