@@ -53,7 +53,7 @@ SLOWER: dict[str, dict[str, Any]] = {
         "train": {"gradient_checkpointing": True, "accumulate": 2},
     },
 }
-"""Each kernel of another form is built by g++, which takes a second: one reducer in one block is enough for every day."""
+"""Each kernel of another form is built by g++, which takes time: one reducer in one block is enough for every day."""
 
 
 def trainer(way: str) -> Trainer:
