@@ -17,8 +17,10 @@ from mlx_peft.vit.parameters import EXACT, is_head, last
 Arrays = dict[str, mx.array]
 
 
-def kernels(network: VisionTransformer) -> set[str]:
-    """The names of the convolutions' weights, which have their channels last here and first in timm."""
+def kernels(network: VisionTransformer, arrays: Tensors | Arrays) -> set[str]:
+    """The names of those that are convolutions' weights, which have their channels last here and first in timm."""
+    if not any(array.ndim == 4 for array in arrays.values()):  # most adapters: looking at each layer takes longer
+        return set()
     return {f"{path}.weight" for path, layer in network.named_modules() if isinstance(layer, ChannelsLast)}
 
 
@@ -42,7 +44,7 @@ def to_numpy(array: mx.array) -> np.ndarray:
 
 def to_tensors(network: VisionTransformer, arrays: Arrays) -> Tensors:
     """Parameters of the network by name, or their gradients, as NumPy in timm's layout."""
-    own = kernels(network)
+    own = kernels(network, arrays)
     return {name: to_timm(p, name in own) for name, p in arrays.items()}
 
 
@@ -53,7 +55,7 @@ def every(network: VisionTransformer) -> Arrays:
 
 def load(network: VisionTransformer, tensors: Tensors) -> None:
     """Sets parameters by name, each in its own type. Raises ValueError where a name is unknown or a shape differs."""
-    known, convolutions = every(network), kernels(network)
+    known, convolutions = every(network), kernels(network, tensors)
     arrays = {name: to_mlx(tensor, name in convolutions) for name, tensor in tensors.items()}
     for name, array in arrays.items():
         if name not in known:

@@ -167,7 +167,7 @@ def remove(model: VisionTransformer) -> None:
 
 def kept(model: VisionTransformer) -> dict[str, Tensor]:
     """What the model's method keeps frozen beside what it trains, by name: an adapter is not whole without it."""
-    if model.method is None:
+    if model.method is None or not model.method.kept:
         return {}
     return {name: p for name, p in model.named_parameters() if model.method.keeps(name)}
 

@@ -169,7 +169,7 @@ def remove(model: VisionTransformer) -> None:
 
 def kept(model: VisionTransformer) -> dict[str, mx.array]:
     """What the model's method keeps frozen beside what it trains, by name: an adapter is not whole without it."""
-    if model.method is None:
+    if model.method is None or not model.method.kept:
         return {}
     return {name: p for name, p in tree_flatten(model.parameters()) if model.method.keeps(name)}
 
