@@ -2,47 +2,106 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from mlx_peft.config.schema import Precision
 from mlx_peft.core.border import Device
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.text import counted
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_named: torch.device | None = None  # by ``use``
 
 
-def set_up() -> None:
-    """What the device wants to be told before a model is built."""
-    torch.backends.cudnn.allow_tf32 = False  # the patch convolution in float32, like everything else
+def use(name: str) -> None:
+    """Has what is built from here on compute on the device of a name. Raises UserError where there is none here."""
+    global _named
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"device: {name} is not here: this PyTorch ({torch.__version__}) finds no Metal device")
+    if kind == "cuda":
+        _named = torch.device(kind, _gpu(name, number))
+        torch.cuda.set_device(_named)  # whose memory is counted, and on whose streams work is put
+    else:
+        _named = torch.device(kind)
+
+
+def _gpu(name: str, number: str) -> int:
+    """Which of the CUDA devices is meant; of several processes each takes its own, if no number is said.
+
+    Raises UserError where it is not here.
+    """
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not there:
+        raise UserError(
+            f"device: {name} is not here: this PyTorch ({torch.__version__}) finds no CUDA device: write auto, or cpu"
+        )
+    if not number and (own := int(os.environ.get("LOCAL_RANK", 0))) < there:
+        return own
+    if not number:
+        raise UserError(f"each process takes a GPU of its own: start no more than there are here, {there}")
+    if int(number) >= there:
+        raise UserError(f"device: {name} is not here: {counted(there, 'CUDA device')}, counted from cuda:0")
+    return int(number)
 
 
 def device() -> torch.device:
-    """CUDA's first device where there is one, the CPU otherwise."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """What is built now computes on it: the device that was named last, or else CUDA where there is one, or the CPU."""
+    if _named is None:
+        use("auto")
+    assert _named is not None
+    return _named
+
+
+@contextmanager
+def multiplying(precision: Precision) -> Iterator[None]:
+    """Within it CUDA rounds what it multiplies in float32 to TF32 if that is the precision, and else does not.
+
+    The patch convolution too, which torch would always round. Other devices know no such rounding.
+    """
+    settings = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [each.allow_tf32 for each in settings]
+    try:
+        for each in settings:
+            each.allow_tf32 = precision == "tf32"
+        yield
+    finally:
+        for each, allowed in zip(settings, before, strict=True):
+            each.allow_tf32 = allowed
 
 
 def version() -> str:
     """``torch 2.14.1 (cpu)``"""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    name = torch.cuda.get_device_name(device()) if device().type == "cuda" else device().type
     return f"torch {torch.__version__} ({name})"
 
 
 def computing() -> Device:
     """What PyTorch computes on. Attention is a fused kernel's, on the CPU too."""
-    memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    memory = torch.cuda.get_device_properties(device()).total_memory if device().type == "cuda" else None
     return Device(memory, forms_attention=False)
 
 
 def usual_precision() -> Precision:
     """Of inference where nothing else is said: bfloat16 on a device, float32 on a CPU."""
-    return "float32" if not torch.cuda.is_available() else "bfloat16"
+    return "float32" if device().type == "cpu" else "bfloat16"
 
 
 def synchronize() -> None:
     """Waits until everything that was asked for is computed."""
-    if torch.cuda.is_available():
+    if device().type == "cuda":
         torch.cuda.synchronize()
+    elif device().type == "mps":
+        torch.mps.synchronize()
 
 
 def peak_memory() -> int | None:
     """Bytes that arrays held at once, at most, since a model or trainer was built last; None where nobody counts."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    return torch.cuda.max_memory_allocated() if device().type == "cuda" else None

@@ -7,7 +7,7 @@ from mlx_peft.config.methods import MethodConfig
 from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Precision
 from mlx_peft.config.tokens import ReducerConfig
-from torch_ref.device import computing, peak_memory, synchronize, version
+from torch_ref.device import computing, peak_memory, synchronize, use, version
 from torch_ref.measured import multiply, resizing, saved_bytes
 from torch_ref.model import Model
 from torch_ref.trainer import Trainer
@@ -22,6 +22,7 @@ __all__ = [
     "resizing",
     "saved_bytes",
     "synchronize",
+    "use",
     "version",
     "world",
 ]
@@ -43,4 +44,5 @@ def build_model(
 
 def build_trainer(experiment: Experiment, num_classes: int, base: Base) -> Trainer:
     """The model of an experiment and its optimiser, ready for the first step."""
+    use(experiment.device)
     return Trainer(experiment, num_classes, base)

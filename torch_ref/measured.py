@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def saved_bytes(trainer: Trainer, images: np.ndarray, targets: np.ndarray) -> int | None:
     """Bytes of activations that a step's forward pass keeps for its backward one; None where they cannot be counted."""
     trainer.model.network.train()
-    return kept_bytes(lambda: trainer.loss(images, targets, len(targets)), trainer.model.network.parameters())
+    return kept_bytes(lambda: trainer.loss_of(images, targets, len(targets)), trainer.model.network.parameters())
 
 
 def kept_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> int:

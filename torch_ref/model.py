@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.attention import Explanation
 from torch_ref import methods, watched
-from torch_ref.device import DTYPES, device, set_up
+from torch_ref.crossing import Crossing
+from torch_ref.device import DTYPES, device, multiplying
 from torch_ref.methods import simulated
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
@@ -52,9 +54,10 @@ class Model:
         drop_path: float = 0.0,
         head_dropout: float = 0.0,
     ) -> None:
-        set_up()
+        self.precision = precision
         self.base, self.dtype = base.without_tensors(), DTYPES[precision]  # the network has the tensors now
         self.device = device()
+        self.crossing = Crossing(self.device)
         self.network = VisionTransformer(base.architecture, num_classes, drop_path, head_dropout)
         fill(self.network, base)
         self.network.reduce(tokens, seed)
@@ -70,37 +73,44 @@ class Model:
 
     def on_device(self, array: np.ndarray) -> Tensor:
         """An array where the network is."""
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
+        return self.crossing.over(array)
 
-    def pixels(self, images: np.ndarray) -> Tensor:
+    def pixels(self, images: Tensor) -> Tensor:
         """Images as the network takes them."""
-        return preprocess(self.on_device(images), self.base.preprocessing, self.base.architecture.img_size, self.dtype)
+        return preprocess(images, self.base.preprocessing, self.base.architecture.img_size, self.dtype)
 
-    def forward(self, inputs: np.ndarray) -> tuple[Tensor, Tensor | float]:
+    def read(self, inputs: np.ndarray) -> Tensor:
+        """What ``forward`` takes: pixels of uint8 images, or the features in their place."""
+        x = self.on_device(inputs)
+        return self.pixels(x) if x.dtype == torch.uint8 else x.to(self.dtype)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
         """The network's logits, of images or of the features in their place; and what its reducers add to the loss."""
-        if inputs.dtype == np.uint8:
-            return self.network.run(self.pixels(inputs))
+        if x.ndim == 4:
+            return self.network.run(x)
         assert self.prefix is not None
-        # No router stands behind it.
-        return self.network.suffix(self.on_device(inputs).to(self.dtype), self.prefix.end), 0.0
+        return self.network.suffix(x, self.prefix.end), 0.0  # no router stands behind it
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        self.network.eval()
+        with torch.inference_mode(), multiplying(self.precision):
+            yield
 
     # The protocol.
 
-    @torch.inference_mode()
     def features(self, images: np.ndarray) -> np.ndarray:
         assert self.prefix is not None
-        self.network.eval()
-        return to_numpy(self.network.prefix(self.pixels(images), self.prefix.end))
+        with self._answering():
+            return to_numpy(self.network.prefix(self.read(images), self.prefix.end))
 
-    @torch.inference_mode()
     def logits(self, images: np.ndarray) -> np.ndarray:
-        self.network.eval()
-        return to_numpy(self.forward(images)[0])
+        with self._answering():
+            return to_numpy(self.forward(self.read(images))[0])
 
-    @torch.inference_mode()
     def vectors(self, images: np.ndarray) -> np.ndarray:
-        self.network.eval()
-        return to_numpy(self.network.prefix(self.pixels(images), self.base.architecture.depth + 1))
+        with self._answering():
+            return to_numpy(self.network.prefix(self.read(images), self.base.architecture.depth + 1))
 
     def adapter(self) -> Tensors:
         return to_tensors(stored(self.network))
@@ -115,16 +125,16 @@ class Model:
         finally:
             methods.unmerge(self.network, replaced)
 
-    @torch.inference_mode()
     def record(
         self, images: np.ndarray, observe: Callable[[str, np.ndarray], object], at: Collection[str] | None = None
     ) -> None:
-        self.network.eval()
-        simulated.record(self.network, self.pixels(images), lambda point, x: observe(point, to_numpy(x)), at)
+        with self._answering():
+            simulated.record(self.network, self.read(images), lambda point, x: observe(point, to_numpy(x)), at)
 
     def explain(self, images: np.ndarray, classes: Sequence[int] | None = None) -> Explanation:
         self.network.eval()
-        return watched.explain(self.network, self.pixels(images), classes)
+        with multiplying(self.precision):
+            return watched.explain(self.network, self.read(images), classes)
 
     def simulate(self, quantizers: Mapping[str, Quantizer]) -> None:
         simulated.simulate(self.network, quantizers)

@@ -11,7 +11,7 @@ from torch import Tensor
 from mlx_peft.config.schema import Precision
 from mlx_peft.core.errors import UserError
 from torch_ref import methods
-from torch_ref.device import DTYPES, set_up, usual_precision
+from torch_ref.device import DTYPES, multiplying, usual_precision
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
 from torch_ref.parameters import lower, to_numpy
@@ -26,7 +26,6 @@ class Program:
     """
 
     def __init__(self, network: VisionTransformer, precision: Precision | None = None) -> None:
-        set_up()
         self.precision: Precision = usual_precision() if precision is None else precision
         self.network = deepcopy(network)  # a step changes a parameter in place
         try:
@@ -42,13 +41,13 @@ class Program:
         # On a CPU compiling took minutes a size, on two busy cores, to win a seventh of the time of one block of ViT-S.
         self._evaluate = torch.compile(self._traced, dynamic=False) if self.device.type == "cuda" else self._traced
 
-    @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits, features = self._evaluate(torch.from_numpy(images).to(self.device))
-        return to_numpy(logits), to_numpy(features)
+        with torch.inference_mode(), multiplying(self.precision):
+            levels, size = torch.from_numpy(images).to(self.device), self.architecture.img_size
+            logits, features = self._evaluate(preprocess(levels, self.base.preprocessing, size, DTYPES[self.precision]))
+            return to_numpy(logits), to_numpy(features)
 
-    def _traced(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        depth, dtype = self.architecture.depth, DTYPES[self.precision]
-        pixels = preprocess(images, self.base.preprocessing, self.architecture.img_size, dtype)
+    def _traced(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        depth = self.architecture.depth
         read = self.network.prefix(pixels, depth + 1)
         return self.network.suffix(read, depth + 1).float(), read.float().mean(dim=1)

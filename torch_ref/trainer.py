@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import SupportsFloat
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from convert.base import Base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import Tensors, must_match
 from mlx_peft.core.world import rows_of
-from torch_ref import methods
-from torch_ref.device import peak_memory
+from torch_ref import compiling, methods
+from torch_ref.device import multiplying, peak_memory
 from torch_ref.losses import LOSSES
 from torch_ref.model import Model
 from torch_ref.models.stochastic import randomness
@@ -43,26 +44,35 @@ class Trainer:
         self.update = Update(experiment.train, self.model.trained, experiment.rates, self.importance)
         self.keep: tuple[Mapping[str, Sequence[bool]], Arrays] = ({}, {})  # as ``mask`` had it last, and on the device
         self.step = 0
+        self._loss = compiling.compiled(self.loss, self.model.device, experiment.train.compile)
 
-    def loss(self, images: np.ndarray, targets: np.ndarray, count: float, parts: int = 1) -> Tensor:
+    def loss(self, x: Tensor, targets: Tensor, count: Tensor, parts: int = 1) -> Tensor:
         """The loss of one of a batch's parts: its rows' sum / ``count``, and the part's share of the penalties."""
-        labels = self.model.on_device(targets)
         penalty = methods.penalty(self.model.network, self.experiment.method)
-        logits, of_tokens = self.model.forward(images)
-        loss = LOSSES[self.model.base.task.name](logits, labels, count, self.experiment.train.label_smoothing)
+        logits, of_tokens = self.model.forward(x)
+        loss = LOSSES[self.model.base.task.name](logits, targets, count, self.experiment.train.label_smoothing)
         return loss + (penalty + of_tokens) / parts
+
+    def loss_of(self, images: np.ndarray, targets: np.ndarray, weight: float, parts: int = 1) -> Tensor:
+        """The same of arrays: as a step computes it, which may be compiled."""
+        return self._loss(self.model.read(images), self.model.on_device(targets), self._number(weight), parts)
+
+    def _number(self, value: float) -> Tensor:
+        """Float32, on the device, which the host does not wait for."""
+        return torch.full((), value, device=self.model.device)
 
     # The protocol.
 
     def train_step(
         self, images: np.ndarray, targets: np.ndarray, lr: float, *, weight: float | None = None, observe: bool = False
-    ) -> Tensor:
+    ) -> SupportsFloat:
         if weight is None:
             weight = self.model.base.task.total_weight(targets)
-        loss = self._summed(images, targets, weight)
-        self.step += 1  # first, so that one that is broken off in the middle is known by it
-        self.update(lr, observe)
-        return loss
+        with multiplying(self.model.precision):
+            loss = self._summed(images, targets, weight)
+            self.step += 1  # first, so that one that is broken off in the middle is known by it
+            self.update(lr, observe)
+        return self.model.crossing.back(loss)
 
     def _summed(self, images: np.ndarray, targets: np.ndarray, weight: float) -> Tensor:
         """The loss of a batch, the sum of its parts' of all processes; their gradients lie in the parameters then."""
@@ -72,7 +82,7 @@ class Trainer:
         self.update.optimizer.zero_grad()  # what a step that was broken off has left
         with randomness(self.experiment.seed << 32 | self.step, self.world.rank):
             for own in rows_of(self.world, len(images), parts):
-                part = self.loss(images[own], targets[own], weight, parts * self.world.size)
+                part = self.loss_of(images[own], targets[own], weight, parts * self.world.size)
                 (part * scale).backward()
                 loss += part.detach()
         loss, *summed = self.world.sum([loss, *(p.grad for p in self.model.trained.values())])
@@ -98,8 +108,10 @@ class Trainer:
 
     def loss_and_gradients(self, images: np.ndarray, targets: np.ndarray, scale: float = 1.0) -> tuple[float, Tensors]:
         self.model.network.train()
-        loss = self.loss(images, targets, self.model.base.task.total_weight(targets))
-        gradients = torch.autograd.grad(loss * scale, list(self.model.trained.values()))
+        weight = self._number(self.model.base.task.total_weight(targets))
+        with multiplying(self.model.precision):
+            loss = self.loss(self.model.read(images), self.model.on_device(targets), weight)
+            gradients = torch.autograd.grad(loss * scale, list(self.model.trained.values()))
         found = {name: to_numpy(g / scale) for name, g in zip(self.model.trained, gradients, strict=True)}
         return float(loss.detach()), found
 

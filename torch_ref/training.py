@@ -76,46 +76,49 @@ class Update:
         self.clip_norm = config.clip_norm
         self.scaled = config.precision == "float16"
         self.parameters = parameters
-        self.loss_scale, self.good_steps = INITIAL_SCALE, 0
-        self.steps = 0
         groups = grouped(config.optimizer, parameters, rates)
         self.optimizer = OPTIMIZERS[config.optimizer.name](config.optimizer, groups)
+        if self.scaled and self.optimizer.defaults.get("momentum"):
+            for p in parameters.values():  # torch would take up what lies in memory, were the first step left out
+                self.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p, requires_grad=False)
+        device = next(iter(parameters.values())).device
+        # Numbers that the device decides on stay there, and the host does not wait for them.
+        self.loss_scale, self.good_steps = torch.tensor(INITIAL_SCALE, device=device), torch.tensor(0, device=device)
+        self.steps, self.most_steps = torch.tensor(0, device=device), 0
 
-    def scale(self) -> float:
+    def scale(self) -> Tensor | float:
         """What the loss is multiplied by before the backward pass."""
         return self.loss_scale if self.scaled else 1.0
 
     def __call__(self, lr: float, observe: bool = False) -> None:
         """Steps from the gradients of the scaled loss that lie in the parameters, and clears them."""
         parameters = list(self.parameters.values())
-        if self.scaled and self._overflowed(parameters):
-            self.optimizer.zero_grad()
-            return
+        finite = self._unscaled(parameters) if self.scaled else None
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_ratio"]
-        if self.steps >= COUNTED:
+        if self.most_steps >= COUNTED:
             for slots in self.optimizer.state.values():
                 if "step" in slots:
-                    slots["step"].fill_(self.steps)
+                    slots["step"].copy_(self.steps)
         self.optimizer.step()
-        self.steps += 1
+        self.most_steps += 1
+        self.steps += 1 if finite is None else finite
         if self.importance and observe:
-            self.importance.observe(self.averages, self.parameters)
+            self.importance.observe(self.averages, self.parameters, finite)
         self.optimizer.zero_grad()
 
-    def _overflowed(self, parameters: list[Tensor]) -> bool:
-        """Divides the gradients by the scale, then adapts it."""
+    def _unscaled(self, parameters: list[Tensor]) -> Tensor:
+        """Divides the gradients by the scale, then adapts it. Whether they are finite: if not, the step is left out."""
         for p in parameters:
             p.grad.div_(self.loss_scale)
-        if not torch.stack([p.grad.isfinite().all() for p in parameters]).all():
-            self.loss_scale, self.good_steps = self.loss_scale / 2, 0
-            return True
-        self.good_steps += 1
-        if self.good_steps >= SCALE_GROWS_AFTER:
-            self.loss_scale, self.good_steps = self.loss_scale * 2, 0
-        return False
+        finite = torch.stack([p.grad.isfinite().all() for p in parameters]).all()
+        grows, scale = self.good_steps + 1 >= SCALE_GROWS_AFTER, self.loss_scale
+        self.loss_scale = torch.where(finite, torch.where(grows, scale * 2, scale), scale / 2)
+        self.good_steps = torch.where(finite & ~grows, self.good_steps + 1, 0)
+        self.optimizer.found_inf = (~finite).float()  # torch's fused kernels read it
+        return finite
 
     def state(self) -> Arrays:
         """Moments and counters, by parameter name."""
@@ -126,7 +129,7 @@ class Update:
             if value is not None
         }
         slots |= {f"{name}.{p}": value for name, values in self.averages.items() for p, value in values.items()}
-        scale = {"scale": torch.tensor(self.loss_scale), "good_steps": torch.tensor(self.good_steps)}
+        scale = {"scale": self.loss_scale, "good_steps": self.good_steps}
         return slots | (scale if self.scaled else {})
 
     def shapes(self, state: Arrays) -> dict[str, torch.Size]:
@@ -142,9 +145,10 @@ class Update:
             prefix = f"slots.{name}."
             slots = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             self.optimizer.state[p] = {slot: laid_out(value, p) for slot, value in slots.items()}
-        self.steps = max((int(value) for key, value in state.items() if key.endswith(".step")), default=0)
+        self.most_steps = max((int(value) for key, value in state.items() if key.endswith(".step")), default=0)
+        self.steps.fill_(self.most_steps)
         for average, values in self.averages.items():
             for name, value in values.items():
                 value.copy_(state[f"{average}.{name}"])
         if self.scaled and state.keys() >= {*SCALES}:
-            self.loss_scale, self.good_steps = float(state["scale"]), int(state["good_steps"])
+            self.loss_scale, self.good_steps = (state[name].to(self.steps.device) for name in SCALES)

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mlx_peft.core.errors import UserError
 from mlx_peft.core.world import PATIENCE, Lost
+from torch_ref.device import device
 
 
 class World:
@@ -26,13 +26,8 @@ class World:
             self._join()
 
     def _join(self) -> None:
-        if torch.cuda.is_available():
-            device, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-            if device >= there:
-                raise UserError(f"each process takes a GPU of its own: start no more than there are here, {there}")
-            torch.cuda.set_device(device)
+        kind, patience = "nccl" if device().type == "cuda" else "gloo", timedelta(seconds=PATIENCE)
         with lost():
-            kind, patience = "nccl" if torch.cuda.is_available() else "gloo", timedelta(seconds=PATIENCE)
             store, rank, size = next(dist.rendezvous("env://", timeout=patience))
             # Processes that torchrun starts again would read the addresses of those that have ended.
             life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

@@ -20,7 +20,7 @@ from mlx_peft.vit.parameters import is_head
 from mlx_peft.vit.places import PATCH
 from mlx_peft.vit.shapes import shapes
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2}
 
 Parts = dict[str, int]
 """Numbers of bytes, by what the memory is used for."""

@@ -7,8 +7,18 @@ import mlx.core as mx
 from mlx_peft.backend.blas import FAST
 from mlx_peft.config.schema import Precision
 from mlx_peft.core.border import Device
+from mlx_peft.core.errors import UserError
 
-DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+DTYPES = {"float32": mx.float32, "tf32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+"""In float32 a device may round what it multiplies to TF32, and Apple's M5 does: ``MLX_ENABLE_TF32`` says whether."""
+
+
+def use(name: str) -> None:
+    """Has what is built from here on compute on the device of a name. Raises UserError where there is none here."""
+    if name != "auto":
+        raise UserError(
+            f"device: {name} is for PyTorch: MLX chooses its device itself; write device: auto, or backend: torch"
+        )
 
 
 def set_up() -> None:

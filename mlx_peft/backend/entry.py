@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from convert.base import Base
-from mlx_peft.backend.device import computing, peak_memory, synchronize, version
+from mlx_peft.backend.device import computing, peak_memory, synchronize, use, version
 from mlx_peft.backend.measured import multiply, resizing, saved_bytes
 from mlx_peft.backend.model import Model
 from mlx_peft.backend.trainer import Trainer
@@ -22,6 +22,7 @@ __all__ = [
     "resizing",
     "saved_bytes",
     "synchronize",
+    "use",
     "version",
     "world",
 ]
@@ -43,4 +44,5 @@ def build_model(
 
 def build_trainer(experiment: Experiment, num_classes: int, base: Base) -> Trainer:
     """The model of an experiment and its optimiser, ready for the first step."""
+    use(experiment.device)
     return Trainer(experiment, num_classes, base)

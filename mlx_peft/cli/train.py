@@ -51,14 +51,14 @@ def train(
     from mlx_peft.cli.output import said_beside
     from mlx_peft.cli.progress import watch
     from mlx_peft.config import recipes
-    from mlx_peft.protocols.loading import load_backend
+    from mlx_peft.protocols.loading import backend_of
     from mlx_peft.training.progress import Silent
     from mlx_peft.training.stop import Interrupted
     from mlx_peft.training.train import train
     from mlx_peft.training.work import threads_worth
 
     threads.at_most(threads_worth(experiment))
-    first = load_backend(experiment.backend).world().rank == 0
+    first = backend_of(experiment).world().rank == 0
     with said_beside(run / "config.yaml"):
         with watch() if first else nullcontext(Silent()) as progress:
             progress.note(f"{experiment.method.name} on {experiment.data.name} with {experiment.backend}, in {run}")

@@ -14,6 +14,7 @@ from mlx_peft.config.data import Cache as Cache
 from mlx_peft.config.data import Columns as Columns
 from mlx_peft.config.data import Data as Data
 from mlx_peft.config.data import Split as Split
+from mlx_peft.config.devices import DeviceName
 from mlx_peft.config.methods import Method
 from mlx_peft.config.quantization import QAT, Quantization
 from mlx_peft.config.rates import Rates
@@ -33,7 +34,7 @@ from mlx_peft.core.bounds import (
 )
 from mlx_peft.vit.architecture import MOST_PIXELS
 
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 Argument = bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(ge=-LARGEST, le=LARGEST)] | Name
 """A field of an architecture may be given one of these; the architecture itself knows more."""
 
@@ -112,7 +113,12 @@ class Train(Section):
     label_smoothing: Share = 0.0
     clip_norm: Positive | None = Field(None, description="largest norm of the whole gradient; null: no clipping")
     accumulate: BatchSize = Field(1, description="a step's batch is computed in so many parts, to save memory")
-    precision: Precision = "float32"
+    precision: Precision = Field(
+        "float32", description="of the step; tf32: float32 whose products CUDA rounds to TF32, elsewhere plain float32"
+    )
+    compile: Literal["auto"] | bool = Field(
+        "auto", description="PyTorch's step as a compiled program; auto: on CUDA. MLX compiles always"
+    )
     gradient_checkpointing: bool = Field(False, description="recompute each block in the backward pass")
     cache_features: Gigabytes = Field(
         2.0, description="GB for features before the first trained block, computed once if not augmented; 0: off"
@@ -121,11 +127,17 @@ class Train(Section):
     log_every: Steps = Field(10, description="steps")
     checkpoint_every: Steps | None = Field(None, description="steps; null: after each epoch only")
 
+    @model_serializer(mode="wrap")
+    def _written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files of before steps could be compiled stay as they were: without it, where it is not said."""
+        return {name: value for name, value in dump(self).items() if name != "compile" or value != "auto"}
+
 
 class Experiment(Section):
     """One training run."""
 
     backend: Literal["mlx", "torch"] = "mlx"
+    device: DeviceName = "auto"
     seed: int = Field(0, ge=0, lt=2**31)
     model: Model
     method: Method
@@ -140,8 +152,10 @@ class Experiment(Section):
 
     @model_serializer(mode="wrap")
     def _written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Files and hashes of before there was a choice of tokens stay as they were: without it, where none is made."""
-        return {name: value for name, value in dump(self).items() if name != "tokens" or value is not None}
+        """Files and hashes of before there was a choice of tokens, or of a device, stay as they were: without it, where
+        none is made."""
+        usual = {"tokens": None, "device": "auto"}
+        return {name: value for name, value in dump(self).items() if name not in usual or value != usual[name]}
 
     @property
     def rates(self) -> Rates:

@@ -50,6 +50,14 @@ class Backend(Measured, Protocol):
         """The model of an experiment and its optimiser, ready for the first step."""
         ...
 
+    def use(self, name: str) -> None:
+        """Has what is built from here on compute on the device of a name, as ``config.devices`` has them; for the whole
+        process.
+
+        Raises UserError where there is none here.
+        """
+        ...
+
     def world(self) -> World:
         """The processes of which this one is one: those that a launcher has started, or this one alone."""
         ...

@@ -15,6 +15,7 @@ from mlx_peft.protocols.measured import Contender, PeerOfBanks
 from mlx_peft.protocols.tools import Exporter, Foreign, Loaders
 
 if TYPE_CHECKING:  # most that is loaded here asks for no library
+    from mlx_peft.config.schema import Experiment
     from mlx_peft.library.library import Library
 
 BACKENDS = {"mlx": "mlx_peft.backend.entry", "torch": "torch_ref.entry"}
@@ -42,6 +43,13 @@ def load_backend(name: str) -> Backend:
         return cast(Backend, importlib.import_module(BACKENDS[name]))
     except ImportError as error:
         raise UserError(f"the {name} backend cannot be loaded ({error}); install it with: {INSTALL[name]}") from error
+
+
+def backend_of(experiment: Experiment) -> Backend:
+    """The backend of an experiment, on its device. Raises UserError where either is not here."""
+    backend = load_backend(experiment.backend)
+    backend.use(experiment.device)
+    return backend
 
 
 def load_library(name: str) -> Library[Any]:

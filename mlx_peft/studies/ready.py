@@ -18,7 +18,7 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.core.sought import sought_beside
 from mlx_peft.data import Dataset, open_dataset
 from mlx_peft.data.looking import Watch, unwatched
-from mlx_peft.protocols.loading import load_backend
+from mlx_peft.protocols.loading import backend_of
 from mlx_peft.studies.derive import check_folder as check_step
 from mlx_peft.studies.derive import step_id
 from mlx_peft.training.bases import opener
@@ -76,7 +76,7 @@ def check(
             dataset = opened.dataset(here)
             check_trackers(experiment.track)
             check_data(experiment, dataset)
-            device = load_backend(experiment.backend).computing()
+            device = backend_of(experiment).computing()
             base = opened.base(here, dataset)
             architecture, quantization = base.architecture, base.quantization
             check_method(experiment, architecture, quantization)

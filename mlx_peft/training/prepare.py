@@ -18,7 +18,7 @@ from mlx_peft.core.sought import sought_beside
 from mlx_peft.core.text import counted
 from mlx_peft.core.world import World
 from mlx_peft.data import Dataset, Split, cached, open_dataset, steps_per_epoch
-from mlx_peft.protocols.loading import load_backend
+from mlx_peft.protocols.loading import backend_of
 from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.training.allocation import allocator
 from mlx_peft.training.bases import opener
@@ -79,7 +79,7 @@ def prepare(
     """
     here = here or Here(experiment)
     check_trackers(experiment.track)
-    backend = load_backend(experiment.backend)
+    backend = backend_of(experiment)
     check_shares(experiment, backend.world())
     root = here.experiment.data.root
     with remembered(here.experiment.data, here.found), sought_beside(root, here.beside):

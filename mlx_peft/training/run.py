@@ -26,9 +26,10 @@ from mlx_peft.core.writing import disk_errors
 
 FREE = (
     *("data.root", "data.threads", "data.download", "data.cache.gigabytes", "data.cache.folder"),
-    *("train.log_every", "train.checkpoint_every", "track"),
+    *("train.log_every", "train.checkpoint_every", "track", "device", "train.compile"),
 )
-"""These settings may differ when a run is continued: they decide neither the parameters nor the metrics."""
+"""These settings may differ when a run is continued: they decide neither the parameters nor the metrics, but for the
+rounding of another device or program."""
 
 LONGER = ("train.epochs", "train.early_stopping")
 """These settings say how long a run is."""

@@ -13,7 +13,7 @@ from mlx_peft.core.sums import write_with_sums
 from mlx_peft.core.world import first_tells, together
 from mlx_peft.data import eval_batches, steps_per_epoch
 from mlx_peft.data.leftout import unread_notes
-from mlx_peft.protocols.loading import load_backend
+from mlx_peft.protocols.loading import backend_of
 from mlx_peft.tasks.metrics import Evaluation
 from mlx_peft.training import outcome
 from mlx_peft.training.allocation import check_longer
@@ -57,7 +57,7 @@ def train(
     """
     progress = progress or Silent()
     folder = RunFolder(out)
-    world = load_backend(experiment.backend).world()
+    world = backend_of(experiment).world()
     first = world.rank == 0
     with first_tells(world, Diverged):
         with together(world):

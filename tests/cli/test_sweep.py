@@ -57,7 +57,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> None:
     splits = describe_splits(open_dataset(files.load(recipes.find("quickstart")).data))
     code = WORKER.replace("SPLITS", repr(splits))
     backend = SimpleNamespace(computing=lambda: Device(None, forms_attention=False))
-    monkeypatch.setattr("mlx_peft.studies.ready.load_backend", lambda name: backend)
+    monkeypatch.setattr("mlx_peft.studies.ready.backend_of", lambda experiment: backend)
     monkeypatch.setattr("mlx_peft.cli.sweep.WORKER", (sys.executable, "-I", "-S", "-c", code))
 
 

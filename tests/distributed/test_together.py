@@ -15,6 +15,7 @@ from distributed.threads import play
 from safetensors.numpy import load
 from training.fitting import Watcher
 
+import torch_ref.device
 import torch_ref.world
 from mlx_peft.adaptation.prefix import Prefix
 from mlx_peft.core.errors import UserError
@@ -175,6 +176,7 @@ def test_an_error_of_the_first_keeps_what_it_says_besides(monkeypatch: pytest.Mo
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch_ref.device, "_named", None)
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="no more than there are here, 1"):

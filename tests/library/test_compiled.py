@@ -192,7 +192,7 @@ def test_a_size_is_compiled_once(images, monkeypatch, compiled):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"precision": "float8"}, "precision should be one of float32, bfloat16, float16, not 'float8'"),
+        ({"precision": "float8"}, "precision should be one of float32, tf32, bfloat16, float16, not 'float8'"),
         ({"buckets": ()}, "buckets should be numbers of images"),
         ({"buckets": (0, 2)}, "buckets should be numbers of images"),
         ({"buckets": 4.5}, "buckets should be numbers of images"),

@@ -10,8 +10,9 @@ MLX, TORCH = ROOT / "mlx_peft" / "backend", ROOT / "torch_ref"
 ONLY_MLX = {"__init__.py", "blas.py", "forks.py", "installed.py", "threads.py"}
 """How MLX is loaded, what it cannot do after a fork, what is lent to a module while a function is traced, and what it
 wants of a thread."""
-ONLY_TORCH = {"__init__.py", "__main__.py", "tools"}
-"""Its own front door, and what there is for PyTorch alone."""
+ONLY_TORCH = {"__init__.py", "__main__.py", "compiling.py", "crossing.py", "tools"}
+"""Its own front door, how a step is compiled and what crosses to a GPU, which MLX does itself, and what there is for
+PyTorch alone."""
 MODULES = sorted(p.relative_to(MLX) for p in MLX.rglob("*.py") if p.relative_to(MLX).parts[0] not in ONLY_MLX)
 
 
@@ -34,7 +35,7 @@ ONLY_HERE = {
     # What one framework needs and the other does not.
     "bank.py": {"AT_ONCE"},  # MLX keeps the memory of arrays
     "by_hand.py": {f"AdamW.{own}" for own in ("apply_gradients", "learning_rate", "state", "step")},
-    "device.py": {"device"},
+    "device.py": {"device", "multiplying", "set_up"},
     "measured.py": {"kept_bytes"},
     "methods/mixed.py": {
         "terms_at",
@@ -49,8 +50,9 @@ ONLY_HERE = {
     "methods/importance.py": {"Importance.observed", "Importance.observe"},  # the one gives, the other changes
     "models/gelu.py": {"LIMIT", "PHI", "SLOPE", "rational_gelu"},
     "models/stochastic.py": {"current_key", "next_key"},
-    "model.py": {"Model.put", "Model.on_device"},
+    "model.py": {"Model.put", "Model.on_device", "Model.read"},
     "parameters.py": {"kernels", "to_mlx", "to_timm"},
+    "trainer.py": {"Trainer.loss_of"},
     "training.py": {
         *("Slots", "Group", "COUNTED", "laid_out"),
         *(f"Update.{own}" for own in ("initial_slots", "state", "shapes", "load_state")),

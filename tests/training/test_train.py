@@ -107,7 +107,7 @@ def test_a_run_that_stops_during_the_test_goes_on_to_the_same_end(engine: Simple
     assert (found["metrics"], found["run_id"]) == (expected["metrics"], expected["run_id"])
 
 
-@pytest.mark.parametrize("part", ["open_dataset", "load_base", "load_backend"])
+@pytest.mark.parametrize("part", ["open_dataset", "load_base", "backend_of"])
 def test_what_is_refused_is_refused_before_there_is_a_folder(
     engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:

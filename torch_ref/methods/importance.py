@@ -37,13 +37,27 @@ class Importance:
         }
 
     @torch.no_grad()
-    def observe(self, averages: Mapping[str, dict[str, Tensor]], parameters: Mapping[str, Tensor]) -> None:
-        """Moves both averages, in place, by one more step, whose gradients still lie in the parameters."""
+    def observe(
+        self,
+        averages: Mapping[str, dict[str, Tensor]],
+        parameters: Mapping[str, Tensor],
+        made: Tensor | None = None,
+    ) -> None:
+        """Moves both averages, in place, by one more step, whose gradients still lie in the parameters.
+
+        Args:
+            made: whether the step was made, on the device; None: it was.
+        """
         for name in self.names:
+            own = [averages[average][name] for average in AVERAGES]
+            before = [average.clone() for average in own] if made is not None else []
+            mean, uncertainty = own
             now = (parameters[name] * parameters[name].grad).abs_()
-            mean = averages["importance"][name].mul_(self.beta1).add_(now, alpha=1 - self.beta1)
+            mean.mul_(self.beta1).add_(now, alpha=1 - self.beta1)
             off = now.sub_(mean).abs_()
-            averages["uncertainty"][name].mul_(self.beta2).add_(off, alpha=1 - self.beta2)
+            uncertainty.mul_(self.beta2).add_(off, alpha=1 - self.beta2)
+            for average, old in zip(own, before, strict=False):
+                average.copy_(torch.where(made, average, old))
 
     def scores(self, averages: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         """The score of each element, by parameter."""

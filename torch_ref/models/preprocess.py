@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,7 +21,6 @@ def preprocess(images: Tensor, preprocessing: Preprocessing, size: int, dtype: t
     A resize is Pillow's, bit for bit: two matrix products with its own antialiased weights, rows first, whole levels of
     0..255 after each. (Pillow takes the columns first where the height shrinks by far more than the width.)
     """
-    device = images.device
     x = images.float()
     batch, height, width, _ = x.shape
     if width != size:
@@ -28,14 +29,27 @@ def preprocess(images: Tensor, preprocessing: Preprocessing, size: int, dtype: t
     if height != size:
         x = resize_rows(x.reshape(batch, height, size * 3), size, preprocessing.interpolation)
         x = x.reshape(batch, size, size, 3)
-    mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
-    scale, shift = torch.from_numpy(1 / (255 * std)).to(device), torch.from_numpy(mean / std).to(device)
+    scale, shift = _normalising(tuple(preprocessing.mean), tuple(preprocessing.std), x.device)
     return (x * scale - shift).to(dtype)
+
+
+@cache
+@torch.inference_mode(False)
+def _normalising(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
+    """What levels are multiplied by, and what is taken off then: ``(2, 3)``; brought to the device once."""
+    means, deviations = np.array(mean, np.float32), np.array(std, np.float32)
+    return torch.from_numpy(np.stack([1 / (255 * deviations), means / deviations])).to(device)
+
+
+@cache
+@torch.inference_mode(False)
+def _matrices(source: int, size: int, interpolation: str, device: torch.device) -> Tensor:
+    """The two parts of a resize's weights: ``(2, size, source)``; brought to the device once."""
+    return torch.from_numpy(pixel_matrices(source, size, interpolation)).to(device)
 
 
 def resize_rows(x: Tensor, size: int, interpolation: str) -> Tensor:
     """Levels ``(batch, n, m)`` to levels ``(batch, size, m)``, float32 both."""
-    parts = torch.from_numpy(pixel_matrices(x.shape[1], size, interpolation)).to(x.device)
-    high, low = (part @ x for part in parts)
+    high, low = (part @ x for part in _matrices(x.shape[1], size, interpolation, x.device))
     whole = (high.int() << LOW_BITS) + low.int() + HALF
     return (whole >> PIXEL_BITS).clamp(0, 255).float()

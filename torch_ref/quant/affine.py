@@ -68,10 +68,12 @@ def dequantize(packed: Tensor, scales: Tensor, biases: Tensor, bits: int, group_
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, packed: Tensor, scales: Tensor, biases: Tensor, *form: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, packed: Tensor, scales: Tensor, biases: Tensor, bits: int, group_size: int
+    ) -> Tensor:
         ctx.save_for_backward(packed, scales, biases)
-        ctx.form = form
-        return x @ dequantize(packed, scales, biases, *form).T
+        ctx.form = bits, group_size
+        return x @ dequantize(packed, scales, biases, bits, group_size).T
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,0 +1,130 @@
+"""PyTorch's step as one program: no part of it is left to Python, and it trains as the step that is not compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from methods.adalora import METHOD as ADALORA
+
+from convert.base import load_base
+from mlx_peft.checks.matrix import METHODS, Combination
+from mlx_peft.config.schema import Experiment
+from mlx_peft.core.errors import UserError
+from torch_ref import compiling
+from torch_ref.entry import build_trainer
+from torch_ref.trainer import Trainer
+
+ROUNDING = 1e-6
+"""The largest relative error of losses where the same kernels are called in the same order."""
+FUSED = 1e-4
+"""The same where kernels are made of several others, which adds up otherwise; four steps of training widen it."""
+STEPS, CLASSES = 4, 5
+MODEL = {"image_size": 32, "args": {"patch_size": 8, "embed_dim": 64, "num_heads": 2, "depth": 1}}
+LORA = {"name": "lora", "rank": 2, "targets": ["qkv", "fc1"]}
+
+TRACED: dict[str, Any] = {"backend": "eager", "fullgraph": True, "dynamic": False}
+"""The step is traced, where anything that torch leaves to Python is an error; its operations are called one by one."""
+DIFFERENTIATED = TRACED | {"backend": "aot_eager"}
+"""The backward pass is traced too."""
+WHOLE = {"backend": "inductor", "fullgraph": True, "dynamic": False, "options": {"fallback_random": True}}
+"""As users have it, which takes a C++ compiler half a minute."""
+
+
+def experiment(method: dict[str, Any], train: dict[str, Any] | None = None, **more: Any) -> Experiment:
+    return Experiment.model_validate({
+        "backend": "torch", "method": method, "data": {"name": "digits", "batch_size": 8}, "train": train or {},
+        "model": {"name": "vit_tiny_patch16_224", "weights": "none"} | MODEL, **more,
+    })  # fmt: skip
+
+
+def both(config: Experiment) -> tuple[Trainer, Trainer]:
+    """The trainer of an experiment without and with a compiled step."""
+    base = load_base(config.model, CLASSES, 0, config.quantize)
+    plain, compiled = (
+        config.model_copy(update={"train": config.train.model_copy(update={"compile": way})}) for way in (False, True)
+    )
+    return build_trainer(plain, CLASSES, base), build_trainer(compiled, CLASSES, base)
+
+
+def must_train_alike(config: Experiment, tolerance: float, keep: Any = None) -> None:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (8, 28, 28, 3), dtype=np.uint8)
+    targets = random.integers(0, CLASSES, 8, dtype=np.int32)
+    losses = []
+    for trainer in both(config):
+        losses.append([])
+        for number in range(STEPS):
+            losses[-1].append(float(trainer.train_step(images, targets, 1e-2, observe=True)))
+            if keep is not None and number == 1:
+                trainer.mask(keep(trainer.scores()))
+    assert losses[0][-1] != losses[0][0]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
+
+
+DROPPED = experiment(
+    LORA | {"dropout": 0.3}, {"accumulate": 2, "gradient_checkpointing": True, "precision": "bfloat16"}
+)
+"""In parts, and computed again in the backward pass, which must drop what was dropped: operations called one by one
+would not, since torch leaves that to what makes the backward pass."""
+FEWER = experiment(
+    LORA, {"precision": "float16"}, quantize={"bits": 8, "group_size": 32}, tokens={"name": "tome", "r": 4}
+)
+"""Over codes, with reducers, and first steps that overflow."""
+
+
+@pytest.mark.parametrize(("config", "program"), [(DROPPED, DIFFERENTIATED), (FEWER, TRACED)], ids=["dropped", "fewer"])
+def test_a_step_is_traced_without_a_break_and_trains_alike(
+    monkeypatch: pytest.MonkeyPatch, config: Experiment, program: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(compiling, "PROGRAM", program)
+    must_train_alike(config, ROUNDING)
+
+
+@pytest.mark.slow
+def test_masked_triplets_stay_masked_in_a_compiled_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "PROGRAM", TRACED)
+    half = lambda scores: {name: [i % 2 == 0 for i in range(len(own))] for name, own in scores.items()}  # noqa: E731
+    must_train_alike(experiment(ADALORA, {"clip_norm": 1.0}), ROUNDING, half)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_traced_without_a_break_forwards_and_backwards(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(compiling, "PROGRAM", DIFFERENTIATED)
+    over_codes = "loftq" in METHODS[method].options or method.startswith("qalora")
+    config = Combination("vit_tiny_patch16_224", method, 8 if over_codes else None, MODEL).experiment(0)
+    must_train_alike(config.model_copy(update={"backend": "torch"}), ROUNDING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "tokens", [{"name": "evit", "keep": 0.5, "blocks": [0]}, {"name": "dyt"}], ids=lambda t: t["name"]
+)
+def test_every_reducer_is_traced_without_a_break(monkeypatch: pytest.MonkeyPatch, tokens: dict[str, Any]) -> None:
+    monkeypatch.setattr(compiling, "PROGRAM", DIFFERENTIATED)
+    must_train_alike(experiment(LORA, {"gradient_checkpointing": True}, tokens=tokens), ROUNDING)
+
+
+@pytest.mark.slow
+def test_the_program_that_users_have_trains_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "PROGRAM", WHOLE)
+    must_train_alike(experiment(LORA | {"dropout": 0.3}, {"accumulate": 2, "gradient_checkpointing": True}), FUSED)
+
+
+def test_a_step_is_compiled_where_it_is_asked_for_or_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(wanted: object, device: str) -> bool:
+        def step() -> None: ...
+
+        return compiling.compiled(step, compiling.torch.device(device), wanted) is not step
+
+    monkeypatch.setattr(compiling, "missing", lambda device: None)
+    assert [asked(wanted, "cpu") for wanted in (True, False, "auto")] == [True, False, False]
+    assert [asked(wanted, "cuda") for wanted in (True, False, "auto")] == [True, False, True]
+    monkeypatch.setattr(compiling, "missing", lambda device: "a C++ compiler (g++)")
+    assert not asked("auto", "cuda")
+    with pytest.raises(UserError, match=r"train\.compile: true needs a C\+\+ compiler"):
+        asked(True, "cuda")
