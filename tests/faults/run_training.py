@@ -109,7 +109,7 @@ if __name__ == "__main__":
         import torch._dynamo  # noqa: F401 - which the first optimiser imports, and takes as long as torch itself
     few_metrics(pytest.MonkeyPatch())
     if int(lives) < 3:
-        EXPERIMENT["train"]["epochs"] = 2  # of which so few lives leave some steps
+        EXPERIMENT["train"]["epochs"] = 1  # of which so few lives leave some steps
     chance, out = random.Random(int(seed)), Path(place)
     assert not life(training(backend, method, out / "whole"))
     for _ in range(int(lives)):
