@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mlx_peft.core.world import PATIENCE, Lost
+from mlx_peft.core.world import PATIENCE, Lost, launched
 from torch_ref.device import device
 
 
@@ -20,7 +20,7 @@ class World:
     """See ``mlx_peft.core.world.World``. Alone where no launcher (``torchrun``) says otherwise."""
 
     def __init__(self) -> None:
-        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.rank, self.size = launched()
         self._host: dist.ProcessGroup | None = None
         if self.size > 1:
             self._join()

@@ -12,6 +12,7 @@ from functools import cache
 import mlx.core as mx
 import numpy as np
 
+from mlx_peft.core.errors import UserError
 from mlx_peft.core.world import PATIENCE, Lost
 
 _LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
@@ -28,10 +29,15 @@ class World:
     def __init__(self) -> None:
         self.rank, self.size = 0, 1
         self._group: mx.distributed.Group | None = None
-        if any(name in os.environ for name in _LAUNCHED):
+        if name := next((name for name in _LAUNCHED if name in os.environ), None):
             with lost():
                 self._group = mx.distributed.init()
             self.rank, self.size = self._group.rank(), self._group.size()
+            if os.environ[name] != str(self.rank):
+                raise UserError(
+                    f"{name} says that this is process {os.environ[name]} of several, which MLX could not join: start "
+                    "them with mlx.launch"
+                )
 
     def sum(self, arrays: Sequence[mx.array]) -> list[mx.array]:
         """The sums of arrays over all processes, in one exchange: the same bits everywhere."""

@@ -44,9 +44,12 @@ def train(
     """Fine-tune a model as CONFIG says."""
     if resume and overwrite:
         raise UserError("--resume goes on with a run and --overwrite replaces it: choose one")
-    source, run = again(config, out, resume)
-    experiment = read_experiment(ctx, source, overrides, backend)
-    run = run or default_run(config, experiment, overrides)
+    from mlx_peft.core.world import told_once
+
+    with told_once():
+        source, run = again(config, out, resume)
+        experiment = read_experiment(ctx, source, overrides, backend)
+        run = run or default_run(config, experiment, overrides)
 
     from mlx_peft.cli.output import said_beside
     from mlx_peft.cli.progress import watch

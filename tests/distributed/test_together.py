@@ -173,6 +173,14 @@ def test_an_error_of_the_first_keeps_what_it_says_besides(monkeypatch: pytest.Mo
     assert ends[0].arguments == ("out",)
 
 
+@pytest.fixture
+def meeting_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torchrun says that the processes meet."""
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "1")
+
+
+@pytest.mark.usefixtures("meeting_place")
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
