@@ -1,49 +1,15 @@
-"""Rotary positions against timm's ``Eva``: in training, among prompts, where patches were dropped or merged."""
-
-from functools import partial
+"""Rotary positions against timm's ``Eva``: computed once, among prompts, where patches were dropped or merged."""
 
 import numpy as np
 import pytest
 import seams
 import torch  # before MLX: see mlx_peft.backend.blas
 from comparing import LOGITS, relative
+from methods.small_eva import ARGS, KINDS, MODEL, of_timm
 from seams import LEFT, pixels
 from timm.models.eva import Eva
 
 from mlx_peft.config.tokens import ToMe
-
-ARGS = {
-    "family": "eva", "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "reg_tokens": 4, "init_values": 0.1,
-    "qkv_bias": False, "pos_embed": False, "positions": "rotary", "rope_grid": "centered", "rope_temperature": 100.0,
-    "rope_rotate_half": True, "global_pool": "avg", "fc_norm": False, "norm_eps": 1e-5,
-}  # fmt: skip
-MODEL = {"args": ARGS}
-"""DINOv3's plan on a small scale."""
-
-KINDS = {
-    "dinov3": ({}, {}),
-    "index": (
-        {"rope_grid": "index", "rope_rotate_half": False, "ref_feat_shape": 3, "qkv": "biases_apart", "qkv_bias": True},
-        {"rope_type": "cat", "rope_rotate_half": False, "ref_feat_shape": 3, "qkv_bias": True},
-    ),
-    "columns first": (
-        {"rope_grid": "index", "rope_grid_offset": 1.0, "rope_grid_indexing": "xy", "qkv": "split", "qkv_bias": True},
-        {"rope_type": "cat", "rope_grid_offset": 1.0, "rope_grid_indexing": "xy", "qkv_fused": False, "qkv_bias": True},
-    ),
-    "norms behind attention and MLP": (
-        {"post_norm": True, "init_values": None},
-        {"use_post_norm": True, "init_values": None},
-    ),
-    "mixed": (
-        {"positions": "mixed", "rope_grid": "index", "rope_rotate_half": False, "rope_grid_indexing": "xy"},
-        {"rope_type": "mixed", "rope_rotate_half": False, "rope_grid_indexing": "xy"},
-    ),
-}
-"""Fields of ours and timm's arguments in which each differs from DINOv3."""
-
-AMPLIFIED = 2e-4
-"""Relative, where norms stand behind attention and MLP: what these give is small, and a norm makes its rounding larger
-by as much as it makes them: timm's own gradients in float32 are 4e-5 away from those in float64."""
 
 PROMPTS = {"name": "vpt", "tokens": 4, "deep": True}
 
@@ -52,19 +18,6 @@ PROMPTS = {"name": "vpt", "tokens": 4, "deep": True}
 def weights(build, away):
     """Of a whole model, none at its start."""
     return away(build({"name": "full"}, MODEL).model.adapter(), 0.3)
-
-
-def of_timm(weights: dict[str, np.ndarray], **changes) -> Eva:
-    """timm's own class with the weights in it."""
-    dinov3 = {
-        "img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "num_classes": 5,
-        "qkv_bias": False, "init_values": 0.1, "rope_type": "dinov3", "rope_temperature": 100, "use_rot_pos_emb": True,
-        "use_abs_pos_emb": False, "rope_rotate_half": True, "num_reg_tokens": 4, "use_fc_norm": False,
-        "norm_layer": partial(torch.nn.LayerNorm, eps=1e-5),
-    }  # fmt: skip
-    model = Eva(**dinov3 | changes)
-    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()})
-    return model.eval()
 
 
 @torch.no_grad()
@@ -85,33 +38,6 @@ def transcribed(model: Eva, images: torch.Tensor, prompts: dict[int, torch.Tenso
             rope = rope.take_along_dim(kept[:, None, :, None], dim=2)
         x = x + block.gamma_2 * block.mlp(block.norm2(x))
     return model.forward_head(model.norm(x)).numpy()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_rotary_positions_are_timms(build, batch, away, kind):
-    fields, arguments = KINDS[kind]
-    model = {"args": ARGS | fields}
-    weights = away(build({"name": "full"}, model).model.adapter(), 0.3)
-    found = build({"name": "linear"}, model, weights=weights)
-    with torch.no_grad():
-        expected = of_timm(weights, **arguments)(pixels(found, batch[0])).numpy()
-    assert relative(found.model.logits(batch[0]), expected) <= LOGITS
-    weights.pop("rope.freqs", None)
-    without = build({"name": "linear"}, {"args": ARGS | fields | {"positions": "learnt"}}, weights=weights)
-    assert relative(without.model.logits(batch[0]), expected) > 1e-3, "the positions must matter to say anything"
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_timms(build, batch, away, kind, checkpointing):
-    fields, arguments = KINDS[kind]
-    model = {"args": ARGS | fields}
-    weights = away(build({"name": "full"}, model).model.adapter(), 0.3)
-    trainer = build({"name": "full"}, model, {"gradient_checkpointing": checkpointing}, weights=weights)
-    trainer.model.load_adapter(weights)
-    reference = of_timm(weights, **arguments)
-    rounding = AMPLIFIED if "post_norm" in fields else seams.ROUNDING
-    seams.same_gradients(trainer, reference, *batch, rounding)
 
 
 @pytest.mark.parametrize("kind", KINDS)

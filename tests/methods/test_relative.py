@@ -1,76 +1,18 @@
-"""Relative positions against timm's ``Beit``: among prompts, where patches were dropped, in training, resized."""
-
-from functools import partial
+"""Relative positions against timm's ``Beit``: among prompts, where patches were dropped, resized."""
 
 import numpy as np
 import pytest
 import seams
 import torch  # before MLX: see mlx_peft.backend.blas
 from comparing import LOGITS, relative
+from methods.small_beit import ARGS, of_timm
 from seams import LEFT, pixels
 from timm.layers import resize_rel_pos_bias_table
 from timm.models.beit import Beit
 
 from mlx_peft.vit.relative import grid_of, resize_table, rows, rows_of
 
-ARGS = {
-    "family": "beit", "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "init_values": 0.1,
-    "qkv": "biases_apart", "pos_embed": False, "positions": "relative", "global_pool": "avg",
-}  # fmt: skip
-MODEL = {"args": ARGS}
-"""BEiT's plan on a small scale."""
-
-KINDS = {
-    "of each block": ({}, {}),
-    "shared": ({"positions": "relative_shared"}, {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True}),
-    "beside learnt ones, without biases of q and v, pooled by the class token": (
-        {"pos_embed": True, "qkv_bias": False, "global_pool": "token"},
-        {"use_abs_pos_emb": True, "qkv_bias": False, "global_pool": "token"},
-    ),
-    "with swiglu": (
-        {"mlp_layer": "swiglu", "act_layer": "silu", "scale_mlp_norm": True}, {"swiglu_mlp": True, "scale_mlp": True}
-    ),
-}  # fmt: skip
-"""Fields of ours and timm's arguments in which each differs from BEiT."""
-
 PROMPTS = {"name": "vpt", "tokens": 4, "deep": True}
-
-
-def of_timm(weights: dict[str, np.ndarray], **changes) -> Beit:
-    """timm's own class with the weights in it."""
-    plan = {
-        "img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "num_classes": 5,
-        "init_values": 0.1, "use_abs_pos_emb": False, "use_rel_pos_bias": True,
-        "norm_layer": partial(torch.nn.LayerNorm, eps=1e-6),
-    }  # fmt: skip
-    model = Beit(**plan | changes)
-    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()})
-    return model.eval()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_relative_positions_are_timms(build, batch, away, kind):
-    fields, arguments = KINDS[kind]
-    model = {"args": ARGS | fields}
-    weights = away(build({"name": "full"}, model).model.adapter(), 0.3)
-    found = build({"name": "linear"}, model, weights=weights)
-    with torch.no_grad():
-        expected = of_timm(weights, **arguments)(pixels(found, batch[0])).numpy()
-    assert relative(found.model.logits(batch[0]), expected) <= LOGITS
-    plain = {name: tensor for name, tensor in weights.items() if "relative" not in name}
-    without = build({"name": "linear"}, {"args": ARGS | fields | {"positions": "learnt"}}, weights=plain)
-    assert relative(without.model.logits(batch[0]), expected) > 1e-3, "the positions must matter to say anything"
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("kind", ["of each block", "shared"])
-def test_gradients_are_timms(build, batch, away, kind, checkpointing):
-    fields, arguments = KINDS[kind]
-    model = {"args": ARGS | fields}
-    weights = away(build({"name": "full"}, model).model.adapter(), 0.3)
-    trainer = build({"name": "full"}, model, {"gradient_checkpointing": checkpointing}, weights=weights)
-    trainer.model.load_adapter(weights)
-    seams.same_gradients(trainer, of_timm(weights, **arguments), *batch)
 
 
 @torch.no_grad()
