@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from mlx_peft.config.schema import Precision
+from mlx_peft.core import heap
 from mlx_peft.core.border import Device
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import counted
@@ -50,6 +51,11 @@ def _gpu(name: str, number: str) -> int:
     if int(number) >= there:
         raise UserError(f"device: {name} is not here: {counted(there, 'CUDA device')}, counted from cuda:0")
     return int(number)
+
+
+def set_up() -> None:
+    """What the device wants to be told before a model is built."""
+    heap.keep()
 
 
 def device() -> torch.device:

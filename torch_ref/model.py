@@ -20,7 +20,7 @@ from mlx_peft.core.border import Tensors
 from mlx_peft.vit.attention import Explanation
 from torch_ref import methods, watched
 from torch_ref.crossing import Crossing
-from torch_ref.device import DTYPES, device, multiplying
+from torch_ref.device import DTYPES, device, multiplying, set_up
 from torch_ref.methods import simulated
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
@@ -54,6 +54,7 @@ class Model:
         drop_path: float = 0.0,
         head_dropout: float = 0.0,
     ) -> None:
+        set_up()
         self.precision = precision
         self.base, self.dtype = base.without_tensors(), DTYPES[precision]  # the network has the tensors now
         self.device = device()

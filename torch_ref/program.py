@@ -11,7 +11,7 @@ from torch import Tensor
 from mlx_peft.config.schema import Precision
 from mlx_peft.core.errors import UserError
 from torch_ref import methods
-from torch_ref.device import DTYPES, multiplying, usual_precision
+from torch_ref.device import DTYPES, multiplying, set_up, usual_precision
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
 from torch_ref.parameters import lower, to_numpy
@@ -26,6 +26,7 @@ class Program:
     """
 
     def __init__(self, network: VisionTransformer, precision: Precision | None = None) -> None:
+        set_up()
         self.precision: Precision = usual_precision() if precision is None else precision
         self.network = deepcopy(network)  # a step changes a parameter in place
         try:

@@ -6,6 +6,7 @@ import mlx.core as mx
 
 from mlx_peft.backend.blas import FAST
 from mlx_peft.config.schema import Precision
+from mlx_peft.core import heap
 from mlx_peft.core.border import Device
 from mlx_peft.core.errors import UserError
 
@@ -27,6 +28,7 @@ def set_up() -> None:
         working_set = int(mx.device_info()["max_recommended_working_set_size"])
         mx.set_wired_limit(working_set)
         mx.set_cache_limit(working_set // 4)
+    heap.keep()
 
 
 def version() -> str:

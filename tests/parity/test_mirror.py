@@ -35,7 +35,7 @@ ONLY_HERE = {
     # What one framework needs and the other does not.
     "bank.py": {"AT_ONCE"},  # MLX keeps the memory of arrays
     "by_hand.py": {f"AdamW.{own}" for own in ("apply_gradients", "learning_rate", "state", "step")},
-    "device.py": {"device", "multiplying", "set_up"},
+    "device.py": {"device", "multiplying"},
     "measured.py": {"kept_bytes"},
     "methods/mixed.py": {
         "terms_at",
