@@ -45,9 +45,15 @@ it divides small ones by themselves (other kernels of one processor: 7e-8)."""
 
 FACTS = "result.json"
 
+BESIDE = (
+    "what x gets from the update beside W is added to what it gets from W by the product itself, and no longer in a "
+    "pass of its own; the gradient of B is one product of all rows, and no longer a sum of one for each image"
+)
 REORDERED = {
     "lora-in-parts-mlx": "the norm by which gradients are clipped is summed over each array as a contiguous one has "
     "its numbers, and no longer over a transposed one as it lies: so several processes have it too, to the last bit",
+    "lora-mlx": BESIDE,
+    "codes-lora-mlx": BESIDE,
 }
 """Stopped runs that no longer go on to the very bytes, each with the operation that has another order, and why."""
 

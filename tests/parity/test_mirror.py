@@ -48,7 +48,7 @@ ONLY_HERE = {
     "models/layers.py": {"ChannelsLast", "Linear.onto"},  # torch has convolutions as timm has them, and adds in place
     "quant/affine.py": {"QuantizedLinear.onto"},
     "methods/importance.py": {"Importance.observed", "Importance.observe"},  # the one gives, the other changes
-    "models/gelu.py": {"LIMIT", "PHI", "SLOPE", "rational_gelu"},
+    "models/gelu.py": {"LIMIT", "PHI", "SLOPE", "erf_gelu", "rational_gelu"},
     "models/stochastic.py": {"current_key", "next_key"},
     "model.py": {"Model.put", "Model.on_device", "Model.read"},
     "parameters.py": {"kernels", "to_mlx", "to_timm"},

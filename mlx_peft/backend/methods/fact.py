@@ -62,9 +62,11 @@ class FacTLinear(LowRankLinear):
 
     def beside(self, x: mx.array) -> mx.array:
         """y, the update computed beside W; what is dropped is x U Sigma_j."""
+        if not (self.training and self.dropout.rate):
+            return super().beside(x)
         A, B = self.factors()
         inner = x @ A.astype(x.dtype).T
-        if self.wide or not (self.training and self.dropout.rate):
+        if self.wide:
             return mx.addmm(self.base_layer(x), self.dropout(inner), (self.scaling * B).astype(x.dtype).T)
         cores = self.cores().astype(x.dtype).transpose(1, 0, 2).reshape(inner.shape[-1], -1)
         inner = self.dropout(inner @ cores).reshape(*x.shape[:-1], -1, inner.shape[-1])

@@ -80,11 +80,14 @@ class Linear(nn.Module):
         return layer
 
     def __call__(self, x: mx.array) -> mx.array:
-        if "bias" in self:
-            weight = self.weight.astype(x.dtype)
-            bias = self.bias if self.bias.dtype == x.dtype else spread(self.bias, (*x.shape[:-1], len(weight)), x.dtype)
-            return mx.addmm(bias, x, weight.T)
-        return self.product(x)
+        if "bias" not in self:
+            return self.product(x)
+        weight = self.weight.astype(x.dtype)
+        if self.bias.dtype == x.dtype:
+            return mx.addmm(self.bias, x, weight.T)
+        # All rows at once: with a bias for each image, W's gradient is a product for each, summed in half precision.
+        rows = x.reshape(-1, x.shape[-1])
+        return mx.addmm(spread(self.bias, (len(rows), len(weight)), x.dtype), rows, weight.T).reshape(*x.shape[:-1], -1)
 
 
 class LayerNorm(nn.Module):
@@ -99,11 +102,29 @@ class LayerNorm(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         if self.weight.dtype == self.bias.dtype == x.dtype:
             return mx.fast.layer_norm(x, self.weight, self.bias, self.eps)
-        return self.normed(x) * spread(self.weight, x.shape, x.dtype) + spread(self.bias, x.shape, x.dtype)
+        return self._narrowed(x)
 
     def normed(self, x: mx.array) -> mx.array:
         """x before weight and bias."""
         return mx.fast.layer_norm(x, None, None, self.eps)
+
+    def _narrowed(self, x: mx.array) -> mx.array:
+        """The same kernel with weight and bias in the dtype of x. Its own backward pass would add up their gradients in
+        that dtype too."""
+
+        @mx.custom_function
+        def norm(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+            return mx.fast.layer_norm(x, weight.astype(x.dtype), bias.astype(x.dtype), self.eps)
+
+        @norm.vjp
+        def norm_vjp(primals, cotangent, _):  # type: ignore[no-untyped-def]
+            x, weight, bias = primals
+            narrow = weight.astype(x.dtype), bias.astype(x.dtype)
+            _, (dx,) = mx.vjp(lambda x: mx.fast.layer_norm(x, *narrow, self.eps), [x], [cotangent])
+            wide, rows = cotangent.astype(mx.float32), tuple(range(x.ndim - 1))
+            return dx, (wide * self.normed(x)).sum(rows), wide.sum(rows)
+
+        return norm(x, self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):
