@@ -28,7 +28,10 @@ SOURCES = sorted(path for package in ("mlx_peft", "torch_ref", "convert") for pa
 
 def named(path: Path) -> Iterator[str]:
     """Modules of ours that a file names in a string which is nothing else, docstrings left out."""
-    tree = ast.parse(path.read_text())
+    source = path.read_text()
+    if not any(f"{quote}{package}" in source for quote in "\"'" for package in OURS):
+        return
+    tree = ast.parse(source)
     docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:

@@ -9,8 +9,6 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 BELOW = sorted(
     path
@@ -25,6 +23,8 @@ COMMAND = re.compile(r"\b(mlx-peft|torch-ref) [a-z]+\b")
 
 def typed(text: str) -> list[str]:
     """The options and commands in the texts of a module; docstrings are for whoever reads the code."""
+    if not (OPTION.search(text) or COMMAND.search(text)):
+        return []
     tree = ast.parse(text)
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     return [
@@ -35,9 +35,9 @@ def typed(text: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", BELOW, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_text_below_the_commands_names_an_option_or_a_command(path):
-    assert typed(path.read_text()) == []
+def test_no_text_below_the_commands_names_an_option_or_a_command():
+    found = {str(path.relative_to(ROOT)): typed(path.read_text()) for path in BELOW}
+    assert len(found) > 100 and {path: words for path, words in found.items() if words} == {}
 
 
 def test_an_option_and_a_command_are_found():
