@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+STUDY := runs/digits-study
 # A process for each core, and one thread in each: the tests' arrays are small, and two BLAS libraries that each take
 # every core slow each other down.
 # Tests start hundreds of processes: each would compile every module again where Python keeps nothing of it.
@@ -11,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-cov setup format lint clean
+.PHONY: help demo study test test-slow test-cov setup format lint clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,6 +22,10 @@ demo: $(VENV)/.demo-ready ## Adapt the shipped model to the digits, by LoRA and 
 	$(BIN)/mlx-peft train quickstart --out $(DEMO)/lora
 	$(BIN)/mlx-peft train quickstart method.name=linear --out $(DEMO)/linear
 	$(BIN)/mlx-peft report $(DEMO)
+
+study: $(VENV)/.demo-ready ## A small study of the digits: learning rates chosen, three seeds, its report; a stopped one goes on
+	$(BIN)/mlx-peft sweep digits-study --out $(STUDY) --jobs 2
+	$(BIN)/mlx-peft report $(STUDY) --out $(STUDY)/report
 
 test: $(VENV)/.dev-ready ## The tests, but for the slow ones
 	$(PYTEST)

@@ -82,8 +82,10 @@ def show(run: Path, result: dict[str, Any], as_json: bool) -> None:
     from mlx_peft.cli.output import kept_elsewhere
     from mlx_peft.report import evaluation, ranks
     from mlx_peft.report.summary import summary
+    from mlx_peft.training.tracking import show_end
 
     figure, pictures = ranks.write(run), evaluation.write_result(run, result)
+    show_end(run, result, [*([figure] if figure else []), *(sorted(pictures.glob("*.png")) if pictures else [])])
     if as_json:
         echo_json(result)
         return

@@ -7,17 +7,24 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from mlx_peft.cli.output import said_beside
 from mlx_peft.cli.process import prepared
 from mlx_peft.core import threads
 from mlx_peft.core.errors import UserError
 
+if TYPE_CHECKING:
+    from mlx_peft.training.run import RunFolder
+
+PATIENCE = 600.0
+"""Seconds to wait for the process of an earlier sweep that was killed: its own notices, and stops after a step."""
+
 
 def work() -> None:
-    """The process of one run: see ``mlx_peft.studies.sweep.run``."""
+    """The process of one run: see ``mlx_peft.studies.processes``."""
     replies, sys.stdout = sys.stdout, sys.stderr  # what else is printed is no reply
     with prepared():
         obey(replies)
@@ -31,14 +38,17 @@ def obey(replies: TextIO) -> None:
         from mlx_peft.config.step import Step
         from mlx_peft.report import ranks
         from mlx_peft.studies.derive import derive
-        from mlx_peft.studies.sweep import INTERRUPTED, USER_ERROR
+        from mlx_peft.studies.processes import INTERRUPTED, USER_ERROR
+        from mlx_peft.training.run import RunFolder
         from mlx_peft.training.stop import Interrupted
+        from mlx_peft.training.tracking import show_end
         from mlx_peft.training.train import train
         from mlx_peft.training.work import threads_worth
 
         order = json.loads(sys.stdin.readline())
         threading.Thread(target=stop_with_parent, daemon=True).start()
         out = Path(order["out"])
+        wait_for(RunFolder(out))
         with said_beside(out / "config.yaml"), watch() as progress:
             try:
                 if "step" in order:
@@ -47,8 +57,9 @@ def obey(replies: TextIO) -> None:
                     experiment = Experiment.model_validate(order["experiment"])
                     threads.at_most(threads_worth(experiment))
                     beside = None if order["beside"] is None else Path(order["beside"])
-                    train(experiment, out, resume=True, beside=beside, progress=progress)
-                    ranks.write(out)
+                    result = train(experiment, out, resume=True, beside=beside, progress=progress, test=order["test"])
+                    figure = ranks.write(out)
+                    show_end(out, result, [figure] if figure else [])
             except UserError as error:
                 json.dump({"error": _answer(error)}, replies)
                 sys.exit(USER_ERROR)
@@ -56,6 +67,13 @@ def obey(replies: TextIO) -> None:
                 sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def wait_for(folder: RunFolder) -> None:
+    """Waits until no other process has the folder, as long as one that stops may take to write its checkpoint."""
+    until = time.monotonic() + PATIENCE
+    while folder.in_use() and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def _answer(error: UserError) -> str:

@@ -148,7 +148,9 @@ class Experiment(Section):
     data: Data
     train: Train = Field(default_factory=Train)
     tokens: Reducer | None = Field(None, description="fewer patch tokens, in training and after it; null: all of them")
-    track: list[Literal["tensorboard"]] = Field(default_factory=list)
+    track: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(
+        default_factory=list, description="where it is shown besides, each by the package of its name"
+    )
 
     @model_serializer(mode="wrap")
     def _written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

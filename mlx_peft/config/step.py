@@ -11,6 +11,7 @@ from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.section import Section
 from mlx_peft.config.simulation import Simulation
+from mlx_peft.config.tokens import Reducer
 from mlx_peft.core.errors import UserError, shown
 from mlx_peft.vit.architecture import Architecture
 
@@ -39,6 +40,7 @@ class Step(Section):
     )
     quantize: Quantization | None = Field(None, description="a merged model of the run in so few bits")
     simulate: Simulation | None = Field(None, description="the run's model with activations rounded too, in simulation")
+    tokens: Reducer | None = Field(None, description="the run's model under a reducer that it was not trained with")
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Step:
@@ -59,6 +61,12 @@ class Step(Section):
 
     def check(self, experiment: Experiment, architecture: Architecture, base: Quantization | None) -> None:
         """Raises UserError where it cannot be made of a run of this experiment, over a base that is quantised so."""
+        if self.tokens is not None:
+            experiment.method.check_tokens(self.tokens)
+            self.tokens.check(architecture)
+            if self.tokens.trains:
+                raise UserError(f"{self.name}: {self.tokens.name} is trained, so no finished run can have it")
+            return
         if self.simulate is not None:
             self.simulate.check(architecture)
         if not experiment.method.merges:

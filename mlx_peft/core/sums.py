@@ -22,13 +22,23 @@ LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 def write_with_sums(folder: Path, files: Mapping[str, bytes], there: Collection[str] = ()) -> None:
     """Writes files of a folder, and first their digests and those of files that are ``there``; others stay.
 
-    A process that is killed in between leaves digests of what is yet to come. Raises UserError where the disk refuses,
-    and where the digests that are there cannot be read.
+    A process that is killed in between leaves digests of what is yet to come; where files are replaced that have a
+    digest, it leaves them, old or new, without one. Raises UserError where the disk refuses, and where the digests that
+    are there cannot be read.
     """
     contents = {name: (folder / name).read_bytes() for name in there} | {**files}
-    digests = read_sums(folder) | {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    sums = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()
-    write_together({folder / SUMS: sums, **{folder / name: content for name, content in files.items()}})
+    before = read_sums(folder)
+    digests = before | {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    written = {folder / name: content for name, content in files.items()}
+    if any(before.get(name, digests[name]) != digests[name] and (folder / name).exists() for name in files):
+        write_together({folder / SUMS: _listed({name: before[name] for name in before if name not in files})})
+        write_together(written)
+        written = {}
+    write_together({folder / SUMS: _listed(digests), **written})
+
+
+def _listed(digests: Mapping[str, str]) -> bytes:
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()
 
 
 def read_sums(folder: Path) -> dict[str, str]:

@@ -51,6 +51,16 @@ def at_most(number: int) -> None:
         os.environ[NUMBER] = str(min(number, int(os.environ[NUMBER])))
 
 
+def shared(processes: int) -> dict[str, str]:
+    """The environment for each of so many processes that compute at once: its share of the threads, where a user has
+    not set their number."""
+    if sys.platform != "linux" or (NUMBER in os.environ and NUMBER not in _settled()):
+        return dict(os.environ)
+    settled = [name for name in _settled() if name != NUMBER]  # else the process would take every core again
+    share = max(1, cores.whole() // processes)
+    return {**os.environ, NUMBER: str(share), SETTLED: " ".join(settled)}
+
+
 def worth(rows: int, width: int) -> int:
     """As many threads as the product of a layer, ``(rows, width)`` by ``(width, width)``, keeps busy."""
     return max(1, math.ceil(2 * rows * width * width / WORTH))

@@ -78,10 +78,16 @@ def _simulate(run: Path, step: Step, out: Path, splits: Sequence[SplitName]) -> 
     return Made(metrics, said, report=report)
 
 
+def _reduce(run: Path, step: Step, out: Path, splits: Sequence[SplitName]) -> Made:
+    done = examine_splits(run, splits, tokens=step.tokens)
+    return Made({split: evaluation.metrics for split, evaluation in done.found.items()}, done.said)
+
+
 MAKERS: dict[str, Callable[[Path, Step, Path, Sequence[SplitName]], Made]] = {
     "merge": _merge,
     "quantize": _quantize,
     "simulate": _simulate,
+    "tokens": _reduce,
 }
 """What makes a step of each kind of a run, with a model in a folder where it makes one, and measures it on splits."""
 
@@ -101,7 +107,7 @@ def check_folder(folder: RunFolder, identity: str) -> None:
     there = list(folder.path.iterdir()) if folder.path.exists() else []
     ours = (*unfinished(folder.path), folder.path / SUMS, folder.predictions)  # which are written before the result
     if result is None and (
-        strange := [path.name for path in there if path not in ours and not path.name.endswith(".tmp")]
+        strange := [path.name for path in there if path not in ours and not path.name.startswith(".")]
     ):
         raise UserError(f"{folder.path} is not empty ({min(strange)}): choose another folder", arguments=("out",))
 
@@ -120,20 +126,27 @@ def derive(run: Path, step: Step, out: Path) -> dict[str, Any]:
     folder, parent = RunFolder(out), RunFolder(run).read_result()
     if parent is None:
         raise UserError(f"{run} is not finished")
-    identity = step_id(parent["run_id"], step)
-    check_folder(folder, identity)
+    check_folder(folder, step_id(parent["run_id"], step))
     if (done := folder.read_result()) is not None:
         return done
+    with folder.locked():
+        return _derived(run, parent, step, folder)
+
+
+def _derived(run: Path, parent: dict[str, Any], step: Step, folder: RunFolder) -> dict[str, Any]:
+    """The result of a step that is made anew."""
+    out = folder.path
     for path in unfinished(out):
         shutil.rmtree(path)
     measured: tuple[SplitName, ...] = ("val", "test")
     outcome = MAKERS[step.kind](run, step, out / MODEL, [split for split in measured if parent["metrics"][split]])
     stored = outcome.stored_bytes
     result = {
-        "run_id": identity,
+        "run_id": step_id(parent["run_id"], step),
         **({"configuration_id": step_id(of, step)} if (of := parent.get("configuration_id")) else {}),
         "status": "finished",
         **{key: parent[key] for key in ("backend", "model", "method", "dataset", "seed")},
+        **({"tokens": str(step.tokens)} if step.tokens else {}),
         "of": parent["run_id"],
         "step": step.model_dump(mode="json", exclude_none=True),
         "metrics": {"val": None, "test": None} | outcome.metrics,
@@ -144,6 +157,5 @@ def derive(run: Path, step: Step, out: Path) -> dict[str, Any]:
         "notes": parent.get("notes", []),  # a run of before they were kept has none
         "environment": parent["environment"],
     }
-    out.mkdir(parents=True, exist_ok=True)
     write_with_sums(out, {folder.predictions.name: encoded(outcome.said), folder.result.name: json_bytes(result)})
     return result

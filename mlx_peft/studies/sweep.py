@@ -1,130 +1,153 @@
-"""Several runs one after another, each in a process of its own: none is made twice, and none ends the others."""
+"""The runs of a study, each in a process of its own: none is made twice, and none ends the others."""
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Protocol
 
-from mlx_peft.core.json_io import to_json
 from mlx_peft.core.signals import handled
-from mlx_peft.studies.ready import SuiteRun
+from mlx_peft.studies.graph import Graph, Node
+from mlx_peft.studies.processes import INTERRUPTED, Executor, Reply, order_of
+from mlx_peft.studies.record import write_record
 from mlx_peft.training.run import RunFolder
 
-Status = Literal["finished", "failed", "interrupted"]
-USER_ERROR, INTERRUPTED = 2, 130
-"""A worker exits with these where the user is to blame, and where it was asked to stop."""
+ATTEMPTS = 3
+"""A run whose process dies is taken up again; where it dies so often without coming further in between, it failed."""
+
+TICK = 0.5
+"""Seconds from one look at what is under way to the next, for whoever watches."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run."""
+class Watcher(Protocol):
+    """Is told how a study goes on."""
 
-    run: SuiteRun
-    status: Status
-    error: str | None = None
+    logs: bool
+    """Whether each process has a file for what it says: else it is said where this process says it."""
 
+    def started(self, node: Node, graph: Graph) -> None: ...
 
-def run(
-    runs: Sequence[SuiteRun], out: Path, worker: Sequence[str], note: Callable[[str], None]
-) -> Generator[Outcome, None, None]:
-    """Makes the runs that are not finished, and says of each what became of it.
-
-    ``worker`` is a command that reads an order in one line of JSON: ``{"experiment": ..., "beside": ..., "out": ...}``
-    to train, resuming what it finds in the folder, or ``{"step": ..., "of": ..., "out": ...}`` to make something of the
-    run in a folder. Where its input ends, this process is gone, and it stops. It writes ``{"error": ...}`` before it
-    ends with ``USER_ERROR``, and ends with ``INTERRUPTED`` where it was asked to stop; its standard error is this
-    process's.
-    SIGINT, SIGTERM and SIGHUP are handed on to it and end the sweep.
-    Raises UserError where another sweep works in ``out``.
-    """
-    with RunFolder(out).locked(), Relay().listening() as relay:
-        for number, run in enumerate(runs, start=1):
-            if run.folder.read_result() is not None:
-                yield Outcome(run, "finished")
-                continue
-            if relay.requested:
-                return
-            if run.of is not None and run.of.folder.read_result() is None:
-                yield Outcome(run, "failed", f"there is no finished {run.of.name} to make it of")
-                continue
-            note(f"[{number}/{len(runs)}] {run.name}")
-            outcome = work(run, worker, relay)
-            yield outcome
-            if outcome.status == "interrupted":
-                return
+    def tick(self, graph: Graph) -> None:
+        """Some time has passed."""
+        ...
 
 
-def work(run: SuiteRun, worker: Sequence[str], relay: Relay) -> Outcome:
-    """One run in its process, to its end."""
-    order: dict[str, Any] = {"out": str(run.folder.path)}
-    if run.step is None or run.of is None:
-        order["experiment"] = run.experiment.model_dump(mode="json")
-        order["beside"] = None if run.beside is None else str(run.beside)
-    else:
-        order |= {"step": run.step.model_dump(mode="json"), "of": str(run.of.folder.path)}
-    # In a session of its own: from a terminal, Ctrl-C would reach both, and the relay's would be the second one, which
-    # does not stop a run but kills it.
-    with (
-        subprocess.Popen(
-            worker, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        ) as process,
-        relay.to(process),
-    ):
-        assert process.stdin and process.stdout
-        with suppress(BrokenPipeError):  # it ended at once, and its status says why
-            process.stdin.write(f"{to_json(order, indent=None, ascii=True)}\n")
-            process.stdin.flush()
-        reply = process.stdout.read()
-        process.wait()
-    if process.returncode == 0 and run.folder.read_result() is not None:
-        return Outcome(run, "finished")
-    if process.returncode == INTERRUPTED or relay.requested:
-        return Outcome(run, "interrupted")
-    return Outcome(run, "failed", explain(reply, process.returncode))
+@dataclass
+class UnderWay:
+    """A run that is being made."""
+
+    node: Node
+    log: Path | None
+    deaths: int = 0
+    reached: int = 0
+    """When its checkpoint was written, as it was when its process last died."""
 
 
-def explain(reply: str, status: int) -> str:
-    """Why a worker failed: its own words, or how it ended."""
-    if status == USER_ERROR and reply:
-        return str(json.loads(reply)["error"])
-    if status < 0:
-        hint = ", perhaps for want of memory" if -status == signal.SIGKILL else ""
-        return f"its process was ended by {signal.Signals(-status).name}{hint}"
-    return f"its process ended with status {status}; what it said is above"
+@dataclass
+class Sweep:
+    """The making of a study in a folder."""
 
+    graph: Graph
+    out: Path
+    executor: Executor
+    watcher: Watcher
+    stopping: bool = False
+    under_way: dict[Future[Reply], UnderWay] = field(default_factory=dict)
 
-class Relay:
-    """Hands SIGINT, SIGTERM and SIGHUP on to the process that is at work, and remembers that one came."""
+    def run(self) -> Generator[Node, None, None]:
+        """Makes the runs that are not finished, and gives each node once nothing more becomes of it.
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._process: subprocess.Popen[str] | None = None
+        SIGINT, SIGTERM and SIGHUP are handed on to the runs at work and end the sweep. ``study.json`` is written after
+        each change. Raises UserError where another sweep works in the folder.
+        """
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.stopping = True
+            self.executor.hand_on(number)
+
+        told: set[Node] = set()
+        with RunFolder(self.out).locked(), handled(stop), self.all_over():
+            while True:
+                self.graph.advance()
+                self.start()
+                self.write()
+                for node in self.graph.nodes:
+                    if node.settled and node not in told:
+                        told.add(node)
+                        yield node
+                if not self.under_way and (self.stopping or not self.graph.startable(())):
+                    return
+                self.wait()
 
     @contextmanager
-    def listening(self) -> Iterator[Relay]:
-        """Listens while the block runs, in the main thread."""
-        with handled(self._hand_on):
-            yield self
-
-    @contextmanager
-    def to(self, process: subprocess.Popen[str]) -> Iterator[None]:
-        """Signals go to this process while the block runs; one that came just before it goes there first."""
-        self._process = process
+    def all_over(self) -> Iterator[None]:
+        """However the block ends, no run goes on after it."""
         try:
-            if self.requested:
-                process.terminate()
             yield
         finally:
-            self._process = None
+            if self.under_way:
+                self.executor.hand_on(signal.SIGTERM)
+                wait(self.under_way)
 
-    def _hand_on(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        if self._process is not None:
-            self._process.send_signal(number)
+    def start(self) -> None:
+        """Starts what may start and has room."""
+        if self.stopping:
+            return
+        busy = [one.node.run.folder.path for one in self.under_way.values() if one.node.run is not None]
+        for node in self.graph.startable(busy):
+            if self.executor.room is not None and len(self.under_way) >= self.executor.room:
+                return
+            log = self.out / "logs" / f"{node.name}.log" if self.watcher.logs else None
+            if log is not None:
+                log.parent.mkdir(exist_ok=True)
+            self.watcher.started(node, self.graph)
+            self.submit(UnderWay(node, log))
+
+    def submit(self, one: UnderWay) -> None:
+        assert one.node.run is not None
+        one.node.status = "running"
+        self.under_way[self.executor.submit(order_of(one.node.run), one.node.resources, one.log)] = one
+
+    def wait(self) -> None:
+        """Waits until something is done."""
+        while self.under_way:
+            done, _ = wait(self.under_way, timeout=TICK, return_when=FIRST_COMPLETED)
+            self.watcher.tick(self.graph)
+            for future in done:
+                self.settle(self.under_way.pop(future), future.result())
+            if done:
+                return
+
+    def settle(self, one: UnderWay, reply: Reply) -> None:
+        """What has become of a run whose process ended."""
+        node = one.node
+        assert node.run is not None
+        node.seconds = (node.seconds or 0.0) + reply.seconds
+        if reply.status == 0 and node.run.finished:
+            node.status = "finished"
+        elif reply.status == INTERRUPTED or self.stopping:
+            node.status = "interrupted"
+            if not self.stopping:  # somebody asked a run itself to stop, and means the study
+                self.stopping = True
+                self.executor.hand_on(signal.SIGTERM)
+        elif reply.died and not self.hopeless(one):
+            self.submit(one)
+        else:
+            node.fail(reply.explained(one.log))
+
+    def hopeless(self, one: UnderWay) -> bool:
+        """Whether a run whose process died has died too often without coming further."""
+        assert one.node.run is not None
+        last = one.node.run.folder.last
+        reached = last.stat().st_mtime_ns if last.exists() else 0
+        one.deaths = 1 if reached > one.reached else one.deaths + 1
+        one.reached = reached
+        return one.deaths >= ATTEMPTS
+
+    def write(self) -> None:
+        write_record(self.out, self.graph.record(self.out))

@@ -11,9 +11,10 @@ from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import Tensors
 from mlx_peft.tasks.metrics import Metrics
 from mlx_peft.training.checkpoint import Position, save_checkpoint
+from mlx_peft.training.metrics_file import MetricsFile
 from mlx_peft.training.resume import VERSION
-from mlx_peft.training.run import MetricsFile, Record, RunFolder, binding, read_metrics
-from mlx_peft.training.tracking import Tracker, open_trackers
+from mlx_peft.training.run import Record, RunFolder, binding, read_metrics
+from mlx_peft.training.tracking import Tracker, configured, open_trackers
 
 
 class Keeper(Protocol):
@@ -102,7 +103,10 @@ def keeping(
         return
     with ExitStack() as stack:
         metrics = stack.enter_context(closing(MetricsFile(folder.metrics, position.metrics_bytes)))
-        trackers = open_trackers(experiment.track, folder.path, read_metrics(folder.metrics))
+        history = read_metrics(folder.metrics)
+        trackers = open_trackers(
+            experiment.track, folder.path, history, str(identity.get("run_id", "")), configured(experiment)
+        )
         for tracker in trackers:
             stack.enter_context(closing(tracker))
         facts = {"version": VERSION, "identity": identity, "settings": binding(experiment)}

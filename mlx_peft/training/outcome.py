@@ -18,7 +18,7 @@ from mlx_peft.training import unreadable
 from mlx_peft.training.bases import adapter_of
 from mlx_peft.training.checkpoint import Position
 from mlx_peft.training.prepare import Prepared
-from mlx_peft.training.run import RunFolder, changed_id, configuration_id
+from mlx_peft.training.run import UNTESTED, RunFolder, changed_id, configuration_id
 from mlx_peft.vit.architecture import Preprocessing
 
 
@@ -65,6 +65,7 @@ def result(run: Prepared, position: Position, test: Evaluation | None, folder: R
         "head": {"initial": "kept" if run.base.head.kept else "new", "reason": run.base.head.reason},
         "metrics": {"val": position.best or None, "test": test.metrics if test else None},
         "details": {"test": test.details(dataset.classes) if test else None},
+        **({UNTESTED: True} if test is None and run.whole.test is not None else {}),
         **costs(run.trainer, dataset.task, position, folder),
         "stored": storage(run.base, len(dataset.classes), folder),
         "cached_features": run.cache and run.cache.facts(),

@@ -38,6 +38,9 @@ CHANGEABLE = (*("train.optimizer.lr", "train.clip_norm", "train.precision", "dat
 """These settings may be changed when a run is continued, of a finished one together with one of ``LONGER``: the result
 says from which step on, and the run has another id."""
 
+UNTESTED = "untested"
+"""A result has this key where there is a test split and no image of it was evaluated: the run was made to choose by."""
+
 Record = dict[str, float]
 """One line of ``metrics.jsonl``: numbers by their names."""
 
@@ -153,6 +156,19 @@ class RunFolder:
         ):
             raise UserError(f"{self.path} is not empty and holds no run: choose another folder", arguments=("out",))
 
+    def in_use(self) -> bool:
+        """Whether another process has the folder, as ``locked`` gives it."""
+        try:
+            lock = open(self.path / ".lock", "rb")  # noqa: SIM115
+        except FileNotFoundError:
+            return False
+        with disk_errors(self.path), lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Makes the folder and keeps it for this process until the block, or the process however it ends, is over.
@@ -174,6 +190,11 @@ class RunFolder:
                 for unfinished in self.path.glob(f".{self.adapter.name}.*"):
                     shutil.rmtree(unfinished)
             yield
+
+
+def is_untested(result: Mapping[str, Any]) -> bool:
+    """Whether a finished run has yet to be tested."""
+    return bool(result.get(UNTESTED))
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:
@@ -248,38 +269,6 @@ def environment(framework: str, processes: int = 1) -> dict[str, str]:
         if (version := version_of(package)) is not None:
             facts[package] = version
     return facts
-
-
-class MetricsFile:
-    """``metrics.jsonl``, open for appending from a known length on."""
-
-    def __init__(self, path: Path, length: int) -> None:
-        """Cuts off what lies beyond ``length`` bytes. Raises UserError where there is less."""
-        with disk_errors(path):
-            self._file = open(path, "ab")  # noqa: SIM115
-        if self._file.tell() < length:
-            raise UserError(f"{path} is shorter than the checkpoint says: someone changed it; the run cannot go on")
-        self._file.truncate(length)
-        self._file.seek(length)  # truncating moves no position, and that is what sync returns
-        self._path = path
-        self._digest = hashlib.sha256(path.read_bytes())
-
-    def write(self, record: Record) -> None:
-        line = f"{to_json(record, indent=None, ascii=True)}\n".encode()
-        with disk_errors(self._path):
-            self._file.write(line)
-            self._file.flush()
-        self._digest.update(line)
-
-    def sync(self) -> tuple[int, str]:
-        """Puts all on the disk and returns the length in bytes, and their SHA-256."""
-        with disk_errors(self._path):
-            os.fsync(self._file.fileno())
-        return self._file.tell(), self._digest.hexdigest()
-
-    def close(self) -> None:
-        with disk_errors(self._path):  # which tries again to write what did not fit
-            self._file.close()
 
 
 LARGEST_RECORDED = 1e39

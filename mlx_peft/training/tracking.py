@@ -3,113 +3,98 @@
 from __future__ import annotations
 
 import importlib
-import io
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.writing import disk_errors, write_whole
-from mlx_peft.training.run import Record
+from mlx_peft.training.run import Record, RunFolder, flatten, read_metrics
+from mlx_peft.training.trackers.mlflow import MLflow
+from mlx_peft.training.trackers.shown import Shown
+from mlx_peft.training.trackers.tensorboard import TensorBoard
+from mlx_peft.training.trackers.trackio import Trackio
+from mlx_peft.training.trackers.wandb import WeightsAndBiases
 
 
 class Tracker(Protocol):
-    """Shows records as they are made."""
+    """Shows a run while it is made, and what came of it."""
 
-    package: str
-    """The name of the package that has to be installed."""
+    def log(self, record: Record) -> None:
+        """A record, as it is made."""
+        ...
 
-    def log(self, record: Record) -> None: ...
+    def end(self, metrics: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
+        """The metrics of the finished run, and PNG files, by their tags."""
+        ...
 
     def close(self) -> None: ...
 
 
-TAGS = {
-    "loss": "train/loss",
-    "lr": "train/learning_rate",
-    "images_per_second": "train/images_per_second",
-    "train_loss": "train/epoch_loss",
-    "val_map": "val/mean_average_precision",
-    "val_ece": "val/calibration_error",
+@dataclass(frozen=True)
+class Kind:
+    """How a tracker is made, of which package, and what installs that."""
+
+    open: Callable[[Shown], Tracker]
+    package: str
+    extra: str
+
+
+TRACKERS = {
+    "tensorboard": Kind(TensorBoard, "tensorboard", "track"),
+    "trackio": Kind(Trackio, "trackio", "trackio"),
+    "wandb": Kind(WeightsAndBiases, "wandb", "wandb"),
+    "mlflow": Kind(MLflow, "mlflow", "mlflow"),
 }
-
-
-def tag_of(name: str) -> str | None:
-    """The tag of an entry of a record; None where it is not shown.
-
-    Other metrics of validation keep their names, ``val/top1``; and what holds a slash, such as
-    ``rank/blocks.0.attn.qkv``, is a tag as it is.
-    """
-    if name.startswith("val_"):
-        return TAGS.get(name, f"val/{name.removeprefix('val_')}")
-    return TAGS.get(name, name if "/" in name else None)
-
-
-EVENTS, VERSION = "events.out.tfevents.", "brain.Event:2"
-"""TensorBoard knows its files by the beginning of their names, and by the form that the first event says."""
-
-
-class TensorBoard:
-    """Scalars in an event file of the run's folder, written with TensorBoard's own encoder and no other framework.
-
-    A resumed run starts a new file with its whole history, marked as a restart: TensorBoard then forgets what it read
-    in the older files. These stay, since one that is watching would lose its place, but without their points, so that
-    whoever reads all files has each step once. The file's name, unlike TensorBoard's own, does not hold the host's.
-    """
-
-    package = "tensorboard"
-
-    def __init__(self, folder: Path, history: Iterable[Record]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.plugins.scalar.summary_v2 import scalar_pb
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        self._event, self._scalar = Event, scalar_pb
-        older = sorted(folder.glob(f"{EVENTS}*"))
-        self._path = folder / f"{EVENTS}{time.time_ns()}"
-        with disk_errors(self._path):
-            self._file = open(self._path, "xb")  # noqa: SIM115
-            self._writer = RecordWriter(self._file)
-            self._write(file_version=VERSION)
-            self._write(session_log=SessionLog(status=SessionLog.START))
-        for record in history:
-            self.log(record)
-        empty = io.BytesIO()
-        RecordWriter(empty).write(Event(wall_time=time.time(), file_version=VERSION).SerializeToString())
-        for path in older:
-            write_whole(path, empty.getvalue())
-
-    def log(self, record: Record) -> None:
-        with disk_errors(self._path):
-            for name, value in record.items():
-                if tag := tag_of(name):
-                    self._write(step=int(record["step"]), summary=self._scalar(tag, value))
-            self._file.flush()
-
-    def close(self) -> None:
-        with disk_errors(self._path):
-            self._file.close()
-
-    def _write(self, **fields: object) -> None:
-        self._writer.write(self._event(wall_time=time.time(), **fields).SerializeToString())
-
-
-TRACKERS = {"tensorboard": TensorBoard}
 
 
 def check_trackers(names: Iterable[str]) -> None:
     """Raises UserError where the package of a tracker is not installed."""
     for name in names:
+        kind = TRACKERS[name]
         try:
-            importlib.import_module(TRACKERS[name].package)
+            importlib.import_module(kind.package)
         except ImportError as error:
             raise UserError(
-                f"track: {name} is not installed; install it with: pip install 'mlx-peft[track]'"
+                f"track: {name} is not installed; install it with: pip install 'mlx-peft[{kind.extra}]'"
             ) from error
 
 
-def open_trackers(names: Iterable[str], folder: Path, history: Iterable[Record]) -> list[Tracker]:
+def open_trackers(
+    names: Iterable[str],
+    folder: Path,
+    history: Iterable[Record],
+    key: str = "",
+    config: Mapping[str, Any] | None = None,
+) -> list[Tracker]:
     """The trackers of a run, having shown ``history`` already."""
-    records = list(history)
-    return [TRACKERS[name](folder, records) for name in names]
+    shown = Shown(folder, key, config or {}, tuple(history))
+    return [TRACKERS[name].open(shown) for name in names]
+
+
+def show_end(folder: Path, result: Mapping[str, Any], pictures: Iterable[Path]) -> None:
+    """Shows the trackers of a finished run what came of it, and what was drawn of it."""
+    run = RunFolder(folder)
+    experiment = run.read_config()
+    if not experiment.track:
+        return
+    trackers = open_trackers(
+        experiment.track, folder, read_metrics(run.metrics), str(result["run_id"]), configured(experiment)
+    )
+    metrics = {
+        f"{split}/{name}": float(value)
+        for split, found in result["metrics"].items()
+        for name, value in (found or {}).items()
+        if name != "count"
+    }
+    found = {f"{path.parent.name}/{path.stem}": path for path in pictures if path.suffix == ".png"}
+    for tracker in trackers:
+        tracker.end({f"final/{name}": value for name, value in metrics.items()}, found)
+        tracker.close()
+
+
+def configured(experiment: Experiment) -> dict[str, Any]:
+    """The experiment's values, by dotted key, as trackers show them: without where things lie on this machine."""
+    told = flatten(experiment.model_dump(mode="json"))
+    return {key: value for key, value in told.items() if key not in ("data.root", "data.cache.folder")}

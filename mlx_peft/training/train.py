@@ -28,7 +28,7 @@ from mlx_peft.training.prepare import Prepared, prepare
 from mlx_peft.training.progress import Progress, Silent
 from mlx_peft.training.ranks import agreed, as_the_first, heard_by_all, of_the_first
 from mlx_peft.training.resume import Diverged, best, must_go_on, stands
-from mlx_peft.training.run import CHANGEABLE, RunFolder, json_bytes, longer
+from mlx_peft.training.run import CHANGEABLE, RunFolder, is_untested, json_bytes, longer
 from mlx_peft.training.stop import Interrupted, Stopped, StopSignal, resumable
 from mlx_peft.training.taken import begin, check_replaceable, replace, set_aside
 
@@ -42,6 +42,7 @@ def train(
     weights: str | None = None,
     beside: Path | None = None,
     progress: Progress | None = None,
+    test: bool = True,
 ) -> dict[str, Any]:
     """Trains, evaluates and saves an experiment in the folder ``out``; returns the contents of its ``result.json``.
 
@@ -50,6 +51,8 @@ def train(
     ``overwrite`` puts the run in the place of another, once all of it was prepared. ``weights`` says where those of a
     run that goes on are now, and ``beside`` a folder that paths of the experiment may be relative to. The epoch is
     selected on the validation split, or is the last one where there is none; the test split is read once, after that.
+    Without ``test`` no image of it is evaluated, and the result says that the run is ``untested``: resumed with it,
+    such a run is tested where it ended.
     Of several processes (see ``core.world``) all call this alike; the first one writes, and has the result.
 
     Raises UserError, before ``out`` is touched, for all that can be known before training; Interrupted, with a
@@ -61,7 +64,7 @@ def train(
     first = world.rank == 0
     with first_tells(world, Diverged):
         with together(world):
-            before = claimed(folder, experiment, resume, overwrite, progress) if first else None
+            before = claimed(folder, experiment, resume, overwrite, progress, test) if first else None
         if world.any(before is not None and not longer(folder.read_config(), experiment)):
             return before or {}
         with together(world):
@@ -85,17 +88,23 @@ def train(
             position = fit(
                 run.trainer, experiment, images, folder, position, identity=run.identity, progress=progress, stop=stop
             )
-            result, notes = finished(run, images, position, folder, progress, stop)
+            result, notes = finished(run, images, position, folder, progress, stop, test)
     for note in (*notes, *unread_notes(run.whole.unread)):
         progress.note(note)
     return result
 
 
 def finished(
-    run: Prepared, images: Feed, position: Position, folder: RunFolder, progress: Progress, stop: StopSignal
+    run: Prepared,
+    images: Feed,
+    position: Position,
+    folder: RunFolder,
+    progress: Progress,
+    stop: StopSignal,
+    test: bool,
 ) -> tuple[dict[str, Any], list[str]]:
-    """The selected epoch's adapter, tested and written, and what is to be said of it; the first process alone writes,
-    and has a result."""
+    """The selected epoch's adapter, written and, if asked for, tested, and what is to be said of it; the first process
+    alone writes, and has a result."""
     world, model = stop.world, run.trainer.model
     first = world.rank == 0
     notes: list[str] = []
@@ -107,21 +116,21 @@ def finished(
     if world.size > 1:
         model.load_adapter(of_the_first(world, model.adapter))
     said = validated(run, images, position, folder, progress, stop)
-    test = tested(run, position, folder, progress, stop)
+    seen = tested(run, position, folder, progress, stop) if test else None
     if not first:
         return {}, notes
-    result = outcome.result(run, position, None if test is None else test.evaluation, folder)
-    predictions = encoded(said | ({} if test is None else {"test": test.predictions}))
+    result = outcome.result(run, position, None if seen is None else seen.evaluation, folder)
+    predictions = encoded(said | ({} if seen is None else {"test": seen.predictions}))
     files = {folder.predictions.name: predictions, folder.result.name: json_bytes(result)}
     write_with_sums(folder.path, files, there=[folder.metrics.name])
     return result, notes
 
 
 def claimed(
-    folder: RunFolder, experiment: Experiment, resume: bool, overwrite: bool, progress: Progress
+    folder: RunFolder, experiment: Experiment, resume: bool, overwrite: bool, progress: Progress, test: bool
 ) -> dict[str, Any] | None:
-    """The result of a run that is finished and to go on; None of one that is not. Raises UserError where the folder is
-    another's, or what is there cannot go on."""
+    """The result of a run that is finished and to go on; None of one that is not, or has yet to be tested. Raises
+    UserError where the folder is another's, or what is there cannot go on."""
     if overwrite and folder.config.exists():
         check_replaceable(folder)
     else:
@@ -129,7 +138,7 @@ def claimed(
     finished = folder.read_result() if resume else None
     if resume and folder.config.exists():
         check_longer(experiment.method, folder.read_config().train.epochs, experiment.train.epochs)
-    if finished is None:
+    if finished is None or (test and is_untested(finished) and not longer(folder.read_config(), experiment)):
         return None
     if longer(folder.read_config(), experiment):
         must_go_on(folder, experiment.train)

@@ -21,7 +21,8 @@ from hanging import HUNG
 
 from mlx_peft.cli import main
 from mlx_peft.cli.output import NOTE
-from mlx_peft.studies import ready, sweep
+from mlx_peft.config.schema import Experiment
+from mlx_peft.studies import processes, ready
 from mlx_peft.training.train import train
 
 RUN = {"model": MODEL, "method": {"name": "linear"}, "data": {"name": "digits", "batch_size": 8}}
@@ -95,18 +96,18 @@ def test_a_run_outlives_what_it_prints_to(ended: Ended, opened: Callable[[], int
 
 
 def test_a_sweep_outlives_what_it_prints_to(ended: Ended, monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
-    def made(run: ready.SuiteRun, worker: object, relay: object) -> sweep.Outcome:
-        train(run.experiment, run.folder.path)
-        return sweep.Outcome(run, "finished")
+    def made(command: object, order: processes.Order, *rest: object) -> processes.Reply:
+        train(Experiment.model_validate(order["experiment"]), Path(order["out"]), test=order["test"])
+        return processes.Reply(0)
 
-    monkeypatch.setattr(sweep, "work", made)
+    monkeypatch.setattr(processes, "work", made)
     monkeypatch.setattr(ready, "open_dataset", lambda config, watch=None: engine.dataset())
     Path("suite.yaml").write_text(yaml.safe_dump({"base": "run.yaml", "seeds": [0, 1]}))
     out = closed_pipe()
     assert ended("sweep", "suite.yaml", "--out", "runs", stdout=out, stderr=out) == (0, "")
     os.close(out)
     assert len(Path("runs", NOTE).read_text().splitlines()) == 1
-    runs = json.loads(Path("runs/sweep.json").read_text())["runs"]
+    runs = json.loads(Path("runs/study.json").read_text())["nodes"]
     assert [run["status"] for run in runs] == ["finished", "finished"]
 
 

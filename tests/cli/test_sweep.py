@@ -68,7 +68,8 @@ def suite(command: Any) -> Path:
     return file
 
 
-TABLE = """All runs: model vit, data set digits, backend mlx, seed 0.
+TABLE = """All runs: model vit, data set digits, backend mlx, seed 0, augmentation none, epochs 1, learning rate \
+0.003, weight decay 0.01.
 
 | run         | method | val top-1 (%) | trained | without head | seconds | s/epoch | images/s | peak of arrays (MB) |
 | ----------- | ------ | ------------: | ------: | -----------: | ------: | ------: | -------: | ------------------: |
@@ -91,7 +92,7 @@ def test_the_runs_are_made_and_set_side_by_side(command: Any, suite: Path, worke
     out = Path("runs/ranks")
     assert (out / "table.md").read_text() == TABLE
     assert [row["metrics.val.top1"] for row in csv.DictReader((out / "table.csv").open())] == ["0.5", "0.6", "0.7"]
-    runs = json.loads((out / "sweep.json").read_text())["runs"]
+    runs = json.loads((out / "study.json").read_text())["nodes"]
     assert [(run["name"], run["status"], run["error"]) for run in runs] == [
         ("linear", "finished", None), ("lora-rank=2", "finished", None), ("lora-rank=4", "finished", None)
     ]  # fmt: skip
@@ -116,8 +117,8 @@ def test_a_run_that_fails_is_named_and_the_others_are_made(command: Any, suite: 
     assert done.exit_code == 1
     assert done.stdout.splitlines()[4:] == [line for line in TABLE.splitlines()[4:] if "rank=2" not in line]
     assert "lora-rank=2 failed: the loss is nan" in done.stderr.splitlines()
-    assert done.stderr.endswith("\n1 of 3 runs failed: lora-rank=2\n")
-    runs = json.loads(Path("runs/ranks/sweep.json").read_text())["runs"]
+    assert done.stderr.endswith("\n1 of 3 runs failed: lora-rank=2; --retry makes them again\n")
+    runs = json.loads(Path("runs/ranks/study.json").read_text())["nodes"]
     assert [run["status"] for run in runs] == ["finished", "failed", "finished"]
     assert runs[1]["error"] == "the loss is nan"
 
@@ -172,7 +173,7 @@ def test_the_readme_s_suite_is_what_it_says(command: Any) -> None:
     section = (Path(__file__).parents[2] / "README.md").read_text().partition("## Compare methods")[2]
     file = Path("readme.yaml")
     file.write_text(section.partition("```yaml\n")[2].partition("```")[0])
-    names = [run.name for run in load(file)]
+    names = [run.name for run in load(file).runs]
     assert names[:2] == ["lora-rank=4-seed=0", "lora-rank=4-seed=1"]
     assert names[-1] == "linear-seed=2"
     assert len(names) == (2 + 2 + 1) * 3
@@ -183,7 +184,7 @@ STOPPING = (
     + """
 import os, signal, sys
 if sys.orig_argv[1:3] == A_RUN:
-    from mlx_peft.training.run import MetricsFile
+    from mlx_peft.training.metrics_file import MetricsFile
 
     write, written = MetricsFile.write, []
 

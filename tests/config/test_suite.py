@@ -29,7 +29,7 @@ def file(tmp_path: Path) -> Path:
 
 def runs(file: Path, text: str, *overrides: str, **options: Any) -> dict[str, Any]:
     file.write_text(f"base: base.yaml\n{text}")
-    return {run.name: run.experiment for run in suite.load(file, overrides, **options)}
+    return {run.name: run.experiment for run in suite.load(file, overrides, **options).runs}
 
 
 def refusal(file: Path, text: str, *overrides: str) -> list[str]:
@@ -46,7 +46,7 @@ def test_the_base_alone_is_one_run(file: Path) -> None:
 
 def test_a_recipe_may_be_the_base(file: Path) -> None:
     file.write_text("base: quickstart\n")
-    assert [run.name for run in suite.load(file)] == ["quickstart"]
+    assert [run.name for run in suite.load(file).runs] == ["quickstart"]
 
 
 def test_a_dotted_key_changes_one_value_and_leaves_the_others(file: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_base_that_is_nowhere_is_named(file: Path) -> None:
 
 @pytest.mark.parametrize("name", recipes.names("suite"))
 def test_a_shipped_suite_is_valid_and_names_what_exists(name: str) -> None:
-    planned = suite.load(recipes.find(name, "suite"))
+    planned = suite.load(recipes.find(name, "suite")).runs
     assert len(planned) > 1
     for run in planned:
         registry.find(run.experiment.model.name)
@@ -228,7 +228,7 @@ def test_a_shipped_suite_is_valid_and_names_what_exists(name: str) -> None:
 
 
 def test_the_suite_on_real_images_has_the_promised_methods_and_no_test_split() -> None:
-    planned = suite.load(recipes.find("textile-methods", "suite"))
+    planned = suite.load(recipes.find("textile-methods", "suite")).runs
     assert [run.name for run in planned] == [
         "linear", "lora-r4", "lora-r8", "lora-r16", "dora", "adalora", "vera", "ia3", "bitfit", "ssf", "adaptformer",
         "vpt-deep",
@@ -243,7 +243,7 @@ def test_what_is_made_of_a_run_follows_it(file: Path) -> None:
         "base: base.yaml\nruns:\n  - name: lora\n    axes: {method.rank: [2, 4]}\n"
         "    then: [{name: w4, quantize: {bits: 4}}, {name: merged, merge: exact}]\n  - name: other\n"
     )
-    planned = suite.load(file)
+    planned = suite.load(file).runs
     assert [run.name for run in planned] == [
         "lora-rank=2", "lora-rank=2-w4", "lora-rank=2-merged",
         "lora-rank=4", "lora-rank=4-w4", "lora-rank=4-merged", "other",

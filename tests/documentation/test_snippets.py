@@ -24,6 +24,8 @@ NOT_RUN = {
     "pip install -e '.[track]'": "the network",
     "pip install -e '.[export]'": "the network",
     "pip install -e '.[datasets]'": "the network",
+    "mlx-peft sweep my-study.yaml --ray ray://head:10001": "a cluster",
+    "mlx-peft sweep my-study.yaml --ray local": "tests/studies/test_killed.py begins such a cluster",
     "mlx-peft sweep vtab-1k-lora data.root=vtab-1k --out runs/vtab": "nineteen data sets that their authors hand out",
     "mlx-peft data check busi root=Dataset_BUSI_with_GT --sheet busi.png": "a data set that its authors hand out",
     "mlx-peft predict cats/ image.jpg --model vit_small_patch14_dinov2 --weights dinov2.safetensors": (
@@ -66,6 +68,10 @@ MORE = {
     "mlx-peft train RECIPE data.name=NAME data.root=FOLDER data.variant=VARIANT": SMALL,
     "mlx-peft train vit-base-lora-vtab-1k-cifar data.root=vtab-1k": f"{SMALL} {FOLDER}",
     "mlx-peft sweep quickstart-methods": "train.epochs=1",
+    "mlx-peft sweep digits-study --out runs/study": "train.epochs=1",
+    "mlx-peft sweep digits-study --out runs/study --dry-run": "train.epochs=1",
+    "mlx-peft sweep digits-study --out runs/study --jobs 2": "train.epochs=1",
+    "mlx-peft sweep digits-study --out runs/study --retry": "train.epochs=1",
     "mlx-peft sweep textile-methods data.root=photos --out runs/methods": f"{SMALL} data.batch_size=1 train.epochs=4",
     "mlx-peft convert dino_deitsmall16_pretrain.pth dino/ --to timm --model vit_small_patch16_224.dino": " ".join(
         f"--set {field}={value}" for field, value in (ARGS | {"img_size": SIZE}).items()
@@ -179,7 +185,7 @@ def test_an_experiment_or_a_suite_is_one(snippet, world):
         document = yaml.safe_load(text)
         if "runs" in document:
             file.write_text(f"base: quickstart\n{text}" if "base" not in document else text)
-            assert suite.load(file)
+            assert suite.load(file).runs
             continue
         file.write_text(text if "model" in document else f"base: readme.yaml\n{text}")
         done = run(f"mlx-peft config validate {file}")

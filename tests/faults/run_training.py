@@ -13,7 +13,7 @@ from killing import die_at, life
 from training.lives import few_metrics
 
 from mlx_peft.config.schema import Experiment
-from mlx_peft.training.run import MetricsFile
+from mlx_peft.training.metrics_file import MetricsFile
 from mlx_peft.training.train import train
 
 EXPERIMENT = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlx_peft.config.suite import Planned
+from mlx_peft.config.study import Planned
 from mlx_peft.studies import ready
 
 

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 from pydantic import ValidationError
+from studies.graphs import graph_of, sweep_of
 
 from mlx_peft.config.schema import Experiment
 from mlx_peft.config.step import Step
-from mlx_peft.config.suite import Planned
+from mlx_peft.config.study import Planned
 from mlx_peft.core.errors import UserError
-from mlx_peft.studies import ready, sweep
+from mlx_peft.studies import ready
 from mlx_peft.studies.derive import derive, step_id
+from mlx_peft.training.predictions import read_predictions
 from mlx_peft.training.train import train
 from mlx_peft.vit.registry import find
 
@@ -105,7 +107,13 @@ def test_a_finished_step_is_not_made_again_and_half_of_one_is(lora: Path, tmp_pa
     (out / "model" / "half").touch()
     (out / ".model.abc123" / "new").mkdir(parents=True)  # where a killed process was writing
     made = derive(lora, step, out)
-    assert {path.name for path in out.iterdir()} == {"model", "predictions.npz", "result.json", "SHA256SUMS.txt"}
+    assert {path.name for path in out.iterdir()} == {
+        ".lock",
+        "model",
+        "predictions.npz",
+        "result.json",
+        "SHA256SUMS.txt",
+    }
     assert not (out / "model" / "half").exists()
     (out / "result.json").write_text(json.dumps(made | {"status": "as it was"}))
     (out / "SHA256SUMS.txt").unlink()
@@ -151,10 +159,17 @@ def test_what_cannot_be_made_of_a_run_is_said_before_any_run_starts(
 
 
 def test_nothing_is_made_of_a_run_that_failed(tmp_path: Path) -> None:
-    runs = ready.check(planned("run", {"name": "merged", "merge": "exact"}, experiment({"name": "lora"})), tmp_path)
+    graph = graph_of(planned("run", {"name": "merged", "merge": "exact"}, experiment({"name": "lora"})), tmp_path)
     worker = (sys.executable, "-I", "-S", "-c", "import sys; sys.exit('Traceback')")
-    outcomes = {
-        done.run.name: (done.status, done.error) for done in sweep.run(runs, tmp_path, worker, lambda note: None)
-    }
+    outcomes = {node.name: (node.status, node.error) for node in sweep_of(graph, tmp_path, command=worker).run()}
     assert outcomes["run"][0] == "failed"
     assert outcomes["run-merged"] == ("failed", "there is no finished run to make it of")
+
+
+def test_a_run_is_measured_under_a_reducer_that_it_was_not_trained_with(lora: Path, tmp_path: Path) -> None:
+    step = Step.model_validate({"name": "fewer", "tokens": {"name": "tome", "r": 4}})
+    made = derive(lora, step, tmp_path / "fewer")
+    assert made["tokens"] == "tome r=4" and made["stored"] is None
+    assert made["metrics"]["test"]["loss"] != result(lora)["metrics"]["test"]["loss"]
+    said = read_predictions(tmp_path / "fewer")
+    assert said is not None and len(said["test"].logits) == made["metrics"]["test"]["count"]

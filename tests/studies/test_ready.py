@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlx_peft.config.schema import Experiment
-from mlx_peft.config.suite import Planned
+from mlx_peft.config.study import Planned
 from mlx_peft.core.errors import UserError
 from mlx_peft.studies import ready
 from mlx_peft.training.train import train

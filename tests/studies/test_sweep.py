@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,64 +12,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hanging import HUNG
+from studies.graphs import Notes, folder_of, graph_of, made, starts, sweep_of
 
 from mlx_peft.config.schema import Experiment
-from mlx_peft.config.suite import Planned
+from mlx_peft.config.study import Planned
 from mlx_peft.core.errors import UserError
 from mlx_peft.protocols import loading
-from mlx_peft.studies import ready, sweep
-from mlx_peft.training.run import RunFolder
+from mlx_peft.studies import ready
+from mlx_peft.studies.record import read_record
+from mlx_peft.studies.sweep import ATTEMPTS
 from mlx_peft.training.train import train
-
-WORKER = """
-import json, os, pathlib, signal, sys, time
-order = json.loads(sys.stdin.readline())
-out, epochs = pathlib.Path(order["out"]), order["experiment"]["train"]["epochs"]
-out.mkdir(parents=True, exist_ok=True)
-with open(out / "starts", "a") as starts:
-    starts.write("started\\n")
-(out / "order.json").write_text(json.dumps(order["experiment"]))
-(out / "beside.json").write_text(json.dumps(order["beside"]))
-if epochs == 2:
-    json.dump({"error": "the loss is nan"}, sys.stdout)
-    sys.exit(2)
-if epochs == 3:
-    sys.exit("Traceback")
-if epochs == 4:
-    os.kill(os.getpid(), signal.SIGKILL)
-if epochs == 5:
-    signals = []
-    signal.signal(signal.SIGINT, lambda number, frame: signals.append("int"))
-    signal.signal(signal.SIGTERM, lambda number, frame: signals.append("term"))
-    signal.signal(signal.SIGHUP, lambda number, frame: signals.append("hup"))
-    (out / "ready").touch()
-    deadline = time.time() + HUNG
-    while not signals and time.time() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.2)  # for a second signal, which should not come
-    (out / "signals").write_text(" ".join(signals))
-    sys.exit(130)
-(out / "result.json").write_text('{"run_id": "made"}')
-""".replace("HUNG", str(HUNG))
-"""Stands for a training run: what becomes of it, its epochs say."""
-COMMAND = (sys.executable, "-I", "-S", "-c", WORKER)
 
 
 def changed(experiment: Experiment, **changes: Any) -> Experiment:
     return Experiment.model_validate(experiment.model_dump() | changes)
-
-
-def outcomes(
-    runs: list[ready.SuiteRun], out: Path, notes: list[str] | None = None
-) -> dict[str, tuple[str, str | None]]:
-    made = sweep.run(runs, out, COMMAND, (notes if notes is not None else []).append)
-    return {outcome.run.name: (outcome.status, outcome.error) for outcome in made}
-
-
-def starts(run: ready.SuiteRun) -> int:
-    file = run.folder.path / "starts"
-    return len(file.read_text().splitlines()) if file.exists() else 0
 
 
 def test_an_identity_is_the_one_that_training_gives(
@@ -103,10 +58,10 @@ def test_each_data_set_is_opened_once(plan: Any, dataset: Any, tmp_path: Path) -
 def test_a_finished_run_is_known_by_its_identity_whatever_its_folder(plan: Any, tmp_path: Path) -> None:
     (planned,) = plan(a=1)
     train(planned.experiment, tmp_path / "an-older-name")
-    (run,) = ready.check([planned], tmp_path)
-    assert run.folder == RunFolder(tmp_path / "an-older-name")
-    assert outcomes([run], tmp_path) == {"a": ("finished", None)}
-    assert starts(run) == 0
+    graph = graph_of([planned], tmp_path)
+    assert folder_of(graph, "a") == tmp_path / "an-older-name"
+    assert made(graph, tmp_path) == {"a": ("finished", None)}
+    assert starts(graph) == {"a": 0}
 
 
 def test_a_folder_with_another_run_is_refused_with_what_differs(plan: Any, tmp_path: Path) -> None:
@@ -188,43 +143,64 @@ def test_what_is_wrong_with_every_run_is_said_once(plan: Any, tmp_path: Path, mo
 
 
 def test_runs_are_made_in_order_and_each_is_told_its_experiment(plan: Any, tmp_path: Path) -> None:
-    runs, notes = ready.check(plan(b=1, a=6), tmp_path / "sweep", beside=tmp_path), []
-    assert outcomes(runs, tmp_path / "sweep", notes) == {"b": ("finished", None), "a": ("finished", None)}
-    assert notes == ["[1/2] b", "[2/2] a"]
-    for run in runs:
-        order = json.loads((run.folder.path / "order.json").read_text())
-        assert Experiment.model_validate(order) == run.experiment
-        assert json.loads((run.folder.path / "beside.json").read_text()) == str(tmp_path)
+    graph, notes = graph_of(plan(b=1, a=6), tmp_path / "sweep", tmp_path), Notes()
+    assert made(graph, tmp_path / "sweep", notes) == {"b": ("finished", None), "a": ("finished", None)}
+    assert (notes.started_runs, notes.most) == (["b", "a"], 1)
+    for node in graph.nodes:
+        folder = folder_of(graph, node.name)
+        assert Experiment.model_validate(json.loads((folder / "order.json").read_text())) == node.planned.experiment
+        assert json.loads((folder / "beside.json").read_text()) == str(tmp_path)
 
 
-def test_a_run_that_fails_does_not_end_the_others_and_is_tried_again(plan: Any, tmp_path: Path) -> None:
-    runs = ready.check(plan(first=1, nan=2, crash=3, killed=4, last=6), tmp_path)
-    expected = {
-        "first": ("finished", None),
-        "nan": ("failed", "the loss is nan"),
-        "crash": ("failed", "its process ended with status 1; what it said is above"),
-        "killed": ("failed", "its process was ended by SIGKILL, perhaps for want of memory"),
-        "last": ("finished", None),
-    }
-    assert outcomes(runs, tmp_path) == expected
-    assert outcomes(runs, tmp_path) == expected
-    assert {run.name: starts(run) for run in runs} == {"first": 1, "nan": 2, "crash": 2, "killed": 2, "last": 1}
+def test_so_many_runs_are_made_at_a_time_and_no_more(plan: Any, tmp_path: Path) -> None:
+    """The runs of seven epochs wait for each other: one after the other they would never end."""
+    planned = [*plan(a=7, c=1), *(Planned(name, changed(one.experiment, seed=1)) for name, one in
+                                  (("b", plan(b=7)[0]), ("d", plan(d=1)[0])))]  # fmt: skip
+    graph, notes = graph_of([planned[0], planned[2], planned[1], planned[3]], tmp_path), Notes()
+    assert {status for status, _ in made(graph, tmp_path, notes, jobs=2).values()} == {"finished"}
+    assert (notes.started_runs[:2], notes.most) == (["a", "b"], 2)
+
+
+EXPECTED = {
+    "first": ("finished", None),
+    "nan": ("failed", "the loss is nan"),
+    "crash": ("failed", "its process ended with status 1; what it said is above"),
+    "killed": ("failed", "its process was ended by SIGKILL, perhaps for want of memory"),
+    "last": ("finished", None),
+}
+
+
+def test_a_run_that_fails_does_not_end_the_others_and_is_made_again_on_request(plan: Any, tmp_path: Path) -> None:
+    planned = plan(first=1, nan=2, crash=3, killed=4, last=6)
+    runs = ready.check(planned, tmp_path)
+    checker = SimpleNamespace(check=lambda planned: runs)  # what stands for a run leaves too little to be checked again
+    for retry, begun in (
+        (False, {"first": 1, "nan": 1, "crash": 1, "killed": ATTEMPTS, "last": 1}),
+        (False, {"first": 1, "nan": 1, "crash": 1, "killed": ATTEMPTS, "last": 1}),  # what failed stays so, ...
+        (True, {"first": 1, "nan": 2, "crash": 2, "killed": 2 * ATTEMPTS, "last": 1}),  # ... unless asked for
+    ):
+        graph = graph_of(planned, tmp_path, retry=retry, checker=checker)
+        assert made(graph, tmp_path) == EXPECTED
+        assert starts(graph) == begun
+    record = read_record(tmp_path)
+    assert record is not None
+    assert {node.name: (node.status, node.error) for node in record.nodes} == EXPECTED
 
 
 def test_a_second_sweep_in_the_same_folder_is_refused(plan: Any, tmp_path: Path) -> None:
-    runs = ready.check(plan(a=1, b=6), tmp_path)
-    first = sweep.run(runs, tmp_path, COMMAND, print)
+    graph = graph_of(plan(a=1, b=6), tmp_path)
+    first = sweep_of(graph, tmp_path).run()
     next(first)
     with pytest.raises(UserError, match="is in use by another process"):
-        next(sweep.run(runs, tmp_path, COMMAND, print))
-    assert [outcome.run.name for outcome in first] == ["b"]
+        next(sweep_of(graph, tmp_path).run())
+    assert [node.name for node in first] == ["b"]
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "int"), (signal.SIGTERM, "term"), (signal.SIGHUP, "hup")])
 def test_a_signal_reaches_the_run_once_and_ends_the_sweep(
     plan: Any, tmp_path: Path, number: signal.Signals, name: str
 ) -> None:
-    runs = ready.check(plan(first=1, waits=5, last=6), tmp_path)
+    graph = graph_of(plan(first=1, waits=5, last=6), tmp_path)
 
     def interrupt() -> None:
         while not (tmp_path / "waits" / "ready").exists():
@@ -234,18 +210,18 @@ def test_a_signal_reaches_the_run_once_and_ends_the_sweep(
     before = signal.signal(number, signal.SIG_DFL)  # under nohup, SIGHUP is ignored
     thread = threading.Thread(target=interrupt)
     thread.start()
-    made = outcomes(runs, tmp_path)
+    found = made(graph, tmp_path)
     thread.join()
-    assert made == {"first": ("finished", None), "waits": ("interrupted", None)}
+    assert found == {"first": ("finished", None), "waits": ("interrupted", None), "last": ("waiting", None)}
     assert (tmp_path / "waits" / "signals").read_text() == name
     assert not (tmp_path / "last").exists()
     assert signal.signal(number, before) is signal.SIG_DFL
 
 
 def test_a_signal_between_two_runs_ends_the_sweep(plan: Any, tmp_path: Path) -> None:
-    runs = ready.check(plan(first=1, last=6), tmp_path)
-    made = sweep.run(runs, tmp_path, COMMAND, print)
-    assert next(made).status == "finished"
+    graph = graph_of(plan(first=1, last=6), tmp_path)
+    sweep = sweep_of(graph, tmp_path).run()
+    assert next(sweep).name == "first"
     os.kill(os.getpid(), signal.SIGINT)
-    assert list(made) == []
-    assert not (tmp_path / "last").exists()
+    assert list(sweep) == []
+    assert [node.status for node in graph.nodes] in (["finished", "interrupted"], ["finished", "waiting"])

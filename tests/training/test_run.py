@@ -15,7 +15,8 @@ import pytest
 from mlx_peft.config.files import dump
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.errors import UserError
-from mlx_peft.training.run import MetricsFile, RunFolder, environment, read_metrics, run_id
+from mlx_peft.training.metrics_file import MetricsFile
+from mlx_peft.training.run import RunFolder, environment, read_metrics, run_id
 
 SPLITS = {"train": {"size": 3, "sha256": "ab"}, "val": None, "test": None}
 

@@ -14,13 +14,17 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.training.run import read_metrics
-from mlx_peft.training.tracking import open_trackers, tag_of
+from mlx_peft.training.trackers.shown import tag_of
+from mlx_peft.training.tracking import open_trackers
 from mlx_peft.training.train import train
 
 HISTORY = [
     {"step": 1, "epoch": 1, "loss": 0.5, "lr": 0.1, "images_per_second": 9.0},
     {"step": 2, "epoch": 1, "train_loss": 0.4, "val_top1": 0.75, "val_loss": 0.3, "seconds": 1.0},
 ]
+
+CONFIG = "config"
+"""The tag of the experiment, as a text."""
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -29,6 +33,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {
         tag: [(event.step, float(make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
         for tag in events.Tags()["tensors"]
+        if tag != CONFIG
     }
 
 
@@ -39,6 +44,7 @@ def points(folder: Path) -> list[tuple[str, int]]:
         for path in sorted(folder.glob("events.out.tfevents.*"))
         for event in EventFileLoader(str(path)).Load()
         for value in event.summary.value
+        if value.tag != CONFIG
     ]
 
 
