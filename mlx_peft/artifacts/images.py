@@ -27,7 +27,7 @@ from mlx_peft.training.run import FREE, RunFolder, differences, flatten
 from mlx_peft.training.whereabouts import adapter_in
 
 SplitName = Literal["train", "val", "test"]
-KEPT = ("batch_size", "threads", "unreadable", "cache")
+KEPT = ("batch_size", "threads", "workers", "unreadable", "cache")
 """These settings of a run's data hold for any other data set too."""
 
 
@@ -141,7 +141,7 @@ def asked(experiment: Experiment, overrides: Sequence[str]) -> Data:
     values = experiment.model_dump(mode="json")
     name = above.values.get("data", {}).get("name")
     if name not in (None, experiment.data.name):
-        values["data"] = {key: values["data"][key] for key in KEPT}
+        values["data"] = {key: values["data"][key] for key in KEPT if key in values["data"]}
     return files.resolve(files.merged(Document(values, {}), above), {"data.name": find}).data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -65,22 +66,27 @@ def data(
     threads: Annotated[int, typer.Option(min=1, help="Of the pipeline, and workers of the DataLoader.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Of each contender, in turn.")] = 5,
     steps: Annotated[bool, typer.Option(help="Also what 32 px arrays cost a training step of ViT-Tiny.")] = True,
+    workers: Annotated[bool, typer.Option(help="Also threads and processes, 1 to 16, up to the cores.")] = True,
     busy: Busy = False,
     as_json: AsJson = False,
 ) -> None:
-    """Time the reading of images beside a torch DataLoader."""
-    from mlx_peft.checks import bench_data
+    """Time the reading of images beside a torch DataLoader, and by threads and by processes."""
+    from mlx_peft.checks import bench_data, bench_workers
     from mlx_peft.checks.busy import Others
     from mlx_peft.report import checks
+    from mlx_peft.report.workers import workers as table
 
     settings = bench_data.Settings(str(root), image_size, batch_size, threads, rounds)
     others = Others(busy)
     speeds = bench_data.throughput(settings, others)
     shares = bench_data.small_images(rounds=rounds, threads=threads, others=others) if steps else []
+    supplies = bench_workers.supplies(settings, others) if workers else []
     if as_json:
-        echo_json(bench_data.summary(settings, speeds, shares, others))
+        echo_json(bench_data.summary(settings, speeds, shares, others) | {"workers": [*map(asdict, supplies)]})
     else:
         echo(checks.images(settings, speeds, shares, others))
+        if supplies:
+            echo(f"\n{table(settings, supplies, shares)}")
 
 
 @app.command(cls=Answering)

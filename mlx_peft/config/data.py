@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from mlx_peft.config.augment import Augment
 from mlx_peft.config.section import Section
@@ -73,13 +73,30 @@ class Data(Section):
     )
     download: bool = Field(False, description="fetch the data set where it is missing and may be fetched")
     unreadable: Literal["refuse", "skip"] = Field("refuse", description="what to do with a broken image")
-    threads: int = Field(2, ge=1, le=1024, description="that decode images; the pixels do not depend on it")
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        "auto", description="that decode images; auto: as many as cores are free; the pixels do not depend on it"
+    )
+    workers: Literal["auto", "threads", "processes"] = Field(
+        "auto", description="what data.threads counts; auto: threads up to what Python's lock lets work at once"
+    )
     cache: Cache = Field(default_factory=Cache)
 
     @property
     def soft_targets(self) -> bool:
         """Whether a target is a number for each class: where images are mixed or classes weigh differently."""
         return self.augment.mixes or self.class_weights != "none"
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _is_no_number(cls, value: Any) -> Any:
+        if isinstance(value, int):
+            raise ValueError("what decodes images: auto, threads or processes; how many there are is data.threads")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files of before there was a choice of workers stay as they were: without it, where none is made."""
+        return {name: value for name, value in dump(self).items() if name != "workers" or value != "auto"}
 
     @model_validator(mode="after")
     def _fits_together(self) -> Data:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlx_peft.config.data import Data
 from mlx_peft.data.batch import Batch
 from mlx_peft.data.dataset import Split
-from mlx_peft.data.filling import CHUNK, Chunk, fill
+from mlx_peft.data.filling import CHUNK, Chunk, Fill
+from mlx_peft.data.hands import hands
 from mlx_peft.data.mix import Targets
 from mlx_peft.data.order import occurrences
 from mlx_peft.data.rows import Rows
@@ -42,7 +44,7 @@ class Plan:
     order: np.ndarray
     targets: Targets
     rows: Rows
-    threads: int
+    config: Data
     needed: Callable[[int], np.ndarray] = all_needed
     finish: Callable[[Batch, int], None] = left_alone
 
@@ -52,14 +54,15 @@ class Plan:
         However the consumer leaves, the threads end when the iterator is closed, once each has done what it is doing.
         """
         size, copies = self.rows.size(self.split.images), occurrences(self.order)
+        made_by = hands(self.config, self.rows, size)
         pending: deque[tuple[int, Batch, list[Future[list[str | None]]]]] = deque()
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="mlx-peft-data")
+        pool = ThreadPoolExecutor(made_by.threads, thread_name_prefix="mlx-peft-data")
         lost = 0
         try:
             steps = iter(numbers)
             while True:
                 while len(pending) <= PREFETCH and (step := next(steps, None)) is not None:
-                    pending.append((step, *self._begun(step, copies, size, pool)))
+                    pending.append((step, *self._begun(step, copies, size, made_by.fill, pool)))
                 if not pending:
                     return
                 number, whole, futures = pending.popleft()
@@ -77,7 +80,7 @@ class Plan:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _begun(
-        self, step: int, copies: np.ndarray, size: tuple[int, int], pool: ThreadPoolExecutor
+        self, step: int, copies: np.ndarray, size: tuple[int, int], fill: Fill, pool: ThreadPoolExecutor
     ) -> tuple[Batch, list[Future[list[str | None]]]]:
         """A batch, and what puts its images in their places."""
         split, batch_size = self.split, self.targets.batch_size

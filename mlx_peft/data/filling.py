@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,10 @@ class Chunk:
     indices: np.ndarray
     copies: np.ndarray
     tolerant: bool
+
+
+Fill = Callable[[Chunk, Sequence[np.ndarray]], list[str | None]]
+"""As ``fill``: here, or elsewhere."""
 
 
 def fill(chunk: Chunk, out: Sequence[np.ndarray]) -> list[str | None]:

@@ -58,7 +58,7 @@ def train_batches(
         order,
         targets,
         Augmented(wanted, preprocessing, image_size, seed, epoch),
-        config.threads,
+        config,
         partial(_needed, own, split.unread is not None, wanted.mixes),
         mixed if wanted.mixes else left_alone,
     )
@@ -84,5 +84,5 @@ def eval_batches(
     Of `world` a process has every size-th batch.
     """
     targets = Targets(split.task, split.labels, as_evaluated(config), None)
-    plan = Plan(split, np.arange(split.size), targets, Evaluated(preprocessing, image_size), config.threads)
+    plan = Plan(split, np.arange(split.size), targets, Evaluated(preprocessing, image_size), config)
     return plan.batches(range(steps_per_epoch(split, targets.batch_size))[world.rank :: world.size])

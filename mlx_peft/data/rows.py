@@ -19,6 +19,11 @@ from mlx_peft.vit.architecture import Preprocessing
 class Rows(Protocol):
     """How a split's images become rows. Another process can have it."""
 
+    @property
+    def worth(self) -> int:
+        """So many threads can make such rows at once; more would wait for Python's lock: see ``data.hands``."""
+        ...
+
     def size(self, images: Images) -> tuple[int, int]:
         """Height and width of every row."""
         ...
@@ -44,6 +49,10 @@ class Augmented:
     image_size: int
     seed: int
     epoch: int
+
+    @property
+    def worth(self) -> int:
+        return 14 if self.augment.randaugment or self.augment.color_jitter else 24
 
     def size(self, images: Images) -> tuple[int, int]:
         return (images.stored_size if self._as_stored(images) else None) or (self.image_size, self.image_size)
@@ -80,6 +89,10 @@ class Evaluated:
 
     preprocessing: Preprocessing
     image_size: int
+
+    @property
+    def worth(self) -> int:
+        return 32
 
     def size(self, images: Images) -> tuple[int, int]:
         return images.stored_size or (self.image_size, self.image_size)

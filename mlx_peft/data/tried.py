@@ -15,6 +15,8 @@ from mlx_peft.core.errors import UserError
 from mlx_peft.data.checked import SEEN, WHOLE, Memory
 from mlx_peft.data.dataset import ADVICE, EncodedImages, FileImages, Images, Split
 from mlx_peft.data.entry import Entry, Found
+from mlx_peft.data.hands import number
+from mlx_peft.data.heads import strange
 from mlx_peft.data.leftout import with_notes
 from mlx_peft.data.lists import left_out
 from mlx_peft.data.looking import Watch, each, unwatched
@@ -25,8 +27,9 @@ from mlx_peft.data.strangers import kind_in
 
 CHECKED = 50_000
 """A set of the user's own with at most so many files is decoded once on opening, so that a broken one is found before
-training. Larger ones are checked as they are read, whatever the configuration says, and so are sets whose published
-size was found, unless broken images are to be skipped: `data check` reads all.
+training. Larger ones are checked as they are read, whatever the configuration says (the beginnings of a few files are
+looked at: ``data.heads``), and so are sets whose published size was found, unless broken images are to be skipped:
+`data check` reads all.
 """
 
 
@@ -37,7 +40,9 @@ def readable(found: Found, entry: Entry, config: schema.Data, watch: Watch = unw
     that are broken there come beside. Those that were found whole before, and have not changed, are not decoded again.
     """
     splits = _files(found)
-    if not splits or _large(splits) or (entry.published and config.unreadable != "skip"):
+    if _large(splits):
+        return replace(found, notes=(*found.notes, *strange(splits))), []
+    if not splits or (entry.published and config.unreadable != "skip"):
         return found, []
     memory = Memory.of(config, WHOLE)
     whole: list[np.ndarray] = []
@@ -50,7 +55,7 @@ def readable(found: Found, entry: Entry, config: schema.Data, watch: Watch = unw
         images = split.images
         assert isinstance(images, FileImages | EncodedImages)
         marks = images.marks(watch)
-        reasons = _reasons(split, np.flatnonzero(~memory.find(marks)), config.threads, watch)
+        reasons = _reasons(split, np.flatnonzero(~memory.find(marks)), number(config.threads), watch)
         rows = np.setdiff1d(np.arange(split.size), np.array([*reasons], np.int64))
         whole.append(marks[rows])
         if reasons and config.unreadable == "refuse":
@@ -119,13 +124,13 @@ def looked_at(images: Images, config: schema.Data, *, tolerant: bool, watch: Wat
     """
     records = np.zeros(len(images), RECORD)
     if not isinstance(images, FileImages | EncodedImages):
-        _look(images, np.arange(len(images)), records, config.threads, tolerant, watch)
+        _look(images, np.arange(len(images)), records, number(config.threads), tolerant, watch)
         return records
     if tolerant:
         images = replace(images, unreadable=None)  # what was remembered of the others stays
     memory, marks = Memory.of(config, SEEN), images.marks(watch)
     unknown = np.flatnonzero(~memory.find(marks, records))
-    _look(images, unknown, records, config.threads, tolerant, watch)
+    _look(images, unknown, records, number(config.threads), tolerant, watch)
     read = there(records)
     if len(unknown) and read.any():
         memory.keep(marks, records, read)

@@ -25,7 +25,7 @@ from mlx_peft.core.versions import version_of
 from mlx_peft.core.writing import disk_errors
 
 FREE = (
-    *("data.root", "data.threads", "data.download", "data.cache.gigabytes", "data.cache.folder"),
+    *("data.root", "data.threads", "data.workers", "data.download", "data.cache.gigabytes", "data.cache.folder"),
     *("train.log_every", "train.checkpoint_every", "track", "device", "train.compile"),
 )
 """These settings may differ when a run is continued: they decide neither the parameters nor the metrics, but for the

@@ -79,6 +79,26 @@ def imagenet(folder: Path, times: int) -> Steps:
         yield f"{name}: {what}", lambda: broken_off(lambda watch: survey(whole, 2, config, watch))
 
 
+def files(folder: Path, times: int) -> Steps:
+    """Many small files in ten class folders: opened, opened again, and with one file more."""
+    from mlx_peft.config import schema
+    from mlx_peft.data import open_dataset
+
+    root, count = folder / "files", 10_000 * times
+    sources = [folder / f"{number}.jpg" for number in range(100)]
+    for number, source in enumerate(sources):
+        smooth(number, 24, 32).save(source)
+    for label in range(10):
+        (root / f"class-{label}").mkdir(parents=True)
+    for number in range(count):
+        os.link(sources[number % 100], root / f"class-{number % 10}" / f"{number:07d}.jpg")
+    config = schema.Data.model_validate({"name": "folder", "root": str(root), "cache": {"folder": str(folder)}})
+    for what in ("opened first (up to 50,000 are decoded)", "opened again"):
+        yield f"{count:,} files in ten folders: {what}", lambda: open_dataset(config) and None
+    smooth(0, 30, 40).save(root / "class-0" / "new.jpg")
+    yield f"{count:,} files in ten folders: opened again, one file more", lambda: open_dataset(config) and None
+
+
 def broken_off(work: Callable[[Callable[[str, int, int | None], None]], object]) -> str:
     """The last that a person reads of a work that Ctrl-C ends after a minute."""
     from mlx_peft.cli import progress
@@ -201,4 +221,4 @@ def parquet(folder: Path, times: int) -> Steps:
     )
 
 
-CASES = {case.__name__: case for case in (duplicates, splits, parquet, report, metrics, imagenet)}
+CASES = {case.__name__: case for case in (duplicates, splits, parquet, report, metrics, imagenet, files)}

@@ -54,12 +54,13 @@ def check(
     from mlx_peft.core.writing import write_whole
     from mlx_peft.data import find
     from mlx_peft.data.check import survey
+    from mlx_peft.data.hands import number
     from mlx_peft.data.opening import open_entry
     from mlx_peft.data.sheet import contact_sheet
 
     with watch() as progress:
         dataset = open_entry(find(config.name), config, decode=False, watch=progress.opening)
-        found = survey(dataset, config.threads, config, progress.opening)
+        found = survey(dataset, number(config.threads), config, progress.opening)
     if as_json:
         echo_json(found.report())
     else:

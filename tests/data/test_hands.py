@@ -1,0 +1,45 @@
+"""Who makes the rows: how many, and whether threads or processes."""
+
+from __future__ import annotations
+
+import pytest
+from data.pipelines import AUGMENTS, BICUBIC, data
+
+from mlx_peft.config import schema
+from mlx_peft.core import cores
+from mlx_peft.core.errors import UserError
+from mlx_peft.data.filling import fill
+from mlx_peft.data.hands import BESIDE, MOST, hands, number
+from mlx_peft.data.rows import Augmented, Evaluated
+
+
+@pytest.mark.parametrize(("wanted", "free", "beside", "expected"), [
+    ("auto", 4, None, 4), ("auto", 400, None, MOST), ("auto", 8, "4", 2), ("auto", 2, "4", 1), ("auto", 4, "x", 4),
+    (7, 2, "4", 7),
+])  # fmt: skip
+def test_as_many_threads_as_cores_are_free(
+    monkeypatch: pytest.MonkeyPatch, wanted: int | str, free: int, beside: str | None, expected: int
+) -> None:
+    monkeypatch.setattr(cores, "free", lambda: free)
+    if beside is None:
+        monkeypatch.delenv(BESIDE, raising=False)
+    else:
+        monkeypatch.setenv(BESIDE, beside)
+    assert number(wanted) == expected
+
+
+def test_processes_are_taken_where_threads_would_wait_for_one_another() -> None:
+    colours = Augmented(AUGMENTS["randaugment"], BICUBIC, 24, 0, 0)
+    for rows in (colours, Augmented(AUGMENTS["flip"], BICUBIC, 24, 0, 0), Evaluated(BICUBIC, 24)):
+        for threads, processes in ((rows.worth, False), (rows.worth + 1, True)):
+            found = hands(data(threads=threads), rows, (24, 24))
+            assert (found.threads, found.fill is not fill) == (threads, processes)
+    assert hands(data(threads=99).model_copy(update={"workers": "threads"}), colours, (24, 24)).fill is fill
+    assert colours.worth < Evaluated(BICUBIC, 24).worth
+
+
+def test_how_many_is_not_said_by_workers() -> None:
+    with pytest.raises(UserError, match=r"workers.*how many there are is data\.threads"):
+        schema.Data(name="folder", workers=4)  # type: ignore[arg-type]
+    assert "workers" not in schema.Data(name="folder").model_dump()
+    assert schema.Data(name="folder", workers="processes").model_dump()["workers"] == "processes"
