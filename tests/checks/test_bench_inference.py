@@ -107,7 +107,7 @@ MEGABYTE = bytes([1]) * 2**20
 def test_what_is_held_is_counted() -> None:
     before = resident_bytes()
     with mmap.mmap(-1, 2**27) as fresh:
-        # Not an array: one of NumPy's may get pages that the process had already. Nor at once: what is written from stays.
+        # No array: one of NumPy's may get pages that the process had already. And bit by bit: the bytes may stay.
         for _ in range(len(fresh) // len(MEGABYTE)):
             fresh.write(MEGABYTE)
         assert resident_bytes() - before == pytest.approx(len(fresh), rel=0.1)
