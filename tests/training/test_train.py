@@ -51,6 +51,7 @@ def test_the_result_has_the_promised_fields(engine: SimpleNamespace) -> None:
         "head": {"initial", "reason"},
         "stored": {"base_bytes", "adapter_bytes", "total_bytes"},
         "splits": {"train", "val", "test"},
+        "preprocessing": {"mean", "std", "interpolation", "crop_pct", "crop_mode"},
         "environment": set(result["environment"]),
     }
     assert (result["status"], result["backend"], result["method"]) == ("finished", "mlx", "linear")
