@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlx_peft.core import cores
 from mlx_peft.core.writing import disk_errors, write_together
 from mlx_peft.report import tables
-from mlx_peft.report.drawing import pictures
-from mlx_peft.report.figures import SIZES, Drawing, drawings
+from mlx_peft.report.figures import drawings
+from mlx_peft.report.figures.drawn import drawn
 from mlx_peft.report.gather import Gathered
 from mlx_peft.report.study import Study
 from mlx_peft.report.web.page import page
 from mlx_peft.report.web.pictures import picture
 
-DPI = 300
-"""Dots an inch of a picture for the screen."""
+MANY = 200
+"""Of so many runs the figures are drawn by several processes, which is slower where there is little to draw."""
 FIGURES = "figures"
 """The folder of the figures, inside the report's."""
 
@@ -29,8 +30,8 @@ def write(found: Gathered, study: Study, out: Path, title: str = "Report") -> li
     Raises UserError where they cannot be written; then none of them is changed.
     """
     shown = drawings(study)
-    figures = {name: content for drawing in shown for name, content in _drawn(drawing).items()}
-    seen = [picture(figures[f"{drawing.name}-double.png"], drawing.caption) for drawing in shown]
+    figures = drawn(shown, cores.free() if len(study.runs) >= MANY else 1)
+    seen = [picture(drawing, figures) for drawing in shown]
     files = {
         out / "report.html": page(title, found, study, seen).encode(),
         out / "table.md": tables.markdown(study.runs, found.damaged, study).encode(),
@@ -45,12 +46,3 @@ def write(found: Gathered, study: Study, out: Path, title: str = "Report") -> li
             (out / FIGURES).mkdir(exist_ok=True)
     write_together(files)
     return list(files)
-
-
-def _drawn(drawing: Drawing) -> dict[str, bytes]:
-    """The files of a figure, by name."""
-    found = {}
-    for size, inches in SIZES.items():
-        for ending, content in pictures(drawing.draw(inches), DPI).items():
-            found[f"{drawing.name}-{size}{ending}"] = content
-    return found

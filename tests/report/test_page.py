@@ -79,9 +79,8 @@ def test_a_browser_is_allowed_nothing_but_the_page_s_own_style_and_script(writte
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert f"{directive} 'sha256-{digest}'" in policy
     assert "default-src 'none'" in policy
-    addresses = [
-        value for _, attributes in seen.elements for key, value in attributes.items() if key in ("src", "href")
-    ]
+    links = ("src", "srcset", "href")
+    addresses = [value for _, attributes in seen.elements for key, value in attributes.items() if key in links]
     assert addresses and all(str(address).startswith(("data:image/png;base64,", "#")) for address in addresses)
     assert not any(key.startswith("on") or key == "style" for _, attributes in seen.elements for key in attributes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mlx_peft.report import gather, rows, tables
 from mlx_peft.report.boards import board
 from mlx_peft.report.comparison import one_set
 from mlx_peft.report.figures import SIZES, drawings
+from mlx_peft.report.figures.drawn import drawn
 from mlx_peft.report.figures.tradeoffs import Point, front
 from mlx_peft.report.study import Study, examined
 from mlx_peft.report.verdicts import on_one_set, over_sets, standing
@@ -151,6 +153,40 @@ def test_what_a_study_made_to_choose_by_is_not_compared(one: Path) -> None:
     assert len(without_trials(runs, [trial, Planned("a", "a", run_id=identity, kind="final")])) == len(runs)
 
 
+def test_a_study_s_record_says_what_was_chosen_what_failed_and_what_was_only_tried(one: Path, tmp_path: Path) -> None:
+    for folder in one.iterdir():
+        shutil.copytree(folder, tmp_path / folder.name)
+    known = {run.name: run.value("run_id") for run in gather.gathered(tmp_path).finished}
+    kinds = {name: "tune" if name == "ssf-seed=0" else "final" for name in known}
+    nodes = [node(name, kinds[name], known[name], "finished") for name in known]
+    failed = node("lora-seed=2", "final", "ff", "failed", error="no memory")
+    tried = [{"changes": {"train.optimizer.lr": lr}, "runs": [], "score": score, "loss": None, "error": None}
+             for lr, score in ((0.001, 0.71), (0.003, 0.68))]  # fmt: skip
+    choice = {"label": "lora", "metric": "val.top1", "direction": "max", "ties": "", "candidates": tried, "chosen": 0}
+    record = tmp_path / "study.json"
+    record.write_text(json.dumps({"format": 1, "nodes": [*nodes, failed], "choices": [choice]}))
+    found = study(tmp_path)
+    assert {run.name for run in found.runs} - {run.name for run in found.compared} == {"ssf-seed=0"}
+    assert found.board.rows == ("linear called", "lora called", "ssf called")
+    assert found.board.notes == {("lora called", 0): ("lora-seed=2: failed: no memory",)}
+    (table,) = tables.choices(found)
+    assert [cell.text for cell in table.cells[0]] == [
+        "lora",
+        "lr 0.001",
+        "val.top1",
+        "lr 0.001: 0.7100; lr 0.003: 0.6800",
+    ]
+    record.write_text('{"format": 2}')
+    assert [one.name for one in gather.gathered(tmp_path).damaged] == ["study.json"]
+
+
+def node(name: str, kind: str, run_id: str, status: str, error: str | None = None) -> dict[str, Any]:
+    method = name.split("-")[0]
+    return {"name": name, "kind": kind, "label": f"{method} called", "method": method, "seed": 0, "changes": {},
+            "run_id": run_id, "folder": name, "step": None, "of": None, "status": status, "error": error,
+            "seconds": None}  # fmt: skip
+
+
 def test_latex_obeys_no_name_and_has_booktabs_rules(one: Path) -> None:
     found = study(one)
     text = tables.latex(found)
@@ -187,6 +223,11 @@ def test_each_figure_is_drawn_where_the_runs_have_what_it_shows(one: Path, many:
     for drawing in drawings(study(many)):
         for width in SIZES.values():
             assert drawing.draw(width).get_size_inches()[0] == width
+
+
+def test_several_processes_draw_what_one_does(one: Path) -> None:
+    shown = drawings(study(one))
+    assert drawn(shown, 2) == drawn(shown)
 
 
 def test_the_leader_alone_is_no_verdict(tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ def bits(study: Study) -> Drawing | None:
         "Accuracy against the bits of a weight; float: in no codes. Bars are one standard deviation over seeds. Of "
         "what was made of a run afterwards, the run itself stands at float."
     )
-    return Drawing("bits", caption, lambda width: _draw(study, dict([*found.items()][:MOST_SETS]), width))
+    return Drawing(
+        "bits", caption, lambda width: _draw(study, dict([*found.items()][:MOST_SETS]), width), len(found) > 1
+    )
 
 
 def _lines(study: Study, at: int) -> dict[str, Line]:

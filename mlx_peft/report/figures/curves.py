@@ -36,13 +36,13 @@ def learning(study: Study) -> Drawing | None:
     caption = "Epoch by epoch: the mean over seeds, and a band of one standard deviation to each side."
     if len(study.board.columns) > 1:
         sets = _by_set(study)
-        return Drawing("curves", caption, lambda width: _draw_sets(study, sets, width)) if sets else None
+        return Drawing("curves", caption, lambda width: _draw_sets(study, sets, width), True) if sets else None
     groups, measure = _comparable(study.compared)
     if not groups:
         return None
     if len(groups) > DRAWN:
         caption += f" The best {DRAWN} of {len(groups):,} configurations."
-    return Drawing("curves", caption, lambda width: _draw(groups, measure, width))
+    return Drawing("curves", caption, lambda width: _draw(groups, measure, width), True)
 
 
 def draw(runs: Sequence[FinishedRun], width: float) -> Figure | None:

@@ -33,7 +33,7 @@ def placings(study: Study) -> Drawing | None:
         "The place of each method on each data set, 1 for the best, equal ones sharing theirs; the last column is the "
         "mean. Methods without a result on one of the sets are left out."
     )
-    return Drawing("places", caption, lambda width: _places(study, found, width))
+    return Drawing("places", caption, lambda width: _places(study, found, width), len(study.board.columns) > 5)
 
 
 def _places(study: Study, found: Standing, width: float) -> Figure:
@@ -78,7 +78,7 @@ def dealt(study: Study) -> Drawing | None:
     caption = "The ranks that training left to each layer of each block, the mean over seeds."
     if len(found) > len(shown):
         caption += f" The first {len(shown)} of {len(found)} configurations."
-    return Drawing("ranks", caption, lambda width: _ranks(shown, width))
+    return Drawing("ranks", caption, lambda width: _ranks(shown, width), len(shown) > 1)
 
 
 def _dealt(group: Group) -> dict[tuple[int, str], float]:

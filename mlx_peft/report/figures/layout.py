@@ -35,11 +35,13 @@ class Drawing:
         name: of its files.
         caption: what it shows, and how to read it, for a page.
         draw: inches of width to the figure.
+        wide: whether it is made for two columns: it has several panels.
     """
 
     name: str
     caption: str
     draw: Callable[[float], Figure]
+    wide: bool = False
 
 
 def panels(

@@ -29,7 +29,7 @@ def seeds(study: Study) -> Drawing | None:
         "Each dot is a seed, the vertical line the mean, the bar Student's 95 % interval of the mean, cut where the "
         "panel ends. Filled marks are those in bold: the best and all that does not differ significantly from it."
     )
-    return Drawing("seeds", caption, lambda width: _draw(study, width))
+    return Drawing("seeds", caption, lambda width: _draw(study, width), len(board.columns) > 1)
 
 
 def _order(board: Board) -> list[str]:
@@ -64,22 +64,36 @@ def _panel(axes: Axes, study: Study, at: int, rows: list[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     board, verdict = study.board, study.verdicts.get(at)
-    values: list[float] = []
+    means: list[tuple[float, int]] = []
+    intervals: list[tuple[int, float, float]] = []
+    dots: dict[bool, list[tuple[float, int]]] = {True: [], False: []}
     for place, row in enumerate(rows):
         group, score = board.cells.get((row, at)), board.score(row, at)
         if group is None or score is None:
             continue
         own = [100 * value for run in group.runs if isinstance(value := run.value(board.columns[at].key), int | float)]
-        best = verdict is not None and row in verdict.best
+        dots[verdict is not None and row in verdict.best] += [(value, place) for value in own]
+        means.append((100 * score.mean, place))
         if score.interval is not None:
-            axes.plot([100 * end for end in score.interval], [place, place], color="#c4c4c4", linewidth=3, zorder=1)
-        axes.plot([100 * score.mean] * 2, [place - 0.32, place + 0.32], color="black", linewidth=1.1, zorder=2)
-        face = COLOURS[0] if best else "white"
+            intervals.append((place, 100 * score.interval[0], 100 * score.interval[1]))
+    where = [place for place, _, _ in intervals]
+    axes.hlines(where, [low for _, low, _ in intervals], [high for *_, high in intervals], color="#c4c4c4", linewidth=3)
+    low, high = ([place + sign * 0.32 for _, place in means] for sign in (-1, 1))
+    axes.vlines([mean for mean, _ in means], low, high, color="black", linewidth=1.1, zorder=2)
+    for best, some in dots.items():
         axes.plot(
-            *(own, [place] * len(own)), "o", markersize=3.2, color=COLOURS[0], markerfacecolor=face, zorder=3,
+            [value for value, _ in some],
+            [place for _, place in some],
+            "o",
+            color=COLOURS[0],
+            markerfacecolor=COLOURS[0] if best else "white",
             markeredgewidth=0.7,
-        )  # fmt: skip
-        values += own
+            markersize=3.2,
+            zorder=3,
+        )
+    values = [value for some in dots.values() for value, _ in some]
+    if not values:
+        return
     room = 0.12 * (max(values) - min(values)) or 1.0
     axes.set_xlim(max(-1, min(values) - room), min(101, max(values) + room))  # an interval of two seeds may be wider
     axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -88,7 +88,7 @@ def tradeoffs(study: Study) -> list[Drawing]:
                 "bars are one standard deviation over seeds."
             )
             axis = cost.axis[cost.keys.index(key)]
-            found.append(Drawing(cost.name, caption, partial(_draw, study.board, sets, axis)))
+            found.append(Drawing(cost.name, caption, partial(_draw, study.board, sets, axis), len(sets) > 1))
     return found
 
 
@@ -170,10 +170,14 @@ def _panel(axes: Axes, points: Sequence[Point], looks: Mapping[int, int]) -> Non
         linewidth=1.0,
         drawstyle="steps-post",
     )
+    spread = [point for point in points if point.deviation and (len(points) <= NAMED or point.row in looks)]
+    low, high = ([point.score + sign * point.deviation for point in spread] for sign in (-1, 1))
+    axes.vlines([point.cost for point in spread], low, high, color=GREY, linewidth=0.6)
+    others = [point for point in points if point.row not in looks]
+    axes.plot([one.cost for one in others], [one.score for one in others], ".", color=GREY, markersize=3, zorder=3)
     for point in points:
-        number = looks.get(point.row)
-        mark = {"color": GREY, "marker": ".", "linestyle": "", "markersize": 3} if number is None else look(number)
-        axes.errorbar(point.cost, point.score, point.deviation or None, elinewidth=0.6, ecolor=GREY, zorder=3, **mark)
+        if point.row in looks:
+            axes.plot(point.cost, point.score, zorder=4, **look(looks[point.row]))
     axes.ticklabel_format(axis="y", useOffset=False)
 
 
