@@ -193,6 +193,11 @@ def saved_bytes(trainer: FakeTrainer, images: np.ndarray, targets: np.ndarray) -
     return None
 
 
+def step_bytes(trainer: FakeTrainer, step: Callable[[], object]) -> int:
+    step()
+    return 0
+
+
 def multiply(batch: int, m: int, k: int, n: int) -> None:
     return None
 

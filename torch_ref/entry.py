@@ -8,7 +8,7 @@ from mlx_peft.config.quantization import QAT
 from mlx_peft.config.schema import Experiment, Precision
 from mlx_peft.config.tokens import ReducerConfig
 from torch_ref.device import computing, peak_memory, synchronize, use, version
-from torch_ref.measured import multiply, resizing, saved_bytes
+from torch_ref.measured import multiply, resizing, saved_bytes, step_bytes
 from torch_ref.model import Model
 from torch_ref.trainer import Trainer
 from torch_ref.world import world
@@ -21,6 +21,7 @@ __all__ = [
     "peak_memory",
     "resizing",
     "saved_bytes",
+    "step_bytes",
     "synchronize",
     "use",
     "version",

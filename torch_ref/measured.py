@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from mlx_peft.vit.architecture import Preprocessing
 from torch_ref.device import device, synchronize
@@ -39,6 +41,23 @@ def kept_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> i
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         forward()
     return sum(kept.values())
+
+
+def step_bytes(trainer: Trainer, step: Callable[[], object]) -> int:
+    """Bytes that arrays hold at once, at most, while a step of a trainer runs: all that it has, and what it makes."""
+    if device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        synchronize()
+        return torch.cuda.max_memory_allocated()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    made = max(accumulate((size for _, size in changes), initial=0))
+    network, state = trainer.model.network, trainer.update.state().values()
+    held = {array.untyped_storage().data_ptr(): array.nbytes for array in (*network.buffers(), *state)}
+    return made + sum(p.nbytes for p in network.parameters()) + sum(held.values())
 
 
 def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:

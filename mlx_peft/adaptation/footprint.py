@@ -7,7 +7,7 @@ caches and the libraries themselves are not, so that what does not fit by this c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from mlx_peft.adaptation.adapter import adapter_shapes
@@ -141,21 +141,6 @@ def training(
         "attention": attention,
         "logits": 4 * images * num_classes,
     }
-
-
-def smaller(experiment: Experiment, limit: int, needs: Callable[[Experiment], Parts]) -> str | None:
-    """The smallest change of an experiment that would need no more than the limit, as an override; None: no simple one.
-
-    More parts of a batch first, which changes nothing but the time; then checkpointing beside them.
-    """
-    batch = experiment.data.batch_size
-    for checkpointing in (False, True):
-        for parts in (parts for parts in range(1, batch + 1) if batch % parts == 0):
-            update = {"accumulate": parts, "gradient_checkpointing": checkpointing}
-            changed = experiment.model_copy(update={"train": experiment.train.model_copy(update=update)})
-            if sum(needs(changed).values()) <= limit:
-                return f"train.accumulate={parts}" + (" train.gradient_checkpointing=true" if checkpointing else "")
-    return None
 
 
 def _probabilities(architecture: Architecture, tokens: int | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlx_peft.adaptation import footprint
+from mlx_peft.adaptation.estimate.smaller import smaller
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment, Precision
 from mlx_peft.config.tokens import ReducerConfig
@@ -32,20 +33,23 @@ def check_training(
             num_classes,
             batch=min(experiment.data.batch_size, images),
             forms_attention=device.forms_attention,
-            quantization=quantization,
+            quantization=quantization or experiment.quantize,
         )
 
     there = memory.available() + (device.memory or 0)
     parts = needs(experiment)
     if sum(parts.values()) <= there:
         return
-    change = footprint.smaller(experiment, there, needs)
+    change = smaller(experiment, there, lambda changed: sum(needs(changed).values()))
+    less = "a smaller model, image_size or batch would need less"
+    if change is not None:
+        less = f"by the same count {' '.join(change.overrides)} would fit"
     memory.require(
         parts,
         f"training {experiment.method.name} on {experiment.model.name} ({architecture.dimensions}) in batches of "
         f"{experiment.data.batch_size}",
         device.memory,
-        f"by the same count {change} would fit" if change else "a smaller model, image_size or batch would need less",
+        less,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from convert.base import Base
 from mlx_peft.backend.device import computing, peak_memory, synchronize, use, version
-from mlx_peft.backend.measured import multiply, resizing, saved_bytes
+from mlx_peft.backend.measured import multiply, resizing, saved_bytes, step_bytes
 from mlx_peft.backend.model import Model
 from mlx_peft.backend.trainer import Trainer
 from mlx_peft.backend.world import world
@@ -21,6 +21,7 @@ __all__ = [
     "peak_memory",
     "resizing",
     "saved_bytes",
+    "step_bytes",
     "synchronize",
     "use",
     "version",

@@ -20,6 +20,15 @@ def saved_bytes(trainer: Trainer, images: np.ndarray, targets: np.ndarray) -> in
     return None
 
 
+def step_bytes(trainer: Trainer, step: Callable[[], object]) -> int:
+    """Bytes that arrays hold at once, at most, while a step of a trainer runs: all that it has, and what it makes."""
+    mx.synchronize()
+    mx.reset_peak_memory()
+    step()
+    mx.synchronize()
+    return mx.get_peak_memory()
+
+
 def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:
     """For benchmarks: a function that computes one ``(batch, m, k) @ (batch, k, n)`` and waits for it."""
     a, b = mx.random.normal((batch, m, k)), mx.random.normal((batch, k, n))

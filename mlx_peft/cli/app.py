@@ -16,6 +16,7 @@ from mlx_peft.cli import (
     convert,
     cp,
     data,
+    estimate,
     eval,
     explain,
     info,
@@ -73,8 +74,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"], **GROUP},
 )
 COMMANDS = (
-    train, sweep, eval, predict, explain, combine, merge, quantize, simulate, convert, info, push, pull, parity, report,
-    ls, cat, cp, complete,
+    train, estimate, sweep, eval, predict, explain, combine, merge, quantize, simulate, convert, info, push, pull,
+    parity, report, ls, cat, cp, complete,
 )  # fmt: skip
 for module in COMMANDS:
     app.command(cls=Answering)(getattr(module, module.__name__.rpartition(".")[2]))

@@ -34,6 +34,12 @@ def suites(incomplete: str) -> list[str]:
     return beginning(recipes.names("suite"), incomplete)
 
 
+def devices(incomplete: str) -> list[str]:
+    from mlx_peft.adaptation.estimate.devices import DEVICES
+
+    return beginning(DEVICES, incomplete)
+
+
 def readable(incomplete: str) -> list[str]:
     """What ``cat`` and ``cp`` take."""
     return [*recipes(incomplete), *suites(incomplete)]

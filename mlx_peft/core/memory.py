@@ -18,9 +18,13 @@ def available() -> int:
     The machine's memory, or its control group's share, and the swap beside it; no more than a limit of the process
     (``ulimit -v``, ``-d``). macOS makes swap as it is needed: as much again is counted.
     """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    swap = memory if sys.platform == "darwin" else _swap()
-    return min([min([memory, *_groups()]) + swap, *_limits()])
+    swap = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if sys.platform == "darwin" else _swap()
+    return min([physical() + swap, *_limits()])
+
+
+def physical() -> int:
+    """The bytes of the machine's memory, or of its control group's share."""
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_groups()])
 
 
 def require(parts: Mapping[str, int], what: str, own: int | None = None, advice: str = "") -> None:

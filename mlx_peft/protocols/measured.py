@@ -53,6 +53,11 @@ class Contender(Protocol):
 class Measured(Contender, Protocol):
     """What more is measured of a backend of ours."""
 
+    def step_bytes(self, trainer: Any, step: Callable[[], object]) -> int:
+        """Bytes that arrays hold at once, at most, while a step of its own trainer runs: all that it has, and what it
+        makes."""
+        ...
+
     def resizing(self, images: np.ndarray, preprocessing: Preprocessing, size: int) -> Callable[[], None]:
         """What makes a batch of uint8 images a model's input and waits for it."""
         ...

@@ -10,6 +10,7 @@ import pytest
 
 COMMANDS = (
     "train",
+    "estimate",
     "sweep",
     "eval",
     "predict",

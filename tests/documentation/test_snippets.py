@@ -105,6 +105,7 @@ WORDS = {
 
 SLOW = {
     "mlx-peft parity --precision bfloat16",
+    "mlx-peft estimate my.yaml --measure",
     *(line for line in MORE if line.startswith("mlx-peft bench") and "IMAGES" not in line),
     *(line for line in MORE if line.startswith("mlx-peft sweep ")),
 }
