@@ -29,6 +29,8 @@ PRODUCTS = {"AddMM", "Matmul"}
 SINGLE = {"Add", "AsType", "Divide", "Exp", "Maximum", "Multiply", "Negative", "Select", "Sqrt", "Square", "Subtract"}
 """Operations on each number alone, by the names that they have where the compiler has none beside them to fuse with."""
 
+COMPARISONS = {"Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "NotEqual"}
+
 
 def _norm(x: mx.array, weight: mx.array | None, *others: mx.array | float | None) -> mx.array:
     for parameter in (weight, *others):
@@ -123,7 +125,9 @@ class Graph:
         for kernel in self.kernels:
             taken = {types[name] for name in kernel.inputs if name in types}
             given = "float32" if "float32" in taken else "bfloat16" if "bfloat16" in taken else None
-            if kernel.name == "AsType" and given:  # of two types it leads to the other; masks are of whatever they meet
+            if kernel.name in COMPARISONS:  # a mask takes the type of what it meets
+                given = None
+            elif kernel.name == "AsType" and given:  # there are two, and it leads to the other
                 given = "bfloat16" if given == "float32" else "float32"
             results: list[str | None] = [given] * len(kernel.outputs)
             if kernel.name == "CustomTransforms":  # it takes what it is a function of, and its results behind that
