@@ -86,16 +86,20 @@ class Worker:
         if process is not None:
             with suppress(*GONE):
                 return self._answer(process, request)
-            self.process = None
-            if process.wait():
+            if self._left(process):
                 raise _gone(process)
-        process = self.process = self._started()
+        process = self._started()
         try:
             return self._answer(process, request)
         except GONE as error:
-            self.process = None
-            process.wait()
+            self._left(process)
             raise _gone(process) from error
+
+    def _left(self, process: subprocess.Popen[bytes]) -> int:
+        """The status of a process that has ended, of which nothing is kept."""
+        self.process = None
+        self._end()
+        return process.returncode
 
     def _answer(self, process: subprocess.Popen[bytes], request: bytes) -> tuple[Any, ...]:
         """The last thing that is said of a request. Raises EOFError or OSError where the process has ended."""
@@ -121,15 +125,19 @@ class Worker:
 
     def _started(self) -> subprocess.Popen[bytes]:
         numbers = self._memory, self._own, self._budget.total, IDLE
-        process = subprocess.Popen(
-            [sys.executable, "-c", START, *map(str, numbers), *sys.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=(self._memory,),
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C is for its owner, which may want a last batch
-        )
-        weakref.finalize(self, _ended, process)
+        try:
+            self.process = process = subprocess.Popen(
+                [sys.executable, "-c", START, *map(str, numbers), *sys.path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=(self._memory,),
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                start_new_session=True,  # Ctrl-C is for its owner, which may want a last batch
+            )
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"data.workers: a process that decodes images cannot be started ({reason})") from error
+        self._end = weakref.finalize(self, _ended, process)
         return process
 
 

@@ -53,6 +53,15 @@ def test_what_else_goes_wrong_is_told_with_its_place_and_its_status(capfd: pytes
     assert "printed\nwritten\n" in capfd.readouterr().err
 
 
+def test_a_process_that_cannot_be_started_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(crew.subprocess, "Popen", refused)
+    with pytest.raises(UserError, match=r"data\.workers: .* cannot be started \(Resource temporarily unavailable\)"):
+        crew.Crew(1, crew.ROOM).fill(*odd("talkative"))
+
+
 def test_memory_is_shared_out_and_given_back() -> None:
     hand = crew.crew(2, (SIDE, SIDE))
     assert hand.fill(*odd("hungry")) == [None] * 6
