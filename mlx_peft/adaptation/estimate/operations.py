@@ -94,6 +94,10 @@ class Operations(Tape):
         """softmax(q k^T / sqrt(d) + bias) v for ``(batch, heads, tokens, d)``, heads joined."""
         raise NotImplementedError
 
+    def plus_product(self, y: Array, x: Array, weight: Array) -> Array:
+        """y + x W^T."""
+        return self.add(y, self.product(x, weight))
+
     def reordered(self, x: Array) -> Array:
         """What attention gave to queries that lie head by head, for whoever reads it token by token: x itself."""
         return x

@@ -57,6 +57,13 @@ class Formed(Operations):
     def attend(self, q: Array, k: Array, v: Array, bias: Array | None) -> Array:
         return formed(self, q, k, v, bias)
 
+    def plus_product(self, y: Array, x: Array, weight: Array) -> Array:
+        """Both at once."""
+        weight = self.cast(weight, x.item)
+        self.count(x, x.rows * weight.shape[0] * weight.shape[1], x.needs + weight.needs)
+        keeps = [*([x] if weight.needs else []), *([weight] if x.needs else [])]
+        return self.run([y, x, weight], y.shape, keeps=keeps, passes=x.size, calls=Calls(7, 10))
+
     def gelu(self, x: Array) -> Array:
         """A quotient of polynomials, in float32: its argument and the square of it are what the gradient needs too."""
         clipped = self.run([x], x.shape, item=FLOAT32, passes=0)

@@ -211,4 +211,4 @@ def product(net: Network, path: str, x: Array, A: Array, B: Array, bias: list[Ar
 
 def plus(net: Network, y: Array, x: Array, A: Array, B: Array) -> Array:
     """y + s B A x, in the precision of x."""
-    return net.tape.add(y, net.tape.product(net.tape.product(x, A), net.tape.scaled(B)))
+    return net.tape.plus_product(y, net.tape.product(x, A), net.tape.scaled(B))
