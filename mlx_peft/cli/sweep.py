@@ -109,11 +109,10 @@ def executing(command: tuple[str, ...], jobs: int, address: str | None, out: Pat
 
         yield Here(command, jobs)
         return
-    from mlx_peft.studies.on_ray import OnRay, check_room, cluster
+    from mlx_peft.studies.on_ray import on_cluster
 
-    with cluster(address):
-        check_room([line.entry.resources for line in graph.lines])
-        yield OnRay(command, out)
+    with on_cluster(address, command, out, [line.entry.resources for line in graph.lines]) as executor:
+        yield executor
 
 
 def _finished(graph: Graph) -> int:

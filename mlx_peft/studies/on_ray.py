@@ -126,6 +126,21 @@ def make(command: Sequence[str], order: str, log: str | None, directory: str, ma
 
 
 @contextmanager
+def on_cluster(address: str, command: Sequence[str], out: Path, needed: Sequence[Resources] = ()) -> Iterator[OnRay]:
+    """An executor on the cluster at an address, for as long as the block runs: after it no run goes on.
+
+    Raises UserError where there is no such cluster, or none of its hosts has what a run needs.
+    """
+    with cluster(address):
+        check_room(needed)
+        executor = OnRay(command, out)
+        try:
+            yield executor
+        finally:
+            executor.hand_on(signal.SIGTERM)
+
+
+@contextmanager
 def cluster(address: str) -> Iterator[None]:
     """Connects to a cluster, or begins one of this machine, for as long as the block runs.
 

@@ -17,7 +17,7 @@ from mlx_peft.cli import worker
 from mlx_peft.config import suite
 from mlx_peft.studies import processes, ready
 from mlx_peft.studies.graph import Graph, Node
-from mlx_peft.studies.on_ray import LOCAL, OnRay, cluster
+from mlx_peft.studies.on_ray import LOCAL, on_cluster
 from mlx_peft.studies.processes import Here
 from mlx_peft.studies.ready import Checker
 from mlx_peft.studies.record import Before, read_record
@@ -108,8 +108,7 @@ def drive(how: str, out: Path, file: Path) -> int:
         graph = Graph(suite.load(file), Checker(out), before)
         executor: processes.Executor
         if how == "ray":
-            stack.enter_context(cluster(LOCAL))
-            executor = OnRay(command, out)
+            executor = stack.enter_context(on_cluster(LOCAL, command, out))
         else:
             executor = Here(command, int(how))
         for _ in Sweep(graph, out, executor, Silent()).run():

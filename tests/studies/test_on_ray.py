@@ -14,13 +14,13 @@ SCRIPT = """
 import pathlib, psutil, ray, sys
 from mlx_peft.config.tuning import Resources
 from mlx_peft.core.errors import UserError
-from mlx_peft.studies.on_ray import OnRay, check_room, cluster
+from mlx_peft.studies.on_ray import check_room, on_cluster
 
 out = pathlib.Path(sys.argv[1])
 out.mkdir()
 worker = out.parent / "worker.py"
 worker.write_text("import os, sys; print(sys.stdin.readline().strip(), os.getcwd())")
-with cluster("local"):
+with on_cluster("local", ("python", str(worker)), out) as executor:
     me = psutil.Process()
     listening = {
         connection.laddr.ip
@@ -34,10 +34,8 @@ with cluster("local"):
     except UserError as error:
         print(error)
     print(sorted(listening))
-    executor = OnRay(("python", str(worker)), out)
     print(executor.submit({"order": 1}, Resources(), None).result())
-    executor.hand_on(15)
-    print(list(out.iterdir()))
+print(list(out.iterdir()))
 """
 
 
