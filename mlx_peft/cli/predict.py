@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mlx_peft.artifacts.answering import Asked
     from mlx_peft.artifacts.load import Tokens
     from mlx_peft.artifacts.predict import Features
+    from mlx_peft.data.looking import Watch
     from mlx_peft.data.questions import Question, Questions
     from mlx_peft.data.stream import Pause
 
@@ -61,6 +62,15 @@ Form = Annotated[
     typer.Option(metavar="table|csv|jsonl", help="How answers are written.", show_default="table, or as --out ends"),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the answers.", show_default=False)]
+OnCluster = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Answer on this Ray cluster; local: on one of this machine.",
+        show_default=False,
+    ),
+]
 OfFeatures = Annotated[
     Path | None,
     typer.Option(
@@ -84,6 +94,7 @@ def predict(
     image_size: ImageSize = None,
     tokens: TokensToo = None,
     backend: Backend = None,
+    ray: OnCluster = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is in images.
@@ -92,18 +103,26 @@ def predict(
     """
     given = (model, weights, image_size)
     _check(
-        adapter, adapters, images, {"--top": top, "--format": format, "--out": out}, features, (run, weights), as_json
+        adapter,
+        adapters,
+        images,
+        {"--top": top, "--format": format, "--out": out, "--ray": ray},
+        features,
+        (run, weights),
+        as_json,
     )
     form = format_of(format, out)
     questions = _sparing(features or out, _questions(images, adapter, adapters, features is not None))
-    asked, notes = _opened(run, questions, backend_of(ctx, backend), features is not None, given, tokens_of(tokens))
+    how = (backend_of(ctx, backend), features is not None, given, tokens_of(tokens))
+    asked, notes = _opened(run, questions, *how)
     for note in (*questions.notes, *notes):
         echo(f"note: {note}", err=True)
     left_out = LeftOut()
     if features is not None:
         _write_features(asked, questions, features, left_out, as_json)
     else:
-        _answer(asked, questions, top or 1, form, out, left_out, as_json)
+        made = _made(asked, questions, top or 1, ray, (run, tuple(questions.adapters), questions.mixed, *how))
+        _answer(asked, questions, made, form, out, left_out, as_json)
     if left_out.found:
         raise typer.Exit(1)
 
@@ -193,11 +212,36 @@ def _opened(
     return OneModel.of(loaded), loaded.notes
 
 
+def opened(run: Path, adapters: Sequence[str | None], mixed: bool, *how: Any) -> Asked:
+    """Whoever answers, on a host of a cluster."""
+    from mlx_peft.data.questions import Questions
+
+    return _opened(run, Questions(iter(()), adapters=tuple(adapters), mixed=mixed), *how)[0]
+
+
+def _made(
+    asked: Asked, questions: Questions, top: int, address: str | None, opening: tuple[Any, ...]
+) -> Callable[[Watch], Iterator[dict[str, Any]]]:
+    """The answers, here or on a cluster, for whoever watches."""
+    if address is None:
+        from mlx_peft.artifacts.predict import answers
+
+        return lambda watch: answers(asked, questions, top, watch)
+    from mlx_peft.cli.shards import answers_on
+
+    return lambda watch: answers_on(address, opening, opened, questions, top, watch)
+
+
 def _answer(
-    asked: Asked, questions: Questions, top: int, form: Format, out: Path | None, left_out: LeftOut, as_json: bool
+    asked: Asked,
+    questions: Questions,
+    made: Callable[[Watch], Iterator[dict[str, Any]]],
+    form: Format,
+    out: Path | None,
+    left_out: LeftOut,
+    as_json: bool,
 ) -> None:
     """Answers where they belong, each as it comes; where their reader is gone, no more are made."""
-    from mlx_peft.artifacts.predict import answers
     from mlx_peft.cli.progress import watch
     from mlx_peft.data.depth import Glance
 
@@ -206,7 +250,7 @@ def _answer(
         progress = stack.enter_context(watch())
         document = Document() if as_json and out is None else None
         writer = document or (printed(form, told) if out is None else stack.enter_context(into(out, form, told)))
-        for result in answers(asked, questions, top, progress.opening):
+        for result in made(progress.opening):
             writer.add(result)
             left_out.add(result)
             if "error" not in result:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +106,8 @@ def drive(how: str, out: Path, file: Path) -> int:
     before = Before.of(read_record(out))
     with ExitStack() as stack:
         graph = Graph(suite.load(file), Checker(out), before)
-        executor: processes.Executor
-        if how == "ray":
-            executor = stack.enter_context(on_cluster(LOCAL, command, out))
-        else:
-            executor = Here(command, int(how))
+        local = on_cluster(LOCAL, command, out) if how == "ray" else nullcontext(Here(command, int(how)))
+        executor: processes.Executor = stack.enter_context(local)
         for _ in Sweep(graph, out, executor, Silent()).run():
             pass
     return 0 if all(node.status == "finished" for node in graph.nodes) else 1
