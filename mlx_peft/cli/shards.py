@@ -48,7 +48,7 @@ def answers_on(
         make = ray.remote(answered)
         most = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
         under_way: deque[Any] = deque()
-        asked = (question for question in questions.each if isinstance(question, Question))
+        asked = questions.without_pauses()
         done = read = 0
         first = ""
         watch("answering", 0, questions.count)
