@@ -77,10 +77,11 @@ class Board:
         self.tick(graph)
 
     def tick(self, graph: Graph) -> None:
-        self._live.update(Group(self._left(graph.nodes), self._running(graph.nodes)), refresh=True)
+        left = told(remaining(graph.nodes, self._at_once), self._at_once)
+        self._live.update(Group(Text(left), self._left(graph.nodes), self._running(graph.nodes)), refresh=True)
 
     def _left(self, nodes: list[Node]) -> Table:
-        table = Table(box=None, title=told(remaining(nodes, self._at_once), self._at_once), title_justify="left")
+        table = Table(box=None)
         for heading in ("runs", "waiting", "at work", "finished", "failed"):
             table.add_column(heading, justify="left" if heading == "runs" else "right")
         for kind, called in KINDS.items():

@@ -146,10 +146,11 @@ def cluster(address: str) -> Iterator[None]:
 
     Raises UserError where there is none at the address, or Ray is not installed.
     """
+    if address == LOCAL:
+        os.environ.update(ALONE)  # before Ray is loaded, which reads them once
     ray = installed()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     if address == LOCAL:
-        os.environ.update(ALONE)
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "num_cpus": cores.whole()}
         options |= {"object_store_memory": STORE}
     try:

@@ -17,7 +17,7 @@ LONGEST = 500
 
 
 class MLflow:
-    """A run of MLflow; one that is resumed goes on in it, from the step that it has reached there."""
+    """A run of MLflow; one that is resumed goes on in it."""
 
     def __init__(self, run: Shown) -> None:
         from mlflow import MlflowClient
@@ -34,14 +34,15 @@ class MLflow:
             self._id = made.info.run_id
             for key, value in run.config.items():
                 self._client.log_param(self._id, key, str(value)[:LONGEST])
-        shown = max((point.step for tag in self._tags() for point in self._history(tag)), default=-1)
+        self._shown = {tag: max(point.step for point in self._history(tag)) for tag in self._tags()}
         for record in run.history:
-            if record["step"] > shown:
-                self.log(record)
+            self.log(record)
 
     def log(self, record: Record) -> None:
+        """What is there already stays: a run that was resumed makes some steps a second time."""
         for tag, value in tagged(record):
-            self._client.log_metric(self._id, tag, value, step=int(record["step"]))
+            if (step := int(record["step"])) > self._shown.get(tag, -1):
+                self._client.log_metric(self._id, tag, value, step=step)
 
     def end(self, metrics: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
         for tag, value in metrics.items():
