@@ -11,7 +11,7 @@ import pytest
 from hanging import HUNG
 
 SCRIPT = """
-import pathlib, psutil, ray, sys
+import pathlib, psutil, sys
 from mlx_peft.config.tuning import Resources
 from mlx_peft.core.errors import UserError
 from mlx_peft.studies.on_ray import check_room, on_cluster

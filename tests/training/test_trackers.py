@@ -98,7 +98,8 @@ def in_wandb(place: Path) -> tuple[Points, dict[str, Any], list[str]]:
             elif not tag.startswith("_"):
                 points.setdefault(tag, []).append((int(row["_step"]), value))
         for item in record.summary.update:
-            points.setdefault(item.key or "/".join(item.nested_key), []).append((0, json.loads(item.value_json)))
+            if (tag := item.key or "/".join(item.nested_key)).startswith("final/"):
+                points.setdefault(tag, []).append((0, json.loads(item.value_json)))
         for item in (*record.config.update, *record.run.config.update):
             config[item.key] = json.loads(item.value_json)
     return points, config, files
