@@ -87,15 +87,13 @@ def in_wandb(place: Path) -> tuple[Points, dict[str, Any], list[str]]:
 
     points: Points = {}
     config: dict[str, Any] = {}
-    files: list[str] = []
+    files = [str(path) for path in (place / "wandb").rglob("*.png")]
     for content in (content for file in sorted(place.rglob("*.wandb")) for content in written(file.read_bytes())):
         record = Record()
         record.ParseFromString(content)
         row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
         for tag, value in row.items():
-            if isinstance(value, dict):
-                files.append(tag)
-            elif not tag.startswith("_"):
+            if not tag.startswith("_"):
                 points.setdefault(tag, []).append((int(row["_step"]), value))
         for item in record.summary.update:
             if (tag := item.key or "/".join(item.nested_key)).startswith("final/"):
