@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mlx_peft.config.naming import label, short
 from mlx_peft.report.gather import FinishedRun
@@ -155,9 +156,7 @@ def _by_settings(sets: Sequence[Sequence[Group]]) -> dict[str, str]:
     for members in sets:
         for method, alike in _by_method(members).items():
             settings = [group.runs[0].settings for group in alike]
-            keys = [key for key in dict.fromkeys(key for one in settings for key in one) if not _no_method(key)]
-            told = (key for key in keys if len({str(one.get(key)) for one in settings}) > 1)
-            differing.setdefault(method, {}).update(dict.fromkeys(told))
+            differing.setdefault(method, {}).update(dict.fromkeys(_told_apart(settings)))
     found = {}
     for members in sets:
         for method, alike in _by_method(members).items():
@@ -167,6 +166,16 @@ def _by_settings(sets: Sequence[Sequence[Group]]) -> dict[str, str]:
                 said = [f"{short(key, keys)}={label(own[key])}" for key in keys if key in own]
                 found[_key(group)] = " ".join([method, *said])
     return found
+
+
+def _told_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys by which settings are told apart: those that have several values, where these are enough; else also
+    those that some of them lack."""
+    keys = [key for key in dict.fromkeys(key for one in settings for key in one) if not _no_method(key)]
+    several = [key for key in keys if len({str(one[key]) for one in settings if key in one}) > 1]
+    if len({tuple(str(one.get(key)) for key in several) for one in settings}) == len(settings):
+        return several
+    return [key for key in keys if len({str(one.get(key)) for one in settings}) > 1]
 
 
 def _by_method(groups: Sequence[Group]) -> dict[str, list[Group]]:

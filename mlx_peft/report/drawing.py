@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mlx_peft.core.text import printable
@@ -26,6 +27,7 @@ def style(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[turn], "marker": MARKS[turn]}
 
 
+@lru_cache(4096)  # the names of methods stand in every figure
 def width(line: str, points: float) -> float:
     """Inches that a line of text takes in letters of that size, in the font of the pictures."""
     from matplotlib.font_manager import FontProperties

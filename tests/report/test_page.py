@@ -24,6 +24,9 @@ from mlx_peft.report.study import examined
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 SHARES = {"lora": ({"name": "lora"}, 0.8), "linear": ({"name": "linear"}, 0.6), "ssf": ({"name": "ssf"}, 0.79)}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OUTSIDE = (
+    "all => all.filter(one => one.closest('table') && one.offsetParent === document.body).map(one => one.outerHTML)"
+)
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -166,6 +169,7 @@ def test_in_a_browser_it_sorts_filters_and_opens_a_run(browser: Any, written: Pa
     assert dialog.locator("table.confusion tbody tr").count() == 10
     assert HOSTILE in (dialog.text_content() or "")
     assert "name: ssf" in (dialog.locator("pre").text_content() or "")
+    assert page.locator(".hidden").evaluate_all(OUTSIDE) == [], "what only ears hear widens no page"
     first = dialog.locator("h2").text_content()
     dialog.press("ArrowRight")
     assert dialog.locator("h2").text_content() != first

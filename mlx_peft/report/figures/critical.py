@@ -13,7 +13,7 @@ from mlx_peft.report.verdicts import Standing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FEWEST, MOST = 3, 24
+FEWEST, MOST = 3, 20
 """Of fewer methods there is no Friedman test; of more the best are drawn."""
 
 
@@ -37,7 +37,7 @@ def _draw(found: Standing, width: float) -> Figure:
     best = sorted(found.rows, key=lambda row: found.places[row])[:MOST]
     names: dict[str, str] = {}
     for row in best:
-        name = fitted(row, min(1.5, width / 4), SMALL)
+        name = fitted(row, min(1.8, width / 3.2), SMALL)
         names[row] = f"{name}{' ' * sum(other.strip() == name for other in names.values())}"  # no two are alike
     scores = DataFrame(found.scores, columns=[*found.rows])
     alike = scikit_posthocs.posthoc_nemenyi_friedman(scores).loc[best, best].rename(index=names, columns=names)

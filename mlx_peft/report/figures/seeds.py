@@ -51,8 +51,9 @@ def _draw(study: Study, width: float) -> Figure:
         axes.set_xlabel(board.columns[at].heading, fontsize=POINTS)
         if len(board.columns) > 1:
             titled(axes, board.columns[at].dataset, width / across(len(sets), width) - 0.5)
+    names = [fitted(row, min(LABEL, width / 3), SMALL) for row in rows]
     for axes in grid:
-        axes.set_yticks(range(len(rows)), [fitted(row, min(LABEL, width / 3), SMALL) for row in rows], parse_math=False)
+        axes.set_yticks(range(len(rows)), names, parse_math=False)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
     if len(board.rows) > len(rows):

@@ -51,14 +51,14 @@ COSTS = (
     Cost(
         "parameters",
         ("parameters.trainable",),
-        ("trained parameters, head included",),
+        ("trained parameters",),
         1,
         "against trained parameters, those of the head included",
     ),
     Cost(
         "memory",
         ("memory.process_bytes", "memory.arrays_bytes"),
-        ("peak memory of the process (MB)", "peak memory of arrays (MB)"),
+        ("peak of process (MB)", "peak of arrays (MB)"),
         1e-6,
         "against the peak of memory in training",
     ),
