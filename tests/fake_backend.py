@@ -198,7 +198,7 @@ def step_bytes(trainer: FakeTrainer, step: Callable[[], object]) -> int:
     return 0
 
 
-def multiply(batch: int, m: int, k: int, n: int) -> None:
+def multiply(batch: int, m: int, k: int, n: int, precision: Precision = "float32") -> None:
     return None
 
 

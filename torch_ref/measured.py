@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from mlx_peft.config.schema import Precision
 from mlx_peft.vit.architecture import Preprocessing
-from torch_ref.device import device, synchronize
+from torch_ref.device import DTYPES, device, multiplying, synchronize
 from torch_ref.models.preprocess import preprocess
 
 if TYPE_CHECKING:
@@ -60,12 +61,14 @@ def step_bytes(trainer: Trainer, step: Callable[[], object]) -> int:
     return made + sum(p.nbytes for p in network.parameters()) + sum(held.values())
 
 
-def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:
+def multiply(batch: int, m: int, k: int, n: int, precision: Precision = "float32") -> Callable[[], None]:
     """For benchmarks: a function that computes one ``(batch, m, k) @ (batch, k, n)`` and waits for it."""
-    a, b = torch.randn(batch, m, k, device=device()), torch.randn(batch, k, n, device=device())
+    where = {"device": device(), "dtype": DTYPES[precision]}
+    a, b = torch.randn(batch, m, k, **where), torch.randn(batch, k, n, **where)
 
     def product() -> None:
-        torch.matmul(a, b)
+        with multiplying(precision):
+            torch.matmul(a, b)
         synchronize()
 
     return product

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 import numpy as np
 
+from mlx_peft.backend.device import DTYPES
 from mlx_peft.backend.models.preprocess import preprocess
+from mlx_peft.config.schema import Precision
 from mlx_peft.vit.architecture import Preprocessing
 
 if TYPE_CHECKING:
@@ -29,9 +31,10 @@ def step_bytes(trainer: Trainer, step: Callable[[], object]) -> int:
     return mx.get_peak_memory()
 
 
-def multiply(batch: int, m: int, k: int, n: int) -> Callable[[], None]:
+def multiply(batch: int, m: int, k: int, n: int, precision: Precision = "float32") -> Callable[[], None]:
     """For benchmarks: a function that computes one ``(batch, m, k) @ (batch, k, n)`` and waits for it."""
-    a, b = mx.random.normal((batch, m, k)), mx.random.normal((batch, k, n))
+    dtype = DTYPES[precision]
+    a, b = mx.random.normal((batch, m, k), dtype), mx.random.normal((batch, k, n), dtype)
     mx.eval(a, b)
     return lambda: mx.eval(a @ b)
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from convert.base import load_base
 from mlx_peft.checks import products, turns
 from mlx_peft.checks.busy import UNWATCHED, Around, Others
 from mlx_peft.config.methods import LoRA, called
-from mlx_peft.config.schema import Experiment
-from mlx_peft.core.errors import UserError
+from mlx_peft.config.schema import Experiment, Precision
+from mlx_peft.core.errors import UserError, suggest
 from mlx_peft.core.memory import process_peak
 from mlx_peft.protocols.loading import BACKENDS, PEERS, load_contender
 from mlx_peft.protocols.measured import Contender
@@ -50,6 +50,14 @@ class Settings:
     warmup: int = 2
     methods: tuple[str, ...] = ("lora",)
     """Each is timed in every backend; other contenders train LoRA alone."""
+    precision: str = "float32"
+    """Of the step; of peft's by torch's autocast."""
+    compile: bool = False
+    """torch's step and peft's by ``torch.compile``; MLX compiles always."""
+    device: str = "auto"
+    """That PyTorch computes on."""
+    only: tuple[str, ...] = CONTENDERS
+    """Those of CONTENDERS that are timed, where they are installed."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,8 @@ def experiment(settings: Settings, method: str) -> Experiment:
             "model": {"name": settings.model, "weights": "none"},
             "method": called(method, options).model_dump(),
             "data": {"name": "digits", "batch_size": settings.batch_size},
+            "train": {"precision": settings.precision, "compile": settings.compile},
+            "device": settings.device,
         }
     )
 
@@ -119,7 +129,9 @@ def work(entry: str, settings: Settings) -> Callable[[str], Any]:
         arrays, process = backend.peak_memory(), process_peak()  # before the products, which are no part of a step
         return {
             "version": backend.version(),
-            "products_seconds": _products_seconds(backend, base.architecture, settings.batch_size),
+            "products_seconds": _products_seconds(
+                backend, base.architecture, settings.batch_size, config.train.precision
+            ),
             "saved_bytes": backend.saved_bytes(trainer, images, targets),
             "arrays_bytes": arrays,
             "process_bytes": process,
@@ -130,11 +142,11 @@ def work(entry: str, settings: Settings) -> Callable[[str], Any]:
     return lambda request: turns.seconds(step) if request == STEP else figures()
 
 
-def _products_seconds(backend: Contender, architecture: Architecture, batch: int) -> float | None:
+def _products_seconds(backend: Contender, architecture: Architecture, batch: int, precision: Precision) -> float | None:
     """Of all of a step's matrix products alone; None where they are not measured."""
     total = 0.0
-    for times, *shape in products.step(architecture, batch):
-        tries = [backend.multiply(*shape) for _ in range(5)]
+    for times, count, m, k, n in products.step(architecture, batch):
+        tries = [backend.multiply(count, m, k, n, precision) for _ in range(5)]
         measured = [turns.seconds(product) for product in tries if product is not None]
         if not measured:
             return None
@@ -155,7 +167,7 @@ def entries(settings: Settings, beside: Sequence[str]) -> list[str]:
     return [
         f"{method}{AT}{contender}"
         for method in settings.methods
-        for contender in (*available(list(CONTENDERS)), *beside)
+        for contender in (*available(settings.only), *beside)
         if contender in BACKENDS or method == PEERS_METHOD
     ]
 
@@ -166,6 +178,11 @@ def run(settings: Settings, beside: Sequence[str] = (), others: Around = UNWATCH
     ``others``: around what is timed, as ``checks.busy.Others`` is. Raises UserError where a name is wrong, or a process
     dies.
     """
+    if settings.precision not in get_args(Precision):
+        known = ", ".join(get_args(Precision))
+        raise UserError(f"{settings.precision}: a precision is one of {known}", arguments=("precision",))
+    if unknown := [name for name in settings.only if name not in CONTENDERS]:
+        raise UserError(f"{unknown[0]}: no contender{suggest(unknown[0], CONTENDERS)}", arguments=("only",))
     architecture = find(settings.model).architecture  # a mistake is told once, not by every process
     for method in settings.methods:
         chosen = experiment(settings, method).method
@@ -206,9 +223,10 @@ def ratio(timing: Timing, other: Timing) -> float:
     return statistics.median(a / b for a, b in zip(timing.seconds, other.seconds, strict=True))
 
 
-def summary(settings: Settings, timings: Sequence[Timing], others: Others) -> dict[str, object]:
-    """What ``bench --json`` prints."""
-    return {"settings": asdict(settings), **others.facts(), "contenders": [asdict(t) for t in timings]}
+def summary(found: Sequence[tuple[Settings, Sequence[Timing]]], others: Others) -> dict[str, object]:
+    """What ``bench --json`` prints of one table or several."""
+    tables = [{"settings": asdict(settings), "contenders": [asdict(t) for t in timings]} for settings, timings in found]
+    return {**others.facts(), "benchmarks": tables}
 
 
 if __name__ == "__main__":

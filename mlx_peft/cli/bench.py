@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from mlx_peft.cli import completing
 from mlx_peft.cli.bench_tokens import tokens
-from mlx_peft.cli.common import AsJson, Busy, echo, echo_json
+from mlx_peft.cli.common import AsJson, Busy, Device, echo, echo_json
 from mlx_peft.cli.mistakes import GROUP, Answering, AnsweringGroup
 
+COMPILED = {"false": [False], "true": [True], "both": [False, True]}
 app = typer.Typer(cls=AnsweringGroup, invoke_without_command=True, context_settings=GROUP)
 
 
@@ -20,25 +22,51 @@ app = typer.Typer(cls=AnsweringGroup, invoke_without_command=True, context_setti
 def bench(
     ctx: typer.Context,
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="The model to time.", autocompletion=completing.models)
-    ] = "vit_small_patch16_224",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 8,
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A model to time; may be said several times.",
+            show_default="vit_small_patch16_224",
+            autocompletion=completing.models,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        list[int] | None, typer.Option(min=1, help="Images a step; may be said several times.", show_default="8")
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="float32|tf32|bfloat16", help="Of the step; may be said several times.", show_default="float32"
+        ),
+    ] = None,
+    compile: Annotated[
+        Literal["false", "true", "both"],
+        typer.Option(metavar="false|true|both", help="Whether torch's step and peft's are compiled, in tables apart."),
+    ] = "false",
     rank: Annotated[int, typer.Option(min=1, help="LoRA's rank, on qkv, proj, fc1 and fc2.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Steps of each contender, in turn.")] = 9,
     method: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A method to time; may be said several times.", show_default="lora"),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="mlx|torch|peft", help="Only these; may be said several times.", show_default="all that are there"
+        ),
+    ] = None,
     beside: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE.py", help="A contender of your own: see tests/bench.", show_default=False),
     ] = None,
+    device: Device = None,
     busy: Busy = False,
     as_json: AsJson = False,
 ) -> None:
     """Time training steps, reading images, answers and fewer tokens.
 
-    Without a command: a training step of each backend, and for LoRA of peft on timm.
+    Without a command: a training step of each backend, and for LoRA of peft on timm; a table for each model, batch
+    size, precision and way to compute.
     """
     if ctx.invoked_subcommand:
         return
@@ -46,14 +74,21 @@ def bench(
     from mlx_peft.checks.busy import Others
     from mlx_peft.report import checks
 
-    methods = tuple(dict.fromkeys(method or ("lora",)))
-    settings = bench.Settings(model=model, batch_size=batch_size, rank=rank, rounds=rounds, methods=methods)
-    others = Others(busy)
-    report = bench.run(settings, [str(file) for file in beside or []], others)
+    usual = bench.Settings(
+        rank=rank, rounds=rounds, methods=tuple(dict.fromkeys(method or ("lora",))), device=device or "auto",
+        only=tuple(only or bench.CONTENDERS),
+    )  # fmt: skip
+    ways = product(
+        model or [usual.model], batch_size or [usual.batch_size], precision or [usual.precision], COMPILED[compile]
+    )
+    others, found = Others(busy), []
+    for name, images, numbers, compiled in ways:
+        settings = replace(usual, model=name, batch_size=images, precision=numbers, compile=compiled)
+        found.append((settings, bench.run(settings, [str(file) for file in beside or []], others)))
+        if not as_json:
+            echo(checks.steps(*found[-1], others) + "\n")
     if as_json:
-        echo_json(bench.summary(settings, report, others))
-    else:
-        echo(checks.steps(settings, report, others))
+        echo_json(bench.summary(found, others))
 
 
 @app.command(cls=Answering)

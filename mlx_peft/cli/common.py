@@ -46,6 +46,28 @@ Backend = Annotated[
     BackendName | None,
     typer.Option("--backend", metavar="mlx|torch", help="What computes: mlx or torch.", show_default=False),
 ]
+
+
+def _device(name: str | None) -> str | None:
+    """The name itself. Raises UserError where no device is called so."""
+    from mlx_peft.config.devices import known
+
+    try:
+        return None if name is None else known(name)
+    except ValueError as error:
+        raise UserError(f"--device {error}") from None
+
+
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="Where PyTorch computes: auto, cpu, mps, cuda or cuda:N.",
+        show_default=False,
+        callback=_device,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON document to standard output, nothing else.")]
 Busy = Annotated[
     bool, typer.Option("--busy", help="Record on a busy machine too, with what others take of it beside the times.")
@@ -169,9 +191,17 @@ def reading(ctx: typer.Context, overrides: list[str] | None, backend: BackendNam
     }
 
 
-def backend_of(ctx: typer.Context, chosen: BackendName | None) -> BackendName:
-    """The backend that is asked for, or the command's own: ``torch-ref`` opens what MLX trained with torch."""
-    return chosen or ctx.obj
+def backend_of(ctx: typer.Context, chosen: BackendName | None, device: str | None = None) -> BackendName:
+    """The backend that is asked for, or the command's own: ``torch-ref`` opens what MLX trained with torch.
+
+    It computes on the device from here on. Raises UserError where that is not here.
+    """
+    from mlx_peft.protocols.loading import load_backend
+
+    name: BackendName = chosen or ctx.obj
+    if device is not None:
+        load_backend(name).use(device)
+    return name
 
 
 def files_in(folder: Path) -> dict[str, int]:

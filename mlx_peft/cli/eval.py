@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from mlx_peft.cli.common import AsJson, Backend, RunArgument, TokensToo, Weights, backend_of, echo, echo_json, tokens_of
+from mlx_peft.cli.common import (
+    AsJson,
+    Backend,
+    Device,
+    RunArgument,
+    TokensToo,
+    Weights,
+    backend_of,
+    echo,
+    echo_json,
+    tokens_of,
+)
 
 
 def eval(
@@ -32,6 +43,7 @@ def eval(
     weights: Weights = None,
     tokens: TokensToo = None,
     backend: Backend = None,
+    device: Device = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where to write the metrics by class, and pictures.", show_default=False),
@@ -53,7 +65,7 @@ def eval(
         must_hold_files(out)
     with watch() as progress:
         done = examine_splits(
-            run, [split], backend_of(ctx, backend), model=model, weights=weights, overrides=images or (),
+            run, [split], backend_of(ctx, backend, device), model=model, weights=weights, overrides=images or (),
             tokens=tokens_of(tokens), watch=progress.opening,
         )  # fmt: skip
     for note in done.loaded.notes:

@@ -12,6 +12,7 @@ from mlx_peft.cli.common import (
     AdapterName,
     AsJson,
     Backend,
+    Device,
     ImageFiles,
     ImageSize,
     ModelName,
@@ -60,6 +61,7 @@ def explain(
     image_size: ImageSize = None,
     tokens: TokensToo = None,
     backend: Backend = None,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw where attention went, and what became of the tokens.
@@ -76,7 +78,7 @@ def explain(
         raise UserError("no images are named: name files, folders or lists")
     questions, base = about(images, standard_input()), base_of(model, weights, image_size)
     loaded = load_any(
-        run, backend_of(ctx, backend), name=adapter, precision="float32", model=base, weights=weights,
+        run, backend_of(ctx, backend, device), name=adapter, precision="float32", model=base, weights=weights,
         tokens=tokens_of(tokens),
     )  # fmt: skip
     _check_blocks(blocks or [], loaded)

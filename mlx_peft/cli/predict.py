@@ -17,6 +17,7 @@ from mlx_peft.cli.common import (
     AsJson,
     Backend,
     BackendName,
+    Device,
     ImageFiles,
     ImageSize,
     ModelName,
@@ -94,6 +95,7 @@ def predict(
     image_size: ImageSize = None,
     tokens: TokensToo = None,
     backend: Backend = None,
+    device: Device = None,
     ray: OnCluster = None,
     as_json: AsJson = False,
 ) -> None:
@@ -113,7 +115,7 @@ def predict(
     )
     form = format_of(format, out)
     questions = _sparing(features or out, _questions(images, adapter, adapters, features is not None))
-    how = (backend_of(ctx, backend), features is not None, given, tokens_of(tokens))
+    how = (backend_of(ctx, backend, device), features is not None, given, tokens_of(tokens))
     asked, notes = _opened(run, questions, *how)
     for note in (*questions.notes, *notes):
         echo(f"note: {note}", err=True)

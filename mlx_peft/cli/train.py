@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlx_peft.cli import completing, mistakes
-from mlx_peft.cli.common import AsJson, Backend, Overrides, Weights, echo, echo_json, read_experiment
+from mlx_peft.cli.common import AsJson, Backend, Device, Overrides, Weights, echo, echo_json, read_experiment
 from mlx_peft.core import threads
 from mlx_peft.core.errors import UserError, suggest
 
@@ -30,6 +30,7 @@ def train(
     ],
     overrides: Overrides = None,
     backend: Backend = None,
+    device: Device = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="Folder of the run; runs/CONFIG/METHOD-BACKEND-SEED-CHANGES if left out."),
@@ -46,9 +47,10 @@ def train(
         raise UserError("--resume goes on with a run and --overwrite replaces it: choose one")
     from mlx_peft.core.world import told_once
 
+    chosen = [] if device is None else [f"device={device}"]
     with told_once():
         source, run = again(config, out, resume)
-        experiment = read_experiment(ctx, source, overrides, backend)
+        experiment = read_experiment(ctx, source, [*(overrides or []), *chosen], backend)
         run = run or default_run(config, experiment, overrides)
 
     from mlx_peft.cli.output import said_beside

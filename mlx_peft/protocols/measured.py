@@ -8,7 +8,7 @@ from typing import Any, Protocol, SupportsFloat
 import numpy as np
 
 from convert.base import Base
-from mlx_peft.config.schema import Experiment
+from mlx_peft.config.schema import Experiment, Precision
 from mlx_peft.vit.architecture import Preprocessing
 
 
@@ -45,8 +45,11 @@ class Contender(Protocol):
         counted."""
         ...
 
-    def multiply(self, batch: int, m: int, k: int, n: int) -> Callable[[], None] | None:
-        """What computes one ``(batch, m, k) @ (batch, k, n)`` and waits for it; None where that is not measured."""
+    def multiply(
+        self, batch: int, m: int, k: int, n: int, precision: Precision = "float32"
+    ) -> Callable[[], None] | None:
+        """What computes one ``(batch, m, k) @ (batch, k, n)`` in a precision and waits for it; None where that is not
+        measured."""
         ...
 
 

@@ -123,7 +123,8 @@ def steps(settings: bench.Settings, timings: Sequence[bench.Timing], others: Oth
     lora = f"LoRA r {settings.rank} on {', '.join(settings.targets)}"
     methods = ", ".join(lora if method == bench.PEERS_METHOD else method for method in settings.methods)
     setting = (
-        f"{methods}; {settings.model}, batch {settings.batch_size}, float32; {settings.rounds} rounds in turn, {others}"
+        f"{methods}; {settings.model}, batch {settings.batch_size}, {settings.precision}"
+        f"{', compiled' if settings.compile else ''}; {settings.rounds} rounds in turn, {others}"
     )
     return f"{setting}\n\n{Columns(('', 'framework', *numbers), numbers).table(rows)}"
 

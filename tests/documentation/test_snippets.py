@@ -47,6 +47,18 @@ NOT_RUN = {
         ),
         "of transformers' ViT-B; tests/interop/test_pefts_image_example.py has a small one",
     ),
+    **dict.fromkeys(
+        (
+            "torch-ref bench --only torch --only peft --model vit_small_patch16_224 --model vit_base_patch16_224 "
+            "--batch-size 64 --batch-size 256 --precision float32 --precision tf32 --precision bfloat16 --compile both",
+            "torch-ref bench data photos --batch-size 64 --threads 16 --no-steps",
+            "mlx-peft parity --all --bits 8",
+            "mlx-peft parity --all --bits 4",
+            "mlx-peft parity --all --precision bfloat16",
+        ),
+        "hours without a GPU; tests/cli/test_devices.py times a small model so, and parity is run above",
+    ),
+    "torch-ref train quickstart train.compile=true": "a minute of g++; tests/methods/test_compiled_steps.py has it",
     "mlx-peft convert old.safetensors ours/ --to peft --model vit_base_patch16_224 --weights vit_b.safetensors": (
         "an old file for 330 MB of weights; tests/interop/test_lora_vit_files.py has a small one"
     ),

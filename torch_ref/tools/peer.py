@@ -5,6 +5,9 @@ Only LoRA: it is what ``bench`` sets beside ours, with the same weights, the sam
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import timm
 import torch
@@ -13,9 +16,10 @@ from torch import Tensor
 
 from convert.adapters.targeting import named_out
 from convert.base import Base
-from mlx_peft.config.schema import Experiment
+from mlx_peft.config.schema import Experiment, Precision
 from mlx_peft.tasks.single_label import SINGLE_LABEL
-from torch_ref.device import device, peak_memory, synchronize, version
+from torch_ref import compiling
+from torch_ref.device import DTYPES, device, multiplying, peak_memory, synchronize, use, version
 from torch_ref.losses import cross_entropy
 from torch_ref.measured import kept_bytes
 from torch_ref.models.preprocess import preprocess
@@ -48,6 +52,15 @@ class Peer:
             for decays, rate in ((True, optimizer.weight_decay), (False, 0.0))
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=optimizer.lr)
+        self.precision = experiment.train.precision
+        self._loss = compiling.compiled(self._loss_of, self.device, experiment.train.compile)
+
+    @contextmanager
+    def _numbers(self) -> Iterator[None]:
+        """The precision of what is computed within it, by torch's autocast; peft's adapters stay in float32."""
+        dtype = DTYPES[self.precision]
+        with multiplying(self.precision), torch.autocast(self.device.type, dtype, dtype != torch.float32):
+            yield
 
     def _pixels(self, images: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(images).to(self.device)
@@ -57,14 +70,19 @@ class Peer:
     def _logits(self, images: np.ndarray) -> Tensor:
         return self.model(self._pixels(images))
 
+    def _loss_of(self, pixels: Tensor, targets: Tensor, count: Tensor) -> Tensor:
+        return cross_entropy(self.model(pixels), targets, count, 0.0)
+
     def loss(self, images: np.ndarray, targets: np.ndarray) -> Tensor:
-        count = SINGLE_LABEL.total_weight(targets)
-        return cross_entropy(self._logits(images), torch.from_numpy(targets).to(self.device), count, 0.0)
+        count = torch.full((), SINGLE_LABEL.total_weight(targets), device=self.device)
+        with self._numbers():
+            return self._loss(self._pixels(images), torch.from_numpy(targets).to(self.device), count)
 
     def train_step(self, images: np.ndarray, targets: np.ndarray, lr: float) -> Tensor:
         self.model.train()
         loss = self.loss(images, targets)
-        loss.backward()
+        with multiplying(self.precision):
+            loss.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
@@ -74,11 +92,13 @@ class Peer:
     @torch.inference_mode()
     def logits(self, images: np.ndarray) -> np.ndarray:
         self.model.eval()
-        return to_numpy(self._logits(images))
+        with self._numbers():
+            return to_numpy(self._logits(images))
 
 
 def build_trainer(experiment: Experiment, num_classes: int, base: Base) -> Peer:
-    """The model on ``device()``, and its optimiser."""
+    """The model on the experiment's device, and its optimiser."""
+    use(experiment.device)
     return Peer(experiment, num_classes, base)
 
 
@@ -88,5 +108,5 @@ def saved_bytes(trainer: Peer, images: np.ndarray, targets: np.ndarray) -> int:
     return kept_bytes(lambda: trainer.loss(images, targets), trainer.model.parameters())
 
 
-def multiply(batch: int, m: int, k: int, n: int) -> None:
+def multiply(batch: int, m: int, k: int, n: int, precision: Precision = "float32") -> None:
     """None: torch's products are measured of our own backend."""
