@@ -11,8 +11,38 @@ import typer
 
 from mlx_peft.cli import completing
 from mlx_peft.cli.bench_tokens import tokens
-from mlx_peft.cli.common import AsJson, Busy, Device, echo, echo_json
+from mlx_peft.cli.common import AsJson, Busy, echo, echo_json
+from mlx_peft.cli.device import Device
 from mlx_peft.cli.mistakes import GROUP, Answering, AnsweringGroup
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="A model to time; may be said several times.",
+        show_default="vit_small_patch16_224",
+        autocompletion=completing.models,
+    ),
+]
+BatchSizes = Annotated[
+    list[int] | None, typer.Option(min=1, help="Images a step; may be said several times.", show_default="8")
+]
+Precisions = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="float32|tf32|bfloat16", help="Of the step; may be said several times.", show_default="float32"
+    ),
+]
+Compiled = Annotated[
+    Literal["false", "true", "both"],
+    typer.Option(metavar="false|true|both", help="Whether torch's step and peft's are compiled, in tables apart."),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="mlx|torch|peft", help="Only these; may be said several times.", show_default="all that are there"
+    ),
+]
 
 COMPILED = {"false": [False], "true": [True], "both": [False, True]}
 app = typer.Typer(cls=AnsweringGroup, invoke_without_command=True, context_settings=GROUP)
@@ -21,40 +51,17 @@ app = typer.Typer(cls=AnsweringGroup, invoke_without_command=True, context_setti
 @app.callback()
 def bench(
     ctx: typer.Context,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="A model to time; may be said several times.",
-            show_default="vit_small_patch16_224",
-            autocompletion=completing.models,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        list[int] | None, typer.Option(min=1, help="Images a step; may be said several times.", show_default="8")
-    ] = None,
-    precision: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="float32|tf32|bfloat16", help="Of the step; may be said several times.", show_default="float32"
-        ),
-    ] = None,
-    compile: Annotated[
-        Literal["false", "true", "both"],
-        typer.Option(metavar="false|true|both", help="Whether torch's step and peft's are compiled, in tables apart."),
-    ] = "false",
+    model: Models = None,
+    batch_size: BatchSizes = None,
+    precision: Precisions = None,
+    compile: Compiled = "false",
     rank: Annotated[int, typer.Option(min=1, help="LoRA's rank, on qkv, proj, fc1 and fc2.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Steps of each contender, in turn.")] = 9,
     method: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A method to time; may be said several times.", show_default="lora"),
     ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="mlx|torch|peft", help="Only these; may be said several times.", show_default="all that are there"
-        ),
-    ] = None,
+    only: Only = None,
     beside: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE.py", help="A contender of your own: see tests/bench.", show_default=False),

@@ -46,28 +46,6 @@ Backend = Annotated[
     BackendName | None,
     typer.Option("--backend", metavar="mlx|torch", help="What computes: mlx or torch.", show_default=False),
 ]
-
-
-def _device(name: str | None) -> str | None:
-    """The name itself. Raises UserError where no device is called so."""
-    from mlx_peft.config.devices import known
-
-    try:
-        return None if name is None else known(name)
-    except ValueError as error:
-        raise UserError(f"--device {error}") from None
-
-
-Device = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        metavar="DEVICE",
-        help="Where PyTorch computes: auto, cpu, mps, cuda or cuda:N.",
-        show_default=False,
-        callback=_device,
-    ),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON document to standard output, nothing else.")]
 Busy = Annotated[
     bool, typer.Option("--busy", help="Record on a busy machine too, with what others take of it beside the times.")

@@ -10,7 +10,6 @@ import typer
 from mlx_peft.cli.common import (
     AsJson,
     Backend,
-    Device,
     RunArgument,
     TokensToo,
     Weights,
@@ -19,6 +18,7 @@ from mlx_peft.cli.common import (
     echo_json,
     tokens_of,
 )
+from mlx_peft.cli.device import Device
 
 
 def eval(
@@ -73,10 +73,9 @@ def eval(
     (name, found), *_ = done.found.items()
     details = found.details(done.loaded.classes)
     if as_json:
-        shown = done.splits[name]
         facts = {"run": str(run), **({"model": str(model)} if model else {}), "split": name}
-        images_of = {"own_images": done.images.own, "sha256": shown.sha256}
-        echo_json({**facts, **images_of, "metrics": found.metrics, **details})
+        facts |= {"own_images": done.images.own, "sha256": done.splits[name].sha256}
+        echo_json({**facts, "metrics": found.metrics, **details})
     else:
         echo(metrics_line(name, found.metrics))
     if out:  # after all is said: a full disk does not take back what was measured

@@ -12,7 +12,6 @@ from mlx_peft.cli.common import (
     AdapterName,
     AsJson,
     Backend,
-    Device,
     ImageFiles,
     ImageSize,
     ModelName,
@@ -26,6 +25,7 @@ from mlx_peft.cli.common import (
     standard_input,
     tokens_of,
 )
+from mlx_peft.cli.device import Device
 from mlx_peft.core.errors import UserError, shortened
 from mlx_peft.core.text import printable
 

@@ -17,7 +17,6 @@ from mlx_peft.cli.common import (
     AsJson,
     Backend,
     BackendName,
-    Device,
     ImageFiles,
     ImageSize,
     ModelName,
@@ -32,6 +31,7 @@ from mlx_peft.cli.common import (
     standard_input,
     tokens_of,
 )
+from mlx_peft.cli.device import Device
 from mlx_peft.cli.output import reader_gone
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.standing import is_among

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlx_peft.cli import completing, mistakes
-from mlx_peft.cli.common import AsJson, Backend, Device, Overrides, Weights, echo, echo_json, read_experiment
+from mlx_peft.cli.common import AsJson, Backend, Overrides, Weights, echo, echo_json, read_experiment
+from mlx_peft.cli.device import Device
 from mlx_peft.core import threads
 from mlx_peft.core.errors import UserError, suggest
 

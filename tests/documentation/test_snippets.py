@@ -52,13 +52,14 @@ NOT_RUN = {
             "torch-ref bench --only torch --only peft --model vit_small_patch16_224 --model vit_base_patch16_224 "
             "--batch-size 64 --batch-size 256 --precision float32 --precision tf32 --precision bfloat16 --compile both",
             "torch-ref bench data photos --batch-size 64 --threads 16 --no-steps",
-            "mlx-peft parity --all --bits 8",
-            "mlx-peft parity --all --bits 4",
-            "mlx-peft parity --all --precision bfloat16",
+            *(f"mlx-peft parity --all {what}" for what in ("--bits 8", "--bits 4", "--precision bfloat16")),
+            "torch-ref train quickstart train.compile=true",
+            "torch-ref train quickstart --out runs/precision/float32",
+            *(f"torch-ref train quickstart train.precision={p} --out runs/precision/{p}" for p in ("tf32", "bfloat16")),
+            "torch-ref report runs/precision --out report",
         ),
-        "hours without a GPU; tests/cli/test_devices.py times a small model so, and parity is run above",
+        "long without a GPU; tests/cli/test_devices.py and tests/methods/test_compiled_steps.py have small ones",
     ),
-    "torch-ref train quickstart train.compile=true": "a minute of g++; tests/methods/test_compiled_steps.py has it",
     "mlx-peft convert old.safetensors ours/ --to peft --model vit_base_patch16_224 --weights vit_b.safetensors": (
         "an old file for 330 MB of weights; tests/interop/test_lora_vit_files.py has a small one"
     ),
@@ -71,6 +72,7 @@ BENCH = "--model vit_tiny_patch16_224 --batch-size 1 --rounds 1 --busy"
 FEWER = f"{BENCH} --image-size 64 --backend torch"
 
 MORE = {
+    "torch-ref train quickstart train.precision=bfloat16": "train.epochs=1",
     "mlx-peft train vit-small-lora-cifar100": f"{SMALL} {FOLDER}",
     "mlx-peft train vit-small-lora-folder data.root=photos": SMALL,
     "mlx-peft train vit-small-lora-folder data.root=photos method.rank=32 'method.targets=[q, v, fc1]'": SMALL,

@@ -13,8 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convert.base import load_base
 from torch_ref.entry import build_trainer
-from torch_ref.methods.lora import LoRALinear
-from torch_ref.models.layers import Linear
 
 READ = torch.ops.aten._local_scalar_dense.default
 """What ``item``, ``float``, ``int`` and ``bool`` of a tensor call: on a device, each waits for all before it."""
@@ -88,18 +86,12 @@ def test_attention_in_half_precision_is_a_flash_kernels(monkeypatch: pytest.Monk
     assert call[5:] == ()  # neither mask nor scale
 
 
-def test_an_update_smaller_than_a_rounding_of_the_weight_counts_in_half_precision() -> None:
-    """What a layer gives changes by as much as in float32, on the mean: each number of it is rounded for itself."""
-    generator = torch.Generator().manual_seed(0)
-    base = Linear(64, 64)
-    base.weight.data = torch.empty(64, 64).uniform_(0.5, 1, generator=generator).to(torch.bfloat16)
-    A, B = (torch.randn(shape, generator=generator) for shape in ((2, 64), (64, 2)))
-    B *= 2.0**-12 / (B @ A).abs().max()  # a rounding of a weight is up to 2^-9
-    assert torch.equal((base.weight + B @ A).to(torch.bfloat16), base.weight)
-    layer, x = LoRALinear(base, A, torch.zeros_like(B), 1.0), torch.randn(4096, 64, generator=generator).bfloat16()
-    before = layer(x).float()
-    layer.lora_B.data = B
-    after, exact = layer(x), x.float() @ A.T @ B.T
-    assert float(((after.float() - before) * exact).sum() / exact.square().sum()) == pytest.approx(1, abs=0.05)
-    after.float().sum().backward()
-    assert layer.lora_A.grad.dtype == layer.lora_B.grad.dtype == torch.float32
+def test_what_is_trained_stays_in_float32_in_half_precision() -> None:
+    config = experiment(LORA, {"precision": "bfloat16"})
+    trainer = build_trainer(config, CLASSES, load_base(config.model, CLASSES, 0))
+    trainer.train_step(*batch(), 1e-3)
+    moments = [value for slots in trainer.update.optimizer.state.values() for value in slots.values()]
+    trainer.loss_of(*batch(), 8).backward()
+    gradients = [p.grad for p in trainer.model.trained.values()]
+    assert {t.dtype for t in (*trainer.model.trained.values(), *moments, *gradients)} == {torch.float32}
+    assert trainer.model.network.blocks[0].attn.qkv.base_layer.weight.dtype == torch.bfloat16
