@@ -74,8 +74,8 @@ def eval(
     details = found.details(done.loaded.classes)
     if as_json:
         facts = {"run": str(run), **({"model": str(model)} if model else {}), "split": name}
-        facts |= {"own_images": done.images.own, "sha256": done.splits[name].sha256}
-        echo_json({**facts, "metrics": found.metrics, **details})
+        images_of = {"own_images": done.images.own, "sha256": done.splits[name].sha256}
+        echo_json({**facts, **images_of, "metrics": found.metrics, **details})
     else:
         echo(metrics_line(name, found.metrics))
     if out:  # after all is said: a full disk does not take back what was measured
