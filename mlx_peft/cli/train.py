@@ -77,10 +77,10 @@ def train(
                 progress.note(f"{stopped}; {mistakes.help_line(stopped.command, ctx)}")
                 raise typer.Exit(130) from None
         if first:
-            show(run, result, as_json)
+            show(experiment, run, result, as_json)
 
 
-def show(run: Path, result: dict[str, Any], as_json: bool) -> None:
+def show(experiment: Experiment, run: Path, result: dict[str, Any], as_json: bool) -> None:
     """Draws what is drawn of a finished run, and prints what it came to."""
     from mlx_peft.cli.output import kept_elsewhere
     from mlx_peft.report import evaluation, ranks
@@ -88,7 +88,9 @@ def show(run: Path, result: dict[str, Any], as_json: bool) -> None:
     from mlx_peft.training.tracking import show_end
 
     figure, pictures = ranks.write(run), evaluation.write_result(run, result)
-    show_end(run, result, [*([figure] if figure else []), *(sorted(pictures.glob("*.png")) if pictures else [])])
+    show_end(
+        experiment, run, result, [*([figure] if figure else []), *(sorted(pictures.glob("*.png")) if pictures else [])]
+    )
     if as_json:
         echo_json(result)
         return

@@ -59,7 +59,7 @@ def obey(replies: TextIO) -> None:
                     beside = None if order["beside"] is None else Path(order["beside"])
                     result = train(experiment, out, resume=True, beside=beside, progress=progress, test=order["test"])
                     figure = ranks.write(out)
-                    show_end(out, result, [figure] if figure else [])
+                    show_end(experiment, out, result, [figure] if figure else [])
             except UserError as error:
                 json.dump({"error": _answer(error)}, replies)
                 sys.exit(USER_ERROR)

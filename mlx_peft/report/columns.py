@@ -134,11 +134,12 @@ def row(run: FinishedRun) -> dict[str, Any]:
 def shared(runs: Sequence[FinishedRun]) -> tuple[str, list[Column]]:
     """What several runs have in common, in a line, and the columns that are left: of what one of them measured.
 
-    Of one run nothing is taken out but what is not known of its protocol.
+    Of one run nothing is taken out but what is not known of its metrics and its protocol.
     """
     filled = _filled(runs)
     if len(runs) == 1:
-        return "", [one for one in filled if one not in PROTOCOL_COLUMNS or runs[0].value(one.key) is not None]
+        always = {*RUN_COLUMNS, *COST_COLUMNS}
+        return "", [column for column in filled if column in always or runs[0].value(column.key) is not None]
     values = {column: [run.value(column.key) for run in runs] for column in filled}
     told = [column for column in filled if column.key in SHARED and values[column][0] is not None]
     common = [column for column in told if len(set(map(str, values[column]))) == 1]

@@ -73,15 +73,12 @@ def open_trackers(
     return [TRACKERS[name].open(shown) for name in names]
 
 
-def show_end(folder: Path, result: Mapping[str, Any], pictures: Iterable[Path]) -> None:
+def show_end(experiment: Experiment, folder: Path, result: Mapping[str, Any], pictures: Iterable[Path]) -> None:
     """Shows the trackers of a finished run what came of it, and what was drawn of it."""
-    run = RunFolder(folder)
-    experiment = run.read_config()
     if not experiment.track:
         return
-    trackers = open_trackers(
-        experiment.track, folder, read_metrics(run.metrics), str(result["run_id"]), configured(experiment)
-    )
+    history = read_metrics(RunFolder(folder).metrics)
+    trackers = open_trackers(experiment.track, folder, history, str(result["run_id"]), configured(experiment))
     metrics = {
         f"{split}/{name}": float(value)
         for split, found in result["metrics"].items()

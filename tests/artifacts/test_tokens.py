@@ -87,7 +87,7 @@ def test_the_merged_model_says_so_and_timm_takes_all_tokens(run: Path, tmp_path:
     whole = load_model(tmp_path / "merged", "torch", None).model
     theirs = timm.create_model(f"local-dir:{tmp_path / 'merged'}", pretrained=True).eval()
     with torch.no_grad():
-        expected = theirs(whole.pixels(BATCH).permute(0, 3, 1, 2)).numpy()
+        expected = theirs(whole.read(BATCH).permute(0, 3, 1, 2)).numpy()
     assert relative(whole.logits(BATCH), expected) <= LOGITS
     assert command("merge", run, tmp_path / "plain", "--tokens", "none").exit_code == 0
     assert "tokens" not in json.loads((tmp_path / "plain" / "config.json").read_text())

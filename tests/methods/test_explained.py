@@ -134,7 +134,7 @@ def test_under_a_method_that_stands_beside_the_gradients_are_the_slopes_of_the_l
     found = trainer.model.explain(batch[0], [4, 3, 2, 0])
     here, network = seams.of(trainer), trainer.model.network
     package = importlib.import_module(f"{trainer.model.__module__.removesuffix('.model')}.watched")
-    random, x = np.random.default_rng(0), trainer.model.pixels(images_of(trainer, batch[0]))
+    random, x = np.random.default_rng(0), trainer.model.pixels(seams.of(trainer).array(batch[0]))
     for number, block in enumerate(found.blocks):
         way = random.standard_normal(block.probabilities.shape).astype(np.float32)
         logits = []
@@ -145,10 +145,6 @@ def test_under_a_method_that_stands_beside_the_gradients_are_the_slopes_of_the_l
         slopes = (logits[0] - logits[1]) / 2e-2
         # A secant of a curve in float32
         assert relative((block.gradients * way).sum((1, 2, 3)), slopes) <= 1e-2
-
-
-def images_of(trainer, images: np.ndarray):
-    return seams.of(trainer).array(images) if seams.of(trainer) is seams.Ours else images
 
 
 @pytest.mark.parametrize("deep", [False, True], ids=["shallow", "deep"])

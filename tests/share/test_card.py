@@ -152,7 +152,7 @@ def test_no_class_name_gets_out_of_its_block(run, name):
     assert text.count("\n---\n") == 1
 
 
-HELD_BACK = {"data.root", "data.threads", "data.download", "data.cache", "track"}
+HELD_BACK = {"data.root", "data.threads", "data.workers", "data.download", "data.cache", "device", "track"}
 """Of an experiment: where things lie on a machine, and what has no part in the result."""
 
 

@@ -49,7 +49,7 @@ def tracked(engine: SimpleNamespace, name: str, picture: Path) -> Any:
         with pytest.raises(KeyboardInterrupt):
             train(experiment, engine.out)
     result = train(experiment, engine.out, resume=True)
-    show_end(engine.out, result, [picture])
+    show_end(experiment, engine.out, result, [picture])
     return result
 
 
