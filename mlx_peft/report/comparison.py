@@ -133,7 +133,8 @@ def several_sets(board: Board, verdicts: Mapping[int, Verdict], found: Standing 
         cells.append(told)
     names = [f"{there.dataset}: {there.heading}" for there in board.columns]
     last = [f"mean of {counted(len(board.columns), 'data set')}", *(["mean place"] if found is not None else [])]
-    said = [_sentence(over.said)] if over is not None and over.said else []
+    said = ["In the column of a data set, what is in bold in the table of that set is so here"]
+    said += [f"In the last column: {over.said}"] if over is not None and over.said else []
     if found is not None and found.friedman is not None:
         said.append(f"Friedman's test that all {len(found.rows)} are alike: p = {found.friedman:.3g}")
     return Rows(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from mlx_peft.core import cores
 from mlx_peft.core.writing import disk_errors, write_together
-from mlx_peft.report import tables
+from mlx_peft.report import forked, tables
 from mlx_peft.report.figures import drawings
 from mlx_peft.report.figures.drawn import drawn
 from mlx_peft.report.gather import Gathered
-from mlx_peft.report.study import Study
+from mlx_peft.report.study import Study, processes
 from mlx_peft.report.web.page import page
 from mlx_peft.report.web.pictures import picture
 
-MANY = 200
-"""Of so many runs the figures are drawn by several processes, which is slower where there is little to draw."""
 FIGURES = "figures"
 """The folder of the figures, inside the report's."""
 
@@ -30,8 +28,8 @@ def write(found: Gathered, study: Study, out: Path, title: str = "Report") -> li
     Raises UserError where they cannot be written; then none of them is changed.
     """
     shown = drawings(study)
-    figures = drawn(shown, cores.free() if len(study.runs) >= MANY else 1)
-    seen = [picture(drawing, figures) for drawing in shown]
+    figures = drawn(shown, processes(study.runs))
+    seen = forked.each(partial(picture, files=figures), shown, processes(study.runs))
     files = {
         out / "report.html": page(title, found, study, seen).encode(),
         out / "table.md": tables.markdown(study.runs, found.damaged, study).encode(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from mlx_peft.report.boards import Board, board, without_trials
 from mlx_peft.report.gather import FinishedRun, Gathered
 from mlx_peft.report.plan import Planned
-from mlx_peft.report.verdicts import Standing, Verdict, on_one_set, over_sets, standing
+from mlx_peft.report.verdicts import Standing, Verdict, on_each_set, over_sets, standing
 from mlx_peft.studies.record import ChoiceRecord
 
 
@@ -32,6 +32,15 @@ class Study:
     choices: Sequence[ChoiceRecord] = ()
 
 
+MANY = 200
+"""Of so many runs the work is shared out to processes, which takes longer where there is little of it."""
+
+
+def processes(runs: Sequence[FinishedRun]) -> int | None:
+    """How many processes work on a report of runs: one, or one for each core."""
+    return None if len(runs) >= MANY else 1
+
+
 def untested(runs: Sequence[FinishedRun], plan: Sequence[Planned] = ()) -> Study:
     """What is compared, and no test made of it."""
     compared = without_trials(runs, plan)
@@ -43,7 +52,7 @@ def examined(found: Gathered) -> Study:
     plan = [one for plan in found.plans for one in plan.runs]
     compared = without_trials(found.finished, plan)
     there = board(compared, plan)
-    verdicts = {at: on_one_set(there, at) for at in range(len(there.columns))}
+    verdicts = on_each_set(there, processes(found.finished))
     place = standing(there)
     return Study(
         found.finished,

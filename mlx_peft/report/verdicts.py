@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from mlx_peft.core.text import counted
+from mlx_peft.report import forked
 from mlx_peft.report.boards import Board
 from mlx_peft.report.paired import Uncompared, Worth, worth
 from mlx_peft.report.significance import (
@@ -44,14 +46,33 @@ class Verdict:
     differences: Mapping[str, Paired] = field(default_factory=dict)
 
 
-def on_one_set(board: Board, column: int) -> Verdict:
-    """Over the images of one set, by the paired bootstrap. Seeds are averaged on each image, and never tested."""
+def on_each_set(board: Board, processes: int | None = 1) -> dict[int, Verdict]:
+    """Over the images of each set, by the paired bootstrap, by column.
+
+    Args:
+        processes: that read predictions; see ``forked.each``.
+    """
+    cells = [*board.cells]
+    found = dict(zip(cells, forked.each(partial(_worth, board), cells, processes), strict=True))
+    return {
+        at: on_one_set(board, at, {row: found[row, at] for row in board.rows if (row, at) in found})
+        for at in range(len(board.columns))
+    }
+
+
+def on_one_set(board: Board, column: int, worths: Mapping[str, Worth | str]) -> Verdict:
+    """Over the images of one set, by the paired bootstrap. Seeds are averaged on each image, and never tested.
+
+    Args:
+        worths: of each row what its answers are worth, or why that is not known.
+    """
     scores = {row: found.mean for row in board.rows if (found := board.score(row, column))}
     if len(scores) < 2:
         return Verdict(next(iter(scores), None), frozenset(), {}, "")
     leader = max(scores, key=lambda row: scores[row])
     there = board.columns[column]
-    known, untested = _worth(board, column, scores)
+    known = {row: one for row in scores if isinstance(one := worths[row], Worth)}
+    untested = {row: reason for row in scores if isinstance(reason := worths[row], str)}
     if leader not in known:
         said = f"the highest mean is in bold, and nothing was tested: {untested[leader]}"
         return Verdict(leader, frozenset(_equal(scores, leader)), {}, said, untested)
@@ -71,14 +92,12 @@ def on_one_set(board: Board, column: int) -> Verdict:
     return Verdict(leader, frozenset(best), p, said, untested, differences)
 
 
-def _worth(board: Board, column: int, rows: Mapping[str, float]) -> tuple[dict[str, Worth], dict[str, str]]:
-    known, untested = {}, {}
-    for row in rows:
-        try:
-            known[row] = worth(board.cells[row, column], board.columns[column].split, board.columns[column].measure)
-        except Uncompared as reason:
-            untested[row] = str(reason)
-    return known, untested
+def _worth(board: Board, cell: tuple[str, int]) -> Worth | str:
+    column = board.columns[cell[1]]
+    try:
+        return worth(board.cells[cell], column.split, column.measure)
+    except Uncompared as reason:
+        return str(reason)
 
 
 def _listed(untested: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ from mlx_peft.report.figures import SIZES, drawings
 from mlx_peft.report.figures.drawn import drawn
 from mlx_peft.report.figures.tradeoffs import Point, front
 from mlx_peft.report.study import Study, examined
-from mlx_peft.report.verdicts import on_one_set, over_sets, standing
+from mlx_peft.report.verdicts import on_each_set, over_sets, standing
 
 LORA, LINEAR, SSF = {"name": "lora", "rank": 8}, {"name": "linear"}, {"name": "ssf"}
 SHARES = {"lora": (LORA, 0.80), "ssf": (SSF, 0.79), "linear": (LINEAR, 0.55)}
@@ -225,13 +225,15 @@ def test_each_figure_is_drawn_where_the_runs_have_what_it_shows(one: Path, many:
             assert drawing.draw(width).get_size_inches()[0] == width
 
 
-def test_several_processes_draw_what_one_does(one: Path) -> None:
+def test_several_processes_read_and_draw_what_one_does(one: Path) -> None:
     shown = drawings(study(one))
     assert drawn(shown, 2) == drawn(shown)
+    board = study(one).board
+    assert on_each_set(board, 2) == on_each_set(board)
 
 
 def test_the_leader_alone_is_no_verdict(tmp_path: Path) -> None:
     make(tmp_path / "lora", experiment(LORA, "cifar10", 0), 0.8)
     found = study(tmp_path)
-    assert on_one_set(found.board, 0).best == frozenset()
+    assert on_each_set(found.board)[0].best == frozenset()
     assert len(tables.sections(found.runs, found)) == 1
