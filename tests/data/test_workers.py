@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -170,11 +169,12 @@ def pids() -> list[int]:
 def test_a_process_that_is_killed_between_two_chunks_is_told_of_too(kinds: dict[str, Split]) -> None:
     config = by("processes", data("flip", threads=2))
     train(kinds["files"], config)
-    for pid in pids():
-        os.kill(pid, signal.SIGKILL)
+    for process in processes():
+        process.kill()
+        process.wait()
     with pytest.raises(UserError, match=r"was ended by SIGKILL"):
         train(kinds["files"], config)
-    while pids() and any(process.poll() is not None for process in processes()):
+    while any(process.poll() is not None for process in processes()):
         with pytest.raises(UserError, match=r"was ended by SIGKILL"):
             train(kinds["files"], config)
     assert content(train(kinds["files"], config)) == content(train(kinds["files"], by("threads", config)))
