@@ -56,6 +56,7 @@ class Sweep:
     out: Path
     executor: Executor
     watcher: Watcher
+    attempts: int = ATTEMPTS
     stopping: bool = False
     under_way: dict[Future[Reply], UnderWay] = field(default_factory=dict)
 
@@ -147,7 +148,7 @@ class Sweep:
         reached = last.stat().st_mtime_ns if last.exists() else 0
         one.deaths = 1 if reached > one.reached else one.deaths + 1
         one.reached = reached
-        return one.deaths >= ATTEMPTS
+        return one.deaths >= self.attempts
 
     def write(self) -> None:
         write_record(self.out, self.graph.record(self.out))

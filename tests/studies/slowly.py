@@ -27,6 +27,9 @@ from mlx_peft.training.run import RunFolder, is_untested
 STEP = 0.03
 """Seconds that a step takes."""
 
+SO_OFTEN = 100
+"""A run may die so often without coming further: more often than it is killed, wherever these kills happen to be."""
+
 BEGUN = "begun"
 """The folder, in the study's, with a file for each process of a run, by its number: which run, and whether it was
 finished already when the process computed something for it."""
@@ -108,7 +111,7 @@ def drive(how: str, out: Path, file: Path) -> int:
         graph = Graph(suite.load(file), Checker(out), before)
         local = on_cluster(LOCAL, command, out) if how == "ray" else nullcontext(Here(command, int(how)))
         executor: processes.Executor = stack.enter_context(local)
-        for _ in Sweep(graph, out, executor, Silent()).run():
+        for _ in Sweep(graph, out, executor, Silent(), attempts=SO_OFTEN).run():
             pass
     return 0 if all(node.status == "finished" for node in graph.nodes) else 1
 

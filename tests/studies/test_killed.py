@@ -23,7 +23,7 @@ from studies.graphs import Inside, Notes
 from mlx_peft.config import suite
 from mlx_peft.studies.graph import Graph
 from mlx_peft.studies.ready import Checker
-from mlx_peft.studies.record import Before, read_record
+from mlx_peft.studies.record import Before, StudyRecord, read_record
 from mlx_peft.studies.sweep import Sweep
 from mlx_peft.training.run import RunFolder
 
@@ -60,7 +60,8 @@ class Studies:
 
     def ended(self, how: str, name: str) -> Path:
         """A study made to its end."""
-        assert self.driver(how, name).wait(HUNG) == 0, (self.place / f"{name}.log").read_text()
+        ended = self.driver(how, name).wait(HUNG)
+        assert ended == 0, (self.place / f"{name}.log").read_text()
         return self.place / name
 
     def whole(self) -> Path:
@@ -92,7 +93,7 @@ class Studies:
         while done < kills and driver.poll() is None:
             time.sleep(self.random.uniform(*within))
             done += self.kill_one(out)
-        assert driver.wait(HUNG) == 0, (self.place / "killed.log").read_text()
+        assert driver.wait(HUNG) == 0, [node.error for node in must_read(out).nodes]
         assert done == kills
         return out
 
@@ -124,10 +125,15 @@ def studies(tmp_path: Path, engine: SimpleNamespace, dataset: Any) -> Iterator[A
             driver.wait()
 
 
-def outcome(study: Path) -> dict[str, Any]:
-    """All of a finished study that does not depend on the clock."""
+def must_read(study: Path) -> StudyRecord:
     record = read_record(study)
     assert record is not None
+    return record
+
+
+def outcome(study: Path) -> dict[str, Any]:
+    """All of a finished study that does not depend on the clock."""
+    record = must_read(study)
     found: dict[str, Any] = {"choices": record.choices}
     for node in record.nodes:
         assert node.folder is not None
