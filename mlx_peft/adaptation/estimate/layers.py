@@ -37,10 +37,11 @@ class Form(Protocol):
     """What a method makes of a network."""
 
     def linear(self, net: Network, path: str, x: Array) -> Array:
-        """A linear layer of a block, the patch projection or a norm's successor, of x."""
+        """The linear layer of a block at a path, of x."""
+        ...
 
     def behind(self, net: Network, path: str, x: Array) -> Array:
-        """What stands behind the norm or the scale at a path."""
+        """What stands behind the patch projection, the norm or the scale at a path."""
         ...
 
     def block(self, net: Network, number: int, tokens: Tokens, queries: Kinds | None) -> Tokens:

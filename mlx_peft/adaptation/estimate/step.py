@@ -76,7 +76,8 @@ def step(
     held = resting(experiment, net)
     moment = most(net.tape, held, rules, train.accumulate)
     weights = held["weights"] + held["adapter"]
-    passes = 1 + bool(net.tape.backward)
+    # Of the backward pass the weights that a gradient goes through: each costs what it did forward, or twice that.
+    passes = 1 + min(1.0, sum(net.tape.backward.values()) / (2 * sum(net.tape.forward.values())))
     operations = Counter({item: n * train.accumulate for item, n in (net.tape.forward + net.tape.backward).items()})
     return Step(
         memory={
@@ -88,7 +89,7 @@ def step(
         kept=net.tape.kept,
         operations=operations,
         # Weights are read in each pass, what is kept is written and read, and so is all that is updated.
-        traffic=train.accumulate * (passes * weights + 2 * net.tape.kept) + 4 * net.tape.met + 2 * held["optimizer"],
+        traffic=train.accumulate * int(passes * weights + 2 * net.tape.kept) + 4 * net.tape.met + 2 * held["optimizer"],
     )
 
 

@@ -205,9 +205,7 @@ class Tape:
     @contextmanager
     def again(self: OfKind, entering: Array) -> Iterator[OfKind]:
         """What runs on the tape that it gives is computed again in the backward pass: what entered it is kept alone."""
-        inner = replace(
-            self, kept=0, forward=Counter(), backward=Counter(), ops=[], _stores=set(), _held=[]
-        )  # fmt: skip
+        inner = replace(self, kept=0, forward=Counter(), backward=Counter(), ops=[], _stores=set(), _held=[])
         yield inner
         goes = any(op.backward for op in inner.ops)
         if goes:
