@@ -11,7 +11,8 @@ from mlx_peft.core.border import Device
 from mlx_peft.core.errors import UserError
 
 DTYPES = {"float32": mx.float32, "tf32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
-"""In float32 a device may round what it multiplies to TF32, and Apple's M5 does: ``MLX_ENABLE_TF32`` says whether."""
+"""tf32 is float32 here: whether a device rounds what it multiplies, ``MLX_ENABLE_TF32`` says for the whole process, which
+is 0 unless it is set: see ``blas``."""
 
 
 def use(name: str) -> None:
