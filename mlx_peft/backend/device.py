@@ -11,7 +11,7 @@ from mlx_peft.core.border import Device
 from mlx_peft.core.errors import UserError
 
 DTYPES = {"float32": mx.float32, "tf32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
-"""tf32 is float32 here: whether a device rounds what it multiplies, ``MLX_ENABLE_TF32`` says for the whole process, which
+"""tf32 is float32 here: whether a device rounds what it multiplies, ``MLX_ENABLE_TF32`` says for the whole process. It
 is 0 unless it is set: see ``blas``."""
 
 
