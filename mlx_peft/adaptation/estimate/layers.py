@@ -133,7 +133,8 @@ class Layers:
         outputs, inputs = self.widths(path)
         self.tape.count(x, x.rows * outputs * inputs, int(x.needs))
         beside = outputs * inputs * (x.item + self.tape.code)
-        return self.tape.run([x], (*x.shape[:-1], outputs), beside=beside, behind=beside, calls=Calls(9, 9))
+        unpacking = Calls(31, 31)  # as many as MLX calls for 4 bits: a code of each word at a time
+        return self.tape.run([x], (*x.shape[:-1], outputs), beside=beside, behind=beside, calls=unpacking)
 
     def coded(self, path: str) -> bool:
         """Whether the layer at a path is quantised."""

@@ -53,6 +53,7 @@ class Formed(Operations):
     """
 
     ahead = 120
+    code = 8  # in a word of its own, and there beside the others of its word
 
     def attend(self, q: Array, k: Array, v: Array, bias: Array | None) -> Array:
         return formed(self, q, k, v, bias)
