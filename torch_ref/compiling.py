@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Literal, TypeVar
@@ -16,6 +17,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 PROGRAM: dict[str, Any] = {"dynamic": False, "options": {"fallback_random": True}}
 """How torch compiles it: for each form of its arguments alone, and dropping what would be dropped uncompiled."""
+
+COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "triton", "subprocess")
+"""The modules of what torch's compiler raises, and what it calls: a C compiler that fails among it."""
 
 
 def compiled(function: Function, device: torch.device, wanted: bool | Literal["auto"]) -> Function:
@@ -30,6 +34,23 @@ def compiled(function: Function, device: torch.device, wanted: bool | Literal["a
         return function
     torch.compiler.reset()  # programs of an earlier trainer count among the few that torch keeps of one function
     return torch.compile(function, **PROGRAM)
+
+
+def is_at_fault(error: BaseException) -> bool:
+    """Whether an error is the compiler's own, or of what it calls: not the function's, nor a lack of memory."""
+    modules = {kind.__module__ for kind in type(error).__mro__}
+    return any(module.startswith(COMPILERS) for module in modules)
+
+
+def must_do_without(error: Exception, wanted: bool | Literal["auto"], speaks: bool) -> None:
+    """Says that the step is not compiled from here on, for whom ``speaks``. Raises UserError where it has to be."""
+    reason = " ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2]) or type(error).__name__
+    if wanted is True:
+        raise UserError(
+            f"train.compile: true: torch cannot compile the step ({reason:.300}): leave train.compile out"
+        ) from error
+    if speaks:
+        warnings.warn(f"torch cannot compile the step, which is computed uncompiled ({reason:.300})", stacklevel=3)
 
 
 def missing(device: torch.device) -> str | None:

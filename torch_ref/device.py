@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ from mlx_peft.config.schema import Precision
 from mlx_peft.core import heap
 from mlx_peft.core.border import Device
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.launched import told
 from mlx_peft.core.text import counted
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,10 +44,13 @@ def _gpu(name: str, number: str) -> int:
         raise UserError(
             f"device: {name} is not here: this PyTorch ({torch.__version__}) finds no CUDA device: write auto, or cpu"
         )
-    if not number and (own := int(os.environ.get("LOCAL_RANK", 0))) < there:
-        return own
     if not number:
-        raise UserError(f"each process takes a GPU of its own: start no more than there are here, {there}")
+        own, beside = told("LOCAL_RANK", 0), told("LOCAL_WORLD_SIZE", 1)
+        if max(own + 1, beside) > there:  # told by all, of whom one speaks
+            raise UserError(
+                f"each process takes a GPU of its own: start no more than there are here, {there}, or write device: cpu"
+            )
+        return own
     if int(number) >= there:
         raise UserError(f"device: {name} is not here: {counted(there, 'CUDA device')}, counted from cuda:0")
     return int(number)
@@ -91,8 +94,10 @@ def version() -> str:
 
 def computing() -> Device:
     """What PyTorch computes on. Attention is a fused kernel's, on the CPU too."""
-    memory = torch.cuda.get_device_properties(device()).total_memory if device().type == "cuda" else None
-    return Device(memory, forms_attention=False)
+    if device().type != "cuda":
+        return Device(None, forms_attention=False)
+    found = torch.cuda.get_device_properties(device())
+    return Device(found.total_memory, forms_attention=False, name=found.name, rounds=found.major >= 8)
 
 
 def usual_precision() -> Precision:

@@ -77,6 +77,22 @@ class Trainer:
     def _summed(self, images: np.ndarray, targets: np.ndarray, weight: float) -> Tensor:
         """The loss of a batch, the sum of its parts' of all processes; their gradients lie in the parameters then."""
         self.model.network.train()
+        try:
+            loss = self._of_own_rows(images, targets, weight)
+        except Exception as error:
+            if self._loss == self.loss or not compiling.is_at_fault(error):
+                raise
+            compiling.must_do_without(error, self.experiment.train.compile, self.world.rank == 0)
+            self._loss = self.loss
+            loss = self._of_own_rows(images, targets, weight)
+        loss, *summed = self.world.sum([loss, *(p.grad for p in self.model.trained.values())])
+        for p, gradient in zip(self.model.trained.values(), summed, strict=True):
+            if gradient is not p.grad:
+                p.grad.copy_(gradient)  # which lies in memory as the optimiser wants it
+        return loss
+
+    def _of_own_rows(self, images: np.ndarray, targets: np.ndarray, weight: float) -> Tensor:
+        """The same of the rows that this process computes."""
         parts = self.experiment.train.accumulate
         loss, scale = torch.zeros((), device=self.model.device), self.update.scale()
         self.update.optimizer.zero_grad()  # what a step that was broken off has left
@@ -85,10 +101,6 @@ class Trainer:
                 part = self.loss_of(images[own], targets[own], weight, parts * self.world.size)
                 (part * scale).backward()
                 loss += part.detach()
-        loss, *summed = self.world.sum([loss, *(p.grad for p in self.model.trained.values())])
-        for p, gradient in zip(self.model.trained.values(), summed, strict=True):
-            if gradient is not p.grad:
-                p.grad.copy_(gradient)  # which lies in memory as the optimiser wants it
         return loss
 
     @torch.no_grad()

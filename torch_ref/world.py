@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mlx_peft.core.world import PATIENCE, Lost, launched
+from mlx_peft.core.launched import launched
+from mlx_peft.core.world import PATIENCE, Lost
 from torch_ref.device import device
 
 

@@ -62,6 +62,13 @@ def understood(kind: type[BaseModel], method: str, path: Path) -> Iterator[None]
         raise UserError(f"{path}: its {method} configuration is not understood: {reason(error, kind)}") from error
 
 
+def must_be_tables(config: Mapping[str, Any], path: Path) -> None:
+    """Raises UserError where a pattern of ranks or of alphas is none: something else than values by layers' names."""
+    for name in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(given := config.get(name), Mapping | None):
+            raise UserError(f"{path}: {name} should be an object of values by the names of layers, not {shown(given)}")
+
+
 def must_be_numbers(config: Mapping[str, Any], alpha: str, path: Path) -> None:
     """Raises UserError where a rank or an alpha, whose key is ``alpha``, is none: of all layers, or of a pattern's.
 

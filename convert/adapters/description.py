@@ -15,7 +15,7 @@ from mlx_peft.config.schema import Model
 from mlx_peft.config.tokens import Reducer
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import from_json
-from mlx_peft.core.problems import in_a_line
+from mlx_peft.core.problems import in_a_line, of_value
 from mlx_peft.tasks.registry import USUAL
 from mlx_peft.vit.architecture import Architecture, Preprocessing
 
@@ -55,4 +55,4 @@ def described(metadata: dict[str, str], path: Path) -> Description:
             f"{path}: its metadata is not understood ({faults}); was it written by a later version?"
         ) from error
     except DAMAGE as error:
-        raise UserError(f"{path}: not an adapter of the method its metadata names: {error}") from error
+        raise UserError(f"{path}: not an adapter of the method its metadata names: {of_value(error)}") from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.adapters import codes
+from convert.adapters.block_layers import must_be_tables
 from convert.adapters.description import DAMAGE, METADATA, Description, described
 from convert.adapters.foreign import translated
 from convert.adapters.format import Format
@@ -27,6 +28,7 @@ from mlx_peft.config.schema import Model
 from mlx_peft.config.tokens import ReducerConfig, is_router
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError, shown
+from mlx_peft.core.problems import of_value
 from mlx_peft.core.sums import SUMS
 from mlx_peft.core.text import counted, named, printable
 from mlx_peft.core.writing import new_folder
@@ -199,7 +201,7 @@ def read_adapter(folder: Path) -> Adapter:
         own, others = _apart(tensors)
         tensors = FORMATS[type(description.method)].unpack(description.method, own) | others
     except DAMAGE as error:
-        raise UserError(f"{path}: not an adapter of the method its metadata names: {error}") from error
+        raise UserError(f"{path}: not an adapter of the method its metadata names: {of_value(error)}") from error
     shared = {name: getattr(description, name) for name in Description.model_fields.keys() - {KEY}}
     return _with_sound_head(Adapter(tensors=tensors, task=TASKS[description.problem_type], **shared), path)
 
@@ -226,11 +228,14 @@ def _from_peft(config: dict[str, Any], tensors: Tensors, folder: Path) -> Adapte
         raise UserError(
             f"{folder / CONFIG}: peft_type {shown(config.get('peft_type'))} is not supported (known: {known})"
         )
+    must_be_tables(config, folder / CONFIG)
     try:
         found = translated(config, tensors, folder)
         method, tensors = reader(found.config, found.tensors, folder)
     except DAMAGE as error:
-        raise UserError(f"{folder}: its {config['peft_type']} adapter is not understood: {error!r:.300}") from error
+        raise UserError(
+            f"{folder}: its {config['peft_type']} adapter is not understood: {of_value(error):.300}"
+        ) from error
     source = str(config.get("base_model_name_or_path") or "unknown")
     try:
         entry = find(source.removeprefix("timm/"))

@@ -19,7 +19,10 @@ def _written(method: RoAd, layers: Layers) -> dict[str, Any]:
 
 def _options(config: dict[str, Any], layers: Layers) -> dict[str, Any]:
     variant = str(config.get("variant", "road_1")).removeprefix("road_")
-    return {"variant": int(variant), "group_size": config.get("group_size", 64)}
+    return {
+        "variant": int(variant) if variant in ("1", "2", "4") else variant,
+        "group_size": config.get("group_size", 64),
+    }
 
 
 LAYERWISE = Layerwise(

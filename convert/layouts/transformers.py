@@ -107,9 +107,10 @@ def class_for(architecture: Architecture, tensors: Tensors) -> tuple[str, dict[s
         UserError: where no class is, with what the nearest one differs in.
     """
     faults: list[tuple[int, str, dict[str, Any]]] = []
+    headless = []
     for name in WRITTEN:
         variant = VARIANTS[name]
-        if bool(variant.head) != ("head.weight" in tensors):
+        if variant.head and "head.weight" not in tensors:
             continue
         config = config_of(architecture, variant)
         try:
@@ -122,13 +123,17 @@ def class_for(architecture: Architecture, tensors: Tensors) -> tuple[str, dict[s
         odd = differing(architecture, theirs, free)
         if variant.head is names.PROJECTION and tensors["head.bias"].any():
             odd.append("a bias of the head")
+        if not variant.head and "head.weight" in tensors:
+            headless += [name] * all(fault.startswith("global_pool:") for fault in odd)
+            continue
         if not odd:
             return name, config
         faults.append((len(odd), f"{name} has no {', '.join(odd)}", _to_set(odd, theirs)))
     _, fault, settable = min(faults, key=lambda one: one[:2])
     advice = "".join(f"; with {key}={value} it is one, of the same weights" for key, value in settable.items())
+    nearest = f"{headless[0]} is it without its classifier; the nearest with one" if headless else "the nearest"
     raise UserError(
-        f"transformers has no class for this model: the nearest, {fault}{advice}", arguments=("args",) * bool(settable)
+        f"transformers has no class for this model: {nearest}, {fault}{advice}", arguments=("args",) * bool(settable)
     )
 
 

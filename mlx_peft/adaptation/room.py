@@ -20,10 +20,12 @@ def check_training(
     num_classes: int,
     images: int,
     device: Device,
+    processes: int = 1,
 ) -> None:
     """Raises UserError where a step of an experiment needs more memory than there is, with what would need less.
 
-    ``quantization`` is the base's; ``images`` are those of an epoch: a batch has no more.
+    ``quantization`` is the base's; ``images`` are those of an epoch: a batch has no more, of which each of so many
+    ``processes`` has its share.
     """
 
     def needs(experiment: Experiment) -> footprint.Parts:
@@ -31,7 +33,7 @@ def check_training(
             experiment,
             architecture,
             num_classes,
-            batch=min(experiment.data.batch_size, images),
+            batch=-(-min(experiment.data.batch_size, images) // processes),
             forms_attention=device.forms_attention,
             quantization=quantization or experiment.quantize,
         )
@@ -40,7 +42,7 @@ def check_training(
     parts = needs(experiment)
     if sum(parts.values()) <= there:
         return
-    change = smaller(experiment, there, lambda changed: sum(needs(changed).values()))
+    change = smaller(experiment, there, lambda changed: sum(needs(changed).values()), processes)
     less = "a smaller model, image_size or batch would need less"
     if change is not None:
         less = f"by the same count {' '.join(change.overrides)} would fit"

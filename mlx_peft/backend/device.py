@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import mlx.core as mx
 
 from mlx_peft.backend.blas import FAST
@@ -43,8 +45,11 @@ def computing() -> Device:
     """What MLX computes on. The CPU's attention is one product after the other; the fused kernels are of others."""
     on_cpu = mx.default_device().type == mx.cpu
     shared = on_cpu or mx.metal.is_available()
+    said = {} if on_cpu else mx.device_info()
     # A device that does not say how many bytes it has is taken to have as many as any.
-    return Device(None if shared else int(mx.device_info().get("memory_size", 2**40)), forms_attention=on_cpu)
+    memory = None if shared else int(said.get("memory_size", 2**40))
+    rounds = not on_cpu and os.environ.get("MLX_ENABLE_TF32") == "1"
+    return Device(memory, forms_attention=on_cpu, name=str(said.get("device_name", "")), rounds=rounds)
 
 
 def usual_precision() -> Precision:

@@ -19,10 +19,11 @@ from mlx_peft.checks import turns
 from mlx_peft.config.quantization import Quantization
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core import memory
+from mlx_peft.core.errors import UserError
 from mlx_peft.data.registry import find
 from mlx_peft.protocols.loading import load_backend
 from mlx_peft.training.bases import described
-from mlx_peft.training.prepare import check_method
+from mlx_peft.training.prepare import check_equal_shares, check_method
 from mlx_peft.vit.architecture import Architecture
 
 CLASSES = 100
@@ -55,6 +56,7 @@ class Estimate:
         memory: bytes of the device.
         seconds: that no step takes less than; None: not known.
         change: the smallest that fits; None where none is needed, or none of them is enough.
+        processes: that share the batch, each on such a device of its own.
         measured: the same step, of random images and weights; None: it was not measured.
     """
 
@@ -66,6 +68,7 @@ class Estimate:
     seconds: float | None
     change: Change | None = None
     measured: Measured | None = None
+    processes: int = 1
 
     @property
     def fits(self) -> bool:
@@ -95,35 +98,60 @@ def _own(experiment: Experiment) -> Device:
     """What the experiment's backend computes on here."""
     backend = load_backend(experiment.backend)
     backend.use(experiment.device)
-    own = backend.computing().memory
-    if own is not None:
-        text = backend.version()
-        known = [device for device in devices.DEVICES.values() if device.name in text]
-        return replace(known[0], memory=own) if known else Device(text, "cuda", own)
-    metal = sys.platform == "darwin" and experiment.backend == "mlx"
-    return Device("this machine", "metal" if metal else "cpu", memory.physical())
+    here = backend.computing()
+    size = memory.physical() if here.memory is None else here.memory
+    if not here.name:
+        return Device("this machine", "cpu", size)
+    known = devices.recognised(here.name, size if here.memory is not None else None)
+    if known is not None:
+        return replace(known, memory=size)
+    return Device(here.name, "metal" if here.memory is None else "cuda", size)
 
 
-def estimate(experiment: Experiment, base: Base, device: Device) -> Estimate:
-    """The step of an experiment on a device, and where it does not fit the smallest change with which it does."""
+def estimate(experiment: Experiment, base: Base, device: Device, processes: int = 1) -> Estimate:
+    """The step of an experiment on a device, and where it does not fit the smallest change with which it does.
+
+    Of several ``processes`` it is the step of one. Raises UserError where they cannot have equal shares of a batch.
+    """
+    check_equal_shares(experiment, processes)
 
     def stepped(experiment: Experiment) -> Step:
         quantization = base.quantization or experiment.quantize
         check_method(experiment, base.architecture, quantization)
-        return step(experiment, base.architecture, base.classes, quantization=quantization, on=device.kind)
+        images = experiment.data.batch_size // processes
+        return step(
+            experiment, base.architecture, base.classes, images=images, quantization=quantization, on=device.kind
+        )
 
     found = stepped(experiment)
     seconds = least_seconds(found, device, experiment.train.precision)
     change = None
     if found.peak > device.memory:
-        change = smaller(experiment, device.memory, lambda changed: stepped(changed).peak)
-    return Estimate(experiment, base, found, device, device.memory, seconds, change)
+        change = smaller(experiment, device.memory, lambda changed: stepped(changed).peak, processes)
+    return Estimate(experiment, base, found, device, device.memory, seconds, change, processes=processes)
 
 
-def measure(experiment: Experiment, classes: int) -> Measured:
-    """A step of an experiment here, of random weights and images, in a process of its own."""
-    model = experiment.model.model_copy(update={"weights": "none"})
-    settings = experiment.model_copy(update={"model": model}).model_dump(mode="json")
+def measure(found: Estimate) -> Measured:
+    """A step of an experiment here, of random weights and images, in a process of its own.
+
+    Raises UserError where this machine has not as much memory as it is estimated to need.
+    """
+    there = _own(found.experiment).memory
+    if found.step.peak > there:
+        raise UserError(
+            f"the step needs about {memory.gib(found.step.peak)}, and this machine has {memory.gib(there)}: it cannot "
+            "be measured here",
+            arguments=("measured",),
+        )
+    changes = {
+        "model": found.experiment.model.model_copy(update={"weights": "none"}),
+        "quantize": found.base.quantization,
+        "data": found.experiment.data.model_copy(
+            update={"batch_size": found.experiment.data.batch_size // found.processes}
+        ),
+    }
+    experiment, classes = found.experiment.model_copy(update=changes), found.base.classes
+    settings = experiment.model_dump(mode="json")
     with turns.workers("mlx_peft.checks.estimating", [experiment.backend], [settings, classes]) as workers:
         return Measured(**workers[experiment.backend].ask("step"))
 

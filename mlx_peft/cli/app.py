@@ -32,8 +32,9 @@ from mlx_peft.cli import (
     sweep,
     train,
 )
-from mlx_peft.cli.mistakes import GROUP, Answering
+from mlx_peft.cli.mistakes import GROUP, USAGE, Answering
 from mlx_peft.core.errors import UserError, shortened
+from mlx_peft.core.launched import told_once
 from mlx_peft.core.text import printable_lines
 
 LONGEST_LINE = 4000
@@ -42,6 +43,14 @@ LONGEST_LINE = 4000
 
 class Commands(TyperGroup):
     """Answers a user's mistake, and what the machine refuses, with one message and status 2; an interrupt with 130."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with told_once(USAGE):
+            return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        with told_once(USAGE):
+            return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:

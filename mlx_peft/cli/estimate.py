@@ -36,6 +36,9 @@ def estimate(
     classes: Annotated[
         int | None, typer.Option(min=1, help="Of the data, where the data set does not say.", show_default="100")
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, max=1024, metavar="N", help="That share each batch, on such a device each.")
+    ] = 1,
     measured: Annotated[
         bool, typer.Option("--measure", help="Take the step here too, with random weights and images.")
     ] = False,
@@ -52,9 +55,9 @@ def estimate(
     from mlx_peft.report import estimate as report
 
     base = estimating.base_of(experiment, classes)
-    found = estimating.estimate(experiment, base, estimating.device_of(experiment, device, size))
+    found = estimating.estimate(experiment, base, estimating.device_of(experiment, device, size), processes)
     if measured:
-        found = replace(found, measured=estimating.measure(experiment, base.classes))
+        found = replace(found, measured=estimating.measure(found))
     if as_json:
         echo_json(report.facts(found))
     else:

@@ -14,21 +14,27 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mlx_peft.core.errors import Command, UserError, shown
+from mlx_peft.core.launched import told_once
 
 GROUP = {"default_map": {"help": False}}
 """Settings of a command that has commands of its own. That help was not asked for is said, since typer would load
 pydantic, which takes longer than all else of a help, to make that of nothing."""
+
+USAGE: type[Exception] = typer.BadParameter.__bases__[0]
+"""What typer raises at a command line that it does not understand. Of several processes that have the same one, as
+torchrun starts them, the first says so."""
 
 
 class Answering(TyperCommand):
     """A command that shows its own options beside what is wrong."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        must_not_be_empty(args)
-        try:
-            return super().parse_args(ctx, args)
-        except typer.BadParameter as error:
-            raise misread(error, ctx) from error
+        with told_once(USAGE):
+            must_not_be_empty(args)
+            try:
+                return super().parse_args(ctx, args)
+            except typer.BadParameter as error:
+                raise misread(error, ctx) from error
 
     def invoke(self, ctx: Any) -> Any:
         try:

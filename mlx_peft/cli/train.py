@@ -13,6 +13,7 @@ from mlx_peft.cli.common import AsJson, Backend, Overrides, Weights, echo, echo_
 from mlx_peft.cli.device import Device
 from mlx_peft.core import threads
 from mlx_peft.core.errors import UserError, suggest
+from mlx_peft.core.launched import told_once
 
 if TYPE_CHECKING:
     from mlx_peft.config.schema import Experiment
@@ -44,12 +45,10 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a model as CONFIG says."""
-    if resume and overwrite:
-        raise UserError("--resume goes on with a run and --overwrite replaces it: choose one")
-    from mlx_peft.core.world import told_once
-
     chosen = [] if device is None else [f"device={device}"]
     with told_once():
+        if resume and overwrite:
+            raise UserError("--resume goes on with a run and --overwrite replaces it: choose one")
         source, run = again(config, out, resume)
         experiment = read_experiment(ctx, source, [*(overrides or []), *chosen], backend)
         run = run or default_run(config, experiment, overrides)
@@ -64,7 +63,8 @@ def train(
     from mlx_peft.training.work import threads_worth
 
     threads.at_most(threads_worth(experiment))
-    first = backend_of(experiment).world().rank == 0
+    with told_once():
+        first = backend_of(experiment).world().rank == 0
     with said_beside(run / "config.yaml"):
         with watch() if first else nullcontext(Silent()) as progress:
             progress.note(f"{experiment.method.name} on {experiment.data.name} with {experiment.backend}, in {run}")

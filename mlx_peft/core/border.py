@@ -32,10 +32,14 @@ class Device:
     Attributes:
         memory: bytes of its own; None where it computes in the machine's.
         forms_attention: whether attention's probabilities are held whole, ``(batch, heads, tokens, tokens)``.
+        name: an accelerator's, as its driver has it; empty: it has none, or is a CPU.
+        rounds: whether float32 is rounded to TF32 where it is multiplied, if that is asked for.
     """
 
     memory: int | None
     forms_attention: bool
+    name: str = ""
+    rounds: bool = False
 
 
 @dataclass(frozen=True)

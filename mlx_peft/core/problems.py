@@ -82,7 +82,16 @@ def in_a_line(error: ValidationError, root: type) -> str:
 
 def reason(error: Exception, root: type) -> str:
     """Why a ``root`` could not be made: pydantic's own text ends in the address of a web page."""
-    return in_a_line(error, root) if isinstance(error, ValidationError) else str(error)
+    return in_a_line(error, root) if isinstance(error, ValidationError) else of_value(error)
+
+
+def of_value(error: Exception) -> str:
+    """Why what was read could not be used, where Python's own text says too little: of a missing key only its name."""
+    if isinstance(error, KeyError):
+        return f"{error.args[0] if error.args else 'a key'} is missing"
+    if isinstance(error, (TypeError, AttributeError)):
+        return f"a value is of another kind than it should be: {error}"
+    return str(error) or type(error).__name__
 
 
 def validated(root: type[Root], where: str, values: Mapping[str, Any]) -> Root:

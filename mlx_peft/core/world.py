@@ -6,12 +6,9 @@ no part of what a run is: a global batch has the same images in the same order, 
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -19,14 +16,12 @@ from safetensors.numpy import load, save
 
 from mlx_peft.core.border import Tensors
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.launched import Lost as Lost  # as a name of this module too
 
 Item = TypeVar("Item")
 
 PATIENCE = 600.0
 """Seconds that a process waits for the others, of which one may be writing a checkpoint."""
-
-OF_ONE_MACHINE = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
-"""What launchers call a process's number among those of its machine; ``mlx.launch`` gives it the hosts of all."""
 
 
 class World(Protocol):
@@ -75,69 +70,12 @@ class Alone:
 ALONE = Alone()
 
 
-class Lost(UserError):
-    """Another process of the run has ended, or does not answer."""
-
-    def __init__(self, reason: object) -> None:
-        super().__init__(f"another process of the run has ended, or does not answer ({reason})")
-
-
 def rows_of(world: World, batch: int, parts: int) -> list[slice]:
     """Which rows of a batch a process computes: a run of each part. The batch is a multiple of parts and processes."""
     length, rest = divmod(batch, parts * world.size)
     assert not rest
     firsts = ((part * world.size + world.rank) * length for part in range(parts))
     return [slice(first, first + length) for first in firsts]
-
-
-def launched() -> tuple[int, int]:
-    """This process's rank and how many there are, as ``torchrun`` says them; rank 0 of one where nobody does.
-
-    Raises UserError where only a part of it is said, or what is said is no number.
-    """
-    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    found = {name: os.environ[name] for name in names if os.environ.get(name)}
-    for name in found.keys() - {"MASTER_ADDR"}:
-        if not found[name].isdecimal():
-            raise UserError(f"{name} should be a number, as torchrun sets it, not {found[name]!r}")
-    rank, size = int(found.get("RANK", 0)), int(found.get("WORLD_SIZE", 1))
-    missing = [name for name in names if name not in found]
-    if missing and size > 1:
-        raise UserError(
-            f"WORLD_SIZE says that there are {size} processes, and nobody set {', '.join(missing)}: start them with "
-            "torchrun, or leave WORLD_SIZE out"
-        )
-    if rank >= size:
-        raise UserError(f"RANK is {rank}, and should be below WORLD_SIZE, {size}: ranks are counted from 0 on")
-    return rank, size
-
-
-@contextmanager
-def told_once() -> Iterator[None]:
-    """Where processes read the same before they are joined, the first one of each machine raises the block's UserError.
-
-    The others raise SystemExit.
-    """
-    try:
-        yield
-    except UserError:
-        if not _first_here():
-            raise SystemExit(2) from None
-        raise
-
-
-def _first_here() -> bool:
-    """Whether no launcher has started another process before this one, on this machine."""
-    number = next((os.environ[name] for name in OF_ONE_MACHINE if name in os.environ), None)
-    if number is not None:
-        return number == "0"
-    try:
-        hosts = json.loads(Path(os.environ["MLX_HOSTFILE"]).read_bytes())
-        places = [addresses[0].rpartition(":")[0] for addresses in hosts]
-        rank = int(os.environ["MLX_RANK"])
-        return places[rank] not in places[:rank]
-    except (KeyError, OSError, ValueError, LookupError, TypeError, AttributeError):
-        return True
 
 
 @contextmanager

@@ -8,6 +8,7 @@ for a while they end by themselves, and are started again when they are wanted.
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import pickle
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from queue import LifoQueue
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ class Worker:
         """As ``filling.fill``, in the process. Raises UserError too where the process was killed."""
         few = replace(chunk, images=chunk.images.take(chunk.places).portable(), places=np.arange(len(out)))
         size = out[0].shape[:2]
-        kind, *content = self._asked(pickle.dumps((few, size), pickle.HIGHEST_PROTOCOL))
+        kind, *content = self._asked(pickle.dumps((few, size, _here()), pickle.HIGHEST_PROTOCOL))
         if kind == worker.REFUSED:
             raise content[0]
         if kind == worker.FAILED:
@@ -103,18 +104,16 @@ class Worker:
 
     def _answer(self, process: subprocess.Popen[bytes], request: bytes) -> tuple[Any, ...]:
         """The last thing that is said of a request. Raises EOFError or OSError where the process has ended."""
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(request)
-        process.stdin.flush()
+        assert process.stdin is not None
+        _write(process.stdin, request)
         lent = 0
         try:
             while True:
-                kind, *content = pickle.load(process.stdout)
+                kind, *content = pickle.load(self._answers)
                 if kind == worker.TAKE:
                     self._budget.take(content[0])
                     lent += content[0]
-                    process.stdin.write(b"+")
-                    process.stdin.flush()
+                    _write(process.stdin, b"+")
                 elif kind == worker.GIVE:
                     self._budget.give_back(content[0])
                     lent -= content[0]
@@ -130,6 +129,7 @@ class Worker:
                 [sys.executable, "-c", START, *map(str, numbers), *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                bufsize=0,  # else a fork of this process would hold, and write again, what is about to be written
                 pass_fds=(self._memory,),
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
                 start_new_session=True,  # Ctrl-C is for its owner, which may want a last batch
@@ -138,6 +138,8 @@ class Worker:
             reason = error.strerror or error
             raise UserError(f"data.workers: a process that decodes images cannot be started ({reason})") from error
         self._end = weakref.finalize(self, _ended, process)
+        assert isinstance(process.stdout, io.FileIO)
+        self._answers = io.BufferedReader(process.stdout)
         return process
 
 
@@ -194,14 +196,32 @@ def _nameless(size: int) -> int:
     return file
 
 
+def _here() -> str | None:
+    """The folder that relative paths are of; None where it is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
+def _write(pipe: IO[bytes], content: bytes) -> None:
+    """All of it, to a pipe that holds nothing back."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[pipe.write(rest) :]
+
+
 def _gone(process: subprocess.Popen[bytes]) -> UserError:
     status = process.returncode
     if status >= 0:
         return UserError(f"a process that decodes images ended with status {status}; what it said stands before this")
-    name = signal.Signals(-status).name
+    known = {one.value: one.name for one in signal.Signals}
+    lack = "where it was for lack of memory, fewer data.threads need less of it"
+    if -status == signal.SIGBUS:
+        lack = f"there was no room left for the memory that it shares, in {tempfile.gettempdir()} or in the machine"
     return UserError(
-        f"a process that decodes images was ended by {name}: where it was for lack of memory, fewer data.threads need "
-        "less of it; with data.workers: threads there are no such processes"
+        f"a process that decodes images was ended by {known.get(-status, f'signal {-status}')}: {lack}; with "
+        "data.workers: threads there are no such processes"
     )
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from mlx_peft.config.data import Data
 from mlx_peft.core import cores
+from mlx_peft.core.launched import beside
 from mlx_peft.data.crew import crew
 from mlx_peft.data.filling import Fill, fill
 from mlx_peft.data.rows import Rows
 
 MOST = 16
 """So many threads `auto` takes at the most: they read 500 x 375 JPEGs for a few thousand images a second."""
-
-BESIDE = "LOCAL_WORLD_SIZE"
-"""How many processes of a run torchrun has started on this machine: they share its cores."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +24,9 @@ class Hands:
 
 
 def number(wanted: int | str) -> int:
-    """``data.threads`` as a number: `auto` is as many as there are cores free, by affinity and control group."""
-    if isinstance(wanted, int):
-        return wanted
-    beside = os.environ.get(BESIDE, "1")
-    shared = cores.free() // max(1, int(beside) if beside.isdecimal() else 1)
-    return max(1, min(MOST, shared))
+    """``data.threads`` as a number: `auto` is as many as there are cores free, by affinity and control group, shared
+    with the other processes of a run."""
+    return wanted if isinstance(wanted, int) else max(1, min(MOST, cores.free() // beside()))
 
 
 def hands(config: Data, rows: Rows, size: tuple[int, int]) -> Hands:

@@ -68,9 +68,13 @@ def serve(shared: int, own: int, total: int, idle: int) -> None:
             raise SystemExit  # which no reader of images takes for a damaged one
 
     memory.lend(Lent(own, total, ask, lambda share: say(GIVE, share)))
+    place = None
     with suppress(EOFError, BrokenPipeError, pickle.UnpicklingError):  # its owner has ended, perhaps amid a chunk
         while select.select([requests], [], [], idle)[0]:
-            chunk, size = pickle.load(requests)
+            chunk, size, here = pickle.load(requests)
+            if here is not None and here != place:
+                with suppress(OSError):  # relative paths, if there are any, will be said to lead nowhere
+                    os.chdir(place := here)
             say(*_answer(chunk, size, view))
 
 

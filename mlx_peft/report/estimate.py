@@ -24,11 +24,12 @@ def estimated(found: Estimate) -> str:
     """The whole answer, as lines."""
     experiment, train = found.experiment, found.experiment.train
     parts = f", in {train.accumulate} parts" if train.accumulate > 1 else ""
+    shared = f" and shared by {found.processes} processes" if found.processes > 1 else ""
     again = ", blocks computed again" if train.gradient_checkpointing else ""
     lines = [
         f"{experiment.model.name} ({found.base.architecture.dimensions}), {experiment.method.name}, batches of "
-        f"{experiment.data.batch_size}{parts}, {train.precision}{again}, {counted(found.base.classes, 'class')}, with "
-        f"{experiment.backend}",
+        f"{experiment.data.batch_size}{parts}{shared}, {train.precision}{again}, "
+        f"{counted(found.base.classes, 'class')}, with {experiment.backend}",
         "",
         *(f"{name:<12} {gib(size):>9}  {MEANS[name]}" for name, size in found.step.memory.items() if size),
         f"{'together':<12} {gib(found.step.peak):>9}  at the moment when most is held",
@@ -77,6 +78,7 @@ def facts(found: Estimate) -> dict[str, Any]:
         "method": found.experiment.method.name,
         "backend": found.experiment.backend,
         "batch_size": found.experiment.data.batch_size,
+        "processes": found.processes,
         "classes": found.base.classes,
         "memory": found.step.memory,
         "peak": found.step.peak,

@@ -95,6 +95,7 @@ def prepare(
         num_classes=len(dataset.classes),
         images=dataset.train.size,
         device=backend.computing(),
+        processes=backend.world().size,
     )
     first = begun(here, experiment, base, dataset)
     trainer = backend.build_trainer(experiment.model_copy(update={"method": first.method}), len(dataset.classes), base)
@@ -102,7 +103,14 @@ def prepare(
         trainer.model.load_adapter(trainer.model.adapter() | first.tensors)
     start, notes = started(trainer.model, here, base, dataset)
     base = base.without_tensors()  # the model has its own
-    for note in (*dataset.notes, *base.notes, *fewer_tokens(experiment, base), *first.notes, *notes):
+    for note in (
+        *dataset.notes,
+        *base.notes,
+        *fewer_tokens(experiment, base),
+        *first.notes,
+        *notes,
+        *unrounded(experiment),
+    ):
         progress.note(note)
     splits = describe_splits(whole)
     return Prepared(
@@ -159,12 +167,17 @@ def base_here(here: Here, experiment: Experiment, dataset: Dataset) -> Base:
 
 def check_shares(experiment: Experiment, world: World) -> None:
     """Raises UserError where the processes of a run cannot have equal shares of a batch."""
+    check_equal_shares(experiment, world.size)
+
+
+def check_equal_shares(experiment: Experiment, processes: int) -> None:
+    """The same of so many."""
     batch, parts = experiment.data.batch_size, experiment.train.accumulate
-    if batch % (parts * world.size):
+    if batch % (parts * processes):
         of_parts = f", each of {parts} parts of it (train.accumulate)" if parts > 1 else ""
         raise UserError(
-            f"data.batch_size is {batch}, which {world.size} processes cannot share evenly{of_parts}: choose a "
-            f"multiple of {parts * world.size}"
+            f"data.batch_size is {batch}, which {processes} processes cannot share evenly{of_parts}: choose a "
+            f"multiple of {parts * processes}"
         )
 
 
@@ -202,6 +215,13 @@ def fewer_tokens(experiment: Experiment, base: Base) -> tuple[str, ...]:
         return ()
     here = "all of them" if experiment.tokens is None else str(experiment.tokens)
     return (f"the weights were made with fewer tokens ({base.tokens}), and tokens here are: {here}",)
+
+
+def unrounded(experiment: Experiment) -> tuple[str, ...]:
+    """A note where TF32 is asked for and nothing here multiplies in it."""
+    if experiment.train.precision != "tf32" or backend_of(experiment).computing().rounds:
+        return ()
+    return ("train.precision: tf32 is float32 here: what computes rounds no products to TF32",)
 
 
 def describe_splits(dataset: Dataset) -> dict[str, dict[str, Any] | None]:

@@ -44,7 +44,7 @@ def row(configuration: str, backend: str, known: dict) -> list[str]:
     base = estimating.base_of(experiment)
     found = estimating.estimate(experiment, base, Device("any", "cpu", 2**60))
     if (name := f"{configuration} {backend}") not in known:
-        known[name] = estimating.measure(experiment, base.classes)._asdict()
+        known[name] = estimating.measure(found)._asdict()
     measured = estimating.Measured(**known[name])
     off = found.step.peak / measured.peak - 1
     if abs(off) > TOLERANCE:

@@ -50,6 +50,23 @@ def test_what_is_no_size_is_refused(command, memory) -> None:
     assert "24GB" in said.stderr
 
 
+def test_several_processes_share_the_batch(command) -> None:
+    words = ("estimate", RECIPE, "--device", "t4", "--json")
+    one, four = (json.loads(command(*words, "--processes", count).stdout) for count in (1, 4))
+    quarter = json.loads(command(*words, f"data.batch_size={one['batch_size'] // 4}").stdout)
+    assert four["peak"] == quarter["peak"] < one["peak"]
+    refused = command(*words, "--processes", 7)
+    assert refused.exit_code == 2
+    assert "7 processes cannot share evenly" in refused.stderr
+
+
+def test_what_this_machine_has_no_memory_for_is_not_measured(command) -> None:
+    words = ("estimate", RECIPE, "data.batch_size=1048576", "model.image_size=448", "--device", "h100", "--measure")
+    refused = command(*words, obj="torch")
+    assert refused.exit_code == 2
+    assert "it cannot be measured here (--measure)" in refused.stderr
+
+
 def test_an_unknown_device_is_named_with_the_nearest(command) -> None:
     said = command("estimate", RECIPE, "--device", "h10")
     assert said.exit_code == 2

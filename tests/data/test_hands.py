@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from data.pipelines import AUGMENTS, BICUBIC, data
 
@@ -9,7 +11,7 @@ from mlx_peft.config import schema
 from mlx_peft.core import cores
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.filling import fill
-from mlx_peft.data.hands import BESIDE, MOST, hands, number
+from mlx_peft.data.hands import MOST, hands, number
 from mlx_peft.data.rows import Augmented, Evaluated
 
 
@@ -22,10 +24,21 @@ def test_as_many_threads_as_cores_are_free(
 ) -> None:
     monkeypatch.setattr(cores, "free", lambda: free)
     if beside is None:
-        monkeypatch.delenv(BESIDE, raising=False)
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     else:
-        monkeypatch.setenv(BESIDE, beside)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", beside)
     assert number(wanted) == expected
+
+
+def test_of_mlx_launch_s_processes_those_of_the_same_machine_share_its_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cores, "free", lambda: 12)
+    (tmp_path / "hosts.json").write_text('[["192.0.2.1:1"], ["192.0.2.2:1"], ["192.0.2.2:2"], ["192.0.2.2:3"]]')
+    monkeypatch.setenv("MLX_HOSTFILE", str(tmp_path / "hosts.json"))
+    for rank, expected in (("0", 12), ("3", 4), ("4", 12), ("x", 12)):
+        monkeypatch.setenv("MLX_RANK", rank)
+        assert number("auto") == expected
 
 
 def test_processes_are_taken_where_threads_would_wait_for_one_another() -> None:

@@ -13,11 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data.odd_rows import SIDE, Odd
+from data.pipelines import BICUBIC
 from hanging import HUNG
+from PIL import Image
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.data import ArrayImages, crew
+from mlx_peft.data.dataset import FileImages
 from mlx_peft.data.filling import Chunk
+from mlx_peft.data.rows import Evaluated
 from mlx_peft.data.worker import Lent
 
 
@@ -41,6 +45,28 @@ def test_a_process_that_was_killed_is_told_of_in_one_message_and_another_takes_i
     chunk, out = odd("killed", at=99)
     assert hand.fill(chunk, out) == [None] * 6
     assert [place[0, 0, 0] for place in out] == list(range(6))
+
+
+def test_where_the_shared_memory_has_no_room_left_that_is_said() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGBUS)"])
+    ended.wait()
+    assert "was ended by SIGBUS: there was no room left for the memory that it shares" in str(crew._gone(ended))  # type: ignore[arg-type]
+    ended.returncode = -77
+    assert "was ended by signal 77: " in str(crew._gone(ended))  # type: ignore[arg-type]
+
+
+def test_relative_paths_are_of_the_folder_that_their_owner_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = crew.crew(1, (SIDE, SIDE))
+    for level, name in enumerate(("one", "other")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (SIDE, SIDE), (level, level, level)).save(tmp_path / name / "image.png")
+        monkeypatch.chdir(tmp_path / name)
+        images, first, out = FileImages(Path("."), ("image.png",)), np.arange(1), np.zeros((1, SIDE, SIDE, 3), np.uint8)
+        chunk = Chunk(Evaluated(BICUBIC, SIDE), images, first, first, first, False)
+        assert hand.fill(chunk, list(out)) == [None]
+        assert (out == level).all()
 
 
 def test_what_else_goes_wrong_is_told_with_its_place_and_its_status(capfd: pytest.CaptureFixture[str]) -> None:

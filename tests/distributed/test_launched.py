@@ -9,17 +9,18 @@ import pytest
 from typer.testing import CliRunner
 
 import mlx_peft.backend.world
+import torch_ref.device
 import torch_ref.world
 from mlx_peft.cli.app import app
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.world import launched
+from mlx_peft.core.launched import launched
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 
 
 @pytest.fixture(autouse=True)
 def nobody_launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*WHOLE, "LOCAL_RANK", "MLX_RANK", "MLX_HOSTFILE"):
+    for name in (*WHOLE, "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MLX_RANK", "MLX_HOSTFILE"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -84,3 +85,40 @@ def test_a_mistake_in_the_command_is_told_once_on_each_machine(
     assert done.exit_code == 2
     assert ("train.epoch: unknown key" in done.stderr) == tells
     assert tells or not done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train quickstart --nonsense", "No such option: --nonsense"),
+        ("train quickstart --device tpu", "--device should be auto, cpu, mps"),
+        ("train quickstart --device mps", "device: mps is not here"),
+        ("train quickstart --resume --overwrite", "choose one"),
+        ("train", "Missing argument 'CONFIG'"),
+        ("train quickstart --out=", "--out= has nothing behind it"),
+        ("trian quickstart", "No such command 'trian'"),
+        ("--verse", "No such option: --verse"),
+    ],
+)
+def test_so_is_a_wrong_flag_and_a_device_that_is_not_here(
+    monkeypatch: pytest.MonkeyPatch, words: str, message: str
+) -> None:
+    for rank in "01":
+        tell(monkeypatch, {"RANK": rank, "LOCAL_RANK": rank})
+        done = CliRunner().invoke(app, words.split(), obj="torch")
+        assert done.exit_code == 2
+        assert (message in done.stderr) == (rank == "0"), done.stderr
+        assert rank == "0" or not done.output
+
+
+def test_of_more_processes_than_gpus_the_first_one_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has no GPU is never the first."""
+    monkeypatch.setattr(torch_ref.device.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch_ref.device.torch.cuda, "device_count", lambda: 2)
+    tell(monkeypatch, WHOLE | {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "3"})
+    done = CliRunner().invoke(app, ["train", "quickstart"], obj="torch")
+    assert done.exit_code == 2
+    assert "start no more than there are here, 2" in done.stderr
+    tell(monkeypatch, {"LOCAL_RANK": "one"})
+    with pytest.raises(UserError, match="LOCAL_RANK should be a number"):
+        torch_ref.device.use("cuda")

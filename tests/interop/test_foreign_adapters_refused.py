@@ -99,7 +99,11 @@ CONFIGS = {
     ),
     "alphas that are too far apart": ({"lora_alpha": 1e-300, "alpha_pattern": {"v_proj": 1e300}}, "not understood"),
     "an expression that runs for ever": ({"rank_pattern": {"(a+)+(a+)+(a{1000}){1000}": 3}}, "expression|pattern"),
-    "patterns that are none": ({"rank_pattern": [1, 2]}, "not understood"),
+    "patterns that are none": (
+        {"rank_pattern": [1, 2]},
+        r"rank_pattern should be an object of values by the names of layers, not \[1, 2\]",
+    ),
+    "no pattern but text": ({"alpha_pattern": "v_proj"}, "alpha_pattern should be an object .*, not 'v_proj'"),
     "an option that changes the logits": ({"lora_bias": True}, "not supported: lora_bias"),
     "a method of nowhere": ({"peft_type": "HRA"}, "peft_type '?HRA'? is not supported"),
 }
@@ -110,6 +114,16 @@ def test_tensors_are_refused_by_name(case, tmp_path):
     make, reason = TENSORS[case]
     with pytest.raises(UserError, match=reason):
         read_adapter(written(tmp_path, make()))
+
+
+@pytest.mark.parametrize("key", ["r", "lora_alpha"])
+def test_a_key_that_is_missing_is_said_to_be(key, tmp_path):
+    place = written(tmp_path, sound())
+    config = json.loads((place / CONFIG).read_text())
+    del config[key]
+    (place / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"its LoRA configuration is not understood: {key} is missing"):
+        read_adapter(place)
 
 
 @pytest.mark.parametrize("case", CONFIGS)

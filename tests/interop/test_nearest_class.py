@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
 from foreign_models import SMALL
@@ -42,3 +43,11 @@ def test_the_nearest_name_is_of_the_same_class_of_timms(case: str, tmp_path: Pat
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     found = open_path(tmp_path, Asked())
     assert found.architecture.family == find(found.name).architecture.family != "vit"
+
+
+def test_of_a_classifier_that_a_class_lacks_the_class_is_named() -> None:
+    dinov3 = find("vit_small_patch16_dinov3").architecture
+    recipe = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    tensors = {"head.weight": np.ones((2, 384), np.float32), "head.bias": np.ones(2, np.float32)}
+    with pytest.raises(UserError, match="model: DINOv3ViTModel is it without its classifier; the nearest with one, "):
+        layout.pack(dinov3, recipe, tensors, ())

@@ -74,18 +74,29 @@ CONFIGS = {
     "alphas that are too far apart": (
         "LOHA", {"alpha": 1e-30, "alpha_pattern": {"fc2": 1e30}}, "scalings of its layers are too far apart for one",
     ),
-    "patterns that are none": ("LOHA", {"rank_pattern": [1]}, "not understood"),
+    "patterns that are none": ("LOHA", {"rank_pattern": [1]}, "rank_pattern should be an object of values"),
+    "numbers of a series in words": ("OFT", {"num_cayley_neumann_terms": "five"}, "a value is of another kind than it"),
     "an expression that runs for ever": ("LOHA", {"alpha_pattern": {"(a+)+(a{1000}){1000}": 3}}, "expression"),
     "ranks of LoKr": ("LOKR", {"rank_pattern": {"fc2": 2}}, "not supported: rank_pattern"),
     "alphas of LoKr": ("LOKR", {"alpha_pattern": {"fc2": 2}}, "not supported: alpha_pattern"),
     "a rank of a thousand million": ("LOKR", {"r": 10**9}, "rank"),
     "MiSS that multiplies": ("MISS", {"init_weights": "bat"}, "init_weights 'bat' multiplies the weight"),
-    "a variant of nowhere": ("ROAD", {"variant": "road_3"}, "variant"),
+    "a variant of nowhere": ("ROAD", {"variant": "road_3"}, "variant: unknown '3'; known: 1, 2, 4"),
     "COFT": ("OFT", {"coft": True}, "not supported: coft: True"),
     "a trained bias": ("BOFT", {"bias": "boft_only"}, "not supported: bias: boft_only"),
     "an option of nowhere": ("OFT", {"use_householder": True}, "not supported: use_householder: True"),
 }  # fmt: skip
 """What a configuration says, and what is said of it."""
+
+
+@pytest.mark.parametrize("kind", ["LOHA", "LOKR", "MISS"])
+def test_a_key_that_is_missing_is_said_to_be(kind, tmp_path):
+    place = written(tmp_path, kind, {})
+    config = json.loads((place / CONFIG).read_text())
+    del config["r"]
+    (place / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"its {kind} configuration is not understood: r is missing"):
+        read_adapter(place)
 
 
 @pytest.mark.parametrize("case", CONFIGS)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from methods.adalora import METHOD as ADALORA
+from torch._dynamo.backends.common import aot_autograd
+from torch._inductor.exc import CppCompileError
 
 from convert.base import load_base
 from mlx_peft.checks.matrix import METHODS, Combination
@@ -80,6 +82,44 @@ def test_a_step_is_traced_without_a_break_and_trains_alike(
 ) -> None:
     monkeypatch.setattr(compiling, "PROGRAM", program)
     must_train_alike(config, ROUNDING)
+
+
+def failing(*_: Any) -> Any:
+    raise CppCompileError(["g++"], "no such header: Python.h")
+
+
+BROKEN = {
+    "forwards": failing,
+    "backwards": aot_autograd(fw_compiler=lambda graph, _: graph.forward, bw_compiler=failing),
+}
+"""Compilers that fail."""
+
+
+@pytest.mark.parametrize("where", BROKEN)
+def test_where_the_compiler_fails_the_step_is_computed_uncompiled_and_is_the_same(where: str) -> None:
+    """The same draws, and no gradient twice."""
+    config = experiment(LORA | {"dropout": 0.3}, {"accumulate": 2})
+    images = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 3), dtype=np.uint8)
+    targets = np.arange(8, dtype=np.int32) % CLASSES
+    plain, broken = (build_trainer(config, CLASSES, load_base(config.model, CLASSES, 0)) for _ in range(2))
+    broken._loss = compiling.torch.compile(broken.loss, backend=BROKEN[where], dynamic=False)
+    with pytest.warns(UserWarning, match=r"torch cannot compile the step, .* uncompiled .*compile error"):
+        first = float(broken.train_step(images, targets, 1e-2))
+    assert first == float(plain.train_step(images, targets, 1e-2))
+    assert float(broken.train_step(images, targets, 1e-2)) == float(plain.train_step(images, targets, 1e-2)) != first
+
+
+def test_a_step_that_was_to_be_compiled_and_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "PROGRAM", {"backend": failing})
+    config = experiment(LORA, {"compile": True})
+    trainer = build_trainer(config, CLASSES, load_base(config.model, CLASSES, 0))
+    with pytest.raises(UserError, match=r"train\.compile: true: torch cannot compile the step .*compile error"):
+        trainer.train_step(np.zeros((8, 28, 28, 3), np.uint8), np.zeros(8, np.int32), 1e-2)
+
+
+def test_an_error_of_the_step_itself_stays_what_it_is() -> None:
+    assert not compiling.is_at_fault(compiling.torch.OutOfMemoryError("CUDA out of memory"))
+    assert not compiling.is_at_fault(ValueError("a shape"))
 
 
 @pytest.mark.slow

@@ -72,6 +72,15 @@ def test_a_batch_holds_no_more_images_than_there_are(engine: SimpleNamespace, sm
         room.check_training(experiment, architecture, None, num_classes=3, images=2**20, device=device)
 
 
+def test_of_several_processes_each_needs_room_for_its_share(engine: SimpleNamespace, small: None) -> None:
+    experiment = changed(engine.experiment(), "data", batch_size=2**20)
+    architecture = load_base(experiment.model, 3, 0).architecture
+    whole = {"num_classes": 3, "images": 2**20, "device": Device(None, forms_attention=True)}
+    room.check_training(experiment, architecture, None, **whole, processes=2**14)
+    with pytest.raises(UserError, match=r"by the same count train\.accumulate=\d+ would fit"):
+        room.check_training(experiment, architecture, None, **whole, processes=2)
+
+
 def test_attention_counts_where_it_is_held_whole(engine: SimpleNamespace, small: None) -> None:
     experiment = changed(engine.experiment(), "model", image_size=256)
     architecture = load_base(experiment.model, 3, 0).architecture.model_copy(update={"depth": 2})

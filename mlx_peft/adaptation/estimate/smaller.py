@@ -18,7 +18,9 @@ class Change(NamedTuple):
     experiment: Experiment
 
 
-def smaller(experiment: Experiment, limit: int, needs: Callable[[Experiment], int]) -> Change | None:
+def smaller(
+    experiment: Experiment, limit: int, needs: Callable[[Experiment], int], processes: int = 1
+) -> Change | None:
     """The smallest change that would need no more than the limit; None: there is none of these.
 
     In this order: a batch in more parts, and gradient checkpointing, which change the time alone; bfloat16; a base in 8
@@ -28,11 +30,12 @@ def smaller(experiment: Experiment, limit: int, needs: Callable[[Experiment], in
         experiment: that needs more.
         limit: bytes.
         needs: bytes of an experiment; raises UserError where it can be none.
+        processes: that share each part of a batch evenly.
     """
     for severe in range(len(CHANGES) + 1):
         for options in _up_to(severe):
             changed = _changed(experiment, options)
-            if changed is not None and (found := _in_parts(changed, options, limit, needs)) is not None:
+            if changed is not None and (found := _in_parts(changed, options, limit, needs, processes)) is not None:
                 return found
     return None
 
@@ -74,17 +77,18 @@ def _changed(experiment: Experiment, options: tuple[str, ...]) -> Experiment | N
 
 
 def _in_parts(
-    changed: Experiment, options: tuple[str, ...], limit: int, needs: Callable[[Experiment], int]
+    changed: Experiment, options: tuple[str, ...], limit: int, needs: Callable[[Experiment], int], processes: int
 ) -> Change | None:
     """The changed experiment in as few parts as it fits in; None where it does not fit in any."""
     batch, own = changed.data.batch_size, changed.train.accumulate
-    counts = [parts for parts in range(own, batch + 1) if batch % parts == 0]
+    counts = [parts for parts in range(own, batch + 1) if batch % (parts * processes) == 0]
 
     def divided(parts: int) -> Experiment:
         return changed.model_copy(update={"train": changed.train.model_copy(update={"accumulate": parts})})
 
     try:
-        if needs(divided(counts[-1])) > limit:
+        # Of parts the gradients are summed beside one another's, so that one part may need less than many.
+        if min(needs(divided(count)) for count in (own, counts[-1])) > limit:
             return None
         parts = next(parts for parts in counts if needs(divided(parts)) <= limit)
     except UserError:  # codes of a weight that the method trains, or of groups that do not divide it
