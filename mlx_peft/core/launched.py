@@ -61,10 +61,8 @@ def told_once(*kinds: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except Lost:
-        raise
-    except (UserError, *kinds):
-        if not _first_here():
+    except Exception as error:
+        if isinstance(error, (UserError, *kinds)) and not (isinstance(error, Lost) or _first_here()):
             raise SystemExit(2) from None
         raise
 
