@@ -17,7 +17,9 @@ from mlx_peft.data.looking import Watch, unwatched
 from mlx_peft.data.names import spelled
 from mlx_peft.data.questions import Questions
 from mlx_peft.protocols.loading import load_backend
+from mlx_peft.protocols.model import Model
 from mlx_peft.tasks.logits import finite
+from mlx_peft.tasks.task import Task
 from mlx_peft.vit import relevance
 from mlx_peft.vit.attention import Explanation
 from mlx_peft.vit.places import PATCH
@@ -89,7 +91,7 @@ def explain(
         except UserError as error:
             yield Unread(image, str(error))
         else:
-            yield _told(loaded, image, pixels, row, top)
+            yield explained(loaded.model, loaded.task, loaded.classes, image, pixels, row, top)
         watch("explaining", done, questions.count)
 
 
@@ -101,8 +103,19 @@ def class_row(name: str, classes: Sequence[str]) -> int:
     return rows[spelled(name)]
 
 
-def _told(loaded: Loaded, image: str, pixels: np.ndarray, row: int | None, top: int) -> Explained:
-    found = loaded.model.explain(np.array(pixels)[None], None if row is None else [row])
+def explained(
+    model: Model, task: Task, classes: Sequence[str], image: str, pixels: np.ndarray, row: int | None, top: int
+) -> Explained:
+    """An image that a model sees. Raises UserError where a logit is not finite.
+
+    Args:
+        classes: names of the head's rows.
+        image: what it is called.
+        pixels: as the model sees it, uint8 ``(size, size, 3)``.
+        row: the class whose logit is differentiated; None: the likeliest.
+        top: answers that are told.
+    """
+    found = model.explain(np.array(pixels)[None], None if row is None else [row])
     logits = finite(found.logits[0], f"the model for {image}")
     side = found.architecture.grid_size
     rollout, weighted, *taken = (
@@ -113,8 +126,8 @@ def _told(loaded: Loaded, image: str, pixels: np.ndarray, row: int | None, top: 
         image=image,
         pixels=pixels,
         patch_size=found.architecture.patch_size,
-        answers=loaded.task.answer(logits, loaded.classes, top),
-        of=loaded.classes[int(found.classes[0])],
+        answers=task.answer(logits, classes, top),
+        of=classes[int(found.classes[0])],
         rollout=rollout,
         weighted=weighted,
         taken=tuple(taken),

@@ -60,6 +60,11 @@ class Bank:
         warn_of(bank.refused)
         return bank
 
+    @property
+    def network(self) -> Network:
+        """The base, which has no method in it."""
+        return self._network
+
     # Which there are.
 
     @property
