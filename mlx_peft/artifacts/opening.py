@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from convert.adapters.peft import read_adapter
-from convert.base import load_base, whole
+from convert.base import Base, load_base, whole
 from convert.layouts.layout import Asked
 from convert.named import open_named
 from mlx_peft.artifacts.answering import ManyAdapters, OneModel
@@ -24,6 +24,8 @@ from mlx_peft.config.methods import Linear
 from mlx_peft.config.schema import Model
 from mlx_peft.core import memory
 from mlx_peft.core.errors import UserError
+from mlx_peft.library.bank import Bank
+from mlx_peft.library.framework import Network
 from mlx_peft.protocols.loading import load_backend, load_library
 from mlx_peft.tasks.registry import USUAL
 from mlx_peft.training.bases import base_model, opener
@@ -43,6 +45,7 @@ def open_bank(
     model: Model | None = None,
     weights: str | None = None,
     tokens: Tokens = "own",
+    budget: int | None = None,
 ) -> tuple[ManyAdapters, tuple[str, ...]]:
     """The bank of a folder's adapters, and notes. Its base is that of the first of them that is asked for.
 
@@ -51,6 +54,7 @@ def open_bank(
         model: for adapters that name none, as those that PEFT wrote.
         weights: where the base's are now; None: they are found by their digest.
         tokens: those of the first that is asked for, another reducer for all, or None for none.
+        budget: bytes that the adapters in memory may have together; None: half of the memory that there is.
 
     Raises:
         UserError: the folder holds no adapters, there is none of a name, it is of another base or refused; the base is
@@ -63,6 +67,37 @@ def open_bank(
         )
     asked = [name for name in names if name is not None]
     place = find_adapter(folder, next(iter(asked), None) or _first(folder))
+    network, base, recipe, notes = _network_of(place, backend, model, weights, tokens)
+    with warnings.catch_warnings():  # what is refused is told in notes
+        warnings.simplefilter("ignore")
+        bank = load_library(backend).load_adapters(network, folder, _within(budget, backend))
+    for name in asked:
+        bank[name]  # which says so where there is none
+    refused = tuple(f"left out: {reason}" for reason in bank.refused.values())
+    return ManyAdapters(bank, base, recipe), (*notes, *refused)
+
+
+def bank_of_one(
+    folder: Path, name: str, backend: Literal["mlx", "torch"], *, budget: int | None = None
+) -> tuple[ManyAdapters, tuple[str, ...]]:
+    """The bank of a run or an adapter alone, under a name, and notes.
+
+    Raises UserError where there is none, it cannot be mixed with others, or its base is not found.
+    """
+    network, base, recipe, notes = _network_of(find_adapter(folder, None), backend)
+    bank = Bank(network, load_library(backend).framework.mixer(network), _within(budget, backend))
+    bank.add(folder, name)
+    return ManyAdapters(bank, base, recipe), notes
+
+
+def _network_of(
+    place: Path,
+    backend: Literal["mlx", "torch"],
+    model: Model | None = None,
+    weights: str | None = None,
+    tokens: Tokens = "own",
+) -> tuple[Network, Base, Recipe, tuple[str, ...]]:
+    """The bare network on which an adapter stands, its description and its recipe, and notes."""
     adapter = read_adapter(place)
     recipe = replace(recipe_of(adapter, place, model), backend=backend, method=Linear(), qat=None, precision="float32")
     recipe = replace(recipe, tokens=chosen(recipe.tokens, tokens))
@@ -75,14 +110,12 @@ def open_bank(
     library.framework.fill(network, base)
     network.reduce(recipe.tokens)
     library.adopt(network, named, base)
+    return network, base.without_tensors(), recipe, elsewhere(recipe.model, base)
+
+
+def _within(budget: int | None, backend: str) -> int:
     there = load_backend(backend).computing().memory or memory.available()
-    with warnings.catch_warnings():  # what is refused is told in notes
-        warnings.simplefilter("ignore")
-        bank = library.load_adapters(network, folder, int(SHARE * there))
-    for name in asked:
-        bank[name]  # which says so where there is none
-    refused = tuple(f"left out: {reason}" for reason in bank.refused.values())
-    return ManyAdapters(bank, base.without_tensors(), recipe), (*elsewhere(recipe.model, base), *refused)
+    return int(SHARE * there) if budget is None else budget
 
 
 def _first(folder: Path) -> str | None:

@@ -28,6 +28,7 @@ from mlx_peft.cli import (
     push,
     quantize,
     report,
+    serve,
     simulate,
     sweep,
     train,
@@ -84,7 +85,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     train, estimate, sweep, eval, predict, explain, combine, merge, quantize, simulate, convert, info, push, pull,
-    parity, report, ls, cat, cp, complete,
+    serve, parity, report, ls, cat, cp, complete,
 )  # fmt: skip
 for module in COMMANDS:
     app.command(cls=Answering)(getattr(module, module.__name__.rpartition(".")[2]))

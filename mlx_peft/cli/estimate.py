@@ -66,9 +66,9 @@ def estimate(
         raise typer.Exit(1)
 
 
-def bytes_of(text: str) -> int:
+def bytes_of(text: str, option: str = "--memory") -> int:
     """``24GB`` in bytes. Raises UserError for what is no size."""
     match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([KMGT]I?B)?\s*", text, re.IGNORECASE)
     if match is None or not (size := int(float(match[1]) * UNITS.get((match[2] or "").upper(), 0))):
-        raise UserError(f"--memory: {text!r} is no size; write 24GB, 24GiB or a number of bytes")
+        raise UserError(f"{option}: {text!r} is no size; write 24GB, 24GiB or a number of bytes")
     return size

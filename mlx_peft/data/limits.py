@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, replace
 from functools import cache
 
 from mlx_peft.core.errors import UserError
@@ -62,15 +65,37 @@ def _raise(name: str) -> str:
     return f"; {PREFIX}{name.upper()} changes this limit"
 
 
-@cache
+USUAL = Limits()
+
+_narrower: ContextVar[Limits | None] = ContextVar("narrower", default=None)
+
+
+@contextmanager
+def usually(narrower: Limits) -> Iterator[None]:
+    """Within it these are the limits, in this thread alone, but for what the environment says: of a server, to which
+    strangers send images."""
+    before = _narrower.set(narrower)
+    try:
+        yield
+    finally:
+        _narrower.reset(before)
+
+
 def limits() -> Limits:
     """The limits of this process. Raises UserError where the environment has no positive whole number for one."""
-    changed = {}
+    usual = _narrower.get() or USUAL
+    return replace(usual, **changed()) if changed() else usual
+
+
+@cache
+def changed() -> dict[str, int]:
+    """What the environment says of them. Raises as ``limits`` does."""
+    found = {}
     for field in fields(Limits):
         name = PREFIX + field.name.upper()
         if (text := os.environ.get(name)) is None:
             continue
         if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) > 0):
             raise UserError(f"{name}: {text!r} is no whole number above 0 (and below 10^18)")
-        changed[field.name] = int(text)
-    return Limits(**changed)
+        found[field.name] = int(text)
+    return found

@@ -23,6 +23,7 @@ COMMANDS = (
     "info",
     "push",
     "pull",
+    "serve",
     "parity",
     "report",
     "ls",
@@ -35,7 +36,7 @@ COMMANDS = (
 )
 HEAVY = (
     "mlx", "torch", "numpy", "scipy", "yaml", "PIL", "matplotlib", "sklearn", "safetensors", "huggingface_hub",
-    "pydantic", "rich",
+    "pydantic", "rich", "fastapi", "uvicorn", "prometheus_client",
 )  # fmt: skip
 OURS = (
     "mlx_peft.config.schema",
@@ -47,6 +48,7 @@ OURS = (
     "mlx_peft.artifacts",
     "mlx_peft.studies",
     "mlx_peft.report",
+    "mlx_peft.serve",
     "mlx_peft.backend",
     "convert",
 )

@@ -30,7 +30,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 def fresh() -> Iterator[None]:
     """Limits are read from the environment once in a process."""
     yield
-    limits.limits.cache_clear()
+    limits.changed.cache_clear()
     memory.budget.cache_clear()
 
 
@@ -39,7 +39,7 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> Change:
     def change(**values: object) -> None:
         for name, value in values.items():
             monkeypatch.setenv(f"MLX_PEFT_IMAGE_{name.upper()}", str(value))
-        limits.limits.cache_clear()
+        limits.changed.cache_clear()
         memory.budget.cache_clear()
 
     return change

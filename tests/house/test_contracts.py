@@ -26,6 +26,7 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
 CONTRACTS = {contract["name"]: contract for contract in SETTINGS["importlinter"]["contracts"]}
 
 DOWNHILL = "Each room imports only the rooms below it"
+NO_HTTP = "Only the server speaks HTTP"
 NO_IMAGES = "No backend reads an image: the library hands it pixels"
 NO_FRAMEWORK = "What no framework is needed for imports none"
 NO_TORCH = "The MLX backend imports no PyTorch"
@@ -39,6 +40,10 @@ FORBIDDEN = [
     (DOWNHILL, "mlx_peft.data.pipeline", "convert.files"),
     (DOWNHILL, "mlx_peft.core.errors", "mlx_peft.vit.registry"),
     (DOWNHILL, "mlx_peft.report.tables", "mlx_peft.cli.common"),
+    (DOWNHILL, "mlx_peft.report.tables", "mlx_peft.serve.settings"),
+    (DOWNHILL, "mlx_peft.serve.engine", "mlx_peft.cli.common"),
+    (NO_HTTP, "mlx_peft.studies.sweep", "fastapi"),
+    (NO_HTTP, "mlx_peft.artifacts.answering", "starlette.requests"),
     (NO_IMAGES, "mlx_peft.backend.training", "mlx_peft.data.pipeline"),
     (NO_IMAGES, "torch_ref.models.preprocess", "PIL.Image"),
     (NO_IMAGES, "mlx_peft.library.library", "mlx_peft.data.given"),
@@ -47,6 +52,7 @@ FORBIDDEN = [
     (NO_FRAMEWORK, "mlx_peft.data.pipeline", "torch"),
     (NO_FRAMEWORK, "convert.files", "timm"),
     (NO_FRAMEWORK, "mlx_peft.artifacts.load", "torch_ref.library"),
+    (NO_FRAMEWORK, "mlx_peft.serve.served", "torch_ref.library"),
     (NO_TORCH, "mlx_peft.backend.training", "torch"),
     (NO_TORCH, "mlx_peft.backend.methods.lora", "peft"),
     (NO_MLX, "torch_ref.tools.registry", "mlx.core"),

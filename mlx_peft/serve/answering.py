@@ -1,0 +1,167 @@
+"""From a request's body to its answer: what classify, embed and the other ways to ask have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mlx_peft.core.errors import UserError
+from mlx_peft.core.json_io import to_json
+from mlx_peft.serve.asked import JSON, asked
+from mlx_peft.serve.batches import Answers
+from mlx_peft.serve.bodies import Bodies, read
+from mlx_peft.serve.decoding import decoded, decoders
+from mlx_peft.serve.engine import Engine
+from mlx_peft.serve.guard import chosen, grant_of
+from mlx_peft.serve.known import Known, Row
+from mlx_peft.serve.metrics import Metrics
+from mlx_peft.serve.problems import Problem, late, unreadable
+from mlx_peft.serve.settings import Settings
+from mlx_peft.serve.tokens import Grant
+from mlx_peft.tasks.logits import finite
+
+SMALL = 2**16
+"""Bytes of a body that is read in the loop itself: handing it to a thread would take longer."""
+
+
+class Answering:
+    """What a server has at hand for its requests.
+
+    Args:
+        engine: that answers.
+        settings: the limits.
+        metrics: told of each request.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, metrics: Metrics) -> None:
+        self.engine, self.settings, self.metrics = engine, settings, metrics
+        self.bodies, self.pool = Bodies(settings), decoders(settings)
+
+    async def classify(self, request: Request) -> Response:
+        """``POST /v1/classify``"""
+        return await self._of_files(request, "classify", headed=True)
+
+    async def embed(self, request: Request) -> Response:
+        """``POST /v1/embed``"""
+        return await self._of_files(request, "embed", headed=False)
+
+    async def _of_files(self, request: Request, route: str, headed: bool) -> Response:
+        began = time.monotonic()
+        grant = grant_of(request, self.settings)
+        with self.bodies.holding() as held:
+            kind = request.headers.get("content-type", "")
+            most = self.settings.json if kind.startswith(JSON) else self.settings.body
+            body = await read(request, held, most, self.settings.body_seconds)
+            read_here = len(body) <= SMALL
+            arguments = (kind, body, self.settings.images, headed)
+            ask = asked(*arguments) if read_here else await self.aside(asked, *arguments)
+            del body
+            rows = self.rows(ask.adapters, grant, headed)
+            with self.engine.admit(len(rows)) as place:
+                deadline = time.monotonic() + self.settings.deadline
+                pixels, decoding = await self.decoded(ask.images, rows, deadline)
+                held.free()
+                future = self.engine.submit(pixels, rows, headed, deadline=deadline, place=place)
+        answers = await self.until(deadline, asyncio.wrap_future(future))
+        results = [
+            classes_of(row, logits, ask.top) if headed else embedding_of(row, logits)
+            for row, logits in zip(rows, answers.rows, strict=True)
+        ]
+        total = time.monotonic() - began
+        self.metrics.answered(route, Counter(None if row is None else row.name for row in rows), total)
+        return answer({"results": results, "milliseconds": _milliseconds(decoding, answers, total)})
+
+    def rows(self, names: Sequence[str | None], grant: Grant, headed: bool) -> list[Row]:
+        """Whom images ask. Raises Problem, 404, 422."""
+        served = self.engine.served
+        found: dict[str | None, Row] = {}
+        for name in dict.fromkeys(names):
+            if name is None and not headed and served.usual is not None:
+                found[name] = None
+                continue
+            own = [one for one in served.names if grant.allows(one)] if name is None else []
+            chosen_name = own[0] if len(own) == 1 else name
+            one = chosen(chosen_name, own, grant, None if chosen_name is None else served.get(chosen_name))
+            if headed and not one.classes:
+                raise unreadable(f"the model {one.name!r} has no classes: ask it for its features")
+            found[name] = one
+        return [found[name] for name in names]
+
+    async def decoded(
+        self, images: Sequence[bytes | np.ndarray], rows: Sequence[Row], deadline: float
+    ) -> tuple[np.ndarray, float]:
+        """The images as their models see them, and how many seconds that took."""
+        served = self.engine.served
+        recipes = [row.recipe if row is not None else served.usual for row in rows]
+        began = time.monotonic()
+        pixels = await self.until(
+            deadline, self.aside(decoded, images, recipes, served.image_size, self.settings.decoding)
+        )
+        return pixels, time.monotonic() - began
+
+    async def until(self, deadline: float, awaited: Any) -> Any:
+        """What is awaited. Raises Problem, 504, where it is not there in time."""
+        try:
+            with anyio.fail_after(max(deadline - time.monotonic(), 0)):
+                return await awaited
+        except TimeoutError:
+            raise late(self.settings.deadline) from None
+
+    async def aside(self, function: Any, *arguments: Any) -> Any:
+        """Calls a function in one of the decoding threads."""
+        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)
+
+
+def answer(value: Any, status: int = 200) -> Response:
+    """A value as JSON."""
+    return Response(to_json(value, indent=None), status, media_type=JSON)
+
+
+@dataclass(frozen=True)
+class Likely:
+    """A class of an answer."""
+
+    index: int
+    label: str
+    probability: float
+
+
+def finite_logits(known: Known, logits: np.ndarray) -> np.ndarray:
+    """Logits in float64. Raises Problem, 500, where one is not finite."""
+    try:
+        return finite(logits)
+    except UserError:
+        raise Problem(500, f"the logits of {known.name!r} are not finite: its training diverged") from None
+
+
+def likeliest(known: Known, logits: np.ndarray, top: int) -> list[Likely]:
+    """The likeliest classes of an image. Raises as ``finite_logits``."""
+    values = finite_logits(known, logits)
+    best = np.argsort(-values, kind="stable")[:top].tolist()
+    probabilities = known.task.probabilities(values)
+    return [Likely(index, known.classes[index], float(probabilities[index])) for index in best]
+
+
+def classes_of(row: Row, logits: np.ndarray, top: int) -> dict[str, Any]:
+    assert row is not None  # the bare base has no classes
+    return {"adapter": row.name, "classes": [vars(one) for one in likeliest(row, logits, top)]}
+
+
+def embedding_of(row: Row, features: np.ndarray) -> dict[str, Any]:
+    if not np.isfinite(features).all():
+        raise Problem(500, "the features are not finite")
+    return {"adapter": None if row is None else row.name, "embedding": features.tolist()}
+
+
+def _milliseconds(decoding: float, answers: Answers, total: float) -> dict[str, float]:
+    seconds = {"decode": decoding, "queue": answers.queue, "device": answers.device, "total": total}
+    return {name: round(1000 * value, 3) for name, value in seconds.items()}

@@ -1,0 +1,120 @@
+"""A connection that ends where its headers are too many, or too slow: uvicorn has no such limits with httptools."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from mlx_peft.core.json_io import to_json
+from mlx_peft.serve.settings import Settings
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's, with limits on headers, on trailers behind a body, and on the time until a request has begun.
+
+    What the parser takes without telling of a body, or of an end, is headers: so many bytes of them are taken in a row.
+    """
+
+    limits = Settings()
+
+    _quiet = 0
+    _told = 0
+    _heading = False
+    _refused = False
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expected()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._quiet += len(data)
+        super().data_received(data)
+        if self._refused or self.transport.is_closing():
+            return
+        if self._quiet > self.limits.header_bytes:
+            self._refuse()
+        elif self._heading and self._timer is None:
+            self._expect()
+
+    # What the parser tells of.
+
+    def on_message_begin(self) -> None:
+        self._told, self._heading = 0, True
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._told += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._told += len(name) + len(value)
+        if self._told > self.limits.header_bytes:
+            self._refuse()
+        if not self._refused:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._quiet, self._heading = 0, False
+        self._expected()
+        if not self._refused:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._quiet = 0
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._quiet = 0
+        if not self._refused:
+            super().on_message_complete()
+
+    # The end.
+
+    def _expect(self) -> None:
+        self._timer = self.loop.call_later(self.limits.header_seconds, self._late)
+
+    def _expected(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        self._timer = None
+        self._close()
+
+    def _refuse(self) -> None:
+        if not self._refused:
+            self._say(431, f"the request's headers are larger than {self.limits.header_bytes:,} bytes: send fewer")
+            self._close()
+
+    def send_400_response(self, msg: str) -> None:
+        self._say(400, "the request is not HTTP: send HTTP/1.1")
+        self._close()
+
+    def _close(self) -> None:
+        self._refused = True
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _say(self, status: int, reason: str) -> None:
+        """Unless an answer is under way."""
+        if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
+            return
+        content = to_json({"error": {"status": status, "reason": reason}}, indent=None).encode()
+        headers = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(content)
+        self.transport.write(STATUS_LINE[status] + headers + content)
+
+
+def connection(settings: Settings) -> type[Any]:
+    """The class of connections under these limits."""
+    return type("Limited", (Connection,), {"limits": settings})

@@ -1,0 +1,103 @@
+"""The Open Inference Protocol, version 2: each adapter as a model of its own.
+
+Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from mlx_peft.core.version import VERSION
+from mlx_peft.serve.answering import Answering, answer, finite_logits
+from mlx_peft.serve.bodies import read
+from mlx_peft.serve.guard import grant_of
+from mlx_peft.serve.known import Known
+from mlx_peft.serve.tensors import INPUT, OUTPUTS, PIXELS, Inference, inference
+from mlx_peft.serve.tokens import Grant
+
+FLOATS = "FP32"
+
+
+def add(app: FastAPI, answering: Answering) -> None:
+    """The routes of ``/v2``."""
+    engine, settings = answering.engine, answering.settings
+
+    def asked(name: str, grant: Grant) -> Known:
+        (row,) = answering.rows([name], grant, headed=True)
+        assert row is not None
+        return row
+
+    @app.get("/v2/health/live")
+    async def live() -> Response:
+        return answer({"live": True})
+
+    @app.get("/v2/health/ready")
+    async def ready() -> Response:
+        return answer({"ready": engine.ready}, 200 if engine.ready else 503)
+
+    @app.get("/v2")
+    async def server() -> Response:
+        return answer({"name": "mlx-peft", "version": VERSION, "extensions": []})
+
+    @app.get("/v2/models/{name}")
+    async def model(request: Request, name: str) -> Response:
+        return answer(metadata(asked(name, grant_of(request, settings)), engine.served.image_size))
+
+    @app.get("/v2/models/{name}/ready")
+    async def model_ready(request: Request, name: str) -> Response:
+        known = asked(name, grant_of(request, settings))
+        return answer({"name": known.name, "ready": engine.ready}, 200 if engine.ready else 503)
+
+    @app.post("/v2/models/{name}/infer")
+    async def infer(request: Request, name: str) -> Response:
+        began = time.monotonic()
+        known = asked(name, grant_of(request, settings))
+        with answering.bodies.holding() as held:
+            body = await read(request, held, settings.json, settings.body_seconds)
+            ask: Inference = await answering.aside(inference, body, settings)
+            del body
+            with engine.admit(len(ask.images)) as place:
+                deadline = time.monotonic() + settings.deadline
+                rows = [known] * len(ask.images)
+                pixels, _ = await answering.decoded(ask.images, rows, deadline)
+                held.free()
+                future = engine.submit(pixels, rows, deadline=deadline, place=place)
+        found = await answering.until(deadline, asyncio.wrap_future(future))
+        answering.metrics.answered("infer", {known.name: len(rows)}, time.monotonic() - began)
+        return answer(inferred(ask, known, [finite_logits(known, logits) for logits in found.rows]))
+
+
+def metadata(known: Known, size: int) -> dict[str, Any]:
+    """What the protocol says of a model."""
+    rows = len(known.classes)
+    return {
+        "name": known.name,
+        "versions": [],
+        "platform": "mlx-peft",
+        "inputs": [{"name": INPUT, "datatype": PIXELS, "shape": [-1, size, size, 3]}],
+        "outputs": [{"name": name, "datatype": FLOATS, "shape": [-1, rows]} for name in OUTPUTS],
+    }
+
+
+def inferred(ask: Inference, known: Known, logits: list[np.ndarray]) -> dict[str, Any]:
+    """The answer to a request."""
+    values = {
+        "logits": lambda: np.stack(logits),
+        "probabilities": lambda: np.stack([known.task.probabilities(row) for row in logits]),
+    }
+    outputs = [
+        {"name": name, "datatype": FLOATS, "shape": [len(logits), len(known.classes)], "data": flat(values[name]())}
+        for name in ask.outputs
+    ]
+    return {"model_name": known.name, **({} if ask.id is None else {"id": ask.id}), "outputs": outputs}
+
+
+def flat(array: np.ndarray) -> list[float]:
+    found: list[float] = array.astype(np.float32).ravel().tolist()
+    return found

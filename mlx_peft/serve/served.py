@@ -1,0 +1,176 @@
+"""What answers: a bank of adapters over one base, or one model that only answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from convert.adapters.peft import WEIGHTS
+from convert.base import Base
+from mlx_peft.core.errors import UserError, told_of
+from mlx_peft.library.bank import Bank
+from mlx_peft.library.compiled import BUCKETS
+from mlx_peft.library.entries import INSIDE, Entry, must_be_name
+from mlx_peft.library.program import Program
+from mlx_peft.serve.known import Known, Row, metrics_of
+from mlx_peft.training.run import RunFolder
+
+LARGEST = BUCKETS[-1] // 2
+"""Above it sizes are multiples of it, as a bank fills batches up."""
+
+
+class ServedBank:
+    """Adapters of one base.
+
+    Args:
+        bank: with all that are served at first.
+        base: of its network.
+        folder: of the adapters; None: none is loaded later.
+    """
+
+    def __init__(self, bank: Bank, base: Base, folder: Path | None) -> None:
+        self.base, self.folder = base.name, folder
+        self.image_size, self.dim = base.architecture.img_size, base.architecture.feature_dim
+        self.usual = base.preprocessing
+        self._bank = bank
+        self._known = {name: self._told(bank[name]) for name in bank.names}
+
+    @property
+    def names(self) -> Sequence[str]:
+        return sorted(self._known)
+
+    def get(self, name: str) -> Known | None:
+        return self._known.get(name)
+
+    def loaded(self, name: str) -> bool:
+        return name in self._bank.resident
+
+    def answer(self, images: np.ndarray, rows: Sequence[Row], headed: bool) -> Sequence[np.ndarray]:
+        names = [None if row is None else row.name for row in rows]
+        if headed:
+            return self._bank.logits(images, names, len(images))
+        return list(self._bank.features(images, names, len(images)))
+
+    def warm(self, sizes: Iterable[int]) -> Sequence[str]:
+        """Reads every adapter once; what cannot be read is let go, with a note. Then each size is answered by the bare
+        base, by an adapter of each kind alone, and by one of each beside one another."""
+        sizes = sorted(sizes, reverse=True)
+        notes = [note for name in self.names if (note := self._tried(name))]
+        alone = {repr(self._bank[name].adapter.method): name for name in self.names}
+        for size in sizes:
+            for name in (None, *alone.values()):
+                self._bank.features(self._nothing(size), [name] * size, size)
+            if len(alone) > 1:
+                self._bank.features(self._nothing(size), [*alone.values()][:size] * size, size)
+        return notes
+
+    def _tried(self, name: str) -> str | None:
+        try:
+            self._bank.features(self._nothing(1), name)
+        except UserError as error:
+            self.unload(name)
+            return f"left out: {error}"
+        return None
+
+    def _nothing(self, count: int) -> np.ndarray:
+        return np.zeros((count, self.image_size, self.image_size, 3), np.uint8)
+
+    def load(self, name: str) -> Known:
+        must_be_name(name)
+        if self.folder is None:
+            raise UserError("no folder of adapters is served, so that none can be loaded")
+        place = self.folder / name
+        if not place.is_dir():
+            raise UserError(f"the folder of adapters has none of the name {name!r}")
+        if not place.resolve().is_relative_to(self.folder.resolve()):
+            raise UserError(f"{name!r} is a link that leads out of the folder of adapters: copy what it leads to")
+        with told_of(f"the adapter {name!r} is refused"):
+            entry = self._bank.add(place, name)
+        self._known[name] = self._told(entry)
+        return self._known[name]
+
+    def unload(self, name: str) -> None:
+        self._bank.remove(name)
+        del self._known[name]
+
+    def _told(self, entry: Entry) -> Known:
+        weights = entry.place / WEIGHTS
+        return Known(
+            entry.name,
+            self.base,
+            entry.adapter.method.name,
+            entry.classes,
+            entry.adapter.task,
+            entry.recipe(self.usual),
+            metrics_at(entry.place),
+            weights.stat().st_size if weights.exists() else 0,
+        )
+
+
+def metrics_at(place: Path) -> dict[str, float]:
+    """The metrics of the run in which an adapter lies; none where it lies in none, or that cannot be read."""
+    if place.name != INSIDE:
+        return {}
+    try:
+        return metrics_of(RunFolder(place.parent).read_result())
+    except UserError:
+        return {}
+
+
+class ServedModel:
+    """One model, which cannot be mixed with others.
+
+    Args:
+        program: of it.
+        base: of its network.
+        known: what it says of itself; its classes may be none, where it can be asked for features alone.
+    """
+
+    folder = None
+
+    def __init__(self, program: Program, base: Base, known: Known) -> None:
+        self.base = base.name
+        self.image_size, self.dim = base.architecture.img_size, base.architecture.feature_dim
+        self.usual = None
+        self._program, self._one = program, known
+        self._sizes: tuple[int, ...] = BUCKETS
+
+    @property
+    def names(self) -> Sequence[str]:
+        return [self._one.name]
+
+    def get(self, name: str) -> Known | None:
+        return self._one if name == self._one.name else None
+
+    def loaded(self, name: str) -> bool:
+        return name == self._one.name
+
+    def answer(self, images: np.ndarray, rows: Sequence[Row], headed: bool) -> Sequence[np.ndarray]:
+        """Filled up to the next size with rows that nobody reads."""
+        size = next((size for size in self._sizes if size >= len(images)), len(images))
+        more = np.zeros((size - len(images), *images.shape[1:]), np.uint8)
+        found = self._program(np.concatenate([images, more]) if len(more) else images)[0 if headed else 1]
+        return list(found[: len(images)])
+
+    def warm(self, sizes: Iterable[int]) -> Sequence[str]:
+        self._sizes = tuple(sorted(sizes))
+        for size in reversed(self._sizes):
+            self._program(np.zeros((size, self.image_size, self.image_size, 3), np.uint8))
+        return ()
+
+    def load(self, name: str) -> Known:
+        raise UserError("one model is served, and no folder of adapters: none can be loaded")
+
+    def unload(self, name: str) -> None:
+        raise UserError("one model is served, and no folder of adapters: it cannot be let go")
+
+
+def sizes(most: int) -> Iterator[int]:
+    """The sizes that batches are filled up to, of which the largest holds so many images."""
+    size = 1
+    while size < min(most, LARGEST):
+        yield size
+        size *= 2
+    yield from range(LARGEST, most + LARGEST, LARGEST) if most > LARGEST else [size]
