@@ -142,7 +142,7 @@ def _trained(ctx: typer.Context, source: str, backend: BackendName) -> str:
     experiment = read_experiment(ctx, source, None, backend)
     run = RunFolder(default_run(source, experiment, None))
     if run.read_result() is None:
-        if not experiment.model.is_local:
+        if not experiment.model.is_shipped:
             raise UserError(
                 f"{source} is a recipe, and there is no finished run of it in {run.path}",
                 command=Command("to train it", ("train", source)),

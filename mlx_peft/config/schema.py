@@ -57,9 +57,14 @@ class Model(Section):
     head_dropout: Share = Field(0.0, description="dropout before the head")
 
     @property
+    def is_shipped(self) -> bool:
+        """Whether the weights come with the package."""
+        return self.weights.startswith("package:")
+
+    @property
     def is_local(self) -> bool:
         """Whether the weights are a file or a folder of this machine; else they mean the same on any."""
-        usual = self.weights in ("timm", "none") or self.weights.startswith("package:")
+        usual = self.weights in ("timm", "none") or self.is_shipped
         return not usual and not on_hub(self.weights)
 
     @property

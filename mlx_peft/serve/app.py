@@ -13,20 +13,21 @@ from fastapi import FastAPI, Request
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.version import VERSION
-from mlx_peft.serve import models, protocol
+from mlx_peft.serve import described, models, protocol
 from mlx_peft.serve.answering import Answering, answer
+from mlx_peft.serve.described import ANSWERING, Classified, Embedded, said
 from mlx_peft.serve.engine import Engine
 from mlx_peft.serve.guard import grant_of, must_be_called
 from mlx_peft.serve.metrics import Metrics
 from mlx_peft.serve.problems import Problem
 from mlx_peft.serve.settings import Settings
 
-LOG = logging.getLogger("mlx_peft.serve")
+LOG = logging.getLogger(__package__)
 STATIC = Path(__file__).parent / "static"
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -72,8 +73,9 @@ def create_app(engine: Engine, settings: Settings, metrics: Metrics | None = Non
     app.state.engine, app.state.settings, app.state.answering, app.state.metrics = engine, settings, answering, metrics
     for kind, handler in _handlers(metrics).items():
         app.add_exception_handler(kind, handler)
-    app.post("/v1/classify")(answering.classify)
-    app.post("/v1/embed")(answering.embed)
+    about = {headed: described.files(settings, headed) for headed in (True, False)}
+    app.post("/v1/classify", **said("What is in images", Classified, ANSWERING, about[True]))(answering.classify)
+    app.post("/v1/embed", **said("Features of images", Embedded, ANSWERING, about[False]))(answering.embed)
     models.add(app, answering)
     protocol.add(app, answering)
     _add_metrics(app, settings, metrics)
@@ -90,7 +92,9 @@ def create_app(engine: Engine, settings: Settings, metrics: Metrics | None = Non
 def _add_metrics(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """What is counted, and what describes the server."""
 
-    @app.get("/metrics")
+    @app.get(
+        "/metrics", response_class=PlainTextResponse, **said("What is counted, for Prometheus", None, (401, 403, 421))
+    )
     async def told(request: Request) -> Response:
         if grant_of(request, settings).adapters is not None:
             raise Problem(403, "the metrics name all adapters: a token that may ask all of them is needed")

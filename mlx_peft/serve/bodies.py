@@ -70,7 +70,8 @@ async def read(request: Request, held: Held, most: int, seconds: float) -> bytes
     if (said := request.headers.get("content-length", "")).isdecimal() and int(said) > most:
         await _thrown_away(request, most)
         raise _larger(most)
-    chunks, size = [], 0
+    chunks: list[bytes] = []
+    size = 0
     try:
         with anyio.fail_after(seconds):
             async for chunk in request.stream():

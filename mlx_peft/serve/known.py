@@ -51,11 +51,20 @@ class Served(Protocol):
         folder: from which adapters are loaded; None where none can be.
     """
 
-    base: str
-    image_size: int
-    dim: int
-    usual: Preprocessing | None
-    folder: Path | None
+    @property
+    def base(self) -> str: ...
+
+    @property
+    def image_size(self) -> int: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def usual(self) -> Preprocessing | None: ...
+
+    @property
+    def folder(self) -> Path | None: ...
 
     @property
     def names(self) -> Sequence[str]:
@@ -94,6 +103,8 @@ class Served(Protocol):
 def metrics_of(result: Any) -> dict[str, float]:
     """The metrics of a ``result.json``, of the test images, else of the validation's; none where it is another file."""
     splits = result.get("metrics") if isinstance(result, dict) else None
-    found = next((splits[name] for name in ("test", "val") if splits.get(name)), {}) if isinstance(splits, dict) else {}
+    found: Any = (
+        next((splits[name] for name in ("test", "val") if splits.get(name)), {}) if isinstance(splits, dict) else {}
+    )
     numbers = found.items() if isinstance(found, dict) else ()
     return {str(name): float(value) for name, value in numbers if isinstance(value, int | float)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-LOG = logging.getLogger("mlx_peft.serve")
+LOG = logging.getLogger(__package__)
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -20,7 +21,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        named = {"namespace": "mlx_peft", "registry": self._registry}
+        named: Any = {"namespace": "mlx_peft", "registry": self._registry}
         self._requests = Counter("requests", "Requests, by what they asked for.", ("route", "status"), **named)
         self._images = Counter("images", "Images that were answered.", ("route", "adapter"), **named)
         self._latency = Histogram(

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.serve.answering import Answering, answer
+from mlx_peft.serve.described import ADMINISTERING, LetGo, Model, Models, said
 from mlx_peft.serve.guard import grant_of, must_administer
 from mlx_peft.serve.known import Known
 from mlx_peft.serve.problems import Problem, unknown
@@ -31,13 +32,13 @@ def add(app: FastAPI, answering: Answering) -> None:
             "bytes": known.bytes,
         }
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", **said("Which models there are", Models, (401, 421)))
     async def models(request: Request) -> Response:
         grant = grant_of(request, settings)
         found = [known for name in served.names if grant.allows(name) and (known := served.get(name)) is not None]
         return answer({"models": [told(known) for known in found]})
 
-    @app.put("/v1/models/{name}")
+    @app.put("/v1/models/{name}", **said("Reads an adapter, again where it is there", Model, ADMINISTERING))
     async def load(request: Request, name: str) -> Response:
         must_administer(request, settings)
         try:
@@ -47,7 +48,7 @@ def add(app: FastAPI, answering: Answering) -> None:
         metrics.loaded(name, "load")
         return answer(told(known))
 
-    @app.delete("/v1/models/{name}")
+    @app.delete("/v1/models/{name}", **said("Lets an adapter go", LetGo, ADMINISTERING))
     async def unload(request: Request, name: str) -> Response:
         must_administer(request, settings)
         if served.get(name) is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mlx_peft.core.errors import shown
+
 
 class Problem(Exception):
     """A request that gets no answer.
@@ -41,4 +43,4 @@ def late(seconds: float) -> Problem:
 
 def unknown(name: str) -> Problem:
     """No adapter is served under the name, or none that this token may ask: the two are not told apart."""
-    return Problem(404, f"there is no model {name!r} here: GET /v1/models lists those that there are")
+    return Problem(404, f"there is no model {shown(name)} here: GET /v1/models lists those that there are")

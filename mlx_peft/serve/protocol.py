@@ -7,15 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from mlx_peft.core.version import VERSION
+from mlx_peft.serve import described
 from mlx_peft.serve.answering import Answering, answer, finite_logits
 from mlx_peft.serve.bodies import read
+from mlx_peft.serve.described import (
+    ANSWERING,
+    LOOKING,
+    Inferred,
+    Live,
+    ModelMetadata,
+    ModelReady,
+    Ready,
+    Sentence,
+    ServerMetadata,
+    said,
+)
 from mlx_peft.serve.guard import grant_of
 from mlx_peft.serve.known import Known
 from mlx_peft.serve.tensors import INPUT, OUTPUTS, PIXELS, Inference, inference
@@ -27,34 +42,35 @@ FLOATS = "FP32"
 def add(app: FastAPI, answering: Answering) -> None:
     """The routes of ``/v2``."""
     engine, settings = answering.engine, answering.settings
+    body = described.tensors(settings)
 
     def asked(name: str, grant: Grant) -> Known:
         (row,) = answering.rows([name], grant, headed=True)
         assert row is not None
         return row
 
-    @app.get("/v2/health/live")
+    @app.get("/v2/health/live", **said("Whether it runs", Live, (421,), error=Sentence))
     async def live() -> Response:
         return answer({"live": True})
 
-    @app.get("/v2/health/ready")
+    @app.get("/v2/health/ready", **ready_or_not("Whether it is warm, and takes requests in", Ready, (421,)))
     async def ready() -> Response:
         return answer({"ready": engine.ready}, 200 if engine.ready else 503)
 
-    @app.get("/v2")
+    @app.get("/v2", **said("What it is", ServerMetadata, (421,), error=Sentence))
     async def server() -> Response:
         return answer({"name": "mlx-peft", "version": VERSION, "extensions": []})
 
-    @app.get("/v2/models/{name}")
+    @app.get("/v2/models/{name}", **said("What goes in and comes out", ModelMetadata, (*LOOKING, 422), error=Sentence))
     async def model(request: Request, name: str) -> Response:
         return answer(metadata(asked(name, grant_of(request, settings)), engine.served.image_size))
 
-    @app.get("/v2/models/{name}/ready")
+    @app.get("/v2/models/{name}/ready", **ready_or_not("Whether it can be asked", ModelReady, (*LOOKING, 422)))
     async def model_ready(request: Request, name: str) -> Response:
         known = asked(name, grant_of(request, settings))
         return answer({"name": known.name, "ready": engine.ready}, 200 if engine.ready else 503)
 
-    @app.post("/v2/models/{name}/infer")
+    @app.post("/v2/models/{name}/infer", **said("Logits and probabilities", Inferred, ANSWERING, body, Sentence))
     async def infer(request: Request, name: str) -> Response:
         began = time.monotonic()
         known = asked(name, grant_of(request, settings))
@@ -71,6 +87,13 @@ def add(app: FastAPI, answering: Answering) -> None:
         found = await answering.until(deadline, asyncio.wrap_future(future))
         answering.metrics.answered("infer", {known.name: len(rows)}, time.monotonic() - began)
         return answer(inferred(ask, known, [finite_logits(known, logits) for logits in found.rows]))
+
+
+def ready_or_not(summary: str, answer: type[BaseModel], errors: Sequence[int]) -> dict[str, Any]:
+    """The arguments of a route whose answer is the same with status 503."""
+    found = said(summary, answer, errors, error=Sentence)
+    found["responses"][503] = {"model": answer, "description": "Not ready."}
+    return found
 
 
 def metadata(known: Known, size: int) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class ServedBank:
             for name in (None, *alone.values()):
                 self._bank.features(self._nothing(size), [name] * size, size)
             if len(alone) > 1:
-                self._bank.features(self._nothing(size), [*alone.values()][:size] * size, size)
+                self._bank.features(self._nothing(size), ([*alone.values()] * size)[:size], size)
         return notes
 
     def _tried(self, name: str) -> str | None:

@@ -1,0 +1,136 @@
+"""Whatever fails, the next request is answered: the device, an adapter, the end of the server."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from serve.conftest import Start, encoded
+from serve.test_limits import Held, Later, reason, until
+
+from mlx_peft.serve.problems import Problem
+
+
+class Failing:
+    """What is served, on a device that fails for one adapter, and for all while it is broken."""
+
+    def __init__(self, served: Any) -> None:
+        self._served, self.broken, self.spoilt = served, False, ""
+        self.nan = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._served, name)
+
+    def answer(self, images: Any, rows: Any, headed: bool) -> Any:
+        if self.broken or any(row is not None and row.name == self.spoilt for row in rows):
+            raise RuntimeError("out of memory, at /secret/place")
+        found = self._served.answer(images, rows, headed)
+        return [row * np.nan for row in found] if self.nan else found
+
+
+def counted(server: Any, name: str) -> float:
+    lines = server.http.get("/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def test_a_device_error_is_500_and_counted_and_the_next_request_works(start: Start) -> None:
+    server = start(wrap=Failing)
+    served, name = server.engine.served, server.names[0]
+    served.broken = True
+    assert "secret" not in reason(server.classify([encoded(0)], adapter=name), 500)
+    served.broken = False
+    assert server.classify([encoded(0)], adapter=name).status_code == 200
+    assert counted(server, "mlx_peft_device_errors_total") == 1
+    assert counted(server, 'mlx_peft_errors_total{route="classify",status="500"}') == 1
+    assert server.engine.waiting == 0
+
+
+def test_an_error_of_one_request_fails_no_other_of_its_batch(start: Start) -> None:
+    server = start(wrap=lambda served: Held(Failing(served)), max_batch=8)
+    held = server.engine.served
+    held._served.spoilt = server.names[2]
+    with held.held():
+        first = Later(server)
+        held.begun.wait(20)
+        taken = [Later(server, adapter=name) for name in server.names]
+        until(lambda: server.engine.waiting == 6)
+    assert first.status() == 200
+    assert [one.status() for one in taken] == [200, 200, 500, 200, 200]
+
+
+def test_logits_that_are_not_finite_are_no_answer(start: Start) -> None:
+    server = start(wrap=Failing)
+    server.engine.served.nan = True
+    assert "not finite" in reason(server.classify([encoded(0)], adapter=server.names[0]), 500)
+    assert "not finite" in reason(server.http.post("/v1/embed", files=[("images", encoded(0))]), 500)
+
+
+def test_until_it_is_warm_it_takes_nothing_in(start: Start) -> None:
+    from banks import network
+    from starlette.testclient import TestClient
+
+    from mlx_peft.serve.app import create_app
+    from mlx_peft.serve.engine import Engine
+    from mlx_peft.serve.served import ServedBank
+    from mlx_peft.serve.settings import Settings
+
+    bank = start().bank
+    engine = Engine(ServedBank(bank, network("torch").base, None), Settings())
+    with TestClient(create_app(engine, Settings())) as http:
+        assert http.get("/v2/health/live").status_code == 200
+        assert http.get("/v2/health/ready").status_code == 503
+        files = [("images", encoded(0))]
+        answer = http.post("/v1/classify", files=files, data={"adapter": bank.names[0]})
+        assert "not warm" in reason(answer, 503) and answer.headers["retry-after"]
+        engine.start().result()
+        assert http.get("/v2/health/ready").status_code == 200
+        assert http.post("/v1/classify", files=files, data={"adapter": bank.names[0]}).status_code == 200
+
+
+def test_draining_it_answers_what_it_has_taken_in_and_refuses_what_is_new(start: Start) -> None:
+    server = start(wrap=Held, max_batch=1)
+    served = server.engine.served
+    with served.held():
+        taken = [Later(server) for _ in range(3)]
+        until(lambda: server.engine.waiting == 3)
+        server.engine.drain()
+        assert server.http.get("/v2/health/ready").status_code == 503
+        assert server.http.get("/v2/health/live").status_code == 200
+        assert "shutting down" in reason(server.classify([encoded(0)], adapter=server.names[0]), 503)
+        closing = threading.Thread(target=server.engine.close)
+        closing.start()
+    assert [one.status() for one in taken] == [200] * 3
+    closing.join(20)
+    assert not closing.is_alive()
+    with pytest.raises(Problem, match="shutting down"):
+        server.engine.order(print)
+
+
+def test_an_adapter_that_has_become_unreadable_is_left_out_with_a_note(start: Start, folder, tmp_path) -> None:
+    import shutil
+
+    from banks import SIDES, network
+
+    from mlx_peft.serve.engine import Engine
+    from mlx_peft.serve.served import ServedBank
+    from mlx_peft.serve.settings import Settings
+
+    own = shutil.copytree(folder, tmp_path / "adapters")
+    bank = SIDES["torch"].load_adapters(network("torch"), own)
+    (own / "01-lora" / "adapter_model.safetensors").write_bytes(b"x")
+    engine = Engine(ServedBank(bank, network("torch").base, own), Settings())
+    engine.start().result()
+    assert [note.partition(":")[0] for note in engine.notes] == ["left out"]
+    assert "01-lora" not in engine.served.names and engine.ready
+    engine.close()
+
+
+def test_what_keeps_it_from_becoming_warm_is_told(start: Start) -> None:
+    class Broken(Failing):
+        def warm(self, sizes: Any) -> Any:
+            raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        start(wrap=Broken)

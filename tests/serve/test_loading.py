@@ -1,0 +1,123 @@
+"""Adapters come and go while the server answers; nobody can do that but whoever has the token for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from banks import SIDES, network, rewritten
+from serve.conftest import Running, Start, encoded, written
+from serve.test_limits import Held, Later, reason
+
+from convert.adapters.peft import read_adapter
+
+ADMIN = "admin-" + "a" * 20
+HEAD = {"Authorization": f"Bearer {ADMIN}"}
+
+
+@pytest.fixture
+def own(folder: Path, tmp_path: Path) -> Path:
+    """A folder that a test may change."""
+    return Path(shutil.copytree(folder, tmp_path / "adapters"))
+
+
+def label(server: Running, name: str) -> str:
+    answer = server.classify([encoded(0)], adapter=name)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["results"][0]["classes"][0]["label"])
+
+
+def test_without_its_token_nobody_loads_or_lets_go(start: Start, own: Path) -> None:
+    server = start(place=own)
+    assert "by nobody" in reason(server.http.put("/v1/models/00-lora", headers=HEAD), 403)
+    reason(server.http.delete("/v1/models/00-lora", headers=HEAD), 403)
+    guarded = start(place=own, admin_token=ADMIN)
+    for headers in ({}, {"Authorization": "Bearer " + "x" * 26}):
+        reason(guarded.http.put("/v1/models/00-lora", headers=headers), 401)
+        reason(guarded.http.delete("/v1/models/00-lora", headers=headers), 401)
+    assert label(guarded, "00-lora")
+
+
+def test_one_that_was_let_go_is_gone_and_one_that_was_loaded_answers(
+    start: Start, own: Path, side: str, tmp_path
+) -> None:
+    server = start(side, place=own, admin_token=ADMIN)
+    before = server.classify([encoded(0)], adapter="00-lora").json()["results"]
+    assert server.http.delete("/v1/models/00-lora", headers=HEAD).json() == {"name": "00-lora", "loaded": False}
+    reason(server.classify([encoded(0)], adapter="00-lora"), 404)
+    reason(server.http.delete("/v1/models/00-lora", headers=HEAD), 404)
+    loaded = server.http.put("/v1/models/00-lora", headers=HEAD).json()
+    assert (loaded["name"], loaded["loaded"]) == ("00-lora", True)
+    assert server.classify([encoded(0)], adapter="00-lora").json()["results"] == before
+
+
+def test_a_new_one_answers_as_the_offline_bank_that_has_it(start: Start, own: Path, tmp_path: Path) -> None:
+    server = start(place=own, admin_token=ADMIN)
+    shutil.copytree(own / "01-lora", own / "new")
+    rewritten(own / "new", classes=("one", "two", "three"))
+    assert server.http.put("/v1/models/new", headers=HEAD).status_code == 200
+    bank = SIDES["torch"].load_adapters(network("torch"), own)
+    assert label(server, "new") == bank.predict(written([encoded(0)], tmp_path / "files")[0], "new").name
+
+
+def test_one_that_is_read_again_answers_with_its_new_classes(start: Start, own: Path) -> None:
+    server = start(place=own, admin_token=ADMIN)
+    count = read_adapter(own / "00-lora").num_classes
+    rewritten(own / "00-lora", classes=tuple(f"new {at}" for at in range(count)))
+    assert not label(server, "00-lora").startswith("new")
+    assert server.http.put("/v1/models/00-lora", headers=HEAD).status_code == 200
+    assert label(server, "00-lora").startswith("new")
+
+
+def test_what_was_asked_of_one_that_is_let_go_meanwhile_is_404_and_harms_nobody(start: Start, own: Path) -> None:
+    server = start(place=own, admin_token=ADMIN, wrap=Held, max_batch=1)
+    served = server.engine.served
+    with served.held():
+        first = Later(server, adapter="01-lora")
+        served.begun.wait(20)
+        order = server.engine.order(served.unload, "00-lora")
+        gone, other = Later(server, adapter="00-lora"), Later(server, adapter="01-lora")
+    assert order.result() is None
+    assert (first.status(), gone.status(), other.status()) == (200, 404, 200)
+
+
+@pytest.mark.parametrize("name", ["none", "damaged", "other", "led-away", "large"])
+def test_what_cannot_be_loaded_is_422_and_all_is_as_it_was(start: Start, own: Path, tmp_path: Path, name: str) -> None:
+    server = start(place=own, admin_token=ADMIN)
+    if name == "damaged":
+        shutil.copytree(own / "00-lora", own / name)
+        (own / name / "adapter_model.safetensors").write_bytes(b"x" * 100)
+    if name == "other":
+        shutil.copytree(own / "00-lora", own / name)
+        rewritten(own / name, base_sha256="0" * 64)
+    if name == "led-away":
+        shutil.copytree(own / "00-lora", tmp_path / "elsewhere")
+        os.symlink(tmp_path / "elsewhere", own / name)
+    if name == "large":
+        server.engine.served._bank._passes.residents.budget = 10
+        name = "00-lora"
+    reason(server.http.put(f"/v1/models/{name}", headers=HEAD), 422)
+    if name != "00-lora":
+        assert label(server, "00-lora")
+        assert [model["name"] for model in server.http.get("/v1/models").json()["models"]] == list(server.names)
+
+
+@pytest.mark.parametrize("name", [".hidden", "x" * 201, "a\\b", "%2e%2e", "a%2fb", "..%2fserved"])
+def test_a_name_that_is_a_path_loads_nothing(start: Start, own: Path, name: str) -> None:
+    server = start(place=own, admin_token=ADMIN)
+    for ask in (server.http.put, server.http.delete):
+        assert ask(f"/v1/models/{name}", headers=HEAD).status_code in (404, 405, 422)
+
+
+def test_it_serves_within_a_budget_that_has_room_for_one(start: Start, own: Path, tmp_path: Path) -> None:
+    server = start(place=own)
+    bank = server.engine.served._bank
+    bank._passes.residents.budget = max(bank._passes.residents.get(name).nbytes for name in bank.names)
+    answers = server.classify([encoded(0)] * 5, adapter=list(server.names)).json()["results"]
+    assert [one["adapter"] for one in answers] == list(server.names)
+    assert sum(model["loaded"] for model in server.http.get("/v1/models").json()["models"]) == 1
+    files = written([encoded(0)] * 5, tmp_path / "files")
+    wanted = [one.name for one in server.bank.predict(files, list(server.names))]
+    assert [one["classes"][0]["label"] for one in answers] == wanted
