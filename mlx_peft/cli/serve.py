@@ -25,6 +25,19 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 INSTALL = "pip install 'mlx-peft[serve]'"
 NEEDED = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="DIR|RUN|MODEL",
+        help="A folder of adapters or runs, one of either, a model's folder, or the recipe quickstart.",
+        show_default=False,
+    ),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="That adapters in memory may have: 2GB.", show_default="half of the memory"),
+]
+Delay = Annotated[float, typer.Option(min=0, max=1000, metavar="MS", help="To wait for images that are being decoded.")]
 Tokens = Annotated[
     list[Path] | None,
     typer.Option(
@@ -60,28 +73,16 @@ Admin = Annotated[
 
 def serve(
     ctx: typer.Context,
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="DIR|RUN|MODEL",
-            help="A folder of adapters or runs, one of either, a model's folder, or the recipe quickstart.",
-            show_default=False,
-        ),
-    ],
+    source: Source,
     backend: Backend = None,
     device: Device = None,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 is everywhere.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="0: any that is free.")] = 8000,
-    adapters_budget: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="That adapters in memory may have: 2GB.", show_default="half of the memory"),
-    ] = None,
+    adapters_budget: Budget = None,
     max_batch: Annotated[
         int, typer.Option(min=1, max=1024, metavar="N", help="Images that are answered at once.")
     ] = 32,
-    max_delay: Annotated[
-        float, typer.Option(min=0, max=1000, metavar="MS", help="To wait for images that are being decoded.")
-    ] = 2.0,
+    max_delay: Delay = 2.0,
     queue: Annotated[int, typer.Option(min=1, metavar="N", help="Images that may wait.")] = 256,
     deadline: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="For an answer.")] = 30.0,
     admin_token: Admin = None,
@@ -100,16 +101,11 @@ def serve(
 
     if admin_token is not None:
         must_be_token(admin_token, "--admin-token")
+    known = (*LOOPBACK, *(name or ())) if host in LOOPBACK else tuple(name or ())
     settings = Settings(
-        max_batch=max_batch,
-        max_delay=max_delay / 1000,
-        queue=max(queue, max_batch),
-        deadline=deadline,
-        hosts=(*LOOPBACK, *(name or ())) if host in LOOPBACK else tuple(name or ()),
-        origins=tuple(cors or ()),
-        admin_token=admin_token,
-        tokens=read_tokens(token) if token else None,
-    )
+        max_batch=max_batch, max_delay=max_delay / 1000, queue=max(queue, max_batch), deadline=deadline, hosts=known,
+        origins=tuple(cors or ()), admin_token=admin_token, tokens=read_tokens(token) if token else None,
+    )  # fmt: skip
     budget = None if adapters_budget is None else bytes_of(adapters_budget, "--adapters-budget")
     chosen = backend_of(ctx, backend, device)
     with listening(host, port) as there:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from starlette.responses import Response
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import to_json
 from mlx_peft.serve.asked import JSON, asked
-from mlx_peft.serve.batches import Answers
+from mlx_peft.serve.batches import Answers, Place
 from mlx_peft.serve.bodies import Bodies, read
 from mlx_peft.serve.decoding import decoded, decoders
 from mlx_peft.serve.engine import Engine
@@ -31,6 +32,27 @@ from mlx_peft.tasks.logits import finite
 
 SMALL = 2**16
 """Bytes of a body that is read in the loop itself: handing it to a thread would take longer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """A request that was taken in.
+
+    Attributes:
+        rows: whom each image asks.
+        pixels: uint8 ``(images, size, size, 3)``.
+        top: classes that are told.
+        deadline: by ``time.monotonic``.
+        decoding: seconds that it took.
+        place: that was taken for the images.
+    """
+
+    rows: Sequence[Row]
+    pixels: np.ndarray
+    top: int
+    deadline: float
+    decoding: float
+    place: Place
 
 
 class Answering:
@@ -56,29 +78,41 @@ class Answering:
 
     async def _of_files(self, request: Request, route: str, headed: bool) -> Response:
         began = time.monotonic()
+        async with self.taken(request, headed) as taken:
+            future = self.engine.submit(taken.pixels, taken.rows, headed, deadline=taken.deadline, place=taken.place)
+        answers = await self.until(taken.deadline, asyncio.wrap_future(future))
+        results = [
+            classes_of(row, logits, taken.top) if headed else embedding_of(row, logits)
+            for row, logits in zip(taken.rows, answers.rows, strict=True)
+        ]
+        total = time.monotonic() - began
+        self.metrics.answered(route, Counter(None if row is None else row.name for row in taken.rows), total)
+        return answer({"results": results, "milliseconds": _milliseconds(taken.decoding, answers, total)})
+
+    @asynccontextmanager
+    async def taken(self, request: Request, headed: bool) -> AsyncIterator[Taken]:
+        """A request that was taken in: who asks, what, and the images, decoded. Its place is free again behind the
+        block, unless it was used in it.
+
+        Args:
+            headed: whether classes are asked for, so that each image asks somebody who has some.
+
+        Raises Problem, whatever is wrong with it.
+        """
         grant = grant_of(request, self.settings)
         with self.bodies.holding() as held:
             kind = request.headers.get("content-type", "")
             most = self.settings.json if kind.startswith(JSON) else self.settings.body
             body = await read(request, held, most, self.settings.body_seconds)
-            read_here = len(body) <= SMALL
-            arguments = (kind, body, self.settings.images, headed)
+            read_here, arguments = len(body) <= SMALL, (kind, body, self.settings.images, headed)
             ask = asked(*arguments) if read_here else await self.aside(asked, *arguments)
-            del body
+            del body, arguments
             rows = self.rows(ask.adapters, grant, headed)
             with self.engine.admit(len(rows)) as place:
                 deadline = time.monotonic() + self.settings.deadline
                 pixels, decoding = await self.decoded(ask.images, rows, deadline)
                 held.free()
-                future = self.engine.submit(pixels, rows, headed, deadline=deadline, place=place)
-        answers = await self.until(deadline, asyncio.wrap_future(future))
-        results = [
-            classes_of(row, logits, ask.top) if headed else embedding_of(row, logits)
-            for row, logits in zip(rows, answers.rows, strict=True)
-        ]
-        total = time.monotonic() - began
-        self.metrics.answered(route, Counter(None if row is None else row.name for row in rows), total)
-        return answer({"results": results, "milliseconds": _milliseconds(decoding, answers, total)})
+                yield Taken(rows, pixels, ask.top, deadline, decoding, place)
 
     def rows(self, names: Sequence[str | None], grant: Grant, headed: bool) -> list[Row]:
         """Whom images ask. Raises Problem, 404, 422."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mlx_peft.artifacts.answering import ManyAdapters, OneModel
 from mlx_peft.tasks.task import Task
 from mlx_peft.vit.architecture import Preprocessing
 
@@ -49,6 +50,7 @@ class Served(Protocol):
         dim: of features.
         usual: how images of the bare base are cropped; None where it cannot be asked.
         folder: from which adapters are loaded; None where none can be.
+        asked: what explains its answers; None where nothing does.
     """
 
     @property
@@ -65,6 +67,9 @@ class Served(Protocol):
 
     @property
     def folder(self) -> Path | None: ...
+
+    @property
+    def asked(self) -> ManyAdapters | OneModel | None: ...
 
     @property
     def names(self) -> Sequence[str]:

@@ -43,9 +43,9 @@ def opened(source: str, backend: Literal["mlx", "torch"], budget: int | None = N
             bank, notes = bank_of_one(path, name_of(path), backend, budget=budget)
         except UserError:  # it cannot be mixed, or not be opened at all
             return _loaded(load_any(path, backend), backend, path)
-        return ServedBank(bank.bank, bank.base, None), notes
+        return ServedBank(bank.bank, bank.base, None, bank), notes
     bank, notes = open_bank(path, (), backend, budget=budget)
-    return ServedBank(bank.bank, bank.base, path), notes
+    return ServedBank(bank.bank, bank.base, path, bank), notes
 
 
 def name_of(path: Path) -> str:
@@ -72,4 +72,4 @@ def _model(asked: OneModel, backend: str, path: Path, method: str | None, weight
         name_of(path), asked.base.name, method, asked.classes, asked.task, asked.base.preprocessing,
         {} if place is None else metrics_at(place), weights,
     )  # fmt: skip
-    return ServedModel(program, asked.base, known)
+    return ServedModel(program, asked.base, known, asked)

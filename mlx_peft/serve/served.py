@@ -9,6 +9,7 @@ import numpy as np
 
 from convert.adapters.peft import WEIGHTS
 from convert.base import Base
+from mlx_peft.artifacts.answering import ManyAdapters, OneModel
 from mlx_peft.core.errors import UserError, told_of
 from mlx_peft.library.bank import Bank
 from mlx_peft.library.compiled import BUCKETS
@@ -28,10 +29,11 @@ class ServedBank:
         bank: with all that are served at first.
         base: of its network.
         folder: of the adapters; None: none is loaded later.
+        asked: what explains its answers; None where nothing does.
     """
 
-    def __init__(self, bank: Bank, base: Base, folder: Path | None) -> None:
-        self.base, self.folder = base.name, folder
+    def __init__(self, bank: Bank, base: Base, folder: Path | None, asked: ManyAdapters | None = None) -> None:
+        self.base, self.folder, self.asked = base.name, folder, asked
         self.image_size, self.dim = base.architecture.img_size, base.architecture.feature_dim
         self.usual = base.preprocessing
         self._bank = bank
@@ -126,12 +128,13 @@ class ServedModel:
         program: of it.
         base: of its network.
         known: what it says of itself; its classes may be none, where it can be asked for features alone.
+        asked: what explains its answers; None where nothing does.
     """
 
     folder = None
 
-    def __init__(self, program: Program, base: Base, known: Known) -> None:
-        self.base = base.name
+    def __init__(self, program: Program, base: Base, known: Known, asked: OneModel | None = None) -> None:
+        self.base, self.asked = base.name, asked
         self.image_size, self.dim = base.architecture.img_size, base.architecture.feature_dim
         self.usual = None
         self._program, self._one = program, known
