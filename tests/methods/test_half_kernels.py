@@ -48,9 +48,9 @@ PRODUCTS_OF_A_LAYER = {
     "bitfit": 1 + 1,  # forward, and back to x
     "layernorm": 1 + 1,
     "full": 1 + 2,  # and to W
-    "lora": 3 + 5,  # W x, A x, B A x; from g: g W, g B, (g B) A, and the gradients of A and B
-    "dora": 3 + 5 + 1,  # and W + B A, whose rows' norms are taken
-    "adalora": 3 + 5,
+    "lora": 2 + 5,  # A x, and W x + B A x in one; from g: g B, (g B) A, g W onto that, and the gradients of A and B
+    "dora": 2 + 5 + 1,  # and W + B A, whose rows' norms are taken
+    "adalora": 2 + 5,
 }
 OF_WEIGHTS = {"dora": len(LAYERS)}
 """Products in float32: of weights, in which a small update would be lost; none of activations is."""
@@ -72,7 +72,9 @@ PASSES = {
     "bitfit": FORWARD + BACKWARD + times(len(LAYERS) + 2, CAST_AND_SUMMED),
     # The gradient of a norm's weight takes the norm without it, a product with that, and a sum, and shares the cast.
     "layernorm": FORWARD + BACKWARD + times(2, CAST_AND_SUMMED + Counter({BARE_NORM: 1, "elementwise": 1, "Sum": 1})),
-    "lora": FORWARD + BACKWARD,
+    # What a product adds up in float32 are rows that have A x beside x: this is the pass that makes them. It is in the
+    # place of a third product, which read W x and wrote the sum.
+    "lora": FORWARD + BACKWARD + times(len(LAYERS), Counter({"Concatenate": 1})),
 }
 PASSES["full"] = PASSES["layernorm"] + times(len(LAYERS), CAST_AND_SUMMED)
 # The gradient of E, in float32: A's times A, summed over the inputs. They are r rows, and no activations.

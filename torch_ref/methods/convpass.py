@@ -106,12 +106,10 @@ class BypassedBlock(Adapted):
         block = self.base_layer
         normed = tokens.holding(block.read_by_attention(tokens.x)).only(queries)
         added = self.scale * block.drop_path1(self.bypass_attn(normed))
-        tokens = block.attend(tokens, positions, queries)
-        tokens = tokens.holding(tokens.x + added)
+        tokens = block.attend(tokens, positions, queries, added)
         normed = tokens.holding(block.read_by_mlp(tokens.x))
         added = self.scale * block.drop_path2(self.bypass_mlp(normed))
-        tokens = tokens.fed(block.feed(normed.x))
-        return tokens.holding(tokens.x + added)
+        return tokens.fed(block.feed(normed.x), added)
 
 
 class ConvpassMethod(Method[Convpass]):

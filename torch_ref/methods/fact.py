@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from mlx_peft.config.methods import FacT
 from mlx_peft.vit.initial import kaiming_uniform, uniform
-from torch_ref.methods.lowrank import LowRankLinear
+from torch_ref.methods.joined import balanced, joined
+from torch_ref.methods.lowrank import LowRankLinear, narrowed
 from torch_ref.methods.method import Method
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.layers import Linear
@@ -63,6 +64,8 @@ class FacTLinear(LowRankLinear):
     def beside(self, x: Tensor) -> Tensor:
         """y, the update computed beside W; what is dropped is x U Sigma_j."""
         A, B = self.factors()
+        if x.dtype != torch.float32:
+            return self.in_half(x, A, B)
         inner = x @ A.to(x.dtype).T
         if self.wide or not (self.training and self.dropout.rate):
             return self.base_layer(x) + self.dropout(inner) @ (self.scaling * B).to(x.dtype).T
@@ -70,6 +73,15 @@ class FacTLinear(LowRankLinear):
         inner = self.dropout(inner @ cores).reshape(*x.shape[:-1], -1, inner.shape[-1])
         V = (self.scaling * self._shared[0].fact_V).to(x.dtype)
         return self.base_layer(x) + (inner @ V.T).reshape(*x.shape[:-1], -1)[..., : self.base_layer.shape[0]]
+
+    def in_half(self, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+        """The same in half precision, where all is one product: each weight has its own Sigma's columns of B."""
+        if not self.wide and self.training and self.dropout.rate:
+            cores, (rows, _) = self.cores(), self.base_layer.shape
+            A = (A.T @ cores.transpose(0, 1).reshape(A.shape[0], -1)).T
+            B = torch.block_diag(*[self._shared[0].fact_V] * len(cores))[:rows]
+        A, B = balanced(A, self.scaling * B, x.dtype)
+        return joined(self.base_layer, x, lambda x: (self.dropout(narrowed(x, A)), None), B)
 
 
 class FacTMethod(Method[FacT]):

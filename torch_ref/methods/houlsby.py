@@ -22,11 +22,14 @@ from torch_ref.models.vit import VisionTransformer
 
 
 class AdaptedBranch(Bottleneck):
-    """What a block's attention, or its MLP, ends in, with y + up(drop(gelu(down(y)))) behind it."""
+    """What a block's attention, or its MLP, ends in, with y + up(drop(gelu(down(y)))) behind it.
+
+    It gives float32 to the sum that follows, which is rounded to the dtype of x: y alone is rounded already.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.base_layer(x)
-        return y + self.bottleneck(y)
+        return y.float() + self.bottleneck(y)
 
 
 class HoulsbyMethod(Method[Houlsby]):

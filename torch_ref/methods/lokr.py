@@ -18,6 +18,7 @@ from mlx_peft.adaptation.products import kronecker_factors
 from mlx_peft.config.methods import LoKr
 from mlx_peft.vit.sites import Site
 from torch_ref.methods.adapted import Adapted
+from torch_ref.methods.joined import joined
 from torch_ref.methods.method import Method
 from torch_ref.methods.targets import wrap
 from torch_ref.models.layers import Linear
@@ -47,9 +48,16 @@ class LoKrLinear(Adapted):
         return self.scaling * W1, W2
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32:
+            return self.base_layer(x) + self.beside(x)
+        nothing, none = x.new_zeros(*x.shape[:-1], 0), x.new_zeros(self.base_layer.shape[0], 0)
+        return joined(self.base_layer, x, lambda x: (nothing, self.beside(x)), none)
+
+    def beside(self, x: Tensor) -> Tensor:
+        """s (W_1 kron W_2) x ``(..., out)``, in the dtype of x."""
         W1, W2 = (factor.to(x.dtype) for factor in self.factors())
         X = x.reshape(*x.shape[:-1], W1.shape[1], W2.shape[1])
-        return self.base_layer(x) + (W1 @ (X @ W2.T)).reshape(*x.shape[:-1], -1)
+        return (W1 @ (X @ W2.T)).reshape(*x.shape[:-1], -1)
 
     @torch.no_grad()
     def merged(self) -> Linear:

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from mlx_peft.adaptation.factors import initial_factors, row_norms
 from mlx_peft.config.methods import LoRA
 from mlx_peft.vit.sites import PARTS, Site
-from torch_ref.methods.lowrank import LowRankLinear, formed_product
+from torch_ref.methods.joined import balanced, joined, rescaled
+from torch_ref.methods.lowrank import LowRankLinear, formed_product, narrowed
 from torch_ref.methods.method import Method
 from torch_ref.methods.parts import placed
 from torch_ref.methods.targets import wrap
@@ -92,8 +93,34 @@ class LoRALinear(LowRankLinear):
         """y, the update computed beside W; what the start takes out of W is not dropped."""
         if self.kept is None:
             return super().beside(x)
+        if x.dtype != torch.float32:
+            A, B = balanced(*self.change(), x.dtype)
+            return joined(self.base_layer, x, lambda x: (self.narrow(x, self.dropout(x), A), None), B)
         y = self.less_initial(self.base_layer(x), x)
         return self.plus(y, self.dropout(x), self.lora_A, placed(self.lora_B, self.parts))
+
+    def moved(self) -> bool:
+        """Whether the change is counted as A and B moved: B0 (A - A0) + (B - B0) A, whose terms are as small as it is.
+
+        B A - B0 A0 would be the difference of two products that half precision has rounded. Dropout is of one of them.
+        """
+        return self.kept is not None and not (self.training and self.dropout.rate)
+
+    def change(self, c: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+        """A and s c B of the change from W where half precision computes it, with c for each row of B or for all."""
+        A, B, taken = self.lora_A, placed(self.lora_B, self.parts), self.taken()
+        if taken is None:
+            return A, self.scaling * (c * B)
+        if self.moved():
+            return torch.cat([A, A - taken[0]]), self.scaling * (c * torch.cat([B + taken[1], -taken[1]], dim=1))
+        return torch.cat([A, taken[0]]), self.scaling * torch.cat([c * B, taken[1]], dim=1)
+
+    def narrow(self, x: Tensor, dropped: Tensor, A: Tensor) -> Tensor:
+        """What the columns of B are multiplied with, A being that of ``change``: of what is not dropped where A0 is."""
+        if self.kept is None or self.moved():
+            return narrowed(dropped, A)
+        own = len(self.lora_A)
+        return torch.cat([narrowed(dropped, A[:own]), narrowed(x, A[own:])], dim=-1)
 
     def formed(self) -> Tensor:
         """W + s B A ``(out, in)``, in float32."""
@@ -130,6 +157,8 @@ class DoRALinear(LoRALinear):
 
     def forward(self, x: Tensor) -> Tensor:
         c, bias = self.scales(), self.base_layer.bias
+        if x.dtype != torch.float32:
+            return self.in_half(x, c)
         if self.forms(x):
             y = c * formed_product(x, self.base_layer.weight, None, *self.factors(), self.scaling)
         else:
@@ -140,6 +169,22 @@ class DoRALinear(LoRALinear):
             y = y + (c - 1).to(x.dtype) * frozen
             y = self.plus(y, dropped, self.lora_A, c[:, None] * placed(self.lora_B, self.parts))
         return y if bias is None else y + bias.to(x.dtype)
+
+    def in_half(self, x: Tensor, c: Tensor) -> Tensor:
+        """y in half precision: c V x + b in float32, of a product V x; with dropout all terms in one product."""
+        if not (self.training and self.dropout.rate):
+            A, B = balanced(*self.change(), x.dtype)
+            z = joined(self.base_layer, x, lambda x: (self.narrow(x, x, A), None), B, bias=False)
+            return rescaled(z, c, self.base_layer.bias)
+
+        A, B = balanced(*self.change(c[:, None]), x.dtype)
+
+        def beside(x: Tensor) -> tuple[Tensor, Tensor]:
+            dropped = self.dropout(x)
+            frozen = self.less_initial(self.base_layer.product(dropped), dropped)
+            return self.narrow(x, dropped, A), rescaled(frozen, c - 1)
+
+        return joined(self.base_layer, x, beside, B)
 
     def formed(self) -> Tensor:
         """c (W + s B A) ``(out, in)``, in float32."""

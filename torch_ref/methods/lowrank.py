@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_ref.methods.adapted import Adapted
+from torch_ref.methods.joined import balanced, joined
 from torch_ref.models.layers import Linear
 from torch_ref.models.stochastic import Dropout
 
@@ -34,8 +35,8 @@ class LowRankLinear(Adapted):
     def forms(self, x: Tensor) -> bool:
         """Whether y is one product with the formed weight.
 
-        In half precision W + s B A would round small updates away, codes would be unpacked to be added to, and dropout
-        is on the input of A alone.
+        In half precision W + s B A would round small updates away: there W and s B are beside one another in one
+        product. Codes would be unpacked to be added to, and dropout is on the input of A alone.
         """
         return x.dtype == self.base_layer.weight.dtype == torch.float32 and not (self.training and self.dropout.rate)
 
@@ -45,12 +46,16 @@ class LowRankLinear(Adapted):
         return self.beside(x)
 
     def beside(self, x: Tensor) -> Tensor:
-        """y, the update computed beside W: two narrow products with the activations."""
-        return self.plus(self.base_layer(x), self.dropout(x), *self.factors())
+        """y, the update computed beside W: in float32 two narrow products with the activations."""
+        A, B = self.factors()
+        if x.dtype == torch.float32:
+            return self.plus(self.base_layer(x), self.dropout(x), A, B)
+        A, B = balanced(A, self.scaling * B, x.dtype)
+        return joined(self.base_layer, x, lambda x: (narrowed(self.dropout(x), A), None), B)
 
     def plus(self, y: Tensor, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
         """y + s B A x, in the dtype of x."""
-        return y + (x @ A.to(x.dtype).T) @ (self.scaling * B).to(x.dtype).T
+        return y + narrowed(x, A) @ (self.scaling * B).to(x.dtype).T
 
     def formed(self) -> Tensor:
         """W + s B A ``(out, in)``, in float32."""
@@ -61,6 +66,11 @@ class LowRankLinear(Adapted):
     def merged(self) -> Linear:
         """A plain layer with the formed weight, computed in float32 and kept in the base's dtype."""
         return self.base_layer.with_weight(self.formed())
+
+
+def narrowed(x: Tensor, A: Tensor) -> Tensor:
+    """x A^T ``(..., r)`` in the dtype of x."""
+    return x @ A.to(x.dtype).T
 
 
 class _FormedProduct(torch.autograd.Function):

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from torch_ref.methods.joined import joined
+from torch_ref.methods.lowrank import narrowed
 from torch_ref.methods.parts import placed
 from torch_ref.methods.vera import VeRALinear, VeRAMethod
 from torch_ref.models.stochastic import drawing, sampled
@@ -31,9 +34,15 @@ class PVeRALinear(VeRALinear):
             return super().forward(x)
         A, d, B = self.scaled()
         rank = d.shape[2]
-        halves = (self.dropout(x) @ A.to(x.dtype).T).reshape(*x.shape[:-1], 1, 2, rank) * d.to(x.dtype)
-        z = sampled(halves[..., 0, :], halves[..., 1, :], self.training).flatten(-2)
-        return self.base_layer(x) + z @ placed(B.reshape(-1, rank), self.parts).to(x.dtype).T
+        B = placed(B.reshape(-1, rank), self.parts)
+
+        def drawn(x: Tensor) -> Tensor:
+            halves = narrowed(self.dropout(x), A).reshape(*x.shape[:-1], 1, 2, rank) * d.to(x.dtype)
+            return sampled(halves[..., 0, :], halves[..., 1, :], self.training).flatten(-2)
+
+        if x.dtype == torch.float32:
+            return self.base_layer(x) + drawn(x) @ B.T
+        return joined(self.base_layer, x, lambda x: (drawn(x), None), B)
 
 
 class PVeRAMethod(VeRAMethod):

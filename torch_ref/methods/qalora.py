@@ -18,7 +18,9 @@ from torch import Tensor
 from mlx_peft.config.methods import QALoRA
 from mlx_peft.vit.initial import kaiming_uniform
 from mlx_peft.vit.sites import Site
+from torch_ref.methods.joined import balanced, joined
 from torch_ref.methods.lora import LoRALinear
+from torch_ref.methods.lowrank import narrowed
 from torch_ref.methods.method import Method
 from torch_ref.methods.parts import placed
 from torch_ref.methods.targets import wrap
@@ -49,8 +51,11 @@ class QALoRALinear(LoRALinear):
         return groups.mean(dim=-1) if self.average else groups.sum(dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = self.dropout(self.pooled(x))
-        return self.plus(self.base_layer(x), pooled, self.lora_A, placed(self.lora_B, self.parts))
+        A, B = self.lora_A, placed(self.lora_B, self.parts)
+        if x.dtype == torch.float32:
+            return self.plus(self.base_layer(x), self.dropout(self.pooled(x)), A, B)
+        A, B = balanced(A, self.scaling * B, x.dtype)
+        return joined(self.base_layer, x, lambda x: (narrowed(self.dropout(self.pooled(x)), A), None), B)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """A ``(r, in)``, each value once for each input of its group, and B."""

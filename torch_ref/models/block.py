@@ -17,7 +17,7 @@ from torch_ref.models.mlp import MLPS
 from torch_ref.models.positions import Positions
 from torch_ref.models.reducer import Reducer
 from torch_ref.models.stochastic import DropPath
-from torch_ref.models.tokens import Tokens
+from torch_ref.models.tokens import Tokens, summed
 
 
 class Block(nn.Module):
@@ -54,11 +54,12 @@ class Block(nn.Module):
         tokens = self.attend(tokens, positions, queries)
         return tokens.fed(self.feed(self.read_by_mlp(tokens.x)))
 
-    def attend(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
-        """The first half: x + attn(norm1(x)), and what the reducer leaves of it."""
+    def attend(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None, *beside: Tensor) -> Tokens:
+        """The first half: x + attn(norm1(x)), with what is beside attention, and what the reducer leaves of it."""
         x, attended = self.attn(tokens.holding(self.read_by_attention(tokens.x)), positions, queries)
         tokens = tokens.only(queries)
-        return self.reducer(tokens.holding(tokens.x + self.drop_path1(self.scale_attention(x))), attended)
+        branch = self.drop_path1(self.scale_attention(x))
+        return self.reducer(tokens.holding(summed(tokens.x, branch, *beside)), attended)
 
     def read_by_attention(self, x: Tensor) -> Tensor:
         """What attention reads of the tokens: norm1(x)."""

@@ -54,6 +54,11 @@ class Linear(nn.Module):
         """The layer that has weight and bias: itself. A method's layer has another."""
         return self
 
+    @property
+    def held(self) -> tuple[Tensor, None, None, None]:
+        """What W is made of, as ``quant.affine.opened`` takes it: W itself."""
+        return self.weight, None, None, None
+
     def dense(self) -> Tensor:
         """W in float32."""
         return self.weight.float()

@@ -100,11 +100,11 @@ class Tokens:
         passed = share if self.passed is None else torch.cat([self.passed, share], dim=1)
         return replace(self, gate=torch.cat(parts, dim=1)[..., None], passed=passed)
 
-    def fed(self, x: Tensor) -> Tokens:
-        """With what the MLP makes of them added, ``(batch, tokens, dim)``: to those that go through it."""
-        if self.gate is None:
-            return self.holding(self.x + x)
-        return replace(self, x=self.x + self.gate.to(x.dtype) * x, gate=None)
+    def fed(self, x: Tensor, *beside: Tensor) -> Tokens:
+        """With what the MLP makes of them added, ``(batch, tokens, dim)``: to those that go through it; and with what
+        is beside the MLP added to all."""
+        branch = x if self.gate is None else self.gate.to(x.dtype) * x
+        return replace(self, x=summed(self.x, branch, *beside), gate=None)
 
     def weights(self) -> Tensor | None:
         """How many patches each token counts for, float32 ``(batch, tokens)``: a protected one for one."""
@@ -133,6 +133,17 @@ class Tokens:
     def with_arrays(self, arrays: Arrays) -> Tokens:
         """The same tokens, of these arrays."""
         return replace(self, **arrays)
+
+
+def summed(x: Tensor, branch: Tensor, *beside: Tensor) -> Tensor:
+    """x + branch + what is beside it, rounded once to the dtype of x: a small term would be lost in a sum that was
+    rounded already."""
+    if not beside:
+        return (x + branch).to(x.dtype)
+    total = x.float() + branch
+    for term in beside:
+        total = total + term
+    return total.to(x.dtype)
 
 
 def rows(x: Tensor, which: Tensor) -> Tensor:

@@ -66,6 +66,15 @@ def dequantize(packed: Tensor, scales: Tensor, biases: Tensor, bits: int, group_
     return codes.mul_(scales[..., None]).add_(biases[..., None]).reshape(len(scales), -1)
 
 
+def opened(
+    dtype: torch.dtype, weight: Tensor, scales: Tensor | None, biases: Tensor | None, form: tuple[int, int] | None
+) -> Tensor:
+    """W ``(out, in)`` in a dtype, of what a layer has ``held``: its weight, or codes."""
+    if form is None:
+        return weight.to(dtype)
+    return dequantize(weight, scales.to(dtype), biases.to(dtype), *form)
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -112,6 +121,11 @@ class QuantizedLinear(nn.Module):
     def shape(self) -> tuple[int, int]:
         """``(out, in)`` of the weight that the codes stand for."""
         return self.weight.shape[0], self.weight.shape[1] * WORD // self.bits
+
+    @property
+    def held(self) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        """What W is made of, as ``opened`` takes it: codes, scales and biases; their bits and group."""
+        return self.weight, self.scales, self.biases, (self.bits, self.group_size)
 
     def dense(self) -> Tensor:
         """The weight that the codes stand for, float32 ``(out, in)``."""

@@ -43,9 +43,13 @@ class AdaptedBlock(Bottleneck):
         self.drop_path = DropPath(drop_path)
 
     def __call__(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
-        tokens = self.base_layer(tokens, positions, queries)
-        x = tokens.x
-        return tokens.holding(x + self.drop_path(self.bottleneck(x)) * spread(self.adapter_scale, x.shape, x.dtype))
+        block = self.base_layer
+        tokens = block.attend(tokens, positions, queries)
+        branch = block.feed(block.read_by_mlp(tokens.x))
+        fed = tokens.fed(branch)
+        x = fed.x
+        added = self.drop_path(self.bottleneck(x)) * spread(self.adapter_scale, x.shape, x.dtype)
+        return fed.holding(x + added) if x.dtype == mx.float32 else tokens.fed(branch, added)
 
 
 class AdapterPlusMethod(Method[AdapterPlus]):

@@ -46,8 +46,7 @@ class AdaptedBlock(Bottleneck):
         tokens = self.base_layer.attend(tokens, positions, queries)
         read = self.base_layer.read_by_mlp(tokens.x)
         added = self.scale * self.bottleneck(read)
-        tokens = tokens.fed(self.base_layer.feed(read))
-        return tokens.holding(tokens.x + added)
+        return tokens.fed(self.base_layer.feed(read), added)
 
 
 class AdaptFormerMethod(Method[AdaptFormer]):

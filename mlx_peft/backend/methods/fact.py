@@ -16,7 +16,8 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_peft.backend.methods.lowrank import LowRankLinear
+from mlx_peft.backend.methods.joined import balanced, joined
+from mlx_peft.backend.methods.lowrank import LowRankLinear, narrowed
 from mlx_peft.backend.methods.method import Method
 from mlx_peft.backend.methods.targets import find, replace
 from mlx_peft.backend.models.layers import Linear
@@ -65,6 +66,8 @@ class FacTLinear(LowRankLinear):
         if not (self.training and self.dropout.rate):
             return super().beside(x)
         A, B = self.factors()
+        if x.dtype != mx.float32:
+            return self.in_half(x, A, B)
         inner = x @ A.astype(x.dtype).T
         if self.wide:
             return mx.addmm(self.base_layer(x), self.dropout(inner), (self.scaling * B).astype(x.dtype).T)
@@ -72,6 +75,15 @@ class FacTLinear(LowRankLinear):
         inner = self.dropout(inner @ cores).reshape(*x.shape[:-1], -1, inner.shape[-1])
         V = (self.scaling * self._shared[0].fact_V).astype(x.dtype)
         return self.base_layer(x) + (inner @ V.T).reshape(*x.shape[:-1], -1)[..., : self.base_layer.shape[0]]
+
+    def in_half(self, x: mx.array, A: mx.array, B: mx.array) -> mx.array:
+        """The same in half precision, where all is one product: each weight has its own Sigma's columns of B."""
+        if not self.wide:
+            cores, (rows, _) = self.cores(), self.base_layer.shape
+            A = (A.T @ cores.transpose(1, 0, 2).reshape(A.shape[0], -1)).T
+            B = mx.kron(mx.eye(len(cores)), self._shared[0].fact_V)[:rows]
+        A, B = balanced(A, self.scaling * B, x.dtype)
+        return joined(self.base_layer, x, lambda x: (self.dropout(narrowed(x, A)), None), B)
 
 
 class FacTMethod(Method[FacT]):

@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from mlx_peft.adaptation.products import kronecker_factors
 from mlx_peft.backend.methods.adapted import Adapted
+from mlx_peft.backend.methods.joined import joined
 from mlx_peft.backend.methods.method import Method
 from mlx_peft.backend.methods.targets import wrap
 from mlx_peft.backend.models.layers import Linear
@@ -46,9 +47,16 @@ class LoKrLinear(Adapted):
         return self.scaling * W1, W2
 
     def __call__(self, x: mx.array) -> mx.array:
+        if x.dtype == mx.float32:
+            return self.base_layer(x) + self.beside(x)
+        nothing, none = mx.zeros((*x.shape[:-1], 0), x.dtype), mx.zeros((self.base_layer.shape[0], 0), x.dtype)
+        return joined(self.base_layer, x, lambda x: (nothing, self.beside(x)), none)
+
+    def beside(self, x: mx.array) -> mx.array:
+        """s (W_1 kron W_2) x ``(..., out)``, in the dtype of x."""
         W1, W2 = (factor.astype(x.dtype) for factor in self.factors())
         X = x.reshape(*x.shape[:-1], W1.shape[1], W2.shape[1])
-        return self.base_layer(x) + (W1 @ (X @ W2.T)).reshape(*x.shape[:-1], -1)
+        return (W1 @ (X @ W2.T)).reshape(*x.shape[:-1], -1)
 
     def merged(self) -> Linear:
         """A plain layer with W + s (W_1 kron W_2), computed in float32 and kept in the base's dtype."""

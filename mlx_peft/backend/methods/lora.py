@@ -24,7 +24,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_peft.adaptation.factors import initial_factors, row_norms
-from mlx_peft.backend.methods.lowrank import LowRankLinear, formed_product
+from mlx_peft.backend.methods.joined import balanced, joined, rescaled
+from mlx_peft.backend.methods.lowrank import LowRankLinear, formed_product, narrowed
 from mlx_peft.backend.methods.method import Method
 from mlx_peft.backend.methods.parts import placed
 from mlx_peft.backend.methods.targets import wrap
@@ -92,8 +93,36 @@ class LoRALinear(LowRankLinear):
         """y, the update computed beside W; what the start takes out of W is not dropped."""
         if self.kept is None:
             return super().beside(x)
+        if x.dtype != mx.float32:
+            A, B = balanced(*self.change(), x.dtype)
+            return joined(self.base_layer, x, lambda x: (self.narrow(x, self.dropout(x), A), None), B)
         y = self.less_initial(self.base_layer(x), x)
         return self.plus(y, self.dropout(x), self.lora_A, placed(self.lora_B, self.parts))
+
+    def moved(self) -> bool:
+        """Whether the change is counted as A and B moved: B0 (A - A0) + (B - B0) A, whose terms are as small as it is.
+
+        B A - B0 A0 would be the difference of two products that half precision has rounded. Dropout is of one of them.
+        """
+        return self.kept is not None and not (self.training and self.dropout.rate)
+
+    def change(self, c: mx.array | float = 1.0) -> tuple[mx.array, mx.array]:
+        """A and s c B of the change from W where half precision computes it, with c for each row of B or for all."""
+        A, B, taken = self.lora_A, placed(self.lora_B, self.parts), self.taken()
+        if taken is None:
+            return A, self.scaling * (c * B)
+        if self.moved():
+            return mx.concatenate([A, A - taken[0]]), self.scaling * (
+                c * mx.concatenate([B + taken[1], -taken[1]], axis=1)
+            )
+        return mx.concatenate([A, taken[0]]), self.scaling * mx.concatenate([c * B, taken[1]], axis=1)
+
+    def narrow(self, x: mx.array, dropped: mx.array, A: mx.array) -> mx.array:
+        """What the columns of B are multiplied with, A being that of ``change``: of what is not dropped where A0 is."""
+        if self.kept is None or self.moved():
+            return narrowed(dropped, A)
+        own = len(self.lora_A)
+        return mx.concatenate([narrowed(dropped, A[:own]), narrowed(x, A[own:])], axis=-1)
 
     def formed(self) -> mx.array:
         """W + s B A ``(out, in)``, in float32."""
@@ -129,6 +158,8 @@ class DoRALinear(LoRALinear):
 
     def __call__(self, x: mx.array) -> mx.array:
         c, bias = self.scales(), self.base_layer.get("bias")
+        if x.dtype != mx.float32:
+            return self.in_half(x, c)
         if self.forms(x):
             y = c * formed_product(x, self.base_layer.weight, None, *self.factors(), self.scaling)
         else:
@@ -139,6 +170,22 @@ class DoRALinear(LoRALinear):
             y = y + spread(c - 1, y.shape, x.dtype) * frozen
             y = self.plus(y, dropped, self.lora_A, c[:, None] * placed(self.lora_B, self.parts))
         return y if bias is None else y + spread(bias, y.shape, x.dtype)
+
+    def in_half(self, x: mx.array, c: mx.array) -> mx.array:
+        """y in half precision: c V x + b in float32, of a product V x; with dropout all terms in one product."""
+        if not (self.training and self.dropout.rate):
+            A, B = balanced(*self.change(), x.dtype)
+            z = joined(self.base_layer, x, lambda x: (self.narrow(x, x, A), None), B, bias=False)
+            return rescaled(z, c, self.base_layer.get("bias"))
+
+        A, B = balanced(*self.change(c[:, None]), x.dtype)
+
+        def beside(x: mx.array) -> tuple[mx.array, mx.array]:
+            dropped = self.dropout(x)
+            frozen = self.less_initial(self.base_layer.product(dropped), dropped)
+            return self.narrow(x, dropped, A), rescaled(frozen, c - 1)
+
+        return joined(self.base_layer, x, beside, B)
 
     def formed(self) -> mx.array:
         """c (W + s B A) ``(out, in)``, in float32."""

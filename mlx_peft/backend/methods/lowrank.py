@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlx_peft.backend.methods.adapted import Adapted
+from mlx_peft.backend.methods.joined import balanced, joined
 from mlx_peft.backend.models.layers import Linear
 from mlx_peft.backend.models.stochastic import Dropout
 
@@ -30,8 +31,8 @@ class LowRankLinear(Adapted):
     def forms(self, x: mx.array) -> bool:
         """Whether y is one product with the formed weight.
 
-        In half precision W + s B A would round small updates away, codes would be unpacked to be added to, and dropout
-        is on the input of A alone.
+        In half precision W + s B A would round small updates away: there W and s B are beside one another in one
+        product. Codes would be unpacked to be added to, and dropout is on the input of A alone.
         """
         return x.dtype == self.base_layer.weight.dtype == mx.float32 and not (self.training and self.dropout.rate)
 
@@ -41,11 +42,14 @@ class LowRankLinear(Adapted):
         return self.beside(x)
 
     def beside(self, x: mx.array) -> mx.array:
-        """y, the update computed beside W: two narrow products with the activations."""
+        """y, the update computed beside W: in float32 two narrow products with the activations."""
+        A, B = self.factors()
+        if x.dtype != mx.float32:
+            A, B = balanced(A, self.scaling * B, x.dtype)
+            return joined(self.base_layer, x, lambda x: (narrowed(self.dropout(x), A), None), B)
         dropped = self.dropout(x)
         if dropped is not x:
-            return self.plus(self.base_layer(x), dropped, *self.factors())
-        A, B = self.factors()
+            return self.plus(self.base_layer(x), dropped, A, B)
         return _beside(self.base_layer, x, A.astype(x.dtype), (self.scaling * B).astype(x.dtype))
 
     def plus(self, y: mx.array, x: mx.array, A: mx.array, B: mx.array) -> mx.array:
@@ -60,6 +64,12 @@ class LowRankLinear(Adapted):
     def merged(self) -> Linear:
         """A plain layer with the formed weight, computed in float32 and kept in the base's dtype."""
         return self.base_layer.with_weight(self.formed())
+
+
+def narrowed(x: mx.array, A: mx.array) -> mx.array:
+    """x A^T ``(..., r)`` in the dtype of x."""
+    # Of all rows at once: A's gradient is then a product, and no sum of one for each image.
+    return (x.reshape(-1, x.shape[-1]) @ A.astype(x.dtype).T).reshape(*x.shape[:-1], -1)
 
 
 def _plus(y: mx.array, x: mx.array, A: mx.array, B: mx.array) -> mx.array:

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import mlx.core as mx
 
+from mlx_peft.backend.methods.joined import joined
 from mlx_peft.backend.methods.parts import placed
 from mlx_peft.backend.methods.vera import VeRALinear, VeRAMethod
 from mlx_peft.backend.models.stochastic import drawing, sampled
@@ -31,9 +32,15 @@ class PVeRALinear(VeRALinear):
             return super().__call__(x)
         A, d, B = self.scaled()
         rank = d.shape[2]
-        halves = (self.dropout(x) @ A.astype(x.dtype).T).reshape(*x.shape[:-1], 1, 2, rank) * d.astype(x.dtype)
-        z = sampled(halves[..., 0, :], halves[..., 1, :], self.training).flatten(-2)
-        return self.base_layer(x) + z @ placed(B.reshape(-1, rank), self.parts).astype(x.dtype).T
+        B = placed(B.reshape(-1, rank), self.parts)
+
+        def drawn(x: mx.array) -> mx.array:
+            halves = (self.dropout(x) @ A.astype(x.dtype).T).reshape(*x.shape[:-1], 1, 2, rank) * d.astype(x.dtype)
+            return sampled(halves[..., 0, :], halves[..., 1, :], self.training).flatten(-2)
+
+        if x.dtype == mx.float32:
+            return self.base_layer(x) + drawn(x) @ B.T
+        return joined(self.base_layer, x, lambda x: (drawn(x), None), B)
 
 
 class PVeRAMethod(VeRAMethod):

@@ -14,7 +14,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_peft.backend.methods.joined import balanced, joined
 from mlx_peft.backend.methods.lora import LoRALinear
+from mlx_peft.backend.methods.lowrank import narrowed
 from mlx_peft.backend.methods.method import Method
 from mlx_peft.backend.methods.parts import placed
 from mlx_peft.backend.methods.targets import wrap
@@ -49,8 +51,11 @@ class QALoRALinear(LoRALinear):
         return (groups.mean(axis=-1) if self.average else groups.sum(axis=-1)).astype(x.dtype)
 
     def __call__(self, x: mx.array) -> mx.array:
-        pooled = self.dropout(self.pooled(x))
-        return self.plus(self.base_layer(x), pooled, self.lora_A, placed(self.lora_B, self.parts))
+        A, B = self.lora_A, placed(self.lora_B, self.parts)
+        if x.dtype == mx.float32:
+            return self.plus(self.base_layer(x), self.dropout(self.pooled(x)), A, B)
+        A, B = balanced(A, self.scaling * B, x.dtype)
+        return joined(self.base_layer, x, lambda x: (narrowed(self.dropout(self.pooled(x)), A), None), B)
 
     def factors(self) -> tuple[mx.array, mx.array]:
         """A ``(r, in)``, each value once for each input of its group, and B."""

@@ -16,7 +16,7 @@ from mlx_peft.backend.models.mlp import MLPS
 from mlx_peft.backend.models.positions import Positions
 from mlx_peft.backend.models.reducer import Reducer
 from mlx_peft.backend.models.stochastic import DropPath, current_key, randomness
-from mlx_peft.backend.models.tokens import Arrays, Tokens
+from mlx_peft.backend.models.tokens import Arrays, Tokens, summed
 from mlx_peft.vit.architecture import Architecture
 from mlx_peft.vit.places import Kinds
 
@@ -55,11 +55,12 @@ class Block(nn.Module):
         tokens = self.attend(tokens, positions, queries)
         return tokens.fed(self.feed(self.read_by_mlp(tokens.x)))
 
-    def attend(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None) -> Tokens:
-        """The first half: x + attn(norm1(x)), and what the reducer leaves of it."""
+    def attend(self, tokens: Tokens, positions: Positions, queries: Kinds | None = None, *beside: mx.array) -> Tokens:
+        """The first half: x + attn(norm1(x)), with what is beside attention, and what the reducer leaves of it."""
         x, attended = self.attn(tokens.holding(self.read_by_attention(tokens.x)), positions, queries)
         tokens = tokens.only(queries)
-        return self.reducer(tokens.holding(tokens.x + self.drop_path1(self.scale_attention(x))), attended)
+        branch = self.drop_path1(self.scale_attention(x))
+        return self.reducer(tokens.holding(summed(tokens.x, branch, *beside)), attended)
 
     def read_by_attention(self, x: mx.array) -> mx.array:
         """What attention reads of the tokens: norm1(x)."""

@@ -58,6 +58,11 @@ class Linear(nn.Module):
         """The layer that has weight and bias: itself. A method's layer has another."""
         return self
 
+    @property
+    def held(self) -> tuple[mx.array, None, None, None]:
+        """What W is made of, as ``quant.affine.opened`` takes it: W itself."""
+        return self.weight, None, None, None
+
     def dense(self) -> mx.array:
         """W in float32."""
         return self.weight.astype(mx.float32)

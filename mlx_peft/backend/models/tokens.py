@@ -100,11 +100,11 @@ class Tokens:
         passed = share if self.passed is None else mx.concatenate([self.passed, share], axis=1)
         return replace(self, gate=mx.concatenate(parts, axis=1)[..., None], passed=passed)
 
-    def fed(self, x: mx.array) -> Tokens:
-        """With what the MLP makes of them added, ``(batch, tokens, dim)``: to those that go through it."""
-        if self.gate is None:
-            return self.holding(self.x + x)
-        return replace(self, x=self.x + self.gate.astype(x.dtype) * x, gate=None)
+    def fed(self, x: mx.array, *beside: mx.array) -> Tokens:
+        """With what the MLP makes of them added, ``(batch, tokens, dim)``: to those that go through it; and with what
+        is beside the MLP added to all."""
+        branch = x if self.gate is None else self.gate.astype(x.dtype) * x
+        return replace(self, x=summed(self.x, branch, *beside), gate=None)
 
     def weights(self) -> mx.array | None:
         """How many patches each token counts for, float32 ``(batch, tokens)``: a protected one for one."""
@@ -137,6 +137,17 @@ class Tokens:
         """The same tokens, of these arrays."""
         fixed = {name: _fixed(array) if name == "indices" else array for name, array in arrays.items()}
         return replace(self, **fixed)
+
+
+def summed(x: mx.array, branch: mx.array, *beside: mx.array) -> mx.array:
+    """x + branch + what is beside it, rounded once to the dtype of x: a small term would be lost in a sum that was
+    rounded already."""
+    if not beside:
+        return (x + branch).astype(x.dtype)
+    total = x.astype(mx.float32) + branch
+    for term in beside:
+        total = total + term
+    return total.astype(x.dtype)
 
 
 def rows(x: mx.array, which: mx.array) -> mx.array:

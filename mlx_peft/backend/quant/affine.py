@@ -35,6 +35,16 @@ def dequantize(packed: mx.array, scales: mx.array, biases: mx.array, bits: int, 
     return mx.dequantize(packed, scales, biases, group_size=group_size, bits=bits)
 
 
+def opened(
+    dtype: mx.Dtype, weight: mx.array, scales: mx.array | None, biases: mx.array | None, form: tuple[int, int] | None
+) -> mx.array:
+    """W ``(out, in)`` in a dtype, of what a layer has ``held``: its weight, or codes."""
+    if form is None:
+        return weight.astype(dtype)
+    bits, group_size = form
+    return dequantize(weight, scales.astype(dtype), biases.astype(dtype), bits, group_size)
+
+
 def product(x: mx.array, packed: mx.array, scales: mx.array, biases: mx.array, bits: int, group_size: int) -> mx.array:
     """x W^T in the dtype of x, with a gradient for x alone. Codes are kept for the backward pass, not the weight."""
     scales, biases = scales.astype(x.dtype), biases.astype(x.dtype)
@@ -84,6 +94,11 @@ class QuantizedLinear(nn.Module):
     def shape(self) -> tuple[int, int]:
         """``(out, in)`` of the weight that the codes stand for."""
         return self.weight.shape[0], self.weight.shape[1] * WORD // self.bits
+
+    @property
+    def held(self) -> tuple[mx.array, mx.array, mx.array, tuple[int, int]]:
+        """What W is made of, as ``opened`` takes it: codes, scales and biases; their bits and group."""
+        return self.weight, self.scales, self.biases, (self.bits, self.group_size)
 
     def dense(self) -> mx.array:
         """The weight that the codes stand for, float32 ``(out, in)``."""

@@ -37,7 +37,10 @@ class LowRank(Form[Config]):
 
     def beside(self, net: Network, site: Site, x: Array) -> Array:
         """The update beside W."""
-        return plus(net, net.plain(site.path, x), dropped(net, x, self.dropout), *self.factors(net, site))
+        A, B = self.factors(net, site)
+        if x.item == FLOAT32:
+            return plus(net, net.plain(site.path, x), dropped(net, x, self.dropout), A, B)
+        return joined(net, site.path, x, net.tape.product(dropped(net, x, self.dropout), A), net.tape.scaled(B))
 
     def formed(self, net: Network, path: str) -> Array:
         weight, site = super().formed(net, path), self.sites.get(path)
@@ -72,6 +75,8 @@ class LoRAForm(Layerwise[LoRA]):
         norms = made(net.widths(site.path)).size
         (m,) = net.these(site.path, "lora_magnitude_vector")
         c = tape.run([m], (site.outputs,), beside=2 * norms)
+        if x.item != FLOAT32:
+            return self.in_half(net, site.path, x, A, B, c)
         if self.forms(net, site.path, x):
             y = tape.times(product(net, site.path, x, A, B, []), c)
         else:
@@ -82,6 +87,17 @@ class LoRAForm(Layerwise[LoRA]):
             y = tape.add(y, tape.times(frozen, tape.cast(c, x.item)))
             y = plus(net, y, x, A, tape.times(B, c))
         return tape.add(y, *net.these(site.path, "bias"))
+
+    def in_half(self, net: Network, path: str, x: Array, A: Array, B: Array, c: Array) -> Array:
+        """DoRA in half precision: what c multiplies is kept as it is."""
+        tape = net.tape
+        if not self.dropout:
+            y = joined(net, path, x, tape.product(x, A), tape.scaled(B), bias=False)
+            return tape.run([y, c], y.shape, keeps=[y, c])
+        x_dropped = dropped(net, x, self.dropout)
+        frozen = net.unbiased(path, x_dropped)
+        added = tape.run([frozen, c], frozen.shape, keeps=[frozen, c])
+        return joined(net, path, x, tape.product(x_dropped, A), tape.times(B, c), added)
 
 
 class AdaLoRAForm(Layerwise[AdaLoRA]):
@@ -112,6 +128,9 @@ class QALoRAForm(Layerwise[QALoRA]):
     def beside(self, net: Network, site: Site, x: Array) -> Array:
         A, B = self.factors(net, site)
         pooled = net.tape.run([x], (*x.shape[:-1], A.width))
+        if x.item != FLOAT32:
+            narrow = net.tape.product(dropped(net, pooled, self.method.dropout), A)
+            return joined(net, site.path, x, narrow, net.tape.scaled(B))
         return plus(net, net.plain(site.path, x), dropped(net, pooled, self.method.dropout), A, B)
 
     def forms(self, net: Network, path: str, x: Array) -> bool:
@@ -212,3 +231,18 @@ def product(net: Network, path: str, x: Array, A: Array, B: Array, bias: list[Ar
 def plus(net: Network, y: Array, x: Array, A: Array, B: Array) -> Array:
     """y + s B A x, in the precision of x."""
     return net.tape.plus_product(y, net.tape.product(x, A), net.tape.scaled(B))
+
+
+def joined(
+    net: Network, path: str, x: Array, n: Array, B: Array, added: Array | None = None, bias: bool = True
+) -> Array:
+    """W x + b + B n + added in one product, of copies of x and W with n and B beside them."""
+    (outputs, inputs), B = net.widths(path), net.tape.cast(B, x.item)
+    net.tape.count(x, x.rows * outputs * inputs, int(x.needs))
+    net.tape.count(x, x.rows * outputs * n.width, n.needs + B.needs)
+    opened = outputs * inputs * (x.item + net.tape.code) if net.coded(path) else 0
+    beside = (x.rows + outputs) * (inputs + n.width) * x.item + opened
+    keeps = [*([n] if B.needs else []), *([B] if n.needs else [])]
+    reads = [x, n, B, *([] if added is None else [added]), *(net.these(path, "bias") if bias else [])]
+    shape, calls = (*x.shape[:-1], outputs), Calls(11, 14)
+    return net.tape.run(reads, shape, keeps=keeps, beside=beside, behind=opened, calls=calls)

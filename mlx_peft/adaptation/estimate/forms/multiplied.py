@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlx_peft.adaptation.estimate.forms.form import Form, Targeting, dropped, made
-from mlx_peft.adaptation.estimate.forms.low_rank import Layerwise
+from mlx_peft.adaptation.estimate.forms.low_rank import Layerwise, joined
 from mlx_peft.adaptation.estimate.network import Network
 from mlx_peft.adaptation.estimate.tape import FLOAT32, Array, Store
 from mlx_peft.config.methods import BOFT, IA3, OFT, SSF, LoKr, PVeRA, RoAd
@@ -79,7 +79,10 @@ class LoKrForm(Targeting[LoKr]):
         inner = tape.product(tape.view(x, (*x.shape[:-1], c, d)), second)
         turned = tape.view(tape.scaled(inner), (*x.shape[:-1], b, c))  # a copy with the axes exchanged
         update = tape.product(turned, first)
-        return tape.add(net.plain(site.path, x), tape.view(update, (*x.shape[:-1], a * b)))
+        update = tape.view(update, (*x.shape[:-1], a * b))
+        if x.item == FLOAT32:
+            return tape.add(net.plain(site.path, x), update)
+        return joined(net, site.path, x, made((*x.shape[:-1], 0)), made((a * b, 0)), update)
 
     def factor(self, net: Network, site: Site, name: str) -> Array:
         """W_1 or W_2, of two factors where it is one."""
@@ -108,7 +111,9 @@ class PVeRAForm(Layerwise[PVeRA]):
         noise = replace(deviation, store=Store(deviation.size), needs=False)
         z = tape.add(tape.view(halves, half), tape.times(noise, deviation))
         scaled = tape.run([B, b], (site.outputs, site.count * r), keeps=[B])
-        return tape.add(net.plain(site.path, x), tape.product(z, scaled))
+        if x.item == FLOAT32:
+            return tape.add(net.plain(site.path, x), tape.product(z, scaled))
+        return joined(net, site.path, x, z, scaled)
 
 
 def rotations(net: Network, trained: Array, count: int, size: int) -> Array:
