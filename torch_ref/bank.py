@@ -11,20 +11,13 @@ from torch import nn
 
 from mlx_peft.adaptation.forms import Form
 from mlx_peft.adaptation.terms import BRANCHES, Array, Entering, Layers, places
-from mlx_peft.core.batches import slices
-from mlx_peft.vit.architecture import Architecture
-from mlx_peft.vit.sites import PARTS
+from torch_ref import threads
 from torch_ref.methods.gathering import Groups, Held, Laid, gathered, grouped
 from torch_ref.methods.mixed import MixedBlock, MixedBranch, MixedLayer, mixing
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
 from torch_ref.parameters import to_numpy
-
-AT_ONCE = 16 << 20
-"""Bytes of the widest layer's outputs that a CPU computes at once, about. Of arrays above 32 MiB glibc gives each page
-back as it frees one, and the kernel clears it again for the next: of 32 images of 224 pixels by ViT-S, an eighth of the
-time."""
 
 
 class Mixer:
@@ -37,7 +30,7 @@ class Mixer:
         gathers: whether the terms of all rows, filled up to one form, are copied beside one another at once, and kept
             for the same rows again: the fewest products, as a GPU wants them. Otherwise the rows of each form are a
             group, and a layer's terms are copied when it is asked.
-        rows: that go through the network at once; None: all.
+        rows: how many go through the network at once; None: all, as where weights are unpacked each time.
     """
 
     compiles = False
@@ -57,7 +50,7 @@ class Mixer:
                 replace(self.network, branch, MixedBranch(find(self.network, branch), branch))
             replace(self.network, path, MixedBlock(find(self.network, path), path))
         self.gathers = self.device.type != "cpu"
-        self.rows = None if self.gathers else _rows_at_once(self.architecture)
+        self.rows = None if self.gathers or network.quantization else threads.rows_at_once(self.architecture)
         self._last: tuple[list[Laid | None], Form, Held] = ([], {}, {})
 
     def dense(self, path: str) -> Array:
@@ -74,17 +67,15 @@ class Mixer:
         """Terms where the network is; what several layers share is held once."""
         return Laid(layers, self.device)
 
-    @torch.inference_mode()
     def vectors(
         self, images: np.ndarray, rows: Sequence[Laid | None], form: Form, prompts: tuple[Entering, ...]
     ) -> np.ndarray:
         """What the heads read, float32 ``(batch, heads, dim)``."""
-        found = [
-            self._evaluated(images[part], rows[part], form, prompts)
-            for part in slices(len(rows), self.rows or len(rows))
-        ]
-        return np.concatenate(found)
+        return threads.answered(
+            lambda part: self._evaluated(images[part], rows[part], form, prompts), len(rows), self.rows
+        )
 
+    @torch.inference_mode()
     def _evaluated(
         self, images: np.ndarray, rows: Sequence[Laid | None], form: Form, prompts: tuple[Entering, ...]
     ) -> np.ndarray:
@@ -112,9 +103,3 @@ class Mixer:
         terms = gathered(rows, form)
         self._last = ([*rows], form, terms)
         return terms
-
-
-def _rows_at_once(architecture: Architecture) -> int:
-    """How many images have about ``AT_ONCE`` bytes of outputs in a block's widest layer; one at least."""
-    widest = max(architecture.hidden_dim, len(PARTS) * architecture.embed_dim)
-    return max(AT_ONCE // (len(architecture.places) * widest * torch.float32.itemsize), 1)

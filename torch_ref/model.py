@@ -18,7 +18,7 @@ from mlx_peft.config.schema import Precision
 from mlx_peft.config.tokens import ReducerConfig
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.attention import Explanation
-from torch_ref import methods, watched
+from torch_ref import methods, threads, watched
 from torch_ref.crossing import Crossing
 from torch_ref.device import DTYPES, device, multiplying, set_up
 from torch_ref.methods import simulated
@@ -68,6 +68,8 @@ class Model:
         self.trained = trained(self.network)
         self.parameters = count(self.network)
         names = every(self.network)
+        parted = self.device.type == "cpu" and not base.quantization  # which is unpacked for each part
+        self.rows = threads.rows_at_once(base.architecture) if parted else None
         self.prefix = frozen_prefix(base.architecture, drop_path, names, self.trained, base.quantization, tokens)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -98,20 +100,27 @@ class Model:
         with torch.inference_mode(), multiplying(self.precision):
             yield
 
+    def _answered(self, images: np.ndarray, compute: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """What a function gives of images as the network takes them, in parts that go through it at once."""
+
+        def answer(part: slice) -> np.ndarray:
+            with self._answering():
+                return to_numpy(compute(self.read(images[part])))
+
+        return threads.answered(answer, len(images), self.rows)
+
     # The protocol.
 
     def features(self, images: np.ndarray) -> np.ndarray:
         assert self.prefix is not None
-        with self._answering():
-            return to_numpy(self.network.prefix(self.read(images), self.prefix.end))
+        end = self.prefix.end
+        return self._answered(images, lambda x: self.network.prefix(x, end))
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        with self._answering():
-            return to_numpy(self.forward(self.read(images))[0])
+        return self._answered(images, lambda x: self.forward(x)[0])
 
     def vectors(self, images: np.ndarray) -> np.ndarray:
-        with self._answering():
-            return to_numpy(self.network.prefix(self.read(images), self.base.architecture.depth + 1))
+        return self._answered(images, lambda x: self.network.prefix(x, self.base.architecture.depth + 1))
 
     def adapter(self) -> Tensors:
         return to_tensors(stored(self.network))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mlx_peft.config.schema import Precision
 from mlx_peft.core.errors import UserError
-from torch_ref import methods
+from torch_ref import methods, threads
 from torch_ref.device import DTYPES, multiplying, set_up, usual_precision
 from torch_ref.models.preprocess import preprocess
 from torch_ref.models.vit import VisionTransformer
@@ -42,11 +42,20 @@ class Program:
         # On a CPU compiling took minutes a size, on two busy cores, to win a seventh of the time of one block of ViT-S.
         self._evaluate = torch.compile(self._traced, dynamic=False) if self.device.type == "cuda" else self._traced
 
+        parted = self.device.type == "cpu" and not self.network.quantization  # which is unpacked for each part
+        self.rows = threads.rows_at_once(self.architecture) if parted else None
+
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        both = threads.answered(lambda part: self._answered(images[part]), len(images), self.rows)
+        logits, features = np.split(both, [self.network.head.weight.shape[0]], axis=1)
+        return logits, features
+
+    def _answered(self, images: np.ndarray) -> np.ndarray:
+        """Logits and features, beside one another."""
         with torch.inference_mode(), multiplying(self.precision):
             levels, size = torch.from_numpy(images).to(self.device), self.architecture.img_size
             logits, features = self._evaluate(preprocess(levels, self.base.preprocessing, size, DTYPES[self.precision]))
-            return to_numpy(logits), to_numpy(features)
+            return to_numpy(torch.cat([logits, features], dim=1))
 
     def _traced(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         depth = self.architecture.depth

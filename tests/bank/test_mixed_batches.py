@@ -71,7 +71,7 @@ def test_torch_answers_alike_where_it_gathers_terms_as_on_a_gpu_and_where_few_ro
     quantize, _, folder, adapters = written
     banks = [SIDES["torch"].load_adapters(network("torch", quantize), folder) for _ in range(3)]
     banks[1]._passes._mixer.gathers = True
-    banks[2]._passes._mixer.rows = 5  # as of large images
+    banks[2]._passes._mixer.rows = (5, 1)  # as of large images
     names = [*adapters, None, *list(adapters)[:3], None]
     np.random.default_rng(3).shuffle(names)
     together, *others = (bank.logits(pixels(len(names)), names) for bank in banks)

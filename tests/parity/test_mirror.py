@@ -10,9 +10,9 @@ MLX, TORCH = ROOT / "mlx_peft" / "backend", ROOT / "torch_ref"
 ONLY_MLX = {"__init__.py", "blas.py", "forks.py", "installed.py", "threads.py"}
 """How MLX is loaded, what it cannot do after a fork, what is lent to a module while a function is traced, and what it
 wants of a thread."""
-ONLY_TORCH = {"__init__.py", "__main__.py", "compiling.py", "crossing.py", "tools"}
-"""Its own front door, how a step is compiled and what crosses to a GPU, which MLX does itself, and what there is for
-PyTorch alone."""
+ONLY_TORCH = {"__init__.py", "__main__.py", "compiling.py", "crossing.py", "threads.py", "tools"}
+"""Its own front door, how a step is compiled and what crosses to a GPU, which MLX does itself, parts of a batch beside
+one another, and what there is for PyTorch alone."""
 MODULES = sorted(p.relative_to(MLX) for p in MLX.rglob("*.py") if p.relative_to(MLX).parts[0] not in ONLY_MLX)
 
 
@@ -33,7 +33,6 @@ def public(path: Path) -> dict[str, str | None]:
 
 ONLY_HERE = {
     # What one framework needs and the other does not.
-    "bank.py": {"AT_ONCE"},  # MLX keeps the memory of arrays
     "by_hand.py": {f"AdamW.{own}" for own in ("apply_gradients", "learning_rate", "state", "step")},
     "device.py": {"device", "multiplying"},
     "measured.py": {"kept_bytes"},
