@@ -37,7 +37,7 @@ def report(
         echo_json([row(run) for run in runs])
     else:
         show(runs, found.damaged, whole)
-        for line in vtab.lines(runs):
+        for line in vtab.lines(whole.board):
             echo(line)
     if found.unfinished:
         echo(f"left out, not finished: {', '.join(map(str, found.unfinished))}", err=True)

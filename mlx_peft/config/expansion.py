@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,13 +244,16 @@ def _must_differ(every: Sequence[str], path: str) -> None:
     """Raises UserError where two names are one folder's, or a folder cannot have such a name."""
     names: dict[str, str] = {}
     for name in every:
-        other = names.get(name.casefold())  # a Mac's folders do not tell a from A
+        alike = unicodedata.normalize(
+            "NFC", name
+        ).casefold()  # a Mac's folders tell neither a from A nor é from e and ´
+        other = names.get(alike)
         if other is not None:
-            alike = "" if other == name else f" (or {other!r})"
-            raise UserError(f"{path}: two runs have the name {name!r}{alike}; a name is a folder's: change one of them")
+            named = "" if other == name else f" (or {other!r})"
+            raise UserError(f"{path}: two runs have the name {name!r}{named}; a name is a folder's: change one of them")
         if len(name.encode()) > LONGEST_PART:
             raise UserError(f"{path}: the run {shown(name)} has too long a name for a folder: give its runs names")
-        names[name.casefold()] = name
+        names[alike] = name
 
 
 def _changes(changes: Mapping[str, Any], place: Place, document: Document) -> list[Change]:

@@ -12,11 +12,16 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mlx_peft.core.errors import UserError
+from mlx_peft.core.standing import passage
 from mlx_peft.core.writing import write_together
 
 SUMS = "SHA256SUMS.txt"
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 """A line as ``sha256sum`` writes it, or ``sha256sum --binary``."""
+LARGEST = 2**24
+"""A list has at most so many bytes: that of a run has five lines."""
+BLOCK = 2**20
+"""Bytes of a file that are in memory at once, to digest it."""
 
 
 def write_with_sums(folder: Path, files: Mapping[str, bytes], there: Collection[str] = ()) -> None:
@@ -46,7 +51,12 @@ def read_sums(folder: Path) -> dict[str, str]:
     path = folder / SUMS
     if not path.exists():
         return {}
+    must_be_plain(path)
     try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise UserError(
+                f"{path} is damaged: it has {size:,} bytes, and no list of digests has more than {LARGEST:,}"
+            )
         text = path.read_text("utf-8")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
@@ -65,8 +75,9 @@ def check_sum(path: Path, yet_to_come: Collection[str] = ()) -> bool:
         yet_to_come: names of files that may be listed and not there.
 
     Raises:
-        UserError: where the file is no longer what was written, and where a file that is listed is missing.
+        UserError: where the file is no longer what was written, or no file, and where one that is listed is missing.
     """
+    must_be_plain(path)
     listed = read_sums(path.parent)
     for name in listed:
         if name not in yet_to_come and not (path.parent / name).exists():
@@ -76,7 +87,7 @@ def check_sum(path: Path, yet_to_come: Collection[str] = ()) -> bool:
     if path.name not in listed:
         return False
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = _digest(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     if digest != listed[path.name]:
@@ -85,3 +96,17 @@ def check_sum(path: Path, yet_to_come: Collection[str] = ()) -> bool:
             f"the change is meant, take the line of {path.name} out of {SUMS}; otherwise take another copy of the file"
         )
     return True
+
+
+def must_be_plain(path: Path) -> None:
+    """Raises UserError where a pipe, a socket or a device has the name: whoever reads it would wait for ever."""
+    if (kind := passage(path)) is not None:
+        raise UserError(f"{path} is {kind}, and no file: put the file back")
+
+
+def _digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            found.update(block)
+    return found.hexdigest()

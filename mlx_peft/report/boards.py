@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from mlx_peft.training.run import FREE
 
 NO_METHOD = (*FREE, "seed", "backend", "data.name", "data.variant", "data.columns", "model.weights")
 """Settings that say where images and weights are, and not what is done with them."""
+FEW = 5
+"""So many names are told of what is left out for one reason."""
 
 
 @dataclass(frozen=True)
@@ -72,28 +74,63 @@ class Board:
         return [row for row in self.rows if all(self.score(row, at) for at in range(len(self.columns)))]
 
 
-def board(runs: Sequence[FinishedRun], plan: Sequence[Planned] = ()) -> Board:
+def board(runs: Sequence[FinishedRun], plan: Sequence[Planned] = (), apart: Sequence[str] = ()) -> Board:
     """The board of all that was measured on the test split; of what was validated, where nothing was tested.
 
-    What has no such measure is not on it.
+    What has no such measure is not on it, and is said to be so, after what is ``apart`` already.
     """
     planned = {one.run_id: one for one in plan if one.run_id is not None and one.kind != TRIAL}
     split = next((split for split in ("test", "val") if any(_measure(run, split) for run in runs)), "test")
-    groups = [group for group in grouped(runs) if _measure(group.runs[0], split)]
+    groups: list[Group] = []
+    unmeasured: list[str] = []
     found: dict[tuple[object, ...], list[Group]] = {}
-    for group in groups:
-        found.setdefault((_set_of(group.runs[0], split), _measure(group.runs[0], split)), []).append(group)
+    for group in grouped(runs):
+        if (run := _first(group, split)) is None:
+            unmeasured.append(group.name)
+        else:
+            groups.append(group)
+            found.setdefault((_set_of(run, split), _measure(run, split)), []).append(group)
     columns = _columns(found, split)
     names = _labels([*found.values()], planned)
     cells = {(names[_key(group)], at): group for at, members in enumerate(found.values()) for group in members}
     rows = tuple(dict.fromkeys(names[_key(group)] for group in groups))
-    return _explained(Board(columns, rows, cells, {}), plan, {run.result.get("run_id") for run in runs})
+    told = [*apart, *_unmeasured(unmeasured if groups else [], split)]
+    there = {run.result.get("run_id") for run in runs}
+    return _explained(Board(columns, rows, cells, {}, tuple(told)), plan, planned, there)
+
+
+def _unmeasured(names: Sequence[str], split: str) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return [f"not compared, for want of a {split} result: {', '.join(names[:FEW])}{more}"]
+
+
+def without_copies(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str]]:
+    """The runs, each once, and which are left out: those whose result is another's, to the second that it took."""
+    kept: list[FinishedRun] = []
+    copies: list[str] = []
+    known: dict[object, list[FinishedRun]] = {}
+    for run in runs:
+        alike = known.setdefault(run.result.get("run_id"), [])
+        twin = next((one for one in alike if one.result == run.result), None)
+        if twin is None or "run_id" not in run.result:
+            alike.append(run)
+            kept.append(run)
+        else:
+            copies.append(f"not compared, since it is a copy of {twin.name}: {run.name}")
+    return kept, copies
 
 
 def without_trials(runs: Sequence[FinishedRun], plan: Sequence[Planned]) -> list[FinishedRun]:
     """The runs that a study did not make just to choose by; without a study all of them."""
     trials = {one.run_id for one in plan if one.kind == TRIAL} - {one.run_id for one in plan if one.kind != TRIAL}
     return [run for run in runs if run.result.get("run_id") not in trials]
+
+
+def _first(group: Group, split: str) -> FinishedRun | None:
+    """The first of its runs that was measured on a split."""
+    return next((run for run in group.runs if _measure(run, split) is not None), None)
 
 
 def _measure(run: FinishedRun, split: str) -> str | None:
@@ -110,7 +147,7 @@ def _columns(found: Mapping[tuple[object, ...], Sequence[Group]], split: str) ->
     times = Counter(names)
     columns = []
     for name, ((own, measure), members) in zip(names, found.items(), strict=True):
-        run = members[0].runs[0]
+        run = _first(members[0], split) or members[0].runs[0]
         aside = str(own[1] if isinstance(own, tuple) else "")[:6]
         images = run.value(f"metrics.{split}.count")
         columns.append(
@@ -192,18 +229,22 @@ def _no_method(key: str) -> bool:
     return any(key == other or key.startswith(f"{other}.") for other in NO_METHOD)
 
 
-def _explained(found: Board, plan: Sequence[Planned], there: set[object]) -> Board:
+def _explained(
+    found: Board, plan: Sequence[Planned], planned: Mapping[str, Planned], there: Collection[object]
+) -> Board:
     """The board with what is missing: planned runs without a result in their cells, and cells without a plan."""
     notes: dict[tuple[str, int], tuple[str, ...]] = {}
-    rows, apart = list(found.rows), []
+    rows, apart = list(found.rows), list(found.apart)
+    row_of = _rows_by_plan(found, planned)
     for one in plan:
-        if one.kind == TRIAL or one.status == "finished" or (one.run_id is not None and one.run_id in there):
+        if one.kind == TRIAL or (one.status == "finished" if one.run_id is None else one.run_id in there):
             continue
         at = _column_of(found, one)
         if at is None:
             apart.append(f"{one.name}: {one.reason}")
             continue
-        row = one.label or one.without_seed
+        own = one.alike if len(found.columns) > 1 else one.label
+        row = row_of.get((one.label, at)) or row_of.get((one.alike, None)) or own or one.without_seed
         rows += [row] if row not in rows else []
         notes[row, at] = (*notes.get((row, at), ()), f"{one.name}: {one.reason}")
     for row in rows:
@@ -211,6 +252,17 @@ def _explained(found: Board, plan: Sequence[Planned], there: set[object]) -> Boa
             if found.score(row, at) is None and (row, at) not in notes:
                 notes[row, at] = ("there is no such run",)
     return Board(found.columns, tuple(rows), found.cells, notes, tuple(apart))
+
+
+def _rows_by_plan(found: Board, planned: Mapping[str, Planned]) -> dict[tuple[str | None, int | None], str]:
+    """The row of what a plan calls so, on a set, and of what is alike but for its set, on any."""
+    rows: dict[tuple[str | None, int | None], str] = {}
+    for (row, at), group in found.cells.items():
+        own = planned.get(group.runs[0].result.get("run_id") or "")
+        if own is not None and own.label is not None:
+            rows[own.label, at] = row
+            rows.setdefault((own.alike, None), row)
+    return rows
 
 
 def _column_of(found: Board, planned: Planned) -> int | None:

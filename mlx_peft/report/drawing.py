@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, told apart with any colour vision; the order repeats with other dashes and marks.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":", "-.")
-MARKS = ("o", "s", "^", "D")
+MARKS = ("o", "s", "^", "D", "v", "P")
 
 
 def style(index: int) -> dict[str, Any]:
     """How the line of a number is drawn, so that it is told from the others."""
-    turn = index // len(COLOURS) % len(DASHES)
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[turn], "marker": MARKS[turn]}
+    turn, colour = divmod(index, len(COLOURS))
+    return {
+        "color": COLOURS[colour],
+        "linestyle": DASHES[turn % len(DASHES)],
+        "marker": MARKS[turn % len(MARKS)],
+    }
 
 
 @lru_cache(4096)  # the names of methods stand in every figure
@@ -55,9 +59,22 @@ def fitted(line: str, inches: float, points: float) -> str:
 
 def pictures(figure: Figure, dpi: int) -> dict[str, bytes]:
     """A figure for the screen and for a paper, by the ending of the file's name."""
-    found = {".png": png(figure, dpi)}
-    figure.set_layout_engine("none")  # all stands where it was put for the first
-    return found | {".pdf": pdf(figure, dpi)}
+    laid_out(figure, dpi)
+    return {".png": png(figure, dpi), ".pdf": pdf(figure, dpi)}
+
+
+def laid_out(figure: Figure, dpi: int) -> None:
+    """Puts everything where it stands, once: a figure with a layout engine is drawn twice for each file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    if (engine := figure.get_layout_engine()) is None:
+        return
+    FigureCanvasAgg(figure)
+    before, figure.dpi = figure.dpi, dpi  # letters are hinted to whole dots
+    with _any_script():
+        engine.execute(figure)
+    figure.dpi = before
+    figure.set_layout_engine(None)
 
 
 def pdf(figure: Figure, dpi: int) -> bytes:

@@ -10,7 +10,7 @@ from mlx_peft.report import forked, tables
 from mlx_peft.report.figures import drawings
 from mlx_peft.report.figures.drawn import drawn
 from mlx_peft.report.gather import Gathered
-from mlx_peft.report.study import Study, processes
+from mlx_peft.report.study import Study
 from mlx_peft.report.web.page import page
 from mlx_peft.report.web.pictures import picture
 
@@ -28,8 +28,8 @@ def write(found: Gathered, study: Study, out: Path, title: str = "Report") -> li
     Raises UserError where they cannot be written; then none of them is changed.
     """
     shown = drawings(study)
-    figures = drawn(shown, processes(study.runs))
-    seen = forked.each(partial(picture, files=figures), shown, processes(study.runs))
+    figures = drawn(shown, forked.processes(study.runs))
+    seen = forked.each(partial(picture, files=figures), shown, forked.processes(study.runs))
     files = {
         out / "report.html": page(title, found, study, seen).encode(),
         out / "table.md": tables.markdown(study.runs, found.damaged, study).encode(),

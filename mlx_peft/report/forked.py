@@ -16,6 +16,15 @@ _WORK: list[tuple[Callable[[Any], Any], Sequence[Any]]] = []
 """What is to be done, and with what: forked processes have it from before the fork, and are told numbers."""
 
 
+MANY = 200
+"""Of so many runs the work is shared out to processes, which takes longer where there is little of it."""
+
+
+def processes(runs: Sequence[object]) -> int | None:
+    """How many processes work on a report of runs: one, or one for each core."""
+    return None if len(runs) >= MANY else 1
+
+
 def each(work: Callable[[Thing], Result], things: Sequence[Thing], processes: int | None = None) -> list[Result]:
     """What the work makes of each thing, in their order.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from pydantic import ValidationError
 
 from mlx_peft.core.errors import UserError, shortened
 from mlx_peft.core.problems import in_a_line
+from mlx_peft.report import forked
+from mlx_peft.report.looking import below
 from mlx_peft.report.peaks import told_apart
 from mlx_peft.report.plan import Plan, in_order, plans
 from mlx_peft.report.protocol import Protocol, described, read
@@ -83,23 +86,25 @@ def gathered(folder: Path) -> Gathered:
     """Looks for runs. Raises UserError where there is no finished one that is whole."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
-    found = plans(folder)
-    runs: list[FinishedRun] = []
-    damaged: list[Damaged] = []
-    protocols: dict[str, Protocol] = {}
-    for path in in_order([path.parent for path in folder.rglob("result.json")], found):
-        name = _name(path, folder)
-        try:
-            runs += [run] if (run := read_run(path, name, protocols)) else []
-        except UserError as error:
-            damaged.append(Damaged(name, str(error)))
+    found, (results, logs) = plans(folder), below(folder, "result.json", "metrics.jsonl")
+    places = in_order([path.parent for path in results], found)
+    each = forked.each(partial(_read_or_named, folder, {}), places, forked.processes(places))
+    runs = [one for one in each if isinstance(one, FinishedRun)]
+    damaged = [one for one in each if isinstance(one, Damaged)]
     damaged += [Damaged(_name(plan.folder / RECORD, folder), plan.fault) for plan in found if plan.fault is not None]
     if not runs:
         left_out = "".join(f"\n  left out, damaged: {one.name}: {one.reason}" for one in damaged)
         raise UserError(f"no finished run below {folder} (a finished run has a result.json){left_out}")
-    begun = (path.parent for path in sorted(folder.rglob("metrics.jsonl")))
-    unfinished = [path for path in begun if not (path / "result.json").exists()]
+    unfinished = [log.parent for log in logs if not (log.parent / "result.json").exists()]
     return Gathered(_like_parents(runs), damaged, unfinished, found)
+
+
+def _read_or_named(folder: Path, protocols: dict[str, Protocol], path: Path) -> FinishedRun | Damaged | None:
+    name = _name(path, folder)
+    try:
+        return read_run(path, name, protocols)
+    except UserError as error:
+        return Damaged(name, str(error))
 
 
 def read_run(folder: Path, name: str, protocols: dict[str, Protocol] | None = None) -> FinishedRun | None:

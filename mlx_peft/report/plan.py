@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_peft.config.naming import label
 from mlx_peft.core.errors import UserError, shortened
+from mlx_peft.report.looking import below
 from mlx_peft.studies.record import RECORD, ChoiceRecord, NodeRecord, read_record
 
 LARGEST = 2**24
@@ -36,6 +38,7 @@ class Planned:
         kind: of a study: ``tune``, ``final`` or ``then``.
         label: what a study calls the line of a table that it belongs to.
         dataset: on which; None where the plan does not say.
+        alike: the label without what says the data set: the same for what is the same on another.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Planned:
     kind: str | None = None
     label: str | None = None
     dataset: str | None = None
+    alike: str | None = None
 
     @property
     def reason(self) -> str:
@@ -76,8 +80,9 @@ class Plan:
 
 def plans(folder: Path) -> list[Plan]:
     """The plans at and below a folder: a study's record, or else a suite's."""
-    found = {record.parent: _of_study(record.parent) for record in sorted(folder.rglob(RECORD))}
-    for record in sorted(folder.rglob("sweep.json")):
+    studies, suites = below(folder, RECORD, "sweep.json")
+    found = {record.parent: _of_study(record.parent) for record in studies}
+    for record in suites:
         if record.parent not in found:
             found[record.parent] = Plan(record.parent, _of_suite(record))
     return [found[parent] for parent in sorted(found)]
@@ -105,9 +110,26 @@ def _of_study(folder: Path) -> Plan:
 
 def _node(node: NodeRecord) -> Planned:
     folder = None if node.folder is None else Path(node.folder).name
+    step = "" if node.step is None else f" {node.step}"  # what is made of a run stands in a line of its own
     return Planned(
-        node.name, folder, node.run_id, node.status, _line(node.error), node.kind, node.label, _dataset(node.changes)
+        node.name,
+        folder,
+        node.run_id,
+        node.status,
+        _line(node.error),
+        node.kind,
+        node.label + step,
+        _dataset(node.changes),
+        _without_set(node.label, node.changes) + step,
     )
+
+
+def _without_set(called: str, changes: Mapping[str, Any]) -> str:
+    """``lora-rank=8`` of ``lora-name=cifar10-rank=8``."""
+    for key in ("data.name", "data.variant"):
+        for name in (key, key.rpartition(".")[2]):
+            called = re.sub(rf"(^|-){re.escape(f'{name}={label(changes.get(key))}')}(?=-|$)", "", called)
+    return called.strip("-")
 
 
 def _dataset(changes: Mapping[str, Any]) -> str | None:

@@ -25,6 +25,7 @@ class _Split(_Part):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
     loss: Measure | None = None
+    count: Measure | None = None
 
     @model_validator(mode="after")
     def _has_shares(self) -> _Split:
@@ -38,6 +39,17 @@ class _Split(_Part):
 class _Metrics(_Part):
     val: _Split | None = None
     test: _Split | None = None
+
+
+class _Digest(_Part):
+    """Which images a split has."""
+
+    sha256: Text | None = None
+
+
+class _Splits(_Part):
+    val: _Digest | None = None
+    test: _Digest | None = None
 
 
 class _Parameters(_Part):
@@ -97,6 +109,7 @@ class Result(_Part):
     backend: Text | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     metrics: _Metrics | None = None
+    splits: _Splits | None = None
     parameters: _Parameters | None = None
     time: _Time | None = None
     stored: _Stored | None = None

@@ -107,6 +107,9 @@ _TEX = {
     "–": "--",
     "×": r"$\times$",
     "…": r"\ldots{}",
+    "−": "$-$",
+    "[": "{[}",  # which \\ and \midrule before it would take for the beginning of a length
+    "*": "{*}",  # and \\ for a part of itself
 }
 _TEX_SIGNS = re.compile("|".join(map(re.escape, _TEX)))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mlx_peft.report.boards import Board, board, without_trials
+from mlx_peft.report import forked
+from mlx_peft.report.boards import Board, board, without_copies, without_trials
 from mlx_peft.report.gather import FinishedRun, Gathered
 from mlx_peft.report.plan import Planned
 from mlx_peft.report.verdicts import Standing, Verdict, on_each_set, over_sets, standing
@@ -17,7 +18,7 @@ class Study:
     """The runs, and what they say together.
 
     Attributes:
-        compared: the runs without those that a study made to tune.
+        compared: the runs without copies and those that a study made to tune.
         verdicts: of each set, by its column's number on the board.
         choices: what studies chose on validation images, and from what.
         standing: the rows over all the sets, where there are several; ``over``: which of them are the best.
@@ -32,27 +33,18 @@ class Study:
     choices: Sequence[ChoiceRecord] = ()
 
 
-MANY = 200
-"""Of so many runs the work is shared out to processes, which takes longer where there is little of it."""
-
-
-def processes(runs: Sequence[FinishedRun]) -> int | None:
-    """How many processes work on a report of runs: one, or one for each core."""
-    return None if len(runs) >= MANY else 1
-
-
 def untested(runs: Sequence[FinishedRun], plan: Sequence[Planned] = ()) -> Study:
     """What is compared, and no test made of it."""
-    compared = without_trials(runs, plan)
-    return Study(runs, compared, board(compared, plan))
+    compared, copies = without_copies(without_trials(runs, plan))
+    return Study(runs, compared, board(compared, plan, copies))
 
 
 def examined(found: Gathered) -> Study:
     """The runs below a folder, by the plans there, and all that can be tested."""
     plan = [one for plan in found.plans for one in plan.runs]
-    compared = without_trials(found.finished, plan)
-    there = board(compared, plan)
-    verdicts = on_each_set(there, processes(found.finished))
+    compared, copies = without_copies(without_trials(found.finished, plan))
+    there = board(compared, plan, copies)
+    verdicts = on_each_set(there, forked.processes(found.finished))
     place = standing(there)
     return Study(
         found.finished,

@@ -13,10 +13,11 @@ from mlx_peft.report import forked
 from mlx_peft.report.boards import Board
 from mlx_peft.report.paired import Uncompared, Worth, worth
 from mlx_peft.report.significance import (
+    EQUAL,
     FEWEST_SETS,
     LEVEL,
-    RESAMPLES,
     Paired,
+    against_the_best,
     friedman,
     holm,
     paired_bootstrap,
@@ -69,7 +70,7 @@ def on_one_set(board: Board, column: int, worths: Mapping[str, Worth | str]) -> 
     scores = {row: found.mean for row in board.rows if (found := board.score(row, column))}
     if len(scores) < 2:
         return Verdict(next(iter(scores), None), frozenset(), {}, "")
-    leader = max(scores, key=lambda row: scores[row])
+    leader = _first(scores)
     there = board.columns[column]
     known = {row: one for row in scores if isinstance(one := worths[row], Worth)}
     untested = {row: reason for row in scores if isinstance(reason := worths[row], str)}
@@ -78,14 +79,13 @@ def on_one_set(board: Board, column: int, worths: Mapping[str, Worth | str]) -> 
         return Verdict(leader, frozenset(_equal(scores, leader)), {}, said, untested)
     others = [row for row in known if row != leader and np.array_equal(known[row].images, known[leader].images)]
     untested |= {row: "it was measured on other images" for row in known if row not in (leader, *others)}
-    first, many = known[leader].values, len(others)
-    differences = {row: paired_bootstrap(first, known[row].values, comparisons=many) for row in others}
-    p = dict(zip(others, holm([differences[row].p for row in others]), strict=True))
+    differences = {row: paired_bootstrap(known[leader].values, known[row].values) for row in others}
+    p = dict(zip(others, against_the_best([differences[row].p for row in others]), strict=True))
     best = {leader, *(row for row in others if p[row] >= LEVEL), *_equal(scores, leader)}
     images = counted(len(known[leader].images), f"{there.split} image")
     said = (
         f"in bold the highest mean and all that does not differ significantly from it (paired bootstrap over {images}, "
-        f"seeds averaged on each image, {RESAMPLES:,} samples or more, Holm, {100 * LEVEL:g} %)"
+        f"seeds averaged on each image, corrected for all pairs, {100 * LEVEL:g} %)"
     )
     if untested:
         said += f"; not compared: {_listed(untested)}"
@@ -106,8 +106,14 @@ def _listed(untested: Mapping[str, str]) -> str:
     return f"{first[0]} ({first[1]}){more}"
 
 
+def _first(scores: Mapping[str, float]) -> str:
+    """The first of the rows that have the highest score."""
+    highest = max(scores.values())
+    return next(row for row, score in scores.items() if score >= highest - EQUAL)
+
+
 def _equal(scores: Mapping[str, float], leader: str) -> list[str]:
-    return [row for row, score in scores.items() if score == scores[leader]]
+    return [row for row, score in scores.items() if abs(score - scores[leader]) <= EQUAL]
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from statistics import fmean
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.sets.vtab import GROUPS, PREFIX, TASKS
+from mlx_peft.report.boards import Board
 from mlx_peft.report.format import percent
-from mlx_peft.report.gather import FinishedRun
 
-CONFIGURATION = ("method", "tokens", "model", "backend", "parameters.adapter")
-"""The runs of one configuration have these in common, whatever the task: the head's size is not among them."""
+FACTS = ("model", "backend")
+"""What the runs of a mean have in common besides their row."""
 
 
 @dataclass(frozen=True)
@@ -38,32 +38,23 @@ def means(scores: Mapping[str, Sequence[float]]) -> Means:
     return Means(groups, fmean(groups.values()), fmean(tasks.values()), min(len(scores[task]) for task in TASKS))
 
 
-def by_configuration(runs: Sequence[FinishedRun]) -> dict[str, dict[str, list[float]]]:
-    """The test's top-1 of each configuration's tasks, of the runs on VTAB-1k that were tested.
-
-    Raises UserError where two runs of a configuration have the same task and seed: they differ in something else.
-    """
-    found: dict[str, dict[str, list[float]]] = {}
-    seen: dict[tuple[str, str, int], str] = {}
-    for run in runs:
-        dataset, score = run.value("dataset") or "", run.value("metrics.test.top1")
-        if not dataset.startswith(PREFIX) or score is None:
+def by_configuration(board: Board) -> dict[str, dict[str, list[float]]]:
+    """The test's top-1 of each row's tasks, of what was tested on VTAB-1k; another model or backend is another row."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for (row, at), group in board.cells.items():
+        dataset, there = str(group.runs[0].value("dataset")), board.columns[at]
+        if not dataset.startswith(PREFIX) or (there.split, there.measure) != ("test", "top1"):
             continue
-        name = ", ".join(str(value) for fact in CONFIGURATION if (value := run.value(fact)) is not None)
-        task = dataset.removeprefix(PREFIX)
-        other = seen.setdefault((name, task, run.value("seed")), run.name)
-        if other != run.name:
-            raise UserError(
-                f"{other} and {run.name} are of one method, task and seed: report on one configuration each"
-            )
-        found.setdefault(name, {}).setdefault(task, []).append(score)
-    return found
+        name = ", ".join([row, *(str(value) for fact in FACTS if (value := group.runs[0].value(fact)) is not None)])
+        own = [value for run in group.runs if isinstance(value := run.value(there.key), int | float)]
+        scores.setdefault(name, {}).setdefault(dataset.removeprefix(PREFIX), []).extend(own)
+    return scores
 
 
-def lines(runs: Sequence[FinishedRun]) -> list[str]:
+def lines(board: Board) -> list[str]:
     """What there is to say of VTAB-1k for each configuration: its means, or which tasks are missing."""
     text = []
-    for name, scores in by_configuration(runs).items():
+    for name, scores in by_configuration(board).items():
         try:
             found = means(scores)
         except UserError as error:

@@ -46,12 +46,28 @@ class Reply:
 
     def explained(self, log: Path | None) -> str:
         """Why it failed: its own words, or how it ended."""
-        if self.status == USER_ERROR and self.text:
-            return str(json.loads(self.text)["error"])
+        if self.status == USER_ERROR and (said := _error_in(self.text)) is not None:
+            return said
         if self.died:
             hint = ", perhaps for want of memory" if -self.status == signal.SIGKILL else ""
-            return f"its process was ended by {signal.Signals(-self.status).name}{hint}"
+            return f"its process was ended by {_called(-self.status)}{hint}"
         return f"its process ended with status {self.status}; what it said is {'above' if log is None else f'in {log}'}"
+
+
+def _error_in(text: str) -> str | None:
+    """What a worker says; None where that is not an answer of one: it may have come to its end otherwise."""
+    try:
+        return str(json.loads(text)["error"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _called(number: int) -> str:
+    """``SIGKILL``; a real-time signal has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class Executor(Protocol):

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from mlx_peft.core.errors import UserError
 from mlx_peft.core.signals import handled
 from mlx_peft.studies.graph import Graph, Node
 from mlx_peft.studies.processes import INTERRUPTED, Executor, Reply, order_of
@@ -129,8 +130,10 @@ class Sweep:
         node = one.node
         assert node.run is not None
         node.seconds = (node.seconds or 0.0) + reply.seconds
-        if reply.status == 0 and node.run.finished:
+        if reply.status == 0 and self.whole(node):
             node.status = "finished"
+        elif node.settled:  # its result cannot be read
+            return
         elif reply.status == INTERRUPTED or self.stopping:
             node.status = "interrupted"
             if not self.stopping:  # somebody asked a run itself to stop, and means the study
@@ -140,6 +143,15 @@ class Sweep:
             self.submit(one)
         else:
             node.fail(reply.explained(one.log))
+
+    def whole(self, node: Node) -> bool:
+        """Whether there is the result of a run whose process says so; one that cannot be read has failed alone."""
+        assert node.run is not None
+        try:
+            return node.run.finished
+        except UserError as error:
+            node.fail(str(error))
+            return False
 
     def hopeless(self, one: UnderWay) -> bool:
         """Whether a run whose process died has died too often without coming further."""

@@ -25,6 +25,9 @@ SPLITS = ("val", "test")
 LARGEST = 2**32
 """An array of the file has at most so many bytes: a million images and a thousand classes have as many."""
 
+MOST_NAMES = 2**30
+"""Identifiers have at most so many bytes, four a letter: they become text in memory."""
+
 DATE = (1980, 1, 1, 0, 0, 0)
 """All that is in the file is of this date, the first that such a file can have: equal runs have equal bytes."""
 
@@ -88,6 +91,8 @@ def read_predictions(folder: Path) -> dict[str, Predictions] | None:
     run = RunFolder(folder)
     if not run.predictions.exists():
         return None
+    if (size := run.predictions.stat().st_size) > 3 * LARGEST:
+        raise UserError(f"{run.predictions} has {size:,} bytes, and no run's has more than {3 * LARGEST:,}")
     run.check_sum(run.predictions)
     splits = [split for split in SPLITS if f"{split}_logits" in names_in(run.predictions)]
     shapes = {
@@ -95,7 +100,10 @@ def read_predictions(folder: Path) -> dict[str, Predictions] | None:
         for split in splits
         for name, shape in (("identifiers", (-1,)), ("logits", (-1, -1)), ("labels", (-1, ...)))
     }
-    arrays = read_npz(run.predictions, shapes, "text or numbers", LARGEST)
+    named = {name: shape for name, shape in shapes.items() if name.endswith("_identifiers")}
+    arrays = read_npz(run.predictions, named, "text or numbers", MOST_NAMES)
+    others = {name: shape for name, shape in shapes.items() if name not in named}
+    arrays |= read_npz(run.predictions, others, "text or numbers", LARGEST)
     found = {
         split: Predictions(*(arrays[f"{split}_{name}"] for name in ("identifiers", "logits", "labels")))
         for split in splits

@@ -190,11 +190,17 @@ def test_names_of_models_and_data_are_checked_in_every_run(file: Path) -> None:
         runs(file, "runs: [{name: a, set: {model.name: vit_tinny_patch16_224}}, {name: b}]\n", checks=checks)
 
 
+HAN, HAN_IN_PARTS = "\ud55c", "\u1112\u1161\u11ab"
+"""One letter, and its parts: one name of a folder on a Mac."""
+HAN_NAMES = f"{f'name={HAN_IN_PARTS}'!r} (or 'name={HAN}')"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("runs: [{name: a}, {name: a}]\n", "two runs have the name 'a'"),
         ("runs: [{name: a}, {name: A}]\n", "two runs have the name 'A' (or 'a')"),
+        (f"axes: {{data.name: [{HAN}, {HAN_IN_PARTS}]}}\n", f"two runs have the name {HAN_NAMES}"),
         ("axes: {method.rank: [4, 4]}\n", "two runs have the name 'rank=4'"),
         ("axes: {tokens: [{name: tome}, {name: tome}]}\n", "two runs have the name 'tokens=tome'"),
         (f"axes: {{seed: {list(range(101))}, data.batch_size: {list(range(1, 11))}}}\n", "more than 1000 runs"),

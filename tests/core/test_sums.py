@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.sums import SUMS, check_sum, write_with_sums
+from mlx_peft.core.sums import LARGEST, SUMS, check_sum, write_with_sums
 
 
 @pytest.mark.parametrize("mark", [" ", "*"], ids=["text", "binary"])
@@ -25,4 +26,18 @@ def test_lists_of_sha256sum_are_read_in_either_mode(mark: str, tmp_path: Path) -
 def test_a_line_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / SUMS).write_text(f"{'0' * 64} - a.json\n")
     with pytest.raises(UserError, match=r"SHA256SUMS\.txt is damaged"):
+        check_sum(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("name", [SUMS, "a.json"])
+def test_nobody_waits_for_a_pipe_in_the_place_of_a_file(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=rf"{name} is a pipe, and no file"):
+        check_sum(tmp_path / "a.json")
+
+
+def test_a_list_that_no_folder_has_is_not_read(tmp_path: Path) -> None:
+    with open(tmp_path / SUMS, "wb") as file:
+        file.truncate(LARGEST + 1)
+    with pytest.raises(UserError, match=r"SHA256SUMS\.txt is damaged: it has 16,777,217 bytes"):
         check_sum(tmp_path / "a.json")

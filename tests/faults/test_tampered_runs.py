@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from mlx_peft.cli.app import app
 from mlx_peft.core.errors import UserError
-from mlx_peft.report import gather, tables, vtab
+from mlx_peft.report import gather, study, tables, vtab
 from mlx_peft.report.rows import drawn
 
 RESULT: dict[str, Any] = {
@@ -28,13 +28,19 @@ RESULT: dict[str, Any] = {
     "method": "lora",
     "dataset": "vtab-1k:kitti",
     "seed": 0,
-    "metrics": {"val": {"top1": 0.5, "loss": 1.5}, "test": {"top1": 0.4, "auroc": 0.7, "loss": 2.0}},
+    "metrics": {
+        "val": {"top1": 0.5, "loss": 1.5, "count": 20},
+        "test": {"top1": 0.4, "auroc": 0.7, "loss": 2.0, "count": 21},
+    },
     "parameters": {"adapter": 40512, "head": 970, "trainable": 41482, "total": 490000},
     "time": {"train_seconds": 21.5, "epoch_seconds": 7.2, "images_per_second": 590.4},
     "memory": {"peak_bytes": 312_400_000},
     "stored": {"total_bytes": 22_000_000},
     "selected": {"epoch": 2, "by": "val.top1"},
-    "splits": {"train": {"size": 800, "sha256": "0" * 64}},
+    "splits": {name: {"size": 800, "sha256": "0" * 64} for name in ("train", "val", "test")},
+    "preprocessing": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+    "step": {"name": "four-bits", "quantize": {"bits": 4}},
+    "of": "ba9876543210",
     "notes": [],
 }
 RECORDS: list[dict[str, Any]] = [
@@ -142,7 +148,7 @@ def test_every_change_is_shown_as_what_it_is_or_named_and_left_out(runs: Path) -
             console.print(drawn(tables.each(found.finished)))
         tables.markdown(found.finished, found.damaged).encode()
         tables.to_csv(found.finished).encode()
-        vtab.by_configuration(found.finished)
+        vtab.lines(study.examined(found).board)
         read, damaged = read + len(found.finished) - 1, damaged + len(found.damaged)
     assert read > 50
     assert damaged > 50
@@ -171,6 +177,24 @@ def test_a_folder_in_the_place_of_a_file_and_a_pipe_are_named(runs: Path) -> Non
             assert [one.reason for one in gather.gathered(runs).damaged] == [f"{name} is not a file"]
             (shutil.rmtree if make is Path.mkdir else os.unlink)(runs / "changed" / name)
             put(runs, "config.yaml", b"")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "predictions.npz", "SHA256SUMS.txt"])
+def test_nobody_waits_for_a_pipe_beside_a_result(runs: Path, tmp_path: Path, name: str) -> None:
+    put(runs, "metrics.jsonl", as_records(RECORDS))
+    (runs / "changed" / name).unlink(missing_ok=True)
+    os.mkfifo(runs / "changed" / name)
+    check(CliRunner().invoke(app, ["report", str(runs), "--out", str(tmp_path / "out")]), runs)
+
+
+def test_a_link_in_the_place_of_a_configuration_shows_nobody_s_file(runs: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("password: hunter2\n")
+    put(runs, "metrics.jsonl", as_records(RECORDS))
+    (runs / "changed" / "config.yaml").unlink()
+    (runs / "changed" / "config.yaml").symlink_to(secret)
+    check(CliRunner().invoke(app, ["report", str(runs), "--out", str(tmp_path / "out")]), runs)
+    assert "hunter2" not in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 
 def test_where_no_run_is_whole_all_are_named(runs: Path) -> None:

@@ -18,10 +18,14 @@ from typing import Any
 import pytest
 from made_runs import CLASSES, experiment, make
 
+from mlx_peft.config import yaml_io
+from mlx_peft.config.schema import Experiment
 from mlx_peft.report import files, gather
 from mlx_peft.report.study import examined
+from mlx_peft.report.web.page import TEMPLATES
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+HOME = "/home/somebody"
 SHARES = {"lora": ({"name": "lora"}, 0.8), "linear": ({"name": "linear"}, 0.6), "ssf": ({"name": "ssf"}, 0.79)}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OUTSIDE = (
@@ -40,7 +44,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
             classes = (HOSTILE, *CLASSES[1:]) if name == "ssf" else CLASSES
             make(folder / f"{name}-seed={seed}", config, share, adapter=1000 * 10**at, seconds=10 + at, classes=classes,
                  notes=[HOSTILE])  # fmt: skip
-    make(folder / "<b>odd\u202e", experiment({"name": "bitfit"}, "cifar10", 0), 0.7)
+    paths = {"model": {"name": "vit_small_patch14_dinov2", "weights": f"{HOME}/dino.safetensors"},
+             "data": {"name": "cifar10", "root": f"{HOME}/photos"}}  # fmt: skip
+    make(folder / "<b>odd\u202e", experiment({"name": "bitfit"}, "cifar10", 0, **paths), 0.7)
     (folder / "broken").mkdir()
     (folder / "broken" / "result.json").write_text('{"run_id": 3}')
     (folder / "sweep.json").write_text(
@@ -116,10 +122,45 @@ def test_a_configuration_is_kept_once_and_without_its_paths(written: Path) -> No
     page = written.read_text("utf-8")
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
     assert len(data["configs"]) == 4 and len(data["runs"]) == 7
-    assert all("found:" not in text and "seed: 0\nval" not in text for text in data["configs"])
+    assert all("found:" not in text and not re.search("^seed:", text, re.MULTILINE) for text in data["configs"])
+    assert HOME not in page and any("  weights: dino.safetensors" in text for text in data["configs"])
+    (lora,) = [text for text in data["configs"] if "name: lora" in text]
+    again = Experiment.model_validate_json(json.dumps(yaml_io.parse(lora, "the page").values), strict=True)
+    assert again == experiment({"name": "lora"}, "cifar10", 0), "it is YAML, and says all"
     first = data["runs"][0]
     assert [title for title, *_ in first["curves"]] == ["validation top-1 (%)", "validation loss", "training loss"]
     assert sum(map(sum, first["confusion"])) == 200
+
+
+def brightness(colour: tuple[float, ...]) -> float:
+    """Relative luminance, as the W3C's guidelines for contrast have it."""
+    parts = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in colour]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+
+def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    low, high = sorted((brightness(one), brightness(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_all_text_has_contrast_enough(dark: bool) -> None:
+    """At least 4.5 (WCAG 2.2, 1.4.3), in the cells of a confusion matrix too, whatever their share."""
+    style = (TEMPLATES / "report.css").read_text("utf-8")
+
+    def rgb(text: str) -> tuple[float, ...]:
+        return tuple(int(text[at : at + 2], 16) / 255 for at in (1, 3, 5))
+
+    both = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", style)
+    colours = {name: rgb((light, night)[dark]) for name, light, night in both}
+    pairs = [(text, ground) for text in ("text", "quiet", "accent") for ground in ("ground", "raised")]
+    for text, ground in [*pairs, ("text", "best"), ("text", "warn"), ("accent", "warn")]:
+        assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    deep, most = re.findall(r"color-mix\(in srgb, (#\w{6}) calc\(var\(--share, 0\) \* (\d+)%\)", style)[0]
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        part = share * int(most) / 100
+        mixed = tuple(part * a + (1 - part) * b for a, b in zip(rgb(deep), colours["ground"], strict=True))
+        assert contrast(colours["text"], mixed) >= 4.5, share
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +192,10 @@ def test_in_a_browser_it_sorts_filters_and_opens_a_run(browser: Any, written: Pa
     assert shown == sorted(shown, reverse=True) and heads.nth(top1).get_attribute("aria-sort") == "descending"
     heads.nth(top1).locator("button").press("Enter")
     assert heads.nth(top1).get_attribute("aria-sort") == "ascending"
+
+    page.locator("#compared thead th", has_text=re.compile("^n$")).locator("button").click()
+    names = page.locator("#compared tbody th").all_text_contents()
+    assert names == ["linear", "lora", "ssf", r"<b>odd\u202e"], "the mark of a footnote is no digit of its number"
 
     box = page.locator('.filters[data-table="runs-table"]')
     box.locator("select").first.select_option("lora")

@@ -195,6 +195,7 @@ def test_latex_obeys_no_name_and_has_booktabs_rules(one: Path) -> None:
     assert rows.tex(r"50 % of $x_1 & \input{a} ~^#") == (
         r"50 \% of \$x\_1 \& \textbackslash{}input\{a\} \textasciitilde{}\textasciicircum{}\#"
     )
+    assert rows.tex("[1em] * a") == "{[}1em] {*} a", "behind the end of a line, or a rule, it would be obeyed"
     lines = [line for line in text.splitlines() if line.rstrip().endswith(r"\\") and "&" in line]
     assert len({line.replace(r"\&", "").count("&") for line in lines}) == 1, "every row has as many cells"
 
@@ -210,9 +211,7 @@ def test_the_csv_of_means_is_unrounded_and_safe(one: Path) -> None:
 
 
 def test_the_pareto_front_is_what_nothing_else_beats() -> None:
-    points = [
-        Point(at, cost, score, 0) for at, (cost, score) in enumerate([(1, 50), (2, 60), (2, 58), (3, 60), (4, 61)])
-    ]
+    points = [Point(at, cost, score) for at, (cost, score) in enumerate([(1, 50), (2, 60), (2, 58), (3, 60), (4, 61)])]
     assert [point.row for point in front(points)] == [0, 1, 4]
 
 

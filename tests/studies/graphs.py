@@ -54,7 +54,10 @@ if epochs == 7:  # waits for another of its kind: both are at work at once
     deadline = time.time() + HUNG
     while len(list(out.parent.glob("*/starts"))) < 2 and time.time() < deadline:
         time.sleep(0.01)
-(out / "result.json").write_text('{"run_id": "made"}')
+if epochs == 8:
+    print("a library says something")
+    sys.exit(2)
+(out / "result.json").write_text("{" if epochs == 9 else '{"run_id": "made"}')
 """.replace("HUNG", str(HUNG))
 """Stands for a training run: what becomes of it, its epochs say."""
 COMMAND = (sys.executable, "-I", "-S", "-c", WORKER)

@@ -19,6 +19,7 @@ from mlx_peft.config.study import Planned
 from mlx_peft.core.errors import UserError
 from mlx_peft.protocols import loading
 from mlx_peft.studies import ready
+from mlx_peft.studies.processes import Reply
 from mlx_peft.studies.record import read_record
 from mlx_peft.studies.sweep import ATTEMPTS
 from mlx_peft.training.train import train
@@ -185,6 +186,19 @@ def test_a_run_that_fails_does_not_end_the_others_and_is_made_again_on_request(p
     record = read_record(tmp_path)
     assert record is not None
     assert {node.name: (node.status, node.error) for node in record.nodes} == EXPECTED
+
+
+def test_a_worker_that_does_not_answer_as_one_has_failed_alone(plan: Any, tmp_path: Path) -> None:
+    """It says what is no answer, or leaves a result that cannot be read: the others are made."""
+    found = made(graph_of(plan(noisy=8, damaged=9, last=6), tmp_path), tmp_path)
+    assert found["noisy"] == ("failed", "its process ended with status 2; what it said is above")
+    status, error = found["damaged"]
+    assert status == "failed" and error is not None and "delete it, and resuming the run makes it again" in error
+    assert found["last"] == ("finished", None)
+
+
+def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+    assert Reply(-40).explained(None) == "its process was ended by signal 40"
 
 
 def test_a_second_sweep_in_the_same_folder_is_refused(plan: Any, tmp_path: Path) -> None:

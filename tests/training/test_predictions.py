@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mlx_peft.core.errors import UserError
+from mlx_peft.training import predictions
 from mlx_peft.training.evaluate import measured
 from mlx_peft.training.predictions import read_predictions
 from mlx_peft.training.run import RunFolder
@@ -101,6 +102,18 @@ def test_a_header_that_claims_more_than_there_is_allocates_nothing(engine: Simpl
     with zipfile.ZipFile(engine.out / "predictions.npz", "a") as archive:
         archive.writestr("val_logits.npy", file.getvalue())
     with pytest.raises(UserError, match="val_logits has 13,194,139,533,312 bytes; at most"):
+        read_predictions(engine.out)
+
+
+def test_names_that_would_fill_the_memory_are_not_unpacked(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays(engine)
+    monkeypatch.setattr(predictions, "MOST_NAMES", 100)
+    with pytest.raises(UserError, match=r"val_identifiers has .* bytes; at most 100 are unpacked"):
+        read_predictions(engine.out)
+    monkeypatch.setattr(predictions, "LARGEST", 100)
+    with pytest.raises(UserError, match=r"predictions\.npz has .* bytes, and no run's has more than 300"):
         read_predictions(engine.out)
 
 

@@ -8,8 +8,8 @@ from mlx_peft.report import forked
 from mlx_peft.report.drawing import pictures
 from mlx_peft.report.figures.layout import SIZES, Drawing
 
-DPI = 300
-"""Dots an inch of a picture for the screen."""
+DPI = 200
+"""Dots an inch of a picture for the screen; for print there is the PDF."""
 
 
 def drawn(shown: Sequence[Drawing], processes: int | None = 1) -> dict[str, bytes]:

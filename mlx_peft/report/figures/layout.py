@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlx_peft.core.text import printable
-from mlx_peft.report.drawing import COLOURS, DASHES, fitted, style
+from mlx_peft.report.drawing import COLOURS, DASHES, MARKS, fitted, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,8 +20,8 @@ TALLEST = 9.0
 """Inches of a page without its margins."""
 POINTS, SMALL = 8.0, 7.0
 """The letters of axes, and of ticks, legends and notes."""
-NAMED = len(COLOURS) * len(DASHES)
-"""So many lines or marks can be told apart; of more, those that matter are named, and the others grey."""
+NAMED, MARKED = len(COLOURS) * len(DASHES), len(COLOURS) * len(MARKS)
+"""So many lines, and so many marks, can be told apart; of more, those that matter are named, and the others grey."""
 GREY = "#9a9a9a"
 LINE = 0.145
 """Inches of a line of small letters."""

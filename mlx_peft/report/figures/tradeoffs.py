@@ -8,12 +8,14 @@ from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from mlx_peft.core.text import counted
 from mlx_peft.report.boards import Board
 from mlx_peft.report.drawing import fitted
 from mlx_peft.report.figures.layout import (
     GREY,
-    NAMED,
+    MARKED,
     POINTS,
+    SIZES,
     Drawing,
     across,
     legend,
@@ -22,13 +24,17 @@ from mlx_peft.report.figures.layout import (
     panels,
     titled,
 )
+from mlx_peft.report.figures.named import Mark, named
 from mlx_peft.report.groups import Group, Spread, spread
+from mlx_peft.report.significance import EQUAL
 from mlx_peft.report.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+FEW = 8
+"""Of more configurations on one set the names need the width of two columns."""
 MOST_SETS = 6
 """Of more data sets one panel has the means over all of them."""
 HEIGHT = 2.3
@@ -68,12 +74,12 @@ COSTS = (
 
 @dataclass(frozen=True)
 class Point:
-    """A configuration: its row's number, what it costs, and what it is worth, in per cent."""
+    """A configuration: its row's number, what it costs, and what it is worth, in per cent, with its interval."""
 
     row: int
     cost: float
     score: float
-    deviation: float
+    interval: tuple[float, float] | None = None
 
 
 def tradeoffs(study: Study) -> list[Drawing]:
@@ -85,10 +91,11 @@ def tradeoffs(study: Study) -> list[Drawing]:
         if any(len({point.cost for point in points}) > 1 for points in sets.values()):
             caption = (
                 f"Accuracy {cost.caption}. The line joins what nothing else beats at once in cost and in accuracy; "
-                "bars are one standard deviation over seeds."
+                "bars are Student's 95 % interval of the mean over seeds, cut where a panel ends."
             )
             axis = cost.axis[cost.keys.index(key)]
-            found.append(Drawing(cost.name, caption, partial(_draw, study.board, sets, axis), len(sets) > 1))
+            wide = len(sets) > 1 or any(len(points) > FEW for points in sets.values())
+            found.append(Drawing(cost.name, caption, partial(_draw, study.board, sets, axis), wide))
     return found
 
 
@@ -109,7 +116,7 @@ def _points(board: Board, key: str, scale: float) -> dict[str, list[Point]]:
             if len(known) == len(costs):
                 score = spread(one.mean for _, one in cells if one is not None)
                 found.setdefault(f"mean of {len(costs)} data sets", []).append(
-                    _point(numbers[row], fmean(known) * scale, score, spreads=False)
+                    _point(numbers[row], fmean(known) * scale, score, seeds=False)
                 )
         return found
     for (row, at), group in board.cells.items():
@@ -120,26 +127,33 @@ def _points(board: Board, key: str, scale: float) -> dict[str, list[Point]]:
     return found
 
 
-def _point(row: int, cost: float, score: Spread | None, *, spreads: bool = True) -> Point:
+def _point(row: int, cost: float, score: Spread | None, *, seeds: bool = True) -> Point:
+    """``seeds``: whether the spread is one of seeds, which has an interval."""
     assert score is not None
-    return Point(row, cost, 100 * score.mean, 100 * (score.deviation or 0.0) if spreads else 0.0)
+    ends = score.interval if seeds else None
+    return Point(row, cost, 100 * score.mean, None if ends is None else (100 * ends[0], 100 * ends[1]))
 
 
 def front(points: Sequence[Point]) -> list[Point]:
     """Those that no other one beats: none costs as little and is worth more, or as much and costs less; by cost."""
     found: list[Point] = []
     for point in sorted(points, key=lambda point: (point.cost, -point.score)):
-        if not found or point.score > found[-1].score:
+        if not found or point.score > found[-1].score + 100 * EQUAL:
             found.append(point)
     return found
 
 
 def _draw(board: Board, sets: Mapping[str, Sequence[Point]], axis: str, width: float) -> Figure:
+    """Of one set with the names beside the marks, where the figure is wide and they have room; else with a legend."""
+    if len(sets) == 1 and width > SIZES["single"]:
+        (points,) = sets.values()
+        if (alone := _named(board, points, axis, width)) is not None:
+            return alone
     best = {point.row for points in sets.values() for point in front(points)}
     shown = {point.row for points in sets.values() for point in points}
-    named = sorted(shown if len(shown) <= NAMED else best)[:NAMED]
-    looks = {row: number for number, row in enumerate(named)}
-    names = [board.rows[row] for row in named]
+    told = sorted(shown if len(shown) <= MARKED else best)[:MARKED]
+    looks = {row: number for number, row in enumerate(told)}
+    names = [board.rows[row] for row in told]
     _, below = legend_lines(names, width)
     figure, grid = panels(len(sets), width, HEIGHT, below)
     for axes, (dataset, points) in zip(grid, sets.items(), strict=True):
@@ -152,11 +166,41 @@ def _draw(board: Board, sets: Mapping[str, Sequence[Point]], axis: str, width: f
     return figure
 
 
+def _named(board: Board, points: Sequence[Point], axis: str, width: float) -> Figure | None:
+    best = front(points)
+    marks = [
+        Mark(board.rows[point.row], point.cost, point.score, point.interval, point in best)
+        for point in sorted(points, key=lambda point: point.row)
+    ]
+    figure = named(marks, axis, board.columns[0].heading, _title(board), width, log=_is_wide(points))
+    if figure is not None and _is_wide(points):
+        costs = [point.cost for point in points]
+        _few_decades(figure.axes[0], max(costs) / min(costs))
+    return figure
+
+
+def _title(board: Board) -> str:
+    """``cifar10, vit_small_patch14_dinov2, means of 3 seeds``; of several sets or models less."""
+    groups = [*board.cells.values()]
+    models = {str(group.runs[0].value("model")) for group in groups}
+    counts = sorted({len(group.runs) for group in groups})
+    seeds = counted(counts[-1], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    parts = [column.dataset for column in board.columns[:1]] if len(board.columns) == 1 else ["means over data sets"]
+    return ", ".join(
+        [*parts, *(models if len(models) == 1 else ()), *([f"means of {seeds}"] if counts[-1] > 1 else [])]
+    )
+
+
+def _is_wide(points: Sequence[Point]) -> bool:
+    costs = [point.cost for point in points]
+    return min(costs) > 0 and max(costs) > WIDE * min(costs)
+
+
 def _panel(axes: Axes, points: Sequence[Point], looks: Mapping[int, int]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     costs = [point.cost for point in points]
-    if min(costs) > 0 and max(costs) > WIDE * min(costs):
+    if _is_wide(points):
         axes.set_xscale("log")
         _few_decades(axes, max(costs) / min(costs))
     else:
@@ -170,9 +214,12 @@ def _panel(axes: Axes, points: Sequence[Point], looks: Mapping[int, int]) -> Non
         linewidth=1.0,
         drawstyle="steps-post",
     )
-    spread = [point for point in points if point.deviation and (len(points) <= NAMED or point.row in looks)]
-    low, high = ([point.score + sign * point.deviation for point in spread] for sign in (-1, 1))
+    spread = [point for point in points if point.interval and (len(points) <= MARKED or point.row in looks)]
+    low, high = ([point.interval[end] for point in spread if point.interval] for end in (0, 1))
     axes.vlines([point.cost for point in spread], low, high, color=GREY, linewidth=0.6)
+    scores = [point.score for point in points]
+    room = 0.1 * (max(scores) - min(scores)) or 1.0
+    axes.set_ylim(max(-1.0, min(scores) - room), min(101.0, max(scores) + room))  # of two seeds it may be wide
     others = [point for point in points if point.row not in looks]
     axes.plot([one.cost for one in others], [one.score for one in others], ".", color=GREY, markersize=3, zorder=3)
     for point in points:

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.text import UNSEEN, printable, printable_lines
+from mlx_peft.core.text import UNSEEN, printable
 from mlx_peft.report.details import checked
 from mlx_peft.report.gather import FinishedRun
 from mlx_peft.tasks.registry import figures, leading_metrics
+from mlx_peft.training.run import FREE
 
 MOST_CLASSES = 40
 """With more classes the pairs that are mistaken most often stand in the place of the matrix, so many of them."""
 MOST_POINTS = 200
 """Of a longer curve so many epochs are kept, evenly spread."""
-LARGEST = 2**16
-"""Of a longer configuration so many bytes are shown."""
+PLAIN = re.compile(r"[A-Za-z][\w./+-]*")
+"""Text that YAML takes as it is; but for NOT_TEXT."""
+NOT_TEXT = ("true", "false", "null", "yes", "no", "on", "off")
+WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 
 
 def details(runs: Sequence[FinishedRun]) -> str:
     """As JSON that may stand inside a script's element: ``runs`` in their order, and what several of them share."""
     configs: dict[str, int] = {}
     classes: dict[tuple[str, ...], int] = {}
-    read: dict[str, str | None] = {}
-    found = [_run(run, configs, classes, read) for run in runs]
+    told: dict[str, str | None] = {}
+    found = [_run(run, configs, classes, told) for run in runs]
     text = json.dumps(
         {"runs": found, "configs": [*configs], "classes": [*classes]}, separators=(",", ":"), ensure_ascii=False
     )
@@ -37,9 +41,9 @@ def details(runs: Sequence[FinishedRun]) -> str:
 
 
 def _run(
-    run: FinishedRun, configs: dict[str, int], classes: dict[tuple[str, ...], int], read: dict[str, str | None]
+    run: FinishedRun, configs: dict[str, int], classes: dict[tuple[str, ...], int], told: dict[str, str | None]
 ) -> dict[str, Any]:
-    config = _config(run, read)
+    config = _config(run, told)
     notes = run.result.get("notes")
     return {
         "seed": "" if run.value("seed") is None else f"seed: {run.value('seed')}\n",
@@ -81,22 +85,40 @@ def _confusion(run: FinishedRun, classes: dict[tuple[str, ...], int]) -> dict[st
                          for row, column in pairs if counts[row, column]]}  # fmt: skip
 
 
-def _config(run: FinishedRun, read: dict[str, str | None]) -> str | None:
-    """The configuration without its seed and without where things lay: the same for runs that differ in no more."""
-    if run.configuration is not None and run.configuration in read:
-        return read[run.configuration]
-    text = None if run.folder is None else _read(run.folder / "config.yaml")
-    if run.configuration is not None:
-        read[run.configuration] = text
+def _config(run: FinishedRun, told: dict[str, str | None]) -> str | None:
+    """The configuration without its seed and without where things lay: the same for runs that differ in no more.
+
+    None where it could not be read as one: what else a file of its name says is nobody's business.
+    """
+    key = run.configuration
+    if key is not None and key in told:
+        return told[key]
+    text = _as_yaml(run.settings) if run.settings else None
+    if key is not None:
+        told[key] = text
     return text
 
 
-def _read(path: Path) -> str | None:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = file.read(LARGEST).splitlines()
-    except OSError:
-        return None
-    end = next((at for at, line in enumerate(lines) if line.startswith("found:")), len(lines))
-    kept = [line for line in lines[:end] if not line.startswith(("seed:", "#"))]
-    return printable_lines("\n".join(kept))
+def _as_yaml(settings: Mapping[str, Any]) -> str:
+    """Settings by dotted key as YAML, sections within sections; of a path the last part."""
+    lines: list[str] = []
+    above: tuple[str, ...] = ()
+    for key, value in settings.items():
+        if key == "seed" or key in FREE or key.startswith(tuple(f"{free}." for free in FREE)):
+            continue
+        *sections, name = key.split(".")
+        shared = next((at for at, part in enumerate(sections) if above[at : at + 1] != (part,)), len(sections))
+        lines += [f"{'  ' * at}{sections[at]}:" for at in range(shared, len(sections))]
+        lines.append(f"{'  ' * len(sections)}{name}: {_scalar(value)}")
+        above = tuple(sections)
+    return "\n".join(lines)
+
+
+def _scalar(value: Any) -> str:
+    """A value in a line; YAML reads JSON too."""
+    if isinstance(value, str):
+        text = PurePath(value).name if value.startswith(("/", "~", "\\")) or WINDOWS.match(value) else value
+        if PLAIN.fullmatch(text) and text.lower() not in NOT_TEXT:
+            return text
+        value = text
+    return printable(json.dumps(value, ensure_ascii=False))

@@ -41,6 +41,9 @@
     paint(theme);
   });
 
+  // What stands in a cell, without the marks of its footnotes, which would be read as digits.
+  const shown = (cell) => (cell.firstChild ? cell.firstChild.textContent : "");
+
   // Sorting: numbers from the highest on, names from the first on, what is missing last.
   const number = (text) => parseFloat(text.replace(/,/g, "").replace(/^< /, "").replace(/^−/, "-"));
   const words = new Intl.Collator(undefined, { numeric: true });
@@ -51,7 +54,7 @@
     const order = head.getAttribute("aria-sort") === first ? other : first;
     const sign = order === "ascending" ? 1 : -1;
     const body = table.tBodies[0];
-    const keyed = [...body.rows].map((row) => [row.cells[column].textContent.trim(), row]);
+    const keyed = [...body.rows].map((row) => [shown(row.cells[column]), row]);
     keyed.sort(([a], [b]) => {
       if (!numeric) return sign * words.compare(a, b);
       const [x, y] = [number(a), number(b)];
@@ -75,15 +78,15 @@
     const sought = one("input", box).value.toLowerCase().split(/\s+/).filter(Boolean);
     const choices = all("select", box).filter((choice) => choice.value !== "");
     const rows = [...table.tBodies[0].rows];
-    let shown = 0;
+    let left = 0;
     for (const row of rows) {
       const text = row.textContent.toLowerCase();
       row.hidden = !sought.every((word) => text.includes(word))
-        || !choices.every((choice) => row.cells[choice.dataset.column].textContent.trim() === choice.value)
+        || !choices.every((choice) => shown(row.cells[choice.dataset.column]) === choice.value)
         || (chosen !== null && row.dataset.run !== undefined && !chosen.has(row.dataset.run));
-      shown += !row.hidden;
+      left += !row.hidden;
     }
-    one(".status", box).textContent = `${shown} of ${rows.length} shown`;
+    one(".status", box).textContent = `${left} of ${rows.length} shown`;
   }
   const boxes = all(".filters");
   for (const box of boxes) {
@@ -155,7 +158,6 @@
       const cells = row.map((count) => {
         const cell = made("td", {}, count ? String(count) : "");
         cell.style.setProperty("--share", total ? count / total : 0);
-        if (total && count / total > 0.5) cell.classList.add("deep");
         return cell;
       });
       return made("tr", {}, made("th", { scope: "row" }, classes[at]), ...cells);
