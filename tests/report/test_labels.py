@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,14 @@ def test_each_method_has_its_name_beside_its_mark(methods: int) -> None:
         assert not one.overlaps(other)
     narrow = drawing.draw(SIZES["single"])
     assert len(narrow.legends[0].get_texts()) == methods
+
+
+def test_a_folder_of_images_is_called_by_its_own_name() -> None:
+    runs = [replace(one, settings={"data.root": "/home/somebody/beetles"}) for one in many(3)]
+    for one in runs:
+        one.result["dataset"] = "folder"
+    (drawing,) = [one for one in drawings(Study(runs, runs, board(runs))) if one.name == "parameters"]
+    assert drawing.draw(SIZES["double"]).axes[0].get_title(loc="left") == "beetles, vit, means of 3 seeds"
 
 
 def test_of_equal_scores_the_cheaper_one_is_on_the_front() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePath
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+FOLDER = "folder"
+"""A data set of this name is any folder of images."""
 FEW = 8
 """Of more configurations on one set the names need the width of two columns."""
 MOST_SETS = 6
@@ -180,12 +183,17 @@ def _named(board: Board, points: Sequence[Point], axis: str, width: float) -> Fi
 
 
 def _title(board: Board) -> str:
-    """``cifar10, vit_small_patch14_dinov2, means of 3 seeds``; of several sets or models less."""
+    """``cifar10, vit_small_patch14_dinov2, means of 3 seeds``; of several sets or models less. A folder of images is
+    called by its own name."""
     groups = [*board.cells.values()]
     models = {str(group.runs[0].value("model")) for group in groups}
     counts = sorted({len(group.runs) for group in groups})
     seeds = counted(counts[-1], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-    parts = [column.dataset for column in board.columns[:1]] if len(board.columns) == 1 else ["means over data sets"]
+    parts = ["means over data sets"]
+    if len(board.columns) == 1:
+        roots = {PurePath(str(group.runs[0].settings.get("data.root", ""))).name for group in groups} - {""}
+        alone = board.columns[0].dataset
+        parts = [*roots] if alone == FOLDER and len(roots) == 1 else [alone]
     return ", ".join(
         [*parts, *(models if len(models) == 1 else ()), *([f"means of {seeds}"] if counts[-1] > 1 else [])]
     )
