@@ -140,11 +140,19 @@ def test_and_in_few_bits(more: dict[str, Any]) -> None:
     assert estimated(config).kept == pytest.approx(kept(config), rel=KEPT, abs=2**13)
 
 
+@pytest.mark.parametrize("case", ["lora with dora", "lora with pissa", "fact", "lokr", "randlora", "pvera", "houlsby"])
+def test_and_in_half_precision(case: str) -> None:
+    config = experiment(method=named(case), train={"precision": "bfloat16"})
+    assert estimated(config).kept == pytest.approx(kept(config), rel=KEPT, abs=2**13)
+
+
 TORCH = {
     "lora": {},
     "full": {"method": {"name": "full"}, "train": {"accumulate": 2}},
     "linear": {"method": {"name": "linear"}},
     "recomputed": {"train": {"gradient_checkpointing": True}},
+    "bfloat16": {"train": {"precision": "bfloat16"}, "method": named("lora")},
+    "bfloat16 and dora": {"train": {"precision": "bfloat16"}, "method": named("lora with dora")},
     "over codes": {"quantize": {"bits": 4, "group_size": 32}, "method": {"name": "qalora", "targets": "all-linear"}},
 }
 

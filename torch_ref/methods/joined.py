@@ -80,7 +80,8 @@ class _Join(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, zeros: Tensor, n: Tensor, B: Tensor, a: Tensor | None, b: Tensor | None, *held: Any
     ) -> Tensor:
-        ctx.save_for_backward(n, B)
+        _, _, of_n, of_B, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(n if of_B else None, B if of_n else None)
         rows, weight, missing = x.reshape(-1, x.shape[-1]), opened(x.dtype, *held), -(x.shape[-1] + n.shape[-1]) % EVEN
         left, right = [rows, n.reshape(len(rows), -1)], [weight, B]
         if missing:
@@ -96,7 +97,7 @@ class _Join(torch.autograd.Function):
         n, B = ctx.saved_tensors
         grad = cotangent.reshape(-1, cotangent.shape[-1])
         _, _, of_n, of_B, of_a, *_ = ctx.needs_input_grad
-        dn = (grad @ B).reshape(n.shape) if of_n else None
+        dn = (grad @ B).reshape(*cotangent.shape[:-1], -1) if of_n else None
         dB = (n.reshape(len(grad), -1).T @ grad).T if of_B else None
         return None, cotangent, dn, dB, cotangent if of_a else None, *(None,) * 5
 

@@ -93,10 +93,10 @@ class LoRAForm(Layerwise[LoRA]):
         tape = net.tape
         if not self.dropout:
             y = joined(net, path, x, tape.product(x, A), tape.scaled(B), bias=False)
-            return tape.run([y, c], y.shape, keeps=[y, c])
+            return rescaled(net, y, c)
         x_dropped = dropped(net, x, self.dropout)
         frozen = net.unbiased(path, x_dropped)
-        added = tape.run([frozen, c], frozen.shape, keeps=[frozen, c])
+        added = rescaled(net, frozen, c)
         return joined(net, path, x, tape.product(x_dropped, A), tape.times(B, c), added)
 
 
@@ -231,6 +231,12 @@ def product(net: Network, path: str, x: Array, A: Array, B: Array, bias: list[Ar
 def plus(net: Network, y: Array, x: Array, A: Array, B: Array) -> Array:
     """y + s B A x, in the precision of x."""
     return net.tape.plus_product(y, net.tape.product(x, A), net.tape.scaled(B))
+
+
+def rescaled(net: Network, z: Array, c: Array) -> Array:
+    """c z in float32, in the precision of z; backward two such products."""
+    wide = z.size // z.item * FLOAT32
+    return net.tape.run([z, c], z.shape, keeps=[z, c], beside=wide, behind=2 * wide)
 
 
 def joined(
