@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import sys
 from collections.abc import Mapping
 
 from mlx_peft.core import control_groups
 from mlx_peft.core.errors import UserError
+
+if sys.platform != "win32":
+    import resource
 
 
 def available() -> int:
@@ -18,13 +20,13 @@ def available() -> int:
     The machine's memory, or its control group's share, and the swap beside it; no more than a limit of the process
     (``ulimit -v``, ``-d``). macOS makes swap as it is needed: as much again is counted.
     """
-    swap = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if sys.platform == "darwin" else _swap()
+    swap = _installed() if sys.platform == "darwin" else _swap()
     return min([physical() + swap, *_limits()])
 
 
 def physical() -> int:
     """The bytes of the machine's memory, or of its control group's share."""
-    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_groups()])
+    return min([_installed(), *_groups()])
 
 
 def require(parts: Mapping[str, int], what: str, own: int | None = None, advice: str = "") -> None:
@@ -49,6 +51,10 @@ def require(parts: Mapping[str, int], what: str, own: int | None = None, advice:
 
 def process_peak() -> int:
     """The most bytes of the machine's memory that this process ever held at once."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
     if sys.platform == "darwin":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux's ru_maxrss begins with that of the process that started this one.
@@ -72,6 +78,14 @@ def gib(size: int) -> str:
     return f"{size / 2**30:,.1f} GiB" if size < 100 * 2**30 else f"{round(size / 2**30):,} GiB"
 
 
+def _installed() -> int:
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.virtual_memory().total)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _swap() -> int:
     match = re.search(r"^SwapTotal:\s*(\d+) kB", control_groups.text(control_groups.PROC / "meminfo"), re.MULTILINE)
     return int(match[1]) * 1024 if match else 0
@@ -85,6 +99,8 @@ def _groups() -> list[int]:
 
 
 def _limits() -> list[int]:
+    if sys.platform == "win32":
+        return []
     kinds = (getattr(resource, name, None) for name in ("RLIMIT_AS", "RLIMIT_DATA"))
     soft = [resource.getrlimit(kind)[0] for kind in kinds if kind is not None]
     return [limit for limit in soft if limit != resource.RLIM_INFINITY]

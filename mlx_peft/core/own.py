@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from mlx_peft.core import system
+
 SUBFOLDER = "mlx-peft-cache"
 """What is kept in a folder that a user names lies in this folder there."""
 
@@ -40,7 +42,7 @@ def open_own(path: Path, magic: bytes) -> int:
     file = unfollowed(str(path), os.O_RDWR | os.O_CREAT)
     try:
         status = os.fstat(file)
-        known = os.pread(file, len(magic), 0) == magic if status.st_size else status.st_nlink == 1
+        known = system.read_at(file, len(magic), 0) == magic if status.st_size else status.st_nlink == 1
         if not stat.S_ISREG(status.st_mode) or not known:
             raise OSError(errno.EEXIST, f"{path.name} is somebody else's file")
     except BaseException:
@@ -52,7 +54,7 @@ def open_own(path: Path, magic: bytes) -> int:
 def unfollowed(path: str, flags: int) -> int:
     """For ``open``: a file, and not one behind a link. Raises OSError where there is a link."""
     try:
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        return os.open(path, flags | system.NOFOLLOW | system.NONBLOCK | system.CLOEXEC | system.BINARY, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:  # whose own words are "too many levels of symbolic links"
             error.strerror = f"{Path(path).name} there is a link, and none is followed"

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from mlx_peft.core.system import HANGUP
+
 PERSON = signal.SIGINT
 """Ctrl-C. Whoever presses it twice means it."""
 
-SUPERVISORS = (signal.SIGTERM, signal.SIGHUP)
+SUPERVISORS = (signal.SIGTERM, *HANGUP)
 """A supervisor or a queue sends the first; the second comes of a terminal that was closed, or whose connection was
 lost. Both come repeatedly."""
 
@@ -29,7 +31,7 @@ def handled(
     if threading.current_thread() is threading.main_thread():
         for number in numbers:
             before = signal.getsignal(number)
-            if before is not None and not (number == signal.SIGHUP and before == signal.SIG_IGN):
+            if before is not None and not (number in HANGUP and before == signal.SIG_IGN):
                 usual[number] = before
     for number in usual:
         signal.signal(number, handler)

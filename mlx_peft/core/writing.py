@@ -9,7 +9,6 @@ process has that file locked.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ from typing import BinaryIO
 
 from safetensors import SafetensorError
 
+from mlx_peft.core import system
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.own import fresh
 from mlx_peft.core.standing import passage
@@ -162,7 +162,7 @@ def staging(target: Path) -> Iterator[Path]:
                 new.mkdir()
                 yield new
             finally:
-                _remove(folder, target)
+                _remove(folder, target, lock)
 
 
 def _must_give_way(path: Path) -> None:
@@ -186,7 +186,9 @@ def everything_to_disk(path: Path) -> None:
 
 def to_disk(path: Path) -> None:
     """Waits until a file, or the list of a folder's files, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if system.WINDOWS and path.is_dir():  # where a folder cannot be opened, and files alone can be waited for
+        return
+    descriptor = os.open(path, os.O_RDWR if system.WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -210,23 +212,23 @@ def _remove_abandoned(parent: Path) -> None:
     """
     for folder in parent.glob(f".*{SUFFIX}"):
         with suppress(OSError):
-            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            descriptor = os.open(folder / LOCK, os.O_RDWR | system.NOFOLLOW | system.NONBLOCK)
             with open(descriptor, "rb") as lock:
                 ours = not folder.is_symlink() and lock.read(len(OURS) + 1) == OURS
                 if ours and _lock(lock):
-                    _remove(folder, folder.with_name(folder.name[1:].rsplit(".", 2)[0]))
+                    _remove(folder, folder.with_name(folder.name[1:].rsplit(".", 2)[0]), lock)
 
 
 def _lock(file: BinaryIO) -> bool:
     """Whether it is now locked: not where another process has it, or the file system has no locks."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        system.lock(file.fileno())
     except OSError:
         return False
     return True
 
 
-def _remove(folder: Path, target: Path) -> None:
+def _remove(folder: Path, target: Path, lock: BinaryIO) -> None:
     """A staging folder, the file that it is known by last, so that another process can end what this one began.
 
     An earlier target is put back where nothing took its place.
@@ -238,5 +240,7 @@ def _remove(folder: Path, target: Path) -> None:
             shutil.rmtree(entry)
         elif entry.name != LOCK:
             entry.unlink()
+    if system.WINDOWS:  # where an open file cannot be removed
+        lock.close()
     (folder / LOCK).unlink()
     folder.rmdir()

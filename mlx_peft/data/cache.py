@@ -10,8 +10,8 @@ to open the cache counts anew. All of it lies in a folder of its own, and no lin
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
+import io
 import mmap
 import os
 import re
@@ -29,6 +29,7 @@ from weakref import WeakSet
 import numpy as np
 from PIL import Image
 
+from mlx_peft.core import system
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.own import open_own, unfollowed
 from mlx_peft.core.writing import replace_own
@@ -169,7 +170,7 @@ class Cache:
     def _counter(self) -> Iterator[_Counter]:
         """The bytes in use, held against other threads and processes."""
         with self._lock, os.fdopen(open_own(self.folder / COUNT, COUNTED), "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            system.lock(file.fileno(), wait=True)
             yield _Counter(file.fileno())
 
     def _tidied(self) -> int:
@@ -224,8 +225,8 @@ def _map(file: int) -> np.ndarray:
 def _read(file: int) -> np.ndarray:
     """A file's bytes in memory of their own; fewer than its size where it ends early. Raises OSError."""
     content = np.empty(os.fstat(file).st_size, np.uint8)
-    done = 0
-    while done < len(content) and (read := os.readv(file, [content[done:].data])):
+    done, opened = 0, io.FileIO(file, closefd=False)
+    while done < len(content) and (read := opened.readinto(content[done:].data)):
         done += read
     content.flags.writeable = False
     return content[:done]
@@ -236,11 +237,11 @@ class _Counter:
     file: int
 
     def read(self) -> int:
-        digits = os.pread(self.file, 16, len(COUNTED))
+        digits = system.read_at(self.file, 16, len(COUNTED))
         return int(digits) if digits.isdigit() else 0
 
     def write(self, value: int) -> None:
-        os.pwrite(self.file, COUNTED + b"%016d\n" % value, 0)
+        system.write_at(self.file, COUNTED + b"%016d\n" % value, 0)
 
 
 def shrunk(image: np.ndarray, side: int | None) -> np.ndarray:

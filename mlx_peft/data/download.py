@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import http.client
 import os
@@ -14,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_peft.core import system
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.own import unfollowed
 from mlx_peft.core.writing import made
@@ -77,10 +77,13 @@ def fetch(remote: Remote, folder: Path) -> Path:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Waits for other processes that fetch into the folder, as those of one run do, where its file system has locks."""
+    if system.WINDOWS:  # where a folder cannot be opened
+        yield
+        return
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            system.lock(descriptor, wait=True)
         yield
     finally:
         os.close(descriptor)

@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from mlx_peft.core import system
 from mlx_peft.core.own import fresh, own_folder, unfollowed
 from mlx_peft.core.writing import in_place_of, part_of
 
@@ -45,7 +46,7 @@ class Unpacked:
     def read(self, row: int) -> bytes | None:
         """A row's content; None where it has none."""
         length = int(self.lengths[row])
-        return None if length < 0 else os.pread(self.file.fileno(), length, int(self.starts[row]))
+        return None if length < 0 else system.read_at(self.file.fileno(), length, int(self.starts[row]))
 
 
 def unpacked(key: int, stamp: int, parts: Iterable[tuple[np.ndarray, list[bytes]]], folder: Path | None) -> Unpacked:
@@ -78,10 +79,10 @@ def _opened(place: Path, stamp: int) -> Unpacked | None:
         return None
     try:
         size = os.fstat(file.fileno()).st_size
-        count, of, digest, magic = _END.unpack(os.pread(file.fileno(), _END.size, max(size - _END.size, 0)))
+        count, of, digest, magic = _END.unpack(system.read_at(file.fileno(), _END.size, max(size - _END.size, 0)))
         begin = size - _END.size - 16 * count
         if magic == MAGIC and of == stamp and count >= 0 and begin >= 0:
-            table = os.pread(file.fileno(), 16 * count, begin)
+            table = system.read_at(file.fileno(), 16 * count, begin)
             if _hash(table, stamp) == digest:
                 starts, lengths = np.frombuffer(table, "<i8").reshape(2, count)
                 return Unpacked(file, starts, lengths)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_peft.config.tuning import Resources
-from mlx_peft.core import cores
+from mlx_peft.core import cores, system
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import to_json
 from mlx_peft.studies.processes import INTERRUPTED, USER_ERROR, Order, Relay, Reply, work
@@ -90,7 +90,7 @@ class OnRay:
         except self._ray.exceptions.RayTaskError as error:
             return Reply(USER_ERROR, json.dumps({"error": str(error.cause)}))
         except self._ray.exceptions.RayError as error:
-            return Reply(-signal.SIGKILL, str(error))
+            return Reply(-system.KILLED, str(error))
         if status == INTERRUPTED and not self._stopping:  # its host is taken away
             return Reply(-signal.SIGTERM, text, seconds)
         return Reply(status, text, seconds)

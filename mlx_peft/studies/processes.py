@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mlx_peft.config.tuning import Resources
-from mlx_peft.core import threads
+from mlx_peft.core import system, threads
 from mlx_peft.core.json_io import to_json
 from mlx_peft.studies.ready import SuiteRun
 
@@ -49,7 +49,7 @@ class Reply:
         if self.status == USER_ERROR and (said := _error_in(self.text)) is not None:
             return said
         if self.died:
-            hint = ", perhaps for want of memory" if -self.status == signal.SIGKILL else ""
+            hint = ", perhaps for want of memory" if -self.status == system.KILLED else ""
             return f"its process was ended by {_called(-self.status)}{hint}"
         return f"its process ended with status {self.status}; what it said is {'above' if log is None else f'in {log}'}"
 

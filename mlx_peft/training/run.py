@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from typing import Any
 
 from mlx_peft.config.files import load
 from mlx_peft.config.schema import Experiment
-from mlx_peft.core import threads
+from mlx_peft.core import system, threads
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import canonical, to_json
 from mlx_peft.core.own import unfollowed
@@ -164,7 +163,7 @@ class RunFolder:
             return False
         with disk_errors(self.path), lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                system.lock(lock.fileno())
             except BlockingIOError:
                 return True
         return False
@@ -181,7 +180,7 @@ class RunFolder:
         with lock:
             with disk_errors(self.path):
                 try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    system.lock(lock.fileno())
                 except BlockingIOError as error:
                     raise UserError(
                         f"{self.path} is in use by another process: wait for it, or choose another folder",
