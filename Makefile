@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test test-slow test-cov setup format lint clean
+.PHONY: help demo study test test-slow test-cov notebooks docs packages lock setup format lint clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,6 +35,18 @@ test-slow: $(VENV)/.dev-ready ## The slow tests
 
 test-cov: $(VENV)/.dev-ready ## The tests, with the lines they do not reach
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered --cov-report=html
+
+notebooks: $(VENV)/.dev-ready ## The notebooks, from top to bottom
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/notebooks
+
+docs: $(VENV)/.docs-ready ## The site, in build/site; a broken link is an error
+	$(BIN)/python -m mkdocs build --strict --site-dir build/site
+
+packages: $(VENV)/.dev-ready ## The sdist and the wheel, built and tried in clean environments of each Python that is there
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/packages
+
+lock: $(VENV)/.dev-ready ## uv.lock again, of pyproject.toml; `uv sync --all-extras` installs what it says
+	$(BIN)/uv lock
 
 setup: $(VENV)/.dev-ready ## A virtual environment with everything, and the hooks for git
 	$(BIN)/pre-commit install
@@ -62,6 +74,10 @@ $(VENV)/.demo-ready: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
+$(VENV)/.docs-ready: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
 $(VENV)/.dev-ready: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	@touch $@ $(VENV)/.demo-ready
+	@touch $@ $(VENV)/.demo-ready $(VENV)/.docs-ready
