@@ -154,7 +154,10 @@ class Notebook:
                 file, or a recipe's name, which becomes a run in the folder ``out``.
             data: what a model is trained on, as ``evaluate`` takes it. None for an experiment, which names its own.
             out: the run's folder.
-            epochs, lr, batch_size, seed: as in an experiment; None: its default. An experiment has its own.
+            epochs: as in an experiment; None: its default. An experiment has its own, and so of the next three.
+            lr: the optimiser's rate, likewise.
+            batch_size: images a step, likewise.
+            seed: of order, augmentation and what is drawn.
             val: the share of the images that is held out to select the epoch by, where they have no such split; 0:
                 none, and the last epoch counts; None: as ``data`` says, or a tenth.
             quiet: whether nothing is printed.

@@ -1,4 +1,4 @@
-"""The blocks of code in README.md and docs, and the lines of commands in them."""
+"""The blocks of code in README.md, CONTRIBUTING.md and docs, and the lines of commands in them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 FENCE = re.compile(r"^ *(`{3,}|~{3,})(.*)$")
+INFO = re.compile(r'(\w*)(?: title="([\w-]+)")?')
+"""What stands behind a fence: a language, and whose code it is where two libraries are set beside each other."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,14 @@ class Snippet:
         page: the file, from the root.
         heading: that it stands under.
         language: the word after the fence; empty for commands.
+        title: the library whose code it is, where two are set beside each other; else empty.
     """
 
     page: str
     heading: str
     line: int
     language: str
+    title: str
     text: str
 
     def __str__(self) -> str:
@@ -41,14 +45,17 @@ class Snippet:
 def snippets(page: Path) -> list[Snippet]:
     """The blocks of a page, in order."""
     found: list[Snippet] = []
-    heading, fence, start, language, lines = "", "", 0, "", [""]
+    heading, fence, start, info, lines = "", "", 0, "", [""]
     for number, line in enumerate(page.read_text("utf-8").splitlines(), start=1):
         match = FENCE.match(line)
         if match and not fence:
-            fence, start, language, lines = match[1], number, match[2].strip(), []
+            fence, start, info, lines = match[1], number, match[2].strip(), []
         elif match and match[1].startswith(fence) and not match[2].strip():
             name = page.relative_to(ROOT).as_posix()
-            found.append(Snippet(name, heading, start, language, "\n".join(lines) + "\n"))
+            told = INFO.fullmatch(info)
+            assert told, f"{page}:{start}: what is {info}?"
+            language = "" if told[1] == "sh" else told[1]
+            found.append(Snippet(name, heading, start, language, told[2] or "", "\n".join(lines) + "\n"))
             fence = ""
         elif fence:
             lines.append(line)

@@ -12,137 +12,18 @@ import yaml
 from comparing import relative
 from documentation.conftest import ARGS, SIZE, run
 from documentation.snippets import SNIPPETS, Snippet
+from documentation.tables import EARLIER, FEW, MADE, MORE, NOT_RUN, SLOW, STOPPED, THEIRS, WORDS
 
 from mlx_peft.artifacts.targets import TARGETS
 from mlx_peft.config import suite
-
-NOT_RUN = {
-    "make demo": "makes an environment from the network; tests/cli/test_quickstart.py trains the same",
-    "make test": "it is what runs this",
-    "pip install -e .": "the network",
-    "pip install -e '.[torch]'": "the network",
-    "pip install -e '.[track]'": "the network",
-    "pip install -e '.[export]'": "the network",
-    "pip install -e '.[datasets]'": "the network",
-    "mlx-peft sweep my-study.yaml --ray ray://head:10001": "a cluster",
-    "mlx-peft sweep my-study.yaml --ray local": "tests/studies/test_killed.py begins such a cluster",
-    "mlx-peft sweep vtab-1k-lora data.root=vtab-1k --out runs/vtab": "nineteen data sets that their authors hand out",
-    "mlx-peft data check busi root=Dataset_BUSI_with_GT --sheet busi.png": "a data set that its authors hand out",
-    "mlx-peft predict cats/ image.jpg --model vit_small_patch14_dinov2 --weights dinov2.safetensors": (
-        "an adapter that PEFT wrote for 86 MB of weights; tests/interop/test_foreign_adapter.py has a small one"
-    ),
-    **dict.fromkeys(
-        (
-            "torchrun --nproc-per-node 2 -m torch_ref train dinov2-small-lora-folder data.root=photos --resume",
-            "mlx.launch -n 2 mlx-peft train dinov2-small-lora-folder data.root=photos --resume",
-        ),
-        "two processes with a model of the hub; tests/distributed has small ones",
-    ),
-    **dict.fromkeys(
-        (
-            "mlx-peft predict food101/ IMAGE.jpg --weights vit/",
-            "mlx-peft convert food101/ renewed/ --to peft-transformers --weights vit/",
-            "mlx-peft convert food101/ ours/ --to peft --weights vit/",
-            "mlx-peft convert runs/mine theirs/ --to peft-transformers",
-        ),
-        "of transformers' ViT-B; tests/interop/test_pefts_image_example.py has a small one",
-    ),
-    **dict.fromkeys(
-        (
-            "torch-ref bench --only torch --only peft --model vit_small_patch16_224 --model vit_base_patch16_224 "
-            "--batch-size 64 --batch-size 256 --precision float32 --precision tf32 --precision bfloat16 --compile both",
-            "torch-ref bench data photos --batch-size 64 --threads 16 --no-steps",
-            *(f"mlx-peft parity --all {what}" for what in ("--bits 8", "--bits 4", "--precision bfloat16")),
-            "torch-ref train quickstart train.compile=true",
-            "torch-ref train quickstart --out runs/precision/float32",
-            *(f"torch-ref train quickstart train.precision={p} --out runs/precision/{p}" for p in ("tf32", "bfloat16")),
-            "torch-ref report runs/precision --out report",
-        ),
-        "long without a GPU; tests/cli/test_devices.py and tests/methods/test_compiled_steps.py have small ones",
-    ),
-    "mlx-peft convert old.safetensors ours/ --to peft --model vit_base_patch16_224 --weights vit_b.safetensors": (
-        "an old file for 330 MB of weights; tests/interop/test_lora_vit_files.py has a small one"
-    ),
-}
-"""Commands, each with the reason."""
-
-SMALL = f"model.image_size={SIZE} '{{}}' train.epochs=1 data.batch_size=8".format(f"model.args={ARGS}".replace("'", ""))
-FOLDER = "data.name=folder data.root=photos data.variant=null"
-BENCH = "--model vit_tiny_patch16_224 --batch-size 1 --rounds 1 --busy"
-FEWER = f"{BENCH} --image-size 64 --backend torch"
-
-MORE = {
-    "torch-ref train quickstart train.precision=bfloat16": "train.epochs=1",
-    "mlx-peft train vit-small-lora-cifar100": f"{SMALL} {FOLDER}",
-    "mlx-peft train vit-small-lora-folder data.root=photos": SMALL,
-    "mlx-peft train vit-small-lora-folder data.root=photos method.rank=32 'method.targets=[q, v, fc1]'": SMALL,
-    "mlx-peft train runs/mine --resume train.epochs=20": "train.epochs=3",
-    "mlx-peft train runs/mine --resume train.optimizer.lr=1e-4 train.epochs=20": "train.epochs=5",
-    "mlx-peft eval runs/mine --weights dinov2.safetensors data.root=photos": "--weights timm",
-    "mlx-peft train RECIPE data.name=NAME data.root=FOLDER data.variant=VARIANT": SMALL,
-    "mlx-peft train vit-base-lora-vtab-1k-cifar data.root=vtab-1k": f"{SMALL} {FOLDER}",
-    "mlx-peft sweep quickstart-methods": "train.epochs=1",
-    "mlx-peft sweep digits-study --out runs/study": "train.epochs=1",
-    "mlx-peft sweep digits-study --out runs/study --dry-run": "train.epochs=1",
-    "mlx-peft sweep digits-study --out runs/study --jobs 2": "train.epochs=1",
-    "mlx-peft sweep digits-study --out runs/study --retry": "train.epochs=1",
-    "mlx-peft sweep textile-methods data.root=photos --out runs/methods": f"{SMALL} data.batch_size=1 train.epochs=4",
-    "mlx-peft convert dino_deitsmall16_pretrain.pth dino/ --to timm --model vit_small_patch16_224.dino": " ".join(
-        f"--set {field}={value}" for field, value in (ARGS | {"img_size": SIZE}).items()
-    ),
-    "mlx-peft convert vit/ large/ --to timm --image-size 384": "--image-size 32",
-    "mlx-peft train my.yaml tokens.name=tome tokens.r=13 --out runs/fewer": "tokens.r=1",
-    "mlx-peft eval runs/mine --tokens 'tome r=13'": "--tokens 'tome r=1'",
-    "mlx-peft predict runs/mine cat.jpg --tokens 'tome r=13'": "--tokens 'tome r=1'",
-    "mlx-peft merge runs/mine smaller --tokens 'tome r=13'": "--tokens 'tome r=1'",
-    "mlx-peft parity": "--model vit_tiny_patch16_224 --method linear --no-steps",
-    "mlx-peft parity --all": "--model vit_tiny_patch16_224 --method linear --no-steps",
-    "mlx-peft parity --precision bfloat16": "--model vit_tiny_patch16_224 --method linear --no-steps",
-    "mlx-peft bench": BENCH,
-    "mlx-peft bench --method lora --method lst": BENCH,
-    "mlx-peft bench tokens": f"'tome r=2' {FEWER}",
-    "mlx-peft bench tokens 'tome r=2' skipvit --out speed": FEWER,
-    "mlx-peft bench tokens 'tome r=2' --run runs/mine --out speed": "--backend torch --batch-size 1 --rounds 1 --busy",
-    "mlx-peft bench data IMAGES": f"--image-size {SIZE} --batch-size 4 --rounds 1 --no-steps --busy",
-}
-"""What a command is given besides, so that it takes no time and needs no data set."""
-
-EARLIER = Path(__file__).parents[1] / "earlier" / "0.1.0"
-
-WORDS = {
-    "SOURCE": "runs/mine", "OUT": "written", "CHECKPOINT": "merged", "NAME": "folder",
-    "RECIPE": "vit-small-lora-folder", "FOLDER": "photos", "VARIANT": "null", "CONFIG": "my.yaml", "RUN": "runs/mine",
-    "IMAGES": "photos", "OWNER": "jane",
-    "runs/vtab": "runs",
-}  # fmt: skip
-"""What is written where a person writes something else."""
-
-SLOW = {
-    "mlx-peft parity --precision bfloat16",
-    "mlx-peft estimate my.yaml --measure",
-    *(line for line in MORE if line.startswith("mlx-peft bench") and "IMAGES" not in line),
-    *(line for line in MORE if line.startswith("mlx-peft sweep ")),
-}
-
-MADE = {
-    ("README.md", "Train"): "runs",
-    ("README.md", "Use what was trained"): "merged",
-    ("docs/runs.md", "Runs: what a folder holds, how it goes on, and what tells damage"): "runs",
-}
-"""What is not there before the commands under a heading, since they make it."""
-
-STOPPED = {("docs/runs.md", "What may be changed on the way")}
-"""Where ``runs/mine`` is a run that was stopped in its middle."""
-
-FEW = {("docs/explain.md", "Why a model says what it says")}
-"""Where one photo of each class is enough: each becomes a picture."""
 
 LANGUAGES = {"", "yaml", "python", "mermaid"}
 """Commands have none. Of pictures: tests/house/test_picture.py."""
 
 
 def of_language(language: str) -> list:
-    return [pytest.param(snippet, id=str(snippet)) for snippet in SNIPPETS if snippet.language == language]
+    chosen = [one for one in SNIPPETS if one.language == language and one.title not in THEIRS]
+    return [pytest.param(snippet, id=str(snippet)) for snippet in chosen]
 
 
 def filled_in(line: str) -> str:
@@ -155,7 +36,7 @@ def filled_in(line: str) -> str:
 def must_run(snippet: Snippet, slow: bool, world: Path) -> None:
     """Runs the commands of a snippet, one after the other."""
     if made := MADE.get((snippet.page, snippet.heading)):
-        shutil.rmtree(world / made)
+        shutil.rmtree(world / made) if (world / made).is_dir() else (world / made).unlink()
     if (snippet.page, snippet.heading) in STOPPED:
         shutil.rmtree(world / "runs" / "mine")
         shutil.copytree(EARLIER / "stopped" / "linear-torch", world / "runs" / "mine")
@@ -243,6 +124,7 @@ def executed(snippet: Snippet, world: Path) -> list[dict]:
     for program in programs(text):
         images, labels = np.zeros((2, SIZE, SIZE, 3), np.uint8), np.arange(2)
         given = {"images": images, "labels": labels, "names": [f"class {number}" for number in range(10)]}
+        given |= {"x": torch.zeros(2, 3, SIZE, SIZE), "y": torch.arange(2)}  # as timm's own transform makes them
         exec(compile(program, str(snippet), "exec"), given)
         assert given["model"] is not None
         for folder in ("adapter", "runs/again"):
@@ -289,6 +171,7 @@ def test_what_is_said_of_commands_is_said_of_some_that_are_there():
     assert not [line for line in (*NOT_RUN, *MORE, *SLOW) if line not in lines]
     headings = {(snippet.page, snippet.heading) for snippet in SNIPPETS}
     assert {*MADE, *STOPPED, *FEW} <= headings
+    assert {*THEIRS} <= {snippet.title for snippet in SNIPPETS}
     programs = [snippet.text for snippet in SNIPPETS if snippet.language == "python"]
     assert all(any(text in program for program in programs) for text in INSTEAD)
 

@@ -1,0 +1,153 @@
+"""What the documentation's commands are run with here, which of them are not, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from documentation.conftest import ARGS, SIZE
+
+NOT_RUN = {
+    "make test": "it is what runs this",
+    **dict.fromkeys(
+        ("pip install mlx-peft", "pip install 'mlx-peft[torch]'", "pip install 'mlx-peft[all]'"),
+        "the network; tests/packages installs the wheel",
+    ),
+    **dict.fromkeys(("make setup", "make test-slow", "make lint", "make format"), "they are what holds this"),
+    "mlx-peft sweep my-study.yaml --ray ray://head:10001": "a cluster",
+    "mlx-peft sweep my-study.yaml --ray local": "tests/studies/test_killed.py begins such a cluster",
+    "mlx-peft sweep vtab-1k-lora data.root=vtab-1k --out runs/vtab": "nineteen data sets that their authors hand out",
+    **dict.fromkeys(
+        (
+            "mlx-peft data check busi root=Dataset_BUSI_with_GT --sheet busi.png",
+            "mlx-peft train vit-small-lora-busi --out runs/busi",
+            "mlx-peft train vit-small-lora-medmnist-breastmnist --out runs/breastmnist",
+            "mlx-peft sweep ultrasound --out runs/ultrasound --dry-run",
+            "mlx-peft sweep ultrasound --out runs/ultrasound",
+        ),
+        "data sets that their authors hand out; tests/data has small ones in their layout",
+    ),
+    "mlx-peft predict cats/ image.jpg --model vit_small_patch14_dinov2 --weights dinov2.safetensors": (
+        "an adapter that PEFT wrote for 86 MB of weights; tests/interop/test_foreign_adapter.py has a small one"
+    ),
+    **dict.fromkeys(
+        (
+            "torchrun --nproc-per-node 2 -m torch_ref train dinov2-small-lora-folder data.root=photos --resume",
+            "mlx.launch -n 2 mlx-peft train dinov2-small-lora-folder data.root=photos --resume",
+        ),
+        "two processes with a model of the hub; tests/distributed has small ones",
+    ),
+    **dict.fromkeys(
+        (
+            "mlx-peft predict food101/ IMAGE.jpg --weights vit/",
+            "mlx-peft convert food101/ renewed/ --to peft-transformers --weights vit/",
+            "mlx-peft convert food101/ ours/ --to peft --weights vit/",
+            "mlx-peft convert runs/mine theirs/ --to peft-transformers",
+        ),
+        "of transformers' ViT-B; tests/interop/test_pefts_image_example.py has a small one",
+    ),
+    **dict.fromkeys(
+        (
+            "torch-ref bench --only torch --only peft --model vit_small_patch16_224 --model vit_base_patch16_224 "
+            "--batch-size 64 --batch-size 256 --precision float32 --precision tf32 --precision bfloat16 --compile both",
+            "torch-ref bench data photos --batch-size 64 --threads 16 --no-steps",
+            *(f"mlx-peft parity --all {what}" for what in ("--bits 8", "--bits 4", "--precision bfloat16")),
+            "torch-ref train quickstart train.compile=true",
+            "torch-ref train quickstart --out runs/precision/float32",
+            *(f"torch-ref train quickstart train.precision={p} --out runs/precision/{p}" for p in ("tf32", "bfloat16")),
+            "torch-ref report runs/precision --out report",
+        ),
+        "long without a GPU; tests/cli/test_devices.py and tests/methods/test_compiled_steps.py have small ones",
+    ),
+    "mlx-peft convert old.safetensors ours/ --to peft --model vit_base_patch16_224 --weights vit_b.safetensors": (
+        "an old file for 330 MB of weights; tests/interop/test_lora_vit_files.py has a small one"
+    ),
+}
+"""Commands, each with the reason."""
+
+THEIRS = {
+    **dict.fromkeys(("mlx-lm", "torchtune"), "needs a language model of gigabytes"),
+    "mlx-tune": "runs on Macs alone, on a language model",
+    "mlx-vit-tune": "is in no package index; tests/bench/mlx_vit_tune.py times a checkout of it",
+}
+"""Libraries whose code is shown and not run, each with the reason. That of the others is run."""
+
+SMALL = f"model.image_size={SIZE} '{{}}' train.epochs=1 data.batch_size=8".format(f"model.args={ARGS}".replace("'", ""))
+FOLDER = "data.name=folder data.root=photos data.variant=null"
+BENCH = "--model vit_tiny_patch16_224 --batch-size 1 --rounds 1 --busy"
+FEWER = f"{BENCH} --image-size 64 --backend torch"
+
+MORE = {
+    "torch-ref train quickstart train.precision=bfloat16": "train.epochs=1",
+    "mlx-peft train vit-small-lora-cifar100": f"{SMALL} {FOLDER}",
+    "mlx-peft train vit-small-lora-folder data.root=photos": SMALL,
+    "mlx-peft train vit-small-lora-folder data.root=photos method.rank=32 'method.targets=[q, v, fc1]'": SMALL,
+    "mlx-peft train vit-small-lora-folder data.root=photos train.epochs=10 data.batch_size=8 --out runs/cats": SMALL,
+    "torch-ref train mine.yaml data.root=photos method.rank=16 train.optimizer.lr=1e-4": SMALL,
+    "mlx-peft train my.yaml data.root=photos --out runs/mine": SMALL,
+    "mlx-peft train my.yaml data.root=photos method.name=linear --out runs/linear": SMALL,
+    "mlx-peft train runs/mine --resume train.epochs=20": "train.epochs=3",
+    "mlx-peft train runs/mine --resume train.optimizer.lr=1e-4 train.epochs=20": "train.epochs=5",
+    "mlx-peft eval runs/mine --weights dinov2.safetensors data.root=photos": "--weights timm",
+    "mlx-peft train RECIPE data.name=NAME data.root=FOLDER data.variant=VARIANT": SMALL,
+    "mlx-peft train vit-base-lora-vtab-1k-cifar data.root=vtab-1k": f"{SMALL} {FOLDER}",
+    "mlx-peft sweep quickstart-methods": "train.epochs=1",
+    "mlx-peft sweep digits-study --out runs/study": "train.epochs=1",
+    "mlx-peft sweep digits-study --out runs/study --dry-run": "train.epochs=1",
+    "mlx-peft sweep digits-study --out runs/study --jobs 2": "train.epochs=1",
+    "mlx-peft sweep digits-study --out runs/study --retry": "train.epochs=1",
+    "mlx-peft sweep textile-methods data.root=photos --out runs/methods": f"{SMALL} data.batch_size=1 train.epochs=4",
+    "mlx-peft convert dino_deitsmall16_pretrain.pth dino/ --to timm --model vit_small_patch16_224.dino": " ".join(
+        f"--set {field}={value}" for field, value in (ARGS | {"img_size": SIZE}).items()
+    ),
+    "mlx-peft convert vit/ large/ --to timm --image-size 384": "--image-size 32",
+    "mlx-peft train my.yaml tokens.name=tome tokens.r=13 --out runs/fewer": "tokens.r=1",
+    "mlx-peft eval runs/mine --tokens 'tome r=13'": "--tokens 'tome r=1'",
+    "mlx-peft predict runs/mine cat.jpg --tokens 'tome r=13'": "--tokens 'tome r=1'",
+    "mlx-peft merge runs/mine smaller --tokens 'tome r=13'": "--tokens 'tome r=1'",
+    "mlx-peft parity": "--model vit_tiny_patch16_224 --method linear --no-steps",
+    "mlx-peft parity --all": "--model vit_tiny_patch16_224 --method linear --no-steps",
+    "mlx-peft parity --precision bfloat16": "--model vit_tiny_patch16_224 --method linear --no-steps",
+    "mlx-peft bench": BENCH,
+    "mlx-peft bench --only mlx --batch-size 1": "--model vit_tiny_patch16_224 --rounds 1 --busy",
+    "mlx-peft bench --method lora --method lst": BENCH,
+    "mlx-peft bench tokens": f"'tome r=2' {FEWER}",
+    "mlx-peft bench tokens 'tome r=2' skipvit --out speed": FEWER,
+    "mlx-peft bench tokens 'tome r=2' --run runs/mine --out speed": "--backend torch --batch-size 1 --rounds 1 --busy",
+    "mlx-peft bench data IMAGES": f"--image-size {SIZE} --batch-size 4 --rounds 1 --no-steps --busy",
+}
+"""What a command is given besides, so that it takes no time and needs no data set."""
+
+EARLIER = Path(__file__).parents[1] / "earlier" / "0.1.0"
+
+WORDS = {
+    "SOURCE": "runs/mine", "OUT": "written", "CHECKPOINT": "merged", "NAME": "folder",
+    "RECIPE": "vit-small-lora-folder", "FOLDER": "photos", "VARIANT": "null", "CONFIG": "my.yaml", "RUN": "runs/mine",
+    "IMAGES": "photos", "OWNER": "jane",
+    "runs/vtab": "runs",
+}  # fmt: skip
+"""What is written where a person writes something else."""
+
+SLOW = {
+    "mlx-peft parity --precision bfloat16",
+    "mlx-peft estimate my.yaml --measure",
+    *(line for line in MORE if line.startswith("mlx-peft bench") and "IMAGES" not in line),
+    *(line for line in MORE if line.startswith("mlx-peft sweep ")),
+}
+
+MADE = {
+    ("README.md", "Train"): "runs",
+    ("README.md", "Use what was trained"): "merged",
+    ("docs/runs.md", "Runs: what a folder holds, how it goes on, and what tells damage"): "runs",
+    ("docs/tutorial.md", "3. The experiment"): "my.yaml",
+    ("docs/tutorial.md", "4. Train"): "runs",
+    ("docs/tutorial.md", "6. Give it to others"): "merged",
+    ("docs/small-models.md", "After training"): "merged",
+    ("docs/coming-from.md", "mlx-lm"): "merged",
+}
+"""What is not there before the commands under a heading, since they make it."""
+
+STOPPED = {("docs/runs.md", "What may be changed on the way")}
+"""Where ``runs/mine`` is a run that was stopped in its middle."""
+
+FEW = {("docs/explain.md", "Why a model says what it says")}
+"""Where one photo of each class is enough: each becomes a picture."""

@@ -1,0 +1,53 @@
+"""What MkDocs calls while it builds: pages that come from the code, and links between files as links of pages."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import Any
+
+import commands
+import configuration
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from places import ELSEWHERE, FOLDERS, ROOT, place, relinked
+
+GENERATED = {"reference/commands.md": commands.page, "reference/configuration.md": configuration.page}
+"""What is put behind the text of a page."""
+
+
+def on_config(config: Any) -> Any:
+    """Puts every measured table into the navigation, below the page that lists them."""
+    for section in config.nav:
+        if "Results" in section:
+            first, *others = sorted(
+                (ROOT / "experiments/results").glob("*.md"), key=lambda path: path.name != "README.md"
+            )
+            section["Results"] = [f"results/{path.name}" for path in (first, *others)]
+    return config
+
+
+def on_files(files: Files, *, config: Any) -> Files:
+    """Adds the pages of elsewhere, and those that are made."""
+    found = [*ELSEWHERE]
+    for folder in FOLDERS:
+        if folder != "docs":
+            found += [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / folder).glob("*")) if path.is_file()]
+    for file in found:
+        there = place(file)
+        if there is not None:
+            files.append(File.generated(config, there, abs_src_path=str(ROOT / file)))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:
+    """The links of a page as they are on the site. Raises PluginError where one leads nowhere."""
+    source = page.file.src_uri
+    names = {there: file for file, there in ELSEWHERE.items()}
+    for folder, there in FOLDERS.items():
+        if there and source.startswith(f"{there}/"):
+            names[source] = posixpath.join(folder, source.removeprefix(f"{there}/"))
+    try:
+        text = relinked(markdown, names.get(source, f"docs/{source}"), lambda path: (ROOT / path).exists())
+    except ValueError as error:
+        raise PluginError(str(error)) from error
+    return f"{text}\n\n{GENERATED[source]()}" if source in GENERATED else text
