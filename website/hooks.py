@@ -16,13 +16,16 @@ GENERATED = {"reference/commands.md": commands.page, "reference/configuration.md
 
 
 def on_config(config: Any) -> Any:
-    """Puts every measured table into the navigation, below the page that lists them."""
+    """Has every page in the navigation: measured tables below their list, and what mkdocs.yml does not name below the
+    how-to pages."""
+    named = str(config.nav)
+    new = [path.name for path in sorted((ROOT / "docs").glob("*.md")) if f"'{path.name}'" not in named]
+    tables = sorted(path.name for path in (ROOT / "experiments/results").glob("*.md"))
     for section in config.nav:
         if "Results" in section:
-            first, *others = sorted(
-                (ROOT / "experiments/results").glob("*.md"), key=lambda path: path.name != "README.md"
-            )
-            section["Results"] = [f"results/{path.name}" for path in (first, *others)]
+            section["Results"] = [f"results/{name}" for name in sorted(tables, key="README.md".__ne__)]
+        if "How to" in section:
+            section["How to"] += new
     return config
 
 
