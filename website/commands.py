@@ -39,7 +39,7 @@ def _section(path: str, command: Any) -> Iterator[str]:
         records = [one.get_help_record(context) for one in command.params if one.param_type_name == kind]
         if rows := [record for record in records if record is not None]:
             yield f"| {kind} | |\n|---|---|"
-            yield from (f"| `{_cell(name)}` | {_cell(_plain(said))} |" for name, said in rows)
+            yield from (f"| `{name}` | {_cell(_plain(said))} |" for name, said in rows)
             yield ""
 
 

@@ -43,7 +43,7 @@ def _table(path: str, section: type[BaseModel]) -> Iterator[str]:
     for name, field in rows:
         cells = (
             f"`{name}`",
-            f"`{_cell(_kind(field.annotation))}`",
+            f"`{_kind(field.annotation)}`",
             _default(field),
             _cell(_plain(field.description or "")),
         )
@@ -79,7 +79,7 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined or isinstance(value, BaseModel):
         return "its defaults"
-    return f"`{_cell(json.dumps(value, default=str).strip(chr(34)))}`"
+    return f"`{json.dumps(value, default=str).strip(chr(34))}`"
 
 
 def _plain(text: str) -> str:

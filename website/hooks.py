@@ -13,6 +13,8 @@ from places import ELSEWHERE, FOLDERS, ROOT, place, relinked
 
 GENERATED = {"reference/commands.md": commands.page, "reference/configuration.md": configuration.page}
 """What is put behind the text of a page."""
+WIDE = {"coming-from.md"}
+"""Pages that have nothing beside them: two columns of code want the room."""
 
 
 def on_config(config: Any) -> Any:
@@ -45,6 +47,8 @@ def on_files(files: Files, *, config: Any) -> Files:
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:
     """The links of a page as they are on the site. Raises PluginError where one leads nowhere."""
     source = page.file.src_uri
+    if source in WIDE:
+        page.meta["hide"] = ["navigation", "toc"]
     names = {there: file for file, there in ELSEWHERE.items()}
     for folder, there in FOLDERS.items():
         if there and source.startswith(f"{there}/"):

@@ -34,5 +34,5 @@ def test_values_and_defaults_are_as_a_person_writes_them() -> None:
     assert re.search(r"^\| `name` \| `.*` \| must be given \|", model, re.MULTILINE)
     assert "| `image_size` | `whole number or null` | `null` |" in model
     assert "| `epochs` | `whole number` | `10` |" in train
-    assert "| `precision` | `float32 \\| tf32 \\| bfloat16 \\| float16` | `float32` |" in train
+    assert "| `precision` | `float32 | tf32 | bfloat16 | float16` | `float32` |" in train
     assert "PydanticUndefined" not in PAGE and "Annotated" not in PAGE and "ForwardRef" not in PAGE
