@@ -54,7 +54,7 @@ def snippets(page: Path) -> list[Snippet]:
             name = page.relative_to(ROOT).as_posix()
             told = INFO.fullmatch(info)
             assert told, f"{page}:{start}: what is {info}?"
-            language = "" if told[1] == "sh" else told[1]
+            language = "" if told[1] == "bash" else told[1]
             found.append(Snippet(name, heading, start, language, told[2] or "", "\n".join(lines) + "\n"))
             fence = ""
         elif fence:

@@ -11,8 +11,9 @@ import torch  # before MLX, or it gets the wrong BLAS
 import yaml
 from comparing import relative
 from documentation.conftest import ARGS, SIZE, run
+from documentation.not_run import NOT_RUN
 from documentation.snippets import SNIPPETS, Snippet
-from documentation.tables import EARLIER, FEW, MADE, MORE, NOT_RUN, SLOW, STOPPED, THEIRS, WORDS
+from documentation.tables import EARLIER, FEW, MADE, MORE, SLOW, STOPPED, THEIRS, WORDS
 
 from mlx_peft.artifacts.targets import TARGETS
 from mlx_peft.config import suite
