@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.version import VERSION
-from mlx_peft.serve import described, models, protocol
+from mlx_peft.serve import described, explaining, models, protocol
 from mlx_peft.serve.answering import Answering, answer
 from mlx_peft.serve.described import ANSWERING, Classified, Embedded, said
 from mlx_peft.serve.engine import Engine
@@ -78,6 +78,7 @@ def create_app(engine: Engine, settings: Settings, metrics: Metrics | None = Non
     app.post("/v1/embed", **said("Features of images", Embedded, ANSWERING, about[False]))(answering.embed)
     models.add(app, answering)
     protocol.add(app, answering)
+    explaining.add(app, answering)
     _add_metrics(app, settings, metrics)
     if (STATIC / "index.html").is_file():
         _add_page(app)

@@ -18,8 +18,8 @@ from documentation.tables import EARLIER, FEW, MADE, MORE, SLOW, STOPPED, THEIRS
 from mlx_peft.artifacts.targets import TARGETS
 from mlx_peft.config import suite
 
-LANGUAGES = {"", "yaml", "python", "mermaid"}
-"""Commands have none. Of pictures: tests/house/test_picture.py."""
+LANGUAGES = {"", "yaml", "python", "mermaid", "sh"}
+"""Commands have none. Of pictures: tests/house/test_picture.py. What a shell sends to a server: test_serving.py."""
 
 
 def of_language(language: str) -> list:
@@ -117,6 +117,11 @@ def small_timm(monkeypatch):
     )
 
 
+def _alone(snippet: Snippet) -> bool:
+    """Whether a program needs neither another backend beside it nor a server."""
+    return snippet.heading != NOTEBOOK and snippet.page != "docs/serving.md"
+
+
 def executed(snippet: Snippet, world: Path) -> list[dict]:
     """The names that a program leaves, in each backend, where it names another in a comment."""
     text, found = snippet.text, []
@@ -134,7 +139,7 @@ def executed(snippet: Snippet, world: Path) -> list[dict]:
     return found
 
 
-@pytest.mark.parametrize("snippet", [param for param in of_language("python") if param.values[0].heading != NOTEBOOK])
+@pytest.mark.parametrize("snippet", [param for param in of_language("python") if _alone(param.values[0])])
 def test_a_program_runs(snippet, world, small_timm):
     executed(snippet, world)
 
