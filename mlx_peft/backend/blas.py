@@ -11,11 +11,10 @@ says ``train.precision: bfloat16``.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
-import sys
 
+from mlx_peft.core import openblas
 from mlx_peft.core.errors import UserError
 
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
@@ -34,17 +33,6 @@ def check_address_space(limit: int) -> None:
         )
 
 
-def prefer_openblas() -> bool:
-    """Loads the system's OpenBLAS (Debian and Ubuntu: ``libopenblas0-pthread``). Returns False where there is none."""
-    if sys.platform != "linux":
-        return True
-    try:
-        ctypes.CDLL("libopenblas.so.0", mode=ctypes.RTLD_GLOBAL)
-    except OSError:
-        return False
-    return True
-
-
 check_address_space(resource.getrlimit(resource.RLIMIT_AS)[0])
-FAST = prefer_openblas()
+FAST = openblas.prefer()
 """Whether MLX's products run at the machine's speed on the CPU."""

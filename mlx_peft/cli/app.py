@@ -16,6 +16,7 @@ from mlx_peft.cli import (
     convert,
     cp,
     data,
+    doctor,
     estimate,
     eval,
     explain,
@@ -85,7 +86,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     train, estimate, sweep, eval, predict, explain, combine, merge, quantize, simulate, convert, info, push, pull,
-    serve, parity, report, ls, cat, cp, complete,
+    serve, doctor, parity, report, ls, cat, cp, complete,
 )  # fmt: skip
 for module in COMMANDS:
     app.command(cls=Answering)(getattr(module, module.__name__.rpartition(".")[2]))

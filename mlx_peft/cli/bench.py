@@ -11,7 +11,7 @@ import typer
 
 from mlx_peft.cli import completing
 from mlx_peft.cli.bench_tokens import tokens
-from mlx_peft.cli.common import AsJson, Busy, echo, echo_json
+from mlx_peft.cli.common import AsJson, Busy, check_file, echo, echo_json
 from mlx_peft.cli.device import Device
 from mlx_peft.cli.mistakes import GROUP, Answering, AnsweringGroup
 
@@ -67,6 +67,12 @@ def bench(
         typer.Option(metavar="FILE.py", help="A contender of your own: see tests/bench.", show_default=False),
     ] = None,
     device: Device = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="Also write what is shared of it: see CONTRIBUTING.", show_default=False
+        ),
+    ] = None,
     busy: Busy = False,
     as_json: AsJson = False,
 ) -> None:
@@ -77,6 +83,8 @@ def bench(
     """
     if ctx.invoked_subcommand:
         return
+    if out is not None:
+        check_file("--out", out, (".json",), reads=beside or [])
     from mlx_peft.checks import bench
     from mlx_peft.checks.busy import Others
     from mlx_peft.report import checks
@@ -96,6 +104,38 @@ def bench(
             echo(checks.steps(*found[-1], others) + "\n")
     if as_json:
         echo_json(bench.summary(found, others))
+    if out is not None:
+        from mlx_peft.checks import devices
+        from mlx_peft.core.json_io import to_json
+        from mlx_peft.core.writing import write_whole
+
+        write_whole(out, f"{to_json(devices.record(found, others).model_dump(mode='json'))}\n".encode())
+        echo(out, err=True)
+
+
+@app.command(cls=Answering)
+def devices(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Files of bench --out.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.md", help="Write the page here, and print none.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one table by chip of the files that bench --out has written."""
+    if out is not None:
+        check_file("--out", out, (".md",))
+    from mlx_peft.checks.devices import read_all
+    from mlx_peft.core.writing import write_whole
+    from mlx_peft.report.devices import page, table
+
+    found = read_all(folder)
+    if as_json:
+        echo_json({name: record.model_dump(mode="json") for name, record in found.items()})
+    if out is not None:
+        write_whole(out, page(found).encode())
+        echo(out, err=True)
+    elif not as_json:
+        echo(table(found.values()))
 
 
 @app.command(cls=Answering)

@@ -66,6 +66,12 @@ def worth(rows: int, width: int) -> int:
     return max(1, math.ceil(2 * rows * width * width / WORTH))
 
 
+def told() -> dict[str, str]:
+    """What a user has set of threads in the environment."""
+    ours = _settled()
+    return {name: value for name, value in facts().items() if name in os.environ and name not in ours}
+
+
 def facts() -> dict[str, str]:
     """What the environment says of threads, for a record of where something was computed."""
     names = (NUMBER, *WAITING, "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

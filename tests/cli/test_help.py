@@ -24,6 +24,7 @@ COMMANDS = (
     "push",
     "pull",
     "serve",
+    "doctor",
     "parity",
     "report",
     "ls",

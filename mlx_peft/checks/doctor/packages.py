@@ -1,0 +1,107 @@
+"""What is installed, and whether it goes together: by what the packages themselves ask of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from mlx_peft.checks.doctor.finding import Finding, fault, fine, warning
+
+OWN = "mlx-peft"
+SHOWN = ("mlx-peft", "mlx", "torch", "torchvision", "timm", "peft", "numpy", "safetensors", "huggingface-hub")
+"""The versions of these are told."""
+BESIDE = ("torchvision", "timm", "peft", "transformers")
+"""What stands on torch: each says which of it goes with it."""
+
+
+def installed(name: str) -> Distribution | None:
+    """A package; None where it is not installed. Asked each time: a test may install one."""
+    try:
+        return distribution(name)
+    except PackageNotFoundError:
+        return None
+
+
+def packages() -> Iterator[Finding]:
+    """What this package needs, and the versions of what is there."""
+    own = installed(OWN)
+    found = {name: one.version for name in SHOWN if (one := installed(name)) is not None}
+    yield fine("packages", ", ".join(f"{name} {version}" for name, version in found.items()))
+    if own is None:
+        yield warning(
+            "packages", "mlx-peft runs from its sources, which say nothing of what they need", "pip install ."
+        )
+        return
+    for wanted, needed in requirements(own):
+        there = installed(wanted.name)
+        ask = f"pip install -U '{wanted.name}{wanted.specifier}'"
+        if there is None and needed:
+            yield fault("packages", f"{wanted.name} is missing", ask)
+        elif there is not None and not suits(wanted, there):
+            yield fault("packages", f"{wanted.name} {there.version} is here, and {wanted.specifier} is needed", ask)
+
+
+def requirements(of: Distribution) -> Iterator[tuple[Requirement, bool]]:
+    """What a package asks for on this machine, and whether always: what only an extra asks for may be missing."""
+    seen = set()
+    for text in of.requires or ():
+        try:
+            wanted = Requirement(text)
+        except InvalidRequirement:
+            continue
+        extras = ["", *of.metadata.get_all("Provides-Extra", [])]
+        fitting = [extra for extra in extras if wanted.marker is None or wanted.marker.evaluate({"extra": extra})]
+        key = canonicalize_name(wanted.name), str(wanted.specifier)
+        if fitting and key not in seen and key[0] != canonicalize_name(OWN):
+            seen.add(key)
+            yield wanted, "" in fitting
+
+
+def suits(wanted: Requirement, there: Distribution) -> bool:
+    """Whether a package has a version that is asked for."""
+    return wanted.specifier.contains(there.version, prereleases=True)
+
+
+def together() -> Iterator[Finding]:
+    """Whether what stands on torch goes with the torch that is there."""
+    torch = installed("torch")
+    if torch is None:
+        return
+    wrong = False
+    for name in BESIDE:
+        if (one := installed(name)) is None:
+            continue
+        for wanted, needed in requirements(one):
+            if needed and canonicalize_name(wanted.name) == "torch" and not suits(wanted, torch):
+                wrong = True
+                yield fault(
+                    "torch",
+                    f"{name} {one.version} is built for torch{wanted.specifier}, and torch {torch.version} is here",
+                    f"install them together: pip install -U torch {name}",
+                )  # fmt: skip
+        if name == "torchvision" and apart(torch.version, one.version):
+            wrong = True
+            yield fault(
+                "torch", f"torch {torch.version} and torchvision {one.version} are of two builds",
+                "install both from one index: pip install -U torch torchvision --index-url "
+                f"https://download.pytorch.org/whl/{build(torch.version)}",
+            )  # fmt: skip
+    if not wrong:
+        yield fine("torch", f"torch {torch.version}, and what stands on it was built for it")
+
+
+def build(version: str) -> str:
+    """``cu124`` or ``cpu`` of ``2.5.0+cu124``; empty where a version does not say."""
+    try:
+        return Version(version).local or ""
+    except InvalidVersion:
+        return ""
+
+
+def apart(one: str, other: str) -> bool:
+    """Whether two versions say that they are of different builds."""
+    return bool(build(one) and build(other) and build(one) != build(other))
