@@ -19,6 +19,7 @@ PROCESSES = {
     "mlx_peft.checks.bench",
     "mlx_peft.checks.bench_tokens",
     "mlx_peft.checks.bench_inference",
+    "mlx_peft.checks.doctor.step",
     "mlx_peft.checks.estimating",
     "mlx_peft.cli.worker",
 }
