@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,10 @@ from mlx_peft.cli.bench_tokens import tokens
 from mlx_peft.cli.common import AsJson, Busy, check_file, echo, echo_json
 from mlx_peft.cli.device import Device
 from mlx_peft.cli.mistakes import GROUP, Answering, AnsweringGroup
+
+if TYPE_CHECKING:
+    from mlx_peft.checks.bench import Settings, Timing
+    from mlx_peft.checks.busy import Others
 
 Models = Annotated[
     list[str] | None,
@@ -105,12 +109,17 @@ def bench(
     if as_json:
         echo_json(bench.summary(found, others))
     if out is not None:
-        from mlx_peft.checks import devices
-        from mlx_peft.core.json_io import to_json
-        from mlx_peft.core.writing import write_whole
+        _share(out, found, others)
 
-        write_whole(out, f"{to_json(devices.record(found, others).model_dump(mode='json'))}\n".encode())
-        echo(out, err=True)
+
+def _share(out: Path, found: list[tuple[Settings, list[Timing]]], others: Others) -> None:
+    """Writes what is shared of what was measured."""
+    from mlx_peft.checks import devices
+    from mlx_peft.core.json_io import to_json
+    from mlx_peft.core.writing import write_whole
+
+    write_whole(out, f"{to_json(devices.record(found, others).model_dump(mode='json'))}\n".encode())
+    echo(out, err=True)
 
 
 @app.command(cls=Answering)
