@@ -72,7 +72,7 @@ class Record(_Strict):
         others_share: of its processors' time that other processes took meanwhile.
     """
 
-    kind: Literal["mlx-peft bench"] = "mlx-peft bench"
+    kind: Literal["mlx-peft-bench"] = "mlx-peft-bench"
     chip: Word
     memory_gib: Annotated[int, Field(ge=0, le=10**6)]
     cpus: Count
@@ -145,7 +145,7 @@ def read(path: Path) -> Record:
     try:
         return Record.model_validate(read_json(path))
     except ValidationError as error:
-        raise UserError(f"{path} is no file of mlx-peft bench --out: {in_a_line(error, Record)}") from None
+        raise UserError(f"{path} is no file of a benchmark: {in_a_line(error, Record)}") from None
 
 
 def read_all(folder: Path) -> dict[str, Record]:
@@ -154,7 +154,7 @@ def read_all(folder: Path) -> dict[str, Record]:
         raise UserError(f"{folder}: no such folder")
     paths = sorted(folder.glob("*.json"))
     if not paths:
-        raise UserError(f"{folder} holds no file of mlx-peft bench --out")
+        raise UserError(f"{folder} holds no file of a benchmark")
     if len(paths) > MOST_FILES:
         raise UserError(f"{folder} holds {len(paths):,} files, and {MOST_FILES:,} are read at most")
     return {path.stem: read(path) for path in paths}

@@ -15,9 +15,8 @@ COLUMNS = Columns(
 )
 HEAD = """# Steps on devices
 
-A training step of each device that somebody has measured, by `mlx-peft bench --out FILE`; the files are in
-`experiments/results/devices`, and this page is `mlx-peft bench devices experiments/results/devices --out
-experiments/results/devices.md`. [CONTRIBUTING.md](../../CONTRIBUTING.md) says how to add yours. Images a second and
+A training step on each device that somebody has measured; the files are in `devices`, and
+[CONTRIBUTING.md](../../CONTRIBUTING.md) says how to add yours and how this page is made of them. Images a second and
 milliseconds are of the fastest step; the last column is the share of the processors that others took meanwhile.
 """
 

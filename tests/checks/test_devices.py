@@ -83,11 +83,11 @@ def test_files_become_one_table_by_chip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{}", "is no file of mlx-peft bench --out: .*chip: missing"),
+        ("{}", "is no file of a benchmark: .*chip: missing"),
         ("[1]", "should hold a JSON object"),
         ("{", "not readable as JSON"),
         (record("x").replace('"chip": "x"', '"chip": ["x"]'), "chip: should be text"),
-        (record("x").replace('"mlx-peft bench"', '"another"'), "kind: unknown"),
+        (record("x").replace('"mlx-peft-bench"', '"another"'), "kind: unknown"),
         (record("x").replace('"cpus": ', '"user": "jane", "cpus": '), "user: unknown key"),
         (record("x").replace('"rank": 8', '"rank": 1e999'), "rank"),
         (record("x" * 10**5), "chip: should be text of at most 120"),
@@ -101,7 +101,7 @@ def test_what_is_none_of_these_files_is_refused(content: str, said: str, tmp_pat
 
 
 def test_without_files_it_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no file of mlx-peft bench --out"):
+    with pytest.raises(UserError, match="holds no file of a benchmark"):
         devices.read_all(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         devices.read_all(tmp_path / "none")

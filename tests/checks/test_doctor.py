@@ -180,7 +180,7 @@ FAULTS: dict[str, tuple[Planted, str, str, str, str]] = {
     "no compiler": (no_compiler, "compiler", "fault", r"no g\+\+", r"apt install g\+\+"),
     "one thread": (one_thread, "threads", "warning", "8 cores free, and OMP_NUM_THREADS=1", "unset OMP_NUM_THREADS"),
     "too many threads": (too_many_threads, "threads", "warning", "OMP_NUM_THREADS=64 has more", "unset OMP_NUM"),
-    "little memory": (little_memory, "memory", "warning", r"2\.0 GiB of memory", "mlx-peft estimate"),
+    "little memory": (little_memory, "memory", "warning", r"2\.0 GiB of memory", "train.accumulate"),
     "few addresses": (few_addresses, "memory", "fault", r"may have 1\.0 GiB: MLX needs", "ulimit -v unlimited"),
     "few files": (few_files, "open files", "warning", "may have 64", "ulimit -n 4096"),
     "a cache that cannot be written to": (no_cache, "weights", "fault", "cannot be written to", "set HF_HOME"),
@@ -190,7 +190,7 @@ FAULTS: dict[str, tuple[Planted, str, str, str, str]] = {
     "a hub that is silent": (silent_hub, "hub", "warning", "cannot be reached", "HTTPS_PROXY"),
     "a hub that is not to be asked": (offline, "hub", "warning", "HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE"),
     "backends that differ": (different, "agreement", "fault", r"differ by .*e-03 at most \(losses\)", "report it"),
-    "a backend that does not work": (broken, "step in mlx", "fault", "SIGILL", "pip install mlx-peft anew"),
+    "a backend that does not work": (broken, "step in mlx", "fault", "SIGILL", "anew: pip install mlx-peft"),
     "no backend": (none_installed, "step", "fault", "neither MLX nor PyTorch", r"pip install 'mlx-peft\[torch\]'"),
     "a GPU that is not used": (on_the_cpu, "step in torch", "warning", "NVIDIA's driver is here", "nvidia-smi"),
 }  # fmt: skip

@@ -64,8 +64,7 @@ def room() -> Iterator[Finding]:
     elif there < LITTLE:
         yield warning(
             "memory", said,
-            "take a small model, train.accumulate and train.gradient_checkpointing; mlx-peft estimate CONFIG says what "
-            "a step holds",
+            "take a small model, train.accumulate and train.gradient_checkpointing; an estimate says what a step holds",
         )  # fmt: skip
     else:
         yield fine("memory", said)

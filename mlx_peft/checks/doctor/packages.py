@@ -32,9 +32,7 @@ def packages() -> Iterator[Finding]:
     found = {name: one.version for name in SHOWN if (one := installed(name)) is not None}
     yield fine("packages", ", ".join(f"{name} {version}" for name, version in found.items()))
     if own is None:
-        yield warning(
-            "packages", "mlx-peft runs from its sources, which say nothing of what they need", "pip install ."
-        )
+        yield warning("packages", "this runs from its sources, which say nothing of what they need", "pip install .")
         return
     for wanted, needed in requirements(own):
         there = installed(wanted.name)
@@ -87,8 +85,8 @@ def together() -> Iterator[Finding]:
             wrong = True
             yield fault(
                 "torch", f"torch {torch.version} and torchvision {one.version} are of two builds",
-                "install both from one index: pip install -U torch torchvision --index-url "
-                f"https://download.pytorch.org/whl/{build(torch.version)}",
+                f"install both from https://download.pytorch.org/whl/{build(torch.version)}: pip install -U torch "
+                "torchvision",
             )  # fmt: skip
     if not wrong:
         yield fine("torch", f"torch {torch.version}, and what stands on it was built for it")

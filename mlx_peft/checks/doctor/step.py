@@ -57,7 +57,7 @@ def steps() -> Iterator[Finding]:
         answers = dict(zip(names, pool.map(taken, names), strict=True))
     for name, answer in answers.items():
         if isinstance(answer, str):
-            yield fault(f"step in {name}", answer, f"{INSTALL[name]} anew, and mlx-peft parity once it works")
+            yield fault(f"step in {name}", answer, f"install it anew: {INSTALL[name]}")
         else:
             yield from device(name, answer.version)
             yield fine(f"step in {name}", f"{answer.version}, in {answer.seconds:.1f} s")
@@ -73,7 +73,11 @@ def agreement(answers: Mapping[str, Taken]) -> Iterator[Finding]:
     worst = max(errors, key=lambda name: errors[name])
     said = f"{' and '.join(answers)} differ by {errors[worst]:.1e} at most ({worst})"
     if errors[worst] > GRADIENTS or one.keys() != other.keys():
-        yield fault("agreement", f"{said}: no more than {GRADIENTS:.0e} is rounding", "report it, with mlx-peft parity")
+        yield fault(
+            "agreement",
+            f"{said}: no more than {GRADIENTS:.0e} is rounding",
+            "report it, with what the parity checks say",
+        )
     else:
         yield fine("agreement", said)
 
