@@ -70,7 +70,7 @@ def test_another_adapter_s_answer_is_far_off(side, written):
 def test_torch_answers_alike_where_it_gathers_terms_as_on_a_gpu_and_where_few_rows_are_computed_at_once(written):
     quantize, _, folder, adapters = written
     banks = [SIDES["torch"].load_adapters(network("torch", quantize), folder) for _ in range(3)]
-    banks[1]._passes._mixer.gathers = True
+    banks[1]._passes._mixer.gathers, banks[1]._passes._mixer.rows = True, None
     banks[2]._passes._mixer.rows = (5, 1)  # as of large images
     names = [*adapters, None, *list(adapters)[:3], None]
     np.random.default_rng(3).shuffle(names)
