@@ -234,3 +234,17 @@ def test_a_batch_larger_than_the_data_computes_no_rows_that_only_fill_it_up(
         found.append((metrics, read_metrics(RunFolder(out).metrics)[-1]["train_loss"]))
     assert found[0] == found[1]
     assert rows == {"train_step": {44 if accumulate == 1 else 48}, "logits": {dataset.val.size, dataset.test.size}}
+
+
+def test_tf32_where_nothing_rounds_so_is_said_to_be_float32(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    progress = SimpleNamespace(note=said.append, opening=Silent().opening)
+    config = engine.experiment()
+    rounded = config.model_copy(update={"train": config.train.model_copy(update={"precision": "tf32"})})
+    prepare.prepare(rounded, progress)
+    assert "train.precision: tf32 is float32 here: what computes rounds no products to TF32" in said
+    said.clear()
+    prepare.prepare(config, progress)
+    assert not [note for note in said if "tf32" in note]
