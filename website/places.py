@@ -18,7 +18,6 @@ ELSEWHERE = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUT
 """Files of the repository's root, and their pages."""
 FOLDERS = {"experiments/results": "results", "docs": "", "notebooks": "notebooks"}
 """Folders of the repository, and where what is in them stands."""
-NO_PAGES = (".py", ".yaml")
 
 FENCE = re.compile(r"^ *(`{3,}|~{3,})")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)")
@@ -28,8 +27,6 @@ def place(file: str) -> str | None:
     """Where a file of the repository stands: ``experiments/results/a.md`` in ``results/a.md``. None: it is no page."""
     if file in ELSEWHERE:
         return ELSEWHERE[file]
-    if file.endswith(NO_PAGES):
-        return None
     for folder, there in FOLDERS.items():
         if file == folder:
             return posixpath.join(there, "README.md")

@@ -13,11 +13,13 @@ NOT_RUN = {
         (
             "mlx-peft serve quickstart",
             "mlx-peft serve clinics/",
+            "mlx-peft serve runs/mine",
             "mlx-peft serve runs/mine --port 8080",
             "mlx-peft serve clinics/ --backend torch --adapters-budget 2GB --max-batch 64",
         ),
         "it answers until it is stopped; tests/serve starts and stops it",
     ),
+    "pip install 'mlx-peft[serve]'": "the network",
     "mlx-peft sweep my-study.yaml --ray ray://head:10001": "a cluster",
     "mlx-peft sweep my-study.yaml --ray local": "tests/studies/test_killed.py begins such a cluster",
     "mlx-peft sweep vtab-1k-lora data.root=vtab-1k --out runs/vtab": "nineteen data sets that their authors hand out",

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from packages.environments import ROOT, UV, Environment, must, pythons
+from packages.environments import ROOT, UV, Environment, alone, must, pythons
+from packaging.version import Version
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -60,10 +61,12 @@ def installed(packed: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory,
 def lowest(packed: SimpleNamespace, tmp_path: Path) -> Environment:
     """The wheel with the oldest releases that its requirements allow, on the oldest Python that is at hand."""
     environment = Environment.made(tmp_path / "lowest", PYTHONS[OLDEST])
-    there = environment.install("--resolution", "lowest-direct", packed.wheel)
+    there = environment.install("--resolution", "lowest-direct", "--requirements", ROOT / "pyproject.toml")
     bounds = dict(re.findall(r"^([\w.-]+)(?:\[\w+\])?>=([\w.]+)", "\n".join(PROJECT["dependencies"]), re.MULTILINE))
-    named = {name.lower().replace("_", "-").replace(".", "-"): bound for name, bound in bounds.items()}
-    assert {name: there[name] for name in named if name in there and there[name] != named[name]} == {}
+    named = {re.sub(r"[-_.]+", "-", name).lower(): Version(bound) for name, bound in bounds.items()}
+    higher = {name: there[name] for name, bound in named.items() if name in there and Version(there[name]) != bound}
+    assert higher == {}, "these are the oldest that can be installed: the bounds are lower"
+    environment.install("--no-deps", packed.wheel)
     return environment
 
 
@@ -144,17 +147,21 @@ def test_it_runs_without_being_installed(packed, runner, tmp_path):
     assert "quickstart" in must([*command[runner], "mlx-peft", "ls", "recipes"])
 
 
-PLATFORMS = ("aarch64-apple-darwin", "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "x86_64-pc-windows-msvc")
+PLATFORMS = ("aarch64-apple-darwin", "x86_64-manylinux_2_35", "aarch64-manylinux_2_35", "x86_64-pc-windows-msvc")
+"""MLX's wheels are for macOS 14 and glibc 2.35, and later ones."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["3.10", "3.13"])
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_no_platform_needs_a_compiler(platform, version, tmp_path):
-    """Every requirement has a wheel for it; of PyTorch's extra too."""
-    asked = ["--no-build", "--python-platform", platform, "--python-version", version, "--extra", "torch"]
-    must([UV, "pip", "compile", "--quiet", "--no-config", *asked, ROOT / "pyproject.toml", "-o", tmp_path / "all.txt"])
-    lines = (tmp_path / "all.txt").read_text()
+    """Every requirement has a wheel for it; of PyTorch's extra and the server's too."""
+    made = tmp_path / "all.txt"
+    asked = ["--no-build", "--python-platform", platform, "--python-version", version]
+    extras = ["--extra", "torch", "--extra", "serve"]
+    command = [UV, "pip", "compile", "--quiet", "--no-config", *asked, *extras, ROOT / "pyproject.toml", "-o", made]
+    must(command, env=alone(MACOSX_DEPLOYMENT_TARGET="14.0"))
+    lines = made.read_text()
     assert ("\nmlx==" in lines) == ("windows" not in platform)
 
 
