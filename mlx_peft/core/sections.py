@@ -58,11 +58,8 @@ def sections(annotation: Any) -> list[type]:
     annotation = bare(annotation)
     if get_origin(annotation) in (Union, types.UnionType):
         return [model for item in get_args(annotation) for model in sections(item)]
-    return (
-        [annotation]
-        if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation))
-        else []
-    )
+    plain = isinstance(annotation, type) and get_origin(annotation) is None  # in Python 3.10 list[int] is a type too
+    return [annotation] if plain and (issubclass(annotation, BaseModel) or is_dataclass(annotation)) else []
 
 
 def fields(section: type) -> Mapping[str, Any]:

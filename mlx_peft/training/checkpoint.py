@@ -29,7 +29,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 class Change:
     """What was changed in a run that went on, of that which decides its outcome."""
 
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     step: Count
     """So many steps were done before the change."""
@@ -50,7 +50,7 @@ def told(value: Any) -> str:
 class Position:
     """Where a run stands: with the trainer's state, all that going on exactly from here needs."""
 
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     step: Count = 0
     """The number of optimiser steps that are done."""

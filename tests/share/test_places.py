@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def user_paths(section: type[BaseModel]) -> Iterator[tuple[str, ...]]:
         for inner in types_in(field.annotation):
             if inner is Path:
                 yield (name,)
-            elif isinstance(inner, type) and issubclass(inner, BaseModel):
+            elif isinstance(inner, type) and get_origin(inner) is None and issubclass(inner, BaseModel):
                 yield from ((name, *rest) for rest in user_paths(inner))
 
 
