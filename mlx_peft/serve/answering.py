@@ -83,7 +83,7 @@ class Answering:
         answers = await self.until(taken.deadline, asyncio.wrap_future(future))
         results = [
             classes_of(row, logits, taken.top) if headed else embedding_of(row, logits)
-            for row, logits in zip(taken.rows, answers.rows, strict=True)
+            for row, logits in zip(answers.of, answers.rows, strict=True)
         ]
         total = time.monotonic() - began
         self.metrics.answered(route, Counter(None if row is None else row.name for row in taken.rows), total)
@@ -115,7 +115,7 @@ class Answering:
                 yield Taken(rows, pixels, ask.top, deadline, decoding, place)
 
     def rows(self, names: Sequence[str | None], grant: Grant, headed: bool) -> list[Row]:
-        """Whom images ask. Raises Problem, 404, 422."""
+        """Whom images ask. Raises Problem, 404, 409, 422."""
         served = self.engine.served
         found: dict[str | None, Row] = {}
         for name in dict.fromkeys(names):

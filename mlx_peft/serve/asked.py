@@ -204,11 +204,11 @@ def must_be_object(value: Any, where: str, keys: Sequence[str]) -> Mapping[str, 
 
 
 def must_be_few(count: int, most: int) -> None:
-    """Raises Problem, 422, where there is no image, or 413 where there are too many."""
+    """Raises Problem, 422, where there is no image, or there are too many."""
     if not count:
         raise unreadable("there are no images: send one at least")
     if count > most:
-        raise Problem(413, f"there are {count} images, and at most {most} are answered at once: send fewer")
+        raise unreadable(f"there are {count} images, and at most {most} are answered at once: send fewer")
 
 
 def _adapter(value: Any, where: str) -> str | None:

@@ -28,11 +28,13 @@ class Answers:
     """What a request's images got.
 
     Attributes:
+        of: whom each asked: of one that was loaded anew meanwhile, the new one.
         rows: of each, logits ``(classes,)`` or features ``(dim,)``, float32.
         queue: seconds that the first of them waited.
         device: seconds of the batches in which they were.
     """
 
+    of: Sequence[Row]
     rows: Sequence[np.ndarray]
     queue: float
     device: float
@@ -43,7 +45,7 @@ class Job:
     """The images of one request."""
 
     images: np.ndarray
-    rows: Sequence[Row]
+    rows: list[Row]
     headed: bool
     deadline: float
     future: Future[Answers] = field(default_factory=Future)
@@ -56,7 +58,7 @@ class Job:
     error: BaseException | None = None
 
     def answers(self) -> Answers:
-        return Answers(self.found, self.begun - self.joined, self.device)
+        return Answers(self.rows, self.found, self.begun - self.joined, self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +162,7 @@ class Line:
     def join(
         self, place: Place, images: np.ndarray, rows: Sequence[Row], headed: bool, deadline: float
     ) -> Future[Answers]:
-        job = Job(images, rows, headed, deadline)
+        job = Job(images, [*rows], headed, deadline)
         if place.taken or place.images != len(images) or len(rows) != len(images):
             raise Problem(500, "the place was taken for other images")
         with self._changed:

@@ -67,8 +67,9 @@ async def read(request: Request, held: Held, most: int, seconds: float) -> bytes
         Problem: 413, it has more bytes than ``most``; 408, it was not there in time; 503, see ``Bodies``; 400, whoever
             sent it is gone.
     """
-    if (said := request.headers.get("content-length", "")).isdecimal() and int(said) > most:
-        await _thrown_away(request, most)
+    said = request.headers.get("content-length", "")
+    if said.isdecimal() and (len(said) > 18 or int(said) > most):
+        await _thrown_away(request, most, seconds)
         raise _larger(most)
     chunks: list[bytes] = []
     size = 0
@@ -77,9 +78,7 @@ async def read(request: Request, held: Held, most: int, seconds: float) -> bytes
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > most:
-                    chunks.clear()
-                    await _thrown_away(request, most)
-                    raise _larger(most)
+                    break
                 held.take(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
@@ -87,6 +86,10 @@ async def read(request: Request, held: Held, most: int, seconds: float) -> bytes
         raise Problem(408, reason, {"connection": "close"}) from None
     except ClientDisconnect:
         raise Problem(400, "the body ended too early", {"connection": "close"}) from None
+    if size > most:
+        chunks.clear()
+        await _thrown_away(request, most, seconds)
+        raise _larger(most)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -94,12 +97,12 @@ def _larger(most: int) -> Problem:
     return too_large(f"the body is larger than {most:,} bytes: send fewer or smaller images at once")
 
 
-async def _thrown_away(request: Request, most: int) -> None:
+async def _thrown_away(request: Request, most: int, seconds: float) -> None:
     """Reads on for a while, unless whoever sends waits to be told to go on."""
     if "expect" in request.headers:
         return
     left = most
-    with anyio.move_on_after(LINGERS):
+    with anyio.move_on_after(min(LINGERS, seconds)):
         try:
             while left > 0:
                 message = await request.receive()
@@ -108,9 +111,3 @@ async def _thrown_away(request: Request, most: int) -> None:
                 left -= len(message.get("body", b""))
         except ClientDisconnect:
             return
-
-
-def settings_of(request: Request) -> Settings:
-    """Those of the server that was asked."""
-    found: Settings = request.app.state.settings
-    return found

@@ -53,12 +53,13 @@ class Connection(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         self._told += len(url)
-        super().on_url(url)
+        self._must_be_small()
+        if not self._refused:
+            super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._told += len(name) + len(value)
-        if self._told > self.limits.header_bytes:
-            self._refuse()
+        self._must_be_small()
         if not self._refused:
             super().on_header(name, value)
 
@@ -91,6 +92,10 @@ class Connection(HttpToolsProtocol):
     def _late(self) -> None:
         self._timer = None
         self._close()
+
+    def _must_be_small(self) -> None:
+        if self._told > self.limits.header_bytes:
+            self._refuse()
 
     def _refuse(self) -> None:
         if not self._refused:

@@ -10,6 +10,9 @@ from pydantic import BaseModel, Field
 from mlx_peft.serve.asked import FORM, JSON, LONGEST_FIELD, MOST, TOP
 from mlx_peft.serve.settings import Settings
 
+IMAGE = "base64-image"
+"""The format of a text that is an image file: no schema says more of it."""
+
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGM4kWIEAANWAV/oF4RSAAAAAElFTkSuQmCC"
 """A PNG of one pixel, in base64."""
 
@@ -132,7 +135,8 @@ WHY = {
     403: "This is not allowed here.",
     404: "There is no such model.",
     408: "The body did not come in time.",
-    413: "The body is too large, or there are too many images.",
+    409: "What is served does not allow it: no adapter is named, and there are several; or none can be loaded.",
+    413: "The body is too large.",
     415: "The content type is another.",
     421: "The server is called by a name that is not its own.",
     422: "Something that was asked cannot be answered, such as an image that cannot be read.",
@@ -142,9 +146,9 @@ WHY = {
 }
 """Of each status that is no answer."""
 
-ANSWERING = (400, 401, 404, 408, 413, 415, 421, 422, 500, 503, 504)
+ANSWERING = (400, 401, 404, 408, 409, 413, 415, 421, 422, 500, 503, 504)
 LOOKING = (401, 404, 421)
-ADMINISTERING = (401, 403, 404, 421, 422, 500, 503)
+ADMINISTERING = (401, 403, 404, 409, 421, 422, 500, 503)
 
 
 def said(
@@ -184,7 +188,7 @@ def files(settings: Settings, top: bool) -> dict[str, Any]:
     one = {
         "type": "object",
         "properties": {
-            "data": {"type": "string", "contentEncoding": "base64", "description": "an image file"},
+            "data": {"type": "string", "contentEncoding": "base64", "format": IMAGE, "description": "an image file"},
             "adapter": _adapter("of this image alone"),
         },
         "required": ["data"],

@@ -17,9 +17,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from mlx_peft.core.errors import UserError
-from mlx_peft.serve.batches import Answers, Line, Part, Place
+from mlx_peft.serve.batches import Answers, Job, Line, Part, Place
 from mlx_peft.serve.known import Row, Served
-from mlx_peft.serve.problems import Problem, late, unknown
+from mlx_peft.serve.problems import Problem, busy, late, unknown
 from mlx_peft.serve.served import sizes
 from mlx_peft.serve.settings import Settings
 
@@ -209,14 +209,24 @@ class Engine:
         elif now > job.deadline:
             job.error = late(self.settings.deadline)
         else:
-            for row in part.rows:
-                now_there = None if row is None else self.served.get(row.name)
-                if row is not None and now_there is not row:
-                    job.error = unknown(row.name) if now_there is None else _replaced(row.name)
+            for at in range(part.first, part.first + part.count):
+                self._found_again(job, at)
         if job.error is None:
             return False
         self._finish([part])
         return True
+
+    def _found_again(self, job: Job, at: int) -> None:
+        """Whom an image asks, as it is now: it may have been let go, or loaded anew, since the image was decoded."""
+        row = job.rows[at]
+        if row is None or (now := self.served.get(row.name)) is row:
+            return
+        if now is None:
+            job.error = unknown(row.name)
+        elif now.recipe != row.recipe or bool(now.classes) != bool(row.classes):
+            job.error = busy(f"the model {row.name!r} was loaded anew meanwhile: ask again")
+        else:
+            job.rows[at] = now
 
     def _finish(self, parts: Sequence[Part]) -> None:
         done = [part.job for part in parts if self._line.done(part)]
@@ -237,7 +247,3 @@ def _set(told: Sequence[tuple[Future[Any], Any, BaseException | None]]) -> None:
                 future.set_result(result)
             else:
                 future.set_exception(error)
-
-
-def _replaced(name: str) -> Problem:
-    return Problem(503, f"the model {name!r} was loaded anew meanwhile: ask again", {"retry-after": "1"})

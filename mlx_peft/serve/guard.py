@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from mlx_peft.serve.known import Known
-from mlx_peft.serve.problems import Problem, unknown, unreadable
+from mlx_peft.serve.problems import Problem, unknown
 from mlx_peft.serve.settings import Settings
 from mlx_peft.serve.tokens import EVERYTHING, Grant, same
 
@@ -41,11 +41,11 @@ def must_administer(request: Request, settings: Settings) -> None:
 
 
 def chosen(name: str | None, names: list[str], grant: Grant, found: Known | None) -> Known:
-    """Whom an image asks: the one that is named, or of a single one that. Raises Problem, 404 or 422."""
+    """Whom an image asks: the one that is named, or of a single one that. Raises Problem, 404 or 409."""
     if name is None:
-        raise unreadable(
-            f"no adapter is named, and {len(names)} are served: name one" if names else "no model can be asked here"
-        )
+        if not names:
+            raise Problem(409, "there is no model here that can be asked")
+        raise Problem(409, f"no adapter is named, and {len(names)} are served: name one")
     if found is None or not grant.allows(name):
         raise unknown(name)
     return found

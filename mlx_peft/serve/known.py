@@ -97,11 +97,14 @@ class Served(Protocol):
         ...
 
     def load(self, name: str) -> Known:
-        """Reads an adapter of the folder, again where it is there. Raises UserError; all is as it was then."""
+        """Reads an adapter of the folder, again where it is there.
+
+        Raises UserError, or Problem, 404 or 409; all is as it was then.
+        """
         ...
 
     def unload(self, name: str) -> None:
-        """Lets one go."""
+        """Lets one go. Raises Problem, 404 or 409."""
         ...
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import math
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +67,8 @@ class Server(uvicorn.Server):
     def _warm(self, future: Future[None]) -> None:
         self.failure = future.exception()
         if self.failure is None:
+            gc.collect()
+            gc.freeze()  # what is there now stays: requests need not wait until it is looked through
             self._told()
         else:
             self.should_exit = True
@@ -84,17 +88,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(engine: Engine, settings: Settings, there: socket.socket, told: Callable[[Sequence[str]], object]) -> None:
-    """Serves until it is asked to end, and what was taken in is answered.
-
-    Args:
-        there: where it listens.
-        told: called with the engine's notes once it is warm.
-
-    Raises:
-        UserError, or whatever keeps the engine from becoming warm.
-    """
-    config = uvicorn.Config(
+def configured(engine: Engine, settings: Settings) -> uvicorn.Config:
+    """How uvicorn is to serve an engine."""
+    return uvicorn.Config(
         create_app(engine, settings),
         http=connection(settings),
         ws="none",
@@ -108,7 +104,20 @@ def serve(engine: Engine, settings: Settings, there: socket.socket, told: Callab
         timeout_keep_alive=KEPT_ALIVE,
         timeout_graceful_shutdown=math.ceil(settings.drain),
     )
-    server = Server(config, engine, lambda: told(engine.notes))
+
+
+def serve(engine: Engine, settings: Settings, there: socket.socket, told: Callable[[Sequence[str]], object]) -> None:
+    """Serves until it is asked to end, and what was taken in is answered.
+
+    Args:
+        there: where it listens.
+        told: called with the engine's notes once it is warm.
+
+    Raises:
+        UserError, or whatever keeps the engine from becoming warm.
+    """
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # whoever sends what is no HTTP fills no log
+    server = Server(configured(engine, settings), engine, lambda: told(engine.notes))
     server.run([there])
     if server.failure is not None:
         raise server.failure

@@ -16,10 +16,14 @@ from mlx_peft.library.compiled import BUCKETS
 from mlx_peft.library.entries import INSIDE, Entry, must_be_name
 from mlx_peft.library.program import Program
 from mlx_peft.serve.known import Known, Row, metrics_of
+from mlx_peft.serve.problems import Problem, unknown
 from mlx_peft.training.run import RunFolder
 
 LARGEST = BUCKETS[-1] // 2
 """Above it sizes are multiples of it, as a bank fills batches up."""
+
+
+ALONE = "one model is served, and no folder of adapters: nothing is loaded here, and nothing let go"
 
 
 class ServedBank:
@@ -37,6 +41,8 @@ class ServedBank:
         self.image_size, self.dim = base.architecture.img_size, base.architecture.feature_dim
         self.usual = base.preprocessing
         self._bank = bank
+        self._met: set[str] = set()  # the kinds of adapters that the device has been warmed up for
+        self._sizes: Sequence[int] = ()
         self._known = {name: self._told(bank[name]) for name in bank.names}
 
     @property
@@ -58,15 +64,28 @@ class ServedBank:
     def warm(self, sizes: Iterable[int]) -> Sequence[str]:
         """Reads every adapter once; what cannot be read is let go, with a note. Then each size is answered by the bare
         base, by an adapter of each kind alone, and by one of each beside one another."""
-        sizes = sorted(sizes, reverse=True)
+        self._sizes = sorted(sizes, reverse=True)
         notes = [note for name in self.names if (note := self._tried(name))]
-        alone = {repr(self._bank[name].adapter.method): name for name in self.names}
-        for size in sizes:
-            for name in (None, *alone.values()):
+        kinds = self._kinds()
+        for size in self._sizes:
+            for name in (None, *kinds.values()):
                 self._bank.features(self._nothing(size), [name] * size, size)
-            if len(alone) > 1:
-                self._bank.features(self._nothing(size), ([*alone.values()] * size)[:size], size)
+            self._mixed(size)
+        self._met = {*kinds}
         return notes
+
+    def _kinds(self) -> dict[str, str]:
+        """One adapter of each kind."""
+        return {self._kind(name): name for name in self.names}
+
+    def _kind(self, name: str) -> str:
+        """Adapters of one method with equal options have terms of one form."""
+        return repr(self._bank[name].adapter.method)
+
+    def _mixed(self, size: int) -> None:
+        """One of each kind beside one another."""
+        if len(kinds := self._kinds()) > 1:
+            self._bank.features(self._nothing(size), ([*kinds.values()] * size)[:size], size)
 
     def _tried(self, name: str) -> str | None:
         try:
@@ -80,20 +99,32 @@ class ServedBank:
         return np.zeros((count, self.image_size, self.image_size, 3), np.uint8)
 
     def load(self, name: str) -> Known:
-        must_be_name(name)
         if self.folder is None:
-            raise UserError("no folder of adapters is served, so that none can be loaded")
+            raise Problem(409, ALONE)
+        try:
+            must_be_name(name)
+        except UserError as error:
+            raise Problem(404, str(error)) from None
         place = self.folder / name
         if not place.is_dir():
-            raise UserError(f"the folder of adapters has none of the name {name!r}")
+            raise Problem(404, f"the folder of adapters has none of the name {name!r}")
         if not place.resolve().is_relative_to(self.folder.resolve()):
             raise UserError(f"{name!r} is a link that leads out of the folder of adapters: copy what it leads to")
         with told_of(f"the adapter {name!r} is refused"):
             entry = self._bank.add(place, name)
         self._known[name] = self._told(entry)
+        if self._kind(name) not in self._met:  # else nothing of it is new to the device
+            self._met.add(self._kind(name))
+            for size in self._sizes:
+                self._bank.features(self._nothing(size), [name] * size, size)
+                self._mixed(size)
         return self._known[name]
 
     def unload(self, name: str) -> None:
+        if self.folder is None:
+            raise Problem(409, ALONE)
+        if name not in self._known:
+            raise unknown(name)
         self._bank.remove(name)
         del self._known[name]
 
@@ -164,10 +195,10 @@ class ServedModel:
         return ()
 
     def load(self, name: str) -> Known:
-        raise UserError("one model is served, and no folder of adapters: none can be loaded")
+        raise Problem(409, ALONE)
 
     def unload(self, name: str) -> None:
-        raise UserError("one model is served, and no folder of adapters: it cannot be let go")
+        raise Problem(409, ALONE)
 
 
 def sizes(most: int) -> Iterator[int]:

@@ -39,7 +39,7 @@ class Inference:
 
 
 def inference(body: bytes, settings: Settings) -> Inference:
-    """What a body asks. Raises Problem, 400, 413, 422."""
+    """What a body asks. Raises Problem, 400, 422."""
     found = must_be_object(read_json(body), "the body", ("id", "parameters", "inputs", "outputs"))
     name = found.get("id")
     if name is not None and not (isinstance(name, str) and len(name) <= LONGEST):

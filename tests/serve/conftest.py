@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from mlx_peft.config.methods import VPT, Linear, LoRA
 from mlx_peft.library.bank import Bank
 from mlx_peft.serve.app import create_app
 from mlx_peft.serve.engine import Engine
+from mlx_peft.serve.running import Server, configured, listening
 from mlx_peft.serve.served import ServedBank
 from mlx_peft.serve.settings import Settings
 
@@ -44,6 +47,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("served")
     folder_of(METHODS, place, base_of())
     return place
+
+
+LIMITS = Settings(
+    max_batch=4, header_seconds=0.5, body_seconds=0.5, hosts=("127.0.0.1",), images=8, admin_token="admin-" + "a" * 20
+)
+"""Of the server that is asked over real connections."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +84,34 @@ Start = Callable[..., Running]
 def start(folder: Path) -> Iterator[Start]:
     """``start("torch", queue=3)`` starts a server."""
     with ExitStack() as stack:
+        yield partial(begin, stack, folder)
 
-        def begin(side: str = "torch", place: Path = folder, wrap: Any = None, **limits: Any) -> Running:
-            bank = SIDES[side].load_adapters(network(side), place)
-            served: Any = ServedBank(SIDES[side].load_adapters(network(side), place), network(side).base, place)
-            settings = replace(Settings(max_batch=4), **limits)
-            engine = Engine(served if wrap is None else wrap(served), settings)
-            http = stack.enter_context(TestClient(create_app(engine, settings), raise_server_exceptions=False))
-            engine.start().result()
-            return Running(http, engine, bank)
 
-        yield begin
+@pytest.fixture(scope="session")
+def plain(folder: Path) -> Iterator[Running]:
+    """A server that every test finds as the last one left it: it has no memory of what it was asked."""
+    with ExitStack() as stack:
+        yield begin(stack, folder, images=4)
+
+
+def begin(
+    stack: ExitStack, folder: Path, side: str = "torch", place: Path | None = None, wrap: Any = None, **limits: Any
+) -> Running:
+    """A server that ends with the stack.
+
+    Args:
+        place: of its adapters, where not in ``folder``.
+        wrap: makes of what is served what takes its place.
+        limits: in its settings.
+    """
+    place = place or folder
+    bank = SIDES[side].load_adapters(network(side), place)
+    served: Any = ServedBank(SIDES[side].load_adapters(network(side), place), network(side).base, place)
+    settings = replace(Settings(max_batch=4), **limits)
+    engine = Engine(served if wrap is None else wrap(served), settings)
+    http = stack.enter_context(TestClient(create_app(engine, settings), raise_server_exceptions=False))
+    engine.start().result()
+    return Running(http, engine, bank)
 
 
 @pytest.fixture
@@ -102,3 +128,20 @@ def written(files: list[bytes], folder: Path) -> list[str]:
 
 
 assert SIZE == 32
+
+
+@pytest.fixture(scope="session")
+def port(folder: Path) -> Iterator[int]:
+    """Where a server listens, in a thread of this process."""
+    served = ServedBank(SIDES["torch"].load_adapters(network("torch"), folder), network("torch").base, folder)
+    engine, warm = Engine(served, LIMITS), threading.Event()
+    with listening("127.0.0.1", 0) as there:
+        number = there.getsockname()[1]
+        server = Server(configured(engine, LIMITS), engine, warm.set)
+        thread = threading.Thread(target=server.run, args=([there],))
+        thread.start()
+        assert warm.wait(20)
+        yield number
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()

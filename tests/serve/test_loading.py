@@ -83,8 +83,24 @@ def test_what_was_asked_of_one_that_is_let_go_meanwhile_is_404_and_harms_nobody(
     assert (first.status(), gone.status(), other.status()) == (200, 404, 200)
 
 
+def test_what_was_asked_of_one_that_is_loaded_anew_meanwhile_gets_the_new_ones_answer(start: Start, own: Path) -> None:
+    server = start(place=own, admin_token=ADMIN, wrap=Held, max_batch=1)
+    served, count = server.engine.served, read_adapter(own / "00-lora").num_classes
+    with served.held():
+        first = Later(server, adapter="01-lora")
+        served.begun.wait(20)
+        rewritten(own / "00-lora", classes=tuple(f"new {at}" for at in range(count)))
+        order = server.engine.order(served.load, "00-lora")
+        asked = Later(server, adapter="00-lora")
+    assert order.result().classes[0] == "new 0"
+    assert (first.status(), asked.status()) == (200, 200)
+    assert asked.answer.json()["results"][0]["classes"][0]["label"].startswith("new")
+
+
 @pytest.mark.parametrize("name", ["none", "damaged", "other", "led-away", "large"])
-def test_what_cannot_be_loaded_is_422_and_all_is_as_it_was(start: Start, own: Path, tmp_path: Path, name: str) -> None:
+def test_what_cannot_be_loaded_is_told_why_and_all_is_as_it_was(
+    start: Start, own: Path, tmp_path: Path, name: str
+) -> None:
     server = start(place=own, admin_token=ADMIN)
     if name == "damaged":
         shutil.copytree(own / "00-lora", own / name)
@@ -98,7 +114,7 @@ def test_what_cannot_be_loaded_is_422_and_all_is_as_it_was(start: Start, own: Pa
     if name == "large":
         server.engine.served._bank._passes.residents.budget = 10
         name = "00-lora"
-    reason(server.http.put(f"/v1/models/{name}", headers=HEAD), 422)
+    reason(server.http.put(f"/v1/models/{name}", headers=HEAD), 404 if name == "none" else 422)
     if name != "00-lora":
         assert label(server, "00-lora")
         assert [model["name"] for model in server.http.get("/v1/models").json()["models"]] == list(server.names)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serve.conftest import Running, Start, encoded
+from serve.conftest import Running, Start, begin, encoded
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.serve import tokens
@@ -27,9 +29,10 @@ def head(token: str | None) -> dict[str, str]:
     return {} if token is None else {"Authorization": f"Bearer {token}"}
 
 
-@pytest.fixture
-def guarded(start: Start, tmp_path: Path) -> Running:
-    return start(tokens=grants(tmp_path), admin_token=ADMIN)
+@pytest.fixture(scope="module")
+def guarded(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with ExitStack() as stack:
+        yield begin(stack, folder, tokens=grants(tmp_path_factory.mktemp("tokens")), admin_token=ADMIN)
 
 
 def asked(server: Running, token: str | None, adapter: str) -> int:
