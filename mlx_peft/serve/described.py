@@ -197,7 +197,7 @@ def files(settings: Settings, top: bool) -> dict[str, Any]:
     several = {"minItems": 1, "maxItems": settings.images}
     form = {
         "images": {"type": "array", "items": file, **several},
-        "adapter": {"type": "array", "items": _adapter(f"{usual}; once, or once an image"), "minItems": 1},
+        "adapter": {"type": "array", "items": _adapter(f"{usual}; once, or once an image"), **several},
         **more,
     }
     in_json = {"images": {"type": "array", "items": one, **several}, "adapter": _adapter(usual), **more}

@@ -10,8 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serve.conftest import LIMITS, Running
 
+from mlx_peft.serve.asked import FORM
 from mlx_peft.serve.described import IMAGE, PIXEL
 
 HEADERS = {"Authorization": f"Bearer {LIMITS.admin_token}"}
@@ -20,7 +22,11 @@ MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 
 @pytest.mark.slow
 def test_what_is_asked_is_answered_as_the_document_says(port: int) -> None:
-    """Without the plugin of schemathesis, which this pytest is too new for."""
+    """Without the plugin of schemathesis, which this pytest is too new for.
+
+    A form's files are drawn as bytes of any kind, since no schema says what an image is: that they are refused is right.
+    In JSON images are drawn by their format.
+    """
     schemathesis.openapi.format(IMAGE, st.just(PIXEL))
     schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
     wrong: dict[str, str] = {}
@@ -31,7 +37,8 @@ def test_what_is_asked_is_answered_as_the_document_says(port: int) -> None:
             @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
             @given(case=operation.as_strategy(generation_mode=mode))
             def answered(case: Any) -> None:
-                case.call_and_validate(headers=HEADERS)
+                of_files = case.media_type == FORM
+                case.call_and_validate(headers=HEADERS, excluded_checks=[positive_data_acceptance] * of_files)
 
             try:
                 answered()
