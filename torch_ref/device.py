@@ -44,8 +44,10 @@ def _gpu(name: str, number: str) -> int:
         raise UserError(
             f"device: {name} is not here: this PyTorch ({torch.__version__}) finds no CUDA device: write auto, or cpu"
         )
+    own, beside = told("LOCAL_RANK", 0), told("LOCAL_WORLD_SIZE", 1)
+    if number and beside > 1:
+        raise UserError(f"device: {name} is one GPU, and each of {beside} processes takes one of its own: write cuda")
     if not number:
-        own, beside = told("LOCAL_RANK", 0), told("LOCAL_WORLD_SIZE", 1)
         if max(own + 1, beside) > there:  # told by all, of whom one speaks
             raise UserError(
                 f"each process takes a GPU of its own: start no more than there are here, {there}, or write device: cpu"

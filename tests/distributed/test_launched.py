@@ -119,6 +119,9 @@ def test_of_more_processes_than_gpus_the_first_one_says_so(monkeypatch: pytest.M
     done = CliRunner().invoke(app, ["train", "quickstart"], obj="torch")
     assert done.exit_code == 2
     assert "start no more than there are here, 2" in done.stderr
+    tell(monkeypatch, {"LOCAL_WORLD_SIZE": "2"})
+    with pytest.raises(UserError, match="device: cuda:1 is one GPU, and each of 2 processes takes one of its own"):
+        torch_ref.device.use("cuda:1")
     tell(monkeypatch, {"LOCAL_RANK": "one"})
     with pytest.raises(UserError, match="LOCAL_RANK should be a number"):
         torch_ref.device.use("cuda")
