@@ -10,6 +10,7 @@ Ctrl-C ends it here. Batches form in each copy: a few copies with many requests 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 from contextlib import suppress
 from typing import Any
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--ray", default="local", metavar="ADDRESS", help="of a cluster; local: one on this machine")
     options = parser.parse_args()
 
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # a busy machine takes longer than Ray's five
     with cluster(options.ray):
         run(options)
 
