@@ -83,7 +83,7 @@ def must_work(environment: Environment, place: Path) -> None:
                 f"runs/{method}", "--json",
             )
         )  # fmt: skip
-        assert 0.2 < trained["test"]["top1"] <= 1
+        assert 0.2 < trained["metrics"]["test"]["top1"] <= 1
     environment.must_run(place, "mlx-peft", "convert", "runs/lora", "timm", "--to", "timm")
     assert (place / "timm" / "model.safetensors").is_file()
     table = environment.must_run(place, "mlx-peft", "report", "runs", "--out", "report")
