@@ -5,6 +5,7 @@ Everything else of the package asks here, and runs on Linux, macOS and Windows a
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -69,6 +70,13 @@ def read_at(file: int, count: int, place: int) -> bytes:
         return os.pread(file, count, place)
     os.lseek(file, place, os.SEEK_SET)
     return os.read(file, count)
+
+
+def read_into(file: int, buffer: memoryview) -> int:
+    """Fills a buffer from where an open file stands, as far as one reading goes; the number of bytes, 0 at its end."""
+    if hasattr(os, "readv"):
+        return os.readv(file, [buffer])
+    return io.FileIO(file, closefd=False).readinto(buffer)
 
 
 def write_at(file: int, content: bytes, place: int) -> int:

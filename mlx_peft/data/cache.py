@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import mmap
 import os
 import re
@@ -225,8 +224,8 @@ def _map(file: int) -> np.ndarray:
 def _read(file: int) -> np.ndarray:
     """A file's bytes in memory of their own; fewer than its size where it ends early. Raises OSError."""
     content = np.empty(os.fstat(file).st_size, np.uint8)
-    done, opened = 0, io.FileIO(file, closefd=False)
-    while done < len(content) and (read := opened.readinto(content[done:].data)):
+    done = 0
+    while done < len(content) and (read := system.read_into(file, content[done:].data)):
         done += read
     content.flags.writeable = False
     return content[:done]

@@ -69,9 +69,14 @@ def test_files_are_read_and_written_at_a_place(tmp_path: Path, monkeypatch: pyte
         if lacking:
             monkeypatch.delattr(os, "pread", raising=False)
             monkeypatch.delattr(os, "pwrite", raising=False)
+            monkeypatch.delattr(os, "readv", raising=False)
         file = os.open(tmp_path / str(lacking), os.O_RDWR | os.O_CREAT | system.BINARY)
         assert system.write_at(file, b"0123456789", 0) == 10 and system.write_at(file, b"ab", 4) == 2
         assert system.read_at(file, 4, 3) == b"3ab6" and system.read_at(file, 9, 8) == b"89"
+        os.lseek(file, 7, os.SEEK_SET)
+        buffer = bytearray(5)
+        assert system.read_into(file, memoryview(buffer)) == 3 and buffer == b"789\0\0"
+        assert system.read_into(file, memoryview(buffer)) == 0
         os.close(file)
 
 
