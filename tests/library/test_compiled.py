@@ -21,8 +21,8 @@ from mlx_peft.library.prediction import Prediction
 from mlx_peft.library.thread import DeviceThread
 
 SAME = 5e-6
-"""Relative, of float32: some roundings (6e-8) a layer. Merging and another number of rows change the order of sums alone,
-on a CPU with wide registers by 1.2e-6."""
+"""Relative, of float32: some roundings (6e-8) a layer. Merging and another number of rows change the order of sums
+alone, on a CPU with wide registers by 1.2e-6."""
 
 BUCKETS = (1, 2, 4)
 

@@ -24,8 +24,8 @@ MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 def test_what_is_asked_is_answered_as_the_document_says(port: int) -> None:
     """Without the plugin of schemathesis, which this pytest is too new for.
 
-    A form's files are drawn as bytes of any kind, since no schema says what an image is: that they are refused is right.
-    In JSON images are drawn by their format.
+    A form's files are drawn as bytes of any kind, since no schema says what an image is: that they are refused is
+    right. In JSON images are drawn by their format.
     """
     schemathesis.openapi.format(IMAGE, st.just(PIXEL))
     schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
