@@ -53,23 +53,23 @@ def run(options: argparse.Namespace) -> None:
     """Starts the copies, and is back when it is told to end."""
     from ray import serve  # once it is connected
 
-    serve.start(http_options={"host": "127.0.0.1", "port": options.port})
-
-    @serve.deployment(
-        num_replicas=options.copies,
-        ray_actor_options={"num_cpus": options.cpus},
-        max_ongoing_requests=256,  # as many as a copy's own queue has images: batches form there
-        graceful_shutdown_timeout_s=45,
-        health_check_timeout_s=60,
-    )
-    @serve.ingress(lambda: application(options.folder, options.backend))
-    class Copy:
-        pass
-
-    serve.run(Copy.bind(), name="mlx-peft", route_prefix="/")
-    print(f"{options.copies} copies at http://127.0.0.1:{options.port}", flush=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     with suppress(KeyboardInterrupt):
+        serve.start(http_options={"host": "127.0.0.1", "port": options.port})
+
+        @serve.deployment(
+            num_replicas=options.copies,
+            ray_actor_options={"num_cpus": options.cpus},
+            max_ongoing_requests=256,  # as many as a copy's own queue has images: batches form there
+            graceful_shutdown_timeout_s=45,
+            health_check_timeout_s=60,
+        )
+        @serve.ingress(lambda: application(options.folder, options.backend))
+        class Copy:
+            pass
+
+        serve.run(Copy.bind(), name="mlx-peft", route_prefix="/")
+        print(f"{options.copies} copies at http://127.0.0.1:{options.port}", flush=True)
         signal.pause()
     serve.shutdown()
 
