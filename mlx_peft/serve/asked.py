@@ -214,10 +214,14 @@ def must_be_few(count: int, most: int) -> None:
 def _adapter(value: Any, where: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise unreadable(f"{where} should be the name of an adapter, not {brief(value)}")
+    if value is not None and len(value) > LONGEST_FIELD:
+        raise unreadable(f"{where} is longer than {LONGEST_FIELD} characters")
     return value or None
 
 
 def _top(value: Any) -> int:
+    if isinstance(value, float) and value.is_integer():  # 5.0 is a whole number in JSON
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
         raise unreadable(f"top_k should be a whole number of 1 to {MOST:,}, not {brief(value)}")
     return value

@@ -90,11 +90,11 @@ class Engine:
         self._line.drain()
 
     def close(self) -> None:
-        """Drains, and waits until everything is answered."""
+        """Drains, and waits until everything is answered; for a device that hangs, no longer than a drain may take."""
         self._line.drain()
         self._line.end()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(self.settings.drain)
 
     # What is asked.
 

@@ -108,6 +108,17 @@ def test_draining_it_answers_what_it_has_taken_in_and_refuses_what_is_new(start:
         server.engine.order(print)
 
 
+def test_a_device_that_hangs_does_not_keep_the_server_from_its_end(start: Start) -> None:
+    server = start(wrap=Held, drain=0.05)
+    served = server.engine.served
+    with served.held():
+        hanging = Later(server)
+        served.begun.wait(20)
+        server.engine.close()
+        assert server.engine.waiting == 1
+    assert hanging.status() == 200
+
+
 def test_an_adapter_that_has_become_unreadable_is_left_out_with_a_note(start: Start, folder, tmp_path) -> None:
     import shutil
 

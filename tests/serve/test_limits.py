@@ -188,6 +188,7 @@ def test_a_name_is_never_a_path(start: Start) -> None:
         ('{"images": [{"data": ""}], "top_k": true}', 422),
         ('{"images": [{"data": ""}], "top_k": 1e99}', 422),
         ('{"images": [{"data": ""}], "adapter": 3}', 422),
+        (json.dumps({"images": [{"data": "", "adapter": ""}], "adapter": "x" * 1025}), 422),
         ('{"images": [{"data": ""}]}', 409),
         ('{"images": [{"data": ""}], "adapter": "no-such"}', 404),
     ],
@@ -237,6 +238,12 @@ def test_an_image_in_json_that_is_a_bomb_is_refused(plain: Running) -> None:
     body = json.dumps({"images": [{"data": data}], "adapter": server.names[0]})
     answer = server.http.post("/v1/classify", content=body, headers={"content-type": "application/json"})
     assert "pixels" in reason(answer, 422)
+
+
+def test_a_whole_number_may_be_written_as_json_has_it(plain: Running) -> None:
+    images = [{"data": base64.b64encode(encoded(0)).decode(), "adapter": plain.names[1]}]
+    answers = [plain.http.post("/v1/classify", json={"images": images, "top_k": top}).json() for top in (2, 2.0)]
+    assert [len(answer["results"][0]["classes"]) for answer in answers] == [2, 2]
 
 
 def test_a_place_that_was_not_taken_up_is_free_again(start: Start) -> None:
