@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import posixpath
+import re
 from typing import Any
 
 import commands
@@ -22,7 +22,7 @@ def on_config(config: Any) -> Any:
     how-to pages."""
     named = str(config.nav)
     new = [path.name for path in sorted((ROOT / "docs").glob("*.md")) if f"'{path.name}'" not in named]
-    tables = sorted(path.name for path in (ROOT / "experiments/results").glob("*.md"))
+    tables = sorted(there.removeprefix("results/") for there in _brought() if re.match(r"results/.*\.md$", there))
     for section in config.nav:
         if "Results" in section:
             section["Results"] = [f"results/{name}" for name in sorted(tables, key="README.md".__ne__)]
@@ -32,16 +32,21 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """Adds the pages of elsewhere, and those that are made."""
+    """Adds the pages of elsewhere, and what they show."""
+    for there, file in _brought().items():
+        files.append(File.generated(config, there, abs_src_path=str(ROOT / file)))
+    return files
+
+
+def _brought() -> dict[str, str]:
+    """The files of elsewhere by where they stand on the site."""
     found = [*ELSEWHERE]
     for folder in FOLDERS:
         if folder != "docs":
-            found += [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / folder).glob("*")) if path.is_file()]
-    for file in found:
-        there = place(file)
-        if there is not None:
-            files.append(File.generated(config, there, abs_src_path=str(ROOT / file)))
-    return files
+            found += [
+                path.relative_to(ROOT).as_posix() for path in sorted((ROOT / folder).rglob("*")) if path.is_file()
+            ]
+    return {there: file for file in found if (there := place(file)) is not None}
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:
@@ -49,12 +54,8 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
     source = page.file.src_uri
     if source in WIDE:
         page.meta["hide"] = ["navigation", "toc"]
-    names = {there: file for file, there in ELSEWHERE.items()}
-    for folder, there in FOLDERS.items():
-        if there and source.startswith(f"{there}/"):
-            names[source] = posixpath.join(folder, source.removeprefix(f"{there}/"))
     try:
-        text = relinked(markdown, names.get(source, f"docs/{source}"), lambda path: (ROOT / path).exists())
+        text = relinked(markdown, _brought().get(source, f"docs/{source}"), lambda path: (ROOT / path).exists())
     except ValueError as error:
         raise PluginError(str(error)) from error
     return f"{text}\n\n{GENERATED[source]()}" if source in GENERATED else text

@@ -31,7 +31,8 @@ def place(file: str) -> str | None:
         if file == folder:
             return posixpath.join(there, "README.md")
         if file.startswith(f"{folder}/"):
-            return posixpath.join(there, file.removeprefix(f"{folder}/"))
+            inner = file.removeprefix(f"{folder}/")
+            return posixpath.join(there, inner if folder == "docs" else inner.replace("/", "-"))
     return None
 
 

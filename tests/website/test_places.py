@@ -20,6 +20,7 @@ def there(path: str) -> bool:
         ("docs/reference/api.md", "reference/api.md"),
         ("experiments/results/c.md", "results/c.md"),
         ("experiments/results", "results/README.md"),
+        ("experiments/results/devices/README.md", "results/devices-README.md"),
         ("tests/d.py", None),
         ("LICENSE", None),
     ],
