@@ -55,7 +55,8 @@ def run(options: argparse.Namespace) -> None:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     with suppress(KeyboardInterrupt):
-        serve.start(http_options={"host": "127.0.0.1", "port": options.port})
+        with suppress(TimeoutError):  # on a busy machine Ray's proxy is there later than the minute that it is given
+            serve.start(http_options={"host": "127.0.0.1", "port": options.port})
 
         @serve.deployment(
             num_replicas=options.copies,
