@@ -12,11 +12,11 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 ELSEWHERE = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 """Files of the repository's root, and their pages."""
-FOLDERS = {"experiments/results": "results", "docs": "", "notebooks": "notebooks"}
+FOLDERS = {"experiments/results": "results", "docs": ""}
 """Folders of the repository, and where what is in them stands."""
 
 FENCE = re.compile(r"^ *(`{3,}|~{3,})")
