@@ -148,8 +148,8 @@ class Client:
     context: ssl.SSLContext | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.address)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+        url = urlsplit(self.address)
+        if url.scheme not in ("http", "https") or not url.hostname or url.port == 0 or url.query or url.username:
             raise ValueError(f"a server's address should look like http://127.0.0.1:8000, not {self.address!r}")
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
             raise ValueError("a token should be printable ASCII text")

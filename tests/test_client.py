@@ -234,6 +234,12 @@ def test_an_address_of_another_kind_is_refused(address: str) -> None:
         Client(address)
 
 
+@pytest.mark.parametrize("port", [0, 65536, "x"])
+def test_so_is_a_port_that_there_cannot_be(port: object) -> None:
+    with pytest.raises(ValueError, match=r"(?i)port|should look like"):
+        Client(f"http://127.0.0.1:{port}")
+
+
 @pytest.mark.parametrize("token", ["", " ", "two\r\nlines", "ü"], ids=ascii)
 def test_a_token_that_no_header_can_hold_is_refused(token: str) -> None:
     with pytest.raises(ValueError, match="printable ASCII"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 from mlx_peft.core.text import UNSEEN
@@ -50,6 +51,6 @@ def from_json(text: str | bytes) -> Any:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.100} is there twice")
+        counts = Counter(key for key, _ in pairs)  # strangers send a million keys
+        raise ValueError(f"the key {next(key for key in counts if counts[key] > 1)!r:.100} is there twice")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -10,14 +11,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.json_io import to_json
-from mlx_peft.serve.asked import JSON, asked
+from mlx_peft.serve.asked import JSON, asked, media_type
 from mlx_peft.serve.batches import Answers, Place
 from mlx_peft.serve.bodies import Bodies, read
 from mlx_peft.serve.decoding import decoded, decoders
@@ -25,7 +25,7 @@ from mlx_peft.serve.engine import Engine
 from mlx_peft.serve.guard import chosen, grant_of
 from mlx_peft.serve.known import Known, Row
 from mlx_peft.serve.metrics import Metrics
-from mlx_peft.serve.problems import Problem, late, unreadable
+from mlx_peft.serve.problems import Problem, gone, late, unreadable
 from mlx_peft.serve.settings import Settings
 from mlx_peft.serve.tokens import Grant
 from mlx_peft.tasks.logits import finite
@@ -80,7 +80,7 @@ class Answering:
         began = time.monotonic()
         async with self.taken(request, headed) as taken:
             future = self.engine.submit(taken.pixels, taken.rows, headed, deadline=taken.deadline, place=taken.place)
-        answers = await self.until(taken.deadline, asyncio.wrap_future(future))
+        answers = await self.until(request, taken.deadline, asyncio.wrap_future(future))
         results = [
             classes_of(row, logits, taken.top) if headed else embedding_of(row, logits)
             for row, logits in zip(answers.of, answers.rows, strict=True)
@@ -102,15 +102,15 @@ class Answering:
         grant = grant_of(request, self.settings)
         with self.bodies.holding() as held:
             kind = request.headers.get("content-type", "")
-            most = self.settings.json if kind.startswith(JSON) else self.settings.body
+            most = self.settings.json if media_type(kind) == JSON else self.settings.body
             body = await read(request, held, most, self.settings.body_seconds)
+            deadline = time.monotonic() + self.settings.deadline
             read_here, arguments = len(body) <= SMALL, (kind, body, self.settings.images, headed)
-            ask = asked(*arguments) if read_here else await self.aside(asked, *arguments)
+            ask = asked(*arguments) if read_here else await self.until(request, deadline, self.aside(asked, *arguments))
             del body, arguments
             rows = self.rows(ask.adapters, grant, headed)
             with self.engine.admit(len(rows)) as place:
-                deadline = time.monotonic() + self.settings.deadline
-                pixels, decoding = await self.decoded(ask.images, rows, deadline)
+                pixels, decoding = await self.decoded(request, ask.images, rows, deadline)
                 held.free()
                 yield Taken(rows, pixels, ask.top, deadline, decoding, place)
 
@@ -131,28 +131,42 @@ class Answering:
         return [found[name] for name in names]
 
     async def decoded(
-        self, images: Sequence[bytes | np.ndarray], rows: Sequence[Row], deadline: float
+        self, request: Request, images: Sequence[bytes | np.ndarray], rows: Sequence[Row], deadline: float
     ) -> tuple[np.ndarray, float]:
         """The images as their models see them, and how many seconds that took."""
         served = self.engine.served
         recipes = [row.recipe if row is not None else served.usual for row in rows]
-        began = time.monotonic()
-        pixels = await self.until(
-            deadline, self.aside(decoded, images, recipes, served.image_size, self.settings.decoding)
-        )
+        began, over = time.monotonic(), threading.Event()
+        arguments = images, recipes, served.image_size, self.settings.decoding, over
+        try:
+            pixels = await self.until(request, deadline, self.aside(decoded, *arguments))
+        finally:
+            over.set()  # a thread that is still at it stops behind the image that it has in hand
         return pixels, time.monotonic() - began
 
-    async def until(self, deadline: float, awaited: Any) -> Any:
-        """What is awaited. Raises Problem, 504, where it is not there in time."""
+    async def until(self, request: Request, deadline: float, awaited: Any) -> Any:
+        """What is awaited. Raises Problem: 504, where it is not there in time; 499, where whoever asked has gone, and
+        nothing more is computed for them."""
+        answer, left = asyncio.ensure_future(awaited), asyncio.ensure_future(_left(request))
         try:
-            with anyio.fail_after(max(deadline - time.monotonic(), 0)):
-                return await awaited
-        except TimeoutError:
-            raise late(self.settings.deadline) from None
+            wait = max(deadline - time.monotonic(), 0)
+            done, _ = await asyncio.wait({answer, left}, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            if answer in done:
+                return answer.result()
+            raise gone() if left in done else late(self.settings.deadline)
+        finally:
+            answer.cancel()
+            left.cancel()
 
     async def aside(self, function: Any, *arguments: Any) -> Any:
         """Calls a function in one of the decoding threads."""
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)
+
+
+async def _left(request: Request) -> None:
+    """Back as soon as whoever asked has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def answer(value: Any, status: int = 200) -> Response:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse, PlainTextResponse, Response
@@ -22,7 +23,7 @@ from mlx_peft.serve import described, explaining, models, protocol
 from mlx_peft.serve.answering import Answering, answer
 from mlx_peft.serve.described import ANSWERING, Classified, Embedded, said
 from mlx_peft.serve.engine import Engine
-from mlx_peft.serve.guard import grant_of, must_be_called
+from mlx_peft.serve.guard import grant_of, must_be_called, must_be_of_here
 from mlx_peft.serve.metrics import Metrics
 from mlx_peft.serve.problems import Problem
 from mlx_peft.serve.settings import Settings
@@ -35,6 +36,7 @@ HEADERS = [
     (b"cache-control", b"no-store"),
 ]
 """Of every response: answers about images are kept nowhere on their way."""
+FAILED = "the server failed; its log says why"
 PAGE = "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 """What the page may load: nothing from elsewhere."""
 
@@ -96,7 +98,7 @@ def _add_metrics(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     @app.get(
         "/metrics", response_class=PlainTextResponse, **said("What is counted, for Prometheus", None, (401, 403, 421))
     )
-    async def told(request: Request) -> Response:
+    def told(request: Request) -> Response:  # in a thread: of many adapters it is a long text
         if grant_of(request, settings).adapters is not None:
             raise Problem(403, "the metrics name all adapters: a token that may ask all of them is needed")
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
@@ -137,11 +139,13 @@ def _handlers(metrics: Metrics) -> dict[Any, Callable[..., Any]]:
         return refused(request, error.status_code, f"{error.detail}: see /openapi.json", error.headers)
 
     async def of_user(request: Request, error: UserError) -> Response:
-        return refused(request, 422, str(error))
+        """What a request has wrong is a Problem where it is read; this is about files and memory of the server's."""
+        LOG.error("a request could not be answered: %s", error)
+        return refused(request, 500, FAILED)
 
     async def of_bug(request: Request, error: Exception) -> Response:
         LOG.error("a request could not be answered", exc_info=error)
-        return refused(request, 500, "the server failed; its log says why")
+        return refused(request, 500, FAILED)
 
     return {Problem: of_problem, HTTPException: of_http, UserError: of_user, Exception: of_bug}
 
@@ -153,10 +157,11 @@ def route_of(scope: Scope) -> str:
 
 
 class Guarded:
-    """Before anything else: whether the server is called by its name; and headers of every response."""
+    """Before anything else: whether the server is called by its name, and by no other site's page; and headers of every
+    response."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app, self._hosts = app, settings.hosts
+        self._app, self._hosts, self._origins = app, settings.hosts, settings.origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -168,8 +173,10 @@ class Guarded:
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
             await send(message)
 
+        headers = Headers(scope=scope)
         try:
-            must_be_called(Request(scope).headers.get("host", ""), self._hosts)
+            must_be_called(headers.get("host", ""), self._hosts)
+            must_be_of_here(scope["method"], headers, self._origins)
         except Problem as error:
             await problem(scope["path"], error.status, error.reason)(scope, receive, with_headers)
             return

@@ -39,6 +39,11 @@ class Asked:
     top: int = TOP
 
 
+def media_type(kind: str) -> str:
+    """Of a content type, in small letters, without parameters: whoever asks what a body is asks here."""
+    return kind.partition(";")[0].strip().lower()
+
+
 def asked(kind: str, body: bytes, most: int, top: bool = True) -> Asked:
     """What a body asks.
 
@@ -52,7 +57,7 @@ def asked(kind: str, body: bytes, most: int, top: bool = True) -> Asked:
             wrong.
     """
     fields = FIELDS if top else FIELDS[:1]
-    name = kind.partition(";")[0].strip().lower()
+    name = media_type(kind)
     if name == FORM:
         return _of_form(kind, body, most, fields)
     if name == JSON:

@@ -21,6 +21,7 @@ from mlx_peft.serve.settings import Settings
 
 LONGEST_WAIT = 30
 """Seconds after which anybody is told to ask again, at most."""
+ENDS = "the server is shutting down"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +107,7 @@ class Line:
 
     Attributes:
         open: whether anybody is taken in.
+        drained: whether nobody will be any more.
         total: images that were taken in and are not yet answered.
     """
 
@@ -116,19 +118,19 @@ class Line:
         self._jobs: deque[Job] = deque()
         self._orders: deque[Order] = deque()
         self._coming = self._waiting = 0  # images: to be decoded, and decoded
-        self._ended = self._drained = self._ordered = False
+        self.drained = self._ended = self._ordered = False
         self._rate = 0.0  # images a second, of late
 
     # From its begin to its end.
 
     def begin(self) -> None:
         with self._changed:
-            self.open = not self._drained
+            self.open = not self.drained
 
     def drain(self) -> None:
         """Takes nobody in from here on."""
         with self._changed:
-            self.open, self._drained = False, True
+            self.open, self.drained = False, True
 
     def end(self) -> None:
         """Once nobody waits any more there is nothing to take."""
@@ -140,8 +142,9 @@ class Line:
 
     def admit(self, images: int) -> Place:
         with self._changed:
+            self._must_be_warm()
             if not self.open:
-                raise busy("the server is shutting down" if self._drained else "the server is not warm yet")
+                raise busy(ENDS)
             if self.total + images > self._settings.queue:
                 seconds = min(math.ceil(self.total / self._rate), LONGEST_WAIT) if self._rate else 1
                 raise busy(f"{counted(self.total, 'image')} are waiting already: ask again later", seconds)
@@ -178,11 +181,16 @@ class Line:
     def order(self, function: Callable[..., Any], *arguments: object) -> Future[Any]:
         future: Future[Any] = Future()
         with self._changed:
+            self._must_be_warm()
             if self._ended:
-                raise busy("the server is shutting down")
+                raise busy(ENDS)
             self._orders.append((future, function, arguments))
             self._changed.notify_all()
         return future
+
+    def _must_be_warm(self) -> None:
+        if not (self.open or self.drained):
+            raise busy("the server is not warm yet")
 
     # The device.
 

@@ -1,4 +1,5 @@
-"""A connection that ends where its headers are too many, or too slow: uvicorn has no such limits with httptools."""
+"""A connection that ends where its headers are too many, or too slow, or its answers are not read: uvicorn has no such
+limits with httptools."""
 
 from __future__ import annotations
 
@@ -10,9 +11,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from mlx_peft.core.json_io import to_json
 from mlx_peft.serve.settings import Settings
 
+SPARE = 64
+"""Connections beyond the limit that are told so, with 503; further ones are closed at once, so that files can still be
+opened."""
+
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, with limits on headers, on trailers behind a body, and on the time until a request has begun.
+    """uvicorn's, with limits on headers, on trailers behind a body, and on the time in which nothing is answered: until
+    a request has begun, behind an answer, and until that is read.
 
     What the parser takes without telling of a body, or of an end, is headers: so many bytes of them are taken in a row.
     """
@@ -24,10 +30,15 @@ class Connection(HttpToolsProtocol):
     _heading = False
     _refused = False
     _timer: asyncio.TimerHandle | None = None
+    _unread: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._expect()
+        if len(self.connections) > self.limits.connections + SPARE:
+            self._refused = True
+            transport.abort()
+        else:
+            self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expected()
@@ -42,8 +53,8 @@ class Connection(HttpToolsProtocol):
             return
         if self._quiet > self.limits.header_bytes:
             self._refuse()
-        elif self._heading and self._timer is None:
-            self._expect()
+        elif self._timer is None and (self._heading or (self.cycle is not None and self.cycle.response_complete)):
+            self._expect()  # of bytes behind an answer too: they have ended uvicorn's own wait for the next request
 
     # What the parser tells of.
 
@@ -80,6 +91,15 @@ class Connection(HttpToolsProtocol):
             super().on_message_complete()
 
     # The end.
+
+    def must_be_read(self, now: float) -> None:
+        """Ends it where an answer is not read in time. Called again and again."""
+        if not self.transport.get_write_buffer_size():
+            self._unread = None
+        elif self._unread is None:
+            self._unread = now
+        elif now - self._unread > self.limits.answer_seconds:
+            self.transport.abort()
 
     def _expect(self) -> None:
         self._timer = self.loop.call_later(self.limits.header_seconds, self._late)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
 
@@ -24,16 +25,23 @@ def decoders(settings: Settings) -> ThreadPoolExecutor:
 
 
 def decoded(
-    images: Sequence[bytes | np.ndarray], recipes: Sequence[Preprocessing], size: int, within: Limits
+    images: Sequence[bytes | np.ndarray],
+    recipes: Sequence[Preprocessing],
+    size: int,
+    within: Limits,
+    over: threading.Event,
 ) -> np.ndarray:
     """Images as their models see them, uint8 ``(images, size, size, 3)``.
 
     Files are read as ``predict`` reads them from a disk, and arrays as it takes arrays: of the model's size as they
-    are. Raises Problem, 422, which names the first that cannot be read.
+    are. Raises Problem, 422, which names the first that cannot be read; CancelledError once it is ``over``: the
+    deadline, or whoever asked has gone.
     """
     found = np.empty((len(images), size, size, 3), np.uint8)
     with usually(within):
         for number, (image, recipe) in enumerate(zip(images, recipes, strict=True)):
+            if over.is_set():
+                raise CancelledError
             try:
                 with one_image():
                     found[number] = _seen(image, f"images[{number}]", recipe, size)

@@ -19,7 +19,7 @@ import numpy as np
 from mlx_peft.core.errors import UserError
 from mlx_peft.serve.batches import Answers, Job, Line, Part, Place
 from mlx_peft.serve.known import Row, Served
-from mlx_peft.serve.problems import Problem, busy, late, unknown
+from mlx_peft.serve.problems import Problem, late, replaced, unknown
 from mlx_peft.serve.served import sizes
 from mlx_peft.serve.settings import Settings
 
@@ -71,7 +71,8 @@ class Engine:
     # From its begin to its end.
 
     def start(self) -> Future[None]:
-        """Begins to warm up; what it returns is done as soon as it is ready, or says why it will not be."""
+        """Begins to warm up; what it returns is done as soon as it is ready, or says why it will not be; it is
+        cancelled where the engine is drained before."""
         self._thread.start()
         return self._warm
 
@@ -139,13 +140,16 @@ class Engine:
 
     def _work(self) -> None:
         try:
-            self.notes = self.served.warm(sizes(self.settings.max_batch))
+            self.notes = self.served.warm(sizes(self.settings.max_batch), lambda: not self._line.drained)
         except BaseException as error:
             self._line.end()
             self._warm.set_exception(error)
             return
         self._line.begin()
-        self._warm.set_result(None)
+        if self._line.drained:
+            self._warm.cancel()
+        else:
+            self._warm.set_result(None)
         while (work := self._line.take()) is not None:
             if isinstance(work, list):
                 self._batch(work)
@@ -181,9 +185,9 @@ class Engine:
     def _answered(self, parts: list[Part], headed: bool) -> None:
         """Answers parts of one kind together; where that fails each by itself, so that one harms no other."""
         began = time.monotonic()
-        images = np.concatenate([part.images for part in parts]) if len(parts) > 1 else parts[0].images
         rows = [row for part in parts for row in part.rows]
         try:
+            images = np.concatenate([part.images for part in parts]) if len(parts) > 1 else parts[0].images
             found = self.served.answer(images, rows, headed)
         except BaseException as error:
             if len(parts) > 1:
@@ -224,7 +228,7 @@ class Engine:
         if now is None:
             job.error = unknown(row.name)
         elif now.recipe != row.recipe or bool(now.classes) != bool(row.classes):
-            job.error = busy(f"the model {row.name!r} was loaded anew meanwhile: ask again")
+            job.error = replaced(row.name)
         else:
             job.rows[at] = now
 

@@ -36,7 +36,8 @@ from mlx_peft.report.patches import heat, regions
 from mlx_peft.serve import described
 from mlx_peft.serve.answering import Answering, answer
 from mlx_peft.serve.described import ANSWERING, Class, said
-from mlx_peft.serve.problems import busy, unreadable
+from mlx_peft.serve.known import Known
+from mlx_peft.serve.problems import busy, replaced, unknown, unreadable
 from mlx_peft.tasks.task import Task
 from mlx_peft.vit.parameters import is_head
 
@@ -211,6 +212,13 @@ def add(app: FastAPI, answering: Answering) -> None:
         finally:
             inside.discard(own)
 
+    def look(row: Known, pixels: np.ndarray, top: int) -> Seen:
+        """In the device's thread. Raises Problem, 404, 503, where the adapter is gone, or another, by now."""
+        assert explainer is not None
+        if (now := engine.served.get(row.name)) is not row:
+            raise unknown(row.name) if now is None else replaced(row.name)
+        return explainer.look(pixels, row.name, top)
+
     @app.post("/v1/explain", **said("Where an adapter looks in an image", WhyAnswered, ANSWERING, body))
     async def explain(request: Request) -> Response:
         began = time.monotonic()
@@ -222,8 +230,8 @@ def add(app: FastAPI, answering: Answering) -> None:
             (row,), (pixels,) = taken.rows, taken.pixels
             assert row is not None  # the bare base has no classes
             with place():
-                looked = engine.order(explainer.look, pixels, row.name, taken.top)
-                seen = await answering.until(taken.deadline, asyncio.wrap_future(looked))
+                looked = engine.order(look, row, pixels, taken.top)
+                seen = await answering.until(request, taken.deadline, asyncio.wrap_future(looked))
                 result = await answering.aside(told, seen)
         total = time.monotonic() - began
         answering.metrics.answered("explain", {row.name: 1}, total)

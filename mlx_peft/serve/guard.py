@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from mlx_peft.serve.known import Known
@@ -49,6 +50,17 @@ def chosen(name: str | None, names: list[str], grant: Grant, found: Known | None
     if found is None or not grant.allows(name):
         raise unknown(name)
     return found
+
+
+def must_be_of_here(method: str, headers: Headers, origins: tuple[str, ...]) -> None:
+    """Raises Problem, 403, where a page of another site has a browser ask for more than to look.
+
+    A browser sends a form of any page's to any server, which would compute for that page, though it reads no answer.
+    Whence a request comes, browsers say themselves (Fetch Metadata); what is no browser does not.
+    """
+    elsewhere = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    if elsewhere and method not in ("GET", "HEAD", "OPTIONS") and not {headers.get("origin"), "*"} & {*origins}:
+        raise Problem(403, "a page of another site asks, whose origin is not one of those that may")
 
 
 def must_be_called(host: str, hosts: tuple[str, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,6 +39,13 @@ class Known:
 
 Row = Known | None
 """Whom an image asks; None: the bare base, for its features."""
+
+
+GoOn = Callable[[], bool]
+
+
+def always() -> bool:
+    return True
 
 
 class Served(Protocol):
@@ -92,8 +99,12 @@ class Served(Protocol):
         """
         ...
 
-    def warm(self, sizes: Iterable[int]) -> Sequence[str]:
-        """Answers batches of these sizes, so that nothing is compiled later; notes for a person."""
+    def warm(self, sizes: Iterable[int], go_on: GoOn = always) -> Sequence[str]:
+        """Answers batches of these sizes, so that nothing is compiled later; notes for a person.
+
+        Args:
+            go_on: is asked before each; where it says no, nobody waits for the rest.
+        """
         ...
 
     def load(self, name: str) -> Known:

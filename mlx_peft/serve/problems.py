@@ -41,6 +41,16 @@ def late(seconds: float) -> Problem:
     return Problem(504, f"there was no answer within {seconds:g} seconds: ask again later, or for fewer images")
 
 
+def gone() -> Problem:
+    """Whoever asked has closed the connection. Nobody reads this; the status, which proxies have for it, is counted."""
+    return Problem(499, "the connection was closed before the answer was there")
+
+
+def replaced(name: str) -> Problem:
+    """What is asked is no longer what was asked."""
+    return busy(f"the model {name!r} was loaded anew meanwhile: ask again")
+
+
 def unknown(name: str) -> Problem:
     """No adapter is served under the name, or none that this token may ask: the two are not told apart."""
     return Problem(404, f"there is no model {shown(name)} here: GET /v1/models lists those that there are")

@@ -76,15 +76,15 @@ def add(app: FastAPI, answering: Answering) -> None:
         known = asked(name, grant_of(request, settings))
         with answering.bodies.holding() as held:
             body = await read(request, held, settings.json, settings.body_seconds)
-            ask: Inference = await answering.aside(inference, body, settings)
+            deadline = time.monotonic() + settings.deadline
+            ask: Inference = await answering.until(request, deadline, answering.aside(inference, body, settings))
             del body
             with engine.admit(len(ask.images)) as place:
-                deadline = time.monotonic() + settings.deadline
                 rows = [known] * len(ask.images)
-                pixels, _ = await answering.decoded(ask.images, rows, deadline)
+                pixels, _ = await answering.decoded(request, ask.images, rows, deadline)
                 held.free()
                 future = engine.submit(pixels, rows, deadline=deadline, place=place)
-        found = await answering.until(deadline, asyncio.wrap_future(future))
+        found = await answering.until(request, deadline, asyncio.wrap_future(future))
         answering.metrics.answered("infer", {known.name: len(rows)}, time.monotonic() - began)
         return answer(inferred(ask, known, [finite_logits(known, logits) for logits in found.rows]))
 

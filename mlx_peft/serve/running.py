@@ -6,17 +6,19 @@ import gc
 import logging
 import math
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.signals import PERSON, handled
 from mlx_peft.serve.app import create_app
-from mlx_peft.serve.connection import connection
+from mlx_peft.serve.connection import Connection, connection
 from mlx_peft.serve.engine import Engine
 from mlx_peft.serve.settings import Settings
 
@@ -24,6 +26,8 @@ BACKLOG = 256
 """Connections that wait to be taken in."""
 KEPT_ALIVE = 30
 """Seconds that a connection without a request stays open."""
+LOOKED = 5
+"""Tenths of a second after which it is looked again whether answers are read."""
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -65,6 +69,8 @@ class Server(uvicorn.Server):
         self._engine.start().add_done_callback(self._warm)
 
     def _warm(self, future: Future[None]) -> None:
+        if future.cancelled():  # it was asked to end before it was warm
+            return
         self.failure = future.exception()
         if self.failure is None:
             gc.collect()
@@ -72,6 +78,12 @@ class Server(uvicorn.Server):
             self._told()
         else:
             self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % LOOKED == 0:
+            for one in [*self.server_state.connections]:
+                cast(Connection, one).must_be_read(time.monotonic())
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._engine.drain()

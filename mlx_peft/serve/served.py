@@ -15,7 +15,7 @@ from mlx_peft.library.bank import Bank
 from mlx_peft.library.compiled import BUCKETS
 from mlx_peft.library.entries import INSIDE, Entry, must_be_name
 from mlx_peft.library.program import Program
-from mlx_peft.serve.known import Known, Row, metrics_of
+from mlx_peft.serve.known import GoOn, Known, Row, always, metrics_of
 from mlx_peft.serve.problems import Problem, unknown
 from mlx_peft.training.run import RunFolder
 
@@ -61,16 +61,18 @@ class ServedBank:
             return self._bank.logits(images, names, len(images))
         return list(self._bank.features(images, names, len(images)))
 
-    def warm(self, sizes: Iterable[int]) -> Sequence[str]:
+    def warm(self, sizes: Iterable[int], go_on: GoOn = always) -> Sequence[str]:
         """Reads every adapter once; what cannot be read is let go, with a note. Then each size is answered by the bare
         base, by an adapter of each kind alone, and by one of each beside one another."""
         self._sizes = sorted(sizes, reverse=True)
-        notes = [note for name in self.names if (note := self._tried(name))]
+        notes = [note for name in self.names if go_on() and (note := self._tried(name))]
         kinds = self._kinds()
         for size in self._sizes:
             for name in (None, *kinds.values()):
-                self._bank.features(self._nothing(size), [name] * size, size)
-            self._mixed(size)
+                if go_on():
+                    self._bank.features(self._nothing(size), [name] * size, size)
+            if go_on():
+                self._mixed(size)
         self._met = {*kinds}
         return notes
 
@@ -91,6 +93,8 @@ class ServedBank:
         try:
             self._bank.features(self._nothing(1), name)
         except UserError as error:
+            if self.folder is None:  # it is all that is served
+                raise
             self.unload(name)
             return f"left out: {error}"
         return None
@@ -188,10 +192,11 @@ class ServedModel:
         found = self._program(np.concatenate([images, more]) if len(more) else images)[0 if headed else 1]
         return list(found[: len(images)])
 
-    def warm(self, sizes: Iterable[int]) -> Sequence[str]:
+    def warm(self, sizes: Iterable[int], go_on: GoOn = always) -> Sequence[str]:
         self._sizes = tuple(sorted(sizes))
         for size in reversed(self._sizes):
-            self._program(np.zeros((size, self.image_size, self.image_size, 3), np.uint8))
+            if go_on():
+                self._program(np.zeros((size, self.image_size, self.image_size, 3), np.uint8))
         return ()
 
     def load(self, name: str) -> Known:

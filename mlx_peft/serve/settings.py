@@ -28,6 +28,7 @@ class Settings:
         body_seconds: until a body is there; then 408.
         header_bytes: of a request's line and headers; then 431, and the connection is closed.
         header_seconds: until they are there; then the connection is closed.
+        answer_seconds: until an answer is read; then the connection is closed.
         connections: open at once.
         decoders: threads that decode images.
         drain: after SIGTERM, for what was taken in.
@@ -51,6 +52,7 @@ class Settings:
     body_seconds: float = 30.0
     header_bytes: int = 16 * 2**10
     header_seconds: float = 10.0
+    answer_seconds: float = 60.0
     connections: int = 512
     decoders: int = 2
     drain: float = 30.0

@@ -25,7 +25,7 @@ from mlx_peft.cli.app import app
 from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Model
 from mlx_peft.core.errors import UserError
-from mlx_peft.core.json_io import from_json
+from mlx_peft.core.json_io import _without_repeats, from_json
 
 ARGS: dict[str, Any] = {"depth": 1, "embed_dim": 24, "num_heads": 3, "patch_size": 8}
 MODEL = Model(name="vit_tiny_patch16_224", weights="none", image_size=32, args=ARGS)
@@ -170,6 +170,23 @@ def test_so_are_a_configuration_and_the_facts_of_an_adapter(tmp_path: Path) -> N
     with pytest.raises(UserError, match="the key 'source' is there twice"):
         read_adapter(folder)
     assert from_json('{"a": {"b": 1}, "b": 1}') == {"a": {"b": 1}, "b": 1}
+
+
+def test_a_million_keys_are_not_each_compared_with_all_others() -> None:
+    compared = 0
+
+    class Key(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    keys = [Key(at) for at in range(1000)]
+    with pytest.raises(ValueError, match="'999' is there twice"):
+        _without_repeats([*((key, 1) for key in keys), (Key(999), 2)])
+    assert compared < 10 * len(keys)
 
 
 def test_what_the_facts_lack_is_said_with_the_reason(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -133,15 +133,22 @@ assert SIZE == 32
 @pytest.fixture(scope="session")
 def port(folder: Path) -> Iterator[int]:
     """Where a server listens, in a thread of this process."""
+    with listens(folder, LIMITS) as (number, _):
+        yield number
+
+
+@contextmanager
+def listens(folder: Path, limits: Settings) -> Iterator[tuple[int, Server]]:
+    """The port of a server in a thread of this process."""
     served = ServedBank(SIDES["torch"].load_adapters(network("torch"), folder), network("torch").base, folder)
-    engine, warm = Engine(served, LIMITS), threading.Event()
+    engine, warm = Engine(served, limits), threading.Event()
     with listening("127.0.0.1", 0) as there:
         number = there.getsockname()[1]
-        server = Server(configured(engine, LIMITS), engine, warm.set)
+        server = Server(configured(engine, limits), engine, warm.set)
         thread = threading.Thread(target=server.run, args=([there],))
         thread.start()
         assert warm.wait(20)
-        yield number
+        yield number, server
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()

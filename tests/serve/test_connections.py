@@ -7,11 +7,17 @@ import re
 import socket
 import time
 from collections import Counter
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from serve.conftest import LIMITS, encoded
+from serve.conftest import LIMITS, encoded, listens
 from serve.hostile import NAME, form, http, in_form, request
+from serve.test_limits import until
+
+from mlx_peft.serve.connection import SPARE
 
 PATIENCE = 20.0
 """Seconds after which a server is taken to hang."""
@@ -94,6 +100,43 @@ def test_headers_that_trickle_in_are_cut_off(port: int) -> None:
     began = time.monotonic()
     assert ask(port, b"GET / HTTP/1.1\r\n", *[b"a: b\r\n"] * 30, pause=0.1)[0] == 0
     assert time.monotonic() - began < PATIENCE
+
+
+REFUSED = http("POST", "/nowhere", {"content-length": "1000", "connection": "keep-alive"})
+LOOKED = b"GET /v2 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+
+
+@pytest.mark.parametrize(("sent", "more"), [(REFUSED, b"x"), (LOOKED, b"\r\n")], ids=["a body", "empty lines"])
+def test_bytes_behind_an_answer_keep_no_connection(port: int, sent: bytes, more: bytes) -> None:
+    with connected(port) as there:
+        there.sendall(sent)
+        assert there.recv(65536).startswith(b"HTTP/1.1 ")
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            for _ in range(80):
+                there.sendall(more)
+                time.sleep(0.1)
+
+
+def test_an_answer_that_nobody_reads_keeps_no_connection(folder: Path) -> None:
+    """Of many requests at once, so that no buffer on the way holds all answers."""
+    many = b"GET /openapi.json HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 2000
+    with listens(folder, replace(LIMITS, answer_seconds=0.5)) as (port, server):
+        with connected(port) as there:
+            there.settimeout(0.2)
+            with suppress(TimeoutError):
+                there.sendall(many)
+            until(lambda: server.server_state.connections)
+            until(lambda: not server.server_state.connections)
+        must_serve(port)
+
+
+def test_connections_are_as_many_as_files_can_be_open(folder: Path) -> None:
+    with listens(folder, replace(LIMITS, connections=2, header_seconds=30)) as (port, server), ExitStack() as stack:
+        there = [stack.enter_context(connected(port)) for _ in range(2 + SPARE + 10)]
+        assert all(answered(one) == b"" for one in there[-10:])
+        assert len(server.server_state.connections) == 2 + SPARE
+        there[0].sendall(GOOD)
+        assert answered(there[0]).startswith(b"HTTP/1.1 503 ")
 
 
 def test_a_body_that_trickles_in_is_408(port: int) -> None:

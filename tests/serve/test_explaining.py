@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from banks import ARGS, SAME, SIDES, SIZE, adapter, base_of, folder_of, network, pixels
 from PIL import Image
 from served_here import serving
+from starlette.testclient import TestClient
 
 from convert.adapters.peft import Adapter, read_adapter, write_adapter
 from mlx_peft.artifacts.answering import ManyAdapters, OneModel
@@ -27,7 +30,11 @@ from mlx_peft.config.schema import Model
 from mlx_peft.config.tokens import ReducerConfig, ToMe
 from mlx_peft.core.errors import UserError
 from mlx_peft.protocols.loading import load_backend
+from mlx_peft.serve.app import create_app
+from mlx_peft.serve.engine import Engine
 from mlx_peft.serve.explaining import Explainer, Seen, told
+from mlx_peft.serve.served import ServedBank
+from mlx_peft.serve.settings import Settings
 
 METHODS = [
     LoRA(rank=2), LoRA(rank=2), LoRA(rank=2, targets=("q", "k"), dora=True), LoRA(rank=4, targets=("v",), init="pissa"),
@@ -153,3 +160,25 @@ def test_over_http_one_image_is_explained_at_a_time_and_says_what_classify_says(
             assert caught.value.code == status and "error" in json.loads(caught.value.read())
     assert [one.label for one in found.classes] == [one.label for one in told_alone.classes]
     assert found.of == told_alone.best.label and found.pictures["rollout"].startswith(b"\x89PNG")
+
+
+def test_one_that_is_let_go_meanwhile_is_not_there_and_nobody_is_told_of_others(folder: Path) -> None:
+    asked = asked_of("torch", folder)
+    engine = Engine(ServedBank(asked.bank, asked.base, folder, asked), Settings(max_batch=1))
+    file, answers, gate = io.BytesIO(), [], threading.Event()
+    Image.fromarray(pixels(1)[0]).save(file, "PNG")
+    with TestClient(create_app(engine, engine.settings)) as http:
+
+        def ask() -> None:
+            answers.append(http.post("/v1/explain", files={"images": file.getvalue()}, data={"adapter": "00-lora"}))
+
+        engine.start().result()
+        engine.order(gate.wait, 20)
+        engine.order(engine.served.unload, "00-lora")
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while not engine.waiting:
+            time.sleep(0.001)
+        gate.set()
+        thread.join(20)
+    assert answers[0].status_code == 404 and "01-lora" not in answers[0].text

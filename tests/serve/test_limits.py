@@ -141,6 +141,13 @@ def test_a_body_beyond_the_limit_is_413(start: Start, length: bool) -> None:
     assert "larger than 10,000 bytes" in reason(answer, 413)
 
 
+@pytest.mark.parametrize("kind", ["Application/JSON", "APPLICATION/JSON ; charset=utf-8", " application/json"])
+def test_json_is_json_in_capital_letters_too(start: Start, kind: str) -> None:
+    """What is read of JSON takes much memory, so that less of it is taken than of files."""
+    answer = start(json=10_000).http.post("/v1/classify", content=b"[" * 10_001, headers={"content-type": kind})
+    assert "larger than 10,000 bytes" in reason(answer, 413)
+
+
 def test_more_images_than_are_answered_at_once_are_422(start: Start) -> None:
     server = start(images=2)
     assert "at most 2" in reason(server.classify([encoded(0)] * 3, adapter=server.names[0]), 422)

@@ -154,6 +154,24 @@ def test_a_page_whose_name_leads_here_is_refused(start: Start) -> None:
         must_be_called("", ("127.0.0.1",))
 
 
+def test_no_page_of_another_site_has_a_browser_ask_for_it(start: Start) -> None:
+    """A form can be sent to any server, without a word of CORS."""
+
+    def asked_from(site: str | None, origin: str, **limits: Any) -> int:
+        headers = {"Origin": origin} | ({} if site is None else {"Sec-Fetch-Site": site})
+        server = start(**limits)
+        assert server.http.get("/v1/models", headers=headers).status_code == 200
+        return int(server.http.post("/v1/embed", files=[("images", encoded(0))], headers=headers).status_code)
+
+    page = "https://page.example"
+    assert asked_from("cross-site", page) == 403
+    assert asked_from("same-site", "http://127.0.0.1:9000") == 403
+    assert asked_from("cross-site", page, origins=(page,)) == 200
+    assert asked_from("cross-site", "https://other.example", origins=(page,)) == 403
+    assert asked_from("cross-site", page, origins=("*",)) == 200
+    assert asked_from("same-origin", "http://127.0.0.1:8000") == asked_from(None, page) == 200
+
+
 def test_no_page_of_another_origin_reads_answers_unless_it_is_asked_for(start: Start) -> None:
     header = {"Origin": "https://page.example"}
     assert "access-control-allow-origin" not in start().http.get("/v1/models", headers=header).headers
