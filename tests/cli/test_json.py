@@ -18,7 +18,7 @@ from mlx_peft.cli.app import app
 from mlx_peft.config.schema import Model
 
 ARGS: dict[str, Any] = {"patch_size": 8, "depth": 2, "embed_dim": 64, "num_heads": 2}
-WITHOUT = {"complete": "a script of the shell"}
+WITHOUT = {"complete": "a script of the shell", "serve": "answers over HTTP"}
 """Commands whose answer is no document, or nothing else."""
 
 

@@ -96,6 +96,9 @@ LAYERS = {
     "adaptformer": adapted,
     "adapter plus": behind,
 }
+FROZEN = {"dora": {"base_layer.bias"}}
+"""What a method never trains: in half precision it has no gradient, in float32 one that nobody asks for."""
+
 OF_TOKENS = ("attention pool", "prompts", "adaptformer", "adapter plus")
 """What takes tokens, and not an array alone."""
 
@@ -200,8 +203,9 @@ def gradients(backend: str, name: str, precision: str, rounded: str) -> dict[str
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gradients_of_many_rows_are_no_further_off_than_their_terms(backend, name, precision):
     found, expected = gradients(backend, name, precision, precision), gradients("torch_ref", name, "float32", precision)
-    assert expected and expected.keys() <= found.keys()
-    off = {key: relative(found[key], expected[key]) / ROUND_OFF[precision] for key in expected}
+    trained = expected.keys() - FROZEN.get(name, set())
+    assert trained and trained <= found.keys()
+    off = {key: relative(found[key], expected[key]) / ROUND_OFF[precision] for key in trained}
     assert max(off.values()) <= SEVERAL, max(off, key=off.get)
 
 
