@@ -19,6 +19,7 @@ BENCH = "--model vit_tiny_patch16_224 --batch-size 1 --rounds 1 --busy"
 FEWER = f"{BENCH} --image-size 64 --backend torch"
 
 MORE = {
+    "mlx-peft train quickstart": "train.epochs=1",
     "torch-ref train quickstart train.precision=bfloat16": "train.epochs=1",
     "mlx-peft train vit-small-lora-cifar100": f"{SMALL} {FOLDER}",
     "mlx-peft train vit-small-lora-folder data.root=photos": SMALL,
