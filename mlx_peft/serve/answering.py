@@ -33,6 +33,10 @@ from mlx_peft.tasks.logits import finite
 SMALL = 2**16
 """Bytes of a body that is read in the loop itself: handing it to a thread would take longer."""
 
+MANY = 4096
+"""Numbers of an answer that is written in the loop itself, which takes 5 ms. A longer one is written in a thread, image
+by image, so that others are answered meanwhile."""
+
 
 @dataclass(frozen=True, eq=False)
 class Taken:
@@ -81,13 +85,18 @@ class Answering:
         async with self.taken(request, headed) as taken:
             future = self.engine.submit(taken.pixels, taken.rows, headed, deadline=taken.deadline, place=taken.place)
         answers = await self.until(request, taken.deadline, asyncio.wrap_future(future))
-        results = [
-            classes_of(row, logits, taken.top) if headed else embedding_of(row, logits)
-            for row, logits in zip(answers.of, answers.rows, strict=True)
-        ]
+
+        def results() -> str:
+            pairs = zip(answers.of, answers.rows, strict=True)
+            each = (classes_of(*pair, taken.top) if headed else embedding_of(*pair) for pair in pairs)
+            return ", ".join(to_json(one, indent=None) for one in each)
+
+        numbers = len(taken.rows) * (taken.top if headed else self.engine.served.dim)
+        told = await asyncio.to_thread(results) if numbers > MANY else results()
         total = time.monotonic() - began
         self.metrics.answered(route, Counter(None if row is None else row.name for row in taken.rows), total)
-        return answer({"results": results, "milliseconds": _milliseconds(taken.decoding, answers, total)})
+        milliseconds = to_json(_milliseconds(taken.decoding, answers, total), indent=None)
+        return Response(f'{{"results": [{told}], "milliseconds": {milliseconds}}}', media_type=JSON)
 
     @asynccontextmanager
     async def taken(self, request: Request, headed: bool) -> AsyncIterator[Taken]:

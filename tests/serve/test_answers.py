@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from serve.conftest import Running, Start, encoded, written
+
+from mlx_peft.serve import answering
 
 SAME = 1e-5
 """The same sums in batches of another size: a few roundings of float32 (6e-8) a layer. Logits are about 1."""
@@ -93,3 +96,27 @@ def test_models_are_listed_with_what_they_are(plain: Running) -> None:
     assert first["classes"] == list(server.bank[first["name"]].classes)
     assert (first["method"], first["loaded"], first["metrics"]) == ("lora", True, {})
     assert first["bytes"] > 0
+
+
+@pytest.mark.parametrize("route", ["classify", "embed"])
+def test_a_long_answer_is_written_in_a_thread_and_is_the_same(
+    start: Start, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    server, threads = start(), list[int]()
+    name = {"classify": "classes_of", "embed": "embedding_of"}[route]
+    made = getattr(answering, name)
+
+    def noted(*arguments: Any) -> Any:
+        threads.append(threading.get_ident())
+        return made(*arguments)
+
+    monkeypatch.setattr(answering, name, noted)
+    files, fields = [("images", encoded(0)), ("images", encoded(1))], {"adapter": server.names[0]}
+    loop = server.http.portal.call(threading.get_ident)
+    short = server.http.post(f"/v1/{route}", files=files, data=fields).json()
+    assert {*threads} == {loop}
+    monkeypatch.setattr(answering, "MANY", 0)
+    threads.clear()
+    long = server.http.post(f"/v1/{route}", files=files, data=fields).json()
+    assert len(threads) == 2 and loop not in threads
+    assert long["results"] == short["results"] and long["milliseconds"].keys() == short["milliseconds"].keys()
