@@ -128,7 +128,8 @@ def serve(engine: Engine, settings: Settings, there: socket.socket, told: Callab
     Raises:
         UserError, or whatever keeps the engine from becoming warm.
     """
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # whoever sends what is no HTTP fills no log
+    for library in ("uvicorn", "python_multipart"):  # whoever sends what is no HTTP, or no form, fills no log
+        logging.getLogger(library).setLevel(logging.ERROR)
     server = Server(configured(engine, settings), engine, lambda: told(engine.notes))
     server.run([there])
     if server.failure is not None:
