@@ -90,7 +90,7 @@ def record(found: Sequence[tuple[Settings, Sequence[Timing]]], others: Others) -
         chip=chip(timing.version for timing in timings),
         memory_gib=round(memory.physical() / 2**30),
         cpus=others.processors,
-        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        system=f"{platform.system()} {_version(platform.release())} {platform.machine()}",
         python=platform.python_version(),
         packages={name: version for name in PACKAGES if (version := version_of(name)) is not None},
         others_share=min(1.0, others.share),
@@ -158,3 +158,8 @@ def read_all(folder: Path) -> dict[str, Record]:
     if len(paths) > MOST_FILES:
         raise UserError(f"{folder} holds {len(paths):,} files, and {MOST_FILES:,} are read at most")
     return {path.stem: read(path) for path in paths}
+
+
+def _version(release: str) -> str:
+    """A system's version without its build, in which a company or a host may be named: ``6.18`` of ``6.18.4-acme``."""
+    return ".".join(release.split(".")[:2]).partition("-")[0]
