@@ -33,6 +33,7 @@ from mlx_peft.serve.described import (
 )
 from mlx_peft.serve.guard import grant_of
 from mlx_peft.serve.known import Known
+from mlx_peft.serve.problems import replaced
 from mlx_peft.serve.tensors import INPUT, OUTPUTS, PIXELS, Inference, inference
 from mlx_peft.serve.tokens import Grant
 
@@ -85,6 +86,9 @@ def add(app: FastAPI, answering: Answering) -> None:
                 held.free()
                 future = engine.submit(pixels, rows, deadline=deadline, place=place)
         found = await answering.until(request, deadline, asyncio.wrap_future(future))
+        if len({id(row) for row in found.of}) > 1:
+            raise replaced(name)  # between two batches of these images: they are one tensor, and would be two models'
+        known = found.of[0]
         answering.metrics.answered("infer", {known.name: len(rows)}, time.monotonic() - began)
         return answer(inferred(ask, known, [finite_logits(known, logits) for logits in found.rows]))
 

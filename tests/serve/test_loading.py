@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 from banks import SIDES, network, rewritten
 from serve.conftest import Running, Start, encoded, written
-from serve.test_limits import Held, Later, reason
+from serve.test_limits import Held, Later, reason, until
 
 from convert.adapters.peft import read_adapter
 
@@ -95,6 +97,40 @@ def test_what_was_asked_of_one_that_is_loaded_anew_meanwhile_gets_the_new_ones_a
     assert order.result().classes[0] == "new 0"
     assert (first.status(), asked.status()) == (200, 200)
     assert asked.answer.json()["results"][0]["classes"][0]["label"].startswith("new")
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before its first image", "between two images"])
+def test_a_tensor_is_of_one_adapter_though_it_is_loaded_anew_meanwhile(start: Start, own: Path, begun: bool) -> None:
+    server = start(place=own, admin_token=ADMIN, wrap=Held, max_batch=1)
+    served, answers = server.engine.served, []
+    files = [base64.b64encode(encoded(at)).decode() for at in range(2)]
+    tensor = {"name": "images", "datatype": "BYTES", "shape": [2], "data": files}
+    old, new = (read_adapter(own / name).num_classes for name in ("00-lora", "01-lora"))
+
+    def ask() -> None:
+        answers.append(server.http.post("/v2/models/00-lora/infer", json={"inputs": [tensor]}))
+
+    asked = threading.Thread(target=ask)
+    with served.held():
+        if not begun:
+            first = Later(server, adapter="01-lora")
+        else:
+            asked.start()
+        served.begun.wait(20)
+        shutil.rmtree(own / "00-lora")
+        shutil.copytree(own / "01-lora", own / "00-lora")
+        order = server.engine.order(served.load, "00-lora")
+        if not begun:
+            asked.start()
+            until(lambda: server.engine.waiting == 3)
+    asked.join(20)
+    assert len(order.result().classes) == new != old
+    if begun:
+        assert answers[0].status_code == 503 and "loaded anew" in answers[0].json()["error"]
+    else:
+        assert first.status() == 200
+        assert [len(output["data"]) for output in answers[0].json()["outputs"]] == [2 * new] * 2
+        assert [output["shape"] for output in answers[0].json()["outputs"]] == [[2, new]] * 2
 
 
 @pytest.mark.parametrize("name", ["none", "damaged", "other", "led-away", "large"])
