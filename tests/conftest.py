@@ -12,12 +12,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch  # noqa: F401 - before what follows: see mlx_peft.backend.blas
 import typer.testing
 from hypothesis import settings
 from kernels import compiler
 from sketching import drawn_finely, sketched
 from typer.main import get_command
 
+import mlx_peft.backend.blas  # noqa: F401 - before MLX, whichever test is collected first: the others are slow without
 from convert import base
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture

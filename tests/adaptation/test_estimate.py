@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 
 # isort: split
 import mlx.core as mx

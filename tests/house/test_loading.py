@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,9 @@ PROCESSES = {
     "mlx_peft.cli.worker",
 }
 """They are run by their names, each as a process of its own."""
+IN_ORDER = ("torch", "mlx_peft.backend.blas", "mlx.core")
+LOADED = [*sys.modules]
+"""When this test was collected; what tests import, take out and put back does not change it."""
 OURS = ("mlx_peft.", "torch_ref.", "convert.")
 SOURCES = sorted(path for package in ("mlx_peft", "torch_ref", "convert") for path in (ROOT / package).rglob("*.py"))
 
@@ -53,3 +57,10 @@ def test_no_other_file_names_a_module_that_is_to_be_loaded() -> None:
 )
 def test_each_entry_is_a_module(module: str) -> None:
     assert importlib.util.find_spec(module) is not None
+
+
+def test_the_tests_load_the_fast_blas_before_mlx():
+    """All of them, in whatever order they are collected: with the other one MLX's products take ten times as long."""
+    importlib.import_module("mlx.core")
+    places = [[*LOADED, *sys.modules].index(name) for name in IN_ORDER]
+    assert places == sorted(places)
