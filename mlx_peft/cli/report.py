@@ -40,7 +40,7 @@ def report(
         for line in vtab.lines(whole.board):
             echo(line)
     if found.unfinished:
-        echo(f"left out, not finished: {', '.join(map(str, found.unfinished))}", err=True)
+        echo(f"left out, not finished: {printable(', '.join(found.unfinished))}", err=True)
     for one in found.damaged:
         echo(f"left out, damaged: {printable(one.name)}: {printable(one.reason)}", err=True)
     if out is not None:

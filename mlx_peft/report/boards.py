@@ -10,7 +10,7 @@ from typing import Any
 from mlx_peft.config.naming import label, short
 from mlx_peft.report.gather import FinishedRun
 from mlx_peft.report.groups import Group, Spread, grouped
-from mlx_peft.report.plan import TRIAL, Planned
+from mlx_peft.report.plan import TRIAL, Planned, missing, placeless
 from mlx_peft.tasks.registry import figures, leading_metrics
 from mlx_peft.training.run import FREE
 
@@ -29,12 +29,14 @@ class Column:
         split: ``test``; ``val`` where nothing was tested.
         measure: that which leads in its task: ``top1``.
         images: of the split; None where no run says it.
+        planned: what a study's plan calls it.
     """
 
     dataset: str
     split: str
     measure: str
     images: int | None
+    planned: str = ""
 
     @property
     def key(self) -> str:
@@ -139,7 +141,7 @@ def _measure(run: FinishedRun, split: str) -> str | None:
 
 def _set_of(run: FinishedRun, split: str) -> tuple[object, ...]:
     """What runs on the same images have in common."""
-    return run.value("dataset"), run.value(f"splits.{split}.sha256")
+    return run.value("data_name") or run.value("dataset"), run.value(f"splits.{split}.sha256")
 
 
 def _columns(found: Mapping[tuple[object, ...], Sequence[Group]], split: str) -> tuple[Column, ...]:
@@ -156,6 +158,7 @@ def _columns(found: Mapping[tuple[object, ...], Sequence[Group]], split: str) ->
                 split,
                 str(measure),
                 round(images) if isinstance(images, int | float) else None,
+                str(run.value("data_name") or run.value("dataset")),
             )
         )
     return tuple(columns)
@@ -233,25 +236,26 @@ def _explained(
     found: Board, plan: Sequence[Planned], planned: Mapping[str, Planned], there: Collection[object]
 ) -> Board:
     """The board with what is missing: planned runs without a result in their cells, and cells without a plan."""
-    notes: dict[tuple[str, int], tuple[str, ...]] = {}
-    rows, apart = list(found.rows), list(found.apart)
+    without: dict[tuple[str, int], list[Planned]] = {}
+    rows, nowhere = list(found.rows), []
     row_of = _rows_by_plan(found, planned)
     for one in plan:
         if one.kind == TRIAL or (one.status == "finished" if one.run_id is None else one.run_id in there):
             continue
         at = _column_of(found, one)
         if at is None:
-            apart.append(f"{one.name}: {one.reason}")
+            nowhere.append(one)
             continue
         own = one.alike if len(found.columns) > 1 else one.label
         row = row_of.get((one.label, at)) or row_of.get((one.alike, None)) or own or one.without_seed
         rows += [row] if row not in rows else []
-        notes[row, at] = (*notes.get((row, at), ()), f"{one.name}: {one.reason}")
+        without.setdefault((row, at), []).append(one)
+    notes = {cell: missing(some, alone=cell not in found.cells) for cell, some in without.items()}
     for row in rows:
         for at in range(len(found.columns)):
             if found.score(row, at) is None and (row, at) not in notes:
                 notes[row, at] = ("there is no such run",)
-    return Board(found.columns, tuple(rows), found.cells, notes, tuple(apart))
+    return Board(found.columns, tuple(rows), found.cells, notes, (*found.apart, *placeless(nowhere)))
 
 
 def _rows_by_plan(found: Board, planned: Mapping[str, Planned]) -> dict[tuple[str | None, int | None], str]:
@@ -268,4 +272,6 @@ def _rows_by_plan(found: Board, planned: Mapping[str, Planned]) -> dict[tuple[st
 def _column_of(found: Board, planned: Planned) -> int | None:
     if len(found.columns) == 1:
         return 0
-    return next((at for at, column in enumerate(found.columns) if column.dataset == planned.dataset), None)
+    return next(
+        (at for at, column in enumerate(found.columns) if planned.dataset in (column.planned, column.dataset)), None
+    )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import ValidationError
@@ -27,6 +27,9 @@ LARGEST = 2**28
 """A file that is read has at most so many bytes: a result with the confusion of a thousand classes has a hundredth."""
 
 LAST_EPOCH = 10**9
+
+FOLDER = "folder"
+"""A data set of this name is any folder of images."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,13 @@ class Gathered:
 
     Attributes:
         damaged: finished, and left out: a file of theirs cannot be read, or is not what a run writes.
-        unfinished: the folders of those that were begun and have no result.
+        unfinished: those that were begun and have no result, by their paths from the folder.
         plans: what suites and studies there say of their runs.
     """
 
     finished: list[FinishedRun]
     damaged: list[Damaged]
-    unfinished: list[Path]
+    unfinished: list[str]
     plans: list[Plan] = field(default_factory=list)
 
 
@@ -95,8 +98,8 @@ def gathered(folder: Path) -> Gathered:
     if not runs:
         left_out = "".join(f"\n  left out, damaged: {one.name}: {one.reason}" for one in damaged)
         raise UserError(f"no finished run below {folder} (a finished run has a result.json){left_out}")
-    unfinished = [log.parent for log in logs if not (log.parent / "result.json").exists()]
-    return Gathered(_like_parents(runs), damaged, unfinished, found)
+    unfinished = [_name(log.parent, folder) for log in logs if not (log.parent / "result.json").exists()]
+    return Gathered([*map(called_by_its_folder, _like_parents(runs))], damaged, unfinished, found)
 
 
 def _read_or_named(folder: Path, protocols: dict[str, Protocol], path: Path) -> FinishedRun | Damaged | None:
@@ -149,6 +152,17 @@ def _like_parents(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
         return replace(run, result={**run.result, "protocol": protocol}, settings=parent.settings)
 
     return [complete(run) for run in runs]
+
+
+def called_by_its_folder(run: FinishedRun) -> FinishedRun:
+    """The run, its data set, where that is a folder of images, called by the folder's own name.
+
+    ``data_name`` is what it was called before: by that sets are told apart.
+    """
+    own = PurePath(str(run.settings.get("data.root") or "")).name
+    if run.value("dataset") != FOLDER or not own:
+        return run
+    return replace(run, result={**run.result, "dataset": own, "data_name": FOLDER})
 
 
 def _configuration(result: dict[str, Any], folder: RunFolder) -> str | None:

@@ -20,6 +20,9 @@ LARGEST = 2**24
 TRIAL = "tune"
 """The kind of a run that is made to choose by."""
 
+SEED = r"\bseed=(\d+)"
+"""What a suite puts behind a run's name."""
+
 LONGEST = 300
 """Of an error so many letters are told."""
 
@@ -39,6 +42,7 @@ class Planned:
         label: what a study calls the line of a table that it belongs to.
         dataset: on which; None where the plan does not say.
         alike: the label without what says the data set: the same for what is the same on another.
+        seed: None where neither the plan nor the name says it.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Planned:
     label: str | None = None
     dataset: str | None = None
     alike: str | None = None
+    seed: int | None = None
 
     @property
     def reason(self) -> str:
@@ -60,7 +65,37 @@ class Planned:
     @property
     def without_seed(self) -> str:
         """Its name without the seed that a suite puts behind it."""
-        return re.sub(r"-?\bseed=\d+", "", self.name).strip("-") or self.name
+        return re.sub(rf"-?{SEED}", "", self.name).strip("-") or self.name
+
+
+def missing(runs: Sequence[Planned], *, alone: bool) -> tuple[str, ...]:
+    """Why runs of one configuration have no result: a line for each reason, ``seeds 1, 2: failed: no memory``.
+
+    Args:
+        alone: whether there are no others: then one reason of all is told without the seeds, ``not run``.
+    """
+    found: dict[str, list[Planned]] = {}
+    for run in runs:
+        found.setdefault(run.reason, []).append(run)
+    if alone and len(found) == 1:
+        return tuple(found)
+    return tuple(f"{_which(some)}: {reason}" for reason, some in found.items())
+
+
+def _which(runs: Sequence[Planned]) -> str:
+    """``seeds 1, 2``; what has no seed by its name."""
+    seeds = sorted({run.seed for run in runs if run.seed is not None})
+    names = dict.fromkeys(run.name for run in runs if run.seed is None)
+    told = [f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"] if seeds else []
+    return ", ".join([*told, *names])
+
+
+def placeless(runs: Sequence[Planned]) -> tuple[str, ...]:
+    """Runs without a result that are in no table: a line for each reason, with what they are."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        found.setdefault(run.reason, {})[run.without_seed] = None
+    return tuple(f"{', '.join(names)}: {reason}" for reason, names in found.items())
 
 
 @dataclass(frozen=True)
@@ -92,7 +127,10 @@ def in_order(runs: Sequence[Path], found: Sequence[Plan]) -> list[Path]:
     """The folders of runs, sorted; those of a plan in its order."""
     ordered = sorted(runs)
     for plan in found:
-        places = {one.folder: place for place, one in enumerate(plan.runs) if one.folder is not None}
+        places: dict[str, int] = {}
+        for place, one in enumerate(plan.runs):
+            if one.folder is not None:  # what was tried and chosen stands where it was tried
+                places.setdefault(one.folder, place)
         slots = [at for at, run in enumerate(ordered) if run.parent == plan.folder and run.name in places]
         members = sorted((ordered[at] for at in slots), key=lambda run: places[run.name])
         for at, run in zip(slots, members, strict=True):
@@ -121,6 +159,7 @@ def _node(node: NodeRecord) -> Planned:
         node.label + step,
         _dataset(node.changes),
         _without_set(node.label, node.changes) + step,
+        node.seed,
     )
 
 
@@ -153,7 +192,15 @@ def _of_suite(record: Path) -> list[Planned]:
 def _entry(entry: Any) -> Planned:
     folder = Path(entry["folder"]).name
     told = {key: _line(entry.get(key)) for key in ("run_id", "error")}
-    return Planned(_line(entry.get("name")) or folder, folder, status=_line(entry.get("status")) or "waiting", **told)
+    name = _line(entry.get("name")) or folder
+    seed = re.search(SEED, name)
+    return Planned(
+        name,
+        folder,
+        status=_line(entry.get("status")) or "waiting",
+        seed=int(seed[1]) if seed and len(seed[1]) < 20 else None,
+        **told,
+    )
 
 
 def _line(value: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -119,10 +120,20 @@ def tex(line: str) -> str:
     return _TEX_SIGNS.sub(lambda match: _TEX[match[0]], printable(line))
 
 
+PREAMBLE = "% needs \\usepackage{booktabs} and \\usepackage{graphicx}"
+NARROW = 10
+"""A heading of a paper's table has so many letters in a line, but for a longer word."""
+LONG = 40
+"""The lines of a cell of more letters are broken."""
+
+
 def latex(rows: Rows) -> str:
-    """A table for a paper: the columns that are printed, rules of the package booktabs, what is said of it below."""
+    """A table for a paper: the columns that are printed, rules of the package booktabs, what is said of it below.
+
+    One that is wider than the text is scaled to its width.
+    """
     kept = [at for at, heading in enumerate(rows.headings) if not rows.printed or heading in rows.printed]
-    sides = "".join("r" if rows.headings[at] in rows.numeric else "l" for at in kept)
+    sides = "".join(_side(rows, at) for at in kept)
     lines = [" & ".join(_set(row[at]) for at in kept) + r" \\" for row in rows.cells]
     said = [f"{tex(line)}." for line in rows.below]
     said += [f"$^{{{number}}}$ {tex(note)}." for number, note in enumerate(rows.notes, start=1)]
@@ -130,16 +141,32 @@ def latex(rows: Rows) -> str:
         r"\begin{table}",
         r"  \centering",
         *([f"  \\caption{{{tex(rows.above)}.}}"] if rows.above else []),
+        r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         f"  \\begin{{tabular}}{{{sides}}}",
         r"    \toprule",
-        "    " + " & ".join(tex(rows.headings[at]) for at in kept) + r" \\",
+        "    " + " & ".join(_heading(rows.headings[at], _side(rows, at)[0]) for at in kept) + r" \\",
         r"    \midrule",
         *(f"    {line}" for line in lines),
         r"    \bottomrule",
-        r"  \end{tabular}",
+        r"  \end{tabular}}",
         *([r"", r"  \smallskip", r"  \parbox{\linewidth}{\footnotesize " + r" \\ ".join(said) + "}"] if said else []),
         r"\end{table}",
     ])  # fmt: skip
+
+
+def _side(rows: Rows, at: int) -> str:
+    """How a column is set."""
+    if rows.headings[at] in rows.numeric:
+        return "r"
+    return r"p{0.6\linewidth}" if any(len(row[at].text) > LONG for row in rows.cells) else "l"
+
+
+def _heading(heading: str, side: str) -> str:
+    """Its lines under one another."""
+    lines = [tex(line) for line in textwrap.wrap(heading, NARROW, break_long_words=False)]
+    if len(lines) < 2 or side == "p":
+        return tex(heading)
+    return rf"\begin{{tabular}}[b]{{@{{}}{side}@{{}}}}" + r" \\ ".join(lines) + r"\end{tabular}"
 
 
 def _set(cell: Cell) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mlx_peft.config.naming import label, short
@@ -15,11 +15,12 @@ from mlx_peft.core import text
 from mlx_peft.report import rows
 from mlx_peft.report.columns import Column, columns, keys, row, shared
 from mlx_peft.report.comparison import one_set, several_sets
-from mlx_peft.report.format import MISSING
+from mlx_peft.report.format import MISSING, decimal, percent
 from mlx_peft.report.gather import Damaged, FinishedRun
 from mlx_peft.report.rows import Rows, plain
 from mlx_peft.report.study import Study, untested
-from mlx_peft.studies.record import CandidateRecord
+from mlx_peft.studies.record import CandidateRecord, ChoiceRecord
+from mlx_peft.tasks.registry import figures
 
 
 def each(runs: Sequence[FinishedRun]) -> Rows:
@@ -50,21 +51,48 @@ def choices(study: Study) -> list[Rows]:
     """What was chosen on validation images, and from what, in a table; none where nothing was."""
     cells = []
     for choice in study.choices:
-        tried = choice.candidates
-        best = tried[choice.chosen] if choice.chosen is not None and choice.chosen < len(tried) else None
-        others = "; ".join(f"{_changes(one.changes)}: {_scored(one)}" for one in tried)
-        chosen = MISSING if best is None else _changes(best.changes)
-        cells.append([choice.label, chosen, choice.metric or MISSING, others])
-    headings = ["label", "chosen", "by", "tried, with the mean that each gave"]
-    return [Rows("Chosen on validation images", headings, [], plain(cells))] if cells else []
+        best, (by, scored) = _chosen(choice), _measure(choice)
+        others = "; ".join(f"{_changes(one.changes)}: {scored(one)}" for one in choice.candidates)
+        cells.append([choice.label, MISSING if best is None else _changes(best.changes), by, others])
+    headings = ["runs", "chosen", "by", "tried, with the mean that each gave"]
+    ends = [choice.label for choice in study.choices if _at_an_end(choice)]
+    which = "all" if len(ends) == sum(_chosen(one) is not None for one in study.choices) else ", ".join(ends)
+    below = (f"Chosen at an end of what was tried, so that a value beyond it may be better: {which}",) if ends else ()
+    return [Rows("Chosen on validation images", headings, [], plain(cells), below)] if cells else []
+
+
+def _chosen(choice: ChoiceRecord) -> CandidateRecord | None:
+    at = choice.chosen
+    return choice.candidates[at] if at is not None and at < len(choice.candidates) else None
+
+
+def _measure(choice: ChoiceRecord) -> tuple[str, Callable[[CandidateRecord], str]]:
+    """What was chosen by, as a heading says it, and how it is written: shares in per cent."""
+    split, _, name = (choice.metric or MISSING).partition(".")
+    called = figures().get(name)
+    written = percent if called else (lambda score: decimal(score, 4))
+
+    def scored(one: CandidateRecord) -> str:
+        return (one.error or "not finished") if one.score is None else written(one.score)
+
+    return f"{split} {called} (%)" if called else choice.metric or MISSING, scored
+
+
+def _at_an_end(choice: ChoiceRecord) -> bool:
+    """Whether a number was chosen that is the least or the most of several that gave a result."""
+    best = _chosen(choice)
+    if best is None:
+        return False
+    for key, value in best.changes.items():
+        scored = [one.changes.get(key) for one in choice.candidates if one.score is not None]
+        numbers = {one for one in scored if isinstance(one, int | float) and not isinstance(one, bool)}
+        if len(numbers) > 1 and value in (min(numbers), max(numbers)):
+            return True
+    return False
 
 
 def _changes(changes: Mapping[str, Any]) -> str:
     return ", ".join(f"{short(key, changes)} {label(value)}" for key, value in changes.items()) or MISSING
-
-
-def _scored(candidate: CandidateRecord) -> str:
-    return (candidate.error or "not finished") if candidate.score is None else f"{candidate.score:.4f}"
 
 
 def sections(runs: Sequence[FinishedRun], study: Study | None = None) -> list[Rows]:
@@ -81,10 +109,10 @@ def markdown(runs: Sequence[FinishedRun], damaged: Sequence[Damaged] = (), study
 
 
 def latex(study: Study) -> str:
-    """The tables of what is compared, for a paper; those of a single seed too."""
+    """The tables of what is compared and of what was chosen, for a paper; those of a single seed too."""
     board = study.board
     found = means(study) or [one_set(board, at, study.verdicts.get(at)) for at in range(len(board.columns))]
-    return "\n\n".join(["% needs \\usepackage{booktabs}", *map(rows.latex, found)]) + "\n"
+    return "\n\n".join([rows.PREAMBLE, *map(rows.latex, [*found, *choices(study)])]) + "\n"
 
 
 def to_csv(runs: Sequence[FinishedRun]) -> str:

@@ -58,15 +58,15 @@ def test_what_failed_stands_in_the_row_of_its_method_whatever_its_set(tmp_path: 
     kept = [one for one in runs if (one.value("method"), one.value("dataset"), one.value("seed")) not in gone]
     found = board(kept, planned(tmp_path, nodes))
     assert found.rows == ("lora", "ssf", "vera")
-    assert found.notes["lora", 1] == ("lora-name=dtd-seed=1: failed: no memory",)
-    assert found.notes["ssf", 1] == tuple(f"ssf-name=dtd-seed={seed}: failed: no memory" for seed in (0, 1))
+    assert found.notes["lora", 1] == ("seed 1: failed: no memory",)
+    assert found.notes["ssf", 1] == ("failed: no memory",)
     assert set(found.notes) == {("lora", 1), ("ssf", 1), ("vera", 0), ("vera", 1)}
 
 
 def test_a_run_that_a_study_finished_and_that_is_not_there_is_missed(tmp_path: Path) -> None:
     nodes = [node("lora", "cifar10", seed, label="lora", changes={}) for seed in (0, 1, 2)]
     found = board([run("lora", "cifar10", seed) for seed in (0, 1)], planned(tmp_path, nodes))
-    assert found.notes == {("lora", 0): ("lora-name=cifar10-seed=2: there is no result",)}
+    assert found.notes == {("lora", 0): ("seed 2: there is no result",)}
 
 
 def test_what_is_made_of_a_run_has_a_row_of_its_own(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mlx_peft.report.boards import board
 from mlx_peft.report.drawing import png
 from mlx_peft.report.figures import SIZES, drawings
 from mlx_peft.report.figures.labels import MARK, Box, leader, placed
-from mlx_peft.report.gather import FinishedRun
+from mlx_peft.report.gather import FinishedRun, called_by_its_folder
 from mlx_peft.report.study import Study
 
 SIZE = (450.0, 400.0)
@@ -101,7 +101,10 @@ def test_a_folder_of_images_is_called_by_its_own_name() -> None:
     runs = [replace(one, settings={"data.root": "/home/somebody/beetles"}) for one in many(3)]
     for one in runs:
         one.result["dataset"] = "folder"
-    (drawing,) = [one for one in drawings(Study(runs, runs, board(runs))) if one.name == "parameters"]
+    runs = [*map(called_by_its_folder, runs)]
+    found = board(runs)
+    assert [(one.dataset, one.planned) for one in found.columns] == [("beetles", "folder")]
+    (drawing,) = [one for one in drawings(Study(runs, runs, found)) if one.name == "parameters"]
     assert drawing.draw(SIZES["double"]).axes[0].get_title(loc="left") == "beetles, vit, means of 3 seeds"
 
 

@@ -105,7 +105,7 @@ def test_names_are_shown_and_not_obeyed(written: Path, seen: Seen) -> None:
 
 def test_what_was_left_out_or_is_missing_is_said(seen: Seen) -> None:
     assert "damaged: broken: result.json is not a run's" in seen.text
-    assert "lora-seed=2: failed: no <i>memory</i>" in seen.text
+    assert "seed 2: failed: no <i>memory</i>" in seen.text
     assert "paired bootstrap over 200 test images" in seen.text
 
 

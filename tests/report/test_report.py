@@ -66,7 +66,7 @@ def test_runs_are_found_at_any_depth_in_the_order_of_their_paths(runs: Path) -> 
 def test_unfinished_runs_are_told_apart(runs: Path) -> None:
     (runs / "begun").mkdir()
     (runs / "begun" / "metrics.jsonl").write_text("")
-    assert gather.gathered(runs).unfinished == [runs / "begun"]
+    assert gather.gathered(runs).unfinished == ["begun"]
     assert len(gather.gathered(runs).finished) == 2
 
 

@@ -132,14 +132,14 @@ def test_a_planned_run_without_a_result_is_a_footnote_with_its_reason(one: Path,
     (plan,) = plans(tmp_path)
     found = board([run for run in runs if run is not None], plan.runs)
     assert found.notes == {
-        ("lora", 0): ("lora-seed=2: failed: no memory | <b>",),
-        ("vera", 0): ("vera-seed=0: not run",),
+        ("lora", 0): ("seed 2: failed: no memory | <b>",),
+        ("vera", 0): ("not run",),
     }
     table = one_set(found, 0)
     cells = {row[0].text: row for row in table.cells}
     assert (cells["lora"][1].text, cells["lora"][1].marks) == ("2", (1,))
     assert (cells["vera"][1].text, cells["vera"][1].marks, cells["vera"][2].text) == ("0", (2,), "–")
-    assert "¹ lora-seed=2: failed: no memory \\| \\<b>" in rows.markdown(table)
+    assert "¹ seed 2: failed: no memory \\| \\<b>" in rows.markdown(table)
 
 
 def test_what_a_study_made_to_choose_by_is_not_compared(one: Path) -> None:
@@ -168,21 +168,22 @@ def test_a_study_s_record_says_what_was_chosen_what_failed_and_what_was_only_tri
     found = study(tmp_path)
     assert {run.name for run in found.runs} - {run.name for run in found.compared} == {"ssf-seed=0"}
     assert found.board.rows == ("linear called", "lora called", "ssf called")
-    assert found.board.notes == {("lora called", 0): ("lora-seed=2: failed: no memory",)}
+    assert found.board.notes == {("lora called", 0): ("seed 2: failed: no memory",)}
     (table,) = tables.choices(found)
     assert [cell.text for cell in table.cells[0]] == [
         "lora",
         "lr 0.001",
-        "val.top1",
-        "lr 0.001: 0.7100; lr 0.003: 0.6800",
+        "val top-1 (%)",
+        "lr 0.001: 71.00; lr 0.003: 68.00",
     ]
+    assert table.below == ("Chosen at an end of what was tried, so that a value beyond it may be better: all",)
     record.write_text('{"format": 2}')
     assert [one.name for one in gather.gathered(tmp_path).damaged] == ["study.json"]
 
 
 def node(name: str, kind: str, run_id: str, status: str, error: str | None = None) -> dict[str, Any]:
-    method = name.split("-")[0]
-    return {"name": name, "kind": kind, "label": f"{method} called", "method": method, "seed": 0, "changes": {},
+    method, seed = name.split("-")[0], int(name.rpartition("=")[2])
+    return {"name": name, "kind": kind, "label": f"{method} called", "method": method, "seed": seed, "changes": {},
             "run_id": run_id, "folder": name, "step": None, "of": None, "status": status, "error": error,
             "seconds": None}  # fmt: skip
 

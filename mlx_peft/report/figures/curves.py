@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from mlx_peft.report.figures.layout import POINTS, Drawing, across, legend, legend_lines, look, panels, titled
+from mlx_peft.report.figures.layout import (
+    POINTS,
+    Drawing,
+    across,
+    label_rows,
+    legend,
+    legend_lines,
+    look,
+    panels,
+    titled,
+)
 from mlx_peft.report.gather import FinishedRun
 from mlx_peft.report.groups import Group, Spread, grouped
 from mlx_peft.report.study import Study
@@ -24,6 +35,8 @@ Curve = list[tuple[int, Spread]]
 
 LOSSES = {"val_loss": "validation loss", "train_loss": "training loss"}
 HEIGHT = 1.9
+SHADE = 1.2
+"""Of many bands each is the fainter, so that what they cover together is not one colour."""
 WIDE = 10
 """Losses are drawn on a logarithmic scale where the largest is so many times the smallest."""
 
@@ -42,7 +55,8 @@ def learning(study: Study) -> Drawing | None:
         return None
     if len(groups) > DRAWN:
         caption += f" The best {DRAWN} of {len(groups):,} configurations."
-    return Drawing("curves", caption, lambda width: _draw(groups, measure, width), True)
+    rows = {group.runs[0].name: row for (row, _), group in study.board.cells.items()}
+    return Drawing("curves", caption, lambda width: _draw(groups, measure, width, rows), True)
 
 
 def draw(runs: Sequence[FinishedRun], width: float) -> Figure | None:
@@ -64,11 +78,14 @@ def _comparable(runs: Sequence[FinishedRun]) -> tuple[list[Group], str | None]:
     return [one for one in groups if any(one.curve(key) for key in (f"val_{measure}", *LOSSES))], measure
 
 
-def _draw(groups: Sequence[Group], measure: str | None, width: float) -> Figure:
+def _draw(
+    groups: Sequence[Group], measure: str | None, width: float, rows: Mapping[str, str] = MappingProxyType({})
+) -> Figure:
+    """``rows``: what the tables call a configuration, by the name of its first run."""
     chosen = _best(groups, f"val_{measure}")
     keys = {f"val_{measure}": f"validation {figures()[measure]} (%)"} if measure is not None else {}
     shown = {key: called for key, called in (keys | LOSSES).items() if any(one.curve(key) for one in chosen)}
-    names = [_called(one) for one in chosen]
+    names = [_called(one, rows) for one in chosen]
     _, below = legend_lines(names, width)
     figure, grid = panels(len(shown), width, HEIGHT, below)
     for axes, (key, called) in zip(grid, shown.items(), strict=True):
@@ -107,7 +124,7 @@ def _draw_sets(study: Study, sets: Mapping[int, Mapping[str, Curve]], width: flo
         )
         titled(axes, there.dataset, width / across(len(sets), width) - 0.4)
     measures = {figures()[study.board.columns[at].measure] for at in sets}
-    figure.supylabel(f"validation {' or '.join(sorted(measures))} (%)", fontsize=POINTS)
+    label_rows(figure, f"validation {' or '.join(sorted(measures))} (%)", below)
     legend(figure, chosen, width, lines=True)
     return figure
 
@@ -130,8 +147,9 @@ def _best(groups: Sequence[Group], key: str) -> list[Group]:
     return [groups[at] for at in sorted(kept)]
 
 
-def _called(group: Group) -> str:
-    return group.name if len(group.runs) == 1 else f"{group.name} (n = {len(group.runs)})"
+def _called(group: Group, rows: Mapping[str, str]) -> str:
+    name = rows.get(group.runs[0].name, group.name)
+    return name if len(group.runs) == 1 else f"{name} (n = {len(group.runs)})"
 
 
 def _panel(axes: Axes, curves: Mapping[int, Curve], *, of: int, share: bool) -> None:
@@ -154,7 +172,7 @@ def _panel(axes: Axes, curves: Mapping[int, Curve], *, of: int, share: bool) -> 
                 axes.errorbar(epochs, means, around, color=own["color"], capsize=2, linewidth=1)
             else:
                 low, high = ([mean + sign * one for mean, one in zip(means, around, strict=True)] for sign in (-1, 1))
-                axes.fill_between(epochs, low, high, color=own["color"], alpha=0.18, linewidth=0)
+                axes.fill_between(epochs, low, high, color=own["color"], alpha=min(0.18, SHADE / of), linewidth=0)
     values = [scale * spread.mean for curve in curves.values() for _, spread in curve]
     if not share and min(values) > 0 and max(values) > WIDE * min(values):
         axes.set_yscale("log")

@@ -23,6 +23,8 @@ POINTS, SMALL = 8.0, 7.0
 NAMED, MARKED = len(COLOURS) * len(DASHES), len(COLOURS) * len(MARKS)
 """So many lines, and so many marks, can be told apart; of more, those that matter are named, and the others grey."""
 GREY = "#9a9a9a"
+ROUND = (1, 2, 5, 10)
+"""Steps between the ticks of an axis, times a power of ten."""
 LINE = 0.145
 """Inches of a line of small letters."""
 
@@ -65,6 +67,12 @@ def panels(
     for axes in grid[:count]:
         tidy(axes)
     return figure, list(grid[:count])
+
+
+def label_rows(figure: Figure, called: str, below: float) -> None:
+    """What the upright axes of all panels have in common, beside their middle and not that of what is below them."""
+    height = figure.get_size_inches()[1]
+    figure.supylabel(called, y=(1 + below / height) / 2, fontsize=POINTS)
 
 
 def across(count: int, width: float) -> int:

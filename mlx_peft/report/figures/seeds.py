@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mlx_peft.report.boards import Board
 from mlx_peft.report.drawing import COLOURS, fitted
-from mlx_peft.report.figures.layout import POINTS, SMALL, Drawing, across, panels, titled
+from mlx_peft.report.figures.layout import POINTS, ROUND, SMALL, Drawing, across, panels, titled
 from mlx_peft.report.study import Study
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ def _draw(study: Study, width: float) -> Figure:
         axes.set_yticks(range(len(rows)), names, parse_math=False)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
-    if len(board.rows) > len(rows):
-        figure.suptitle(f"the best {len(rows)} of {len(board.rows):,}", fontsize=SMALL)
+    measured = sum(any(board.score(row, at) for at in range(len(board.columns))) for row in board.rows)
+    if measured > len(rows):
+        figure.suptitle(f"the best {len(rows)} of {measured:,}", fontsize=SMALL)
     return figure
 
 
@@ -97,5 +98,5 @@ def _panel(axes: Axes, study: Study, at: int, rows: list[str]) -> None:
         return
     room = 0.12 * (max(values) - min(values)) or 1.0
     axes.set_xlim(max(-1, min(values) - room), min(101, max(values) + room))  # an interval of two seeds may be wider
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
     axes.ticklabel_format(axis="x", useOffset=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePath
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -16,9 +15,11 @@ from mlx_peft.report.figures.layout import (
     GREY,
     MARKED,
     POINTS,
+    ROUND,
     SIZES,
     Drawing,
     across,
+    label_rows,
     legend,
     legend_lines,
     look,
@@ -34,13 +35,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FOLDER = "folder"
-"""A data set of this name is any folder of images."""
 FEW = 8
 """Of more configurations on one set the names need the width of two columns."""
 MOST_SETS = 6
 """Of more data sets one panel has the means over all of them."""
 HEIGHT = 2.3
+FRONT = "#3a3a3a"
 WIDE = 8
 """A cost is drawn on a logarithmic scale where the largest is so many times the smallest."""
 
@@ -164,7 +164,7 @@ def _draw(board: Board, sets: Mapping[str, Sequence[Point]], axis: str, width: f
         if len(sets) > 1 or len(board.columns) > 1:
             titled(axes, dataset, width / across(len(sets), width) - 0.5)
         axes.set_xlabel(fitted(axis, width / across(len(sets), width) - 0.4, POINTS), fontsize=POINTS)
-    figure.supylabel(" or ".join(dict.fromkeys(one.heading for one in board.columns)), fontsize=POINTS)
+    label_rows(figure, " or ".join(dict.fromkeys(one.heading for one in board.columns)), below)
     legend(figure, names, width)
     return figure
 
@@ -183,19 +183,14 @@ def _named(board: Board, points: Sequence[Point], axis: str, width: float) -> Fi
 
 
 def _title(board: Board) -> str:
-    """``cifar10, vit_small_patch14_dinov2, means of 3 seeds``; of several sets or models less. A folder of images is
-    called by its own name."""
+    """``cifar10, vit_small_patch14_dinov2, means of 3 seeds``; of several sets or models less."""
     groups = [*board.cells.values()]
     models = {str(group.runs[0].value("model")) for group in groups}
     counts = sorted({len(group.runs) for group in groups})
     seeds = counted(counts[-1], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-    parts = ["means over data sets"]
-    if len(board.columns) == 1:
-        roots = {PurePath(str(group.runs[0].settings.get("data.root", ""))).name for group in groups} - {""}
-        alone = board.columns[0].dataset
-        parts = [*roots] if alone == FOLDER and len(roots) == 1 else [alone]
+    images = board.columns[0].dataset if len(board.columns) == 1 else "means over data sets"
     return ", ".join(
-        [*parts, *(models if len(models) == 1 else ()), *([f"means of {seeds}"] if counts[-1] > 1 else [])]
+        [images, *(models if len(models) == 1 else ()), *([f"means of {seeds}"] if counts[-1] > 1 else [])]
     )
 
 
@@ -212,19 +207,20 @@ def _panel(axes: Axes, points: Sequence[Point], looks: Mapping[int, int]) -> Non
         axes.set_xscale("log")
         _few_decades(axes, max(costs) / min(costs))
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
     axes.margins(0.08)
     best = front(points)
     axes.plot(
         [point.cost for point in best],
         [point.score for point in best],
-        color=GREY,
-        linewidth=1.0,
+        color=FRONT,
+        linewidth=1.2,
         drawstyle="steps-post",
+        zorder=2.5,
     )
     spread = [point for point in points if point.interval and (len(points) <= MARKED or point.row in looks)]
     low, high = ([point.interval[end] for point in spread if point.interval] for end in (0, 1))
-    axes.vlines([point.cost for point in spread], low, high, color=GREY, linewidth=0.6)
+    axes.vlines([point.cost for point in spread], low, high, color=GREY, alpha=0.6, linewidth=0.6)
     scores = [point.score for point in points]
     room = 0.1 * (max(scores) - min(scores)) or 1.0
     axes.set_ylim(max(-1.0, min(scores) - room), min(101.0, max(scores) + room))  # of two seeds it may be wide
@@ -233,6 +229,7 @@ def _panel(axes: Axes, points: Sequence[Point], looks: Mapping[int, int]) -> Non
     for point in points:
         if point.row in looks:
             axes.plot(point.cost, point.score, zorder=4, **look(looks[point.row]))
+    axes.yaxis.set_major_locator(MaxNLocator(8, steps=ROUND))
     axes.ticklabel_format(axis="y", useOffset=False)
 
 

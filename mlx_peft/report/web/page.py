@@ -98,7 +98,7 @@ def _facts(study: Study) -> str:
 
 def _left_out(found: Gathered) -> list[str]:
     damaged = [f"damaged: {one.name}: {one.reason}" for one in found.damaged]
-    return damaged + [f"not finished: {path}" for path in found.unfinished]
+    return damaged + [f"not finished: {name}" for name in found.unfinished]
 
 
 def _compared(study: Study, numbers: Mapping[str, int]) -> list[dict[str, Any]]:
