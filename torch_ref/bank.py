@@ -72,7 +72,10 @@ class Mixer:
     ) -> np.ndarray:
         """What the heads read, float32 ``(batch, heads, dim)``."""
         return threads.answered(
-            lambda part: self._evaluated(images[part], rows[part], form, prompts), len(rows), self.rows
+            lambda part: self._evaluated(images[part], rows[part], form, prompts),
+            len(rows),
+            self.rows,
+            divided=self.rows is None or self.rows[1] == 1,  # of smaller images the products of a form's rows are small
         )
 
     @torch.inference_mode()

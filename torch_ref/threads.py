@@ -41,27 +41,36 @@ def rows_at_once(architecture: Architecture) -> Rows:
     return max(MOST // image, 1), max(LEAST // image, 1)
 
 
-def answered(compute: Callable[[slice], np.ndarray], count: int, rows: Rows | None) -> np.ndarray:
+def answered(compute: Callable[[slice], np.ndarray], count: int, rows: Rows | None, divided: bool = True) -> np.ndarray:
     """What a function gives of so many images, which it is asked in parts; None: at once.
 
     Neither ``inference_mode`` nor what else torch knows for a thread goes along.
+
+    Args:
+        divided: whether torch divides each operation among all threads where there are fewer parts than those.
+            Otherwise a thread computes a part alone, as it pays where most operations are small.
     """
-    own = [slice(None)] if rows is None else parts(count, rows)
-    return compute(own[0]) if len(own) == 1 else np.concatenate(beside(compute, own))
+    if rows is None:
+        return compute(slice(None))
+    own = parts(count, rows, divided)
+    return compute(own[0]) if divided and len(own) == 1 else np.concatenate(beside(compute, own, divided))
 
 
-def parts(count: int, rows: Rows) -> list[slice]:
-    """As many of so many images for each thread, where these are enough; else as many as go through at once."""
+def parts(count: int, rows: Rows, divided: bool = True) -> list[slice]:
+    """As many of so many images for each thread, where these are enough; else as many as go through at once, or where
+    nothing is ``divided``, enough for each of fewer threads."""
     threads, (most, least) = torch.get_num_threads(), rows
+    if not divided:
+        threads = max(min(threads, count // least), 1)
     each = -(-count // (threads * -(-count // (threads * most)))) if count else 0
     return [*slices(count, each if each >= least else most)] or [slice(0, 0)]
 
 
-def beside(compute: Callable[[slice], Result], own: Sequence[slice]) -> list[Result]:
-    """What a function gives of each part, in order: with a thread each, if there are parts for all, and else in turn,
-    each with all threads."""
+def beside(compute: Callable[[slice], Result], own: Sequence[slice], divided: bool = True) -> list[Result]:
+    """What a function gives of each part, in order: with a thread each, if there are parts for all or nothing is
+    ``divided``, and else in turn, each with all threads."""
     threads = torch.get_num_threads()
-    if threads == 1 or len(own) < threads:
+    if threads == 1 or (divided and len(own) < threads):
         return [compute(part) for part in own]
     return [*_pool(threads).map(compute, own)]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from banks import METHODS, SAME, SIDES, base_of, folder_of, network, pixels
 
+from mlx_peft.config.methods import LoRA
 from torch_ref import threads
 
 
@@ -71,6 +72,31 @@ def test_fewer_parts_than_threads_are_left_to_all_of_them(two):
     assert threads.beside(lambda part: torch.get_num_threads(), [slice(0, 1)]) == [2]
 
 
+@pytest.mark.parametrize(("count", "sizes"), [(32, [16, 16]), (10, [5, 5]), (9, [9]), (1, [1]), (0, [0])])
+def test_what_is_not_divided_is_computed_by_as_many_threads_as_are_worth_it_each_alone(two, count, sizes):
+    assert [len(range(count)[part]) for part in threads.parts(count, (160, 5), divided=False)] == sizes
+    asked: list[int] = []
+
+    def compute(part: slice) -> np.ndarray:
+        asked.append(torch.get_num_threads())
+        return np.arange(count)[part]
+
+    assert threads.answered(compute, count, (160, 5), divided=False).tolist() == [*range(count)]
+    assert asked == [1] * len(sizes)
+
+
+def test_a_bank_of_small_images_divides_nothing_and_one_of_large_images_does(two, tmp_path, monkeypatch):
+    folder_of([LoRA(rank=2)], tmp_path, base_of())
+    bank = SIDES["torch"].load_adapters(network("torch"), tmp_path)
+    asked: list[bool] = []
+    beside = threads.answered
+    monkeypatch.setattr(threads, "answered", lambda *own, divided: asked.append(divided) or beside(*own, divided))
+    for rows in ((160, 5), (13, 1), None):
+        bank._passes._mixer.rows = rows
+        bank.features(pixels(1), bank.names[0])
+    assert asked == [False, True, True]
+
+
 def test_what_goes_wrong_in_a_part_is_raised(two):
     def compute(part: slice) -> None:
         if part.start == 1:
@@ -100,7 +126,9 @@ def test_a_mixed_batch_in_parts_answers_as_at_once(two, tmp_path, monkeypatch):
     banks[1]._passes._mixer.rows = (3, 1)
     asked: list[int] = []
     beside = threads.beside
-    monkeypatch.setattr(threads, "beside", lambda compute, own: asked.append(len(own)) or beside(compute, own))
+    monkeypatch.setattr(
+        threads, "beside", lambda compute, own, divided: asked.append(len(own)) or beside(compute, own, divided)
+    )
     together, parted = (bank.logits(pixels(len(names)), names) for bank in banks)
     assert max(asked) > 2  # several went side by side
     for found, expected, name in zip(parted, together, names, strict=True):
