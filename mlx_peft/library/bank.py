@@ -12,11 +12,12 @@ import numpy as np
 from mlx_peft.core.batches import slices
 from mlx_peft.core.errors import UserError, shown, suggest
 from mlx_peft.core.text import counted, printable
-from mlx_peft.library.entries import Entry, all_in, entered, must_be_name, warn_of
+from mlx_peft.library.entries import Coming, Entry, all_in, coming, must_be_name, warn_of
 from mlx_peft.library.framework import Network
 from mlx_peft.library.mixer import Mixer
 from mlx_peft.library.passes import Passes, Row
 from mlx_peft.library.prediction import Prediction, Predictions
+from mlx_peft.library.resident import Resident
 from mlx_peft.tasks.logits import finite
 from mlx_peft.vit.architecture import Preprocessing
 
@@ -118,13 +119,33 @@ class Bank:
             UserError: it is damaged, of another base, cannot be mixed, or is larger than the budget; the bank is as it
                 was then.
         """
+        return self.put(self.made(self.read(folder, name)))
+
+    # The same in steps, of which a server answers others between two.
+
+    def read(self, folder: str | Path, name: str | None = None) -> Coming:
+        """An adapter, or a run's, whole. Any thread may read; arguments, and what is raised, are those of ``add``."""
         path = Path(folder)
-        own = path.resolve().name if name is None else name
-        entry = entered(own, path, path, self._network)
+        return coming(path.resolve().name if name is None else name, path, self._network)
+
+    def made(self, coming: Coming) -> Resident:
+        """One that was read, where the network is. Raises UserError where it is larger than the budget."""
         with self._lock:
-            self._passes.take(self._passes.made(entry))
-            self._entries[own] = entry
-            self.refused = {other: reason for other, reason in self.refused.items() if other != own}
+            return self._passes.made(coming)
+
+    def tried(self, resident: Resident, images: np.ndarray) -> None:
+        """Has one answer images, as ``logits`` takes them, before it is in the bank: what is compiled for it, or fails,
+        does so before anybody asks it."""
+        with self._lock:
+            self._passes.tried(resident, images)
+
+    def put(self, resident: Resident) -> Entry:
+        """Takes one in; one of the same name is replaced."""
+        entry = resident.entry
+        with self._lock:
+            self._passes.take(resident)
+            self._entries[entry.name] = entry
+            self.refused = {other: reason for other, reason in self.refused.items() if other != entry.name}
         return entry
 
     def remove(self, name: str) -> None:
@@ -182,7 +203,7 @@ class Bank:
                     for source, row in zip(sources[part], rows[part], strict=True)
                 ]
             )
-            found = self._answered(pixels, rows[part], batch_size, headed=True)
+            found = self._answered(pixels, rows[part], batch_size)
             for source, row, logits in zip(sources[part], rows[part], found, strict=True):
                 file = None if isinstance(source, np.ndarray) else str(source)
                 answers.append(logits if row is None else self._prediction(logits, row, top, file))
@@ -231,21 +252,35 @@ class Bank:
             UserError: there are not as many names as images, a name is unknown, an adapter cannot be read or alone is
                 larger than the budget.
         """
-        return self._answered(images, self._rows(adapters, len(images)), batch_size, headed=True)
+        return self._answered(images, self._rows(adapters, len(images)), batch_size)
 
     def features(
         self, images: np.ndarray, adapters: Sequence[str | None] | str | None = None, batch_size: int = 64
     ) -> np.ndarray:
         """What each image's adapter makes of it for its head, float32 ``(images, dim)``; where there are two heads,
         the mean of what they read. Arguments, and what is raised, are those of ``logits``."""
-        found = self._answered(images, self._rows(adapters, len(images)), batch_size, headed=False)
+        found = self.answers(images, adapters, [False] * len(images), batch_size)
         return np.stack(found) if found else np.empty((0, self._network.architecture.feature_dim), np.float32)
 
-    def _answered(self, images: np.ndarray, rows: Sequence[Row], batch_size: int, headed: bool) -> list[np.ndarray]:
+    def answers(
+        self,
+        images: np.ndarray,
+        adapters: Sequence[str | None] | str | None,
+        headed: Sequence[bool],
+        batch_size: int = 64,
+    ) -> list[np.ndarray]:
+        """Of each image that is ``headed`` what ``logits`` says, of the others what ``features`` does, in the same
+        batches."""
+        return self._answered(images, self._rows(adapters, len(images)), batch_size, headed)
+
+    def _answered(
+        self, images: np.ndarray, rows: Sequence[Row], batch_size: int, headed: Sequence[bool] | None = None
+    ) -> list[np.ndarray]:
+        headed = [True] * len(rows) if headed is None else headed
         found: list[np.ndarray] = []
         with self._lock:
             for part in slices(len(images), batch_size):
-                found += self._passes.answered(images[part], rows[part], headed)
+                found += self._passes.answered(images[part], rows[part], headed[part])
             for row in {id(row): row for row in rows}.values():
                 if (
                     row is not None and self._entries.get(row.name) is not row

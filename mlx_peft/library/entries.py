@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from convert.adapters.fitting import must_fit, must_have_head
 from convert.adapters.looking import look_at_adapter
@@ -54,6 +56,19 @@ class Entry:
 
     def __str__(self) -> str:
         return f"{printable(self.name)}: {self.adapter.method!r}, {named(self.rows, self.adapter.classes)}"
+
+
+@dataclass(frozen=True)
+class Coming:
+    """An adapter that was read for a bank, and is not in it yet.
+
+    Attributes:
+        entry: what it says of itself.
+        adapter: with its tensors, none of which a file has any part in.
+    """
+
+    entry: Entry
+    adapter: Adapter
 
 
 def must_be_name(name: str) -> None:
@@ -128,6 +143,13 @@ def all_in(folder: Path, network: Network) -> tuple[dict[str, Entry], dict[str, 
 
 def _candidates(folder: Path) -> Iterator[Path]:
     return (path for path in folder.iterdir() if path.is_dir() and adapter_at(path) is not None)
+
+
+def coming(name: str, folder: Path, network: Network) -> Coming:
+    """An adapter that lies in a folder, whole. Raises UserError as ``entered`` and ``read``."""
+    entry = entered(name, folder, folder, network)
+    adapter = read(entry, network)
+    return Coming(entry, replace(adapter, tensors={key: np.array(tensor) for key, tensor in adapter.tensors.items()}))
 
 
 def read(entry: Entry, network: Network) -> Adapter:

@@ -10,7 +10,7 @@ from mlx_peft.adaptation.forms import Form, united
 from mlx_peft.adaptation.terms import Entering
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import printable
-from mlx_peft.library.entries import Entry, read
+from mlx_peft.library.entries import Coming, Entry, read
 from mlx_peft.library.framework import Network
 from mlx_peft.library.mixer import Mixer
 from mlx_peft.library.resident import Resident, Residents, made_resident
@@ -33,8 +33,8 @@ class Passes:
         self._network, self._mixer = network, mixer
         self._forms: dict[tuple[Entering, ...], Form] = {}  # that hold all adapters that were read, by their prompts
 
-    def answered(self, images: np.ndarray, rows: Sequence[Row], headed: bool = True) -> list[np.ndarray]:
-        """Each row's logits, or the vector before any head; see ``Bank.logits``. Of none ``headed``, that vector."""
+    def answered(self, images: np.ndarray, rows: Sequence[Row], headed: Sequence[bool]) -> list[np.ndarray]:
+        """Each row's logits, or the vector before any head; see ``Bank.logits``. Of one not ``headed``, that vector."""
         answers: dict[int, np.ndarray] = {}
         for residents in self._beside_one_another(rows):
             groups: dict[tuple[Entering, ...], list[int]] = {}
@@ -45,21 +45,23 @@ class Passes:
                     groups.setdefault(residents[row.name].prompts, []).append(at)
             for prompts, own in groups.items():
                 mine = [None if (row := rows[at]) is None else residents[row.name] for at in own]
-                found = self._pass(images[own], mine, prompts, headed)
+                found = self._pass(images[own], mine, prompts, [headed[at] for at in own])
                 answers |= dict(zip(own, found, strict=True))
         return [answers[at] for at in range(len(rows))]
 
     def _pass(
-        self, images: np.ndarray, rows: Sequence[Resident | None], prompts: tuple[Entering, ...], headed: bool
+        self, images: np.ndarray, rows: Sequence[Resident | None], prompts: tuple[Entering, ...], headed: Sequence[bool]
     ) -> list[np.ndarray]:
         """Rows whose prompts are alike, answered at once; the heads, adapter by adapter."""
         held = [None if row is None else row.held for row in rows]
         vectors = self._mixer.vectors(images, held, self._form(rows, prompts), prompts)
+        own: dict[tuple[int, bool], list[int]] = {}
+        for at, (row, asked) in enumerate(zip(rows, headed, strict=True)):
+            own.setdefault((id(row), asked), []).append(at)
         answers: dict[int, np.ndarray] = {}
-        for resident in {id(row): row for row in rows}.values():
-            mine = [at for at, row in enumerate(rows) if row is resident]
-            read = vectors[mine]
-            found = read.mean(axis=1) if resident is None or not headed else resident.logits(read)
+        for (_, asked), mine in own.items():
+            resident, read = rows[mine[0]], vectors[mine]
+            found = read.mean(axis=1) if resident is None or not asked else resident.logits(read)
             answers |= dict(zip(mine, found, strict=True))
         return [answers[at] for at in range(len(rows))]
 
@@ -89,19 +91,24 @@ class Passes:
         """
         found = self.residents.get(entry.name)
         if found is None or found.entry is not entry:  # another one has the name since this one was asked
-            found = self.made(entry)
+            found = self.made(Coming(entry, read(entry, self._network)))
             self.take(found, needed)
         return found
 
-    def made(self, entry: Entry) -> Resident:
-        """An adapter that is read anew. Raises UserError as ``read`` does."""
-        found = made_resident(entry, read(entry, self._network), self._network.architecture, self._mixer)
+    def made(self, coming: Coming) -> Resident:
+        """An adapter that was read, where the network is. Raises UserError where it is larger than the budget."""
+        entry = coming.entry
+        found = made_resident(entry, coming.adapter, self._network.architecture, self._mixer)
         budget = self.residents.budget
         if budget is not None and found.nbytes > budget:
             raise UserError(
                 f"the adapter {printable(entry.name)} has {found.nbytes:,} bytes, and the budget is {budget:,}"
             )
         return found
+
+    def tried(self, resident: Resident, images: np.ndarray) -> None:
+        """Has an adapter answer images before it is taken."""
+        self._pass(images, [resident] * len(images), resident.prompts, [False] * len(images))
 
     def take(self, resident: Resident, needed: Collection[str] = ()) -> None:
         """Puts an adapter that was read in the place of any of its name; others make room, but for what is needed."""

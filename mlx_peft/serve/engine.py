@@ -171,10 +171,8 @@ class Engine:
     def _batch(self, parts: list[Part]) -> None:
         began = time.monotonic()
         parts = [part for part in parts if not self._refused(part, began)]
-        for headed in (True, False):
-            mine = [part for part in parts if part.job.headed == headed]
-            if mine:
-                self._answered(mine, headed)
+        if parts:
+            self._answered(parts)
         count = sum(part.count for part in parts)
         if count:
             seconds = time.monotonic() - began
@@ -182,17 +180,18 @@ class Engine:
             self.meter.batch(count, seconds)
         self._finish(parts)
 
-    def _answered(self, parts: list[Part], headed: bool) -> None:
-        """Answers parts of one kind together; where that fails each by itself, so that one harms no other."""
+    def _answered(self, parts: list[Part]) -> None:
+        """Answers parts together; where that fails each by itself, so that one harms no other."""
         began = time.monotonic()
         rows = [row for part in parts for row in part.rows]
+        headed = [part.job.headed for part in parts for _ in part.rows]
         try:
             images = np.concatenate([part.images for part in parts]) if len(parts) > 1 else parts[0].images
             found = self.served.answer(images, rows, headed)
         except BaseException as error:
             if len(parts) > 1:
                 for part in parts:
-                    self._answered([part], headed)
+                    self._answered([part])
                 return
             self._failed(error)
             parts[0].job.error = Problem(500, "the device could not answer this; the server's log says why")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mlx_peft.artifacts.answering import ManyAdapters, OneModel
+from mlx_peft.library.entries import Coming
 from mlx_peft.tasks.task import Task
 from mlx_peft.vit.architecture import Preprocessing
 
@@ -49,7 +50,7 @@ def always() -> bool:
 
 
 class Served(Protocol):
-    """Whatever answers. ``answer``, ``warm``, ``load`` and ``unload`` belong to the device's thread.
+    """Whatever answers. ``answer``, ``warm``, the steps of ``load`` and ``unload`` belong to the device's thread.
 
     Attributes:
         base: the model's name, as timm has it.
@@ -91,8 +92,8 @@ class Served(Protocol):
         """Whether it is in memory now."""
         ...
 
-    def answer(self, images: np.ndarray, rows: Sequence[Row], headed: bool) -> Sequence[np.ndarray]:
-        """Each row's logits, float32 ``(classes,)``; of none ``headed``, what the head reads, ``(dim,)``.
+    def answer(self, images: np.ndarray, rows: Sequence[Row], headed: Sequence[bool]) -> Sequence[np.ndarray]:
+        """Each row's logits, float32 ``(classes,)``; of one not ``headed``, what the head reads, ``(dim,)``.
 
         Args:
             images: uint8 ``(batch, image_size, image_size, 3)``.
@@ -107,10 +108,18 @@ class Served(Protocol):
         """
         ...
 
-    def load(self, name: str) -> Known:
-        """Reads an adapter of the folder, again where it is there.
+    def read(self, name: str) -> Coming:
+        """An adapter of the folder, to be loaded. In any thread: others are answered meanwhile.
 
-        Raises UserError, or Problem, 404 or 409; all is as it was then.
+        Raises Problem, 404, 409 or 422.
+        """
+        ...
+
+    def load(self, coming: Coming) -> Iterator[None]:
+        """Takes in an adapter that was read, in the place of one of its name, step by step: others are answered
+        between two. Until the device has computed what is new to it in the new one, the old one answers.
+
+        Raises Problem, 409 or 422; all is as it was then, and where the device fails too.
         """
         ...
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,13 @@ import numpy as np
 from convert.adapters.peft import WEIGHTS
 from convert.base import Base
 from mlx_peft.artifacts.answering import ManyAdapters, OneModel
-from mlx_peft.core.errors import UserError, told_of
+from mlx_peft.core.errors import UserError
 from mlx_peft.library.bank import Bank
 from mlx_peft.library.compiled import BUCKETS
-from mlx_peft.library.entries import INSIDE, Entry, must_be_name
+from mlx_peft.library.entries import INSIDE, Coming, Entry, must_be_name
 from mlx_peft.library.program import Program
 from mlx_peft.serve.known import GoOn, Known, Row, always, metrics_of
-from mlx_peft.serve.problems import Problem, unknown
+from mlx_peft.serve.problems import Problem, unknown, unreadable
 from mlx_peft.training.run import RunFolder
 
 LARGEST = BUCKETS[-1] // 2
@@ -55,11 +57,8 @@ class ServedBank:
     def loaded(self, name: str) -> bool:
         return name in self._bank.resident
 
-    def answer(self, images: np.ndarray, rows: Sequence[Row], headed: bool) -> Sequence[np.ndarray]:
-        names = [None if row is None else row.name for row in rows]
-        if headed:
-            return self._bank.logits(images, names, len(images))
-        return list(self._bank.features(images, names, len(images)))
+    def answer(self, images: np.ndarray, rows: Sequence[Row], headed: Sequence[bool]) -> Sequence[np.ndarray]:
+        return self._bank.answers(images, [None if row is None else row.name for row in rows], headed, len(images))
 
     def warm(self, sizes: Iterable[int], go_on: GoOn = always) -> Sequence[str]:
         """Reads every adapter once; what cannot be read is let go, with a note. Then each size is answered by the bare
@@ -102,7 +101,7 @@ class ServedBank:
     def _nothing(self, count: int) -> np.ndarray:
         return np.zeros((count, self.image_size, self.image_size, 3), np.uint8)
 
-    def load(self, name: str) -> Known:
+    def read(self, name: str) -> Coming:
         if self.folder is None:
             raise Problem(409, ALONE)
         try:
@@ -113,16 +112,36 @@ class ServedBank:
         if not place.is_dir():
             raise Problem(404, f"the folder of adapters has none of the name {name!r}")
         if not place.resolve().is_relative_to(self.folder.resolve()):
-            raise UserError(f"{name!r} is a link that leads out of the folder of adapters: copy what it leads to")
-        with told_of(f"the adapter {name!r} is refused"):
-            entry = self._bank.add(place, name)
-        self._known[name] = self._told(entry)
-        if self._kind(name) not in self._met:  # else nothing of it is new to the device
-            self._met.add(self._kind(name))
-            for size in self._sizes:
-                self._bank.features(self._nothing(size), [name] * size, size)
+            raise unreadable(f"{name!r} is a link that leads out of the folder of adapters: copy what it leads to")
+        with self._refusing(name):
+            return self._bank.read(place, name)
+
+    def load(self, coming: Coming) -> Iterator[None]:
+        name, kind = coming.entry.name, repr(coming.adapter.method)
+        sizes = self._sizes if kind not in self._met else ()  # else nothing of it is new to the device
+        with self._refusing(name):
+            resident = self._bank.made(coming)
+        for size in sizes:
+            self._bank.tried(resident, self._nothing(size))
+            yield
+        self._known[name] = self._told(self._bank.put(resident))
+        try:
+            for size in sizes:
+                yield
                 self._mixed(size)
-        return self._known[name]
+        except Exception:
+            self.unload(name)
+            raise
+        self._met.add(kind)
+
+    @contextmanager
+    def _refusing(self, name: str) -> Iterator[None]:
+        """Has a request learn why an adapter is refused, and of its files no more than where they lie in the folder."""
+        try:
+            yield
+        except UserError as error:
+            reason = str(error).replace(f"{self.folder}{os.sep}", "")
+            raise unreadable(f"the adapter {name!r} is refused: {reason}") from None
 
     def unload(self, name: str) -> None:
         if self.folder is None:
@@ -185,12 +204,12 @@ class ServedModel:
     def loaded(self, name: str) -> bool:
         return name == self._one.name
 
-    def answer(self, images: np.ndarray, rows: Sequence[Row], headed: bool) -> Sequence[np.ndarray]:
+    def answer(self, images: np.ndarray, rows: Sequence[Row], headed: Sequence[bool]) -> Sequence[np.ndarray]:
         """Filled up to the next size with rows that nobody reads."""
         size = next((size for size in self._sizes if size >= len(images)), len(images))
         more = np.zeros((size - len(images), *images.shape[1:]), np.uint8)
-        found = self._program(np.concatenate([images, more]) if len(more) else images)[0 if headed else 1]
-        return list(found[: len(images)])
+        logits, features = self._program(np.concatenate([images, more]) if len(more) else images)
+        return [logits[at] if asked else features[at] for at, asked in enumerate(headed)]
 
     def warm(self, sizes: Iterable[int], go_on: GoOn = always) -> Sequence[str]:
         self._sizes = tuple(sorted(sizes))
@@ -199,7 +218,10 @@ class ServedModel:
                 self._program(np.zeros((size, self.image_size, self.image_size, 3), np.uint8))
         return ()
 
-    def load(self, name: str) -> Known:
+    def read(self, name: str) -> Coming:
+        raise Problem(409, ALONE)
+
+    def load(self, coming: Coming) -> Iterator[None]:
         raise Problem(409, ALONE)
 
     def unload(self, name: str) -> None:

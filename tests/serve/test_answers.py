@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from serve.conftest import Running, Start, encoded, written
+from serve.test_limits import Held
 
 from mlx_peft.serve import answering
 
@@ -79,6 +80,20 @@ def test_many_at_once_each_get_their_own_answer(start: Start, tmp_path) -> None:
     for thread in threads:
         thread.join()
     must_be_same(found, offline(server.bank, files, names, tmp_path / "files"))
+
+
+def test_classes_and_features_are_one_batch(start: Start, side: str) -> None:
+    server, pixels = start(side, wrap=Held), np.random.default_rng(5).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    engine = server.engine
+    served, name = engine.served, server.names[0]
+    with served.held():
+        first = engine.submit(pixels, [None, None], headed=False)
+        served.begun.wait(20)
+        asked = [engine.submit(pixels, [served.get(name)] * 2, headed) for headed in (True, False)]
+    classes, features = (one.result().rows for one in asked)
+    assert served.batches == [2, 4] and len(first.result().rows) == 2
+    np.testing.assert_allclose(classes, server.bank.logits(pixels, name), atol=SAME)
+    np.testing.assert_allclose(features, server.bank.features(pixels, name), atol=SAME)
 
 
 def test_an_answer_says_where_its_time_went(plain: Running, pictures) -> None:

@@ -33,7 +33,7 @@ class Failing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._served, name)
 
-    def answer(self, images: Any, rows: Any, headed: bool) -> Any:
+    def answer(self, images: Any, rows: Any, headed: Any) -> Any:
         if self.broken or any(row is not None and row.name == self.spoilt for row in rows):
             raise RuntimeError("out of memory, at /secret/place")
         found = self._served.answer(images, rows, headed)

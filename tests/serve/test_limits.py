@@ -32,7 +32,7 @@ class Held:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._served, name)
 
-    def answer(self, images: Any, rows: Any, headed: bool) -> Any:
+    def answer(self, images: Any, rows: Any, headed: Any) -> Any:
         self.begun.set()
         assert self.gate.wait(20)
         self.batches.append(len(images))

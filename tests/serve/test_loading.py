@@ -6,14 +6,18 @@ import base64
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from banks import SIDES, network, rewritten
+from banks import ARGS, SIDES, SIZE, adapter, base_of, network, rewritten
 from serve.conftest import Running, Start, encoded, written
 from serve.test_limits import Held, Later, reason, until
 
-from convert.adapters.peft import read_adapter
+from convert.adapters.peft import read_adapter, write_adapter
+from mlx_peft.config.methods import IA3
+from mlx_peft.config.schema import Model
 
 ADMIN = "admin-" + "a" * 20
 HEAD = {"Authorization": f"Bearer {ADMIN}"}
@@ -23,6 +27,12 @@ HEAD = {"Authorization": f"Bearer {ADMIN}"}
 def own(folder: Path, tmp_path: Path) -> Path:
     """A folder that a test may change."""
     return Path(shutil.copytree(folder, tmp_path / "adapters"))
+
+
+def loaded(served: Any, name: str) -> Any:
+    """What PUT does, all at once."""
+    assert [*served.load(served.read(name))] == []
+    return served.get(name)
 
 
 def label(server: Running, name: str) -> str:
@@ -92,7 +102,7 @@ def test_what_was_asked_of_one_that_is_loaded_anew_meanwhile_gets_the_new_ones_a
         first = Later(server, adapter="01-lora")
         served.begun.wait(20)
         rewritten(own / "00-lora", classes=tuple(f"new {at}" for at in range(count)))
-        order = server.engine.order(served.load, "00-lora")
+        order = server.engine.order(loaded, served, "00-lora")
         asked = Later(server, adapter="00-lora")
     assert order.result().classes[0] == "new 0"
     assert (first.status(), asked.status()) == (200, 200)
@@ -119,7 +129,7 @@ def test_a_tensor_is_of_one_adapter_though_it_is_loaded_anew_meanwhile(start: St
         served.begun.wait(20)
         shutil.rmtree(own / "00-lora")
         shutil.copytree(own / "01-lora", own / "00-lora")
-        order = server.engine.order(served.load, "00-lora")
+        order = server.engine.order(loaded, served, "00-lora")
         if not begun:
             asked.start()
             until(lambda: server.engine.waiting == 3)
@@ -150,10 +160,83 @@ def test_what_cannot_be_loaded_is_told_why_and_all_is_as_it_was(
     if name == "large":
         server.engine.served._bank._passes.residents.budget = 10
         name = "00-lora"
-    reason(server.http.put(f"/v1/models/{name}", headers=HEAD), 404 if name == "none" else 422)
+    told = reason(server.http.put(f"/v1/models/{name}", headers=HEAD), 404 if name == "none" else 422)
+    assert name in told and str(tmp_path) not in told
     if name != "00-lora":
         assert label(server, "00-lora")
         assert [model["name"] for model in server.http.get("/v1/models").json()["models"]] == list(server.names)
+
+
+def test_its_files_are_read_while_the_device_computes(start: Start, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start(place=own, admin_token=ADMIN, wrap=Held)
+    served, done = server.engine.served, threading.Event()
+    read = served._served.read
+
+    def noted(name: str) -> Any:
+        found = read(name)
+        done.set()
+        return found
+
+    monkeypatch.setattr(served._served, "read", noted)
+    with served.held():
+        first = Later(server, adapter="01-lora")
+        served.begun.wait(20)
+        put = threading.Thread(target=server.http.put, args=("/v1/models/00-lora",), kwargs={"headers": HEAD})
+        put.start()
+        assert done.wait(20)
+    put.join(20)
+    assert first.status() == 200 and label(server, "00-lora")
+
+
+def test_what_is_read_has_no_part_in_its_file(start: Start, own: Path) -> None:
+    server = start(place=own)
+    before, coming = label(server, "00-lora"), server.engine.served.read("00-lora")
+    weights = own / "00-lora" / "adapter_model.safetensors"
+    with weights.open("r+b") as file:
+        file.write(b"x" * weights.stat().st_size)
+    steps = server.engine.served.load(coming)
+    assert server.engine.order(next, steps, None).result() is None and label(server, "00-lora") == before
+
+
+def of_a_new_kind(own: Path) -> None:
+    """The adapter 00-lora is of a method that the server has not met."""
+    base = base_of()
+    model = Model(name="vit_tiny_patch16_224", weights="none", image_size=SIZE, args=ARGS)
+    write_adapter(own / "00-lora", replace(adapter(base, IA3(), 1), model=model))
+
+
+def test_what_is_new_to_the_device_in_one_is_computed_step_by_step_before_anybody_asks_it(
+    start: Start, own: Path
+) -> None:
+    server = start(place=own, admin_token=ADMIN)
+    served = server.engine.served
+    of_a_new_kind(own)
+    steps = served.load(served.read("00-lora"))
+    for _ in served._sizes:
+        assert server.engine.order(next, steps, None).result() is None and served.get("00-lora").method == "lora"
+    server.engine.order(next, steps, None).result()
+    assert served.get("00-lora").method == "ia3"
+    assert server.http.put("/v1/models/00-lora", headers=HEAD).json()["method"] == "ia3"
+    assert label(server, "00-lora")
+
+
+@pytest.mark.parametrize(("what", "after"), [("tried", 200), ("features", 404)])
+def test_one_that_the_device_cannot_compute_is_not_served(
+    start: Start, own: Path, monkeypatch: pytest.MonkeyPatch, what: str, after: int
+) -> None:
+    """Where it fails alone, the one before it still is."""
+    server = start(place=own, admin_token=ADMIN)
+    of_a_new_kind(own)
+
+    def fails(*arguments: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(server.engine.served._bank, what, fails)
+        reason(server.http.put("/v1/models/00-lora", headers=HEAD), 500)
+    assert server.classify([encoded(0)], adapter="00-lora").status_code == after
+    assert server.http.put("/v1/models/00-lora", headers=HEAD).status_code == 200
+    assert label(server, "00-lora")
 
 
 @pytest.mark.parametrize("name", [".hidden", "x" * 201, "a\\b", "%2e%2e", "a%2fb", "..%2fserved"])
