@@ -6,10 +6,10 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from starlette.requests import Request
@@ -29,6 +29,8 @@ from mlx_peft.serve.problems import Problem, gone, late, unreadable
 from mlx_peft.serve.settings import Settings
 from mlx_peft.serve.tokens import Grant
 from mlx_peft.tasks.logits import finite
+
+Text = TypeVar("Text")
 
 SMALL = 2**16
 """Bytes of a body that is read in the loop itself: handing it to a thread would take longer."""
@@ -92,7 +94,7 @@ class Answering:
             return ", ".join(to_json(one, indent=None) for one in each)
 
         numbers = len(taken.rows) * (taken.top if headed else self.engine.served.dim)
-        told = await asyncio.to_thread(results) if numbers > MANY else results()
+        told = await written(results, numbers)
         total = time.monotonic() - began
         self.metrics.answered(route, Counter(None if row is None else row.name for row in taken.rows), total)
         milliseconds = to_json(_milliseconds(taken.decoding, answers, total), indent=None)
@@ -176,6 +178,11 @@ async def _left(request: Request) -> None:
     """Back as soon as whoever asked has gone."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def written(write: Callable[[], Text], numbers: int) -> Text:
+    """What an answer of so many numbers is written as: of ``MANY`` in a thread."""
+    return await asyncio.to_thread(write) if numbers > MANY else write()
 
 
 def answer(value: Any, status: int = 200) -> Response:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from mlx_peft.core.version import VERSION
 from mlx_peft.serve import described
-from mlx_peft.serve.answering import Answering, answer, finite_logits
+from mlx_peft.serve.answering import Answering, answer, finite_logits, written
 from mlx_peft.serve.bodies import read
 from mlx_peft.serve.described import (
     ANSWERING,
@@ -89,8 +89,13 @@ def add(app: FastAPI, answering: Answering) -> None:
         if len({id(row) for row in found.of}) > 1:
             raise replaced(name)  # between two batches of these images: they are one tensor, and would be two models'
         known = found.of[0]
+
+        def result() -> Response:
+            return answer(inferred(ask, known, [finite_logits(known, logits) for logits in found.rows]))
+
+        response = await written(result, len(rows) * len(known.classes) * len(ask.outputs))
         answering.metrics.answered("infer", {known.name: len(rows)}, time.monotonic() - began)
-        return answer(inferred(ask, known, [finite_logits(known, logits) for logits in found.rows]))
+        return response
 
 
 def ready_or_not(summary: str, answer: type[BaseModel], errors: Sequence[int]) -> dict[str, Any]:

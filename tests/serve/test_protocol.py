@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
 from banks import SIZE
 from serve.conftest import Running, Start, encoded, written
+
+from mlx_peft.serve import answering, protocol
 
 SAME = 1e-5
 """See test_answers."""
@@ -36,6 +39,22 @@ def test_pixels_get_the_offline_banks_logits(start: Start, side: str, nested: bo
     task = server.bank[server.names[1]].adapter.task
     own = np.stack([task.probabilities(row.astype(np.float64)) for row in wanted])
     np.testing.assert_allclose(np.reshape(probabilities["data"], own.shape), own, atol=SAME)
+
+
+def test_a_long_answer_is_written_in_a_thread_and_is_the_same(plain: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, threads, made = plain, list[int](), protocol.inferred
+
+    def noted(*arguments: Any) -> Any:
+        threads.append(threading.get_ident())
+        return made(*arguments)
+
+    monkeypatch.setattr(protocol, "inferred", noted)
+    tensor = {"datatype": "UINT8", "shape": [2, SIZE, SIZE, 3], "data": pixels().ravel().tolist()}
+    loop = server.http.portal.call(threading.get_ident)
+    short = infer(server, server.names[0], tensor).json()
+    monkeypatch.setattr(answering, "MANY", 0)
+    long = infer(server, server.names[0], tensor).json()
+    assert threads[0] == loop != threads[1] and long == short
 
 
 def test_files_are_read_as_elsewhere(plain: Running, tmp_path) -> None:
