@@ -23,9 +23,9 @@ def application(folder: str, backend: str) -> Any:
     from mlx_peft.serve.app import create_app
     from mlx_peft.serve.engine import Engine
     from mlx_peft.serve.opening import opened
-    from mlx_peft.serve.settings import Settings
+    from mlx_peft.serve.settings import LOOPBACK, Settings
 
-    settings = Settings()
+    settings = Settings(hosts=LOOPBACK)  # as Ray's proxy listens on no other; behind one, the name that it is called by
     served, notes = opened(folder, backend)
     engine = Engine(served, settings)
     app = create_app(engine, settings)

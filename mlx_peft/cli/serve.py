@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from mlx_peft.serve.engine import Engine
     from mlx_peft.serve.settings import Settings
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 INSTALL = "pip install 'mlx-peft[serve]'"
 NEEDED = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
 
@@ -96,7 +95,7 @@ def serve(
     """
     _must_have_packages()
     from mlx_peft.serve.running import listening, serve, url_of
-    from mlx_peft.serve.settings import Settings
+    from mlx_peft.serve.settings import LOOPBACK, Settings
     from mlx_peft.serve.tokens import must_be_token, read_tokens
 
     if admin_token is not None:
@@ -110,7 +109,7 @@ def serve(
     chosen = backend_of(ctx, backend, device)
     with listening(host, port) as there:
         place = _trained(ctx, source, chosen)
-        threads.at_most(max(1, cores.whole() - 1))  # the other reads requests and decodes
+        threads.at_most(max(2, cores.whole() - 1))  # the other reads requests and decodes; of two both compute
         engine, notes = _engine(place, chosen, budget, settings)
         url = url_of(host, there.getsockname()[1])
 
@@ -150,6 +149,8 @@ def _trained(ctx: typer.Context, source: str, backend: BackendName) -> str:
 
 def _warnings(host: str, settings: Settings) -> list[str]:
     """What whoever starts the server should know of who may ask it."""
+    from mlx_peft.serve.settings import LOOPBACK
+
     if host in LOOPBACK or settings.tokens is not None:
         return []
     return ["everybody who reaches this address may ask every adapter: --token FILE says who may"]

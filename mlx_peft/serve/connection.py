@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from mlx_peft.core.json_io import to_json
@@ -78,6 +80,9 @@ class Connection(HttpToolsProtocol):
         self._quiet, self._heading = 0, False
         self._expected()
         if not self._refused:
+            most = self.limits.connections
+            full = len(self.connections) > most or len(self.tasks) >= most
+            self.app = _full if full else self.config.loaded_app
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -135,9 +140,20 @@ class Connection(HttpToolsProtocol):
         """Unless an answer is under way."""
         if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
             return
-        content = to_json({"error": {"status": status, "reason": reason}}, indent=None).encode()
+        content = _content(status, reason)
         headers = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(content)
         self.transport.write(STATUS_LINE[status] + headers + content)
+
+
+async def _full(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers where too many ask at once: uvicorn's own answer to that says neither why nor until when."""
+    headers = {"retry-after": "1", "connection": "close"}
+    content = _content(503, "too many are connected at once: ask again later")
+    await Response(content, 503, headers, "application/json")(scope, receive, send)
+
+
+def _content(status: int, reason: str) -> bytes:
+    return to_json({"error": {"status": status, "reason": reason}}, indent=None).encode()
 
 
 def connection(settings: Settings) -> type[Any]:

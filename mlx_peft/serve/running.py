@@ -112,7 +112,6 @@ def configured(engine: Engine, settings: Settings) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        limit_concurrency=settings.connections,
         timeout_keep_alive=KEPT_ALIVE,
         timeout_graceful_shutdown=math.ceil(settings.drain),
     )

@@ -9,6 +9,9 @@ from mlx_peft.serve.tokens import Tokens
 
 MIB = 2**20
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+"""What a server that listens on the loopback interface is called."""
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -135,8 +135,20 @@ def test_connections_are_as_many_as_files_can_be_open(folder: Path) -> None:
         there = [stack.enter_context(connected(port)) for _ in range(2 + SPARE + 10)]
         assert all(answered(one) == b"" for one in there[-10:])
         assert len(server.server_state.connections) == 2 + SPARE
+
+
+def test_past_its_connections_it_says_503_and_when_to_ask_again_and_those_within_are_answered(folder: Path) -> None:
+    with listens(folder, replace(LIMITS, connections=2, header_seconds=30)) as (port, server), ExitStack() as stack:
+        there = [stack.enter_context(connected(port)) for _ in range(3)]
+        until(lambda: len(server.server_state.connections) == 3)
         there[0].sendall(GOOD)
-        assert answered(there[0]).startswith(b"HTTP/1.1 503 ")
+        head, _, body = answered(there[0]).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ") and b"\r\nretry-after: 1" in head.lower()
+        assert "ask again" in json.loads(body)["error"]["reason"]
+        until(lambda: len(server.server_state.connections) == 2)
+        for one in there[1:]:
+            one.sendall(GOOD)
+            assert one.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_body_that_trickles_in_is_408(port: int) -> None:

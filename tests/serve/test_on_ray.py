@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
 import socket
 import subprocess
@@ -46,11 +47,21 @@ def test_two_copies_answer_as_the_bank_does_and_end_when_they_are_asked_to(tmp_p
             names = ["north", "south"] * 8
             with ThreadPoolExecutor(8) as pool:
                 found = list(pool.map(lambda name: client.classify([tmp_path / "red.png"], name)[0], names))
+            assert status_for(port, "another.example") == 421
             started.send_signal(signal.SIGTERM)
             assert started.wait(60) == 0, (tmp_path / "said").read_text()
         finally:
             started.kill()
     must_be_the_bank_s(found, names, folder, tmp_path / "red.png")
+
+
+def status_for(port: str, name: str) -> int:
+    """Of a request that calls the server so."""
+    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
+    connection.request("GET", "/v1/models", headers={"Host": name})
+    status = connection.getresponse().status
+    connection.close()
+    return status
 
 
 def must_be_the_bank_s(found: list[Answer], names: list[str], folder: Path, image: Path) -> None:

@@ -105,6 +105,27 @@ def test_at_sigterm_it_answers_what_it_has_taken_in_and_ends_with_0(adapters: Pa
 
 
 @pytest.mark.slow
+def test_a_second_ctrl_c_ends_it_though_a_request_is_not_answered(adapters: Path, tmp_path: Path) -> None:
+    with serving(adapters, "--backend", "torch", cwd=tmp_path) as (process, port):
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as there:
+            there.sendall(ASK[:-1])  # for the last byte it would wait as long as a body may take
+            process.send_signal(signal.SIGINT)
+            while listens(port):
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            assert there.recv(65536) == b""
+        process.wait(PATIENCE)
+
+
+def listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE):
+            return True
+    except ConnectionRefusedError:
+        return False
+
+
+@pytest.mark.slow
 def test_kill_leaves_nothing_half_written_and_the_next_one_serves(adapters: Path, tmp_path: Path) -> None:
     before = content(adapters)
     for _ in range(2):
