@@ -3,7 +3,8 @@ go, and one that sends what nobody should. ``tests/load/serving.py`` runs it; by
 
     LOAD_WORK=WORK LOAD_TOKEN=TOKEN locust -f tests/load/locustfile.py --headless -u 66 -r 66 -t 30s -H http://127.0.0.1:8000
 
-``LOAD_RATE``: requests a second of all clients together; without, each asks again as soon as it has an answer.
+``LOAD_RATE``: requests a second of all clients together, each of which asks at times of its own; without, each asks
+again as soon as it has an answer. ``LOAD_TOGETHER=1``: all of them ask at the same moments.
 ``LOAD_OUT``: a file for what was found, as JSON.
 """
 
@@ -31,6 +32,7 @@ DEEPEST = 12
 WORK = Path(os.environ["LOAD_WORK"])
 RATE = float(os.environ.get("LOAD_RATE", "0"))
 TOKEN = os.environ.get("LOAD_TOKEN", "")
+TOGETHER = os.environ.get("LOAD_TOGETHER") == "1"
 OTHERS = os.environ.get("LOAD_OTHERS", "1") == "1"
 NAMES = json.loads((WORK / "made.json").read_text())["names"]
 GUESTS = [name for name in NAMES if name.startswith("guest")]
@@ -65,15 +67,31 @@ class Found:
 FOUND = Found()
 
 
+def by_itself(client: Any) -> float:
+    """Seconds until a client asks again that knows nothing of others: what all of them ask comes as a Poisson process.
+    One that was answered later than that asks at once."""
+    now = time.perf_counter()
+    client.due = max(now, getattr(client, "due", now) + client.random.expovariate(RATE / CLIENTS))
+    return float(client.due - now)
+
+
+def waiting() -> Any:
+    if not RATE:
+        return constant(0)
+    return constant_throughput(RATE / CLIENTS) if TOGETHER else by_itself  # locust begins all of them at once
+
+
 class Client(FastHttpUser):
     """Asks about photographs, and knows what should come back."""
 
     fixed_count = CLIENTS
-    wait_time = constant_throughput(RATE / CLIENTS) if RATE else constant(0)
+    wait_time = waiting()
     numbers = iter(range(10**6))
 
     def on_start(self) -> None:
         self.random = random.Random(next(self.numbers))
+        if RATE and not TOGETHER:
+            time.sleep(by_itself(self))
 
     def ask(self, path: str, photos: list[int], names: list[str], **fields: str) -> Any:
         """The answer's results; None where a guest was away, which is no fault."""
@@ -152,12 +170,12 @@ if OTHERS:
 
         fixed_count = 1
         wait_time = constant(0.25)
+        requests = hostile.requests(NAMES[0])
         turns = iter(range(10**6))
 
         @task
         def send(self) -> None:
-            requests = hostile.requests(NAMES[0])
-            one = requests[next(self.turns) % len(requests)]
+            one = self.requests[next(self.turns) % len(self.requests)]
             with self.client.request(
                 one.verb,
                 one.path,

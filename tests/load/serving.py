@@ -2,9 +2,10 @@
 
     python tests/load/serving.py WORK > experiments/results/serving.md
 
-WORK holds what ``made.py`` makes. Three parts: as many requests as a server with micro-batches takes; as many as one
-that answers image by image takes; and for five minutes 70 % of the first, while adapters are loaded and let go and a
-stranger sends what nobody should. Clients and server share the machine.
+WORK holds what ``made.py`` makes. Four parts: as many requests as one that answers image by image takes; as many as a
+server with micro-batches takes; for five minutes 70 % of these, by clients that know nothing of one another; and the
+same by clients that all ask at the same moments. In the last two adapters are loaded and let go, and a stranger sends
+what nobody should. Clients and server share the machine.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 LOAD = 0.7
 """Of what the server can take, in the long part."""
+PARTS = ("single", "batches", "long", "together")
 TOKEN = secrets.token_urlsafe(24)
 
 
@@ -115,7 +117,12 @@ def _until_ready(began: Served, log: Path) -> None:
 
 
 def clients(
-    options: argparse.Namespace, address: str, seconds: int, rate: float = 0.0, others: bool = False
+    options: argparse.Namespace,
+    address: str,
+    seconds: int,
+    rate: float = 0.0,
+    others: bool = False,
+    together: bool = False,
 ) -> dict[str, Any]:
     """What 64 clients found in so many seconds; with ``others``, beside whoever loads adapters and the stranger."""
     out = options.work / "found.json"
@@ -139,6 +146,7 @@ def clients(
         "LOAD_RATE": rate,
         "LOAD_TOKEN": TOKEN,
         "LOAD_OTHERS": int(others),
+        "LOAD_TOGETHER": int(together),
     }
     done = subprocess.run(
         words, env=environment(**{key: str(value) for key, value in wanted.items()}), stdout=sys.stderr
@@ -151,7 +159,7 @@ def clients(
 
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:
-    """The three parts."""
+    """The four parts."""
     with server(options, 1) as one:
         clients(options, one.address, options.warm)
         single = clients(options, one.address, options.saturate)
@@ -159,14 +167,16 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         clients(options, many.address, options.warm)
         batches = clients(options, many.address, options.saturate)
         start = len(many.memory)
-        long = clients(options, many.address, options.seconds, LOAD * batches["per_second"], others=True)
+        rate = LOAD * batches["per_second"]
+        long = clients(options, many.address, options.seconds, rate, others=True)
         memory = many.memory[start:]
-    return {"single": single, "batches": batches, "long": long, "memory": memory}
+        together = clients(options, many.address, options.saturate, rate, others=True, together=True)
+    return {"single": single, "batches": batches, "long": long, "together": together, "memory": memory}
 
 
 def table(found: dict[str, Any], options: argparse.Namespace, machine: str) -> str:
     """The page."""
-    single, batches, long = found["single"], found["batches"], found["long"]
+    single, batches, long, together = parts = [found[name] for name in PARTS]
 
     def row(name: str, part: dict[str, Any]) -> str:
         took = part["milliseconds"]
@@ -178,15 +188,16 @@ def table(found: dict[str, Any], options: argparse.Namespace, machine: str) -> s
     memory = found["memory"]
     sixth = max(1, len(memory) // 6)
     early, late = fmean(memory[sixth : 2 * sixth]) / 2**20, fmean(memory[-sixth:]) / 2**20
-    furthest = {kind: max(part["furthest"][kind] for part in (single, batches, long)) for kind in long["furthest"]}
+    furthest = {kind: max(part["furthest"][kind] for part in parts) for kind in long["furthest"]}
     hostile = {key.split()[1]: n for key, n in long["counts"].items() if key.startswith("hostile")}
     changes = {key: n for key, n in long["counts"].items() if key.startswith(("PUT", "DELETE"))}
-    faults = sum(part["faults"] for part in (single, batches, long))
+    faults = sum(part["faults"] for part in parts)
     return f"""| 64 clients | requests/s | images answered | p50, ms | p90, ms | p99, ms | longest, ms | p99 / p50 |
 | --- | --: | --: | --: | --: | --: | --: | --: |
 {row("image by image, saturated", single)}
 {row("micro-batches, saturated", batches)}
 {row(f"micro-batches, {LOAD:.0%} of that, {options.seconds} s", long)}
+{row(f"the same, all clients at the same moments, {options.saturate} s", together)}
 
 - Micro-batches beside image by image: {batches["per_second"] / single["per_second"]:.2f} times the requests a second.
 - Answers that were lost, late or not the offline bank's: {faults}. The furthest from it: {furthest["probability"]:.1e}
@@ -205,7 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("--seconds", type=int, default=300)
-    parser.add_argument("--saturate", type=int, default=45)
+    parser.add_argument("--saturate", type=int, default=40)
     parser.add_argument("--warm", type=int, default=8)
     parser.add_argument("--serve", action="append", default=[], help="a word that the server is started with besides")
     options = parser.parse_args()
@@ -214,7 +225,7 @@ def main() -> None:
         found = measured(options)
     (options.work / "serving.json").write_text(json.dumps(found))
     print(table(found, options, str(others)))
-    if any(found[part]["faults"] for part in ("single", "batches", "long")):
+    if any(found[part]["faults"] for part in PARTS):
         sys.exit(1)
 
 
