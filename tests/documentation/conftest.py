@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from convert.adapters.peft import read_adapter, write_adapter
 from convert.base import load_base
+from mlx_peft.checks import matrix
 from mlx_peft.cli.app import app
 from mlx_peft.config.schema import Model
 
@@ -112,7 +113,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def world(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of what is prepared, which is the working directory, and the hub."""
+    """A copy of what is prepared, which is the working directory, and the hub; the parity matrix has a small model."""
+    monkeypatch.setitem(matrix.MODELS, matrix.SMALL, matrix.CUT)
     place = shutil.copytree(prepared, tmp_path / "world", ignore=shutil.ignore_patterns("hub"))
     monkeypatch.chdir(place)
     with standing_in(monkeypatch, tmp_path) as hub:

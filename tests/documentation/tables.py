@@ -15,12 +15,14 @@ THEIRS = {
 
 SMALL = f"model.image_size={SIZE} '{{}}' train.epochs=1 data.batch_size=8".format(f"model.args={ARGS}".replace("'", ""))
 FOLDER = "data.name=folder data.root=photos data.variant=null"
+ONCE = "train.epochs=1 data.split.test=0.8"
+"""Over few images, as those of the test split are looked at once."""
 BENCH = "--model vit_tiny_patch16_224 --batch-size 1 --rounds 1 --busy"
 FEWER = f"{BENCH} --image-size 64 --backend torch"
 
 MORE = {
-    "mlx-peft train quickstart": "train.epochs=1",
-    "torch-ref train quickstart train.precision=bfloat16": "train.epochs=1",
+    "mlx-peft train quickstart": ONCE,
+    "torch-ref train quickstart train.precision=bfloat16": ONCE,
     "mlx-peft train vit-small-lora-cifar100": f"{SMALL} {FOLDER}",
     "mlx-peft train vit-small-lora-folder data.root=photos": SMALL,
     "mlx-peft train vit-small-lora-folder data.root=photos method.rank=32 'method.targets=[q, v, fc1]'": SMALL,

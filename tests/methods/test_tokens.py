@@ -11,6 +11,7 @@ import reducing
 import timm
 import torch  # before MLX: see mlx_peft.backend.blas
 from comparing import LOGITS, relative
+from halves import half_of
 from method_models import KINDS
 
 # isort: split
@@ -117,8 +118,10 @@ def test_logits_and_gradients_are_the_same_at_the_models_own_size(model, method,
     same_in_both(WHOLE[model], FOUR[method], tokens, attentive)
 
 
-@pytest.mark.parametrize("tokens", (*REDUCERS, TRAINED))
-@pytest.mark.parametrize("method", sorted(name for name in KINDS.keys() - FOUR.keys() if not KINDS[name].unreduced))
+OTHERS = sorted(name for name in KINDS.keys() - FOUR.keys() if not KINDS[name].unreduced)
+
+
+@pytest.mark.parametrize(("method", "tokens"), half_of(OTHERS, (*REDUCERS, TRAINED)))
 def test_every_other_method_works_under_every_reducer(method, tokens):
     same_in_both(MODELS["plain"], {"name": method, **OPTIONS.get(method, {})}, tokens)
 

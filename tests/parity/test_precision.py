@@ -6,6 +6,7 @@ import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 
 # isort: split
+from halves import half_of
 from typer.testing import CliRunner
 
 from mlx_peft.checks import precision
@@ -30,8 +31,7 @@ def check(model, method, which, rows=precision.ROWS, bits=None):
         assert cell.passed
 
 
-@pytest.mark.parametrize("which", precision.ROUND_OFF)
-@pytest.mark.parametrize("method", SUMMED_OVER_ROWS)
+@pytest.mark.parametrize(("method", "which"), half_of(SUMMED_OVER_ROWS, precision.ROUND_OFF))
 def test_half_precision_is_near_float32_under_what_sums_over_rows(method, which):
     check(precision.FIRST, method, which, SOME_ROWS)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from comparing import relative
+from halves import half_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -43,8 +44,7 @@ def plain(config):
     return config.model_copy(update={"method": mlx_peft.Linear(), "qat": None})
 
 
-@pytest.mark.parametrize("scales", ["minmax", "learned"])
-@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize(("method", "scales"), half_of(METHODS, ["minmax", "learned"]), ids=str)
 def test_the_quantised_model_gives_the_logits_that_training_saw(build, batch, method, scales):
     qat = FOUR | {"scales": scales}
     trainer = build(method, qat=qat)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 from comparing import relative
+from halves import half_of
 
 import mlx_peft.backend.entry
 import torch_ref.entry
@@ -23,9 +24,9 @@ def near(a, b, tolerance=EXACT):
     return relative(a, b) <= tolerance
 
 
-@pytest.mark.parametrize("pool", ["sum", "avg"])
-@pytest.mark.parametrize("bits", [8, 4, 3, 2])
-@pytest.mark.parametrize("targets", [["q", "v"], "all-linear"], ids=str)
+@pytest.mark.parametrize(
+    ("pool", "bits", "targets"), half_of(["sum", "avg"], [8, 4, 3, 2], [["q", "v"], "all-linear"]), ids=str
+)
 def test_merged_into_biases_it_gives_the_logits_that_training_saw(build, batch, described, pool, bits, targets):
     quantize = {"bits": bits, "group_size": 32}
     alpha = {"sum": 0.5, "avg": 16.0}[pool]  # the same update: one 32 times as large would drown W in its rounding

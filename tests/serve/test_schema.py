@@ -5,19 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
-from schemathesis import GenerationMode
-from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serve.conftest import LIMITS, Running
 
 from mlx_peft.serve.asked import FORM
 from mlx_peft.serve.described import IMAGE, PIXEL
 
 HEADERS = {"Authorization": f"Bearer {LIMITS.admin_token}"}
-MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 
 
 @pytest.mark.slow
@@ -27,12 +23,16 @@ def test_what_is_asked_is_answered_as_the_document_says(port: int) -> None:
     A form's files are drawn as bytes of any kind, since no schema says what an image is: that they are refused is
     right. In JSON images are drawn by their format.
     """
+    import schemathesis  # as long in loading as all the rest here, and this test alone needs it
+    from schemathesis import GenerationMode
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
     schemathesis.openapi.format(IMAGE, st.just(PIXEL))
     schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
     wrong: dict[str, str] = {}
     for found in schema.get_all_operations():
         operation = found.ok()
-        for mode in MODES:
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
 
             @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
             @given(case=operation.as_strategy(generation_mode=mode))

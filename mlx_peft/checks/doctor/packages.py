@@ -46,12 +46,12 @@ def packages() -> Iterator[Finding]:
 def requirements(of: Distribution) -> Iterator[tuple[Requirement, bool]]:
     """What a package asks for on this machine, and whether always: what only an extra asks for may be missing."""
     seen = set()
+    extras = ["", *of.metadata.get_all("Provides-Extra", [])]  # once: each look at it reads the whole file
     for text in of.requires or ():
         try:
             wanted = Requirement(text)
         except InvalidRequirement:
             continue
-        extras = ["", *of.metadata.get_all("Provides-Extra", [])]
         fitting = [extra for extra in extras if wanted.marker is None or wanted.marker.evaluate({"extra": extra})]
         key = canonicalize_name(wanted.name), str(wanted.specifier)
         if fitting and key not in seen and key[0] != canonicalize_name(OWN):
