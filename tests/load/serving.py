@@ -216,7 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("--seconds", type=int, default=300)
-    parser.add_argument("--saturate", type=int, default=40)
+    parser.add_argument("--saturate", type=int, default=30)
     parser.add_argument("--warm", type=int, default=8)
     parser.add_argument("--serve", action="append", default=[], help="a word that the server is started with besides")
     options = parser.parse_args()
