@@ -10,7 +10,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.version import Version
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # comes with import-linter
+
 ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 UV = shutil.which("uv", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
 
@@ -80,3 +88,30 @@ class Environment:
 
     def must_run(self, place: Path, program: str, *arguments: str) -> str:
         return must([self.scripts / program, *arguments], cwd=place, timeout=300)
+
+
+PYTHONS = pythons()
+OLDEST, NEWEST = min(PYTHONS, key=lambda name: int(name[2:])), max(PYTHONS, key=lambda name: int(name[2:]))
+
+
+def with_the_oldest(wheel: Path, folder: Path, extra: str | None = None) -> Environment:
+    """The wheel with the oldest releases that its requirements allow, on the oldest Python that is at hand.
+
+    Fails where a requirement says a lower one than can be installed.
+    """
+    environment = Environment.made(folder / "lowest", PYTHONS[OLDEST])
+    extras = [] if extra is None else ["--extra", extra]
+    asked = ["--resolution", "lowest-direct", *extras, "--requirements", ROOT / "pyproject.toml"]
+    there = environment.install(*asked)
+    lines = PROJECT["dependencies"] + PROJECT["optional-dependencies"].get(extra, [])
+    bounds = dict(re.findall(r"^([\w.-]+)(?:\[\w+\])?>=([\w.]+)", "\n".join(lines), re.MULTILINE))
+    named = {re.sub(r"[-_.]+", "-", name).lower(): Version(bound) for name, bound in bounds.items()}
+    higher = {name: there[name] for name, bound in named.items() if name in there and _public(there[name]) != bound}
+    assert higher == {}, "these are the oldest that can be installed: the bounds are lower"
+    environment.install("--no-deps", wheel)
+    return environment
+
+
+def _public(version: str) -> Version:
+    """Without what names a build: ``2.4.0+cpu`` is 2.4.0."""
+    return Version(Version(version).public)

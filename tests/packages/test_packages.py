@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
-import sys
 import tarfile
 import zipfile
 from email.parser import Parser
@@ -14,39 +12,26 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from packages.environments import ROOT, UV, Environment, alone, must, pythons
-from packaging.version import Version
+from packages.environments import (
+    NEWEST,
+    PROJECT,
+    PYTHONS,
+    ROOT,
+    UV,
+    Environment,
+    alone,
+    must,
+    with_the_oldest,
+)
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # comes with import-linter
-
-PYTHONS = pythons()
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACKED = {"convert": "convert", "mlx_peft": "mlx_peft", "torch_ref": "torch_ref"} | {
     f"experiments/{kind}": f"mlx_peft/recipes/{kind}" for kind in ("configs", "models", "suites")
 }
 """Folders of the repository, each with its place in the wheel."""
-OLDEST, NEWEST = min(PYTHONS, key=lambda name: int(name[2:])), max(PYTHONS, key=lambda name: int(name[2:]))
 
 
 def tracked() -> list[str]:
     return subprocess.check_output(["git", "ls-files", *PACKED], cwd=ROOT, text=True).splitlines()
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """The sdist and the wheel that is built from it, as ``python -m build`` makes them."""
-    folder = tmp_path_factory.mktemp("dist")
-    copy = folder / "source"
-    files = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
-    for file in files:
-        (copy / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / file, copy / file)
-    must([sys.executable, "-m", "build", "--installer", "uv", "--outdir", folder, copy])
-    (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
-    return SimpleNamespace(sdist=sdist, wheel=wheel)
 
 
 @pytest.fixture(scope="module", params=PYTHONS)
@@ -60,14 +45,7 @@ def installed(packed: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory,
 @pytest.fixture
 def lowest(packed: SimpleNamespace, tmp_path: Path) -> Environment:
     """The wheel with the oldest releases that its requirements allow, on the oldest Python that is at hand."""
-    environment = Environment.made(tmp_path / "lowest", PYTHONS[OLDEST])
-    there = environment.install("--resolution", "lowest-direct", "--requirements", ROOT / "pyproject.toml")
-    bounds = dict(re.findall(r"^([\w.-]+)(?:\[\w+\])?>=([\w.]+)", "\n".join(PROJECT["dependencies"]), re.MULTILINE))
-    named = {re.sub(r"[-_.]+", "-", name).lower(): Version(bound) for name, bound in bounds.items()}
-    higher = {name: there[name] for name, bound in named.items() if name in there and Version(there[name]) != bound}
-    assert higher == {}, "these are the oldest that can be installed: the bounds are lower"
-    environment.install("--no-deps", packed.wheel)
-    return environment
+    return with_the_oldest(packed.wheel, tmp_path)
 
 
 def must_work(environment: Environment, place: Path) -> None:
