@@ -1,4 +1,5 @@
-"""What MkDocs calls while it builds: pages that come from the code, and links between files as links of pages."""
+"""What MkDocs calls while it builds: pages that come from the code and from notebooks, links between files as links of
+pages, and the picture of the rooms."""
 
 from __future__ import annotations
 
@@ -7,9 +8,11 @@ from typing import Any
 
 import commands
 import configuration
+import notebooks
+import rooms
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
-from places import ELSEWHERE, FOLDERS, ROOT, place, relinked
+from places import ELSEWHERE, FOLDERS, ROOT, place, relinked, title
 
 GENERATED = {"reference/commands.md": commands.page, "reference/configuration.md": configuration.page}
 """What is put behind the text of a page."""
@@ -32,9 +35,11 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """Adds the pages of elsewhere, and what they show."""
+    """Adds the pages of elsewhere, what they show, and a page for each notebook."""
     for there, file in _brought().items():
         files.append(File.generated(config, there, abs_src_path=str(ROOT / file)))
+    for path in notebooks.FILES:
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebooks.page(path)))
     return files
 
 
@@ -55,7 +60,8 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
     if source in WIDE:
         page.meta["hide"] = ["navigation", "toc"]
     try:
-        text = relinked(markdown, _brought().get(source, f"docs/{source}"), lambda path: (ROOT / path).exists())
+        file = _brought().get(source, f"docs/{source}")
+        text = rooms.drawn(relinked(markdown, file, lambda path: (ROOT / path).exists(), title))
     except ValueError as error:
         raise PluginError(str(error)) from error
     return f"{text}\n\n{GENERATED[source]()}" if source in GENERATED else text

@@ -27,6 +27,8 @@ def place(file: str) -> str | None:
     """Where a file of the repository stands: ``experiments/results/a.md`` in ``results/a.md``. None: it is no page."""
     if file in ELSEWHERE:
         return ELSEWHERE[file]
+    if file.endswith(".ipynb"):
+        return place(file.removesuffix(".ipynb") + ".md")
     for folder, there in FOLDERS.items():
         if file == folder:
             return posixpath.join(there, "README.md")
@@ -36,12 +38,19 @@ def place(file: str) -> str | None:
     return None
 
 
-def relinked(text: str, file: str, exists: Callable[[str], bool]) -> str:
+def title(file: str) -> str:
+    """What a page of the repository is called: its first heading, up to a colon."""
+    found = re.search(r"^# ([^:\n]+)", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else file
+
+
+def relinked(text: str, file: str, exists: Callable[[str], bool], title: Callable[[str], str] = str) -> str:
     """A page's text with its links as they are on the site. Code stays as it is.
 
     Args:
         file: the page, as a path of the repository.
         exists: whether there is such a file or folder in the repository.
+        title: what a page is called, by its path: on the site a link whose words are that path has it for words.
 
     Raises:
         ValueError: a link leads to no file of the repository.
@@ -49,7 +58,8 @@ def relinked(text: str, file: str, exists: Callable[[str], bool]) -> str:
     here = place(file)
     assert here is not None
     parts = [
-        part if code else LINK.sub(lambda link: _link(link, file, here, exists), part) for part, code in _parts(text)
+        part if code else LINK.sub(lambda link: _link(link, file, here, exists, title), part)
+        for part, code in _parts(text)
     ]
     return "\n".join(parts)
 
@@ -73,7 +83,7 @@ def _parts(text: str) -> Iterator[tuple[str, bool]]:
         yield "\n".join(lines), bool(fence)
 
 
-def _link(link: re.Match[str], file: str, here: str, exists: Callable[[str], bool]) -> str:
+def _link(link: re.Match[str], file: str, here: str, exists: Callable[[str], bool], title: Callable[[str], str]) -> str:
     picture, words, address = link[1], link[2], link[3]
     if re.match(r"[a-z]+:|#", address):
         return link[0]
@@ -84,4 +94,6 @@ def _link(link: re.Match[str], file: str, here: str, exists: Callable[[str], boo
     there = place(target)
     if there is None:
         return words
+    if words == target and target.endswith(".md"):
+        words = title(target)
     return f"{picture}[{words}]({posixpath.relpath(there, posixpath.dirname(here) or '.')}{mark}{anchor})"

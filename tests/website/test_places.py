@@ -49,6 +49,11 @@ def test_a_link_leads_to_the_same_on_the_site(file: str, before: str, after: str
     assert relinked(before, file, there) == after
 
 
+def test_a_link_that_shows_a_path_shows_the_page_s_title() -> None:
+    found = relinked("[docs/a.md](docs/a.md#top), [a](docs/a.md)", "README.md", there, {"docs/a.md": "The first"}.get)
+    assert found == "[The first](a.md#top), [a](a.md)"
+
+
 def test_a_link_to_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"docs/a\.md: there is no docs/z\.md"):
         relinked("[z](z.md)", "docs/a.md", there)

@@ -37,6 +37,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_no_page_stands_twice_in_the_navigation() -> None:
+    named = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2])
+    assert len(named) > 30 and sorted(named) == sorted({*named})
+
+
 @pytest.mark.slow
 def test_every_link_leads_somewhere(site: Path) -> None:
     """By the pages as they are in the end, whatever MkDocs has checked: files, and places in them."""
@@ -57,11 +62,67 @@ def test_every_link_leads_somewhere(site: Path) -> None:
     assert broken == []
 
 
+FETCHED = {
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "srcset",
+    "video": "src",
+    "audio": "src",
+    "object": "data",
+}
+"""What a browser fetches by itself, and where a tag names it; of links, those below."""
+LINKED = {"stylesheet", "icon", "preload", "prefetch", "modulepreload", "preconnect", "manifest"}
+
+
+class Fetched(HTMLParser):
+    """The addresses that a page has a browser fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.classes: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        self.classes |= {*(given.get("class") or "").split()}
+        linked = tag == "link" and LINKED & {*(given.get("rel") or "").split()}
+        if address := given.get("href" if linked else FETCHED.get(tag, "")):
+            self.addresses.append(address)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+
+
+def elsewhere(addresses: list[str]) -> list[str]:
+    return [address for address in addresses if urlsplit(address).netloc]
+
+
 @pytest.mark.slow
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
+    """No script, style, font or picture: a page works where its host alone is reached, and tells nobody who reads."""
     for path in site.rglob("*.html"):
-        fetched = re.findall(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=\"?(https?://[^\s\">]+)", path.read_text())
-        assert [one for one in fetched if "rel=canonical" not in one] == [], path
+        page = Fetched(path.read_text())
+        assert elsewhere(page.addresses) == [], path
+        # The theme's script fetches what draws these from a content delivery network.
+        assert not page.classes & {"mermaid", "arithmatex"}, path
+    for path in site.rglob("*.css"):
+        assert elsewhere(re.findall(r"(?:url\(|@import )['\"]?([^'\")]+)", path.read_text())) == [], path
+
+
+def test_what_is_fetched_from_elsewhere_is_seen() -> None:
+    page = Fetched(
+        '<link rel=stylesheet href=https://a.org/x.css><link rel="canonical" href="https://a.org/"><a href="https://a.org/">'
+        '<script src="//b.org/x.js"></script><img src="x.png"><img src="https://c.org/x.png"/><pre class="x mermaid">'
+    )
+    assert elsewhere(page.addresses) == ["https://a.org/x.css", "//b.org/x.js", "https://c.org/x.png"]
+    assert "mermaid" in page.classes
+
+
+@pytest.mark.slow
+def test_the_rooms_are_drawn(site: Path) -> None:
+    assert (site / "architecture" / "index.html").read_text().count('class="rooms"') == 1
 
 
 @pytest.mark.slow
