@@ -85,7 +85,10 @@ def explain(
         device=load_backend(loaded.recipe.backend).computing(), reducer=base.tokens,
     )  # fmt: skip
     watch("explaining", 0, questions.count)
-    for done, (image, _) in enumerate(questions.without_pauses(), start=1):
+    for done, question in enumerate(questions.without_pauses(), start=1):
+        if question.content is not None:
+            raise UserError(f"{question.file}: images in Parquet are not explained, image files are")
+        image = question.image
         try:
             pixels = eval_image(Path(image), loaded.preprocessing, loaded.image_size)
         except UserError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,16 @@ def _parts(asked: Asked, questions: Questions, watch: Watch) -> Iterator[Part[Qu
     asked.check_room(asked.batch_size if count is None else min(asked.batch_size, count))
 
     def seen(question: Question) -> np.ndarray:
-        return eval_image(Path(question.image), asked.preprocessing(question.adapter), size)
+        picture = question.picture()
+        try:
+            return eval_image(picture, asked.preprocessing(question.adapter), size)
+        except UserError as error:
+            raise UserError(str(error) if isinstance(picture, Path) else f"{question.image}: {error}") from error
 
     watch("answering", 0, count)
-    with closing(decoded(questions.each, seen, size, asked.part)) as parts:
+    with closing(decoded(questions.with_contents(), seen, size, asked.part)) as parts:
         rows = 0
-        for part in parts:
+        for part in map(_without_contents, parts):
             if count is None:
                 rows = min(1 << (len(part.asked) - 1).bit_length(), asked.part)
             rows = rows or len(part.asked)
@@ -108,6 +112,11 @@ def _parts(asked: Asked, questions: Questions, watch: Watch) -> Iterator[Part[Qu
     if not answered and (done or count is None):
         none_of = "" if done == 1 else f"none of the {counted(done, 'image')} can be read; the first: "
         raise UserError(f"{none_of}{first}" if done else "no image is named: the list is empty")
+
+
+def _without_contents(part: Part[Question]) -> Part[Question]:
+    """The bytes of what is decoded are let go of: who asked is kept longer than a part."""
+    return replace(part, asked=[question._replace(content=None) for question in part.asked])
 
 
 def _filled(part: Part[Question], rows: int) -> Part[Question]:

@@ -69,7 +69,7 @@ ImageFiles = Annotated[
     list[Path] | None,
     typer.Argument(
         metavar="IMAGE",
-        help="Image files, folders of them at any depth, lists of them (.txt, a path a line); - reads a list.",
+        help="Image files, folders of them at any depth, Parquet files, lists (.txt, a path a line); - reads a list.",
         show_default=False,
     ),
 ]

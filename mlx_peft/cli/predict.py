@@ -185,7 +185,7 @@ def _sparing(out: Path | None, questions: Questions) -> Questions:
 
     def each() -> Iterator[Question | Pause]:
         for question in questions.each:
-            if isinstance(question, Question) and is_among(out, (question.image,)):
+            if isinstance(question, Question) and is_among(out, (question.file,)):
                 raise UserError(f"{out} is one of the images, and what is written would take its place: name another")
             yield question
 

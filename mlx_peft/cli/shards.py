@@ -6,18 +6,21 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import islice
 from typing import Any
 
 from mlx_peft.artifacts.answering import Asked
 from mlx_peft.artifacts.predict import answers
 from mlx_peft.core.errors import UserError
 from mlx_peft.data.looking import Watch
+from mlx_peft.data.parquet_rows import Cell
 from mlx_peft.data.questions import Question, Questions
 from mlx_peft.studies.on_ray import cluster, installed
 
 SHARD = 512
 """A task answers so many images: few enough that all hosts have some, and more than it takes to open a model."""
+
+LARGEST = 8192
+"""Rows of a Parquet file's row group are in one task, so that the group is read once, up to so many."""
 
 AHEAD = 2
 """So many tasks for each processor of the cluster are under way, or wait for their turn to be told."""
@@ -48,12 +51,12 @@ def answers_on(
         make = ray.remote(answered)
         most = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
         under_way: deque[Any] = deque()
-        asked = questions.without_pauses()
+        asked = _shards(questions.without_pauses())
         done = read = 0
         first = ""
         watch("answering", 0, questions.count)
         while True:
-            while len(under_way) < most and (shard := list(islice(asked, SHARD))):
+            while len(under_way) < most and (shard := next(asked, None)):
                 under_way.append(make.remote(opened, opening, shard, top, os.getcwd()))
             if not under_way:
                 break
@@ -64,6 +67,23 @@ def answers_on(
             watch("answering", done, questions.count)
     if not read:
         raise UserError(f"none of the {done} images can be read; the first: {first}" if done else "no image is named")
+
+
+def _shards(asked: Iterator[Question]) -> Iterator[list[Question]]:
+    """Parts of what is asked, in its order; of Parquet files whole row groups."""
+    shard: list[Question] = []
+    for question in asked:
+        if len(shard) >= LARGEST or (len(shard) >= SHARD and not _of_one_group(shard[-1], question)):
+            yield shard
+            shard = []
+        shard.append(question)
+    if shard:
+        yield shard
+
+
+def _of_one_group(one: Question, other: Question) -> bool:
+    """Whether both are in the same row group."""
+    return isinstance(one.content, Cell) and isinstance(other.content, Cell) and one.content[:3] == other.content[:3]
 
 
 def _got(ray: Any, task: Any) -> Sequence[dict[str, Any]]:

@@ -6,6 +6,7 @@ which they are there once; and what the files say of themselves (rows, bytes onc
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -127,19 +128,7 @@ class Table:
 
         Raises UserError where there is not the room for it, or it holds something else.
         """
-        import pyarrow.types as kinds
-
-        kind = self.schema.field(column).type
-        inner = kind.field("bytes").type if kinds.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
-        if not (kinds.is_binary(inner) or kinds.is_large_binary(inner)):
-            raise UserError(f"{self.files[0]}: the column {column!r} should hold images, not {kind}")
-        below = "bytes" if inner is not kind else ""
-        leaves = self._leaves(column, below, MAX_GROUP)
-        needed = sum(_sizes(group)[leaf] for m, (_, leaf) in zip(self._metadata, leaves, strict=True)
-                     for group in self._groups(m))  # fmt: skip
-        most = max(SMALL, MAX_RATIO * sum(path.stat().st_size for path in self.files))
-        if needed > most:
-            raise UserError(f"{self.files[0]}: {column!r} has {needed:,} bytes unpacked; at most {most:,} are read")
+        leaves, below, needed = self._image_leaves(column)
 
         def parts() -> Iterator[tuple[np.ndarray, list[bytes]]]:
             for path, leaf in leaves:
@@ -154,10 +143,53 @@ class Table:
                 "make room, or name another place in data.cache.folder"
             ) from error
 
-    def _contents(self, path: Path, column: str, leaf: str, below: str) -> Iterator[tuple[np.ndarray, list[bytes]]]:
-        """Of some rows at a time, the different contents and which each row has."""
+    def holds_images(self, column: str) -> bool:
+        """Whether it is one of files, or of structs with their ``bytes``."""
+        return self._below(column) is not None
+
+    def rows_of(self, column: str) -> list[int]:
+        """The rows of each row group, of all files. Raises UserError as ``images``, and unpacks nothing."""
+        self._image_leaves(column)
+        return [group.num_rows for metadata in self._metadata for group in self._groups(metadata)]
+
+    def group(self, column: str, number: int) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+        """Of some rows at a time of a row group of the first file: which contents each has, int64, -1 for none; those.
+
+        Raises UserError as ``images``.
+        """
+        ((path, leaf), *_), below, _ = self._image_leaves(column)
+        yield from self._contents(path, column, leaf, below, (number,))
+
+    def _below(self, column: str) -> str | None:
+        """Where in a column the images are: "" for the column itself; None where it is none of images."""
+        import pyarrow.types as kinds
+
+        kind = self.schema.field(column).type
+        inner = kind.field("bytes").type if kinds.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+        if not (kinds.is_binary(inner) or kinds.is_large_binary(inner)):
+            return None
+        return "bytes" if inner is not kind else ""
+
+    def _image_leaves(self, column: str) -> tuple[list[tuple[Path, str]], str, int]:
+        """Each file with the column's path in it, what of that path is below the column, and bytes once unpacked."""
+        below = self._below(column)
+        if below is None:
+            kind = self.schema.field(column).type
+            raise UserError(f"{self.files[0]}: the column {column!r} should hold images, not {kind}")
+        leaves = self._leaves(column, below, MAX_GROUP)
+        needed = sum(_sizes(group)[leaf] for m, (_, leaf) in zip(self._metadata, leaves, strict=True)
+                     for group in self._groups(m))  # fmt: skip
+        most = max(SMALL, MAX_RATIO * sum(path.stat().st_size for path in self.files))
+        if needed > most:
+            raise UserError(f"{self.files[0]}: {column!r} has {needed:,} bytes unpacked; at most {most:,} are read")
+        return leaves, below, needed
+
+    def _contents(
+        self, path: Path, column: str, leaf: str, below: str, numbers: Sequence[int] | None = None
+    ) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+        """Of some rows at a time, the different contents and which each row has; of these row groups, None: of all."""
         with self._open(path, leaf) as repeated, self._open(path) as plain:
-            for number in range(plain.metadata.num_row_groups):
+            for number in range(plain.metadata.num_row_groups) if numbers is None else numbers:
                 size, done = _sizes(plain.metadata.row_group(number))[leaf], 0
                 file, rows = (repeated, _MANY) if size <= REPEATS else (plain, _FEW)
                 for batch in file.iter_batches(rows, row_groups=[number], columns=[leaf]):
@@ -228,3 +260,14 @@ def _indices(array: Any) -> np.ndarray:
     """Which of its dictionary's values each row has, int64, -1 for none."""
     found: np.ndarray = array.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     return found
+
+
+def check_installed(what: str) -> None:
+    """Raises UserError, beginning with ``what``, where Arrow is not there."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UserError(f"{what} the package pyarrow: pip install 'mlx-peft[datasets]'")
+
+
+def reason(error: Exception) -> str:
+    """What one of Arrow's errors says, in a line."""
+    return str(error.__cause__ or error).partition("\n")[0] or type(error).__name__

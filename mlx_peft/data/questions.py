@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
+
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.paths import given_path
 from mlx_peft.data.cells import read_cells
@@ -16,7 +18,9 @@ from mlx_peft.data.columns import USUAL
 from mlx_peft.data.lists import encoding_of, printed, read_list, read_text
 from mlx_peft.data.litter import files_below
 from mlx_peft.data.names import folded
-from mlx_peft.data.reading import SUFFIXES
+from mlx_peft.data.parquet_rows import SUFFIX, Cell, Lacking, Named, Reader, Rows, rows_in
+from mlx_peft.data.parquet_rows import told as not_read
+from mlx_peft.data.reading import SUFFIXES, decode_image
 from mlx_peft.data.stream import PAUSE, Pause
 
 LIST = ".txt"
@@ -35,11 +39,35 @@ MOST_LISTED = 20
 """A message names at most so many columns."""
 
 
+HELD = 2**28
+"""Where images of Parquet files are read, so many bytes of them wait for what was asked before."""
+
+
 class Question(NamedTuple):
-    """An image's file, and which adapter is asked; None: there is one model, or the bare one is meant."""
+    """An image's name, and which adapter is asked; None: there is one model, or the bare one is meant.
+
+    Attributes:
+        content: None: the name is that of its file. Else where it lies in a file with many; or, once that is read, its
+            bytes.
+    """
 
     image: str
     adapter: str | None = None
+    content: Cell | bytes | Lacking | None = None
+
+    @property
+    def file(self) -> str:
+        """In which the image is."""
+        return self.content.file if isinstance(self.content, Cell) else self.image
+
+    def picture(self) -> Path | np.ndarray:
+        """Its file, or uint8 ``(height, width, 3)``. Raises UserError where there is none, or it cannot be read."""
+        if isinstance(self.content, bytes):
+            return decode_image(self.content, self.image)
+        if isinstance(self.content, Lacking):
+            said = self.content.reason
+            raise UserError(said if said.startswith(self.image) else f"{self.image}: {said}")
+        return Path(self.image)
 
 
 @dataclass(frozen=True)
@@ -66,9 +94,24 @@ class Questions:
         """One by one, for whoever answers each before looking at the next."""
         return (one for one in self.each if not isinstance(one, Pause))
 
+    def with_contents(self) -> Iterator[Question | Pause]:
+        """One by one, what lies in Parquet files read; a pause where HELD bytes of it were given."""
+        reader, given = Reader(), 0
+        for one in self.each:
+            if isinstance(one, Question) and isinstance(one.content, Cell):
+                content = reader.read(one.content)
+                given += len(content) if isinstance(content, bytes) else 0
+                yield one._replace(content=content)
+                if given > HELD:
+                    given = 0
+                    yield PAUSE
+            else:
+                yield one
+
 
 def about(words: Sequence[str | os.PathLike[str]], stream: BinaryIO | None, adapter: str | None = None) -> Questions:
-    """Files as they are named; of a folder all image files at any depth, sorted; of a list what it names.
+    """Files as they are named; of a folder all image files at any depth, sorted, or, where it has none, the rows of its
+    Parquet files; of a list what it names; of a Parquet file its rows.
 
     Args:
         words: paths; a list ends in ``LIST`` and has a path a line, relative to the folder it lies in; ``STREAM`` is a
@@ -77,33 +120,44 @@ def about(words: Sequence[str | os.PathLike[str]], stream: BinaryIO | None, adap
         adapter: which is asked about all of them.
 
     Raises:
-        UserError: a folder has no images, a list cannot be read or is empty, or it is to be read from a closed stream.
+        UserError: a folder has no images, a list cannot be read or is empty, or it is to be read from a closed stream;
+            a Parquet file cannot be read, or holds no images.
     """
-    parts: list[tuple[Path, Iterable[str | Pause]]]
-    parts = [(Path(), _streamed(stream)) if os.fspath(word) == STREAM else _named(word) for word in words]
-    listed = [(folder, names) for folder, names in parts if isinstance(names, list)]
+    notes: list[str] = []
+    parts: list[tuple[Path, Iterable[str | Pause | Named]]]
+    parts = [(Path(), _streamed(stream)) if os.fspath(word) == STREAM else _named(word, notes) for word in words]
+    listed = [(folder, names) for folder, names in parts if isinstance(names, list | Rows)]
     known = len(listed) == len(parts)
-    each = (
-        name if isinstance(name, Pause) else Question(str(folder / name), adapter)
-        for folder, names in parts
-        for name in names
-    )
+    each = (_question(folder, name, adapter) for folder, names in parts for name in names)
     return Questions(
         each,
         sum(len(names) for _, names in listed) if known else None,
         max((_longest(folder, names) for folder, names in listed), default=0) if known else None,
         (adapter,),
+        notes=tuple(notes),
     )
 
 
-def _named(word: str | os.PathLike[str]) -> tuple[Path, list[str]]:
-    """A folder, and the paths from there."""
+def _question(folder: Path, name: str | Pause | Named, adapter: str | None) -> Question | Pause:
+    if isinstance(name, Pause):
+        return name
+    if isinstance(name, Named):
+        return Question(name.name, adapter, name.content)
+    return Question(str(folder / name), adapter)
+
+
+def _named(word: str | os.PathLike[str], notes: list[str]) -> tuple[Path, list[str] | Rows]:
+    """A folder, and the paths from there; or rows of Parquet files."""
     path = given_path(word, "an image")
     if path.is_dir():
-        found = files_below(path, SUFFIXES)
-        if not found:
+        found, tables = files_below(path, SUFFIXES), files_below(path, (SUFFIX,))
+        if not found and not tables:
             raise UserError(f"{path}: a folder without images")
-        return path, found
+        if found and tables:
+            notes.append(not_read(tables))
+        return (path, found) if found else (Path(), rows_in([path / name for name in tables]))
+    if path.suffix.lower() == SUFFIX and path.is_file():
+        return Path(), rows_in([path])
     if path.suffix.lower() != LIST:
         return Path(), [str(path)]
     data = read_list(path)
@@ -114,8 +168,10 @@ def _named(word: str | os.PathLike[str]) -> tuple[Path, list[str]]:
     return path.parent, found
 
 
-def _longest(folder: Path, names: Iterable[str]) -> int:
+def _longest(folder: Path, names: Sequence[str] | Rows) -> int:
     """Letters of the longest path, at most."""
+    if isinstance(names, Rows):
+        return names.longest
     return len(str(folder / "_")) - 1 + max(map(len, names))
 
 

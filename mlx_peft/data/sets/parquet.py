@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from mlx_peft.config import schema
 from mlx_peft.core import reach
 from mlx_peft.core.errors import UserError
 from mlx_peft.core.text import counted
-from mlx_peft.data.arrow import Table
+from mlx_peft.data.arrow import Table, check_installed, reason
 from mlx_peft.data.checked import mark
 from mlx_peft.data.columns import USUAL, column_of, no_group, unused
 from mlx_peft.data.dataset import EncodedImages, Split
@@ -179,7 +178,7 @@ class _Table:
     """The files of a split: a column of images, and one of labels."""
 
     def __init__(self, files: list[Path], root: Path, config: schema.Data) -> None:
-        _check_installed()
+        check_installed("sets in Parquet need")
         where = f"{root}: {files[0].relative_to(root).as_posix()}"
         try:
             table = Table(files)
@@ -199,8 +198,7 @@ class _Table:
         except UserError:
             raise
         except Exception as error:  # Arrow's readers raise almost anything on damaged bytes
-            text = str(error.__cause__ or error).partition("\n")[0]
-            raise UserError(f"{where} is not a readable Parquet file ({text or type(error).__name__})") from error
+            raise UserError(f"{where} is not a readable Parquet file ({reason(error)})") from error
         self._where = f"{where}: {used['image']}"
 
     def words(self) -> list[str]:
@@ -267,11 +265,6 @@ def _text(value: Any) -> str:
             f"labels of type {type(value).__name__} are no classes; name another column in data.columns.label"
         )
     return spelled(str(value))
-
-
-def _check_installed() -> None:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise UserError("sets in Parquet need the package pyarrow: pip install 'mlx-peft[datasets]'")
 
 
 ENTRIES = {
