@@ -51,8 +51,13 @@ def step_bytes(trainer: Trainer, step: Callable[[], object]) -> int:
         step()
         synchronize()
         return torch.cuda.max_memory_allocated()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the profiler is told of no array of another thread
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            step()
+    finally:
+        torch.set_num_threads(threads)
     events = profiler.profiler.kineto_results.events()
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     made = max(accumulate((size for _, size in changes), initial=0))

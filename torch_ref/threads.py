@@ -1,8 +1,8 @@
 """Parts of a batch beside one another on a CPU's cores, where else all would wait for one another at each product.
 
 torch divides each operation among its threads. Of a small array, or of a product with few columns, each has so little
-to do that waking the others takes as long. Images know nothing of one another where a model only answers: each core
-takes some of them through the whole network, and waits for nobody.
+to do that waking the others takes as long. Images know nothing of one another: each core takes some of them through the
+whole network, and back in a training step, whose gradients are sums over images; and waits for nobody.
 """
 
 from __future__ import annotations
@@ -64,6 +64,12 @@ def parts(count: int, rows: Rows, divided: bool = True) -> list[slice]:
         threads = max(min(threads, count // least), 1)
     each = -(-count // (threads * -(-count // (threads * most)))) if count else 0
     return [*slices(count, each if each >= least else most)] or [slice(0, 0)]
+
+
+def shares(count: int, rows: Rows | None) -> list[slice]:
+    """So many images, as many for each thread, where these are enough; else all of them, as where rows is None."""
+    each = -(-count // torch.get_num_threads())
+    return [slice(0, count)] if rows is None or each < rows[1] else [*slices(count, each)]
 
 
 def beside(compute: Callable[[slice], Result], own: Sequence[slice], divided: bool = True) -> list[Result]:

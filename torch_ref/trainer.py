@@ -13,7 +13,7 @@ from convert.base import Base
 from mlx_peft.config.schema import Experiment
 from mlx_peft.core.border import Tensors, must_match
 from mlx_peft.core.world import rows_of
-from torch_ref import compiling, methods
+from torch_ref import compiling, methods, threads
 from torch_ref.device import multiplying, peak_memory
 from torch_ref.losses import LOSSES
 from torch_ref.model import Model
@@ -44,6 +44,7 @@ class Trainer:
         self.update = Update(experiment.train, self.model.trained, experiment.rates, self.importance)
         self.keep: tuple[Mapping[str, Sequence[bool]], Arrays] = ({}, {})  # as ``mask`` had it last, and on the device
         self.step = 0
+        self._random: bool | None = None  # whether a layer draws
         self._loss = compiling.compiled(self.loss, self.model.device, experiment.train.compile)
 
     def loss(self, x: Tensor, targets: Tensor, count: Tensor, parts: int = 1) -> Tensor:
@@ -98,10 +99,44 @@ class Trainer:
         self.update.optimizer.zero_grad()  # what a step that was broken off has left
         with randomness(self.experiment.seed << 32 | self.step, self.world.rank):
             for own in rows_of(self.world, len(images), parts):
-                part = self.loss_of(images[own], targets[own], weight, parts * self.world.size)
-                (part * scale).backward()
-                loss += part.detach()
+                loss += self._of_part(images[own], targets[own], weight, parts * self.world.size, scale)
         return loss
+
+    def _of_part(
+        self, images: np.ndarray, targets: np.ndarray, weight: float, parts: int, scale: Tensor | float
+    ) -> Tensor:
+        """The same of one of the batch's parts, of whose rows each thread has some: gradients are added in their order.
+
+        What draws at random, or is compiled, takes all rows at once.
+        """
+        whole = self._loss != self.loss or self.experiment.qat is not None or self._draws(images)
+        own = threads.shares(len(images), None if whole else self.model.rows)
+        trained = [*self.model.trained.values()]
+
+        def differentiated(rows: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+            loss = self.loss_of(images[rows], targets[rows], weight, parts * len(own))
+            return loss.detach(), torch.autograd.grad(loss * scale, trained)
+
+        if len(own) == 1:
+            loss = self.loss_of(images, targets, weight, parts)
+            (loss * scale).backward()
+            return loss.detach()
+        losses, gradients = zip(*threads.beside(differentiated, own), strict=True)
+        for p, first, *others in zip(trained, *gradients, strict=True):
+            total = torch.empty_like(p, requires_grad=False).copy_(first)  # in the order in which p lies in memory
+            for gradient in others:
+                total += gradient
+            p.grad = total if p.grad is None else p.grad.add_(total)
+        return torch.stack(losses).sum()
+
+    def _draws(self, images: np.ndarray) -> bool:
+        """Whether a layer draws at random in training: one image tells, at the first step."""
+        if self._random is None:
+            with torch.no_grad(), randomness(0):
+                before = torch.get_rng_state()
+                self.model.forward(self.model.read(images[:1]))
+                self._random = not torch.equal(before, torch.get_rng_state())
+        return self._random
 
     @torch.no_grad()
     def scores(self) -> Tensors:

@@ -115,9 +115,8 @@ def formed_product(
     def product_vjp(primals, cotangent, _):  # type: ignore[no-untyped-def]
         x, A, B = primals
         rows, grad = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
-        # Transposed, so that the compiler does not find it equal to the forward's and keep that alive in between.
-        formed = mx.addmm(weight.T, A.T, B.T, alpha=scaling)
-        dx = (grad @ formed.T).reshape(x.shape)
+        # Spelled otherwise, so that the compiler does not find it equal to the forward's and keep that in between.
+        dx = (grad @ mx.addmm(weight, scaling * B, A)).reshape(x.shape)
         dA = scaling * ((grad @ B).T @ rows)
         dB = scaling * ((rows @ A.T).T @ grad).T
         return dx, dA, dB
