@@ -57,6 +57,8 @@ def fill(network: VisionTransformer, base: Base) -> None:
 
 def lower(network: VisionTransformer, dtype: torch.dtype) -> None:
     """Makes what is frozen so precise, but for what a method keeps, codes, the weights that they are made of, EXACT."""
+    if dtype == torch.float32:  # as everything was made
+        return
     own = rounding.exact(network) | methods.kept(network).keys()
     own |= {name for name in frozen(network) if last(name) in EXACT}
     for name, p in frozen(network).items():

@@ -77,6 +77,8 @@ def fill(network: VisionTransformer, base: Base) -> None:
 
 def lower(network: VisionTransformer, dtype: mx.Dtype) -> None:
     """Makes what is frozen so precise, but for what a method keeps, codes, the weights that they are made of, EXACT."""
+    if dtype == mx.float32:  # as everything was made
+        return
     own = rounding.exact(network) | methods.kept(network).keys()
     own |= {name for name in frozen(network) if last(name) in EXACT}
     network.update(

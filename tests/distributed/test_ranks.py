@@ -20,7 +20,7 @@ from mlx_peft.training.run import read_metrics
 ROUNDING = 1e-5
 """Relative: float32 sums of the same rows in another order, over 32 steps at most."""
 
-SHORT, LONG = (4, 3), (8, 10)
+SHORT, LONG = (4, 2), (8, 10)
 """Epochs, of four steps each, and how often a run is killed: in every run of the tests, and in the slow one."""
 
 KILLED, USER_ERROR, INTERRUPTED = -signal.SIGKILL, 2, 130
