@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -21,8 +22,11 @@ from typer.main import get_command
 
 import mlx_peft.backend.blas  # noqa: F401 - before MLX, whichever test is collected first: the others are slow without
 from convert import base
+from mlx_peft.core import control_groups, memory
 from mlx_peft.core.border import Tensors
 from mlx_peft.vit.architecture import Architecture
+
+T = TypeVar("T")
 
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
@@ -114,6 +118,21 @@ def small_models_drawn_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base, "initial_state", drawn)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def memory_looked_up_once() -> Iterator[None]:
+    """How much the machine has is asked for every model that is drawn, of a dozen files of the kernel's."""
+    real = control_groups.PROC
+
+    def kept(look: Callable[[], T]) -> Callable[[], T]:
+        found = look()
+        return lambda: found if control_groups.PROC is real else look()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_swap", "_groups"):
+            patch.setattr(memory, name, kept(getattr(memory, name)))
         yield
 
 
