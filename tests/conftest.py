@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable, Generator, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
@@ -133,6 +134,15 @@ def memory_looked_up_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_swap", "_groups"):
             patch.setattr(memory, name, kept(getattr(memory, name)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def peft_asks_no_hub() -> Iterator[None]:
+    """It looks there for the configuration of each model whose adapter it saves, and goes on where it finds none."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "peft" in sys.modules:  # by any test that was collected
+            patch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *_, **__: None)
         yield
 
 

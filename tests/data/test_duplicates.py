@@ -131,7 +131,7 @@ def near_by_definition(one: bytes, other: bytes) -> bool:
     ids=["whole", "blocks", "few pairs", "pair by pair", "two bands a key"],
 )
 @pytest.mark.parametrize("counting", ["numpy", "table"])
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 2**32), size=st.integers(1, 36))
 def test_clusters_and_first_partners_are_those_of_every_pair_compared(
     counting: str, rows: int, pairs: int, few: int, chance: float, block: int, seed: int, size: int

@@ -28,8 +28,10 @@ def check(backend: str, tmp_path: Path, lives: int, seed: int, method: str = "pi
     assert adapter(tmp_path / "parts") == adapter(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("backend", ["mlx", "torch"])
+@pytest.mark.parametrize("backend", ["mlx", pytest.param("torch", marks=pytest.mark.slow)])
 def test_three_lives(backend, tmp_path):
+    """torch is killed every day too, in ``distributed/test_ranks.py``, and ends with these bytes after a signal in
+    ``test_resume_adalora.py``."""
     check(backend, tmp_path, lives=2, seed=0)
 
 

@@ -156,8 +156,10 @@ def must_be_alike(killed: Path, whole: Path) -> None:
     assert not any(one["finished"] for one in begun(killed)), "a finished run was made again"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_is_taken_up_again_and_so_is_a_study(studies: Any) -> None:
-    """Its driver is killed at the trial, and then the final run: the process of each is one more than without."""
+    """Its driver is killed at the trial, and then the final run: the process of each is one more than without. Every
+    day a sweep is killed with its run in ``cli/test_sweep.py``, and a run alone in ``test_sweep.py``."""
     made = studies({"base": "base.yaml", "tune": {"axes": {"train.optimizer.lr": [0.1]}}, "seeds": [1], "runs": ONE})
     made.driver_killed("1", 1, (0.0, 0.1), at_work=True, ends=False)
     killed = made.runs_killed("1", 1, (0.0, 0.01))
