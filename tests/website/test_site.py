@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import subprocess
 import sys
@@ -60,6 +61,30 @@ def test_every_link_leads_somewhere(site: Path) -> None:
             ):
                 broken.append(f"{path.relative_to(site)}: {link}")
     assert broken == []
+
+
+SAID = re.compile(r"<article.*?</article>", re.DOTALL)
+CODE = re.compile(r"<(pre|code|script|svg|style)\b.*?</\1>", re.DOTALL)
+MARKS = re.compile(r"\*\*\S|\]\(|\n *[-*] \S|\|[-: ]+\||`[^`\n]+`")
+"""What Markdown has for bold words, links, points of a list, tables and code."""
+
+
+def unread(page: str) -> list[str]:
+    """The marks of Markdown that a reader of the page would see: what stands where no list or table is recognised."""
+    (article,) = SAID.findall(page) or [""]
+    return MARKS.findall(html.unescape(re.sub(r"<[^>]+>", "", CODE.sub("", article))))
+
+
+@pytest.mark.slow
+def test_no_page_shows_its_markdown(site: Path) -> None:
+    """As where what belongs to a point of a list is indented by two: GitHub takes that, and the site wants four."""
+    found = {str(path): unread(path.read_text()) for path in site.rglob("index.html")}
+    assert {path: marks for path, marks in found.items() if marks} == {}
+
+
+def test_markdown_on_a_page_is_seen() -> None:
+    page = "<article><p>a\n- <strong>b</strong></p><code>**c**</code> **d** [e](f.md)</article>"
+    assert [mark.strip() for mark in unread(page)] == ["- b", "**d", "]("]
 
 
 FETCHED = {
