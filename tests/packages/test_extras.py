@@ -98,7 +98,7 @@ def must_compute(environment: Environment, place: Path) -> None:
     programs = os.pathsep.join((str(environment.scripts), os.environ["PATH"]))
     done = subprocess.run(
         ["bash", ROOT / ".github" / "torch_ref.sh", "out"],
-        cwd=place, env=alone(PATH=programs), capture_output=True, text=True, timeout=600,
+        cwd=place, env=alone(PATH=programs), capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = environment.run(place, "mlx-peft", "doctor", "--no-hub", "--json")
