@@ -113,7 +113,8 @@ def test_a_second_ctrl_c_ends_it_though_a_request_is_not_answered(adapters: Path
             while listens(port):
                 assert process.poll() is None
             process.send_signal(signal.SIGINT)
-            assert there.recv(65536) == b""
+            answer = there.recv(65536)
+            assert answer == b"" or answer.startswith(b"HTTP/1.1 500 ")  # and no 408
         process.wait(PATIENCE)
 
 
