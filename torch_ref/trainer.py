@@ -109,8 +109,10 @@ class Trainer:
 
         What draws at random, or is compiled, takes all rows at once.
         """
-        whole = self._loss != self.loss or self.experiment.qat is not None or self._draws(images)
+        whole = self._loss != self.loss or self.experiment.qat is not None
         own = threads.shares(len(images), None if whole else self.model.rows)
+        if len(own) > 1 and self._draws(images):
+            own = [slice(None)]
         trained = [*self.model.trained.values()]
 
         def differentiated(rows: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -130,7 +132,7 @@ class Trainer:
         return torch.stack(losses).sum()
 
     def _draws(self, images: np.ndarray) -> bool:
-        """Whether a layer draws at random in training: one image tells, at the first step."""
+        """Whether a layer draws at random in training: one image tells, before the first step that threads would share."""
         if self._random is None:
             with torch.no_grad(), randomness(0):
                 before = torch.get_rng_state()

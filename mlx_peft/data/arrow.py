@@ -263,9 +263,9 @@ def _indices(array: Any) -> np.ndarray:
 
 
 def check_installed(what: str) -> None:
-    """Raises UserError, beginning with ``what``, where Arrow is not there."""
+    """Raises UserError, beginning with ``what`` is in Parquet, in the plural, where Arrow is not there."""
     if importlib.util.find_spec("pyarrow") is None:
-        raise UserError(f"{what} the package pyarrow: pip install 'mlx-peft[datasets]'")
+        raise UserError(f"{what} in Parquet need the package pyarrow: pip install 'mlx-peft[datasets]'")
 
 
 def reason(error: Exception) -> str:

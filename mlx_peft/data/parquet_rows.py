@@ -93,7 +93,7 @@ def rows_in(files: Sequence[Path]) -> Rows:
 
     Raises UserError where Arrow is not installed, and, of a single file, where it cannot be read or has no images.
     """
-    check_installed("images in Parquet need")
+    check_installed("images")
     found = []
     for path in files:
         try:

@@ -178,7 +178,7 @@ class _Table:
     """The files of a split: a column of images, and one of labels."""
 
     def __init__(self, files: list[Path], root: Path, config: schema.Data) -> None:
-        check_installed("sets in Parquet need")
+        check_installed("sets")
         where = f"{root}: {files[0].relative_to(root).as_posix()}"
         try:
             table = Table(files)
