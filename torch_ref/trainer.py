@@ -132,7 +132,7 @@ class Trainer:
         return torch.stack(losses).sum()
 
     def _draws(self, images: np.ndarray) -> bool:
-        """Whether a layer draws at random in training: one image tells, before the first step that threads would share."""
+        """Whether a layer draws at random in training: one image tells, before the first step that is shared."""
         if self._random is None:
             with torch.no_grad(), randomness(0):
                 before = torch.get_rng_state()
