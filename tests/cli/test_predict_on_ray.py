@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
+from hanging import HUNG
 from PIL import Image
 from pyarrow import parquet
 
@@ -167,3 +172,18 @@ def test_where_none_can_be_read_that_is_said(command: Any, standing_in: Cluster,
 def test_features_are_not_for_a_cluster(command: Any, model: Path) -> None:
     done = command("predict", model, "a.png", "--features", "f.npz", "--ray", "local")
     assert done.exit_code == 2 and "leave --ray out" in done.stderr
+
+
+@pytest.mark.slow  # a cluster takes ten seconds to begin, and its processes to import what they need
+def test_on_a_local_cluster_the_command_ends_and_leaves_no_process(model: Path, photos: Path) -> None:
+    """A real one: the command ends by itself, with the answers of one process, and the cluster ends with it."""
+    words = [sys.executable, "-m", "mlx_peft", "predict", model, photos, "--format", "jsonl", "--backend", "torch"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    alone, shared = (
+        subprocess.run([*map(str, words), *more], capture_output=True, text=True, timeout=HUNG, env=env)
+        for more in ((), ("--ray", "local"))
+    )
+    assert alone.returncode == shared.returncode == 1, shared.stderr
+    assert answers(shared) == answers(alone) and len(answers(alone)) == 8
+    here = str(photos.resolve().parent)
+    assert not [one.pid for one in psutil.process_iter(["cwd"]) if one.info["cwd"] == here and one.pid != os.getpid()]
