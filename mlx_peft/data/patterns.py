@@ -47,10 +47,12 @@ class Folders:
             raise UserError(
                 f"data.columns.image: {pattern!r}: a star stands for folders below {root}, with the columns behind them"
             )
+        if any("**" in part and part != "**" for part in folder.split("/")):
+            raise UserError(f"data.columns.image: {pattern!r} names no folders: ** is a whole name, as in a/**/b")
         self._root = root
         try:
             found = [path.relative_to(root) for path in root.glob(folder) if path.is_dir()]
-        except (ValueError, OSError) as error:  # ``a**`` is no pattern to pathlib
+        except (ValueError, OSError) as error:
             raise UserError(f"data.columns.image: {pattern!r} names no folders ({error})") from error
         self._folders = sorted(path.as_posix() for path in found if not any(map(is_litter, path.parts)))
 

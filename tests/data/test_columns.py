@@ -180,8 +180,9 @@ def test_a_pattern_s_star_stands_for_the_folders_of_a_set_in_parts(images: Path,
     (images / ".hidden").mkdir()
     save(images / ".hidden" / "i2.jpg")
     assert opened_as("csv", images, columns={"image": "**/{image_id}.jpg"}, split=NONE_HELD).train.size == ROWS
-    with pytest.raises(UserError, match=r"data\.columns\.image: 'a\*\*b/\{image_id\}\.jpg' (names no folders|\w+)"):
-        opened_as("csv", images, columns={"image": "a**b/{image_id}.jpg"})
+    for pattern in ("a**b", "part_**", "**/part_1**"):  # what pathlib makes of them differs between Pythons
+        with pytest.raises(UserError, match=r"names no folders: \*\* is a whole name, as in a/\*\*/b"):
+            opened_as("csv", images, columns={"image": f"{pattern}/{{image_id}}.jpg"})
     save(images / "part_2" / "i0.jpg")
     with pytest.raises(UserError, match=r"part_1/i0\.jpg and part_2/i0\.jpg are both called as data\.columns\."):
         opened_as("csv", images, columns={"image": "part_*/{image_id}.jpg"})
