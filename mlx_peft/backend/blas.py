@@ -1,6 +1,6 @@
 """How MLX multiplies, and whether it has room, settled first: whoever imports ``mlx.core`` imports this before it.
 
-On Linux, MLX's CPU wheel is linked to the reference BLAS, some twenty times slower than OpenBLAS. An OpenBLAS that is
+On Linux, MLX's CPU wheel is linked to the reference BLAS, many times slower than OpenBLAS (docs/doctor.md). An OpenBLAS that is
 loaded first, with its symbols global, takes its place. Where torch is used in the same process it must be imported
 first, or it gets the wrong BLAS in turn. A Mac has Accelerate and needs none of this.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +23,8 @@ from mlx_peft.protocols.model import Model
 from mlx_peft.protocols.trainer import Trainer
 from mlx_peft.training.allocation import allocator
 from mlx_peft.training.initial import codes_and_factors
+
+T = TypeVar("T")
 
 LOGITS, GRADIENTS, TRAJECTORY = 1e-5, 1e-4, 1e-4
 """The largest relative errors in float32 are a few hundred roundings (1.2e-7 each) in logits; gradients and losses
@@ -96,25 +100,38 @@ def merged_logits(backend: Backend, model: Model, config: Experiment, base: Base
     return backend.build_model(merged, CLASSES, Linear(), tokens=config.tokens).logits(images)
 
 
+def both(ours: Callable[[], T], reference: Callable[[], T]) -> tuple[T, T]:
+    """What the two give, computed at once: on a CPU MLX waits for the compiler of its kernels most of the time."""
+    with ThreadPoolExecutor(1) as thread:
+        computed = thread.submit(reference)
+        return ours(), computed.result()
+
+
+def losses(
+    trainer: Trainer, compared: Combination, config: Experiment, size: int, seed: int
+) -> tuple[list[float], list[object]]:
+    """Of the row's steps: the loss of each, and which triplets are kept after it, where ranks are dealt out."""
+    dealer = allocator(config.method, compared.steps)
+    if dealer:
+        dealer.start(trainer, {})
+    found: list[float] = []
+    kept: list[object] = []
+    for t in range(1, compared.steps + 1):
+        images, targets = batch(size, seed + t - 1)
+        observe = dealer is not None and dealer.observes(t)
+        found.append(float(trainer.train_step(images, targets, compared.row.lr, observe=observe)))
+        kept.append(dealer.after(trainer, t) if dealer else None)
+    return found, kept
+
+
 def trajectory(
     trainers: tuple[Trainer, Trainer], compared: Combination, config: Experiment, size: int, seed: int
 ) -> tuple[float, int | None]:
     """Both through the row's steps: the largest error of a loss, and after how many steps the masks differ."""
-    dealers = [allocator(config.method, compared.steps) for _ in trainers]
-    for trainer, dealer in zip(trainers, dealers, strict=True):
-        if dealer:
-            dealer.start(trainer, {})
-    error, differ = 0.0, 0
-    for t in range(1, compared.steps + 1):
-        images, targets = batch(size, seed + t - 1)
-        losses, kept = [], []
-        for trainer, dealer in zip(trainers, dealers, strict=True):
-            observe = dealer is not None and dealer.observes(t)
-            losses.append(float(trainer.train_step(images, targets, compared.row.lr, observe=observe)))
-            kept.append(dealer.after(trainer, t) if dealer else None)
-        error = max(error, relative(*losses))
-        differ += kept[0] != kept[1]
-    return error, differ if dealers[0] else None
+    a, b = (partial(losses, trainer, compared, config, size, seed) for trainer in trainers)
+    (found, kept), (expected, masks) = both(a, b)
+    differ = sum(one != other for one, other in zip(kept, masks, strict=True))
+    return max(map(relative, found, expected)), differ if allocator(config.method, compared.steps) else None
 
 
 def compare(ours: Backend, reference: Backend, compared: Combination, seed: int = 0, steps: bool = True) -> Cell:
@@ -127,13 +144,16 @@ def compare(ours: Backend, reference: Backend, compared: Combination, seed: int 
     start = perturbed(start, seed, through_codes=config.qat is not None)
     a.model.load_adapter(start)
     b.model.load_adapter(start)
-    expected = b.model.logits(images)
-    logits = relative(a.model.logits(images), expected)
+    found, expected = both(*(partial(trainer.model.logits, images) for trainer in (a, b)))
+    logits = relative(found, expected)
     merged = None
     if config.method.merges:
         pairs = ((ours, a.model), (reference, b.model))
-        merged = max(relative(merged_logits(*pair, config, base, images), expected) for pair in pairs)
-    (loss_a, gradients_a), (loss_b, gradients_b) = (trainer.loss_and_gradients(images, targets) for trainer in (a, b))
+        plain = both(*(partial(merged_logits, *pair, config, base, images) for pair in pairs))
+        merged = max(relative(one, expected) for one in plain)
+    (loss_a, gradients_a), (loss_b, gradients_b) = both(
+        *(partial(trainer.loss_and_gradients, images, targets) for trainer in (a, b))
+    )
     errors = {name: relative(gradients_a[name], gradients_b[name]) for name in gradients_b}
     worst = max(errors, key=lambda name: errors[name])
     drift, masks = None, None

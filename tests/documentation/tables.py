@@ -17,7 +17,14 @@ SMALL = f"model.image_size={SIZE} '{{}}' train.epochs=1 data.batch_size=8".forma
 FOLDER = "data.name=folder data.root=photos data.variant=null"
 ONCE = "train.epochs=1 data.split.test=0.8"
 """Over few images, as those of the test split are looked at once."""
+PRECISIONS = [
+    ("", "float32"),
+    (" train.precision=tf32", "tf32"),
+    (" train.precision=bfloat16", "bfloat16"),
+]
+CELL = "--model vit_tiny_patch16_224 --method linear --no-steps"
 BENCH = "--model vit_tiny_patch16_224 --batch-size 1 --rounds 1 --busy"
+DATA = f"--image-size {SIZE} --batch-size 4 --rounds 1 --busy"
 FEWER = f"{BENCH} --image-size 64 --backend torch"
 
 MORE = {
@@ -33,6 +40,8 @@ MORE = {
     "mlx-peft train runs/mine --resume train.epochs=20": "train.epochs=3",
     "mlx-peft train runs/mine --resume train.optimizer.lr=1e-4 train.epochs=20": "train.epochs=5",
     "mlx-peft eval runs/mine --weights dinov2.safetensors data.root=photos": "--weights timm",
+    **{f"torch-ref train quickstart{words} --out runs/precision/{name}": ONCE for words, name in PRECISIONS},
+    "torch-ref train quickstart train.compile=true": ONCE,
     "mlx-peft train RECIPE data.name=NAME data.root=FOLDER data.variant=VARIANT": SMALL,
     "mlx-peft train vit-base-lora-vtab-1k-cifar data.root=vtab-1k": f"{SMALL} {FOLDER}",
     "mlx-peft sweep quickstart-methods": "train.epochs=1",
@@ -49,18 +58,35 @@ MORE = {
     "mlx-peft eval runs/mine --tokens 'tome r=13'": "--tokens 'tome r=1'",
     "mlx-peft predict runs/mine cat.jpg --tokens 'tome r=13'": "--tokens 'tome r=1'",
     "mlx-peft merge runs/mine smaller --tokens 'tome r=13'": "--tokens 'tome r=1'",
-    "mlx-peft parity": "--model vit_tiny_patch16_224 --method linear --no-steps",
-    "mlx-peft parity --all": "--model vit_tiny_patch16_224 --method linear --no-steps",
-    "mlx-peft parity --precision bfloat16": "--model vit_tiny_patch16_224 --method linear --no-steps",
+    "mlx-peft parity": CELL,
+    "mlx-peft parity --precision bfloat16": CELL,
+    **{f"mlx-peft parity --all{words}": CELL for words in ("", " --bits 8", " --bits 4", " --precision bfloat16")},
     "mlx-peft bench": BENCH,
     "mlx-peft bench --only mlx --batch-size 1": "--model vit_tiny_patch16_224 --rounds 1 --busy",
     "mlx-peft bench --method lora --method lst": BENCH,
     "mlx-peft bench tokens": f"'tome r=2' {FEWER}",
     "mlx-peft bench tokens 'tome r=2' skipvit --out speed": FEWER,
     "mlx-peft bench tokens 'tome r=2' --run runs/mine --out speed": "--backend torch --batch-size 1 --rounds 1 --busy",
-    "mlx-peft bench data IMAGES": f"--image-size {SIZE} --batch-size 4 --rounds 1 --no-steps --busy",
+    "torch-ref bench data photos --batch-size 64 --threads 16 --no-steps": DATA,
+    "mlx-peft bench data IMAGES": f"{DATA} --no-steps",
 }
 """What a command is given besides, so that it takes no time and needs no data set."""
+
+SERVERS = {
+    "mlx-peft serve quickstart": "--port 0",
+    "mlx-peft serve clinics/": "--port 0",
+    "mlx-peft serve runs/mine": "--port 0",
+    "mlx-peft serve runs/mine --port 8080": "--port 0",
+    "mlx-peft serve clinics/ --backend torch --adapters-budget 2GB --max-batch 64": "--port 0",
+}
+"""Commands that answer until they are stopped."""
+
+SEEN = f"{SMALL} model.weights=none --out launched"
+LAUNCHED = {
+    f"{launcher} train dinov2-small-lora-folder data.root=photos --resume": SEEN
+    for launcher in ("torchrun --nproc-per-node 2 -m torch_ref", "mlx.launch -n 2 mlx-peft")
+}
+"""Commands that another library's program starts, several times."""
 
 EARLIER = Path(__file__).parents[1] / "earlier" / "0.1.0"
 
@@ -73,7 +99,10 @@ WORDS = {
 """What is written where a person writes something else."""
 
 SLOW = {
-    "mlx-peft parity --precision bfloat16",
+    *(line for line in MORE if line.startswith("mlx-peft parity --")),
+    "torch-ref train quickstart train.compile=true",
+    *(line for line in MORE if "runs/precision" in line),
+    "torch-ref report runs/precision --out report",
     "mlx-peft estimate my.yaml --measure",
     *(line for line in MORE if line.startswith("mlx-peft bench") and "IMAGES" not in line),
     *(line for line in MORE if line.startswith("mlx-peft sweep ")),

@@ -20,6 +20,8 @@ else:
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+PATIENCE = 3600
+"""Seconds after which a program is taken to hang, on a machine that does much else, and may be stopped meanwhile."""
 UV = shutil.which("uv", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
 
 
@@ -84,10 +86,10 @@ class Environment:
     def run(self, place: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A program of it, in the folder ``place``."""
         command = [self.scripts / program, *arguments]
-        return subprocess.run(command, cwd=place, env=alone(), capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=place, env=alone(), capture_output=True, text=True, timeout=PATIENCE)
 
     def must_run(self, place: Path, program: str, *arguments: str) -> str:
-        return must([self.scripts / program, *arguments], cwd=place, timeout=300)
+        return must([self.scripts / program, *arguments], cwd=place, timeout=PATIENCE)
 
 
 PYTHONS = pythons()

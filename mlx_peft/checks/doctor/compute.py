@@ -19,7 +19,7 @@ def blas() -> Iterator[Finding]:
         yield fine("BLAS", f"OpenBLAS ({openblas.LIBRARY}), which MLX takes")
     else:
         yield warning(
-            "BLAS", "no OpenBLAS: on the CPU MLX multiplies some twenty times slower, by the reference BLAS",
+            "BLAS", "no OpenBLAS: on the CPU MLX multiplies many times slower, by the reference BLAS",
             f"apt install {openblas.PACKAGE} (Fedora: dnf install openblas-threads)",
         )  # fmt: skip
 
