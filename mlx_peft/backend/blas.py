@@ -1,8 +1,8 @@
 """How MLX multiplies, and whether it has room, settled first: whoever imports ``mlx.core`` imports this before it.
 
-On Linux, MLX's CPU wheel is linked to the reference BLAS, many times slower than OpenBLAS (docs/doctor.md). An OpenBLAS that is
-loaded first, with its symbols global, takes its place. Where torch is used in the same process it must be imported
-first, or it gets the wrong BLAS in turn. A Mac has Accelerate and needs none of this.
+On Linux, MLX's CPU wheel is linked to the reference BLAS, many times slower than OpenBLAS (docs/doctor.md). An OpenBLAS
+that is loaded first, with its symbols global, takes its place. Where torch is used in the same process it must be
+imported first, or it gets the wrong BLAS in turn. A Mac has Accelerate and needs none of this.
 
 On an M5 and on CUDA, MLX's float32 products have the 11 bits of TF32 unless MLX_ENABLE_TF32 is 0, which is set here
 where nobody has set it: float32 is float32 in both backends, and small images are resized exactly. Whoever wants speed
