@@ -19,6 +19,9 @@ GENERATED = {"reference/commands.md": commands.page, "reference/configuration.md
 WIDE = {"coming-from.md"}
 """Pages that have nothing beside them: two columns of code want the room."""
 
+WORD = re.compile(r"<code>([^<\s]{1,24})</code>")
+"""Code that is one word, and short enough for a line of any screen."""
+
 
 def on_config(config: Any) -> Any:
     """Has every page in the navigation: measured tables below their list, and what mkdocs.yml does not name below the
@@ -65,3 +68,8 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
     except ValueError as error:
         raise PluginError(str(error)) from error
     return f"{text}\n\n{GENERATED[source]()}" if source in GENERATED else text
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Marks words of code: a browser would break an option at its hyphens."""
+    return WORD.sub(r'<code class="word">\1</code>', html)
