@@ -21,6 +21,8 @@ WIDE = {"coming-from.md"}
 
 WORD = re.compile(r"<code>([^<\s]{1,24})</code>")
 """Code that is one word, and short enough for a line of any screen."""
+NUMBER = re.compile(r'<td (style="text-align: right;">(?:[^<]|</?strong>){1,32}</td>)')
+"""A cell that is a number, with its sign, its power or its deviation."""
 
 
 def on_config(config: Any) -> Any:
@@ -71,5 +73,5 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Marks words of code: a browser would break an option at its hyphens."""
-    return WORD.sub(r'<code class="word">\1</code>', html)
+    """Marks words of code and numbers: a browser would break an option at its hyphens, and 1e-7 too."""
+    return NUMBER.sub(r'<td class="word" \1', WORD.sub(r'<code class="word">\1</code>', html))

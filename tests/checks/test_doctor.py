@@ -285,7 +285,8 @@ def test_a_process_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_step_itself_is_taken_and_both_backends_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is, in processes."""
+    """As it is, in processes, on a machine that may do much else."""
     monkeypatch.undo()
+    monkeypatch.setattr(step, "PATIENCE", 1200.0)
     found = list(step.steps())
     assert [one.what for one in found if one.level == "fine"] == ["step in mlx", "step in torch", "agreement"]

@@ -10,3 +10,14 @@ def test_a_word_of_code_is_marked_so_that_no_option_is_broken_at_its_hyphens() -
         "<p><code>--no-verify</code> <code>mlx-peft ls methods</code> <code>a_name_longer_than_a_phone_shows</code></p>"
     )
     assert hooks.on_page_content(page, page=None) == page.replace("<code>--no", '<code class="word">--no')
+
+
+def test_a_number_is_marked_so_that_it_is_not_broken_at_its_sign() -> None:
+    cell = '<td style="text-align: right;">{}</td>'
+    numbers, words = ("7.3e-07", "<strong>69.70</strong> ± 1.28"), ("100; together over at most 24 times as many",)
+    for text in numbers:
+        assert hooks.on_page_content(cell.format(text), page=None) == cell.format(text).replace(
+            "td ", 'td class="word" ', 1
+        )
+    for text in words:
+        assert hooks.on_page_content(cell.format(text), page=None) == cell.format(text)
