@@ -62,6 +62,7 @@ def test_captions() -> None:
     assert caption(Shown(pixels, hostile, 1.0)).split("\n") == [r"0.50 a\n\x1b[m"] * 2
 
 
+@pytest.mark.usefixtures("fine_pictures")
 @pytest.mark.parametrize("count", [1, 9])
 def test_the_command_draws_a_sheet(tmp_path: Path, count: int) -> None:
     out = tmp_path / "sheet.png"

@@ -108,6 +108,9 @@ SLOW = {
     *(line for line in MORE if line.startswith("mlx-peft sweep ")),
 }
 
+DRAWN = {"README.md", "docs/report.md"}
+"""Pages whose commands draw their pictures every day; those of the others do in a slow test."""
+
 MADE = {
     ("README.md", "Train"): "runs",
     ("README.md", "Use what was trained"): "merged",
