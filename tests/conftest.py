@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch  # noqa: F401 - before what follows: see mlx_peft.backend.blas
 import typer.testing
+from halves import mark_the_rest_slow
 from hypothesis import settings
 from kernels import compiler
 from sketching import drawn_finely, sketched
@@ -56,8 +57,11 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return f"{argname} of {len(val)}" if isinstance(val, str | bytes) and len(val) > LONGEST else None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test has the same name in every process that collects it: no address, and no array written out."""
+    """Of some grids a part is slow. And a test has the same name in every process that collects it: no address, and no
+    array written out."""
+    mark_the_rest_slow(items)
     for item in items:
         if " at 0x" in item.nodeid or len(item.nodeid) > 8 * LONGEST:
             raise pytest.UsageError(f"give the parameters of this test short ids: {item.nodeid[: 4 * LONGEST]}")

@@ -160,6 +160,7 @@ def test_a_reducer_that_the_model_cannot_have_is_refused_before_a_run(tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("tokens", ["tome r=3", "evit keep=0.5 blocks=[1]", "skipvit keep=0.5 from=0 to=1"])
 @pytest.mark.parametrize("last", [False, True], ids=["linear", "last block"])
 def test_features_that_are_kept_give_the_run_that_keeps_none(tmp_path: Path, last: bool, tokens: str) -> None:

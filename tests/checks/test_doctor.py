@@ -284,6 +284,7 @@ def test_a_process_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch)
     assert step.taken("torch") == "a step took more than 120 s"
 
 
+@pytest.mark.slow
 def test_the_step_itself_is_taken_and_both_backends_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is, in processes, on a machine that may do much else."""
     monkeypatch.undo()

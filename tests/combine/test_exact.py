@@ -97,6 +97,7 @@ def dense(side, weights: dict[str, np.ndarray]):
     return model
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize(("quantize", "methods"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_logits_are_those_of_the_summed_updates(side, quantize, methods, written, tmp_path):

@@ -30,6 +30,7 @@ def test_the_operations_are_torchvisions_and_in_its_order() -> None:
     assert {name for name, (_, signed) in theirs.items() if signed} == set(SIGNED)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_operation_gives_torchvisions_pixels_at_every_magnitude(name: str, size: tuple[int, int]) -> None:

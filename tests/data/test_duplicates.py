@@ -119,6 +119,7 @@ def near_by_definition(one: bytes, other: bytes) -> bool:
     return apart.bit_count() <= NEAR and float(np.corrcoef(*small)[0, 1]) >= CORRELATED
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("rows", "pairs", "few", "chance", "block"),
     [

@@ -20,6 +20,7 @@ from mlx_peft.data import (
 from mlx_peft.vit.architecture import Preprocessing
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("preprocessing", [BILINEAR, BICUBIC], ids=["bilinear", "bicubic"])
 @pytest.mark.parametrize("augment", AUGMENTS)
 @pytest.mark.parametrize("kind", ["files", "arrays"])

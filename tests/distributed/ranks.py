@@ -1,5 +1,5 @@
-"""Runs of several processes: ``ranks.py BACKEND FOLDER EPOCHS KILLS``. Each process is a fork of this one, which
-computes nothing, so that a backend is loaded once; what it says stands in ``RUN.RANK.txt`` beside its run.
+"""Runs of several processes: ``ranks.py BACKEND FOLDER EPOCHS KILLS KIND...``. Each process is a fork of this one,
+which computes nothing, so that a backend is loaded once; what it says stands in ``RUN.RANK.txt`` beside its run.
 
 A launcher is played: its variables are set, and the processes are started. What one launcher does besides is tried with
 ``torchrun`` itself.
@@ -165,8 +165,9 @@ def at_exchange(backend: str, number: int, harm: Callable[[], None]) -> None:
     world.lost = lost  # type: ignore[attr-defined]
 
 
-def equal(ranks: Ranks) -> dict[str, list[int]]:
-    """Each kind of run by one process and by two, which are joined once; and one by parts in the place of processes."""
+def equal(ranks: Ranks, kinds: list[str]) -> dict[str, list[int]]:
+    """Some kinds of run, each by one process and by two, which are joined once; one is by parts in the place of
+    processes."""
 
     def all_of(folder: str) -> Callable[[int], None]:
         (ranks.folder / folder).mkdir()
@@ -174,7 +175,7 @@ def equal(ranks: Ranks) -> dict[str, list[int]]:
         def work(rank: int) -> None:
             if ranks.backend == "mlx":  # what is told goes in pieces, as what is too large for an array does
                 sys.modules["mlx_peft.backend.world"]._PIECE = 2**14  # type: ignore[attr-defined]
-            for name in SETTINGS:
+            for name in kinds:
                 train(ranks.experiment(name), ranks.folder / folder / name)
 
         return work
@@ -232,5 +233,5 @@ def stopped(ranks: Ranks) -> dict[str, Any]:
 if __name__ == "__main__":
     here = Ranks(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
     waiting = hanging(here)  # meanwhile the others are played
-    found = {"equal": equal(here), "killed": killed(here, int(sys.argv[4])), "stopped": stopped(here)}
+    found = {"equal": equal(here, sys.argv[5:]), "killed": killed(here, int(sys.argv[4])), "stopped": stopped(here)}
     print(json.dumps(found | {"hung": hung(here, waiting)}))

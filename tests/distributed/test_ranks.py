@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed.ranks import SETTINGS
+from halves import daily
 from hanging import HUNG
 
 from mlx_peft.training.run import read_metrics
@@ -20,18 +21,19 @@ from mlx_peft.training.run import read_metrics
 ROUNDING = 1e-5
 """Relative: float32 sums of the same rows in another order, over 32 steps at most."""
 
-SHORT, LONG = (4, 2), (8, 10)
-"""Epochs, of four steps each, and how often a run is killed: in every run of the tests, and in the slow one."""
+SHORT, LONG = (4, 1, ["lora", "accumulated", "adalora"]), (8, 10, [*SETTINGS])
+"""Epochs, of four steps each, how often a run is killed, and kinds of runs: in every run of the tests, and in the slow
+one."""
 
 KILLED, USER_ERROR, INTERRUPTED = -signal.SIGKILL, 2, 130
 
 
-def play(backend: str, folder: Path, *numbers: int) -> dict[str, Any]:
+def play(backend: str, folder: Path, epochs: int, kills: int, kinds: list[str]) -> dict[str, Any]:
     """What ``ranks.py`` answers: of each of its plays the statuses of the processes that it started."""
     script = Path(__file__).with_name("ranks.py")
     path = os.pathsep.join([str(script.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, str(script), backend, str(folder), *map(str, numbers)],
+        [sys.executable, str(script), backend, str(folder), str(epochs), str(kills), *kinds],
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=HUNG,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -60,22 +62,26 @@ def must_be_the_same(run: Path, undisturbed: Path, rounding: float = ROUNDING) -
         assert metrics[split]["loss"] == pytest.approx(others[split]["loss"], rel=rounding)
 
 
-@pytest.mark.parametrize("backend", ["mlx", "torch"])
+@pytest.mark.parametrize("backend", daily(["mlx", "torch"], "mlx"))
 @pytest.mark.parametrize(
-    ("epochs", "kills"), [pytest.param(*SHORT, id="short"), pytest.param(*LONG, id="long", marks=pytest.mark.slow)]
+    ("epochs", "kills", "kinds"),
+    [pytest.param(*SHORT, id="short"), pytest.param(*LONG, id="long", marks=pytest.mark.slow)],
 )
-def test_several_processes_train_what_one_trains(epochs: int, kills: int, backend: str, tmp_path: Path) -> None:
+def test_several_processes_train_what_one_trains(
+    epochs: int, kills: int, kinds: list[str], backend: str, tmp_path: Path
+) -> None:
     """One test, since loading a backend takes longer than all of the runs."""
-    statuses = play(backend, tmp_path, epochs, kills)
+    statuses = play(backend, tmp_path, epochs, kills, kinds)
     assert len(statuses["killed"]["killed"]) == kills
     assert list(losses(tmp_path / "1" / "lora")) == list(range(1, 4 * epochs + 1))
-    for check in (they_are_equal, those_that_are_killed_lose_nothing, none_waits_for_ever, all_stop_where_one_does):
+    they_are_equal(tmp_path, statuses, kinds)
+    for check in (those_that_are_killed_lose_nothing, none_waits_for_ever, all_stop_where_one_does):
         check(tmp_path, statuses)
 
 
-def they_are_equal(folder: Path, statuses: dict[str, Any]) -> None:
+def they_are_equal(folder: Path, statuses: dict[str, Any], kinds: list[str]) -> None:
     assert statuses["equal"] == {"one": [0], "two": [0, 0]}, told(folder)
-    for name in SETTINGS:
+    for name in kinds:
         must_be_the_same(folder / "2" / name, folder / "1" / name)
         memory = [json.loads((folder / size / name / "result.json").read_text())["memory"] for size in ("1", "2")]
         assert memory[1]["process_bytes"] > 1.5 * memory[0]["process_bytes"]  # that of both

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from distributed.threads import play
+from halves import daily
 from safetensors.numpy import load
 from training.fitting import Watcher
 
@@ -61,7 +62,7 @@ RUNS: dict[str, tuple[Dataset, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("kind", daily(RUNS, "saved often", "smaller than a batch", "without validation"))
 def test_a_run_is_made_finished_and_made_longer(
     engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

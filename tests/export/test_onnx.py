@@ -11,6 +11,8 @@ import onnxruntime
 import pytest
 import torch
 from comparing import relative
+from export.conftest import MODELS
+from halves import daily
 
 import torch_ref.entry
 from convert.base import load_base
@@ -27,7 +29,7 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("kind", ["distilled", "registers", "average pooling", "attention pooling", "SwiGLU"])
+@pytest.mark.parametrize("kind", daily(MODELS, "registers"))
 def test_onnx_runtime_gives_timms_logits_of_a_merged_lora_at_batch_1_and_7(exported, merged, timms, kind):
     base, tensors = merged(kind)
     written = exported("onnx", kind)

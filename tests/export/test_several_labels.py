@@ -43,6 +43,7 @@ def test_onnx_gives_logits_and_says_what_they_mean(several, merged, timms, class
     assert json.loads(facts["problem_type"]) == "multi_label_classification"
 
 
+@pytest.mark.slow
 def test_a_core_ml_package_is_no_classifier_but_gives_each_class_s_probability(several, classes, tmp_path: Path):
     base, tensors = several
     path = tmp_path / "m.mlpackage"

@@ -124,6 +124,7 @@ def test_factors_of_another_form_are_refused(kind: str, ours: bool, tmp_path: Pa
             load_run(folder, "torch", model=None if ours else MODEL)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("peft_type", sorted(layout.peft_type for layout in FORMATS.values() if layout.from_peft))
 @pytest.mark.parametrize("value", [None, "x", -1, 2**70, [], {}, [1], {"a": "b"}, True, 1e400])
 def test_a_configuration_of_any_types_is_read_or_refused(peft_type: str, value: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from halves import daily
 from hanging import HUNG
 
 from mlx_peft.backend.blas import LEAST, check_address_space
@@ -81,7 +82,7 @@ COMBINATIONS = [
 """What a process did before it was forked, what the new one does, and how: in this order, in one process."""
 
 
-@pytest.mark.parametrize("backend", ["mlx", "torch"])
+@pytest.mark.parametrize("backend", daily(["mlx", "torch"], "mlx"))
 def test_a_forked_process_computes_or_is_told_why_not(backend: str) -> None:
     """One test, since loading a backend takes longer than all that it computes."""
     threads = os.environ | {"OMP_NUM_THREADS": "2"}  # with one thread torch has none that a fork could lack

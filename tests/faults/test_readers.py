@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from halves import daily
 from hanging import HUNG
 
 from mlx_peft.config import schema
@@ -240,7 +241,9 @@ def opener() -> Iterator[Callable[[str, Path, Path], str]]:
         process.stdin.close()
 
 
-@pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.__name__)
+@pytest.mark.parametrize(
+    "bomb", daily(BOMBS, *(bomb for bomb in BOMBS if bomb is not zip_header_bomb)), ids=lambda bomb: bomb.__name__
+)
 def test_a_malicious_set_is_refused_by_name_and_does_nothing(
     tmp_path: Path, bomb: Callable[[Path], None], opener: Callable[[str, Path, Path], str]
 ) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch  # noqa: F401  before MLX: see mlx_peft.backend.blas
 
+# isort: split
+from halves import daily
+
 from mlx_peft.config.schema import Experiment
 from mlx_peft.training.progress import Silent
 from mlx_peft.training.run import read_metrics
@@ -65,7 +68,7 @@ def outcome(out: Path):
     return lines, {file.name: file.read_bytes() for file in sorted((out / "adapter").iterdir())}
 
 
-@pytest.mark.parametrize("backend", ["mlx", "torch"])
+@pytest.mark.parametrize("backend", daily(["mlx", "torch"], "mlx"))
 def test_an_interrupted_run_of_adalora_ends_with_the_same_adapter(backend, tmp_path):
     run(backend, tmp_path / "whole")
     run(backend, tmp_path / "parts", 9, 15, 23, 30)

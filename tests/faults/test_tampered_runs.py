@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from halves import daily
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -105,6 +106,8 @@ def as_records(document: Any) -> bytes:
 
 
 CASES = tampered()
+CHANGES = 120
+"""Of every run of the tests; in slow ones there are more, and the figures are drawn of some hundreds."""
 
 
 @pytest.fixture
@@ -136,10 +139,11 @@ def check(result: Any, runs: Path) -> None:
     assert not set(result.output) & set("\x1b\x9b\u202e\ud800")
 
 
-def test_every_change_is_shown_as_what_it_is_or_named_and_left_out(runs: Path) -> None:
+@pytest.mark.parametrize("changes", [CHANGES, pytest.param(10 * CHANGES, marks=pytest.mark.slow)])
+def test_every_change_is_shown_as_what_it_is_or_named_and_left_out(runs: Path, changes: int) -> None:
     console = Console(quiet=True, force_terminal=True)
     read, damaged = 0, 0
-    for number, (file, content) in enumerate(random.Random(0).sample(CASES, 300)):
+    for number, (file, content) in enumerate(random.Random(0).sample(CASES, changes)):
         put(runs, file, content)
         found = gather.gathered(runs)
         assert "whole" in [run.name for run in found.finished]
@@ -150,11 +154,10 @@ def test_every_change_is_shown_as_what_it_is_or_named_and_left_out(runs: Path) -
         tables.to_csv(found.finished).encode()
         vtab.lines(study.examined(found).board)
         read, damaged = read + len(found.finished) - 1, damaged + len(found.damaged)
-    assert read > 50
-    assert damaged > 50
+    assert min(read, damaged) > changes / 6
 
 
-@pytest.mark.parametrize(("file", "content"), random.Random(1).sample(CASES, 6), ids=range(6))
+@pytest.mark.parametrize(("file", "content"), random.Random(1).sample(CASES, 2), ids=range(2))
 def test_the_command_ends_without_a_traceback(runs: Path, tmp_path: Path, file: str, content: bytes) -> None:
     put(runs, file, content)
     check(CliRunner().invoke(app, ["report", str(runs), "--out", str(tmp_path / "out")]), runs)
@@ -179,7 +182,7 @@ def test_a_folder_in_the_place_of_a_file_and_a_pipe_are_named(runs: Path) -> Non
             put(runs, "config.yaml", b"")
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "predictions.npz", "SHA256SUMS.txt"])
+@pytest.mark.parametrize("name", daily(["config.yaml", "predictions.npz", "SHA256SUMS.txt"], "predictions.npz"))
 def test_nobody_waits_for_a_pipe_beside_a_result(runs: Path, tmp_path: Path, name: str) -> None:
     put(runs, "metrics.jsonl", as_records(RECORDS))
     (runs / "changed" / name).unlink(missing_ok=True)

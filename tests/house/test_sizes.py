@@ -18,7 +18,12 @@ REASON = "Long because"
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+    """Those of a module, at any depth. Only statements have statements in them: no expression is looked into."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+        if isinstance(node, ast.stmt | ast.excepthandler | ast.match_case):
+            yield from functions(node)
 
 
 def too_long(text: str) -> list[str]:
@@ -44,4 +49,8 @@ def test_no_module_and_no_function_is_longer_than_a_reading():
 def test_a_long_function_is_found_unless_it_says_why():
     body = "    x = 1\n" * LONGEST_FUNCTION
     assert too_long(f"def f():\n{body}") == ["f: 61 lines"]
+    around = ["class C:", "if x:", "try: y", "except E:", "match x:", "case 1:", "with z:", "async def f():"]
+    places = [0, 1, 2, 2, 3, 4, 5, 6]
+    inside = "".join(f"{' ' * place}{line}\n" for place, line in zip(places, around, strict=True))
+    assert too_long(f"{inside}{body.replace('    ', ' ' * 7)}") == ["f: 61 lines"]
     assert too_long(f'def f():\n    """A table. {REASON} it lists what there is."""\n{body}') == []

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from comparing import relative
 from foreign_models import prepared
+from halves import daily
 from interop.adalora_of_peft import (
     CLASSES,
     LOGITS,
@@ -73,7 +74,7 @@ class Peft:
         return {n: (p != 0).tolist() for n, p in self.parameters.items() if n.endswith("lora_E")}
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="module", params=daily(BACKENDS, "mlx"))
 def trained(request: pytest.FixtureRequest) -> tuple[Any, Peft]:
     """A trainer and PEFT's model after the same schedule, compared at every step of it."""
     trainer = BACKENDS[request.param].build_trainer(experiment(SCHEDULE), CLASSES, base())

@@ -55,6 +55,12 @@ CASES = [
     *((family, method) for family in FAMILIES if family != "vit" for method in ("lora of all", "layernorm")),
     ("dinov2", "dora"),
 ]
+EVERY_DAY = {
+    *(("vit", method) for method in methods("vit") if method not in ("lora", "layernorm")),
+    *((family, "lora of all") for family in ("deit", "dinov2 with registers", "siglip")),
+    *((family, "layernorm") for family in ("dinov2", "clip")),
+}
+"""Each method, and each family under one."""
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +84,9 @@ def saved_adapter(family: Family, method: str, folder: Path) -> np.ndarray:
     return logits(model)
 
 
-@pytest.mark.parametrize(("family", "method"), CASES)
+@pytest.mark.parametrize(
+    ("family", "method"), [pytest.param(*one, marks=[pytest.mark.slow] * (one not in EVERY_DAY)) for one in CASES]
+)
 def test_both_namings_give_pefts_logits_and_go_back_to_peft(families, family, method, tmp_path):
     here = families(family)
     expected = saved_adapter(here, method, tmp_path / "peft")

@@ -9,6 +9,7 @@ import timm
 import torch
 from comparing import relative
 from fake_backend import CLASSES, make_dataset
+from halves import half_of
 
 from convert.adapters.peft import read_adapter
 from mlx_peft.artifacts.load import load_run
@@ -28,7 +29,10 @@ MODELS = {"distilled": "deit_tiny_distilled_patch16_224"}
 
 
 @pytest.fixture(
-    scope="module", params=[(b, m) for b in ("mlx", "torch") for m in METHODS], ids=lambda param: "-".join(param)
+    scope="module",
+    params=[
+        pytest.param(one.values, id="-".join(one.values), marks=one.marks) for one in half_of(("mlx", "torch"), METHODS)
+    ],
 )
 def run(request, tmp_path_factory):
     """A finished run of a few steps, its folder and name of the backend that did not train it."""

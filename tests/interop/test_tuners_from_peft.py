@@ -108,6 +108,7 @@ THEIRS = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.filterwarnings("ignore:Invalid .oft_block_size.", "ignore:Specified to not save")
 @pytest.mark.parametrize("case", THEIRS)
 def test_an_adapter_that_peft_trained_is_read(case, backend, tmp_path):
@@ -240,6 +241,7 @@ BEGINNINGS = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("case", BEGINNINGS)
 def test_it_begins_with_what_peft_begins_with(case, backend):
     """The same shapes everywhere; the same numbers where nothing is drawn, and of what is drawn the same extent."""

@@ -54,6 +54,7 @@ CASES = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("case", CASES)
 def test_peft_opens_ours_with_the_same_logits_gradients_counts_and_merged_weights(case, backend, tmp_path):
     name, method = CASES[case]

@@ -74,6 +74,7 @@ THEIRS = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.filterwarnings("ignore:Specified to not save vera_A")
 @pytest.mark.parametrize("case", THEIRS)
 def test_an_adapter_that_peft_trained_is_read(case, backend, tmp_path):

@@ -15,6 +15,7 @@ import torch
 from comparing import LOGITS, relative
 from foreign_models import logits as ours
 from foreign_models import on_disk, prepared
+from halves import daily
 
 from convert.base import Base, whole
 from convert.layouts.layout import Asked
@@ -42,7 +43,7 @@ SMALL = {
     "beit_base_patch16_224": 48,
 }
 """One of each structure of timm's ``Eva`` and ``Beit`` that is small, and of a ViT that pools by attention, of which
-there is none; and the image size that its own is cut to."""
+there is none; and the image size that its own is cut to. Those of 86 million parameters are not of every day."""
 
 
 def another(size: int, patch: int) -> int:
@@ -81,7 +82,7 @@ def test_a_model_of_timms_converts_and_gives_timms_logits(name: str, tmp_path: P
     compare(tmp_path, (own, another(own, architecture.patch_size)), own)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", daily(SMALL, *(name for name in SMALL if "base" not in name)))
 def test_each_structure_is_converted_at_a_small_image_size(name: str, tmp_path: Path) -> None:
     own = SMALL[name]
     saved_by_timm(name, tmp_path / "timm", img_size=own)

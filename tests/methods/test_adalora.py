@@ -130,6 +130,7 @@ def test_gradients_are_those_of_finite_differences(build, batch, away):
         assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(slope, rel=2e-2, abs=2e-4)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("options", [{"accumulate": 2}, {"gradient_checkpointing": True}], ids=str)
 def test_accumulation_and_checkpointing_change_no_step(build, batch, away, options):
     plain, other = build(METHOD, train={"optimizer": SGD}), build(METHOD, train={"optimizer": SGD, **options})
@@ -159,6 +160,7 @@ def test_dropout_is_on_the_input_of_A_alone(build, batch, away):
     assert abs(exact["with dropout"] - exact["with"]) > 1e-4
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 5e-2), ("float16", 1e-2)])
 def test_half_precision_follows_float32(build, batch, away, precision, tolerance):
     """Relative errors of whole-ViT logits as expected of 8 and 11 bits of mantissa."""

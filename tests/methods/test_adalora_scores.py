@@ -26,6 +26,7 @@ def observed(trainer, batch, steps, lr, clip):
     return scores
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("optimizer", [SGD, {"name": "adamw"}], ids=["sgd", "adamw"])
 def test_scores_are_the_papers(build, batch, away, optimizer):
     clip = 0.1

@@ -25,6 +25,7 @@ MODELS = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("blocks", [None, [-1]], ids=["all blocks", "the last block"])
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_a_bottleneck_stands_beside_each_mlp(build, batch, away, timms, model, blocks):

@@ -21,6 +21,7 @@ def described(plan, kind):
     return PLANS[plan].ARGS | fields, arguments
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("plan", "kind"), KINDS)
 def test_logits_are_timms(build, batch, away, plan, kind):
     args, arguments = described(plan, kind)
@@ -34,6 +35,7 @@ def test_logits_are_timms(build, batch, away, plan, kind):
     assert relative(without.model.logits(batch[0]), expected) > 1e-3, "the positions must matter to say anything"
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("plan", "kind"), KINDS)
 def test_gradients_are_timms(build, batch, away, plan, kind, checkpointing):

@@ -94,6 +94,7 @@ def pixels(trainer, images):
     return (images / 255 - np.array(preprocessing.mean)) / np.array(preprocessing.std)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("blocks", [None, [-1]], ids=["all blocks", "the last block"])
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("name", METHODS)
@@ -243,6 +244,7 @@ def test_checkpointing_gives_the_same_gradients_also_where_the_block_scales_its_
     assert max(relative(gradients[1][name], gradients[0][name]) for name in start) <= ROUNDING
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", METHODS)
 def test_where_all_is_dropped_in_training_only_the_bias_of_up_is_left_or_nothing(build, batch, away, name):
     """Nothing is left where the whole bottleneck is dropped, as for an image's path."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from halves import daily
 from methods.adalora import METHOD as ADALORA
 from torch._dynamo.backends.common import aot_autograd
 from torch._inductor.exc import CppCompileError
@@ -76,7 +77,10 @@ FEWER = experiment(
 """Over codes, with reducers, and first steps that overflow."""
 
 
-@pytest.mark.parametrize(("config", "program"), [(DROPPED, DIFFERENTIATED), (FEWER, TRACED)], ids=["dropped", "fewer"])
+@pytest.mark.parametrize(("config", "program"), [
+    pytest.param(DROPPED, DIFFERENTIATED, id="dropped", marks=pytest.mark.slow),
+    pytest.param(FEWER, TRACED, id="fewer"),
+])  # fmt: skip
 def test_a_step_is_traced_without_a_break_and_trains_alike(
     monkeypatch: pytest.MonkeyPatch, config: Experiment, program: dict[str, Any]
 ) -> None:
@@ -95,7 +99,7 @@ BROKEN = {
 """Compilers that fail."""
 
 
-@pytest.mark.parametrize("where", BROKEN)
+@pytest.mark.parametrize("where", daily(BROKEN, "backwards"))
 def test_where_the_compiler_fails_the_step_is_computed_uncompiled_and_is_the_same(where: str) -> None:
     """The same draws, and no gradient twice."""
     config = experiment(LORA | {"dropout": 0.3}, {"accumulate": 2})

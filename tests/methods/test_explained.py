@@ -96,6 +96,7 @@ def weighted(architecture, probabilities: list, gradients: list) -> np.ndarray:
     return np.stack(found)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("classes", [None, [4, 3, 2, 0]], ids=["likeliest", "asked"])
 def test_the_maps_are_those_of_timms_probabilities_and_torchs_gradients(build, batch, away, timms, name, classes):
@@ -192,6 +193,7 @@ REDUCERS = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("reducer", REDUCERS)
 @pytest.mark.parametrize("pool", ["token", "avg", "token_avg"])
 def test_where_tokens_are_fewer_the_maps_follow_what_became_of_them(build, batch, away, reducer, pool):

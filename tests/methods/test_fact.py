@@ -55,6 +55,7 @@ def expected(weights, tensors, scale, depth) -> dict[str, np.ndarray]:
     return result
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_merged_weights_are_the_tensors(build, batch, away, model):
     weights = away(build({"name": "full"}, model).model.adapter())

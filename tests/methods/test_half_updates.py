@@ -18,7 +18,7 @@ import torch  # before MLX: see mlx_peft.backend.blas
 # isort: split
 import mlx.core as mx
 from comparing import relative
-from halves import half_of
+from halves import third_of
 from mlx.utils import tree_flatten, tree_unflatten
 
 import mlx_peft.backend.entry
@@ -185,7 +185,7 @@ def slope(changes: np.ndarray, exact: np.ndarray) -> float:
     return float((changes * exact).sum() / (exact * exact).sum())
 
 
-@pytest.mark.parametrize(("backend", "precision", "case"), half_of(SIDES, UPDATE, METHODS))
+@pytest.mark.parametrize(("backend", "precision", "case"), third_of(SIDES, UPDATE, METHODS))
 def test_a_small_update_arrives_whole(backend: str, precision: str, case: str) -> None:
     half, wide = (Trained(SIDES[backend], case, which) for which in (precision, "float32"))
     before, size = wide.passed(0, precision), 1e-3

@@ -54,6 +54,7 @@ def test_merged_weights_and_biases_are_the_equations(build, away, case):
             np.testing.assert_allclose(merged[f"{layer}.bias"], bias, rtol=ROUNDING)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("case", CASES)
 def test_merging_leaves_the_logits_and_the_model_alone(build, batch, away, case):
     full = build({"name": "full"})
@@ -92,6 +93,7 @@ def test_it_starts_as_the_bare_model(build, batch):
     np.testing.assert_array_equal(trainer.model.logits(batch[0]), linear.model.logits(batch[0]))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_are_those_of_finite_differences(build, batch, away, case):
     trainer = build(ia3(case))

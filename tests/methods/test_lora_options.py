@@ -73,6 +73,7 @@ def test_it_starts_as_the_bare_model(build, batch, method):
     assert relative(adapted.model.logits(batch[0]), linear.model.logits(batch[0])) <= LOGITS
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("method", [DORA, PISSA, BOTH, OLORA, ORTHOGONAL], ids=IDS)
 def test_merging_leaves_the_logits_and_the_model_alone(build, batch, away, method):
     trainer, full = build(method), build({"name": "full"})
@@ -83,6 +84,7 @@ def test_merging_leaves_the_logits_and_the_model_alone(build, batch, away, metho
     np.testing.assert_array_equal(trainer.model.logits(batch[0]), before)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("method", [DORA, PISSA, BOTH, OLORA, DORA | {"targets": ["q", "fc2"]}], ids=str)
 def test_dropouts_path_without_a_draw_is_the_formed_products(build, batch, away, method):
     """A rate above 0 takes the other way through the layer; where nothing draws, logits and gradients are the same."""

@@ -88,6 +88,7 @@ def test_a_merged_token_has_the_place_of_the_one_that_it_was_merged_into(build, 
     assert relative(here.numpy(network.between(tokens, 1, 2).x), expected) <= LOGITS
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("pool", ["avg", "token"])
 @pytest.mark.parametrize("before", [None, "register", "patch"], ids=["last", "after the class token", "in the middle"])
 @pytest.mark.parametrize("left", [None, LEFT], ids=["all patches", "some patches"])

@@ -42,6 +42,7 @@ def prompted(reference, images, prompts: dict[int, torch.Tensor], leave: list[in
         return reference.forward_head(reference.norm(x)).numpy()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("method", [SHALLOW, DEEP], ids=["shallow", "deep"])
 @pytest.mark.parametrize(
     ("model", "blocks"),

@@ -75,6 +75,7 @@ def test_each_configuration_has_its_own_object(side):
     assert all(name == method.name for name, method in side.methods.METHODS.items())
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", KINDS)
 def test_what_it_puts_in_place_can_be_taken_out(side, name):
     bare, model = build(side, bits=4 if name in OVER_CODES else None), built(side, name)
@@ -88,6 +89,7 @@ def test_what_it_puts_in_place_can_be_taken_out(side, name):
     assert side.all(model).keys() == side.all(bare).keys()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_second_method_is_refused(side, name):
     model = built(side, name)
@@ -95,6 +97,7 @@ def test_a_second_method_is_refused(side, name):
         side.methods.apply(model, KINDS["linear"](), 0)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", KINDS)
 def test_what_it_keeps_is_what_of_an_adapter_is_frozen(side, name):
     model = built(side, name)
@@ -106,6 +109,7 @@ def test_what_it_keeps_is_what_of_an_adapter_is_frozen(side, name):
     assert {n for n in stored if n not in shapes(model.architecture, 1)} == added.keys()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_said_to_decay_is_what_the_optimiser_makes_smaller(side, name):
     model = built(side, name)
@@ -120,6 +124,7 @@ def test_what_is_said_to_decay_is_what_the_optimiser_makes_smaller(side, name):
     assert {last(n) for n in spared} == set(KINDS[name].undecayed)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", FOLDS)
 def test_what_is_said_to_merge_becomes_plain_layers_with_the_same_logits(side, name):
     model, images = built(side, name), pixels(2)
@@ -210,6 +215,7 @@ def test_a_method_that_rounds_nothing_names_those_that_do(side):
     assert set(re.findall(r"\w+", named)) - {"and"} == {name for name, kind in KINDS.items() if kind.rounds}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_penalty_is_a_number_and_what_is_averaged_is_trained(side, name):
     model = built(side, name)

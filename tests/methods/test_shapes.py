@@ -54,6 +54,7 @@ def named(case: str) -> dict:
     return {"name": case.split()[0], **METHODS[case]}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("case", METHODS)
 @pytest.mark.parametrize(
     "args", [{}, {"mlp_layer": "swiglu", "init_values": 0.1, "qk_norm": True}], ids=["plain", "gated"]
@@ -83,6 +84,7 @@ def test_trained_scales_are_among_them(build) -> None:
 OPTIMIZERS = [({"name": "adamw"}, 2), ({"name": "sgd"}, 1), ({"name": "sgd", "momentum": 0}, 0)]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("case", "optimizer", "moments"), [
     *((case, *OPTIMIZERS[0]) for case in METHODS), *(("lora", *optimizer) for optimizer in OPTIMIZERS[1:])
 ])  # fmt: skip
@@ -97,6 +99,7 @@ def test_parameters_and_moments_are_counted_to_the_byte(build, batch, case, opti
     assert parts["optimizer"] <= sum(tensor.nbytes for tensor in slots.values())
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("build", ["torch"], indirect=True)
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("case", METHODS)

@@ -32,6 +32,7 @@ MODELS = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_every_layers_output_is_scaled_and_shifted(build, batch, away, timms, model):
     """Hooks on timm's own modules, found by their types: nothing here has a list of names."""

@@ -20,6 +20,7 @@ def trained(trainer, batch, steps=3):
     return losses, trainer.model.adapter()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("method", [LORA, DORA, PISSA, {"name": "full"}], ids=["lora", "dora", "pissa", "full"])
 def test_checkpointing_gives_the_same_gradients(build, batch, away, method):
     plain, recomputed = build(method), build(method, train={"gradient_checkpointing": True})
@@ -33,6 +34,7 @@ def test_checkpointing_gives_the_same_gradients(build, batch, away, method):
     assert worst(results[1], results[0]) <= ROUNDING
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("method", [LORA, DORA | PISSA], ids=["lora", "dora with pissa"])
 def test_checkpointing_drops_what_training_without_it_drops(build, batch, method):
     rates = {"drop_path": 0.3, "head_dropout": 0.3}
@@ -75,6 +77,7 @@ def test_rows_that_fill_a_batch_up_change_nothing(build, batch):
     assert worst(a[1], b[1]) <= ROUNDING
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 5e-2), ("float16", 1e-2)])
 def test_half_precision_follows_float32(build, batch, away, precision, tolerance):
     """Relative errors of whole-ViT logits as expected of 8 and 11 bits of mantissa."""
@@ -103,6 +106,7 @@ def test_float16_leaves_out_a_step_that_overflows_and_halves_its_scale(build, ba
     np.testing.assert_array_equal(trainer.model.adapter()["head.weight"], huge["head.weight"])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("optimizer", [{"name": "adamw"}, {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1}])
 def test_a_saved_state_goes_on_bit_for_bit(build, batch, optimizer):
     options = {"optimizer": optimizer, "clip_norm": 1.0}

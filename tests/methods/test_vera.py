@@ -126,6 +126,7 @@ def test_other_projections_can_be_loaded_after_use(build, batch, away, compiled)
     assert float(used.train_step(*batch, 0.0)) == float(fresh.train_step(*batch, 0.0))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("targets", TARGETS[:3])
 def test_gradients_are_those_of_finite_differences(build, batch, away, targets):
     trainer = build(vera(*targets))

@@ -106,6 +106,7 @@ def trainer_and_reference(backend, options):
     return backend.build_trainer(experiment, 7, base), reference
 
 
+@pytest.mark.one_in(2)
 @BACKENDS
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
 def test_logits_are_timms(options, backend):
@@ -121,6 +122,7 @@ def test_logits_are_timms(options, backend):
     assert trainer.model.merged().keys() == reference.state_dict().keys()
 
 
+@pytest.mark.one_in(2)
 @BACKENDS
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
 def test_wherever_the_model_is_cut_in_two_its_logits_are_the_same(options, backend):

@@ -61,6 +61,7 @@ def test_the_quantised_model_gives_the_logits_that_training_saw(build, batch, me
     assert relative(type(trainer)(config, 5, replace(base, tensors=exact)).model.logits(batch[0]), seen) <= ROUNDING
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("bits", [8, 3, 2])
 @pytest.mark.parametrize("scales", ["minmax", "learned"])
 def test_so_it_does_at_other_bits(build, batch, bits, scales):

@@ -33,6 +33,7 @@ def near(a, b):
     return relative(a, b) <= ROUNDING
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("method", ADAPTING, ids=str)
 def test_dequantised_and_merged_it_gives_the_logits_that_training_saw(build, batch, described, method):
     trainer = build(method, FOUR)
@@ -47,6 +48,7 @@ def test_dequantised_and_merged_it_gives_the_logits_that_training_saw(build, bat
     assert near(type(trainer)(config, 5, base).model.logits(batch[0]), before)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("method", ADAPTING, ids=str)
 def test_a_step_trains_the_adapter_and_leaves_the_base_alone(build, batch, method):
     trainer = build(method, FOUR)

@@ -149,7 +149,11 @@ def test_mlx_measures_what_torch_does(run, report):
 
 
 @pytest.mark.parametrize(
-    "few", [{"quantize": {"bits": 4, "group_size": 32}}, {"qat": {"bits": 4, "group_size": 32}}], ids=["base", "qat"]
+    "few",
+    [
+        pytest.param({"quantize": {"bits": 4, "group_size": 32}}, id="base", marks=pytest.mark.slow),
+        pytest.param({"qat": {"bits": 4, "group_size": 32}}, id="qat"),
+    ],
 )
 def test_codes_are_merged_into_the_weights_that_they_stand_for(tmp_path, few):
     out = trained(tmp_path / "few", {"name": "lora"}, **few)
@@ -185,7 +189,7 @@ def test_refusals_say_why(run, tmp_path):
     assert done.exit_code == 2 and "is not a run" in done.stderr
     done = command("simulate", trained(tmp_path / "vpt", {"name": "vpt"}))
     assert done.exit_code == 2 and "method vpt cannot be merged" in done.stderr and "simulated" in done.stderr
-    whole = trained(tmp_path / "whole", {"name": "linear"}, data={"name": "digits", "split": {"val": 0.1}})
+    whole = trained(tmp_path / "whole", {"name": "linear"}, data={"name": "digits", "split": {"val": 0.9}})
     done = command("simulate", whole)
     assert done.exit_code == 2 and "has no test split in this run" in done.stderr
     shutil.copytree(run, tmp_path / "other")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from halves import daily
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -31,7 +32,7 @@ def found(classes: int, absent: int | None = None) -> Evaluation:
 
 
 @pytest.mark.usefixtures("fine_pictures")
-@pytest.mark.parametrize("classes", [3, 120])
+@pytest.mark.parametrize("classes", daily([3, 120], 120))
 def test_everything_is_written_and_reads_back(tmp_path: Path, classes: int) -> None:
     names = tuple(f"class {n}, étude" for n in range(classes))
     some = found(classes, absent=1)
@@ -80,7 +81,7 @@ def blue(path: Path) -> int:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("classes", [2, 8, 40])
+@pytest.mark.parametrize("classes", daily([2, 8, 40], 2, 8))
 def test_long_names_leave_the_confusion_matrix_its_room(tmp_path: Path, classes: int) -> None:
     confusion = np.ones((classes, classes), int).tolist()
     sizes = {}
@@ -111,7 +112,8 @@ def test_letters_that_the_font_lacks_are_drawn_without_a_word(tmp_path: Path) ->
     preview.draw([Shown(np.zeros((8, 8, 3), np.uint8), dict.fromkeys(names, 0.5), 1.0)], tmp_path / "preview.png")
 
 
-@pytest.mark.parametrize("side", [16, 64, 384])
+@pytest.mark.usefixtures("fine_pictures")
+@pytest.mark.parametrize("side", daily([16, 64, 384], 16))
 def test_captions_stay_above_their_own_image(tmp_path: Path, side: int) -> None:
     shown = [Shown(np.zeros((side, side, 3), np.uint8), {LONG.upper(): 0.7, LONG: 0.3}, 0.5)] * 8
     preview.draw(shown, tmp_path / "preview.png")

@@ -74,13 +74,19 @@ def size(content: bytes) -> tuple[int, int]:
     return Image.open(io.BytesIO(content)).size
 
 
+LINES = ["75.0 %  cat $x", "25.0 %  dog"]
+
+
 def test_a_picture_has_a_strip_of_tokens_where_they_become_fewer():
-    """Of many blocks no more are drawn than are seen, and of few they are no larger than the maps."""
-    lines = ["75.0 %  cat $x", "25.0 %  dog"]
-    plain, merged = explained(), explained(tokens=(ALONE, np.zeros((4, 4), int), np.zeros((4, 4), int)))
-    assert size(draw(merged, lines))[1] > size(draw(plain, lines))[1]
-    assert size(draw(explained(depth=40), lines))[0] == size(draw(plain, lines, [2]))[0]
-    assert size(draw(explained(depth=1), lines[:1])) == size(draw(plain, lines))
+    merged = explained(tokens=(ALONE, np.zeros((4, 4), int), np.zeros((4, 4), int)))
+    assert size(draw(merged, LINES))[1] > size(draw(explained(), LINES))[1]
+
+
+@pytest.mark.slow
+def test_of_many_blocks_no_more_are_drawn_than_are_seen_and_of_few_they_are_no_larger_than_the_maps():
+    plain = explained()
+    assert size(draw(explained(depth=40), LINES))[0] == size(draw(plain, LINES, [2]))[0]
+    assert size(draw(explained(depth=1), LINES[:1])) == size(draw(plain, LINES))
 
 
 @pytest.fixture
@@ -90,6 +96,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(explanations, name, lambda *_: b"a picture")
 
 
+@pytest.mark.usefixtures("fine_pictures")
 def test_an_overview_has_a_row_for_each_image():
     one, two = explained(), explained(tokens=(ALONE, np.zeros((4, 4), int), np.zeros((4, 4), int)))
     width, height = size(overview([one], ["cat"]))

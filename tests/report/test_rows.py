@@ -84,9 +84,12 @@ OURS = {
 """The macros that a table has, whatever is in it."""
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.lists(NAMES, min_size=1, max_size=3))
-def test_whatever_a_name_holds_the_table_is_balanced_and_has_no_macro_of_its(names: list[str]) -> None:
+@pytest.mark.parametrize("examples", [6, pytest.param(100, marks=pytest.mark.slow)])
+def test_whatever_a_name_holds_the_table_is_balanced_and_has_no_macro_of_its(examples: int) -> None:
+    settings(deadline=None, max_examples=examples)(given(st.lists(NAMES, min_size=1, max_size=3))(must_be_balanced))()
+
+
+def must_be_balanced(names: list[str]) -> None:
     found = walked(rows.latex(table(SIGNS, *names)))
     assert {node.macroname for node in found if isinstance(node, LatexMacroNode)} <= OURS
     kinds = [node.environmentname for node in found if isinstance(node, LatexEnvironmentNode)]

@@ -225,6 +225,7 @@ def test_each_figure_is_drawn_where_the_runs_have_what_it_shows(one: Path, many:
             assert drawing.draw(width).get_size_inches()[0] == width
 
 
+@pytest.mark.slow
 def test_several_processes_read_and_draw_what_one_does(one: Path) -> None:
     shown = drawings(study(one))
     assert drawn(shown, 2) == drawn(shown)

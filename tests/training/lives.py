@@ -1,4 +1,4 @@
-"""Runs that are killed: ``lives.py anywhere OUT SEED...`` or ``lives.py points OUT EPOCHS``. It prints how often."""
+"""Runs that are killed: ``lives.py anywhere OUT SEED...``, ``lives.py points OUT EPOCHS STEP``. It prints how often."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def anywhere(out: Path, seeds: list[int]) -> int:
     return kills
 
 
-def at_every_point(out: Path, epochs: int) -> int:
-    """A run for each call that touches the disk: killed just before it, and resumed."""
-    for point in count():
+def at_points(out: Path, epochs: int, step: int) -> int:
+    """A run for one in so many calls that touch the disk: killed just before it, and resumed."""
+    for point in count(0, step):
         folder = out / str(point)
         if not life(training(folder, lambda point=point: die_before(point), epochs)):  # type: ignore[misc]
-            return point
+            return point // step
         life(training(folder, epochs=epochs))
     raise AssertionError
 
@@ -82,4 +82,4 @@ if __name__ == "__main__":
     place = Path(sys.argv[2])
     training(place / "first")()  # which imports what a run needs: once here, and not in each life
     numbers = [*map(int, sys.argv[3:])]
-    print(anywhere(place, numbers) if sys.argv[1] == "anywhere" else at_every_point(place, *numbers))
+    print(anywhere(place, numbers) if sys.argv[1] == "anywhere" else at_points(place, *numbers))

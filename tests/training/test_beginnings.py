@@ -92,6 +92,7 @@ def after(earlier: Earlier, method: dict[str, Any] | None = None, **changes: Any
     return experiment_of(earlier.experiment.backend, method=method, **changes)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("start", [on, after])
 def test_it_begins_with_the_answers_of_the_run_and_says_so(earlier: Earlier, start: Any) -> None:
     watcher = Watcher()
@@ -113,6 +114,7 @@ def test_the_optimiser_is_new(earlier: Earlier, start: Any) -> None:
         np.testing.assert_array_equal(slots[0][name], slot, err_msg=name)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("start", "key"), [(on, "weights"), (after, "adapter")])
 def test_the_result_says_what_it_began_with(earlier: Earlier, start: Any, key: str, tmp_path: Path) -> None:
     result = train(start(earlier), tmp_path / "new")
@@ -122,6 +124,7 @@ def test_the_result_says_what_it_began_with(earlier: Earlier, start: Any, key: s
     assert "began_with" not in json.loads((earlier.run / "result.json").read_text())
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("start", [on, after])
 def test_a_run_that_began_with_another_goes_on_to_the_same_end(earlier: Earlier, start: Any, tmp_path: Path) -> None:
     gone = tmp_path / "gone"

@@ -67,14 +67,15 @@ def test_killed_anywhere(tmp_path: Path, expected: Callable[..., dict[str, Any]]
         assert outcome(tmp_path / name) == undisturbed, f"seed {name}"
 
 
-@pytest.mark.parametrize(("epochs", "checkpoints"), [(1, 2), pytest.param(2, 5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("epochs", "checkpoints", "step"), [(1, 2, 2), pytest.param(2, 5, 1, marks=pytest.mark.slow)])
 def test_killed_around_every_call_that_touches_the_disk(
-    tmp_path: Path, expected: Callable[..., dict[str, Any]], epochs: int, checkpoints: int
+    tmp_path: Path, expected: Callable[..., dict[str, Any]], epochs: int, checkpoints: int, step: int
 ) -> None:
-    """The second epoch puts in the place of what the first one wrote what it writes alike."""
-    kills = lives("points", str(tmp_path / "killed"), str(epochs))
+    """The second epoch puts in the place of what the first one wrote what it writes alike. Every day at every second
+    call."""
+    kills = lives("points", str(tmp_path / "killed"), str(epochs), str(step))
     # Three for each checkpoint, and more for the folder, the best epochs, the adapter and the result.
-    assert kills > 3 * checkpoints
+    assert kills > 3 * checkpoints // step
     undisturbed = expected(epochs)
-    for point in range(kills):
+    for point in range(0, kills * step, step):
         assert outcome(tmp_path / "killed" / str(point)) == undisturbed, f"killed at point {point}"

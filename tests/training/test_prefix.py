@@ -54,6 +54,7 @@ RUNS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.one_in(2)
 @BOTH
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
 def test_the_run_is_the_uncached_one(colours: None, tmp_path: Path, backend: str, options: dict[str, Any]) -> None:
@@ -72,6 +73,7 @@ def test_the_run_is_the_uncached_one(colours: None, tmp_path: Path, backend: str
     assert cached["selected"] == plain["selected"]
 
 
+@pytest.mark.one_in(2)
 @BOTH
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in OVER_CODES])
 def test_every_method_computes_the_same_from_features_as_from_images(backend: str, name: str) -> None:
@@ -97,6 +99,7 @@ def test_every_method_computes_the_same_from_features_as_from_images(backend: st
     assert all(close(gradients[key], wanted[key]) for key in wanted)
 
 
+@pytest.mark.one_in(2)
 @BOTH
 @pytest.mark.parametrize("method", ["linear", LAST], ids=["linear", "last block"])
 def test_a_run_that_was_killed_in_mid_epoch_ends_with_the_same_bytes(

@@ -21,6 +21,7 @@ from mlx_peft.training.run import RunFolder
 from mlx_peft.training.stop import Interrupted, StopSignal
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("at", [1, 5, 6, 10, 17])
 def test_a_run_stopped_by_a_signal_says_how_to_go_on_and_ends_as_if_it_never_stopped(
