@@ -12,7 +12,7 @@ from torch import nn
 from mlx_peft.adaptation.forms import Form
 from mlx_peft.adaptation.terms import BRANCHES, Array, Entering, Layers, places
 from torch_ref import threads
-from torch_ref.methods.gathering import Groups, Held, Laid, gathered, grouped
+from torch_ref.methods.gathering import Held, Laid, alike_together, gathered, grouped
 from torch_ref.methods.mixed import MixedBlock, MixedBranch, MixedLayer, mixing
 from torch_ref.methods.targets import find, replace
 from torch_ref.models.preprocess import preprocess
@@ -71,28 +71,25 @@ class Mixer:
         self, images: np.ndarray, rows: Sequence[Laid | None], form: Form, prompts: tuple[Entering, ...]
     ) -> np.ndarray:
         """What the heads read, float32 ``(batch, heads, dim)``."""
-        return threads.answered(
-            lambda part: self._evaluated(images[part], rows[part], form, prompts),
+        order = np.array([*range(len(rows))] if self.gathers else alike_together(rows), np.intp)
+        found = threads.answered(
+            lambda part: self._evaluated(images[order[part]], [rows[at] for at in order[part]], form, prompts),
             len(rows),
             self.rows,
             divided=self.rows is None or self.rows[1] == 1,  # of smaller images the products of a form's rows are small
         )
+        return found[np.argsort(order)]
 
     @torch.inference_mode()
     def _evaluated(
         self, images: np.ndarray, rows: Sequence[Laid | None], form: Form, prompts: tuple[Entering, ...]
     ) -> np.ndarray:
         """The same of rows that go through the network together."""
-        order, groups = self._together(rows, form) if self.gathers else grouped(rows)
-        pixels = torch.from_numpy(images[order]).to(self.device)
+        groups = [(len(rows), self._gathered(rows, form))] if self.gathers else grouped(rows)
+        pixels = torch.from_numpy(images).to(self.device)
         pixels = preprocess(pixels, self.base.preprocessing, self.architecture.img_size, torch.float32)
         with mixing(groups, prompts):
-            found = to_numpy(self.network.prefix(pixels, self.architecture.depth + 1))
-        return found[np.argsort(order)]
-
-    def _together(self, rows: Sequence[Laid | None], form: Form) -> tuple[list[int], Groups]:
-        """All rows as one group, in the order that they have."""
-        return [*range(len(rows))], [(len(rows), self._gathered(rows, form))]
+            return to_numpy(self.network.prefix(pixels, self.architecture.depth + 1))
 
     def _gathered(self, rows: Sequence[Laid | None], form: Form) -> Held:
         """The rows' terms; those of the last batch, where this has the same rows: to copy them takes long."""

@@ -13,6 +13,7 @@ from banks import SAME, SIDES, adapter, alone, arrays, base_of, folder_of, netwo
 
 import torch_ref.bank
 import torch_ref.methods.gathering
+import torch_ref.methods.mixed
 
 # isort: split
 import mlx_peft.backend.bank
@@ -116,21 +117,40 @@ def test_switching_copies_no_terms_and_neither_does_a_batch_with_the_same_rows(f
     assert len(stacked) == 2 * copies
 
 
-@pytest.mark.parametrize("side", ["torch"])
-def test_on_a_cpu_torch_copies_a_layer_s_terms_when_it_is_asked_and_keeps_none(few, opened, mixers, monkeypatch):
-    copied, one = {}, torch_ref.methods.gathering.Beside._array
+@pytest.fixture
+def copied(monkeypatch):
+    """What torch copied beside one another on a CPU, by layer; at each time none but the last layer's is there."""
+    found, one = {}, torch_ref.methods.gathering.Beside._array
 
     def beside(self, part):
-        found = one(self, part)
-        copied[part] = weakref.ref(found)
-        assert {other for other, ref in copied.items() if ref() is not None} <= {part, "shared"}
-        return found
+        array = one(self, part)
+        found[part] = weakref.ref(array)
+        assert {other for other, ref in found.items() if ref() is not None} <= {part, "shared"}
+        return array
 
     monkeypatch.setattr(torch_ref.methods.gathering.Beside, "_array", beside)
+    return found
+
+
+@pytest.mark.parametrize("side", ["torch"])
+def test_on_a_cpu_torch_copies_no_factors_of_large_images_adapters(few, opened, mixers, copied, monkeypatch):
+    monkeypatch.setattr(torch_ref.methods.mixed, "MANY", 1)
     bank = opened()
-    bank.logits(pixels(4), few.names[0])
+    for names in ([few.names[0]] * 4, few.names[:4], few.names[1:3] * 2):
+        bank.logits(pixels(4), names)
+    assert copied == {} and mixers[0]._last == ([], {}, {})
+
+
+@pytest.mark.parametrize("side", ["torch"])
+@pytest.mark.parametrize("method", [IA3(), LoRA(rank=4)])
+def test_on_a_cpu_torch_copies_a_layer_s_terms_when_it_is_asked_and_keeps_none(
+    side, method, mixers, copied, tmp_path: Path
+):
+    names = list(folder_of([method] * 3, tmp_path, base_of()))
+    bank = SIDES[side].load_adapters(network(side), tmp_path)
+    bank.logits(pixels(3), names[:1] * 3)
     assert copied == {}
-    bank.logits(pixels(4), few.names[:4])
+    bank.logits(pixels(3), names)
     assert len(copied) > 1 and not any(ref() is not None for ref in copied.values())
     assert mixers[0]._last == ([], {}, {})
 

@@ -12,6 +12,7 @@ from method_models import KINDS
 from convert.adapters.peft import write_adapter
 from mlx_peft.adaptation.terms import TERMS
 from mlx_peft.config.methods import SSF, VPT, BitFit, LayerNorm, LoRA
+from torch_ref.methods import mixed
 
 COUNT = 64
 BASES = {"float": (None, METHODS), "4-bit": (CODES, OVER_CODES)}
@@ -67,14 +68,16 @@ def test_another_adapter_s_answer_is_far_off(side, written):
     assert min(off) > 100 * SAME
 
 
-def test_torch_answers_alike_where_it_gathers_terms_as_on_a_gpu_and_where_few_rows_are_computed_at_once(written):
+def test_torch_answers_alike_where_it_gathers_terms_as_on_a_gpu_and_where_images_are_large(written, monkeypatch):
     quantize, _, folder, adapters = written
     banks = [SIDES["torch"].load_adapters(network("torch", quantize), folder) for _ in range(3)]
     banks[1]._passes._mixer.gathers, banks[1]._passes._mixer.rows = True, None
-    banks[2]._passes._mixer.rows = (5, 1)  # as of large images
+    banks[2]._passes._mixer.rows = (5, 1)  # at once, as of large images
     names = [*adapters, None, *list(adapters)[:3], None]
     np.random.default_rng(3).shuffle(names)
     together, *others = (bank.logits(pixels(len(names)), names) for bank in banks)
+    monkeypatch.setattr(mixed, "MANY", 1)  # tokens, as large images have
+    others += [bank.logits(pixels(len(names)), names) for bank in (banks[0], banks[2])]
     for answers in others:
         for found, expected, name in zip(answers, together, names, strict=True):
             np.testing.assert_allclose(found, expected, rtol=0, atol=SAME, err_msg=str(name))

@@ -41,9 +41,11 @@ ONLY_HERE = {
         "scaled",
         "add_bottlenecks",
         "begins",
+        "narrow",
+        "MANY",
         "MixedLayer.begun",
     },  # rows of one form at a time: no fixed shapes
-    "methods/gathering.py": {"Groups", "Laid", "Beside", "SHARED", "grouped"},
+    "methods/gathering.py": {"Groups", "Laid", "Beside", "Each", "SHARED", "alike_together", "grouped"},
     "models/layers.py": {"ChannelsLast", "Linear.onto"},  # torch has convolutions as timm has them, and adds in place
     "quant/affine.py": {"QuantizedLinear.onto"},
     "methods/importance.py": {"Importance.observed", "Importance.observe"},  # the one gives, the other changes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -72,18 +73,23 @@ def _cut(array_of: Callable[[str], Tensor], own: Mapping[str, tuple[str, int, to
 
 
 class Beside(Mapping[str, Mapping[str, Tensor]]):
-    """Terms of rows that are alike in form: a layer's are copied beside one another when it asks, and let go when the
-    next one does.
+    """Terms of rows that are alike in form: a layer's are copied beside one another when it asks for them, and let go
+    when the next one does.
 
     Args:
-        rows: each one's terms.
+        rows: each one's terms, those of one adapter beside one another.
     """
 
     def __init__(self, rows: Sequence[Laid]) -> None:
         self.rows = rows
+        runs = ([*same] for _, same in groupby(rows, key=id))
+        self.runs = [(len(same), same[0]) for same in runs]
         self.copied: dict[str, Tensor] = {}
 
-    def __getitem__(self, path: str) -> Mapping[str, Tensor]:
+    def __getitem__(self, path: str) -> Each:
+        return Each([(count, row[path]) for count, row in self.runs], lambda: self._copied(path))
+
+    def _copied(self, path: str) -> Mapping[str, Tensor]:
         return _cut(self._array, self.rows[0].places[path])
 
     def _array(self, part: str) -> Tensor:
@@ -102,17 +108,48 @@ class Beside(Mapping[str, Mapping[str, Tensor]]):
         return path in self.rows[0]
 
 
-def grouped(rows: Sequence[Laid | None]) -> tuple[list[int], Groups]:
-    """The order in which rows whose terms are alike in form stand beside one another, and what ``mixing`` takes then.
+class Each(Mapping[str, Tensor]):
+    """A layer's terms of rows that are alike in form: by their names beside one another, which copies them.
 
-    A group's products are taken together, each row's with its own terms: one for each adapter would be many small ones,
-    and all threads wait for one another at each. Of one adapter nothing is copied.
+    Args:
+        runs: how many rows, which stand beside one another, have an adapter, and its terms, where they lie.
+        copied: gives those of all rows, beside one another.
     """
-    groups: dict[object, list[int]] = {}
+
+    def __init__(
+        self, runs: Sequence[tuple[int, Mapping[str, Tensor]]], copied: Callable[[], Mapping[str, Tensor]]
+    ) -> None:
+        self.runs, self.copied = runs, copied
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.copied()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.runs[0][1])
+
+    def __len__(self) -> int:
+        return len(self.runs[0][1])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.runs[0][1]
+
+
+def alike_together(rows: Sequence[Laid | None]) -> list[int]:
+    """The order in which rows of one adapter stand beside one another, and those whose terms are alike in form."""
+    groups: dict[object, dict[int, list[int]]] = {}
     for at, row in enumerate(rows):
-        groups.setdefault(None if row is None else row.form, []).append(at)
-    order = [at for own in groups.values() for at in own]
-    return order, [(len(own), _beside([rows[at] for at in own])) for own in groups.values()]
+        groups.setdefault(_form(row), {}).setdefault(id(row), []).append(at)
+    return [at for own in groups.values() for same in own.values() for at in same]
+
+
+def grouped(rows: Sequence[Laid | None]) -> Groups:
+    """What ``mixing`` takes of rows that stand so: a group has those that are alike in form. Of one adapter nothing is
+    copied."""
+    return [(len(own), _beside(own)) for own in ([*alike] for _, alike in groupby(rows, key=_form))]
+
+
+def _form(row: Laid | None) -> object:
+    return None if row is None else row.form
 
 
 def _beside(rows: Sequence[Laid | None]) -> Held:

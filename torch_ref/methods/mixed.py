@@ -12,13 +12,17 @@ from torch import Tensor, nn
 
 from mlx_peft.adaptation.terms import THIRDS, Entering
 from mlx_peft.vit.places import Kinds
-from torch_ref.methods.gathering import Groups
+from torch_ref.methods.gathering import Each, Groups
 from torch_ref.models.gelu import gelu
 from torch_ref.models.positions import Positions
 from torch_ref.models.tokens import Tokens
 
 OF_THIRDS = frozenset(f"B{third}" for third in THIRDS)
 """The names of terms of a third of a layer's outputs; each has its A or G."""
+
+MANY = 64
+"""Tokens of an image from which on each adapter's narrow products are taken by themselves. Of fewer, one product of all
+adapters' factors, copied beside one another, takes less time than the calls of one for each."""
 
 Act = Callable[[Tensor], Tensor]
 """An activation."""
@@ -98,19 +102,21 @@ class MixedLayer(Mixed):
     ) -> Tensor:
         """layer(entering) + x A B, of a linear layer: the narrow product is written, and the wide one added to it.
 
-        The bias is one more row of B. To write the bias first and to add both products would read y once more.
+        To write the bias first and to add both products would read y once more. The factors of large images' adapters
+        are read where they lie.
         """
-        bias = self.base_layer.bias
         y = x.new_empty(*x.shape[:-1], self.base_layer.shape[0])
-        for part, own_x, own in zip(y.split(counts), x.split(counts), terms, strict=True):
-            A, B = own["A"].to(x.dtype), own["B"].to(x.dtype)
-            inner = own_x @ A
-            if bias is not None:
-                inner, B = (
-                    F.pad(inner, (0, 1), value=1.0),
-                    torch.cat([B, bias.to(x.dtype).expand(len(B), 1, -1)], dim=1),
-                )
-            torch.bmm(inner, B, out=part)
+        tokens = x.shape[1:-1].numel()
+        runs = [
+            run
+            for count, own in zip(counts, terms, strict=True)
+            for run in (own.runs if isinstance(own, Each) and tokens >= MANY else [(count, own)])
+        ]
+        bias = None if self.base_layer.bias is None else self.base_layer.bias.to(x.dtype)
+        lengths = [count * tokens for count, _ in runs]
+        flat_y, flat_x = (array.reshape(-1, array.shape[-1]).split(lengths) for array in (y, x))
+        for part, own_x, (_, own) in zip(flat_y, flat_x, runs, strict=True):
+            narrow(part, own_x, own["A"].to(x.dtype), own["B"].to(x.dtype), bias)
         return self.base_layer.onto(y, entering)
 
 
@@ -173,8 +179,21 @@ def bottleneck(x: Tensor, own: Mapping[str, Tensor], act: Act, place: str = "") 
 
 
 def begins(own: Mapping[str, Tensor]) -> bool:
-    """Whether a layer may begin with these terms: each row has an A and a B of its own."""
-    return own.keys() >= {"A", "B"} and "G" not in own and own["B"].ndim == 3
+    """Whether a layer may begin with these terms: there is an A and a B, and nothing else that B multiplies."""
+    return "A" in own and "B" in own and "G" not in own
+
+
+def narrow(y: Tensor, x: Tensor, A: Tensor, B: Tensor, bias: Tensor | None) -> None:
+    """Writes x A B + bias to y, ``(rows of tokens, width)``: A and B are of all images alike, or one an image's."""
+    if B.ndim == 3:
+        inner = x.view(len(B), -1, x.shape[-1]) @ A
+        if bias is not None:  # is one more row of B
+            inner, B = F.pad(inner, (0, 1), value=1.0), torch.cat([B, bias.expand(len(B), 1, -1)], dim=1)
+        torch.bmm(inner, B, out=y.view(len(B), -1, y.shape[-1]))
+    elif bias is None:
+        torch.mm(torch.mm(x, A), B, out=y)
+    else:
+        torch.addmm(bias, torch.mm(x, A), B, out=y)
 
 
 def plus(y: Tensor, x: Tensor, own: Mapping[str, Tensor], ending: str = "") -> Tensor:
