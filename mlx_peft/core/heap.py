@@ -5,6 +5,9 @@ the kernel, and every block above 32 MiB; then each page of it has to be cleared
 LoRA step of ViT-S, batch 8, that was 80,000 pages and a tenth of all processor time, and the process is no larger for
 keeping them: its peak is the step's (``tests/bench/freed_memory.py``). What it costs is that the memory stays with the
 process until it ends.
+
+A thread of its own would take from an arena of its own, made of heaps of 64 MiB, and glibc gives each of those back as
+soon as nothing of it is in use, whatever the thresholds say. So all threads take from one.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import ctypes
 import os
 import platform
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
 """The parameters' numbers in ``malloc.h``."""
 
 NEVER = -1
@@ -22,13 +25,16 @@ NEVER = -1
 LARGEST = 2**30
 """Bytes of a block that is still taken from the heap. A larger one takes long enough to hide what mapping it costs."""
 
-SETTINGS = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
+SETTINGS = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_ARENA_MAX")
 """Whoever sets one of these has said what the allocator is to do."""
 
 
 def keep() -> bool:
-    """Has the process keep what it frees; whether it does: with glibc, and where a user has said nothing else."""
+    """Has the process keep what it frees; whether it does: with glibc, and where a user has said nothing else.
+
+    A thread that has taken memory before keeps its arena.
+    """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in SETTINGS):
         return False
     tune = ctypes.CDLL(None).mallopt
-    return bool(tune(TRIM_THRESHOLD, NEVER) and tune(MMAP_THRESHOLD, LARGEST))
+    return bool(tune(TRIM_THRESHOLD, NEVER) and tune(MMAP_THRESHOLD, LARGEST) and tune(ARENA_MAX, 1))
