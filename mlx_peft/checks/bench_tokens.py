@@ -108,13 +108,18 @@ def settings_of(
 
 
 def run(settings: Settings, others: Around = UNWATCHED) -> list[Speed]:
-    """Times everything in every backend, within ``others``. Raises UserError where a process dies."""
+    """Times everything in every backend, within ``others``: a reducer right behind the plain model that it is compared
+    with, in the same process. What a process does first after another's turn is not counted, but done again.
+
+    Raises UserError where a process dies.
+    """
     with others, turns.workers(MODULE, settings.backends, asdict(settings)) as workers:
         times: dict[tuple[str, str, str], list[float]] = {}
         for _ in range(settings.rounds):
-            for reducer in settings.reducers:
-                for what in (ANSWER, TRAIN):
-                    for name, worker in workers.items():
+            for what in (ANSWER, TRAIN):
+                for name, worker in workers.items():
+                    worker.ask([NONE, what])
+                    for reducer in settings.reducers:
                         times.setdefault((name, reducer, what), []).append(worker.ask([reducer, what]))
     counts = _flops(settings)
     return [

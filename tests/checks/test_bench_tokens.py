@@ -131,10 +131,15 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> tuple[Settings, list, list]:
     return settings, bench_tokens.run(settings), asked
 
 
-def test_in_each_round_everything_is_timed_once(speeds: tuple[Settings, list, list]) -> None:
+def test_in_each_round_everything_is_timed_once_and_a_reducer_right_behind_the_plain_model(
+    speeds: tuple[Settings, list, list],
+) -> None:
     _, found, asked = speeds
-    assert len(asked) == 2 * 12 and asked[:12] == asked[12:] and len(set(asked)) == 12
-    assert [name for name, *_ in asked[:4]] == ["mlx", "torch", "mlx", "torch"], "one backend after the other"
+    assert len(asked) == 2 * 16 and asked[:16] == asked[16:] and len(set(asked)) == 12
+    own = [asked[start : start + 4] for start in range(0, 16, 4)]
+    assert [turn[0][::2] for turn in own] == [(name, what) for what in (ANSWER, TRAIN) for name in ("mlx", "torch")]
+    assert all([text for _, text, _ in turn] == ["none", "none", "tome r=2", "tome r=4"] for turn in own)
+    assert all(len(one.seconds) == 2 for one in found), "what comes first is not counted"
     assert {one.times for one in found if one.what == TRAIN} == {1.0}
     assert {(one.reducer, one.times) for one in found if one.what == ANSWER} == {
         ("none", 1.0), ("tome r=2", 2.0), ("tome r=4", 2.0)
