@@ -58,6 +58,7 @@ MORE = {
     "mlx-peft eval runs/mine --tokens 'tome r=13'": "--tokens 'tome r=1'",
     "mlx-peft predict runs/mine cat.jpg --tokens 'tome r=13'": "--tokens 'tome r=1'",
     "mlx-peft merge runs/mine smaller --tokens 'tome r=13'": "--tokens 'tome r=1'",
+    "mlx-peft doctor": "--no-step --no-hub",
     "mlx-peft parity": CELL,
     "mlx-peft parity --precision bfloat16": CELL,
     **{f"mlx-peft parity --all{words}": CELL for words in ("", " --bits 8", " --bits 4", " --precision bfloat16")},
