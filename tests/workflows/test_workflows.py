@@ -78,6 +78,13 @@ def test_nothing_is_published_with_a_password() -> None:
     assert all(read(path.stem)["permissions"] == {"contents": "read"} for path in WORKFLOWS)
 
 
+def test_every_job_ends_and_keeps_no_credentials() -> None:
+    jobs = [job for path in WORKFLOWS for job in read(path.stem)["jobs"].values()]
+    assert all(0 < job["timeout-minutes"] <= 360 for job in jobs)
+    checkouts = [step for job in jobs for step in job["steps"] if "checkout" in step.get("uses", "")]
+    assert checkouts and all(step["with"]["persist-credentials"] is False for step in checkouts)
+
+
 @pytest.mark.parametrize("tag", ["v0.1.0", "v0.1.1"])
 def test_a_tag_that_is_not_the_version_publishes_nothing(tag: str, tmp_path: Path) -> None:
     (script,) = (text for text in scripts(read("release")) if "TAG#v" in text and "pyproject" in text)
