@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from convert.base import Base, load_base
+from mlx_peft.checks.doctor.packages import installed
 from mlx_peft.checks.matrix import BATCH, CLASSES, Combination
 from mlx_peft.config.methods import Linear
 from mlx_peft.config.quantization import is_scale
@@ -25,6 +27,9 @@ from mlx_peft.training.allocation import allocator
 from mlx_peft.training.initial import codes_and_factors
 
 T = TypeVar("T")
+
+UNCOMPILED = "MLX_DISABLE_COMPILE"
+"""The variable by which MLX compiles nothing. It is read once, when MLX is loaded."""
 
 LOGITS, GRADIENTS, TRAJECTORY = 1e-5, 1e-4, 1e-4
 """The largest relative errors in float32 are a few hundred roundings (1.2e-7 each) in logits; gradients and losses
@@ -59,6 +64,15 @@ class Cell:
     def passed(self) -> bool:
         close = self.logits <= LOGITS and (self.merged or 0.0) <= LOGITS and self.loss <= LOGITS
         return close and self.gradients <= GRADIENTS and (self.trajectory or 0.0) <= TRAJECTORY and not self.masks
+
+
+def compile_nothing() -> None:
+    """Has MLX compile nothing where it computes on Linux's CPU, if it is not loaded yet.
+
+    There a C++ compiler takes half a second for each of its kernels, and every method has some of its own.
+    """
+    if installed("mlx-cpu") is not None:
+        os.environ.setdefault(UNCOMPILED, "1")
 
 
 def relative(a: np.ndarray | float, b: np.ndarray | float) -> float:

@@ -1,6 +1,7 @@
 """``mlx-peft parity`` and ``mlx-peft bench``: what they print, and their exit status."""
 
 import json
+import os
 import re
 
 import pytest
@@ -33,6 +34,16 @@ def test_parity_prints_json_alone(small):
     assert [(c["model"], c["method"], c["bits"]) for c in report["cells"]] == [("vit_tiny_patch16_224", "lora", None)]
     assert 0 < report["max_logits"] <= parity.LOGITS
     assert 0 < report["max_gradients"] <= parity.GRADIENTS
+    assert report["compiled"] is False, "as all tests are that do not ask for it"
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+def test_mlx_compiles_nothing_where_kernels_would_take_minutes(monkeypatch, cpu):
+    monkeypatch.delenv(parity.UNCOMPILED)
+    monkeypatch.setattr(parity, "installed", lambda name: name if cpu and name == "mlx-cpu" else None)
+    parity.compile_nothing()
+    assert (parity.UNCOMPILED in os.environ) == cpu
+    monkeypatch.setenv(parity.UNCOMPILED, "1")  # which is put back as it was
 
 
 def test_parity_over_quantised_bases_alone(small):
