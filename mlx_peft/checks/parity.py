@@ -66,12 +66,12 @@ class Cell:
         return close and self.gradients <= GRADIENTS and (self.trajectory or 0.0) <= TRAJECTORY and not self.masks
 
 
-def compile_nothing() -> None:
-    """Has MLX compile nothing where it computes on Linux's CPU, if it is not loaded yet.
+def compile_nothing(unless: object) -> None:
+    """Has MLX compile nothing where it computes on Linux's CPU, if it is not loaded yet, and nothing more was asked.
 
     There a C++ compiler takes half a second for each of its kernels, and every method has some of its own.
     """
-    if installed("mlx-cpu") is not None:
+    if not unless and installed("mlx-cpu") is not None:
         os.environ.setdefault(UNCOMPILED, "1")
 
 

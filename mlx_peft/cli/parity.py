@@ -32,6 +32,8 @@ Out = Annotated[
     typer.Option(metavar="FILE", help="Also write it here: as JSON (.json) or a table (.md).", show_default=False),
 ]
 
+UNCOMPILED = "; MLX computed uncompiled (--all and --method NAME compile its kernels)"
+
 
 def parity(
     model: OnlyModel = None,
@@ -72,9 +74,8 @@ def parity(
 
     threads.at_most(1)  # two libraries multiply here, small matrices in turn, and would be in each other's way
     started = time.monotonic()
-    if precision == "float32" and not everything and (model, method, bits) == (None, None, None):
-        parity.compile_nothing()
     if precision == "float32":
+        parity.compile_nothing(unless=everything or model or method or bits)
         chosen = (matrix.whole if everything else matrix.each_once)(model, method, bits)
         table, results = checks.MATRIX, shown(parity.cells(chosen, steps=steps), len(chosen), checks.MATRIX, as_json)
         report = parity.summary(results)
@@ -82,10 +83,8 @@ def parity(
         chosen = (half.whole if everything else half.each_once)(model, method, bits)
         table, results = checks.HALVES, shown(half.cells(chosen, precision), 2 * len(chosen), checks.HALVES, as_json)
         report = half.summary(results)
-    verdict = checks.verdict(results, time.monotonic() - started)
     report["compiled"] = parity.UNCOMPILED not in os.environ
-    if not report["compiled"]:
-        verdict += "; MLX computed uncompiled (--all and --method NAME compile its kernels)"
+    verdict = checks.verdict(results, time.monotonic() - started) + ("" if report["compiled"] else UNCOMPILED)
     if as_json:
         echo_json(report)
     else:

@@ -37,12 +37,12 @@ def test_parity_prints_json_alone(small):
     assert report["compiled"] is False, "as all tests are that do not ask for it"
 
 
-@pytest.mark.parametrize("cpu", [True, False])
-def test_mlx_compiles_nothing_where_kernels_would_take_minutes(monkeypatch, cpu):
+@pytest.mark.parametrize(("cpu", "asked"), [(True, None), (True, "lora"), (False, None)])
+def test_mlx_compiles_nothing_where_kernels_would_take_minutes(monkeypatch, cpu, asked):
     monkeypatch.delenv(parity.UNCOMPILED)
     monkeypatch.setattr(parity, "installed", lambda name: name if cpu and name == "mlx-cpu" else None)
-    parity.compile_nothing()
-    assert (parity.UNCOMPILED in os.environ) == cpu
+    parity.compile_nothing(unless=asked)
+    assert (parity.UNCOMPILED in os.environ) == (cpu and asked is None)
 
 
 def test_parity_over_quantised_bases_alone(small):
