@@ -113,3 +113,14 @@ def test_of_equal_scores_the_cheaper_one_is_on_the_front() -> None:
     from mlx_peft.report.figures.tradeoffs import Point, front
 
     assert [point.row for point in front([Point(0, 1, 100 * 0.3), Point(1, 2, 100 * (0.1 + 0.2))])] == [0]
+
+
+def test_an_axis_has_the_whole_of_an_interval_but_for_one_that_would_hide_the_scores() -> None:
+    from mlx_peft.report.figures.layout import shares
+
+    low, high = shares([50.0, 70.0], [(66.0, 74.0)], 0.1, 0.07)
+    assert (low, 74.0 < high < 75.0) == (48.0, True)
+    assert shares([50.0, 70.0], [(0.0, 140.0)], 0.1, 0.1) == (48.0, 72.0)  # of two seeds
+    assert shares([50.0, 70.0], [(42.0, 98.0)], 0.1, 0.1) == (41.6, 72.0)  # each end by itself
+    assert shares([99.0, 100.0], [], 0.1, 2.0) == (98.9, 101.0)  # nothing is above 100 %
+    assert shares([60.0], [], 0.1, 0.1) == (59.0, 61.0)

@@ -89,6 +89,22 @@ def tidy(axes: Axes) -> None:
     axes.tick_params(labelsize=SMALL, which="both")
 
 
+def shares(
+    scores: Sequence[float], intervals: Sequence[tuple[float, float]], below: float, above: float
+) -> tuple[float, float]:
+    """From where to where an axis of shares, in per cent, goes.
+
+    It has all scores, with ``below`` and ``above`` parts of their range as room, and each end of an interval that is no
+    further beyond them than half of that range: a wide one, as of two seeds, would hide what the scores say.
+    """
+    low, high = min(scores), max(scores)
+    span = (high - low) or 10.0
+    within = [(low - span / 2 <= start, end <= high + span / 2, start, end) for start, end in intervals]
+    lowest = min([low - below * span, *(start - span / 50 for whole, _, start, _ in within if whole)])
+    highest = max([high + above * span, *(end + span / 50 for _, whole, _, end in within if whole)])
+    return max(-1.0, lowest), min(101.0, highest)
+
+
 def legend_lines(names: Sequence[str], width: float) -> tuple[int, float]:
     """How many columns a legend of these names has below a figure of that width, and its inches."""
     from mlx_peft.report.drawing import width as inches

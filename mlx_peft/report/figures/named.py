@@ -11,7 +11,7 @@ from mlx_peft.core.text import printable
 from mlx_peft.report.drawing import COLOURS, fitted
 from mlx_peft.report.drawing import width as inches
 from mlx_peft.report.figures.labels import Box, Spot, leader, placed
-from mlx_peft.report.figures.layout import GREY, POINTS, ROUND, SMALL, tidy
+from mlx_peft.report.figures.layout import GREY, POINTS, ROUND, SMALL, shares, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,8 +78,7 @@ def _panel(marks: Sequence[Mark], width: float, height: float, *, log: bool) -> 
         aside = 0.06 * (max(costs) - min(costs))
         axes.set_xlim(min(costs) - aside, max(costs) + aside)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=ROUND))
-    above = 0.07 * (max(scores) - min(scores)) or 1.0
-    axes.set_ylim(max(-1.0, min(scores) - 1.5 * above), min(100.5, max(scores) + above))
+    axes.set_ylim(shares(scores, [mark.interval for mark in marks if mark.best and mark.interval], 0.1, 0.07))
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=ROUND))
     axes.ticklabel_format(axis="y", useOffset=False)
     return figure, axes

@@ -24,6 +24,7 @@ from mlx_peft.report.figures.layout import (
     legend_lines,
     look,
     panels,
+    shares,
     titled,
 )
 from mlx_peft.report.figures.named import Mark, named
@@ -222,8 +223,7 @@ def _panel(axes: Axes, points: Sequence[Point], looks: Mapping[int, int]) -> Non
     low, high = ([point.interval[end] for point in spread if point.interval] for end in (0, 1))
     axes.vlines([point.cost for point in spread], low, high, color=GREY, alpha=0.6, linewidth=0.6)
     scores = [point.score for point in points]
-    room = 0.1 * (max(scores) - min(scores)) or 1.0
-    axes.set_ylim(max(-1.0, min(scores) - room), min(101.0, max(scores) + room))  # of two seeds it may be wide
+    axes.set_ylim(shares(scores, [point.interval for point in spread if point.interval and point in best], 0.1, 0.1))
     others = [point for point in points if point.row not in looks]
     axes.plot([one.cost for one in others], [one.score for one in others], ".", color=GREY, markersize=3, zorder=3)
     for point in points:
