@@ -77,8 +77,8 @@ def test_track_writes_what_tensorboard_reads(packed, on_disk, tmp_path):
     environment = installed(packed, "track", on_disk)
     assert environment.must_run(tmp_path, "tensorboard", "--help")
     run = trained(environment, tmp_path, "track=[tensorboard]")
-    read = "import sys; from tensorboard.backend.event_processing.event_accumulator import EventAccumulator as E; "
-    read += "e = E(sys.argv[1]); e.Reload(); print(*e.Tags()['scalars'])"
+    read = "import sys; from tensorboard.backend.event_processing import plugin_event_accumulator as events; "
+    read += "e = events.EventAccumulator(sys.argv[1]); e.Reload(); print(*e.Tags()['tensors'])"
     (folder,) = {events.parent for events in run.rglob("events.out.tfevents.*")}
     assert "loss" in environment.must_run(tmp_path, "python", "-c", read, str(folder))
 
