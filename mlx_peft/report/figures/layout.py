@@ -99,9 +99,10 @@ def shares(
     """
     low, high = min(scores), max(scores)
     span = (high - low) or 10.0
-    within = [(low - span / 2 <= start, end <= high + span / 2, start, end) for start, end in intervals]
-    lowest = min([low - below * span, *(start - span / 50 for whole, _, start, _ in within if whole)])
-    highest = max([high + above * span, *(end + span / 50 for _, whole, _, end in within if whole)])
+    starts = [start for start, _ in intervals if start >= low - span / 2]
+    ends = [end for _, end in intervals if end <= high + span / 2]
+    lowest = min([low - below * span, *(start - span / 50 for start in starts)])
+    highest = max([high + above * span, *(end + span / 50 for end in ends)])
     return max(-1.0, lowest), min(101.0, highest)
 
 
