@@ -9,13 +9,13 @@ import base64
 import hashlib
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import browser as browser
+from browsing import in_chromium
 from made_runs import CLASSES, experiment, make
 
 from mlx_peft.config import yaml_io
@@ -27,7 +27,6 @@ from mlx_peft.report.web.page import TEMPLATES
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 HOME = "/home/somebody"
 SHARES = {"lora": ({"name": "lora"}, 0.8), "linear": ({"name": "linear"}, 0.6), "ssf": ({"name": "ssf"}, 0.79)}
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OUTSIDE = (
     "all => all.filter(one => one.closest('table') && one.offsetParent === document.body).map(one => one.outerHTML)"
 )
@@ -163,18 +162,8 @@ def test_all_text_has_contrast_enough(dark: bool) -> None:
         assert contrast(colours["text"], mixed) >= 4.5, share
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
+@in_chromium
 @pytest.mark.parametrize("screen", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_in_a_browser_it_sorts_filters_and_opens_a_run(browser: Any, written: Path, screen: dict[str, int]) -> None:
     page = browser.new_page(viewport=screen)

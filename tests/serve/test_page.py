@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from banks import ARGS, SIZE, adapter, base_of
+from browsing import browser as browser
+from browsing import in_chromium
 from PIL import Image
 from served_here import serving
 
@@ -20,13 +21,10 @@ from mlx_peft.config.methods import LoRA
 from mlx_peft.config.schema import Model
 from mlx_peft.serve.tokens import Grant, Tokens
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 HOSTILE = "<img src=x onerror=alert(1)>"
 ADAPTERS = {"north": LoRA(rank=4), "south": LoRA(rank=2, dora=True)}
 TOKEN = "a-token-of-thirty-two-characters"
-
-in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +51,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         pixels = np.random.default_rng(number).integers(0, 256, (60, 80, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(place / name)
     return sorted(place.iterdir())
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 Visit = Callable[..., Any]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import http.server
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import browser as browser
+from browsing import in_chromium
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WAYS = [("light", 390), ("dark", 390), ("light", 1280), ("dark", 1280)]
 PATIENCE = 600_000
 """Milliseconds after which a page is taken to hang, on a machine that does much else."""
@@ -34,16 +34,6 @@ def address(site: Path) -> Iterator[str]:
     thread.join()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
 def seen(page: Any) -> list[Any]:
     """What is wrong with a page: what axe-core finds grave, and what sticks out to the side."""
     from axe_playwright_python.sync_playwright import Axe
@@ -57,7 +47,7 @@ def seen(page: Any) -> list[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
+@in_chromium
 @pytest.mark.parametrize("scheme, width", WAYS)
 def test_every_page_can_be_read(site: Path, address: str, browser: Any, scheme: str, width: int) -> None:
     found = {}
@@ -81,7 +71,7 @@ def test_every_page_can_be_read(site: Path, address: str, browser: Any, scheme: 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
+@in_chromium
 def test_what_cannot_be_read_is_seen(browser: Any) -> None:
     page = browser.new_page()
     page.set_content(
