@@ -1,8 +1,8 @@
 """Batches whose images have adapters of their own, timed beside one merged model and beside switching, and peft's.
 
-Each contender has a process of its own, and all answer the same batch in turn, with the adapters dealt out anew. Each
-answers its batch twice, and the second time counts: the first finds the caches full of what another process has left
-there, which a server that answers batch after batch meets once.
+Each contender has a process of its own, and all answer the same batch in turn, with the adapters dealt out anew. Before
+it each answers one more, whose adapters are dealt out otherwise, that does not count: it finds the caches full of what
+another process has left there, which a server that answers batch after batch meets once.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def work(contender: str, settings: Settings) -> Callable[[Any], Any]:
     def answer(request: Any) -> dict[str, Any]:
         if request == FIGURES:
             return {"version": own.version, "grown": own.grown}
-        batch(request)
+        batch(request[1:] + request[:1])
         return batch(request)
 
     return answer

@@ -30,7 +30,7 @@ def _times(report: Report, others: Others) -> str:
     setting = (
         f"{settings.model} at {settings.image_size} px, batches of {settings.batch_size}, LoRA r {settings.rank} on "
         f"all linear layers, float32; {settings.rounds} rounds in turn, adapters dealt out anew in each, "
-        f"each batch twice, of which the second time counts; {others}; "
+        f"after a batch that does not count; {others}; "
         "images/s are the fastest round's, shares the medians of the rounds"
     )
     table = Columns(("contender", *NUMBERS), NUMBERS).table(_cells(report, timing) for timing in report.timings)
