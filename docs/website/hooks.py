@@ -24,6 +24,11 @@ WORD = re.compile(r"<code>([^<\s]{1,24})</code>")
 NUMBER = re.compile(r'<td (style="text-align: right;">(?:[^<]|</?strong>){1,32}</td>)')
 """A cell that is a number, with its sign, its power or its deviation."""
 
+PICTURE = re.compile(r"<p>(?=<img [^>]*>\s*</p>)")
+"""Begins a paragraph that is a picture: where a screen is narrow it scrolls."""
+DIALOG = 'data-md-component="search" role="dialog"'
+"""The theme's dialog, which has no name that a screen reader could say."""
+
 
 def on_config(config: Any) -> Any:
     """Has every page in the navigation: measured tables below their list, and what mkdocs.yml does not name below the
@@ -73,5 +78,12 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Marks words of code and numbers: a browser would break an option at its hyphens, and 1e-7 too."""
-    return NUMBER.sub(r'<td class="word" \1', WORD.sub(r'<code class="word">\1</code>', html))
+    """Marks words of code and numbers: a browser would break an option at its hyphens, and 1e-7 too. A picture that
+    scrolls can be reached by the keyboard."""
+    words = NUMBER.sub(r'<td class="word" \1', WORD.sub(r'<code class="word">\1</code>', html))
+    return PICTURE.sub('<p tabindex="0">', words)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Gives the search its name."""
+    return output.replace(DIALOG, f'{DIALOG} aria-label="Search"')

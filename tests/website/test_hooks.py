@@ -21,3 +21,14 @@ def test_a_number_is_marked_so_that_it_is_not_broken_at_its_sign() -> None:
         )
     for text in words:
         assert hooks.on_page_content(cell.format(text), page=None) == cell.format(text)
+
+
+def test_a_picture_that_scrolls_can_be_reached_by_the_keyboard_and_a_text_cannot() -> None:
+    picture, text = '<p><img alt="a" src="a.png"></p>', '<p><img alt="a" src="a.png"> is small</p>'
+    assert hooks.on_page_content(picture, page=None) == picture.replace("<p>", '<p tabindex="0">')
+    assert hooks.on_page_content(text, page=None) == text
+
+
+def test_the_search_has_a_name() -> None:
+    dialog = '<div class="md-search" data-md-component="search" role="dialog">'
+    assert hooks.on_post_page(dialog, page=None) == dialog.replace(">", ' aria-label="Search">')
