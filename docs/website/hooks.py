@@ -87,3 +87,6 @@ def on_page_content(html: str, **_: Any) -> str:
 def on_post_page(output: str, **_: Any) -> str:
     """Gives the search its name."""
     return output.replace(DIALOG, f'{DIALOG} aria-label="Search"')
+
+
+on_post_template = on_post_page  # the page of what is not found comes from a template alone
