@@ -34,29 +34,58 @@ def packages() -> Iterator[Finding]:
     if own is None:
         yield warning("packages", "this runs from its sources, which say nothing of what they need", "pip install .")
         return
-    for wanted, needed in requirements(own):
+    for wanted in requirements(own):
         there = installed(wanted.name)
-        ask = f"pip install -U '{wanted.name}{wanted.specifier}'"
-        if there is None and needed:
-            yield fault("packages", f"{wanted.name} is missing", ask)
-        elif there is not None and not suits(wanted, there):
-            yield fault("packages", f"{wanted.name} {there.version} is here, and {wanted.specifier} is needed", ask)
+        if there is None:
+            yield fault("packages", f"{wanted.name} is missing", remedy(wanted))
+        elif not suits(wanted, there):
+            yield fault(
+                "packages", f"{wanted.name} {there.version} is here, and {wanted.specifier} is needed", remedy(wanted)
+            )
+    for extra, wanted, there in unsuited(own):
+        said = f"{wanted.name} {there.version} is here, and {OWN}[{extra}] needs {wanted.specifier}"
+        yield fault("packages", said, remedy(wanted))
 
 
-def requirements(of: Distribution) -> Iterator[tuple[Requirement, bool]]:
-    """What a package asks for on this machine, and whether always: what only an extra asks for may be missing."""
-    seen = set()
-    extras = ["", *of.metadata.get_all("Provides-Extra", [])]  # once: each look at it reads the whole file
+def requirements(of: Distribution, extra: str = "") -> list[Requirement]:
+    """What a package asks for on this machine: always; or beside that, for one of its extras."""
+    found = []
     for text in of.requires or ():
         try:
             wanted = Requirement(text)
         except InvalidRequirement:
             continue
-        fitting = [extra for extra in extras if wanted.marker is None or wanted.marker.evaluate({"extra": extra})]
-        key = canonicalize_name(wanted.name), str(wanted.specifier)
-        if fitting and key not in seen and key[0] != canonicalize_name(OWN):
-            seen.add(key)
-            yield wanted, "" in fitting
+        always, here = (wanted.marker is None or wanted.marker.evaluate({"extra": name}) for name in ("", extra))
+        if here and (not extra or not always) and canonicalize_name(wanted.name) != canonicalize_name(OWN):
+            found.append(wanted)
+    return found
+
+
+def unsuited(own: Distribution) -> Iterator[tuple[str, Requirement, Distribution]]:
+    """What an extra asks for in another version than is here: extra, requirement, package.
+
+    Nobody says which extras were installed. It counts where all that an extra asks for is here, in whatever versions,
+    and where no extra takes the package as it is: a torch that is too old for ``export`` is right without it.
+    """
+    extras = {extra: requirements(own, extra) for extra in own.metadata.get_all("Provides-Extra", [])}
+    here = {wanted.name: installed(wanted.name) for asked in extras.values() for wanted in asked}
+    right = {
+        wanted.name
+        for asked in extras.values()
+        for wanted in asked
+        if (there := here[wanted.name]) is not None and suits(wanted, there)
+    }
+    for extra, asked in extras.items():
+        whole = all(here[wanted.name] is not None for wanted in asked)
+        for wanted in asked:
+            there = here[wanted.name]
+            if there is not None and not suits(wanted, there) and (whole or wanted.name not in right):
+                yield extra, wanted, there
+
+
+def remedy(wanted: Requirement) -> str:
+    """How to have what is asked for."""
+    return f"pip install -U '{wanted.name}{wanted.specifier}'"
 
 
 def suits(wanted: Requirement, there: Distribution) -> bool:
@@ -73,8 +102,8 @@ def together() -> Iterator[Finding]:
     for name in BESIDE:
         if (one := installed(name)) is None:
             continue
-        for wanted, needed in requirements(one):
-            if needed and canonicalize_name(wanted.name) == "torch" and not suits(wanted, torch):
+        for wanted in requirements(one):
+            if canonicalize_name(wanted.name) == "torch" and not suits(wanted, torch):
                 wrong = True
                 yield fault(
                     "torch",
