@@ -26,8 +26,15 @@ def preprocess(images: mx.array, preprocessing: Preprocessing, size: int, dtype:
     if height != size:
         x = resize_rows(x.reshape(batch, height, size * 3), size, preprocessing.interpolation)
         x = x.reshape(batch, size, size, 3)
+    scale, shift = _normalising(preprocessing, size)
+    return (x.flatten(2) * scale - shift).reshape(x.shape).astype(dtype)
+
+
+def _normalising(preprocessing: Preprocessing, size: int) -> mx.array:
+    """What levels are multiplied by, and what is taken off then, for a row of pixels: ``(2, 3 size)``. A CPU multiplies
+    by a row in a fourth of the time that it takes to do so by three numbers."""
     mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
-    return (x * mx.array(1 / (255 * std)) - mx.array(mean / std)).astype(dtype)
+    return mx.array(np.tile([1 / (255 * std), mean / std], size))
 
 
 def resize_rows(x: mx.array, size: int, interpolation: str) -> mx.array:
