@@ -21,6 +21,10 @@ WIDE = {"coming-from.md"}
 
 WORD = re.compile(r"<code>([^<\s]{1,24})</code>")
 """Code that is one word, and short enough for a line of any screen."""
+CODE = re.compile(r"<code>([^<]*\s[^<]*)</code>")
+"""Code of several words; a block of code has elements inside."""
+OPTION = re.compile(r"(?<![^\s>])--?\w[\w-]{0,22}(?=[\s=<])")
+"""An option among them."""
 NUMBER = re.compile(r'<td (style="text-align: right;">(?:[^<]|</?strong>){1,32}</td>)')
 """A cell that is a number, with its sign, its power or its deviation."""
 
@@ -28,6 +32,8 @@ PICTURE = re.compile(r"<p>(?=<img [^>]*>\s*</p>)")
 """Begins a paragraph that is a picture: where a screen is narrow it scrolls."""
 DIALOG = 'data-md-component="search" role="dialog"'
 """The theme's dialog, which has no name that a screen reader could say."""
+NOT_FOUND = "<h1>404 - Not found</h1>"
+HOME = re.compile(r'<a href="([^"]*)" title="mlx-peft"')
 
 
 def on_config(config: Any) -> Any:
@@ -81,6 +87,7 @@ def on_page_content(html: str, **_: Any) -> str:
     """Marks words of code and numbers: a browser would break an option at its hyphens, and 1e-7 too. A picture that
     scrolls can be reached by the keyboard."""
     words = NUMBER.sub(r'<td class="word" \1', WORD.sub(r'<code class="word">\1</code>', html))
+    words = CODE.sub(lambda code: OPTION.sub(r'<span class="word">\g<0></span>', code[0]), words)
     return PICTURE.sub('<p tabindex="0">', words)
 
 
@@ -89,4 +96,12 @@ def on_post_page(output: str, **_: Any) -> str:
     return output.replace(DIALOG, f'{DIALOG} aria-label="Search"')
 
 
-on_post_template = on_post_page  # the page of what is not found comes from a template alone
+def on_post_template(output: str, **_: Any) -> str:
+    """The page of what is not found comes from a template alone: it says what to do, with a link to the first page."""
+    home = HOME.search(output)
+    said = (
+        ""
+        if home is None
+        else f'<p>There is no such page. Search above, or <a href="{home[1]}">begin at the first.</a></p>'
+    )
+    return on_post_page(output).replace(NOT_FOUND, NOT_FOUND + said)

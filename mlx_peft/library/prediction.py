@@ -13,7 +13,7 @@ from mlx_peft.core.text import printable
 from mlx_peft.tasks.task import Task
 
 SHOWN = 10
-"""So many images of many are shown where a value is."""
+"""How many answers of a long list its ``repr`` shows, as a notebook does that ends a cell with it."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

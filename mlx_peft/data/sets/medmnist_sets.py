@@ -111,7 +111,12 @@ SETS: dict[str, MedSet] = {
     ),
     "pneumoniamnist": MedSet("chest X-rays of children", ("normal", "pneumonia"), 4_708, 524, 624),
     "retinamnist": MedSet(
-        "eye grounds, five grades of retinopathy", ("0", "1", "2", "3", "4"), 1_080, 120, 400, channels=3
+        "photographs of the retina, five grades of retinopathy",
+        ("0", "1", "2", "3", "4"),
+        1_080,
+        120,
+        400,
+        channels=3,
     ),
     "breastmnist": MedSet("breast ultrasound", ("malignant", "normal, benign"), 546, 78, 156),
     "bloodmnist": MedSet(
