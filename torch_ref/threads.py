@@ -18,7 +18,6 @@ import torch
 
 from mlx_peft.core.batches import slices
 from mlx_peft.vit.architecture import Architecture
-from mlx_peft.vit.sites import PARTS
 
 Result = TypeVar("Result")
 
@@ -36,8 +35,7 @@ os.register_at_fork(after_in_child=_pools.clear)  # which does not have their th
 
 def rows_at_once(architecture: Architecture) -> Rows:
     """How many images have about ``MOST`` bytes of outputs in a block's widest layer, and ``LEAST``; one at least."""
-    widest = max(architecture.hidden_dim, len(PARTS) * architecture.embed_dim)
-    image = len(architecture.places) * widest * torch.float32.itemsize
+    image = architecture.widest_outputs * torch.float32.itemsize
     return max(MOST // image, 1), max(LEAST // image, 1)
 
 

@@ -20,6 +20,12 @@ from mlx_peft.backend.methods.targets import find, replace
 from mlx_peft.backend.models.preprocess import preprocess
 from mlx_peft.backend.models.vit import VisionTransformer
 from mlx_peft.backend.parameters import Arrays, every, to_timm
+from mlx_peft.core.batches import slices
+from mlx_peft.vit.architecture import Architecture
+
+MOST = 5 << 20
+"""Bytes of the widest layer's outputs that rows on a CPU have at most where several go through the network at once. More
+do not stay in a cache until the rows' own products have read them and added to them."""
 
 
 class Mixer:
@@ -27,6 +33,9 @@ class Mixer:
 
     Args:
         network: without a method; it stays as it is. What is built of it has the very same parameters.
+
+    Attributes:
+        rows: how many go through the network at once; None: all, as on a GPU, and where weights are unpacked each time.
     """
 
     compiles = True
@@ -45,6 +54,8 @@ class Mixer:
             for branch in (f"{path}.{name}" for name in BRANCHES):
                 replace(self.network, branch, MixedBranch(find(self.network, branch), branch))
             replace(self.network, path, MixedBlock(find(self.network, path), path))
+        parted = mx.default_device().type == mx.cpu and not network.quantization
+        self.rows = _rows_at_once(self.architecture) if parted else None
         self.frozen = every(self.network)
         self.programs: dict[Hashable, Callable[[Arrays, Held, mx.array], mx.array]] = {}
         self._last: tuple[list[Held | None], Form, Held] = ([], {}, {})
@@ -72,16 +83,27 @@ class Mixer:
         """What the heads read, float32 ``(batch, heads, dim)``."""
         forks.check()
         threads.settle()
+        if self.rows is None or len(rows) <= self.rows:
+            return self._evaluated(images, rows, form, prompts)
+        order = np.array(sorted(range(len(rows)), key=lambda at: id(rows[at])), np.intp)  # of one adapter together
+        parts = [order[part] for part in slices(len(rows), self.rows)]
+        found = [self._evaluated(images[part], [rows[at] for at in part], form, prompts) for part in parts]
+        return np.concatenate(found)[np.argsort(order)]
+
+    def _evaluated(
+        self, images: np.ndarray, rows: Sequence[Held | None], form: Form, prompts: tuple[Entering, ...]
+    ) -> np.ndarray:
+        """The same of rows that go through the network together."""
         count = len(images)
         more = _bucket(count) - count  # rows that nobody reads, so that few sizes are compiled
         images = np.concatenate([images, images[-1:].repeat(more, axis=0)])
         terms = self._gathered([*rows, *[rows[-1]] * more], form)
         key = (prompts, *((path, name, array.shape) for path, own in terms.items() for name, array in own.items()))
         if key not in self.programs:  # one that is given terms of other forms in turn would compile each time
-            self.programs[key] = mx.compile(partial(self._evaluate, prompts))
+            self.programs[key] = mx.compile(partial(self._program, prompts))
         return np.array(self.programs[key](self.frozen, terms, mx.array(images)))[:count]
 
-    def _evaluate(self, prompts: tuple[Entering, ...], frozen: Arrays, terms: Held, images: mx.array) -> mx.array:
+    def _program(self, prompts: tuple[Entering, ...], frozen: Arrays, terms: Held, images: mx.array) -> mx.array:
         pixels = preprocess(images, self.base.preprocessing, self.architecture.img_size, mx.float32)
         with installed(self.network, frozen), mixing(terms, prompts):
             return self.network.prefix(pixels, self.architecture.depth + 1).astype(mx.float32)
@@ -99,6 +121,12 @@ class Mixer:
         mx.eval(terms)
         self._last = ([*rows], form, terms)
         return terms
+
+
+def _rows_at_once(architecture: Architecture) -> int:
+    """The largest power of two whose images have at most ``MOST`` bytes of outputs in a block's widest layer; or one."""
+    image = architecture.widest_outputs * mx.float32.size
+    return 1 << max(MOST // image, 1).bit_length() - 1
 
 
 def _bucket(count: int) -> int:

@@ -28,8 +28,8 @@ class Mixer(Plain, Protocol):
     ) -> np.ndarray:
         """What the heads read, float32 ``(batch, heads, dim)``, of images of which each has terms of its own.
 
-        Rows that are all of one adapter copy nothing. Where terms of several are gathered, the last rows' stay so, and
-        the same rows again copy nothing.
+        Rows that are all of one adapter copy nothing. Where terms of several are gathered, those stay so of the rows
+        that went through the network last, and the same rows again copy nothing.
 
         Args:
             images: uint8 ``(batch, h, w, 3)``.

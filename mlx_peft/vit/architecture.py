@@ -185,6 +185,11 @@ class Architecture(BaseModel):
         return Places(tuple(run for run in runs if run[1]))
 
     @property
+    def widest_outputs(self) -> int:
+        """How many numbers a block's widest layer gives of one image: the MLP's first, or qkv."""
+        return len(self.places) * max(self.hidden_dim, 3 * self.embed_dim)
+
+    @property
     def num_prefix_tokens(self) -> int:
         """Class, distillation and register tokens that stand before the patches."""
         return len(self.places) - self.places.count(PATCH)

@@ -11,7 +11,9 @@ from method_models import KINDS
 
 from convert.adapters.peft import write_adapter
 from mlx_peft.adaptation.terms import TERMS
+from mlx_peft.backend.bank import _rows_at_once
 from mlx_peft.config.methods import SSF, VPT, BitFit, LayerNorm, LoRA
+from mlx_peft.vit.registry import find
 from torch_ref.methods import mixed
 
 COUNT = 64
@@ -81,6 +83,33 @@ def test_torch_answers_alike_where_it_gathers_terms_as_on_a_gpu_and_where_images
     for answers in others:
         for found, expected, name in zip(answers, together, names, strict=True):
             np.testing.assert_allclose(found, expected, rtol=0, atol=SAME, err_msg=str(name))
+
+
+def test_mlx_answers_alike_where_a_few_rows_at_a_time_go_through_the_network(written):
+    quantize, _, folder, adapters = written
+    banks = [SIDES["mlx"].load_adapters(network("mlx", quantize), folder) for _ in range(2)]
+    mixers = [bank._passes._mixer for bank in banks]
+    mixers[0].rows, mixers[1].rows = None, 4
+    names = [*adapters, None, *list(adapters)[:3], None, *[next(iter(adapters))] * 6]
+    np.random.default_rng(3).shuffle(names)
+    together, parted = (bank.logits(pixels(len(names)), names) for bank in banks)
+    for found, expected, name in zip(parted, together, names, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=SAME, err_msg=str(name))
+    assert len(mixers[1]._last[0]) <= 4 < len(mixers[0]._last[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "rows"),
+    [
+        ("vit_small_patch16_224", 224, 4),
+        ("vit_small_patch16_224", 64, 32),
+        ("vit_base_patch16_224", 224, 2),
+        ("vit_large_patch14_dinov2", 518, 1),
+    ],
+)
+def test_on_a_cpu_mlx_takes_as_many_rows_at_once_as_have_few_outputs(name, image_size, rows):
+    architecture = find(name).architecture.model_copy(update={"img_size": image_size})
+    assert _rows_at_once(architecture) == rows
 
 
 def test_both_backends_answer_alike(written):

@@ -33,6 +33,7 @@ def public(path: Path) -> dict[str, str | None]:
 
 ONLY_HERE = {
     # What one framework needs and the other does not.
+    "bank.py": {"MOST"},  # torch has it for all that answers, in threads.py
     "by_hand.py": {f"AdamW.{own}" for own in ("apply_gradients", "learning_rate", "state", "step")},
     "device.py": {"device", "multiplying"},
     "measured.py": {"kept_bytes"},
