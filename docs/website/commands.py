@@ -38,7 +38,7 @@ def _section(path: str, command: Any) -> Iterator[str]:
     for kind in ("argument", "option"):
         records = [one.get_help_record(context) for one in command.params if one.param_type_name == kind]
         if rows := [record for record in records if record is not None]:
-            yield f"| {kind} | what it says |\n|---|---|"
+            yield f"| {kind} | what it is for |\n|---|---|"
             yield from (f"| `{name}` | {_cell(_plain(said))} |" for name, said in rows)
             yield ""
 

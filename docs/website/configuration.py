@@ -39,7 +39,7 @@ def _table(path: str, section: type[BaseModel]) -> Iterator[str]:
     if said := section.__dict__.get("__doc__"):
         yield f"{_plain(said)}\n"
     rows = [(field.alias or name, field) for name, field in section.model_fields.items()]
-    yield "| key | value | if left out | |\n|---|---|---|---|"
+    yield "| key | value | if left out | what it is |\n|---|---|---|---|"
     for name, field in rows:
         cells = (
             f"`{name}`",

@@ -101,8 +101,9 @@ def once(source: Path, out: Path, to: str, more: list[str]) -> tuple[float, floa
 
 
 def main(rounds: int) -> None:
-    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {rounds} rounds\n")
-    print("| from | to | file (MB) | seconds | of the CPU | peak memory (MB) | of the file |")
+    system = f"{platform.system()} {platform.release().partition('-')[0]}, {platform.machine()}"
+    print(f"{system}, {os.cpu_count()} cores, Python {platform.python_version()}, {rounds} rounds\n")
+    print("| from | to | file (MB) | seconds | CPU seconds | peak memory (MB) | peak / file |")
     print("|---|---|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         found = sources(Path(folder))

@@ -62,7 +62,7 @@ def measured(case: str, times: int) -> tuple[list[list[Any]], str]:
 
 def table(cases: Sequence[str]) -> Iterator[str]:
     """The lines of the table, and what was told."""
-    yield "| what | CPU seconds | times those of a tenth | wall seconds | memory, more | peak |"
+    yield "| what | CPU seconds | times a tenth of the size | seconds by the clock | memory added | peak memory |"
     yield "|---|---:|---:|---:|---:|---:|"
     told = []
     for case in cases:
@@ -87,10 +87,12 @@ def machine() -> str:
 
 
 ABOUT = """
-Seconds of the processor say how it grows; those of the wall are the machine's at that load. n log n is 12 to 13 times
-for ten times as many; a figure that is not there is of less than 0.02 seconds. Memory is what a case took beyond what
-its process had before; the peak is that of the process, which may have 3 GiB of address space. The layout of ImageNet
-is of hard links to 2,000 JPEGs of 96 x 80 pixels, whose folders the system has in memory; `data check` has two threads.
+Seconds of the processor (CPU) say how it grows; those by the clock are the machine's at that load. "Times a tenth of the
+size": how many times the CPU seconds of the same case with a tenth of the images, rows or runs. What grows as n has 10
+there, what grows as n log n 12 to 13; it is left out where the smaller case took less than 0.02 seconds. "Memory added"
+is what a case took beyond what its process had before; the peak is that of the process, which may have 3 GiB of address
+space. ImageNet's layout is made of hard links to 2,000 JPEGs of 96 x 80 pixels, whose folders the system has in memory;
+`data check` has two threads.
 """
 
 
@@ -113,7 +115,7 @@ def main(cases: Sequence[str]) -> int:
     for line in table([case for case in cases if case != "soak"]):
         tell(line)
     if "soak" in cases:
-        tell("\n## A soak\n")
+        tell("\n## A long run in one process\n")
         for line in soak():
             tell(line)
     tell(f"\n{machine()} at the end, after {(time.monotonic() - began) / 60:.0f} minutes.")
