@@ -19,7 +19,7 @@ NOT_RUN = {
         (
             "mlx-peft data check busi root=Dataset_BUSI_with_GT --sheet busi.png",
             "mlx-peft train vit-small-lora-busi --out runs/busi",
-            "mlx-peft train vit-small-lora-medmnist-breastmnist --out runs/breastmnist",
+            "mlx-peft train vit-small-lora-medmnist-breastmnist data.download=true --out runs/breastmnist",
             "mlx-peft sweep ultrasound --out runs/ultrasound --dry-run",
             "mlx-peft sweep ultrasound --out runs/ultrasound",
         ),
