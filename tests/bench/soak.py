@@ -72,8 +72,8 @@ def soak(steps: int = STEPS) -> Iterator[str]:
     """
     yield (
         f"A LoRA on a ViT of one block, {steps:,} steps of each backend in one process, to see whether memory, threads "
-        'or files gather: a checkpoint\nevery 50 steps, TensorBoard every 10, validation every epoch. "Resident" is the '
-        'memory of the process, "mappings" are the regions of it.'
+        'or files gather: a checkpoint\nevery 50 steps, TensorBoard every 10, validation every epoch. "Resident" is '
+        'the memory of the process, "mappings" are the regions of it.'
     )
     yield f"\n| backend | steps | what | after {SETTLED:,} steps | most after that | at the end |"
     yield "|---|---:|---|---:|---:|---:|"
