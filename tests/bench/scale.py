@@ -87,12 +87,12 @@ def machine() -> str:
 
 
 ABOUT = """
-Seconds of the processor (CPU) say how it grows; those by the clock are the machine's at that load. "Times a tenth of the
-size": how many times the CPU seconds of the same case with a tenth of the images, rows or runs. What grows as n has 10
-there, what grows as n log n 12 to 13; it is left out where the smaller case took less than 0.02 seconds. "Memory added"
-is what a case took beyond what its process had before; the peak is that of the process, which may have 3 GiB of address
-space. ImageNet's layout is made of hard links to 2,000 JPEGs of 96 x 80 pixels, whose folders the system has in memory;
-`data check` has two threads.
+Seconds of the processor (CPU) say how it grows; those by the clock are the machine's at that load. "Times a tenth of
+the size": how many times the CPU seconds of the same case with a tenth of the images, rows or runs. What grows as n has
+10 there, what grows as n log n 12 to 13; it is left out where the smaller case took less than 0.02 seconds. "Memory
+added" is what a case took beyond what its process had before; the peak is that of the process, which may have 3 GiB of
+address space. ImageNet's layout is made of hard links to 2,000 JPEGs of 96 x 80 pixels, whose folders the system has in
+memory; `data check` has two threads.
 """
 
 

@@ -71,9 +71,9 @@ def soak(steps: int = STEPS) -> Iterator[str]:
     The two run beside each other, in processes of their own.
     """
     yield (
-        f"A LoRA on a ViT of one block, {steps:,} steps of each backend in one process, to see whether memory, threads or "
-        'files gather: a checkpoint\nevery 50 steps, TensorBoard every 10, validation every epoch. "Resident" is the '
-        'memory of the process, "mappings" are the regions of it.'
+        f"A LoRA on a ViT of one block, {steps:,} steps of each backend in one process, to see whether memory, threads "
+        'or files gather: a checkpoint\nevery 50 steps, TensorBoard every 10, validation every epoch. "Resident" is '
+        'the memory of the process, "mappings" are the regions of it.'
     )
     yield f"\n| backend | steps | what | after {SETTLED:,} steps | most after that | at the end |"
     yield "|---|---:|---|---:|---:|---:|"
