@@ -24,8 +24,8 @@ from mlx_peft.core.batches import slices
 from mlx_peft.vit.architecture import Architecture
 
 MOST = 5 << 20
-"""Bytes of the widest layer's outputs that rows on a CPU have at most where several go through the network at once. More
-do not stay in a cache until the rows' own products have read them and added to them."""
+"""Bytes of the widest layer's outputs that the rows have at most which go through the network at once on a CPU, if they
+are several. More do not stay in a cache until the rows' own products have read them and added to them."""
 
 
 class Mixer:
@@ -124,7 +124,7 @@ class Mixer:
 
 
 def _rows_at_once(architecture: Architecture) -> int:
-    """The largest power of two whose images have at most ``MOST`` bytes of outputs in a block's widest layer; or one."""
+    """The largest power of two of images with at most ``MOST`` bytes of outputs in a block's widest layer; or one."""
     image = architecture.widest_outputs * mx.float32.size
     return 1 << max(MOST // image, 1).bit_length() - 1
 
