@@ -38,7 +38,7 @@ def test_it_was_made_of_the_requirements_as_they_are():
     asked = set()
     for extra, lines in {"": project["dependencies"], **project["optional-dependencies"]}.items():
         for line in lines:
-            name, bound = re.match(r"([\w.-]+)(?:\[[\w,]+\])?(>=[\w.]+)?", line).groups()
+            name, bound = re.match(r"([\w.-]+)(?:\[[\w,]+\])?([<>]=?[\w.]+)?", line).groups()
             asked.add((normal(name), bound or "", extra))
     locked = {
         (one["name"], one.get("specifier", ""), (re.findall(r"extra == '([\w-]+)'", one.get("marker", "")) or [""])[0])
