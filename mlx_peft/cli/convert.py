@@ -26,7 +26,8 @@ Format = Annotated[
     typer.Option(
         "--to",
         metavar="FORMAT",
-        help="timm, transformers, torchvision, mlx, onnx, coreml; peft, peft-transformers, peft-torchvision.",
+        help="timm, transformers, torchvision, mlx, onnx, coreml; peft, peft-transformers, peft-transformers4, "
+        "peft-torchvision.",
         show_default=False,
     ),
 ]

@@ -154,7 +154,7 @@ class EViT(ReducerConfig):
 
 
 class SkipViT(ReducerConfig):
-    """A skip connection of tokens (Ataiefard et al. 2024, arXiv 2401.15293): the others go round the middle blocks."""
+    """A skip connection of tokens (Ataiefard et al. 2024, arXiv 2401.15293): the others skip the middle blocks."""
 
     name: Literal["skipvit"] = "skipvit"
     keep: Keep = Field(0.45, description="share of the patch tokens that go through the middle blocks")

@@ -61,7 +61,7 @@ class _EViT:
 
 
 class _SkipViT:
-    """Some tokens go round the middle blocks."""
+    """Some tokens skip the middle blocks."""
 
     def __init__(self, config: SkipViT) -> None:
         self.config = config

@@ -1,4 +1,4 @@
-"""SkipViT: patch tokens that the class token attends to little go round the middle of the network.
+"""SkipViT: patch tokens that the class token attends to little skip the middle of the network.
 
 a = mean over the heads of softmax(q_class k^T / sqrt(d)), in the attention of block ``from``. Of n patch tokens the
 ceil(keep n) with the largest a go on, in their order. The others are left as they are behind that attention, and are
