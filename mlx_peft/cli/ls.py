@@ -20,7 +20,7 @@ FamilyNames = Annotated[
     typer.Option(
         "--family",
         metavar="NAME",
-        help="Models: of a family, see `ls families`.",
+        help="Only models of this family: see `ls families`.",
         show_default=False,
         autocompletion=completing.families,
     ),
@@ -30,7 +30,7 @@ Sizes = Annotated[
     typer.Option(
         "--size",
         metavar="SIZE",
-        help="Models: tiny, base, ... in their name, or by parameters: 5M-30M, -30M, 1B-.",
+        help="Only models of this size: a word of their names (tiny, base, ...), or parameters: 5M-30M, -30M, 1B-.",
         show_default=False,
     ),
 ]
@@ -39,26 +39,34 @@ Licences = Annotated[
     typer.Option(
         "--licence",
         metavar="NAME",
-        help="Models: whose weights have it, or a pattern: 'cc-*'; unknown, where none is stated.",
+        help="Only models with weights under this licence, or a pattern: 'cc-*'; unknown: none is stated.",
         show_default=False,
     ),
 ]
 ImageSizes = Annotated[
     list[int] | None,
     typer.Option(
-        "--image-size", min=1, metavar="PIXELS", help="Models: with weights for such images.", show_default=False
+        "--image-size",
+        min=1,
+        metavar="PIXELS",
+        help="Only models with weights for images of this size.",
+        show_default=False,
     ),
 ]
 OnHub = Annotated[
     bool | None,
-    typer.Option("--weights/--no-weights", help="Models: with weights on the hub, or without any.", show_default=False),
+    typer.Option(
+        "--weights/--no-weights",
+        help="Only models with weights on the hub, or only models without.",
+        show_default=False,
+    ),
 ]
 On = Annotated[
     str,
     typer.Option(
         "--on",
         metavar="MODEL",
-        help="Recipes: with the numbers that the method of each trains on it, the head left out.",
+        help="Of recipes: say how many numbers the method of each trains on this model, without the head.",
         show_default=False,
         autocompletion=completing.models,
     ),
@@ -80,13 +88,14 @@ def ls(
 ) -> None:
     """List models, families, methods, data sets, recipes and more.
 
-    Of a model: parameters without a head, image size, and the families, licences and tags of its weights; an option
-    that is given several times asks for any of its values, different options for all of theirs. Of a family: how many
-    models and weights it has, under which licences, and where they are had. Of a method: whether it merges into a plain
-    model, PEFT reads its adapters, a batch may mix several of them, and several become one. Of a recipe, with --on: how
-    many numbers its method trains on a model. Of a data set: its variants
-    (protocols, partitions, sizes), the first the default, with their images; with --json, what each is, and where the
-    set is to be had.
+    A line for each. Of a model it says: parameters without the head, image size, and the families, licences and tags
+    of its weights. Options narrow the list of models down: one that is given several times asks for any of its values,
+    and all options must fit. Of a family: how many models and weights it has, their licences, and where they were
+    first published. Of a method: whether it can be merged into a plain model, whether PEFT reads its adapters, whether
+    a batch may mix them, and whether several can be combined into one. Of what makes tokens fewer: its options, and
+    whether the model must have a class token. Of a data set: its variants (protocols, partitions, sizes), of which the
+    first is the default, with the number of their images; with --json also what each variant is, and where the set is
+    to be had.
     """
     entries = {entry["name"]: entry for entry in LISTS[kind]()}
     asked = Wanted(

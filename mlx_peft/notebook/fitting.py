@@ -29,11 +29,12 @@ class Fitted:
     """What came of training.
 
     Attributes:
-        val: of the epoch that was selected; None where there is no validation split, and the last epoch counts.
-        test: of the test split, which was looked at once; None where there is none.
-        epoch: the one that was selected, from 1.
-        history: what was recorded on the way, as in a run's ``metrics.jsonl``.
-        folder: of the run; None where a model was trained where it stands.
+        val: metrics of the validation split in the epoch that was selected; None where there is no such split, and the
+            last epoch counts.
+        test: metrics of the test split, which was looked at once, at the end; None where there is none.
+        epoch: the number of the epoch that was selected, from 1 on.
+        history: what was recorded on the way: entries as the lines of a run's ``metrics.jsonl``.
+        folder: of the run that an experiment became; None where a model was trained.
     """
 
     val: Metrics | None

@@ -48,18 +48,18 @@ class Notebook:
         model: str | None = None,
         weights: str | None = None,
     ) -> Any:
-        """A model, from whatever there is of it: a module as ``create_model`` returns, with its classes' names.
+        """Opens a model, from whatever there is of it: a module as ``create_model`` returns, with its classes' names.
 
         Args:
-            source: a finished run or an adapter's folder, which come with the adapter in place; a whole model's folder,
-                timm's or transformers'; a file of weights or a repository of the hub, with ``model``; a name of timm's,
-                whose weights are fetched; or ``package:NAME``, which is shipped.
-            adapter: which one, in a folder of several.
-            model: timm's name of the model, for what does not say it itself, as an adapter of PEFT's does not.
-            weights: where those of an adapter's base are now; None: they are found by their digest.
+            source: a finished run or an adapter's folder, whose model then has the adapter in it; a whole model's
+                folder, timm's or transformers'; a file of weights or a repository of the hub, with ``model``; a name
+                of timm's, whose weights are fetched; or ``package:NAME``, a model that comes with this package.
+            adapter: the name of the adapter, where the folder holds several.
+            model: timm's name of the model, where the source does not say it, as an adapter that PEFT wrote does not.
+            weights: where the weights below an adapter are now; None: they are found by their digest.
 
         Warns:
-            UserWarning: for what was found that should be known, such as a file without a digest.
+            UserWarning: for what should be known of the files, such as one without a digest.
 
         Raises:
             UserError: there is no such thing, or it is damaged, or an adapter's base is not found.
@@ -114,14 +114,14 @@ class Notebook:
             how: one of PEFT's ways, ``cat``, ``linear``, ``svd``, ``ties``, ``dare_linear``, ``dare_ties``,
                 ``magnitude_prune``, or one of the last four with ``_svd``; None: the one that gives exactly the
                 weighted sum of what they add to the base.
-            rank: of the result, by ``svd``; None: the largest of theirs.
-            density: the share of each adapter's elements that is kept, by all but ``cat``, ``linear`` and ``svd``.
-            seed: of which are kept, by ``dare``; None: 0.
+            rank: the rank of the result, of ``svd`` and those that end in it; None: the largest of the adapters'.
+            density: the share of each adapter's elements that is kept, of all ways but ``cat``, ``linear``, ``svd``.
+            seed: by which ``dare`` draws what is kept; None: 0.
             majority_sign_method: how ``ties`` elects a sign, by ``total`` or ``frequency``; None: ``total``.
-            head: the name of the adapter whose head is wanted, ``mean``, or ``join`` for the classes of all; None:
-                where there is one adapter, or all have the same head.
-            model: timm's name of the model, where no adapter says it, as PEFT's do not.
-            base_weights: where those of the base are now, if they are needed and not found.
+            head: the name of the adapter whose head is wanted, ``mean``, or ``join`` for the classes of all; None
+                will do where there is one adapter, or all have the same head.
+            model: timm's name of the model, where no adapter says it, as those that PEFT wrote do not.
+            base_weights: where the weights of the base are now, if they are needed and not found.
 
         Raises:
             UserError: an adapter is damaged, of another base, or of a method whose updates do not add up to one
@@ -147,19 +147,22 @@ class Notebook:
         quiet: bool = False,
         **options: Any,
     ) -> Fitted:
-        """Trains by the loop of a run: shuffled batches, a schedule, the epoch selected on a validation split.
+        """Trains as a run does: shuffled batches, a schedule, and the epoch selected that is best on images held out.
+
+        A model is trained from where it is, and has the parameters of the selected epoch afterwards; an experiment
+        becomes a run in a folder. Of the arguments ``data`` and those from ``epochs`` to ``seed``, and ``options``, are
+        for a model: an experiment says all that itself.
 
         Args:
-            what: a model, whose adapter is trained further where it stands; or an experiment: ``Experiment(...)``, a
-                file, or a recipe's name, which becomes a run in the folder ``out``.
-            data: what a model is trained on, as ``evaluate`` takes it. None for an experiment, which names its own.
-            out: the run's folder.
-            epochs: as in an experiment; None: its default. An experiment has its own, and so of the next three.
-            lr: the optimiser's rate, likewise.
-            batch_size: images a step, likewise.
-            seed: of order, augmentation and what is drawn.
+            what: a model that has a method; or an experiment: ``Experiment(...)``, a file, or a recipe's name.
+            data: the images to train on, in any form that ``evaluate`` takes.
+            out: the folder of the run that an experiment becomes. None for a model.
+            epochs: how often the images are gone through; None: 10.
+            lr: the learning rate of AdamW; None: 1e-3.
+            batch_size: images of a step; None: as ``data`` says, or 64.
             val: the share of the images that is held out to select the epoch by, where they have no such split; 0:
                 none, and the last epoch counts; None: as ``data`` says, or a tenth.
+            seed: of the order of the images, of augmentation, and of all else that is drawn at random.
             quiet: whether nothing is printed.
             options: the other keys of an experiment's ``train``: ``label_smoothing=0.1``.
 
@@ -231,21 +234,21 @@ class Notebook:
         *,
         batch_size: int | None = None,
     ) -> Metrics:
-        """How good a model is, by names: ``loss``, ``count`` of images, ``top1``, ... as a run's ``result.json``.
+        """How good a model is, as metrics by name: ``loss``, ``count`` (of images), ``top1`` and so on.
 
         Args:
             model: a model, or a finished run's folder.
-            data: a folder of images, the name of a data set, ``Data(...)``, or two arrays, images and labels; None: the
-                run's own.
-            split: None: ``test`` where there is one, or else all images.
-            batch_size: images at once; None: as ``data`` says. A run has its own.
+            data: a folder with a folder of images for each class, the name of a data set, ``Data(...)``, or two arrays,
+                images and labels. None: a run's own.
+            split: which images; None: ``test`` where there is such a split, or else all.
+            batch_size: images at once; None: as ``data`` says, or 64. A run on its own images says it itself.
 
         Warns:
             UserWarning: there are no images of some of the model's classes.
 
         Raises:
-            UserError: there is no such split, or the model does not know one of its classes; classes are compared by
-                their names, or where the model's have none, by their number.
+            UserError: there is no such split, or the model does not know one of the data's classes. They are compared
+                by their names, or where the model's classes have none, by how many there are.
         """
         if isinstance(model, str | os.PathLike):
             if data is None:
